@@ -1,0 +1,1 @@
+"""A small project that invites people by email; ``python demo/run.py`` shows it at work."""

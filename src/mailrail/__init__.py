@@ -1,0 +1,27 @@
+"""Mailrail: Django's email and background work on named, durable channels."""
+
+from .channel import Channel
+from .errors import (
+    Discard,
+    InvalidSettings,
+    LayerUnavailable,
+    LostClaim,
+    MailrailError,
+    MessageTooLarge,
+    Retry,
+    WouldDeadlock,
+)
+
+__all__ = [
+    "Channel",
+    "Discard",
+    "InvalidSettings",
+    "LayerUnavailable",
+    "LostClaim",
+    "MailrailError",
+    "MessageTooLarge",
+    "Retry",
+    "WouldDeadlock",
+]
+
+__version__ = "0.1.0"

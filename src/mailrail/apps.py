@@ -1,0 +1,17 @@
+"""The core app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class MailrailConfig(AppConfig):
+    """``"mailrail"`` in ``INSTALLED_APPS``."""
+
+    name = "mailrail"
+    verbose_name = _("Mailrail")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401 - registers them

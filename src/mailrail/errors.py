@@ -1,0 +1,63 @@
+"""What Mailrail raises.
+
+    MailrailError
+    ├── InvalidSettings        MAILRAIL or CHANNEL_LAYERS says something we cannot follow
+    ├── MessageTooLarge        the content is larger than MAILRAIL["MAX_MESSAGE_BYTES"]
+    ├── WouldDeadlock          immediately=True where the write would wait for its own caller
+    ├── LayerUnavailable       the layer's server or file cannot be reached just now
+    └── LostClaim              another worker has re-claimed the message meanwhile
+
+    Retry, Discard             raised *by consumers*, to say what becomes of their message
+
+Bad arguments are plain ``TypeError`` and ``ValueError``, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class MailrailError(Exception):
+    """The root of what Mailrail raises."""
+
+
+class InvalidSettings(MailrailError):
+    """A setting that cannot be followed; the text names it and says what to write instead."""
+
+
+class MessageTooLarge(MailrailError, ValueError):
+    """The content is larger, as JSON, than ``MAILRAIL["MAX_MESSAGE_BYTES"]``. Nothing was sent."""
+
+
+class WouldDeadlock(MailrailError):
+    """``immediately=True`` inside ``atomic()`` on SQLite: the write would wait for its own caller."""
+
+
+class LayerUnavailable(MailrailError):
+    """The layer cannot be reached or is locked by somebody else; trying again later may work."""
+
+
+class LostClaim(MailrailError):
+    """The claim was lost: another worker has re-claimed the message, so nothing was settled."""
+
+
+class Retry(Exception):
+    """Raise it in a consumer to have the message tried again.
+
+    ``after``: seconds or a ``timedelta``; ``None`` (default) takes the route's backoff. It counts as an
+    attempt: raised at the last one, the message is buried.
+    """
+
+    def __init__(self, why: str = "", *, after: float | timedelta | None = None) -> None:
+        super().__init__(why or "the consumer asked for a retry")
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"Retry(after=…) takes seconds from now, zero or more, not {after!r}.")
+        self.after = seconds
+
+
+class Discard(Exception):
+    """Raise it in a consumer to have the message dropped for good: logged, not retried, not kept."""
+
+    def __init__(self, why: str = "the consumer discarded it") -> None:
+        super().__init__(why)

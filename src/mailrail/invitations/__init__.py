@@ -1,0 +1,1 @@
+"""Email invitations, sent in the background: the app ``"mailrail.invitations"``."""

@@ -1,0 +1,283 @@
+"""The contract of a layer: what every one of them can do, and what the verbs mean.
+
+A layer is a Channels 4 channel layer (``LocalChannels`` below: groups and process-local channels) plus the durable
+verbs for named channels (``DurableLayer``). The verbs are synchronous, so that a send joins the transaction of its
+caller; ``acall`` runs any of them from async code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, TypeAlias
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from channels.layers import InMemoryChannelLayer as ChannelsInMemoryLayer
+
+from ..messages import (
+    ChannelStats,
+    Claimed,
+    Content,
+    DeadMessage,
+    Granted,
+    Message,
+    Rate,
+    WorkerInfo,
+)
+
+Lease: TypeAlias = float | Mapping[str, float]
+"""Seconds for all claims, or seconds per channel."""
+
+WORKER_FORGOTTEN_AFTER = 60.0
+"""Seconds of silence after which a worker is no longer listed."""
+
+
+def lease_for(channel: str, lease: Lease) -> float:
+    return lease[channel] if isinstance(lease, Mapping) else lease
+
+
+class DurableLayer(ABC):
+    """The durable verbs. All of them are safe to call from several threads."""
+
+    # Do messages survive the end of this process?
+    is_durable: ClassVar[bool]
+    # Do other processes see the same messages?
+    is_shared: ClassVar[bool]
+    # Can a consumer's own writes and its finish commit together (route(…, atomic=True))?
+    supports_atomic: ClassVar[bool] = False
+
+    #: Alias of the database whose transactions sends follow.
+    using: str
+    #: Dotted path of the routing, from CONFIG.
+    routing: str | None
+    #: Is that database also where messages are kept, so that sends are written inside the transaction?
+    joins_transactions: ClassVar[bool] = False
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store the messages: all or none per channel. Returns their ids, in order.
+
+        A repeat of an id is harmless while the first is waiting or claimed, and runs again after it finished. A
+        message whose ``key`` waits on its channel already (and has not started) is not stored: its twin's id is
+        returned, and the earlier ``due`` and the later ``expires`` of the two win.
+        """
+
+    @abstractmethod
+    def check_immediately(self) -> None:
+        """Raise ``WouldDeadlock`` if ``enqueue`` outside the caller's transaction would wait for that very one."""
+
+    def enqueue_immediately(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store the messages whatever becomes of the caller's transaction."""
+        self.check_immediately()
+        return self.enqueue(messages)
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """A transaction on the layer's database, in which a consumer runs and ``finish`` is the last statement."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no messages in a database.")
+
+    # -- working ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def claim(
+        self,
+        worker: str,
+        limits: Mapping[str, int],
+        lease: Lease,
+        finished: Sequence[Message] = (),
+        total: int | None = None,
+    ) -> Claimed:
+        """Settle ``finished``, then lease what is due: at most ``limits[channel]`` each and ``total`` in all.
+
+        Highest priority first, then oldest due. ``attempt`` is raised by one; re-claiming a lease that lapsed
+        unsettled leaves it and raises ``losses`` instead. Ids in ``finished`` are never leased by the same call.
+        Expired messages are dropped and reported.
+        """
+
+    @abstractmethod
+    def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
+        """Push the end of the leases to ``lease`` seconds from now. Returns the claims that were lost.
+
+        A lease of 0 gives up: the message lapses at once, and is a loss when it is claimed again.
+        """
+
+    @abstractmethod
+    def finish(self, claims: Sequence[Message]) -> list[Message]:
+        """Done: the messages are gone. Returns the claims that were lost (and so were not finished)."""
+
+    @abstractmethod
+    def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
+        """Again, ``delay`` seconds from now; ``alone``: not in a batch with others. Returns what was lost."""
+
+    @abstractmethod
+    def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
+        """Give the messages back untouched, the attempt too. Returns the claims that were lost."""
+
+    @abstractmethod
+    def bury(self, claim: Message, error: str) -> list[Message]:
+        """Keep the message among the dead, with the reason. Returns what was lost."""
+
+    @abstractmethod
+    def poll(self, channels: Sequence[str]) -> float | None:
+        """Seconds until something is due (0: now; ``None``: nothing in sight). Cheap; writes nothing."""
+
+    # -- operating ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        """Remove messages that nobody has claimed. Returns the ids that were removed."""
+
+    @abstractmethod
+    def waiting(self, channel: str, limit: int = 100) -> list[Message]:
+        """The messages on a channel that nobody has claimed, soonest due first."""
+
+    @abstractmethod
+    def dead(self, channel: str, limit: int = 100, before: DeadMessage | None = None) -> list[DeadMessage]:
+        """The dead messages of a channel, last buried first; ``before``: the page after that one."""
+
+    @abstractmethod
+    def requeue(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        """Send dead messages again, with all their attempts, no expiry, and at the tail of their lane.
+
+        One that died of losses keeps one, so that it still runs in a process of its own. Returns the ids found.
+        """
+
+    @abstractmethod
+    def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        """Forget dead messages. Returns the ids found."""
+
+    @abstractmethod
+    def pause(self, channel: str) -> None:
+        """Let nobody claim from this channel; what is claimed goes on, sends are kept."""
+
+    @abstractmethod
+    def resume(self, channel: str) -> None:
+        """Undo ``pause``."""
+
+    @abstractmethod
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        """Take up to ``n`` tokens of a bucket that all workers share (``n`` below zero gives back).
+
+        The bucket holds ``rate.count`` tokens, is full at first, and gains ``rate.count`` every ``rate.seconds``.
+        """
+
+    @abstractmethod
+    def heartbeat(self, worker: str, info: Content | None) -> None:
+        """A sign of life, with what others may want to know; ``None`` says goodbye."""
+
+    @abstractmethod
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that gave a sign of life in the last minute."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, ChannelStats]:
+        """How each channel stands that holds a message or is paused."""
+
+    @abstractmethod
+    def shift(self, seconds: float) -> None:
+        """Move every stored time back, as if so many seconds had passed. For tests."""
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    #: Seconds between looks at what other processes did.
+    poll_interval: ClassVar[float] = 0.02
+
+    def __init__(self) -> None:
+        self._waking = threading.Condition()
+        self._wakes = 0
+
+    def wake(self) -> None:
+        """Make every ``wait`` of this process return: something happened that it cannot see."""
+        with self._waking:
+            self._wakes += 1
+            self._waking.notify_all()
+
+    @property
+    def wakes(self) -> int:
+        """How often ``wake`` was called. Read it before looking for work, give it to ``wait`` after."""
+        return self._wakes
+
+    def wait(self, channels: Sequence[str], timeout: float, seen: int | None = None) -> None:
+        """Return when something may be due, after ``wake``, or after ``timeout`` seconds. May lie both ways.
+
+        ``seen``: the ``wakes`` at which the caller last looked; a wake since then returns at once.
+        """
+        seen = self._wakes if seen is None else seen
+        deadline = time.monotonic() + timeout
+        changed = self._change()
+        due_at = self._due_at(channels)
+        while (left := min(deadline, due_at) - time.monotonic()) > 0:
+            with self._waking:
+                if self._waking.wait_for(lambda: self._wakes != seen, min(left, self.poll_interval)):
+                    return
+            if self._change() != changed:
+                changed, due_at = self._change(), self._due_at(channels)
+
+    def _due_at(self, channels: Sequence[str]) -> float:
+        soon = self.poll(channels)
+        return float("inf") if soon is None else time.monotonic() + soon
+
+    @abstractmethod
+    def _change(self) -> object:
+        """Something that differs after another process changed what is stored. Must cost microseconds."""
+
+    # -- from async code ----------------------------------------------------------------------------------------
+
+    async def acall(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """Run one of the verbs from async code: ``await layer.acall("stats")``."""
+        return await sync_to_async(getattr(self, verb))(*args, **kwargs)
+
+
+class LocalChannels(ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels has no types
+    """A Channels 4 layer whose named channels are durable; groups and ``!`` names live in this process only."""
+
+    def __init__(
+        self,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(
+            expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity
+        )
+        self.channel_capacity: Any = self.compile_capacities(channel_capacity or {})
+
+    async def send(self, channel: str, message: Content) -> None:
+        """Channels' ``send``. On a named channel the message is durable, and must be JSON."""
+        self.require_valid_channel_name(channel)
+        if "!" in channel:
+            await super().send(channel, message)
+        else:
+            await _verbs(self).acall("enqueue", [Message(channel=channel, content=message)])
+
+    async def receive(self, channel: str) -> Content:
+        """Channels' ``receive``: at most once. On a named channel, the message is finished before it is returned.
+
+        Consumers under ``runworker`` get theirs at least once; prefer them.
+        """
+        self.require_valid_channel_name(channel, receive=True)
+        if "!" in channel:
+            local: Content = await super().receive(channel)
+            return local
+        layer = _verbs(self)
+        while True:
+            claimed: Claimed = await layer.acall("claim", "receive", {channel: 1}, 15.0)
+            for claim in claimed.claims:
+                if claim.defect:
+                    await layer.acall("bury", claim, claim.defect)
+                elif not await layer.acall("finish", [claim]):
+                    return claim.content
+            await asyncio.sleep(layer.poll_interval)
+
+
+def _verbs(layer: LocalChannels) -> DurableLayer:
+    """The same object, seen as what every subclass of ``LocalChannels`` is as well."""
+    assert isinstance(layer, DurableLayer)
+    return layer

@@ -1,0 +1,127 @@
+"""The database layer: messages as rows, next to the records they point at.
+
+``DatabaseChannelLayer(using="default")`` is the layer of that database's vendor; this module holds what the
+vendors share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from ..errors import InvalidSettings
+from ..messages import DeadMessage, Message, decode
+from .base import DurableLayer, LocalChannels
+
+
+class DatabaseChannelLayer(LocalChannels, DurableLayer):
+    """``CONFIG``: ``using`` (database alias), ``routing``, and Channels' own options for ``!`` names and groups."""
+
+    is_durable = True
+    is_shared = True
+    joins_transactions = True
+    supports_atomic = True
+
+    def __new__(cls, *, using: str = "default", **config: Any) -> DatabaseChannelLayer:
+        layer: DatabaseChannelLayer = object.__new__(
+            _class_for(using) if cls is DatabaseChannelLayer else cls
+        )
+        return layer
+
+    def __init__(
+        self,
+        *,
+        routing: str | None = None,
+        using: str = "default",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: dict[str, int] | None = None,
+    ) -> None:
+        LocalChannels.__init__(self, expiry, group_expiry, capacity, channel_capacity)
+        DurableLayer.__init__(self)
+        self.routing = routing
+        self.using = using
+
+    @property
+    def _connection(self) -> Any:
+        """The calling thread's own connection."""
+        return connections[self.using]
+
+
+def _class_for(using: str) -> type[DatabaseChannelLayer]:
+    try:
+        vendor = connections[using].vendor
+    except ConnectionDoesNotExist:
+        raise InvalidSettings(
+            f"The database layer uses the database {using!r}, which is not in DATABASES."
+        ) from None
+    if vendor == "sqlite":
+        from .sqlite import SqliteLayer
+
+        return SqliteLayer
+    raise InvalidSettings(
+        f"The database layer runs on SQLite, and DATABASES[{using!r}] is {vendor}. "
+        'Put a SQLite database into DATABASES and name it: "CONFIG": {"using": "…"}.'
+    )
+
+
+def read_message(row: tuple[Any, ...]) -> Message:
+    """Build a message from the columns ``COLUMNS`` of a row; whatever is unreadable becomes its ``defect``."""
+    (
+        id,
+        channel,
+        content,
+        headers,
+        v,
+        lane,
+        lane_seq,
+        attempt,
+        losses,
+        alone,
+        max_attempts,
+        priority,
+        *rest,
+    ) = row
+    due, expires, sent_at, key, worker, token = rest
+    content, headers, defect = decode(content, headers, v)
+    try:
+        return Message(
+            channel=channel,
+            content=content,
+            id=id if isinstance(id, UUID) else UUID(id),
+            headers=headers,
+            v=v,
+            lane=lane,
+            lane_seq=lane_seq,
+            attempt=int(attempt),
+            losses=int(losses),
+            alone=bool(alone),
+            max_attempts=None if max_attempts is None else int(max_attempts),
+            priority=int(priority),
+            due=float(due),
+            expires=None if expires is None else float(expires),
+            sent_at=float(sent_at),
+            key=key,
+            worker=worker,
+            token=token,
+            defect=defect,
+        )
+    except (TypeError, ValueError) as error:
+        return Message(
+            channel=channel,
+            content=content,
+            id=id if isinstance(id, UUID) else UUID(id),
+            due=due if isinstance(due, float) else 0.0,
+            token=token,
+            defect=f"its row cannot be read: {error}",
+        )
+
+
+def read_dead(row: tuple[Any, ...]) -> DeadMessage:
+    """Build a dead message from its columns, those of ``read_message`` first."""
+    *columns, error, buried_at = row
+    return DeadMessage(read_message(tuple(columns)), error, float(buried_at))

@@ -1,0 +1,84 @@
+"""Which layer an alias means: ``CHANNEL_LAYERS``, through Channels' own registry, or our database layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.exceptions import InvalidChannelLayerError
+from channels.layers import channel_layers
+from django.conf import settings as django_settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+from ..conf import settings
+from ..errors import InvalidSettings
+from .base import DurableLayer
+
+_built_in: DurableLayer | None = None
+
+
+def default_alias() -> str:
+    """The alias used where none is named."""
+    return settings.layer
+
+
+def durable_aliases() -> list[str]:
+    """The aliases whose layers have the durable verbs; the others are left to Channels."""
+    configured = getattr(django_settings, "CHANNEL_LAYERS", None)
+    if not configured:
+        return ["default"]
+    return [alias for alias in configured if isinstance(_from_channels(alias), DurableLayer)]
+
+
+def get_layer(alias: str | None = None) -> DurableLayer:
+    """Return the layer of this alias: one instance per process, shared by all threads.
+
+    Raises ``InvalidSettings`` when there is none, when it cannot be built, or when it has no durable verbs.
+    """
+    alias = alias or default_alias()
+    if not getattr(django_settings, "CHANNEL_LAYERS", None) and alias == "default":
+        return _default_layer()
+    layer = _from_channels(alias)
+    if not isinstance(layer, DurableLayer):
+        raise InvalidSettings(
+            f"CHANNEL_LAYERS[{alias!r}] is {type(layer).__module__}.{type(layer).__qualname__}, which cannot keep "
+            'messages for named channels. Write "BACKEND": "mailrail.layers.DatabaseChannelLayer" (it serves '
+            'groups within a process, too), or give Mailrail an alias of its own and name it in MAILRAIL["LAYER"].'
+        )
+    return layer
+
+
+def _default_layer() -> DurableLayer:
+    global _built_in
+    if _built_in is None:
+        from .database import DatabaseChannelLayer
+
+        _built_in = DatabaseChannelLayer()
+    return _built_in
+
+
+def _from_channels(alias: str) -> Any:
+    configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
+    if alias not in configured:
+        known = ", ".join(map(repr, configured)) or "none"
+        raise InvalidSettings(f"CHANNEL_LAYERS has no layer {alias!r} (it has: {known}).")
+    try:
+        return channel_layers[alias]
+    except InvalidChannelLayerError as error:
+        if "ROUTING" in configured[alias]:
+            raise InvalidSettings(
+                f'CHANNEL_LAYERS[{alias!r}]: "ROUTING" stands one level too high. Channels 4 refuses it there; '
+                'move it into "CONFIG": {"routing": …}.'
+            ) from error
+        raise InvalidSettings(f"CHANNEL_LAYERS[{alias!r}]: {error}") from error
+    except TypeError as error:
+        raise InvalidSettings(
+            f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] does not fit its layer: {error}."
+        ) from error
+
+
+@receiver(setting_changed, dispatch_uid="mailrail.layers.registry")
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    global _built_in
+    if setting in ("CHANNEL_LAYERS", "DATABASES"):
+        _built_in = None

@@ -1,0 +1,200 @@
+"""``manage.py channels``: how the channels stand, and the hand on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from mailrail.errors import InvalidSettings, MailrailError
+from mailrail.layers import DurableLayer, get_layer
+from mailrail.messages import DeadMessage, check_channel_name
+from mailrail.routing import Routing
+
+_COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
+
+
+class Command(BaseCommand):
+    help = "Shows the channels, and operates them: dead, requeue, discard, cancel, pause, resume, workers."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="For machines.")
+        parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
+        actions = parser.add_subparsers(dest="action", metavar="action")
+        for name, help in (
+            ("dead", "list dead messages"),
+            ("requeue", "send dead messages again"),
+            ("discard", "forget dead messages"),
+            ("cancel", "remove messages nobody has started"),
+            ("pause", "let nobody claim from the channel"),
+            ("resume", "undo pause"),
+        ):
+            action = actions.add_parser(name, help=help)
+            action.add_argument("channel")
+            if name in ("requeue", "discard", "cancel"):
+                action.add_argument("ids", nargs="*", type=UUID, metavar="id")
+            if name in ("requeue", "discard"):
+                action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
+            if name == "dead":
+                action.add_argument("--limit", type=int, default=20)
+        actions.add_parser("workers", help="list the workers that live")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._json = options["json"]
+        try:
+            layer = get_layer(options["layer"])
+            if options.get("channel"):
+                check_channel_name(options["channel"])
+            act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
+            act(layer, options)
+        except (MailrailError, ValueError) as error:
+            raise CommandError(str(error)) from error
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def _overview(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        try:
+            routed = set(Routing.of_layer(options["layer"]).plans)
+        except InvalidSettings as error:
+            self.stderr.write(f"The routing cannot be read: {error}")
+            routed = set()
+        stats = layer.stats()
+        if self._json:
+            self._print_json({name: {**asdict(s), "routed": name in routed} for name, s in stats.items()})
+            return
+        rows = [
+            (name, *(_number(getattr(s, column)) for column in _COLUMNS), _remarks(name in routed, s.paused))
+            for name, s in stats.items()
+        ]
+        self._print_table(("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""), rows)
+        if quiet := sorted(routed - stats.keys()):
+            self.stdout.write(f"Empty: {', '.join(quiet)}")
+
+    def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        workers = layer.workers()
+        if self._json:
+            self._print_json([{"id": w.id, "age": round(w.age, 1), **w.info} for w in workers])
+            return
+        rows = [
+            (
+                w.id,
+                f"{w.age:.0f} s ago",
+                str(w.info.get("running", "")),
+                ", ".join(w.info.get("channels", [])),
+            )
+            for w in workers
+        ]
+        self._print_table(("worker", "seen", "running", "channels"), rows)
+
+    def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        dead = layer.dead(options["channel"], options["limit"])
+        if self._json:
+            self._print_json([_dead_facts(d) for d in dead])
+            return
+        for d in dead:
+            facts = _dead_facts(d)
+            self.stdout.write(f"{facts['id']}  buried {facts['buried_at']}  attempt {facts['attempt']}")
+            self.stdout.write(f"  {json.dumps(facts['content'], ensure_ascii=False)[:200]}")
+            self.stdout.write("  " + d.error.strip().replace("\n", "\n  ") + "\n")
+        if not dead:
+            self.stdout.write(f"No dead messages on {options['channel']}.")
+
+    # -- acting -------------------------------------------------------------------------------------------------
+
+    def _requeue(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        self._act_on_dead(layer, layer.requeue, "requeued", options)
+
+    def _discard(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        self._act_on_dead(layer, layer.discard, "discarded", options)
+
+    def _act_on_dead(
+        self,
+        layer: DurableLayer,
+        verb: Callable[[str, Iterable[UUID]], list[UUID]],
+        done: str,
+        options: dict[str, Any],
+    ) -> None:
+        if bool(options["ids"]) == options["all"]:
+            raise CommandError("Name the ids of dead messages (see: channels dead NAME), or give --all.")
+        channel = options["channel"]
+        pages = _pages_of_dead(layer, channel) if options["all"] else iter([options["ids"]])
+        self._say_which([id for page in pages for id in verb(channel, page)], done, options)
+
+    def _cancel(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        if not options["ids"]:
+            raise CommandError("Name the ids of the messages to cancel.")
+        self._say_which(layer.cancel(options["channel"], options["ids"]), "cancelled", options)
+
+    def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        layer.pause(options["channel"])
+        self._say(f"{options['channel']} is paused: messages are kept, and nobody claims them.", paused=True)
+
+    def _resume(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        layer.resume(options["channel"])
+        self._say(f"{options['channel']} goes on.", paused=False)
+
+    def _say_which(self, ids: list[UUID], done: str, options: dict[str, Any]) -> None:
+        missing = [id for id in options["ids"] if id not in ids]
+        self._say(
+            f"{len(ids)} {done}", **{done: [str(id) for id in ids], "not_found": [str(id) for id in missing]}
+        )
+        if missing and not self._json:
+            self.stdout.write(f"not found: {', '.join(map(str, missing))}")
+
+    # -- printing -----------------------------------------------------------------------------------------------
+
+    def _say(self, text: str, **facts: Any) -> None:
+        if self._json:
+            self._print_json(facts)
+        else:
+            self.stdout.write(text)
+
+    def _print_json(self, value: Any) -> None:
+        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+        if not rows:
+            self.stdout.write("Nothing here.")
+            return
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            self.stdout.write(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
+
+
+def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
+    """All dead messages there are now, page by page; those that die meanwhile are left alone."""
+    last: DeadMessage | None = None
+    while page := layer.dead(channel, 500, before=last):
+        last = page[-1]
+        yield [d.message.id for d in page]
+
+
+def _dead_facts(dead: DeadMessage) -> dict[str, Any]:
+    message = dead.message
+    return {
+        "id": str(message.id),
+        "channel": message.channel,
+        "content": message.content,
+        "headers": message.headers,
+        "attempt": message.attempt,
+        "losses": message.losses,
+        "buried_at": datetime.fromtimestamp(dead.buried_at, UTC).isoformat(timespec="seconds"),
+        "error": dead.error,
+    }
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f} s" if isinstance(value, float) else f"{value:,}"
+
+
+def _remarks(routed: bool, paused: bool) -> str:
+    return ", ".join(["paused"] * paused + ["no route"] * (not routed))

@@ -1,0 +1,113 @@
+"""``manage.py runworker``: consume messages until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import SUPPRESS
+from fnmatch import fnmatchcase
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from mailrail.conf import settings
+from mailrail.errors import InvalidSettings
+from mailrail.layers import DurableLayer, default_alias, get_layer
+from mailrail.routing import Routing
+from mailrail.worker.supervisor import Job, Supervisor
+from mailrail.worker.worker import new_worker_id
+
+
+class Command(BaseCommand):
+    help = "Consumes the messages of all routed channels, or of those named."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "channels", nargs="*", metavar="channel", help="Channels to serve (default: all routed)."
+        )
+        parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
+        parser.add_argument(
+            "--only-channels", action="append", default=[], metavar="GLOB", help="Serve only these."
+        )
+        parser.add_argument(
+            "--exclude-channels", action="append", default=[], metavar="GLOB", help="Leave these out."
+        )
+        parser.add_argument("--threads", type=_count, help="Sync consumers at once, per process.")
+        parser.add_argument("--processes", type=_count, help="Worker processes.")
+        parser.add_argument("--drain", action="store_true", help="Stop when nothing is due.")
+        parser.add_argument("--worker-id", help="A name for this worker, unique among those that run.")
+        parser.add_argument("--lifeline", type=int, help=SUPPRESS)  # for runserver
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            layer, routing = get_layer(options["layer"]), Routing.of_layer(options["layer"])
+        except InvalidSettings as error:
+            raise CommandError(str(error)) from error
+        if not layer.is_shared:
+            raise CommandError(
+                "The in-memory layer lives in one process: a worker of its own would never see a message. Use the "
+                "database layer (leave CHANNEL_LAYERS out), or runserver, which runs a worker inside."
+            )
+        job = Job(
+            layer=options["layer"],
+            channels=_choose(routing, options),
+            threads=options["threads"],
+            processes=options["processes"] or settings.processes,
+            worker_id=options["worker_id"] or new_worker_id(),
+            drain=options["drain"],
+            lifeline=options["lifeline"],
+        )
+        _set_up_logging(options["verbosity"])
+        self._announce(job, layer, options["verbosity"])
+        Supervisor(job).run()
+
+    def _announce(self, job: Job, layer: DurableLayer, verbosity: int) -> None:
+        if verbosity == 0:
+            return
+        alias = job.layer or default_alias()
+        threads = job.threads or settings.threads
+        self.stdout.write(
+            f"Worker {job.worker_id}: {job.processes} process(es) of {threads} threads on layer {alias!r} "
+            f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
+        )
+        self.stdout.flush()
+
+
+def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
+    """The channels to serve. Raises ``CommandError`` when there are none, or when one has no route."""
+    unknown = [name for name in options["channels"] if name not in routing]
+    routed = ", ".join(sorted(routing.plans)) or "none"
+    if unknown:
+        raise CommandError(f"No route for channel {unknown[0]!r}. Routed: {routed}.")
+    names = options["channels"] or sorted(routing.plans)
+    only, exclude = options["only_channels"], options["exclude_channels"]
+    chosen = tuple(
+        name
+        for name in names
+        if (not only or any(fnmatchcase(name, glob) for glob in only))
+        and not any(fnmatchcase(name, glob) for glob in exclude)
+    )
+    if not chosen:
+        raise CommandError(
+            f'No channel to serve. Routed: {routed}. Route one with @consumer("name") in an app\'s consumers.py, or '
+            "with route() in the list that CHANNEL_LAYERS names."
+        )
+    return chosen
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _set_up_logging(verbosity: int) -> None:
+    """Show our log on the terminal, unless the project's LOGGING says where it goes."""
+    logger = logging.getLogger("mailrail")
+    if logger.hasHandlers():
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("{asctime} {levelname} {message}", style="{"))
+    logger.addHandler(handler)
+    logger.setLevel([logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG][verbosity])

@@ -1,0 +1,238 @@
+"""What travels: ``Message``, how it becomes JSON and comes back, and the rules for names.
+
+Times here are Unix seconds on the clock of the layer's storage, as floats; lengths of time are seconds. What a
+consumer sees (``worker.incoming``) turns them into aware datetimes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from .conf import settings
+from .errors import MessageTooLarge
+
+Content: TypeAlias = dict[str, Any]
+
+FORMAT_VERSION = 1
+LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
+LONGEST_NAME = 99
+LONGEST_KEY = 255
+DEEPEST_NESTING = 100
+
+_channel_name = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A JSON object on a channel. A value: changed by making a copy (``dataclasses.replace``)."""
+
+    channel: str
+    content: Content
+    id: uuid.UUID = field(default_factory=lambda: uuid7())
+    headers: Content = field(default_factory=dict)
+    v: int = FORMAT_VERSION
+    lane: str | None = None
+    lane_seq: int | None = None  # place in the lane, given by the layer
+    attempt: int = 0  # runs that were settled, and the present one
+    losses: int = 0  # runs that ended with nobody settling them
+    alone: bool = False  # not to be batched with others
+    max_attempts: int | None = None  # None: the route decides
+    priority: int = 0
+    due: float | None = None  # None on its way in: `delay` seconds from now
+    delay: float = 0.0  # only on its way in
+    expires: float | None = None
+    lifetime: float | None = None  # only on its way in: `expires`, in seconds from now
+    sent_at: float | None = None
+    key: str | None = None
+    worker: str | None = None
+    token: int | None = None  # guards the claim; None: not claimed
+    defect: str | None = None  # why the stored message cannot be read
+
+    @property
+    def claimed_until(self) -> float:
+        """When the lease ends. Only for claims."""
+        assert self.due is not None and self.token is not None
+        return self.due
+
+
+@dataclass(frozen=True, slots=True)
+class DeadMessage:
+    """A buried message, with the reason it died of (a traceback, most often)."""
+
+    message: Message
+    error: str
+    buried_at: float
+
+
+class Claimed(NamedTuple):
+    """What ``claim`` returns."""
+
+    claims: list[Message]
+    lost: list[Message]  # of `finished`: those whose token was stale
+    expired: list[Message]  # dropped because their time was over
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStats:
+    """How a channel stands. ``oldest_due``: seconds the longest-due message has been waiting, or ``None``."""
+
+    ready: int = 0
+    scheduled: int = 0
+    claimed: int = 0
+    dead: int = 0
+    oldest_due: float | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker that gave a sign of life ``age`` seconds ago."""
+
+    id: str
+    info: Content
+    age: float
+
+
+class Granted(NamedTuple):
+    """What ``take`` returns: tokens granted, and seconds until the next one when some were refused."""
+
+    granted: int
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``count`` per ``seconds``; written ``"100/m"``. A bucket holds ``count`` tokens when full."""
+
+    count: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str | Rate) -> Rate:
+        """Read ``"10/s"``, ``"100/m"``, ``"1000/h"``, ``"5000/d"``, ``"100/15m"``; ``ValueError`` otherwise."""
+        if isinstance(text, Rate):
+            return text
+        found = (
+            re.fullmatch(r"\s*(\d+)\s*/\s*(\d*)\s*([smhd])\w*\s*", text) if isinstance(text, str) else None
+        )
+        if not found or int(found[1]) < 1 or found[2] == "0":
+            raise ValueError(f'rate must look like "10/s", "100/m", "1000/h" or "100/15m", not {text!r}.')
+        return cls(int(found[1]), int(found[2] or 1) * _SECONDS_IN[found[3]])
+
+
+_SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def check_channel_name(name: object) -> str:
+    """Return the name, or raise ``ValueError`` with the rule (Channels' own, for names without ``!``)."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or not _channel_name.fullmatch(name):
+        raise ValueError(
+            "A channel name is 1 to 99 ASCII letters, digits, hyphens, underscores or periods, "
+            f"not {name if isinstance(name, str) and len(name) < 200 else type(name).__name__!r}."
+        )
+    return name
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+
+
+def encode(value: Any, where: str = "content") -> str:
+    """Turn a content (or headers) into JSON.
+
+    Raises ``TypeError`` naming the path of what JSON cannot hold (``content["when"]``), and ``MessageTooLarge``.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{where} must be a dict, not {type(value).__name__}.")
+    _check_json(value, where, 0)
+    try:
+        text = _encoder.encode(value)
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise TypeError(
+            f"{where} holds half a surrogate pair, which is not text: {error.object[:40]!r}."
+        ) from None
+    except ValueError as error:
+        raise TypeError(f"{where} cannot be written as JSON: {error}") from error
+    if size > settings.max_message_bytes:
+        raise MessageTooLarge(
+            f"{where} is {size:,} bytes as JSON; the limit is {settings.max_message_bytes:,} "
+            '(MAILRAIL["MAX_MESSAGE_BYTES"]). Store what is large and send its id.'
+        )
+    return text
+
+
+def _check_json(value: Any, path: str, depth: int) -> None:
+    """Raise ``TypeError`` for what ``json`` would refuse without saying where, or would change silently."""
+    if value is None or isinstance(value, str | int):  # bool is an int
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{path} is {value!r}, which JSON has no word for.")
+    elif depth > DEEPEST_NESTING:
+        raise TypeError(f"{path[:200]} is nested deeper than {DEEPEST_NESTING} levels, or holds itself.")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{path} has the key {key!r}; keys must be strings.")
+            _check_json(item, f"{path}[{json.dumps(key)}]", depth + 1)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            _check_json(item, f"{path}[{place}]", depth + 1)
+    else:
+        raise TypeError(
+            f"{path} is a {type(value).__name__}, which JSON cannot hold. "
+            "Send its isoformat(), its str() or the id of its row."
+        )
+
+
+def decode(content: object, headers: object, v: object) -> tuple[Content, Content, str | None]:
+    """Read what was stored: content, headers, and what is wrong with them (``None``: nothing)."""
+    try:
+        parts = _json_object("content", content), _json_object("headers", headers)
+    except ValueError as error:
+        return {}, {}, str(error)
+    if v != FORMAT_VERSION:
+        return *parts, f"its format version is {v!r}; this release of Mailrail reads version {FORMAT_VERSION}"
+    return *parts, None
+
+
+def _json_object(name: str, text: Any) -> Content:
+    if text == "{}":
+        return {}
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its {name} is not JSON ({error}): {str(text)[:200]!r}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is not a JSON object: {str(text)[:200]!r}")
+    return value
+
+
+_last_tick = 0
+_tick_lock = threading.Lock()
+
+
+def uuid7() -> uuid.UUID:
+    """Make a UUIDv7 (RFC 9562, 5.7), increasing within this process.
+
+    The 12 bits after the milliseconds hold the fraction of the millisecond (RFC 9562, 6.2, method 3).
+    """
+    global _last_tick
+    with _tick_lock:
+        tick = max(time.time_ns() * 4096 // 1_000_000, _last_tick + 1)
+        _last_tick = tick
+    number = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0b10 << 62
+    return uuid.UUID(int=number | int.from_bytes(os.urandom(8), "big") >> 2)
+
+
+def new_token() -> int:
+    """Make a fencing token: 63 random bits, never zero, so that it fits a signed 64-bit column."""
+    return int.from_bytes(os.urandom(8), "big") >> 1 or 1

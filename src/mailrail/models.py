@@ -1,0 +1,159 @@
+"""The tables of the database layer.
+
+The layer itself writes SQL (``layers/``); these models are for migrations, the admin and queries by hand. Every
+column has a database default and migrations only add, so that workers of the release before and the one after run
+on the same schema.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker
+    """A moment: an aware datetime in Python, Unix seconds in the database, the same on every vendor."""
+
+    def from_db_value(self, value: float | None, *args: Any) -> datetime | None:
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value.timestamp() if isinstance(value, datetime) else super().get_prep_value(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value if isinstance(value, datetime) else super().to_python(value)
+
+
+class MessageFields(models.Model):
+    """What waiting and dead messages have in common; the words are those of ``mailrail.messages.Message``."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    channel = models.CharField(max_length=99, db_default="")
+    content = models.TextField(db_default="{}", help_text=_("A JSON object."))
+    headers = models.TextField(db_default="{}", help_text=_("A JSON object."))
+    v = models.SmallIntegerField(db_default=1)
+    lane = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: in no lane
+    lane_seq = models.BigIntegerField(null=True, db_default=None)
+    attempt = models.IntegerField(db_default=0)
+    losses = models.IntegerField(db_default=0)
+    alone = models.BooleanField(db_default=False)
+    max_attempts = models.IntegerField(null=True, db_default=None)
+    priority = models.SmallIntegerField(db_default=0)
+    due = Instant(db_default=0.0)
+    expires = Instant(null=True, db_default=None)
+    sent_at = Instant(db_default=0.0)
+    key = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: has none
+
+    class Meta:
+        abstract = True
+
+
+class StoredMessage(MessageFields):
+    """A message that waits or is claimed. Finished ones leave the table, dead ones move to the next."""
+
+    unique_key = models.CharField(  # noqa: DJ001 - NULL: started, so the key is free
+        max_length=255,
+        null=True,
+        db_default=None,
+        help_text=_("The key, until the message is first claimed."),
+    )
+    held = models.BooleanField(db_default=False, help_text=_("Behind another message of its lane."))
+    worker = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: not claimed
+    token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
+
+    class Meta:
+        db_table = "mailrail_message"
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
+        indexes = (
+            # claim: per channel and priority in use, oldest due first
+            models.Index(
+                "channel",
+                models.F("priority").desc(),
+                "due",
+                "id",
+                name="mailrail_ready",
+                condition=models.Q(held=False),
+            ),
+            # the order within a lane, and its tail
+            models.Index(
+                fields=["channel", "lane", "lane_seq"],
+                name="mailrail_lane",
+                condition=models.Q(lane__isnull=False),
+            ),
+            models.Index(
+                fields=["channel", "expires"],
+                name="mailrail_expires",
+                condition=models.Q(expires__isnull=False),
+            ),
+        )
+        constraints = (
+            models.UniqueConstraint(
+                fields=["channel", "unique_key"],
+                name="mailrail_key",
+                condition=models.Q(unique_key__isnull=False),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.channel} {self.id}"
+
+
+class BuriedMessage(MessageFields):
+    """A dead message: kept until a person requeues or discards it."""
+
+    error = models.TextField(db_default="")
+    buried_at = Instant(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_dead"
+        verbose_name = _("dead message")
+        verbose_name_plural = _("dead messages")
+        indexes = (models.Index(fields=["channel", "-buried_at", "-id"], name="mailrail_dead_recent"),)
+
+    def __str__(self) -> str:
+        return f"{self.channel} {self.id}"
+
+
+class PausedChannel(models.Model):
+    """A channel nobody may claim from."""
+
+    channel = models.CharField(max_length=99, primary_key=True)
+    since = Instant(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_pause"
+
+    def __str__(self) -> str:
+        return self.channel
+
+
+class TokenBucket(models.Model):
+    """A rate shared by all workers."""
+
+    name = models.CharField(max_length=255, primary_key=True)
+    tokens = models.FloatField(db_default=0.0)
+    filled_at = Instant(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_bucket"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class LiveWorker(models.Model):
+    """A worker's last sign of life."""
+
+    id = models.CharField(max_length=255, primary_key=True)
+    details = models.TextField(db_default="{}", help_text=_("A JSON object."))
+    seen = Instant(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_worker"
+
+    def __str__(self) -> str:
+        return self.id

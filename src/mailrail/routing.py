@@ -1,0 +1,385 @@
+"""Routing: which consumer handles what arrives on a channel, and how. Written like ``urls.py``.
+
+    channel_routing = [
+        route("send-invite", send_invite, attempts=8),
+        route("orders", "shop.consumers.paid", kind=r"^paid$"),
+        include("reports.routing.channel_routing"),
+    ]
+
+The list is named in ``CHANNEL_LAYERS[alias]["CONFIG"]["routing"]``. Without it, the ``consumers.py`` of every
+installed app is imported and what ``@consumer("send-invite")`` registered there is routed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib import import_module
+from typing import Any, TypeAlias, TypeVar
+
+from asgiref.sync import iscoroutinefunction
+from django.apps import apps
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+from django.utils.module_loading import import_string, module_has_submodule
+
+from .conf import settings
+from .errors import InvalidSettings
+from .layers import default_alias, get_layer
+from .messages import Content, Message, Rate, check_channel_name
+
+Consumer: TypeAlias = Callable[..., Any]
+Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
+Routes: TypeAlias = Iterable["Route | Iterable[Route]"]
+F = TypeVar("F", bound=Consumer)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a route's messages are treated; ``None`` leaves it to the settings. Times are in seconds."""
+
+    attempts: int | None = None
+    backoff: Backoff | None = None
+    timeout: float | None = None
+    atomic: bool = False
+    # These belong to the channel: its routes must agree.
+    concurrency: int | None = None
+    rate: Rate | None = None
+    lease: float | None = None
+    batch: int | None = None
+
+
+_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch")
+
+
+@dataclass(frozen=True, eq=False)  # a route is itself, and can be a key
+class Route:
+    """Channels, the consumer of what arrives there, filters on the content's fields, and a policy."""
+
+    channels: tuple[str, ...]
+    target: Consumer | str
+    filters: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    policy: Policy = Policy()
+
+    @cached_property
+    def function(self) -> Consumer:
+        """The consumer itself. Raises ``InvalidSettings`` when a dotted path does not import."""
+        if not isinstance(self.target, str):
+            return self.target
+        try:
+            target = import_string(self.target)
+        except ImportError as error:
+            raise InvalidSettings(f"route({self.channels[0]!r}, {self.target!r}): {error}") from error
+        return _check_consumer(target)
+
+    @cached_property
+    def consume(self) -> Consumer:
+        """The consumer inside its middleware."""
+        wrapped = self.function
+        for path in reversed(settings.consumer_middleware):
+            wrapped = import_string(path)(wrapped)
+        return wrapped
+
+    @property
+    def name(self) -> str:
+        """What people call the consumer: its dotted path."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', '?')}.{name}"
+
+    @cached_property
+    def is_async(self) -> bool:
+        return _is_async(self.function)
+
+    def match(self, content: Content) -> dict[str, str] | None:
+        """The keyword arguments for the consumer when every filter matches, else ``None``.
+
+        A filter matches a field that is a string or a number (as text), from its beginning, as in Channels 1.
+        """
+        arguments: dict[str, str] = {}
+        for name, pattern in self.filters.items():
+            value = content.get(name)
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                return None
+            if not (found := pattern.match(str(value))):
+                return None
+            arguments.update({k: v for k, v in found.groupdict().items() if v is not None})
+        return arguments
+
+    def attempts_for(self, message: Message) -> int:
+        return message.max_attempts or self.policy.attempts or settings.attempts
+
+    def delay_after(self, attempt: int) -> float:
+        """Seconds to wait after this attempt failed (1 is the first): exponential with full jitter, by default."""
+        backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
+        if callable(backoff):
+            return max(0.0, float(backoff(attempt)))
+        if isinstance(backoff, Sequence):
+            return float(backoff[min(attempt, len(backoff)) - 1])
+        most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
+        return random.uniform(0, most)
+
+
+def route(
+    channels: str | Iterable[str],
+    consumer: Consumer | str,
+    *,
+    attempts: int | None = None,
+    backoff: Backoff | None = None,
+    concurrency: int | None = None,
+    rate: str | Rate | None = None,
+    timeout: float | None = None,
+    lease: float | None = None,
+    batch: int | None = None,
+    atomic: bool = False,
+    **filters: str,
+) -> Route:
+    """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
+
+    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second
+    attempt (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds a
+    run may take. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
+    Of the channel: ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds,
+    ``batch``: the consumer gets a list of up to so many messages.
+
+    Any other keyword is a filter: a regular expression for a field of the content; its named groups become keyword
+    arguments of the consumer. Raises ``TypeError`` or ``ValueError`` for what cannot be followed.
+    """
+    names = (channels,) if isinstance(channels, str) else tuple(channels)
+    if not names:
+        raise ValueError("route() needs a channel, or a list of them.")
+    policy = Policy(
+        attempts=_whole("attempts", attempts),
+        backoff=_check_backoff(backoff),
+        timeout=_positive("timeout", timeout),
+        atomic=atomic,
+        concurrency=_whole("concurrency", concurrency),
+        rate=None if rate is None else Rate.parse(rate),
+        lease=_positive("lease", lease),
+        batch=_whole("batch", batch),
+    )
+    if atomic and batch is not None:
+        raise ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
+    target = consumer if isinstance(consumer, str) else _check_consumer(consumer)
+    compiled = {name: _compile(name, pattern) for name, pattern in filters.items()}
+    if batch is not None and any(pattern.groupindex for pattern in compiled.values()):
+        raise ValueError("Named groups in a filter have nowhere to go when the consumer gets a batch.")
+    return Route(tuple(check_channel_name(name) for name in names), target, compiled, policy)
+
+
+def include(target: str | Routes) -> list[Route]:
+    """The routes of another list, or of the list at a dotted path (``"shop.routing.channel_routing"``)."""
+    if not isinstance(target, str):
+        return _flat(target, "include()")
+    try:
+        routes = import_string(target)
+    except ImportError as error:
+        raise InvalidSettings(f"include({target!r}): {error}") from error
+    return _flat(routes, f"include({target!r})")
+
+
+def consumer(channels: str | Iterable[str], **options: Any) -> Callable[[F], F]:
+    """Register a function of an app's ``consumers.py``: ``@consumer("send-invite", attempts=5)``.
+
+    The options are those of ``route``. The function itself stays as it is.
+    """
+
+    def register(function: F) -> F:
+        new = route(channels, function, **options)
+        same = [old for old in _registered if old.channels == new.channels and old.name == new.name]
+        for old in same:  # the module was imported again
+            _registered.remove(old)
+        _registered.append(new)
+        return function
+
+    return register
+
+
+_registered: list[Route] = []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A channel with its routes, and what they agreed on."""
+
+    channel: str
+    routes: tuple[Route, ...]
+    concurrency: int | None
+    rate: Rate | None
+    lease: float
+    batch: int | None
+
+    @property
+    def is_async(self) -> bool:
+        """Do all its consumers run on the event loop?"""
+        return all(route.is_async for route in self.routes)
+
+    def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
+        """The first route that matches, with the consumer's keyword arguments."""
+        for route in self.routes:
+            arguments = route.match(message.content)
+            if arguments is not None:
+                return route, arguments
+        return None
+
+
+class Routing:
+    """All routes of a layer. Raises ``InvalidSettings`` where they contradict each other or the layer."""
+
+    def __init__(self, routes: Iterable[Route], supports_atomic: bool = True) -> None:
+        by_channel: dict[str, list[Route]] = {}
+        for route in routes:
+            _check_atomic(route, supports_atomic)
+            for channel in route.channels:
+                by_channel.setdefault(channel, []).append(route)
+        self.plans = {channel: _plan(channel, routes) for channel, routes in by_channel.items()}
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self.plans
+
+    @classmethod
+    def of_layer(cls, alias: str | None = None) -> Routing:
+        """The routing of a layer: its CONFIG's, or what the installed apps registered; ours always."""
+        alias = alias or default_alias()
+        if alias not in _built:
+            layer = get_layer(alias)
+            _built[alias] = cls(_routes_of(alias, layer.routing), layer.supports_atomic)
+        return _built[alias]
+
+
+_built: dict[str, Routing] = {}
+
+
+def _routes_of(alias: str, path: str | None) -> list[Route]:
+    if path is None:
+        _import_consumers(lambda app: True)
+        return list(_registered)
+    where = f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
+    try:
+        routes = import_string(path)
+    except (ImportError, AttributeError) as error:
+        raise InvalidSettings(f"{where} cannot be imported: {error}") from error
+    _import_consumers(_is_ours)
+    return _flat(routes, where) + [route for route in _registered if _is_ours(route.function.__module__)]
+
+
+def _import_consumers(wanted: Callable[[str], bool]) -> None:
+    """Import ``consumers.py`` of the installed apps; an app without one is passed over."""
+    for config in apps.get_app_configs():
+        if config.module and wanted(config.name) and module_has_submodule(config.module, "consumers"):
+            try:
+                import_module(f"{config.name}.consumers")
+            except ImportError as error:
+                raise InvalidSettings(f"{config.name}.consumers cannot be imported: {error}") from error
+
+
+def _is_ours(module: str) -> bool:
+    return module == "mailrail" or module.startswith("mailrail.")
+
+
+def _flat(routes: Any, where: str) -> list[Route]:
+    """Accept a list of routes that holds ``include(…)`` lists, to any depth."""
+    if isinstance(routes, Route):
+        return [routes]
+    if isinstance(routes, str | Mapping) or not isinstance(routes, Iterable):
+        raise InvalidSettings(f"{where} must be a list of route(…) and include(…), not {routes!r}.")
+    return [route for item in routes for route in _flat(item, where)]
+
+
+def _plan(channel: str, routes: list[Route]) -> Plan:
+    agreed: dict[str, Any] = {}
+    for name in _OF_THE_CHANNEL:
+        said = {getattr(route.policy, name) for route in routes}
+        if name != "batch":
+            said -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
+        if len(said) > 1:
+            consumers = " and ".join(sorted({route.name for route in routes}))
+            raise InvalidSettings(
+                f"The routes of channel {channel!r} ({consumers}) disagree on {name}: "
+                f"{', '.join(sorted(map(repr, said)))}. It belongs to the channel: give all of them the same."
+            )
+        agreed[name] = said.pop() if said else None
+    agreed["lease"] = agreed["lease"] or settings.lease
+    return Plan(channel, tuple(routes), **agreed)
+
+
+def _check_atomic(route: Route, supported: bool) -> None:
+    if route.policy.atomic and route.is_async:
+        raise InvalidSettings(
+            f"route({route.channels[0]!r}, …, atomic=True): {route.name} is async, and Django's transactions are not. "
+            "Make it a plain function, or leave atomic out."
+        )
+    if route.policy.atomic and not supported:
+        raise InvalidSettings(
+            f"route({route.channels[0]!r}, …, atomic=True) needs the database layer: only there can a consumer's "
+            "writes and its message's completion commit together."
+        )
+
+
+def _check_consumer(consumer: Any) -> Consumer:
+    if not callable(consumer):
+        raise TypeError(f"A consumer is a function, or a dotted path to one, not {consumer!r}.")
+    called = consumer if inspect.isroutine(consumer) else getattr(consumer, "__call__", consumer)  # noqa: B004
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(f"{consumer!r} is a generator function (it has a yield): its body would never run.")
+    return consumer  # type: ignore[no-any-return]
+
+
+def _is_async(function: Consumer) -> bool:
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _compile(name: str, pattern: Any) -> re.Pattern[str]:
+    if not isinstance(pattern, str | re.Pattern):
+        options = ", ".join(f.name for f in fields(Policy))
+        raise TypeError(
+            f"route({name}={pattern!r}): a filter is a regular expression, as text. Options are: {options}."
+        )
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"route({name}={pattern!r}): not a regular expression: {error}.") from error
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1, not {value!r}.")
+    return value
+
+
+def _positive(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number of seconds above zero, not {value!r}.")
+    return float(value)
+
+
+def _check_backoff(backoff: Any) -> Backoff | None:
+    if backoff is None:
+        return None
+    if callable(backoff):
+        function: Callable[[int], float] = backoff
+        return function
+    waits = [backoff] if isinstance(backoff, int | float) else backoff
+    usable = isinstance(waits, list | tuple) and all(
+        isinstance(w, int | float) and 0 <= w < 1e9 for w in waits
+    )
+    if not usable or not waits or isinstance(backoff, bool):
+        raise ValueError(
+            f"backoff must be seconds, a list of seconds, or a function of the attempt, not {backoff!r}."
+        )
+    checked: Backoff = backoff
+    return checked
+
+
+@receiver(setting_changed, dispatch_uid="mailrail.routing")
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES"):
+        _built.clear()

@@ -1,0 +1,31 @@
+"""The pytest plugin. Imports nothing of Django before a fixture is used: it is loaded in every project's tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def mailrail() -> Any:
+    """``mailrail.testing``, on the project's own layer: ``mailrail.drain()``, ``.sent("…")``, ``.advance(60)``.
+
+    With the database layer, the test needs pytest-django's ``db``, too.
+    """
+    from mailrail import testing
+
+    return testing
+
+
+@pytest.fixture
+def mailrail_memory(settings: Any) -> Any:
+    """The same, with an in-memory layer instead of the project's: fast, and gone after the test."""
+    from mailrail import testing
+    from mailrail.layers import default_alias
+
+    configured = dict(getattr(settings, "CHANNEL_LAYERS", {}))
+    routing = configured.get(default_alias(), {}).get("CONFIG", {}).get("routing")
+    memory = {"BACKEND": "mailrail.layers.InMemoryChannelLayer", "CONFIG": {"routing": routing}}
+    settings.CHANNEL_LAYERS = {**configured, default_alias(): memory}
+    return testing

@@ -1,0 +1,146 @@
+"""Running a consumer, and reading what it did as an outcome. Nothing a consumer does gets past this module."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..conf import settings
+from ..errors import Discard, LostClaim, Retry
+from ..layers import DurableLayer
+from ..routing import Route
+from .incoming import IncomingMessage, Outcome
+from .report import report_started
+
+LONGEST_TRACEBACK = 20_000
+
+
+class Delivery:
+    """Messages on their way through one run of a consumer: one of them, or a batch."""
+
+    __slots__ = ("arguments", "in_pool", "messages", "route", "started_at")
+
+    def __init__(self, route: Route, messages: Sequence[IncomingMessage], arguments: dict[str, str]) -> None:
+        self.route = route
+        self.messages = messages
+        self.arguments = arguments
+        self.started_at: float | None = None  # time.monotonic()
+        self.in_pool = True  # False: it runs in a process of its own
+
+    @property
+    def channel(self) -> str:
+        return self.messages[0].channel
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds this run may take."""
+        return self.route.policy.timeout or settings.timeout
+
+    @property
+    def overdue_at(self) -> float:
+        if self.limit is None or self.started_at is None:
+            return float("inf")
+        return self.started_at + self.limit
+
+    def begin(self) -> None:
+        self.started_at = time.monotonic()
+        for message in self.messages:
+            message.started_at = self.started_at
+            report_started(message)
+
+    def call(self) -> Any:
+        subject = self.messages[0] if self.route.policy.batch is None else list(self.messages)
+        return self.route.consume(subject, **self.arguments)
+
+    def succeed(self) -> None:
+        """Returning finishes what the consumer has not settled itself."""
+        for message in self.messages:
+            message.decide(Outcome("finished"))
+
+    def fail(self, error: BaseException) -> None:
+        """Raising settles the rest: retried, buried after the last attempt, or discarded."""
+        several = len(self.messages) > 1
+        for message in self.messages:
+            if message.outcome is None:
+                message.decide(self._verdict(message, error, alone=several))
+
+    def give_up(self) -> None:
+        """The time limit is over, and nothing can stop the code that still runs."""
+        self.fail(TimeoutError(f"{self.route.name} ran longer than its limit of {self.limit:g} seconds."))
+
+    def _verdict(self, message: IncomingMessage, error: BaseException, alone: bool) -> Outcome:
+        if isinstance(error, Discard):
+            return Outcome("discarded", str(error))
+        after = error.after if isinstance(error, Retry) else None
+        return message.failed(describe(error), after, alone)
+
+
+def describe(error: BaseException) -> str:
+    """The traceback as text, its end if it is long. Never raises, whatever the exception's ``__str__`` does."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:
+        text = f"{type(error).__qualname__} (and it cannot be shown)"
+    return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
+
+
+def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
+    """Run a sync consumer to its outcome, on this thread. Raises nothing."""
+    delivery.begin()
+    try:
+        if delivery.route.policy.atomic:
+            _run_atomic(delivery, layer)
+        else:
+            _await_stray(delivery, delivery.call())
+        delivery.succeed()
+    except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
+        delivery.fail(error)
+
+
+class _RollBack(Exception):
+    """The message was not finished, so what its consumer wrote is undone."""
+
+
+def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
+    """The consumer's writes, its sends and the end of its message: all of them, or none."""
+    [message] = delivery.messages
+    with suppress(_RollBack), layer.atomic():
+        _await_stray(delivery, delivery.call())
+        if message.outcome is not None and message.outcome.kind != "finished":
+            raise _RollBack
+        if layer.finish([message.claim]):
+            raise LostClaim(
+                f"{message!r} was claimed by another worker meanwhile; what the consumer wrote is undone."
+            )
+        message.outcome = Outcome("finished", settled=True)
+
+
+def _await_stray(delivery: Delivery, result: Any) -> None:
+    """A plain function may return a coroutine (a wrapper around an async one does): it has not run yet."""
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(f"{delivery.route.name} returned a generator: its body has not run.")
+
+
+async def run_on_loop(delivery: Delivery) -> None:
+    """Run an async consumer to its outcome, on this event loop. Raises nothing but cancellation of the loop's own."""
+    delivery.begin()
+    try:
+        async with asyncio.timeout(delivery.limit) as scope:
+            result = delivery.call()
+            if inspect.isawaitable(result):
+                await result
+        delivery.succeed()
+    except TimeoutError as error:
+        if scope.expired():
+            delivery.give_up()
+        else:
+            delivery.fail(error)
+    except BaseException as error:
+        delivery.fail(error)

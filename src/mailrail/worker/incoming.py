@@ -1,0 +1,173 @@
+"""What a consumer gets: the message, and the ways to say what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from ..conf import settings
+from ..errors import MailrailError
+from ..messages import Content, Message
+from ..routing import Route
+
+logger = logging.getLogger("mailrail.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of a claim.
+
+    ``kind``: ``finished``, ``discarded``, ``retried``, ``buried`` or ``released``; of a message that ran in a process
+    of its own ``elsewhere`` (settled there) or ``lapsed`` (that process died).
+    """
+
+    kind: str
+    error: str = ""  # a traceback, or the reason in words
+    delay: float = 0.0  # seconds until it is due again
+    alone: bool = False
+    settled: bool = False  # committed already, together with the consumer's own writes
+
+
+class IncomingMessage:
+    """A claimed message, as its consumer sees it. Reads like a dictionary of its content, too."""
+
+    __slots__ = ("_claim", "_on_outcome", "_route", "outcome", "started_at", "taken")
+
+    def __init__(
+        self,
+        claim: Message,
+        route: Route | None = None,
+        on_outcome: Callable[[IncomingMessage], None] | None = None,
+    ) -> None:
+        self._claim = claim
+        self._route = route
+        self._on_outcome = on_outcome  # told at once; None: its delivery tells when the run is over
+        self.outcome: Outcome | None = None
+        self.started_at: float | None = None  # time.monotonic()
+        self.taken = False  # the settler has it
+
+    def __repr__(self) -> str:
+        return f"<message {self.id} on {self.channel}, attempt {self.attempt}>"
+
+    @property
+    def id(self) -> UUID:
+        """The id that ``send`` returned."""
+        return self._claim.id
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        return self._claim.channel
+
+    @property
+    def content(self) -> Content:
+        """What was sent."""
+        return self._claim.content
+
+    @property
+    def headers(self) -> Content:
+        """What was sent beside the content: trace context, tenant, language."""
+        return self._claim.headers
+
+    @property
+    def attempt(self) -> int:
+        """1 in the first run. Runs that a dying process took with it are not counted."""
+        return self._claim.attempt
+
+    @property
+    def losses(self) -> int:
+        """How often a run ended with its process, or with nobody knowing how."""
+        return self._claim.losses
+
+    @property
+    def key(self) -> str | None:
+        return self._claim.key
+
+    @property
+    def lane(self) -> str | None:
+        return self._claim.lane
+
+    @property
+    def priority(self) -> int:
+        return self._claim.priority
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the layer accepted it."""
+        return datetime.fromtimestamp(self._claim.sent_at or 0, UTC)
+
+    @property
+    def claim(self) -> Message:
+        """The claim behind it, for layers."""
+        return self._claim
+
+    # -- as a dictionary ----------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        return self._claim.content[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._claim.content
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._claim.content)
+
+    def __len__(self) -> int:
+        return len(self._claim.content)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._claim.content.get(name, default)
+
+    # -- what becomes of it -------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Done, now: it will not run again, whatever happens to the rest of the batch."""
+        self._say(Outcome("finished"))
+
+    def retry(
+        self, after: float | timedelta | None = None, why: str = "the consumer asked for a retry"
+    ) -> None:
+        """Again: ``after`` seconds, or after the route's backoff. After the last attempt, it is buried."""
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        self._say(self.failed(why, seconds))
+
+    def bury(self, why: str = "the consumer buried it") -> None:
+        """Keep it among the dead, for a person to look at."""
+        self._say(Outcome("buried", why))
+
+    def _say(self, outcome: Outcome) -> None:
+        if not self.decide(outcome):
+            raise MailrailError(f"{self!r} is {self.outcome and self.outcome.kind} already.")
+
+    def failed(self, error: str, after: float | None = None, alone: bool = False) -> Outcome:
+        """The outcome of a failed run: retried after that delay or the route's own, or buried after the last."""
+        assert self._route is not None
+        if self.attempt >= self._route.attempts_for(self._claim):
+            return Outcome("buried", error)
+        return Outcome("retried", error, _delay(self._route, self.attempt) if after is None else after, alone)
+
+    def decide(self, outcome: Outcome) -> bool:
+        """Set the outcome unless there is one. For the worker: time limits race with consumers."""
+        with _deciding:
+            if self.outcome is not None:
+                return False
+            self.outcome = outcome
+        if self._on_outcome is not None:
+            self._on_outcome(self)
+        return True
+
+
+def _delay(route: Route, attempt: int) -> float:
+    try:
+        return route.delay_after(attempt)
+    except Exception:
+        logger.exception("backoff of %s raised; waiting %s s instead", route.name, settings.backoff)
+        return settings.backoff
+
+
+_deciding = threading.Lock()

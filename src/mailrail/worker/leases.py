@@ -1,0 +1,121 @@
+"""Keeping claims alive while their consumers run, on a thread of its own with its own connection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import Error
+
+from ..errors import LayerUnavailable
+from ..layers import DurableLayer
+from ..messages import Content, Message
+from .connections import close_connections
+
+logger = logging.getLogger("mailrail.worker")
+
+HEARTBEAT_EVERY = 5.0
+CHORE_EVERY = 60.0
+OUTAGES = (LayerUnavailable, Error, OSError)
+"""What a layer raises when its server or file cannot be used just now."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    claim: Message
+    renewed_at: float  # time.monotonic()
+
+
+class LeaseKeeper:
+    """Renews every claim after a third of its lease, and gives the worker's sign of life."""
+
+    def __init__(
+        self,
+        layer: DurableLayer,
+        worker: str,
+        leases: Mapping[str, float],
+        describe: Callable[[], Content],
+        chore: Callable[[], None],
+    ) -> None:
+        self._layer = layer
+        self._worker = worker
+        self._leases = leases
+        self._describe = describe
+        self._chore = chore
+        self._chore_at = float("-inf")
+        self._kept: dict[UUID, _Kept] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
+        self._beaten_at = float("-inf")
+        self._in_outage = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(timeout=5)
+
+    def keep(self, claims: Iterable[Message]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for claim in claims:
+                self._kept[claim.id] = _Kept(claim, now)
+
+    def forget(self, claim: Message) -> None:
+        """Settled, or about to be. A newer claim of the same message stays."""
+        with self._lock:
+            kept = self._kept.get(claim.id)
+            if kept is not None and kept.claim.token == claim.token:
+                del self._kept[claim.id]
+
+    def _run(self) -> None:
+        every = min([*self._leases.values(), HEARTBEAT_EVERY * 3]) / 12
+        while not self._over.wait(every):
+            try:
+                self._renew()
+                self._beat()
+                self._do_chore()
+                self._in_outage = False
+            except OUTAGES as error:
+                if not self._in_outage:
+                    logger.warning("leases cannot be renewed just now, trying again: %s", error)
+                self._in_outage = True
+            except Exception:
+                logger.exception("renewing leases failed, trying again")
+        self._say_goodbye()
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = [k for k in self._kept.values() if now - k.renewed_at >= self._leases[k.claim.channel] / 3]
+        if not due:
+            return
+        lost = self._layer.renew([kept.claim for kept in due], self._leases)
+        for kept in due:
+            kept.renewed_at = now
+        for claim in lost:
+            self.forget(claim)
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
+            self._layer.heartbeat(self._worker, self._describe())
+            self._beaten_at = time.monotonic()
+
+    def _do_chore(self) -> None:
+        if time.monotonic() - self._chore_at >= CHORE_EVERY:
+            self._chore_at = time.monotonic()
+            self._chore()
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._layer.heartbeat(self._worker, None)
+        except OUTAGES as error:
+            logger.debug("could not say goodbye: %s", error)
+        finally:
+            close_connections()

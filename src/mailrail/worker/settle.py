@@ -1,0 +1,104 @@
+"""Telling the layer what became of each claim, and then the world."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..layers import DurableLayer
+from ..messages import Claimed, Message
+from .incoming import IncomingMessage, Outcome
+from .leases import LeaseKeeper
+from .report import report, report_lost
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    message: IncomingMessage
+    outcome: Outcome
+
+    @property
+    def claim(self) -> Message:
+        return self.message.claim
+
+
+class Settler:
+    """Holds outcomes until the layer has taken them: an outage loses none.
+
+    Finished messages wait for the next ``claim``, which settles them in the same round trip; the others, which are
+    few, are settled one by one.
+    """
+
+    def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:
+        self._layer = layer
+        self._keeper = keeper
+        self._finished: list[_Open] = []
+        self._others: deque[_Open] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._finished or self._others)
+
+    @property
+    def finished(self) -> list[_Open]:
+        """What the next ``claim`` is to settle. Give its result to ``finished_by_claim``."""
+        return self._finished
+
+    def add(self, message: IncomingMessage) -> None:
+        """Take in a message with its outcome; a second time (a batch's early one) changes nothing."""
+        outcome = message.outcome
+        if outcome is None or message.taken:
+            return
+        message.taken = True
+        entry = _Open(message, outcome)
+        if outcome.settled or outcome.kind == "elsewhere":
+            self._close(entry)
+        elif outcome.kind in ("finished", "discarded"):
+            self._finished.append(entry)
+        else:
+            self._others.append(entry)
+
+    def decide(self, claim: Message, outcome: Outcome) -> None:
+        """Take in a claim that no consumer is to see."""
+        message = IncomingMessage(claim)
+        message.decide(outcome)
+        self.add(message)
+
+    def settle(self) -> None:
+        """Settle all but the finished. What the layer cannot take now stays for the next time."""
+        while self._others:
+            entry = self._others[0]
+            self._close(entry, settle_one(self._layer, entry.claim, entry.outcome))
+            self._others.popleft()
+
+    def finished_by_claim(self, claimed: Claimed) -> None:
+        """The last ``claim`` has settled ``finished``."""
+        for entry in self._finished:
+            self._close(entry, claimed.lost)
+        self._finished = []
+
+    def _close(self, entry: _Open, lost: Sequence[Message] = ()) -> None:
+        self._keeper.forget(entry.claim)
+        if entry.outcome.kind in ("elsewhere", "lapsed"):
+            return  # its own process has reported, or died
+        if lost and any((claim.id, claim.token) == (entry.claim.id, entry.claim.token) for claim in lost):
+            report_lost(entry.message)
+        else:
+            report(entry.message, entry.outcome)
+
+
+def settle_one(layer: DurableLayer, claim: Message, outcome: Outcome) -> list[Message]:
+    """Tell the layer what became of one claim. Returns it if it was lost."""
+    match outcome.kind:
+        case "finished" | "discarded":
+            return layer.finish([claim])
+        case "retried":
+            return layer.retry(claim, outcome.delay, outcome.error, outcome.alone)
+        case "buried":
+            return layer.bury(claim, outcome.error)
+        case "released":
+            return layer.release([claim], outcome.delay)
+        case "lapsed":
+            return layer.renew([claim], 0.0)
+    raise AssertionError(outcome)

@@ -1,0 +1,303 @@
+"""The process above the workers: starts them, replaces those that end, passes signals on, and runs a message that has
+cost a process before in one of its own.
+
+It has one thread and no connections, so that forking it is safe and cheap.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+
+from ..conf import settings
+from ..layers import get_layer
+from ..messages import Message
+from ..routing import Routing
+from .worker import Worker, new_worker_id
+
+logger = logging.getLogger("mailrail.worker")
+
+MOST_SOLOS = 4
+"""Processes for single messages that run at once."""
+YOUNG = 5.0
+"""A worker that dies before it is this old (seconds) is replaced with a growing delay."""
+LONGEST_DELAY = 30.0
+
+_fork = "fork" if sys.platform == "linux" else "spawn"
+_context: Any = multiprocessing.get_context(_fork)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the workers of one ``runworker`` are to do."""
+
+    layer: str | None = None
+    channels: tuple[str, ...] | None = None
+    threads: int | None = None
+    processes: int = 1
+    worker_id: str = field(default_factory=new_worker_id)
+    drain: bool = False
+    lifeline: int | None = None  # a file descriptor; its end means: stop
+
+
+@dataclass(eq=False)
+class _Child:
+    name: str
+    process: Any
+    link: Connection
+    started_at: float
+    message: Message | None = None  # of a solo: what it runs
+    asked_by: _Child | None = None
+
+
+class Supervisor:
+    """Keeps ``job.processes`` workers running until it is told to stop, or until they have drained."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._children: list[_Child] = []
+        self._asked: deque[tuple[_Child, Message]] = deque()
+        self._restart_at: dict[str, float] = {}
+        self._early_deaths = 0
+        self._signals = 0
+        self._kill_at = float("inf")
+        self._lifeline = -1 if job.lifeline is None else job.lifeline
+
+    def run(self) -> None:
+        """Returns when all workers have stopped: after a signal, or drained."""
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            connections.close_all()  # a connection must not be shared with a forked child
+            for number in range(self._job.processes):
+                self._start_worker(f"{self._job.worker_id}:{number}")
+            while self._children or self._restart_at:
+                self._step()
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """The first time: finish what runs. The second time: give it back at once."""
+        self._signals += 1
+        grace = settings.shutdown_timeout if self._signals == 1 else 0.0
+        self._kill_at = min(self._kill_at, time.monotonic() + grace + 5.0)
+        self._restart_at.clear()
+        for child in self._children:
+            _signal(child, signal.SIGTERM)
+
+    def _step(self) -> None:
+        self._start_due()
+        ready = wait([*self._watched()], timeout=0.5)
+        if self._lifeline in ready and not os.read(self._lifeline, 1024):
+            self._lifeline = -1
+            self._stop()
+        for child in list(self._children):
+            if child.link in ready:
+                self._read(child)
+            if child.process.sentinel in ready and not child.process.is_alive():
+                self._bury(child)
+        if time.monotonic() > self._kill_at:
+            for child in self._children:
+                logger.error("%s did not stop in time; killing it", child.name)
+                child.process.kill()
+
+    def _watched(self) -> Iterator[Connection | int]:
+        for child in self._children:
+            yield child.link
+            yield child.process.sentinel
+        if self._lifeline >= 0:
+            yield self._lifeline
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for name in [n for n, at in self._restart_at.items() if at <= now]:
+            del self._restart_at[name]
+            self._start_worker(name)
+        while self._asked and (
+            self._signals or sum(c.message is not None for c in self._children) < MOST_SOLOS
+        ):
+            asked_by, message = self._asked.popleft()
+            self._start_solo(asked_by, message)
+
+    def _start_worker(self, name: str) -> None:
+        self._start(name, None, None)
+
+    def _start_solo(self, asked_by: _Child, message: Message) -> None:
+        if self._signals or asked_by not in self._children:
+            _tell(asked_by, (message.id, None))
+        else:
+            self._start(f"{self._job.worker_id}:solo-{message.id}", message, asked_by)
+
+    def _start(self, name: str, message: Message | None, asked_by: _Child | None) -> None:
+        ours, theirs = _context.Pipe()
+        inherited = [child.link for child in self._children] + [ours] if _fork == "fork" else []
+        process = _context.Process(
+            target=_child_main, args=(self._job, name, theirs, inherited, message), name=name
+        )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            process.start()
+            self._children.append(_Child(name, process, ours, time.monotonic(), message, asked_by))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+
+    def _read(self, child: _Child) -> None:
+        """A worker asks for a process of its own for a message."""
+        try:
+            message: Message = child.link.recv()
+        except (EOFError, OSError):
+            return  # it is about to end; its sentinel tells
+        self._asked.append((child, message))
+
+    def _bury(self, child: _Child) -> None:
+        """A child has ended: tell who waits for it, or replace it."""
+        self._children.remove(child)
+        child.process.join()
+        code = child.process.exitcode
+        child.link.close()
+        if child.message is not None:
+            if child.asked_by is not None:
+                _tell(child.asked_by, (child.message.id, code == 0))
+            if code:
+                logger.error(
+                    "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
+                )
+            return
+        self._asked = deque((by, m) for by, m in self._asked if by is not child)
+        if self._signals or (self._job.drain and code == 0):
+            return
+        self._replace(child, code)
+
+    def _replace(self, child: _Child, code: int) -> None:
+        if time.monotonic() - child.started_at >= YOUNG:
+            self._early_deaths = 0
+        delay = 0.0
+        if code != 0:
+            delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
+            self._early_deaths += 1
+            logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
+        self._restart_at[child.name] = time.monotonic() + delay
+
+
+def _signal(child: _Child, number: int) -> None:
+    if child.process.pid is not None and child.process.is_alive():
+        os.kill(child.process.pid, number)
+
+
+def _tell(child: _Child, answer: tuple[UUID, bool | None]) -> None:
+    try:
+        child.link.send(answer)
+    except (OSError, ValueError):
+        logger.debug("%s is gone", child.name)
+
+
+# -- in the child -----------------------------------------------------------------------------------------------
+
+
+def _child_main(
+    job: Job, name: str, link: Connection, inherited: Sequence[Connection], message: Message | None
+) -> None:
+    """The life of a worker process."""
+    for other in inherited:  # so that the end of the supervisor closes the link for good
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # not the supervisor's handler, until there is a worker to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    code = 1
+    try:
+        _run_worker(job, name, link, message)
+        code = 0
+    except BaseException:
+        logger.critical("%s failed", name, exc_info=True)
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # code that ran past its time limit may hold a thread for ever
+
+
+def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> None:
+    if _fork == "spawn":
+        import django
+
+        django.setup()
+    layer, routing = get_layer(job.layer), Routing.of_layer(job.layer)
+    link_end = _Link(link)
+    worker = Worker(
+        layer,
+        routing,
+        job.channels if message is None else [message.channel],
+        worker_id=name,
+        threads=job.threads if message is None else 1,
+        solo=link_end.run_alone if message is None else None,
+        drain=job.drain,
+        adopted=None if message is None else [message],
+    )
+    signal.signal(signal.SIGTERM, _Stopper(worker.stop))
+    link_end.listen(worker.stop)
+    worker.run()
+
+
+class _Stopper:
+    """The signal handler of a worker: the first signal stops it, the second one at once."""
+
+    def __init__(self, stop: Callable[..., None]) -> None:
+        self._stop = stop
+        self._signals = 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self._signals += 1
+        timeout = None if self._signals == 1 else 0.0
+        # Not here: the handler may have interrupted the very code that holds the lock it would wait for.
+        threading.Thread(target=self._stop, args=(timeout,), daemon=True).start()
+
+
+class _Link:
+    """The worker's end of the pipe to its supervisor."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[UUID, Callable[[bool | None], None]] = {}
+
+    def run_alone(self, message: Message, over: Callable[[bool | None], None]) -> None:
+        """Have the supervisor run a claim in a process of its own; ``over`` is told how that ended."""
+        self._waiting[message.id] = over
+        try:
+            self._connection.send(message)
+        except OSError:  # the supervisor is gone; the reading thread tells
+            self._waiting.pop(message.id)(None)
+
+    def listen(self, on_end: Callable[[], None]) -> None:
+        """Start to read answers; the supervisor's end is ours, too."""
+        threading.Thread(target=self._read, args=(on_end,), name="mailrail-link", daemon=True).start()
+
+    def _read(self, on_end: Callable[[], None]) -> None:
+        while True:
+            try:
+                id, well = self._connection.recv()
+            except (EOFError, OSError):
+                logger.error("the supervisor is gone; stopping")
+                on_end()
+                return
+            self._waiting.pop(id)(well)

@@ -1,0 +1,393 @@
+"""The worker of one process: claim, consume, settle, until it is told to stop.
+
+One thread, the one that calls ``run``, talks to the layer; consumers run in the pools; a third thread keeps the
+leases alive. What consumers did comes back through ``_ended``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+
+from ..conf import settings
+from ..layers import DurableLayer
+from ..messages import Claimed, Content, Message
+from ..routing import Plan, Route, Routing
+from .connections import close_connections
+from .consume import Delivery
+from .incoming import IncomingMessage, Outcome
+from .leases import OUTAGES, LeaseKeeper
+from .pools import EventLoop, Threads
+from .rates import RateGate
+from .report import report
+from .settle import Settler
+
+logger = logging.getLogger("mailrail.worker")
+
+LONGEST_WAIT = 1.0
+"""Seconds an idle worker sleeps at most without a look."""
+LONGEST_PAUSE = 0.005
+"""Seconds a busy worker waits at most for more consumers to end before it talks to the layer again."""
+MOST_LOSSES = 3
+
+Solo = Callable[[Message, Callable[[bool | None], None]], None]
+"""Runs a claim in a process of its own; tells True (it ended well), False (it died), None (it never started)."""
+
+
+def new_worker_id() -> str:
+    """A name no other worker has: host, process, and something random (process ids come again)."""
+    return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().randrange(16**4):04x}"
+
+
+class Worker:
+    """Consumes the channels of a routing until ``stop`` is called.
+
+    ``channels``: those of the routing's to serve. ``solo``: how to run a message that has cost a process before;
+    without it, such messages run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
+    nothing.
+    """
+
+    def __init__(
+        self,
+        layer: DurableLayer,
+        routing: Routing,
+        channels: Sequence[str] | None = None,
+        *,
+        worker_id: str | None = None,
+        threads: int | None = None,
+        solo: Solo | None = None,
+        drain: bool = False,
+        adopted: Sequence[Message] | None = None,
+    ) -> None:
+        self.id = worker_id or new_worker_id()
+        self.layer = layer
+        self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
+        self._routing = routing
+        self._solo = solo
+        self._drain = drain or adopted is not None
+        self._adopted = list(adopted or ())
+        self._claiming = adopted is None
+        self._loop = EventLoop()
+        self._threads = Threads(threads or settings.threads, layer)
+        self._leases = {c: plan.lease for c, plan in self.plans.items()}
+        self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe, self._report_unrouted)
+        self._settler = Settler(layer, self._keeper)
+        self._gates = {c: RateGate(layer, c, plan.rate) for c, plan in self.plans.items() if plan.rate}
+        self._running: set[Delivery] = set()
+        self._room = Counter({c: self._concurrency(plan) for c, plan in self.plans.items()})
+        self._ended: deque[Delivery | IncomingMessage] = deque()
+        self._all_ended = threading.Event()
+        self._stopping = threading.Event()
+        self._stop_at = float("inf")
+        self._pace = 0.0  # seconds the last claim took
+        self._failures = 0  # outages in a row
+        self._unrouted: set[str] = set()
+        #: Set when code that ran past its limit still holds a thread: the process should be replaced.
+        self.worn_out = False
+
+    def run(self) -> None:
+        """Work until stopped (or drained), then wait for what runs and release the rest."""
+        self._keeper.start()
+        try:
+            while not self._is_over():
+                self._round()
+            self._shut_down()
+        finally:
+            self._keeper.stop()
+            self._threads.close()
+            self._loop.close()
+            close_connections()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Claim nothing more; ``run`` returns when what runs is done, or after ``timeout`` seconds at the latest."""
+        timeout = settings.shutdown_timeout if timeout is None else timeout
+        self._stop_at = min(self._stop_at, time.monotonic() + timeout)
+        self._stopping.set()
+        self.layer.wake()
+
+    def _is_over(self) -> bool:
+        idle = not self._running and not self._adopted and not self._settler.has_work
+        return self._stopping.is_set() or (self._drain and not self._claiming and idle)
+
+    # -- claim, consume, settle ---------------------------------------------------------------------------------
+
+    def _round(self) -> None:
+        seen = self.layer.wakes
+        try:
+            self._collect()
+            claims = self._claim()
+            self._consume(claims)
+            if not claims and not self._ended:
+                self._wait(seen)
+            self._failures = 0
+        except OUTAGES as error:
+            self._back_off(error)
+
+    def _collect(self) -> None:
+        """Settle what consumers have ended since the last look, and what ran too long."""
+        self._give_up_overdue()
+        self._all_ended.clear()
+        while self._ended:
+            ended = self._ended.popleft()
+            if isinstance(ended, IncomingMessage):
+                self._settler.add(ended)
+            else:
+                self._end(ended)
+        self._settler.settle()
+
+    def _claim(self) -> list[Message]:
+        """Claim for the free slots; what is finished is settled on the way."""
+        if self._adopted:
+            claims, self._adopted = self._adopted, []
+            self._keeper.keep(claims)
+            return claims
+        limits = self._limits() if self._claiming and not self._stopping.is_set() else {}
+        finished = self._settler.finished
+        if not limits and not finished:
+            return []
+        begun = time.monotonic()
+        total = self._total(limits)
+        claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
+        self._pace = time.monotonic() - begun
+        self._settler.finished_by_claim(claimed)
+        self._keeper.keep(claimed.claims)
+        return self._admit(claimed)
+
+    def _admit(self, claimed: Claimed) -> list[Message]:
+        """Report what expired, and give back what its channel's rate does not allow."""
+        for message in claimed.expired:
+            report(IncomingMessage(message), Outcome("expired", "it was not started in time"))
+        refused = {m.id for gate in self._gates.values() for m in self._over_rate(gate, claimed.claims)}
+        return [message for message in claimed.claims if message.id not in refused]
+
+    def _over_rate(self, gate: RateGate, claims: Sequence[Message]) -> list[Message]:
+        mine = [claim for claim in claims if claim.channel == gate.channel]
+        try:
+            over = gate.account(mine)
+        except OUTAGES:
+            over = mine  # whoever looks next will know
+        for claim in over:
+            self._settler.decide(claim, Outcome("released", "its channel's rate is used up", gate.wait))
+        return over
+
+    def _consume(self, claims: Sequence[Message]) -> None:
+        """Hand each claim, or each batch of them, to its consumer."""
+        batches: dict[Route, list[IncomingMessage]] = {}
+        for claim in claims:
+            if (unfit := self._unfit(claim)) is not None:
+                self._settler.decide(claim, unfit)
+                continue
+            plan = self.plans[claim.channel]
+            route, arguments = self._match(plan, claim)
+            if plan.batch is None:
+                self._start(Delivery(route, [IncomingMessage(claim, route)], arguments))
+            elif claim.alone or claim.losses:
+                self._start(Delivery(route, [IncomingMessage(claim, route, self._ended_early)], {}))
+            else:
+                batches.setdefault(route, []).append(IncomingMessage(claim, route, self._ended_early))
+        for route, messages in batches.items():
+            for part in _parts(messages, route.policy.batch or 1):
+                self._start(Delivery(route, part, {}))
+
+    def _unfit(self, claim: Message) -> Outcome | None:
+        """What becomes of a claim that no consumer is to see."""
+        if claim.defect:
+            return Outcome("buried", f"The message cannot be read: {claim.defect}.")
+        if claim.losses >= MOST_LOSSES:
+            return Outcome("buried", _lost_too_often(claim))
+        if self.plans[claim.channel].match(claim) is None:
+            return Outcome("released", _unmatched(claim), self._age(claim))
+        return None
+
+    @staticmethod
+    def _match(plan: Plan, claim: Message) -> tuple[Route, dict[str, str]]:
+        found = plan.match(claim)
+        assert found is not None  # _unfit has looked
+        return found
+
+    def _start(self, delivery: Delivery) -> None:
+        self._running.add(delivery)
+        self._room[delivery.channel] -= 1
+        claim = delivery.messages[0].claim
+        if claim.losses and self._solo is not None:
+            delivery.in_pool = False
+            self._solo(claim, lambda well: self._solo_over(delivery, well))
+        elif delivery.route.is_async:
+            self._loop.submit(delivery, self._ended_delivery)
+        else:
+            self._threads.submit(delivery, self._ended_delivery)
+
+    def _end(self, delivery: Delivery) -> None:
+        """The consumer is done: free its slot, and settle what it left."""
+        self._free(delivery)
+        for message in delivery.messages:
+            self._settler.add(message)
+
+    def _free(self, delivery: Delivery) -> None:
+        if delivery in self._running:
+            self._running.discard(delivery)
+            self._room[delivery.channel] += 1
+            if not delivery.route.is_async and delivery.in_pool:
+                self._threads.freed()
+
+    def _ended_delivery(self, delivery: Delivery) -> None:
+        self._ended.append(delivery)
+        if len(self._ended) >= len(self._running):
+            self._all_ended.set()
+        self.layer.wake()
+
+    def _ended_early(self, message: IncomingMessage) -> None:
+        self._ended.append(message)
+
+    # -- how much, and how long ---------------------------------------------------------------------------------
+
+    def _concurrency(self, plan: Plan) -> int:
+        return plan.concurrency or self._threads.size
+
+    def _limits(self) -> dict[str, int]:
+        """Messages that may be claimed now, per channel with room."""
+        limits: dict[str, int] = {}
+        for channel, plan in self.plans.items():
+            slots = self._room[channel]
+            if not plan.is_async:
+                slots = min(slots, self._threads.free)
+            room = slots * (plan.batch or 1)
+            if room > 0 and channel in self._gates:
+                room = self._gates[channel].allow(room)
+            if room > 0:
+                limits[channel] = room
+        return limits
+
+    def _total(self, limits: dict[str, int]) -> int:
+        """Sync consumers share the threads; async ones and batches are bounded by their channel alone."""
+        singles = [c for c in limits if not self.plans[c].is_async and not self.plans[c].batch]
+        others = sum(room for c, room in limits.items() if c not in singles)
+        return others + min(self._threads.free, sum(limits[c] for c in singles))
+
+    def _wait(self, seen: int) -> None:
+        """Sleep until something is due, a consumer ended, or a limit is over."""
+        if self._is_dry():
+            return
+        moments = [d.overdue_at for d in self._running] + [self._stop_at]
+        moments += [gate.open_at for gate in self._gates.values() if gate.wait]
+        timeout = min([LONGEST_WAIT * random.uniform(0.75, 1), *(m - time.monotonic() for m in moments)])
+        if timeout > 0:
+            self.layer.wait(self._awaited(), timeout, seen)
+        if self._ended:  # let more of them end: one round trip then settles them all
+            self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
+
+    def _awaited(self) -> list[str]:
+        """The channels that could be claimed from, were something there; those out of tokens sleep."""
+        if not self._claiming or self._stopping.is_set():
+            return []
+        return [
+            channel
+            for channel, plan in self.plans.items()
+            if self._room[channel] > 0
+            and (plan.is_async or self._threads.free)
+            and not (channel in self._gates and self._gates[channel].wait)
+        ]
+
+    def _is_dry(self) -> bool:
+        """With ``drain``: nothing due and nothing running means the end."""
+        if not self._drain or self._running or self._settler.has_work:
+            return False
+        if self._claiming and self.layer.poll(list(self.plans)) != 0:
+            self._claiming = False
+        return not self._claiming
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------
+
+    def _give_up_overdue(self) -> None:
+        now = time.monotonic()
+        for delivery in [d for d in self._running if d.overdue_at <= now and not d.route.is_async]:
+            delivery.give_up()
+            logger.error(
+                "%s still runs past its time limit; this worker process will be replaced", delivery.route.name
+            )
+            self._end(delivery)
+            self._threads.replace_one()
+            self.worn_out = True
+        if self.worn_out and self._solo is not None and not self._stopping.is_set():
+            self.stop()
+
+    def _solo_over(self, delivery: Delivery, well: bool | None) -> None:
+        """Told by the supervisor's thread: the message's own process has ended."""
+        [message] = delivery.messages
+        outcome = {True: "elsewhere", False: "lapsed", None: "released"}[well]
+        message.decide(Outcome(outcome))
+        self._ended_delivery(delivery)
+
+    def _age(self, claim: Message) -> float:
+        """Seconds since it was sent, from 1 s to 1 h: unmatched messages are looked at less and less often."""
+        claimed_at = claim.claimed_until - self.plans[claim.channel].lease  # on the storage's clock, both
+        return min(3600.0, max(1.0, claimed_at - (claim.sent_at or 0)))
+
+    def _back_off(self, error: Exception) -> None:
+        """The layer cannot be used: say so once, and try again, less and less often."""
+        if self._failures == 0:
+            logger.error("the layer cannot be used just now, trying again until it can: %s", error)
+        self._failures += 1
+        close_connections()
+        self._stopping.wait(min(5.0, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1))
+
+    def _report_unrouted(self) -> None:
+        """Channels that hold messages and have no route anywhere: said once each."""
+        for channel, stats in self.layer.stats().items():
+            waiting = stats.ready + stats.scheduled
+            if waiting and channel not in self._routing and channel not in self._unrouted:
+                self._unrouted.add(channel)
+                logger.warning("channel %s has %s message(s) and no route; they are kept", channel, waiting)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        """Wait for what runs until the deadline, then give the rest back."""
+        while (self._running or self._ended or self._settler.has_work) and time.monotonic() < self._stop_at:
+            self._round()
+        self._release_running()
+        try:
+            self._collect()
+            self._claim()  # claims nothing now; settles what is finished
+        except OUTAGES as error:
+            logger.error("the layer cannot be used; %s", error)
+
+    def _release_running(self) -> None:
+        for delivery in list(self._running):
+            if not delivery.in_pool:  # its own process settles it
+                continue
+            for message in delivery.messages:
+                message.decide(Outcome("released", "the worker stopped before its consumer was done"))
+            self._end(delivery)
+            self.worn_out = True
+
+    def _describe(self) -> Content:
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "channels": sorted(self.plans),
+            "threads": self._threads.size,
+            "running": len(self._running),
+            "stopping": self._stopping.is_set(),
+        }
+
+
+def _parts(messages: list[IncomingMessage], size: int) -> Iterator[list[IncomingMessage]]:
+    return (messages[begin : begin + size] for begin in range(0, len(messages), size))
+
+
+def _unmatched(claim: Message) -> str:
+    return f"no route of channel {claim.channel!r} matches its content; it is kept"
+
+
+def _lost_too_often(claim: Message) -> str:
+    return (
+        f"It was lost {claim.losses} times: each time its worker process died, or stopped renewing the lease, while "
+        "it ran. Its consumer may crash the process (a segmentation fault, os._exit, memory running out)."
+    )

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from mailrail.invitations.models import Invitation
+
+
+@pytest.fixture
+def sender(db: None) -> User:
+    return User.objects.create_user("sender", "sender@example.com")
+
+
+@pytest.fixture
+def invitation(sender: User) -> Invitation:
+    return Invitation.objects.create(email="guest@example.com", sender=sender)
+
+
+@pytest.fixture
+def browser(client: Client, sender: User) -> Client:
+    """A client that is logged in as the sender."""
+    client.force_login(sender)
+    return client

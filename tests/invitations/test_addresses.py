@@ -1,0 +1,141 @@
+"""Addresses: what is stored, what is refused and in which words, and how lists are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django
+import pytest
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mailrail.invitations.addresses import Entry, clean, entries, in_ascii, normalise, read_list
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("guest@example.com", "guest@example.com"),
+        ("  guest@example.com\t", "guest@example.com"),
+        ("Guest@EXAMPLE.COM", "Guest@example.com"),
+        ("guest@BÜCHER.example", "guest@bücher.example"),
+        ("guest@bu\u0308cher.example", "guest@bücher.example"),
+        ("guest@xn--bcher-kva.example", "guest@xn--bcher-kva.example"),
+        ("guest+tag@example.com", "guest+tag@example.com"),
+        ("guest@[127.0.0.1]", "guest@[127.0.0.1]"),
+    ],
+)
+def test_good_addresses_are_stored_in_one_spelling(written: str, stored: str) -> None:
+    assert clean(written) == stored
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("guest", "Enter a valid email address."),
+        ("", "Enter a valid email address."),
+        ("@", "Enter a valid email address."),
+        ("guest@", "Enter a valid email address."),
+        ("@example.com", "Enter a valid email address."),
+        ("guest@example", "Enter a valid email address."),
+        ("guest one@example.com", "Enter a valid email address."),
+        ("guest@example.com@example.org", "Enter a valid email address."),
+        ("guest@example.com\nBcc: all@example.com", "It holds a line break"),
+        ("guest@example.com\r\n\r\nbody", "It holds a line break"),
+        ("guest\0@example.com", "It holds a line break"),
+        ("guest@exam\tple.com", "It holds a line break"),
+        ("guest\u2028@example.com", "It holds a line break"),
+        ("guest\u202e@example.com", "It holds a line break"),
+        ("\ud800@example.com", "It holds a line break"),
+        ("A Guest <guest@example.com>", "Write the address alone"),
+        ("gäst@example.com", "Before the @"),
+        ("gueſt@example.com", "Before the @"),
+        ('"a guest"@example.com', "Before the @"),
+        ("guest@faß.example", "Its domain is sent as fass.example."),
+        ("guest@evil＠example.com", "Its domain is sent as evil@example.com."),
+        ("guest@" + "ü" * 60 + ".example", "Its domain is not one that can exist."),
+        ("g" * 65 + "@example.com", "It is too long"),
+        ("guest@" + "example." * 35 + "com", "It is too long"),
+        ("guest@" + "bücher." * 20 + "example", "It is too long"),
+        ("guest@" + "e" * 400 + ".com", "Enter a valid email address."),
+    ],
+)
+def test_bad_addresses_are_refused_with_a_reason(written: str, reason: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        clean(written)
+    assert caught.value.messages[0].startswith(reason)
+
+
+def envelope_and_header(address: str) -> tuple[list[str], str]:
+    """What Django's own SMTP backend says to the server, and what stands in the header."""
+    said: list[list[str]] = []
+
+    class Connection:
+        def sendmail(self, sender: str, recipients: list[str], message: bytes) -> None:
+            said.append(recipients)
+
+    options: dict[str, Any] = {"alias": "default", "host": "localhost"} if django.VERSION >= (6, 1) else {}
+    backend: Any = smtp.EmailBackend(**options)
+    backend.connection = Connection()
+    mail = EmailMessage("subject", "body", "invites@example.com", [address])
+    backend._send(mail)
+    return said[0], str(mail.message()["To"])
+
+
+LOCAL_PARTS = st.one_of(
+    st.from_regex(r"[-!#$%&'*+/=?^_`{}|~0-9A-Za-z.]{1,20}", fullmatch=True),
+    st.text(min_size=1, max_size=8),
+    st.text(min_size=1, max_size=8).map('"{}"'.format),
+)
+DOMAINS = st.one_of(
+    st.sampled_from(
+        ["example.com", "localhost", "[127.0.0.1]", "[::1]", "BÜCHER.example", "example.xn--p1ai"]
+    ),
+    st.text(min_size=1, max_size=15).map("{}.example".format),
+    st.text("abü-.·。ßſK١＠", min_size=1, max_size=70).map("{}.example".format),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(LOCAL_PARTS, DOMAINS)
+@example("guest", "evil＠example.com")
+@example("gueſt", "example.com")
+def test_django_can_mail_every_address_that_is_accepted_and_mails_no_other(local: str, domain: str) -> None:
+    try:
+        address = clean(f"{local}@{domain}")
+    except ValidationError:
+        return
+    assert envelope_and_header(address) == ([in_ascii(address)], in_ascii(address))
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_more(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_lists_are_split_at_lines_commas_and_semicolons_and_lines_are_counted_as_people_see_them() -> None:
+    pasted = "\n a@example.com \r\n\r\nb@example.com; c@example.com,\rd@example.com,,\n"
+    assert list(entries(pasted)) == [
+        Entry(2, "a@example.com"),
+        Entry(4, "b@example.com"),
+        Entry(4, "c@example.com"),
+        Entry(5, "d@example.com"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "again", ["guest@bücher.example", "GUEST@xn--bcher-kva.example", "Guest@BÜCHER.EXAMPLE"]
+)
+def test_an_address_in_another_spelling_is_a_duplicate_and_the_first_line_is_named(again: str) -> None:
+    addresses, errors = read_list([Entry(3, "guest@bücher.example"), Entry(9, again)])
+    assert addresses == ["guest@bücher.example"]
+    assert [error.messages for error in errors] == [[f"Line 9, “{again}”: It is already on line 3."]]
+
+
+def test_errors_show_neither_control_characters_nor_endless_lines() -> None:
+    _, [error] = read_list([Entry(1, "a\0\x1b[31m" + "x" * 10_000)])
+    assert len(error.messages[0]) < 200
+    assert error.messages[0].startswith("Line 1, “a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m")

@@ -1,0 +1,104 @@
+"""The consumer: one email per invitation, however often its message comes."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from mailrail import Channel
+from mailrail.invitations.consumers import compose
+from mailrail.invitations.forms import InvitationForm
+from mailrail.invitations.models import Invitation
+from mailrail.testing import drain, sent
+
+
+def send(invitation: Invitation) -> None:
+    Channel("send-invite").send({"id": invitation.pk})
+
+
+def test_the_form_leads_to_an_email_with_the_link(sender: User) -> None:
+    form = InvitationForm({"email": "guest@example.com"})
+    form.instance.sender = sender
+    invitation = form.save()
+    drain()
+    [email] = mail.outbox
+    assert email.to == ["guest@example.com"]
+    assert email.from_email == "Invites <invites@example.com>"
+    assert email.subject == "You have been invited!"
+    assert "sender has invited you" in email.body
+    assert f"\nhttps://testserver.example/invites/accept/{invitation.key}/\n" in email.body
+    invitation.refresh_from_db()
+    assert invitation.sent is not None
+
+
+def test_a_message_that_comes_twice_sends_one_email(invitation: Invitation) -> None:
+    send(invitation)
+    send(invitation)
+    drain()
+    assert len(mail.outbox) == 1
+
+
+def test_the_time_of_sending_is_not_changed_by_a_second_message(invitation: Invitation) -> None:
+    send(invitation)
+    drain()
+    before = Invitation.objects.get().sent
+    send(invitation)
+    drain()
+    assert Invitation.objects.get().sent == before
+
+
+def test_of_two_runs_at_once_the_first_to_be_done_sets_the_time(
+    invitation: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lost its lease may still be mailing when another one has done so."""
+    first_done = timezone.now()
+
+    def overtaken(self: EmailMessage) -> int:
+        Invitation.objects.update(sent=first_done)
+        return 1
+
+    monkeypatch.setattr(EmailMessage, "send", overtaken)
+    send(invitation)
+    drain()
+    assert Invitation.objects.get().sent == first_done
+
+
+def test_the_message_of_a_deleted_invitation_is_discarded(invitation: Invitation) -> None:
+    send(invitation)
+    invitation.delete()
+    [ran] = drain(raise_errors=False)
+    assert ran.outcome == "discarded"
+    assert "no longer exists" in ran.error
+    assert mail.outbox == []
+    assert sent("send-invite") == []
+
+
+def test_an_email_that_cannot_be_sent_is_tried_again(
+    invitation: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: EmailMessage, *args: object, **kwargs: object) -> int:
+        raise ConnectionRefusedError("no mail server")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmailMessage, "send", refuse)
+        send(invitation)
+        [ran] = drain(raise_errors=False)
+    assert ran.outcome == "retried"
+    assert Invitation.objects.get().sent is None
+    assert len(sent("send-invite")) == 1
+
+
+@pytest.mark.parametrize("name", ['<b>&amp;</b> "O\'Neil"', "{{ accept_url }}", "{% load x %}"])
+def test_names_are_put_into_the_text_as_they_are(invitation: Invitation, name: str) -> None:
+    invitation.sender.username = name
+    assert f"{name} has invited you" in compose(invitation).body
+
+
+def test_the_subject_is_one_line_whatever_the_template_holds(
+    invitation: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail.invitations.consumers.render_to_string", lambda *args: "one\r\nBcc: two\n")
+    assert compose(invitation).subject == "one Bcc: two"

@@ -1,0 +1,128 @@
+"""Real worker processes for tests: started like a user would, killed like a machine would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(ledger: Path) -> dict[str, str]:
+    """The environment in which a process works on this test's databases."""
+    names = {
+        f"MAILRAIL_TEST_{alias.upper()}": str(connections[alias].settings_dict["NAME"])
+        for alias in ("default", "other")
+    }
+    return os.environ | names | {
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "MAILRAIL_LEDGER": str(ledger),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+    }  # fmt: skip
+
+
+def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "it") -> Any:
+    """Wait for something that must happen; fail if it does not."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout:g} s"
+        time.sleep(0.01)
+    return result
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    id: str
+    attempt: int
+    losses: int
+    pid: int
+
+
+class Ledger:
+    """What consumers wrote down (tests/project/consumers.py)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def lines(self, what: str | None = None) -> list[Line]:
+        """All whole lines; one that is being written right now is left for the next look."""
+        text = self.path.read_text()
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        parts = [line.split() for line in whole]
+        found = [Line(p[0], p[1], int(p[2]), int(p[3]), int(p[4])) for p in parts]
+        return [line for line in found if what is None or line.what == what]
+
+    def counts(self, what: str = "ran") -> Counter[str]:
+        return Counter(line.id for line in self.lines(what))
+
+
+class WorkerProcess:
+    """``manage.py runworker`` in a process group of its own, its log in a file."""
+
+    def __init__(self, ledger: Ledger, *arguments: str) -> None:
+        self.log_path = ledger.path.with_name(f"worker-{time.monotonic_ns()}.log")
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "django", "runworker", "-v2", *arguments],
+                env=environment(ledger.path),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill_all(self) -> None:
+        """kill -9 of the supervisor and every process under it."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait(20)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker did not end:\n{self.log[-5000:]}") from None
+
+
+@contextmanager
+def workers(ledger: Ledger, *arguments: str, number: int = 1) -> Iterator[list[WorkerProcess]]:
+    """Workers that are gone at the end of the block, whatever happens in it."""
+    started = [WorkerProcess(ledger, *arguments) for _ in range(number)]
+    try:
+        yield started
+    except BaseException:
+        for worker in started:
+            print(f"--- log of worker {worker.process.pid}\n{worker.log[-8000:]}")
+        raise
+    finally:
+        for worker in started:
+            worker.kill_all()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes right below one, from /proc (proc(5))."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]

@@ -1,0 +1,890 @@
+"""The worker in one process, on every layer: what becomes of messages, whatever their consumers do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connections
+
+from mailrail import Discard, Retry
+from mailrail.errors import LayerUnavailable, MailrailError
+from mailrail.layers import DurableLayer
+from mailrail.messages import Message
+from mailrail.routing import Route, Routing, route
+from mailrail.signals import message_buried, message_finished, message_retried, message_started
+from mailrail.worker import IncomingMessage, Worker
+from mailrail.worker.supervisor import Job
+
+
+def send(layer: DurableLayer, channel: str = "work", n: int = 1, **fields: Any) -> list[Message]:
+    messages = [Message(channel, fields.pop("content", None) or {"n": i}, **fields) for i in range(n)]
+    layer.enqueue(messages)
+    return messages
+
+
+def work(layer: DurableLayer, *routes: Route, **options: Any) -> Worker:
+    """Run a worker until nothing is due."""
+    worker = Worker(layer, Routing(routes, layer.supports_atomic), drain=True, **options)
+    worker.run()
+    return worker
+
+
+class Seen(list[Any]):
+    """A consumer that remembers."""
+
+    def __call__(self, message: Any, **arguments: Any) -> None:
+        self.append(message)
+
+
+class Running:
+    """A worker on a thread of its own, stopped at the end."""
+
+    def __init__(self, layer: DurableLayer, *routes: Route, **options: Any) -> None:
+        self.worker = Worker(layer, Routing(routes, layer.supports_atomic), **options)
+        self.thread = threading.Thread(target=self.worker.run)
+
+    def __enter__(self) -> Worker:
+        self.thread.start()
+        return self.worker
+
+    def __exit__(self, *error: object) -> None:
+        self.worker.stop(5)
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+    """Wait for something that must happen; fail if it does not."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+    return result
+
+
+class TestConsumers:
+    def test_a_consumer_sees_what_was_sent(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        [sent] = send(layer, content={"id": 7}, headers={"tenant": "a"}, key="k", priority=2)
+        work(layer, route("work", seen))
+        [message] = seen
+        assert (message.id, message.channel, message.content) == (sent.id, "work", {"id": 7})
+        assert (message.headers, message.attempt, message.losses) == ({"tenant": "a"}, 1, 0)
+        assert (message.key, message.lane, message.priority) == ("k", None, 2)
+        assert (message["id"], message.get("id"), message.get("x", 5), "id" in message) == (7, 7, 5, True)
+        assert (list(message), len(message), dict(message.content)) == (["id"], 1, {"id": 7})
+        assert abs(message.sent_at - datetime.now(UTC)) < timedelta(seconds=10)
+        with pytest.raises(KeyError):
+            message["nothing"]
+        assert layer.stats() == {}
+
+    def test_an_async_consumer_runs_on_the_loop(self, layer: DurableLayer) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: IncomingMessage) -> None:
+            await asyncio.sleep(0)
+            seen.append((message["n"], asyncio.get_running_loop()))
+
+        send(layer, n=20)
+        work(layer, route("work", consume))
+        assert sorted(n for n, _ in seen) == list(range(20)) and len({id(loop) for _, loop in seen}) == 1
+        assert layer.stats() == {}
+
+    def test_all_of_many_run_once(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        send(layer, n=500)
+        work(layer, route("work", seen))
+        assert sorted(m["n"] for m in seen) == list(range(500))
+        assert layer.stats() == {}
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("boom"),
+            SystemExit(3),
+            KeyboardInterrupt(),
+            GeneratorExit(),
+            MemoryError(),
+            RecursionError("deep"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_whatever_is_raised_is_retried_then_buried_with_its_traceback(
+        self, layer: DurableLayer, error: BaseException
+    ) -> None:
+        attempts = []
+
+        def consume(message: IncomingMessage) -> None:
+            attempts.append(message.attempt)
+            raise error
+
+        [bad] = send(layer)
+        work(layer, route("work", consume, attempts=3, backoff=0))
+        assert attempts == [1, 2, 3]
+        [dead] = layer.dead("work")
+        assert dead.message.id == bad.id and dead.message.attempt == 3
+        assert type(error).__name__ in dead.error and "in consume" in dead.error
+
+    @pytest.mark.parametrize("error", [RuntimeError("boom"), SystemExit(3), asyncio.CancelledError()])
+    def test_the_same_for_async_consumers(self, layer: DurableLayer, error: BaseException) -> None:
+        async def consume(message: IncomingMessage) -> None:
+            raise error
+
+        send(layer)
+        work(layer, route("work", consume, attempts=2, backoff=0))
+        [dead] = layer.dead("work")
+        assert type(error).__name__ in dead.error and dead.message.attempt == 2
+
+    def test_endless_recursion_is_a_failure_like_others(self, layer: DurableLayer) -> None:
+        def consume(message: Any) -> None:
+            consume(message)
+
+        send(layer)
+        work(layer, route("work", consume, attempts=1))
+        [dead] = layer.dead("work")
+        assert "RecursionError" in dead.error and len(dead.error) < 25_000
+
+    def test_an_exception_that_cannot_be_shown_is_buried_all_the_same(self, layer: DurableLayer) -> None:
+        class Unprintable(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+        def consume(message: IncomingMessage) -> None:
+            raise Unprintable
+
+        send(layer)
+        work(layer, route("work", consume, attempts=1))
+        assert "Unprintable" in layer.dead("work")[0].error
+
+    @pytest.mark.parametrize(
+        "value", [object(), {"x": 1}, NotImplemented, Exception("returned"), iter("abc")]
+    )
+    def test_nonsense_returned_is_ignored(self, layer: DurableLayer, value: Any) -> None:
+        send(layer)
+        work(layer, route("work", lambda message: value))
+        assert layer.stats() == {}
+
+    def test_a_coroutine_returned_by_a_plain_function_is_run(self, layer: DurableLayer) -> None:
+        seen: list[int] = []
+
+        async def inner(message: IncomingMessage) -> None:
+            seen.append(message["n"])
+
+        send(layer)
+        work(layer, route("work", lambda message: inner(message)))
+        assert seen == [0]
+
+    def test_a_generator_returned_is_an_error_for_its_body_never_ran(self, layer: DurableLayer) -> None:
+        send(layer)
+        work(layer, route("work", lambda message: (x for x in "abc"), attempts=1))
+        assert "returned a generator" in layer.dead("work")[0].error
+
+    def test_retry_comes_again_after_its_time(self, layer: DurableLayer) -> None:
+        attempts = []
+
+        def consume(message: IncomingMessage) -> None:
+            attempts.append(message.attempt)
+            if message.attempt < 3:
+                raise Retry("not yet", after=timedelta(seconds=60))
+
+        send(layer)
+        for _ in range(4):
+            work(layer, route("work", consume))
+            layer.shift(61)
+        assert attempts == [1, 2, 3] and layer.stats() == {}
+
+    def test_retry_at_the_last_attempt_is_buried(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise Retry(after=0)
+
+        send(layer)
+        work(layer, route("work", consume, attempts=2))
+        assert layer.dead("work")[0].message.attempt == 2
+
+    def test_discard_drops_for_good(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise Discard("not needed")
+
+        send(layer)
+        work(layer, route("work", consume))
+        assert layer.stats() == {}
+
+    def test_a_message_may_carry_its_own_number_of_attempts(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise RuntimeError
+
+        send(layer, max_attempts=1)
+        work(layer, route("work", consume, attempts=9, backoff=0))
+        assert layer.dead("work")[0].message.attempt == 1
+
+    def test_the_default_is_five_attempts_with_growing_jittered_waits(self, layer: DurableLayer) -> None:
+        waits = []
+
+        def consume(message: IncomingMessage) -> None:
+            raise RuntimeError
+
+        def retried(delay: float, **kwargs: Any) -> None:
+            waits.append(delay)
+
+        message_retried.connect(retried)
+        send(layer)
+        try:
+            for _ in range(6):
+                work(layer, route("work", consume))
+                layer.shift(4000)
+        finally:
+            message_retried.disconnect(retried)
+        assert layer.dead("work")[0].message.attempt == 5
+        assert len(waits) == 4 and all(0 <= w <= 15 * 2**n for n, w in enumerate(waits))
+
+    def test_a_backoff_that_raises_does_not_lose_the_message(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise RuntimeError
+
+        def backoff(attempt: int) -> float:
+            raise ZeroDivisionError
+
+        send(layer)
+        work(layer, route("work", consume, backoff=backoff))
+        assert layer.stats()["work"].scheduled == 1
+
+    def test_one_bad_message_stops_nobody_else(self, layer: DurableLayer) -> None:
+        seen = Seen()
+
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] % 10 == 0:
+                raise RuntimeError
+            seen(message)
+
+        send(layer, n=100)
+        work(layer, route("work", consume, attempts=3, backoff=0))
+        assert len(seen) == 90 and {m.attempt for m in seen} == {1}
+        assert len(layer.dead("work")) == 10
+
+    def test_settling_by_hand(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] == 0:
+                message.bury("for a person")
+            elif message["n"] == 1:
+                message.retry(after=100)
+            else:
+                message.finish()
+                with pytest.raises(MailrailError, match="finished already"):
+                    message.retry()
+
+        send(layer, n=3)
+        work(layer, route("work", consume))
+        stats = layer.stats()["work"]
+        assert (stats.dead, stats.scheduled, stats.ready, stats.claimed) == (1, 1, 0, 0)
+        assert layer.dead("work")[0].error == "for a person"
+
+
+class TestBatches:
+    def test_a_batch_consumer_gets_lists(self, layer: DurableLayer) -> None:
+        sizes = []
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            sizes.append(len(messages))
+
+        send(layer, n=95)
+        work(layer, route("work", consume, batch=10, concurrency=2))
+        assert sum(sizes) == 95 and max(sizes) == 10 and layer.stats() == {}
+
+    def test_each_may_be_settled_and_returning_finishes_the_rest(self, layer: DurableLayer) -> None:
+        def consume(messages: list[IncomingMessage]) -> None:
+            for message in messages:
+                if message["n"] == 0:
+                    message.bury("no")
+                elif message["n"] == 1:
+                    message.retry(after=100)
+                elif message["n"] == 2:
+                    message.finish()
+
+        send(layer, n=10)
+        work(layer, route("work", consume, batch=10))
+        stats = layer.stats()["work"]
+        assert (stats.dead, stats.scheduled, stats.ready) == (1, 1, 0)
+
+    def test_raising_retries_the_unsettled_one_by_one(self, layer: DurableLayer) -> None:
+        runs: list[list[int]] = []
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            runs.append(sorted(m["n"] for m in messages))
+            messages[0].finish()
+            if any(m["n"] == 5 for m in messages):
+                raise RuntimeError("5 is bad")
+
+        send(layer, n=10)
+        work(layer, route("work", consume, batch=10, attempts=2, backoff=0, concurrency=1))
+        assert runs[0] == list(range(10))
+        assert all(len(run) == 1 for run in runs[1:]) and len(runs) == 10
+        assert layer.stats() == {}  # 5 was finished by hand when it was alone
+
+    def test_early_outcomes_are_settled_before_the_batch_returns(self, layer: DurableLayer) -> None:
+        gate, first_done = threading.Event(), threading.Event()
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            messages[0].finish()
+            first_done.set()
+            gate.wait(20)
+
+        send(layer, n=2)
+        with Running(layer, route("work", consume, batch=2)):
+            first_done.wait(20)
+            until(lambda: layer.stats()["work"].claimed == 1)
+            gate.set()
+            until(lambda: not layer.stats())
+
+    def test_async_batches(self, layer: DurableLayer) -> None:
+        sizes = []
+
+        async def consume(messages: list[IncomingMessage]) -> None:
+            sizes.append(len(messages))
+
+        send(layer, n=30)
+        work(layer, route("work", consume, batch=10))
+        assert sum(sizes) == 30 and layer.stats() == {}
+
+
+class TestRouting:
+    def test_first_match_wins_and_named_groups_become_arguments(self, layer: DurableLayer) -> None:
+        seen: list[Any] = []
+
+        def paid(message: IncomingMessage, kind: str) -> None:
+            seen.append(("paid", kind))
+
+        def other(message: IncomingMessage) -> None:
+            seen.append(("other", message["kind"]))
+
+        for kind in ("paid", "free", 3):
+            send(layer, content={"kind": kind})
+        work(layer, route("work", paid, kind=r"^(?P<kind>paid)$"), route("work", other))
+        assert sorted(map(str, seen)) == ["('other', 'free')", "('other', 3)", "('paid', 'paid')"]
+
+    def test_a_message_no_filter_matches_is_kept_and_looked_at_ever_later(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "mailrail")
+        send(layer, content={"kind": ["a", "list"]})
+        work(layer, route("work", Seen(), kind=r"^paid$"))
+        assert layer.stats()["work"].scheduled == 1
+        assert 0 < (layer.poll(["work"]) or 0) <= 1
+        assert "no route of channel 'work' matches" in caplog.text
+        layer.shift(500)
+        work(layer, route("work", Seen(), kind=r"^paid$"))
+        assert layer.poll(["work"]) == pytest.approx(500, abs=5)
+        layer.shift(100_000)
+        work(layer, route("work", Seen(), kind=r"^paid$"))
+        assert layer.poll(["work"]) == pytest.approx(3600, abs=5)
+        assert layer.waiting("work")[0].attempt == 0
+
+    def test_an_unrouted_channel_is_kept_and_said_once(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING, "mailrail")
+        send(layer, "nobody", n=3)
+        with Running(layer, route("work", Seen())):
+            until(lambda: "channel nobody has 3 message(s) and no route" in caplog.text)
+        assert layer.stats()["nobody"].ready == 3
+
+    def test_middleware_wraps_consumers_first_one_outermost(self, layer: DurableLayer, settings: Any) -> None:
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": [f"{__name__}.outer", f"{__name__}.inner"]}
+        order.clear()
+        send(layer)
+        work(layer, route("work", lambda message: order.append("consumer")))
+        assert order == ["outer", "inner", "consumer", "inner done", "outer done"]
+
+
+order: list[str] = []
+
+
+def _middleware(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrap(consume: Callable[..., Any]) -> Callable[..., Any]:
+        def call(message: Any, **arguments: Any) -> Any:
+            order.append(name)
+            try:
+                return consume(message, **arguments)
+            finally:
+                order.append(f"{name} done")
+
+        return call
+
+    return wrap
+
+
+outer, inner = _middleware("outer"), _middleware("inner")
+
+
+class TestLimits:
+    def test_concurrency_is_never_exceeded(self, layer: DurableLayer) -> None:
+        lock, now, most = threading.Lock(), [0], [0]
+
+        def consume(message: IncomingMessage) -> None:
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.002)
+            with lock:
+                now[0] -= 1
+
+        send(layer, n=60)
+        work(layer, route("work", consume, concurrency=3))
+        assert most[0] == 3 or most[0] == 2
+
+    def test_claims_never_exceed_concurrency_times_batch(self, layer: DurableLayer) -> None:
+        gate, entered = threading.Event(), threading.Semaphore(0)
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            entered.release()
+            gate.wait(20)
+
+        send(layer, n=50)
+        with Running(layer, route("work", consume, concurrency=2, batch=5)):
+            assert entered.acquire(timeout=20) and entered.acquire(timeout=20)
+            assert layer.stats()["work"].claimed == 10
+            gate.set()
+
+    def test_threads_are_shared_by_channels(self, layer: DurableLayer) -> None:
+        gate, entered = threading.Event(), threading.Semaphore(0)
+
+        def consume(message: IncomingMessage) -> None:
+            entered.release()
+            gate.wait(20)
+
+        for channel in ("a", "b", "c"):
+            send(layer, channel, n=5)
+        with Running(layer, route(["a", "b", "c"], consume), threads=4):
+            for _ in range(4):
+                assert entered.acquire(timeout=20)
+            assert sum(s.claimed for s in layer.stats().values()) == 4
+            gate.set()
+
+    def test_async_concurrency_may_exceed_the_threads(self, layer: DurableLayer) -> None:
+        together = asyncio.Event()
+        count = [0]
+
+        async def consume(message: IncomingMessage) -> None:
+            count[0] += 1
+            if count[0] == 40:
+                together.set()
+            await asyncio.wait_for(together.wait(), 20)
+
+        send(layer, n=40)
+        work(layer, route("work", consume, concurrency=40, attempts=1), threads=2)
+        assert count[0] == 40 and layer.stats() == {}
+
+    def test_a_rate_is_kept_over_two_workers(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        limited = route("work", seen, rate="20/s", concurrency=2)
+        send(layer, n=60)
+        begun = time.monotonic()
+        with Running(layer, limited), Running(layer, limited):
+            until(lambda: len(seen) == 60)
+        assert time.monotonic() - begun > (60 - 20) / 20 - 0.2  # a full bucket, then 20 a second
+        assert {m.attempt for m in seen} == {1} and len({m.id for m in seen}) == 60
+
+    def test_a_rate_that_is_used_up_leaves_the_rest_untouched(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        send(layer, n=20)
+        with Running(layer, route("work", seen, rate="5/h")):
+            until(lambda: len(seen) == 5)
+            until(lambda: layer.stats()["work"].ready == 15)
+        assert len(seen) == 5 and {m.attempt for m in layer.waiting("work")} == {0}
+
+    def test_an_idle_rated_channel_takes_no_tokens(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        with Running(layer, route("work", seen, rate="3/h")):
+            for n in range(3):
+                send(layer, content={"n": n})
+                until(lambda n=n: len(seen) == n + 1)  # type: ignore[misc]
+
+    def test_a_sync_consumer_past_its_limit_is_retried_and_its_slot_is_free(
+        self, layer: DurableLayer
+    ) -> None:
+        gate, runs = threading.Event(), []
+
+        def consume(message: IncomingMessage) -> None:
+            runs.append(message.attempt)
+            if message.attempt == 1:
+                gate.wait(20)
+
+        send(layer)
+        worker = work(layer, route("work", consume, timeout=0.1, backoff=0), threads=1)
+        gate.set()
+        assert runs == [1, 2] and worker.worn_out and layer.stats() == {}
+
+    def test_an_async_consumer_past_its_limit_is_cancelled(self, layer: DurableLayer) -> None:
+        ended: list[str] = []
+
+        async def consume(message: IncomingMessage) -> None:
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        send(layer)
+        work(layer, route("work", consume, timeout=0.05, attempts=2, backoff=0))
+        assert ended == ["cancelled"] * 2
+        assert "longer than its limit of 0.05 seconds" in layer.dead("work")[0].error
+
+    def test_a_timeout_inside_the_consumer_is_its_own_error(self, layer: DurableLayer) -> None:
+        async def consume(message: IncomingMessage) -> None:
+            raise TimeoutError("upstream")
+
+        send(layer)
+        work(layer, route("work", consume, timeout=5, attempts=1))
+        assert "upstream" in layer.dead("work")[0].error
+
+
+class TestLeases:
+    def test_a_long_run_keeps_its_claim(self, layer: DurableLayer) -> None:
+        runs = []
+
+        def consume(message: IncomingMessage) -> None:
+            runs.append(message.losses)
+            time.sleep(1.2)
+
+        send(layer)
+        with (
+            Running(layer, route("work", consume, lease=0.6)),
+            Running(layer, route("work", consume, lease=0.6)),
+        ):
+            until(lambda: not layer.stats())
+        assert runs == [0]
+
+    def test_a_worker_whose_message_was_claimed_by_another_settles_nothing(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def consume(message: IncomingMessage) -> None:
+            entered.set()
+            gate.wait(20)
+
+        send(layer)
+        with Running(layer, route("work", consume, lease=60)):
+            entered.wait(20)
+            layer.shift(61)
+            [other] = layer.claim("other", {"work": 1}, 60.0).claims
+            caplog.set_level(logging.WARNING, "mailrail")
+            gate.set()
+            until(lambda: "lost work" in caplog.text)
+        assert layer.finish([other]) == []
+
+    def test_three_losses_and_a_message_is_buried_instead_of_run(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        send(layer)
+        for _ in range(3):
+            layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
+        work(layer, route("work", seen))
+        assert seen == [] and "It was lost 3 times" in layer.dead("work")[0].error
+
+    def test_two_losses_are_run(self, layer: DurableLayer) -> None:
+        seen = Seen()
+        send(layer)
+        for _ in range(2):
+            layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
+        work(layer, route("work", seen))
+        assert [m.losses for m in seen] == [2]
+
+
+class TestStopping:
+    def test_stop_waits_for_what_runs(self, layer: DurableLayer) -> None:
+        entered, done = threading.Event(), []
+
+        def consume(message: IncomingMessage) -> None:
+            entered.set()
+            time.sleep(0.2)
+            done.append(message.id)
+
+        send(layer, n=30)
+        with Running(layer, route("work", consume, concurrency=2)):
+            entered.wait(20)
+        stats = layer.stats()["work"]
+        assert stats.claimed == 0 and stats.ready == 30 - len(done) and done
+        assert {m.attempt for m in layer.waiting("work")} == {0}
+
+    def test_at_the_deadline_the_rest_is_released(self, layer: DurableLayer) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def consume(message: IncomingMessage) -> None:
+            entered.set()
+            gate.wait(20)
+
+        send(layer)
+        running = Running(layer, route("work", consume, lease=60))
+        with running as worker:
+            entered.wait(20)
+            worker.stop(0.1)
+            running.thread.join(20)
+        gate.set()
+        [message] = layer.waiting("work")
+        assert (message.attempt, message.losses) == (0, 0) and worker.worn_out
+
+    def test_heartbeats_while_it_lives_and_a_goodbye(self, layer: DurableLayer) -> None:
+        with Running(layer, route("work", Seen()), worker_id="w1"):
+            [info] = until(layer.workers)
+            assert info.id == "w1" and info.info["pid"] == os.getpid() and info.info["channels"] == ["work"]
+        assert layer.workers() == []
+
+
+class TestOutages:
+    @pytest.mark.parametrize(
+        "error", [LayerUnavailable("down"), OperationalError("gone"), ConnectionResetError("reset")]
+    )
+    def test_an_unreachable_layer_is_waited_for_and_nothing_is_lost(
+        self,
+        layer: DurableLayer,
+        error: Exception,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """The layer fails at any verb, many times."""
+        caplog.set_level(logging.ERROR, "mailrail")
+        chance = random.Random(seed := random.randrange(10**6))
+        print(f"seed: {seed}")
+
+        def failing(verb: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if chance.random() < 0.1:
+                    raise error
+                return verb(*args, **kwargs)
+
+            return call
+
+        def consume(message: IncomingMessage) -> None:
+            seen(message)
+            if message["n"] % 4 == 0 and message.attempt == 1:
+                raise RuntimeError
+            if message["n"] % 5 == 0:
+                message.bury("no")
+
+        seen = Seen()
+        send(layer, n=50)
+        for verb in ("claim", "retry", "bury", "poll", "finish", "take"):
+            monkeypatch.setattr(layer, verb, failing(getattr(layer, verb)))
+        work(layer, route("work", consume, backoff=0, lease=60, rate="1000/s"))
+        monkeypatch.undo()
+        runs = [m["n"] for m in seen]
+        assert set(runs) == set(range(50))
+        assert len(runs) == 50 + len([n for n in range(50) if n % 4 == 0])
+        assert len(layer.dead("work")) == 10
+        stats = layer.stats()["work"]
+        assert (stats.ready, stats.scheduled, stats.claimed) == (0, 0, 0)
+        assert "trying again until it can" in caplog.text
+
+
+class TestTelling:
+    @pytest.fixture
+    def told(self) -> Iterator[list[Any]]:
+        told: list[Any] = []
+
+        def receiver(signal: Any, sender: str, message: IncomingMessage, **facts: Any) -> None:
+            name = {id(s): n for n, s in signals.items()}[id(signal)]
+            facts.pop("duration", None)
+            told.append((name, sender, message["n"], facts.get("outcome", "")))
+
+        signals = {
+            "started": message_started,
+            "finished": message_finished,
+            "retried": message_retried,
+            "buried": message_buried,
+        }
+        for signal in signals.values():
+            signal.connect(receiver)
+        yield told
+        for signal in signals.values():
+            signal.disconnect(receiver)
+
+    def test_signals_tell_each_step(self, layer: DurableLayer, told: list[Any]) -> None:
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] == 1:
+                raise RuntimeError
+            if message["n"] == 2:
+                raise Discard
+
+        send(layer, n=3)
+        work(layer, route("work", consume, attempts=2, backoff=0, concurrency=1))
+        assert [t for t in told if t[2] == 0] == [
+            ("started", "work", 0, ""),
+            ("finished", "work", 0, "finished"),
+        ]
+        assert [t for t in told if t[2] == 2] == [
+            ("started", "work", 2, ""),
+            ("finished", "work", 2, "discarded"),
+        ]
+        assert [(name, outcome) for name, _, n, outcome in told if n == 1] == [
+            ("started", ""), ("retried", ""), ("finished", "retried"),
+            ("started", ""), ("buried", ""), ("finished", "buried"),
+        ]  # fmt: skip
+
+    def test_a_receiver_that_raises_changes_nothing(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def receiver(**kwargs: Any) -> None:
+            raise RuntimeError("receiver")
+
+        message_finished.connect(receiver)
+        message_started.connect(receiver)
+        send(layer, n=3)
+        work(layer, route("work", Seen()))
+        message_finished.disconnect(receiver)
+        message_started.disconnect(receiver)
+        assert layer.stats() == {} and "a receiver of a Mailrail signal, raised" in caplog.text
+
+    def test_one_structured_line_per_outcome(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] == 1:
+                raise RuntimeError("boom")
+
+        caplog.set_level(logging.INFO, "mailrail")
+        good, bad = send(layer, n=2)
+        work(layer, route("work", consume, attempts=2, backoff=0))
+        lines = {r.getMessage().splitlines()[0].split(" seconds=")[0] for r in caplog.records}
+        assert lines == {
+            f"finished work {good.id} attempt=1",
+            f"retried work {bad.id} attempt=1",
+            f"buried work {bad.id} attempt=2",
+        }
+        [record] = [r for r in caplog.records if getattr(r, "outcome", "") == "finished"]
+        assert (record.channel, record.message_id, record.attempt) == ("work", str(good.id), 1)  # type: ignore[attr-defined]
+        assert record.duration >= 0  # type: ignore[attr-defined]
+
+    def test_expired_messages_are_told(self, layer: DurableLayer, told: list[Any]) -> None:
+        send(layer, lifetime=5)
+        layer.shift(6)
+        work(layer, route("work", Seen()))
+        assert told == [("finished", "work", 0, "expired")]
+
+
+def test_a_job_names_its_worker() -> None:
+    assert Job().worker_id != Job().worker_id
+    assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestOnTheDatabase:
+    """What only the database layer has: rows that people edit, and consumers in transactions."""
+
+    @pytest.fixture
+    def layer(self) -> DurableLayer:
+        from mailrail.layers import DatabaseChannelLayer
+
+        return DatabaseChannelLayer()
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ("content = '{'", "its content is not JSON"),
+            ("content = '[1]'", "its content is not a JSON object"),
+            ("headers = 'x'", "its headers is not JSON"),
+            ("v = 99", "its format version is 99"),
+            ("max_attempts = 'many'", "its row cannot be read"),
+            ("priority = 'high'", "its row cannot be read"),
+            ("expires = 'later'", "its row cannot be read"),
+        ],
+    )
+    def test_a_row_edited_by_hand_is_buried_with_the_reason_and_the_worker_goes_on(
+        self, layer: DurableLayer, change: str, reason: str
+    ) -> None:
+        bad, *_ = send(layer, n=3)
+        with connections["default"].cursor() as cursor:
+            cursor.execute(f"UPDATE mailrail_message SET {change} WHERE id = %s", [bad.id.hex])
+        seen = Seen()
+        work(layer, route("work", seen))
+        assert len(seen) == 2
+        [dead] = layer.dead("work")
+        assert dead.message.id == bad.id and reason in dead.error
+
+    def test_an_atomic_consumer_commits_its_writes_its_sends_and_its_end_together(
+        self, layer: DurableLayer
+    ) -> None:
+        from django.contrib.auth.models import Group
+
+        from mailrail import Channel
+
+        def consume(message: IncomingMessage) -> None:
+            Group.objects.create(name=f"{message['n']}-{message.attempt}")
+            Channel("next").send({"attempt": message.attempt})
+            if message.attempt == 1:
+                raise RuntimeError
+
+        send(layer)
+        work(layer, route("work", consume, atomic=True, backoff=0))
+        assert [g.name for g in Group.objects.all()] == ["0-2"]
+        assert [m.content for m in layer.waiting("next")] == [{"attempt": 2}]
+        assert "work" not in layer.stats()
+
+    def test_an_atomic_consumer_that_lost_its_claim_leaves_nothing(
+        self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from django.contrib.auth.models import Group
+
+        begin, stolen = layer.atomic, []
+
+        def begin_too_late() -> Any:
+            layer.shift(61)
+            stolen.extend(layer.claim("other", {"work": 1}, 60.0).claims)
+            return begin()
+
+        monkeypatch.setattr(layer, "atomic", begin_too_late)
+        send(layer)
+        work(layer, route("work", lambda message: Group.objects.create(name="x"), atomic=True, lease=60))
+        assert not Group.objects.exists()
+        assert "lost work" in caplog.text and layer.finish(stolen) == []
+
+    @pytest.mark.parametrize("say", ["retry", "bury"])
+    def test_an_atomic_consumer_that_settles_otherwise_leaves_nothing(
+        self, layer: DurableLayer, say: str
+    ) -> None:
+        from django.contrib.auth.models import Group
+
+        def consume(message: IncomingMessage) -> None:
+            Group.objects.create(name="x")
+            message.retry(after=100) if say == "retry" else message.bury("no")
+
+        send(layer)
+        work(layer, route("work", consume, atomic=True))
+        assert not Group.objects.exists()
+        stats = layer.stats()["work"]
+        assert (stats.scheduled, stats.dead) == ((1, 0) if say == "retry" else (0, 1))
+
+    def test_a_transaction_left_open_does_not_reach_the_next_consumer(self, layer: DurableLayer) -> None:
+        from django.db import transaction
+
+        open_at_start = []
+
+        def consume(message: IncomingMessage) -> None:
+            open_at_start.append(connections["default"].in_atomic_block)
+            if message["n"] == 0:
+                transaction.atomic().__enter__()
+
+        send(layer, n=3)
+        work(layer, route("work", consume), threads=1)
+        assert open_at_start == [False] * 3 and layer.stats() == {}
+
+    def test_connections_are_kept_between_consumers(self, layer: DurableLayer) -> None:
+        from django.contrib.auth.models import Group
+
+        used = []
+
+        def consume(message: IncomingMessage) -> None:
+            Group.objects.count()
+            used.append(id(connections["default"].connection))
+
+        send(layer, n=20)
+        work(layer, route("work", consume), threads=1)
+        assert len(used) == 20 and len(set(used)) == 1
