@@ -197,7 +197,11 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def _change(self) -> object:
         # Differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA data_version).
-        return self._read("PRAGMA data_version")
+        # 50 times a second, so past Django's cursor, which costs ten times as much.
+        connection = self._connection
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            return connection.connection.execute("PRAGMA data_version").fetchone()
 
     # -- operating ----------------------------------------------------------------------------------------------
 
