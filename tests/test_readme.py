@@ -47,7 +47,7 @@ def test_the_first_example_runs(registered: None, monkeypatch: pytest.MonkeyPatc
     assert [m.content for m in sent("send-invite")] == [{"id": 7}]
     monkeypatch.setattr(Routing, "of_layer", classmethod(lambda cls, alias=None: Routing(_registered)))
     drain("send-invite")
-    assert emailed == [7] and names["send_invite"].__name__ == "send_invite"
+    assert emailed == [7] and "send_invite" in names
 
 
 @pytest.mark.django_db

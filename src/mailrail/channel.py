@@ -80,7 +80,7 @@ class Channel:
                 "priority": _check_priority(priority),
                 "key": _check_label("key", key),
                 "lane": _check_label("lane", lane),
-                "headers": {} if headers is None else headers,
+                "headers": _check_headers(headers),
             },
             using,
             immediately,
@@ -106,7 +106,7 @@ class Channel:
             **_until(expires),
             "priority": _check_priority(priority),
             "lane": _check_label("lane", lane),
-            "headers": {} if headers is None else headers,
+            "headers": _check_headers(headers),
         }
         return self._send(list(contents), options, using, immediately)
 
@@ -211,3 +211,9 @@ def _check_label(name: str, value: str | None) -> str | None:
     if not 0 < len(value) <= LONGEST_KEY or "\0" in value or not value.isprintable():
         raise ValueError(f"{name} must be 1 to {LONGEST_KEY} printable characters, not {value[:300]!r}.")
     return str(value)
+
+
+def _check_headers(headers: Content | None) -> Content:
+    if headers is not None and not isinstance(headers, dict):
+        raise TypeError(f"headers must be a dict, not {type(headers).__name__}.")
+    return headers or {}

@@ -1,6 +1,6 @@
 """System checks: what is wrong with the settings, said before anything starts.
 
-mailrail.E001  MAILRAIL holds an unknown key or a wrong type
+mailrail.E001  MAILRAIL holds an unknown key, a wrong type, or a path that does not import
 mailrail.E002  a layer in CHANNEL_LAYERS cannot be used
 mailrail.E003  the default layer has no durable verbs, or is missing
 mailrail.E004  the routing does not import, contradicts itself, or asks what its layer cannot do
@@ -20,10 +20,11 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
+from django.utils.module_loading import import_string
 
-from .conf import build
+from .conf import build, settings
 from .errors import InvalidSettings
-from .layers import durable_aliases, get_layer
+from .layers import default_alias, durable_aliases, get_layer
 from .routing import Routing
 
 RESERVED = ("mailrail.", "tasks.")
@@ -36,7 +37,19 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         build(getattr(django_settings, "MAILRAIL", {}))
     except InvalidSettings as error:
         return [Error(str(error), id="mailrail.E001")]
-    return [*_check_layers(), *_check_order()]
+    return [*_check_middleware(), *_check_layers(), *_check_order()]
+
+
+def _check_middleware() -> Iterable[CheckMessage]:
+    for path in settings.consumer_middleware:
+        try:
+            usable = callable(import_string(path))
+        except Exception as error:  # a module may raise anything
+            why = f"cannot be imported: {error}"
+        else:
+            why = "" if usable else "is not a function"
+        if why:
+            yield Error(f"MAILRAIL['CONSUMER_MIDDLEWARE'] names {path!r}, which {why}.", id="mailrail.E001")
 
 
 def _check_layers() -> Iterable[CheckMessage]:
@@ -49,6 +62,7 @@ def _check_layers() -> Iterable[CheckMessage]:
         get_layer()
     except InvalidSettings as error:
         yield Error(str(error), id="mailrail.E003")
+        aliases = [alias for alias in aliases if alias != default_alias()]
     for alias in aliases:
         yield from _check_layer(alias)
 
@@ -67,9 +81,10 @@ def _check_layer(alias: str) -> Iterable[CheckMessage]:
 
 def _check_names(routing: Routing) -> Iterable[CheckMessage]:
     for channel, plan in routing.plans.items():
-        if channel.startswith(RESERVED) and not plan.routes[0].function.__module__.startswith("mailrail."):
+        theirs = [route.name for route in plan.routes if not route.name.startswith("mailrail.")]
+        if channel.startswith(RESERVED) and theirs:
             yield Warning(
-                f"{plan.routes[0].name} is routed on {channel!r}; names that begin with mailrail. or tasks. are "
+                f"{theirs[0]} is routed on {channel!r}; names that begin with mailrail. or tasks. are "
                 "Mailrail's own.",
                 hint="Give the channel another name.",
                 id="mailrail.W004",

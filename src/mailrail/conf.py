@@ -79,7 +79,8 @@ def _check(key: str, kind: str, value: Any) -> None:
     if isinstance(value, int | float):
         least = 0 if key in _MAY_BE_ZERO else None
         if not (value > 0 or value == least) or value == float("inf"):
-            raise InvalidSettings(f"MAILRAIL[{key!r}] must be greater than zero, not {value!r}.")
+            rule = "greater than zero" if least is None else "zero or more"
+            raise InvalidSettings(f"MAILRAIL[{key!r}] must be {rule}, and finite, not {value!r}.")
 
 
 def build(raw: Any) -> Settings:

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -120,14 +121,15 @@ class Rate:
         """Read ``"10/s"``, ``"100/m"``, ``"1000/h"``, ``"5000/d"``, ``"100/15m"``; ``ValueError`` otherwise."""
         if isinstance(text, Rate):
             return text
-        found = (
-            re.fullmatch(r"\s*(\d+)\s*/\s*(\d*)\s*([smhd])\w*\s*", text) if isinstance(text, str) else None
-        )
-        if not found or int(found[1]) < 1 or found[2] == "0":
+        found = _rate.fullmatch(text) if isinstance(text, str) else None
+        if not found:
             raise ValueError(f'rate must look like "10/s", "100/m", "1000/h" or "100/15m", not {text!r}.')
-        return cls(int(found[1]), int(found[2] or 1) * _SECONDS_IN[found[3]])
+        return cls(int(found[1]), int(found[2] or 1) * _SECONDS_IN[found[3][0]])
 
 
+_rate = re.compile(
+    r"\s*([1-9]\d{,8})\s*/\s*([1-9]\d{,8})?\s*([smhd]|sec|min|(?:second|minute|hour|day)s?)\s*", re.ASCII
+)
 _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -155,12 +157,10 @@ def encode(value: Any, where: str = "content") -> str:
     try:
         text = _encoder.encode(value)
         size = len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError as error:
-        raise TypeError(
-            f"{where} holds half a surrogate pair, which is not text: {error.object[:40]!r}."
-        ) from None
-    except ValueError as error:
-        raise TypeError(f"{where} cannot be written as JSON: {error}") from error
+    except UnicodeEncodeError:
+        raise TypeError(f"{_culprit(value, where)} holds half a surrogate pair, which is not text.") from None
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise TypeError(f"{_culprit(value, where)} cannot be written as JSON: {error}") from error
     if size > settings.max_message_bytes:
         raise MessageTooLarge(
             f"{where} is {size:,} bytes as JSON; the limit is {settings.max_message_bytes:,} "
@@ -193,6 +193,28 @@ def _check_json(value: Any, path: str, depth: int) -> None:
         )
 
 
+def _culprit(value: Any, path: str) -> str:
+    """The path of the first part that the encoder refuses. Slow; for an error's text."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in parts:
+        inner = f"{path}[{json.dumps(key)}]"
+        if not _is_writable(key):
+            return f"The key of {inner}"
+        if not _is_writable(item):
+            return _culprit(item, inner)
+    return path
+
+
+def _is_writable(value: Any) -> bool:
+    try:
+        _encoder.encode(value).encode()
+    except ValueError:
+        return False
+    return True
+
+
 def decode(content: object, headers: object, v: object) -> tuple[Content, Content, str | None]:
     """Read what was stored: content, headers, and what is wrong with them (``None``: nothing)."""
     try:
@@ -208,12 +230,17 @@ def _json_object(name: str, text: Any) -> Content:
     if text == "{}":
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its {name} is not JSON ({error}): {str(text)[:200]!r}") from error
     if not isinstance(value, dict):
         raise ValueError(f"its {name} is not a JSON object: {str(text)[:200]!r}")
     return value
+
+
+def _refuse_constant(word: str) -> None:
+    """Python reads ``NaN`` and ``Infinity``; JSON has no such words (RFC 8259, 6)."""
+    raise ValueError(f"{word} is not JSON")
 
 
 _last_tick = 0

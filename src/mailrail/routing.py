@@ -70,11 +70,11 @@ class Route:
         """The consumer itself. Raises ``InvalidSettings`` when a dotted path does not import."""
         if not isinstance(self.target, str):
             return self.target
+        where = f"route({self.channels[0]!r}, {self.target!r})"
         try:
-            target = import_string(self.target)
-        except ImportError as error:
-            raise InvalidSettings(f"route({self.channels[0]!r}, {self.target!r}): {error}") from error
-        return _check_consumer(target)
+            return _check_consumer(_import(self.target, where))
+        except TypeError as error:
+            raise InvalidSettings(f"{where}: {error}") from error
 
     @cached_property
     def consume(self) -> Consumer:
@@ -149,7 +149,11 @@ def route(
     Any other keyword is a filter: a regular expression for a field of the content; its named groups become keyword
     arguments of the consumer. Raises ``TypeError`` or ``ValueError`` for what cannot be followed.
     """
+    if not isinstance(channels, Iterable):
+        raise TypeError(f"route() needs a channel, or a list of them, not {channels!r}.")
     names = (channels,) if isinstance(channels, str) else tuple(channels)
+    if not isinstance(atomic, bool):
+        raise ValueError(f"atomic must be True or False, not {atomic!r}.")
     if not names:
         raise ValueError("route() needs a channel, or a list of them.")
     policy = Policy(
@@ -175,11 +179,8 @@ def include(target: str | Routes) -> list[Route]:
     """The routes of another list, or of the list at a dotted path (``"shop.routing.channel_routing"``)."""
     if not isinstance(target, str):
         return _flat(target, "include()")
-    try:
-        routes = import_string(target)
-    except ImportError as error:
-        raise InvalidSettings(f"include({target!r}): {error}") from error
-    return _flat(routes, f"include({target!r})")
+    where = f"include({target!r})"
+    return _flat(_import(target, where), where)
 
 
 def consumer(channels: str | Iterable[str], **options: Any) -> Callable[[F], F]:
@@ -233,6 +234,7 @@ class Routing:
     def __init__(self, routes: Iterable[Route], supports_atomic: bool = True) -> None:
         by_channel: dict[str, list[Route]] = {}
         for route in routes:
+            _ = route.function  # a dotted path that does not import is found out here, not by a message
             _check_atomic(route, supports_atomic)
             for channel in route.channels:
                 by_channel.setdefault(channel, []).append(route)
@@ -259,10 +261,7 @@ def _routes_of(alias: str, path: str | None) -> list[Route]:
         _import_consumers(lambda app: True)
         return list(_registered)
     where = f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
-    try:
-        routes = import_string(path)
-    except (ImportError, AttributeError) as error:
-        raise InvalidSettings(f"{where} cannot be imported: {error}") from error
+    routes = _import(path, where)
     _import_consumers(_is_ours)
     return _flat(routes, where) + [route for route in _registered if _is_ours(route.function.__module__)]
 
@@ -271,10 +270,15 @@ def _import_consumers(wanted: Callable[[str], bool]) -> None:
     """Import ``consumers.py`` of the installed apps; an app without one is passed over."""
     for config in apps.get_app_configs():
         if config.module and wanted(config.name) and module_has_submodule(config.module, "consumers"):
-            try:
-                import_module(f"{config.name}.consumers")
-            except ImportError as error:
-                raise InvalidSettings(f"{config.name}.consumers cannot be imported: {error}") from error
+            _import(f"{config.name}.consumers", f"{config.name}.consumers", import_module)
+
+
+def _import(path: str, where: str, load: Callable[[str], Any] = import_string) -> Any:
+    try:
+        return load(path)
+    except Exception as error:  # a module may raise anything
+        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InvalidSettings(f"{where} cannot be imported: {why}") from error
 
 
 def _is_ours(module: str) -> bool:
@@ -334,14 +338,14 @@ def _is_async(function: Consumer) -> bool:
 
 
 def _compile(name: str, pattern: Any) -> re.Pattern[str]:
-    if not isinstance(pattern, str | re.Pattern):
+    if not isinstance(pattern.pattern if isinstance(pattern, re.Pattern) else pattern, str):
         options = ", ".join(f.name for f in fields(Policy))
         raise TypeError(
             f"route({name}={pattern!r}): a filter is a regular expression, as text. Options are: {options}."
         )
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"route({name}={pattern!r}): not a regular expression: {error}.") from error
 
 
@@ -383,3 +387,6 @@ def _check_backoff(backoff: Any) -> Backoff | None:
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES"):
         _built.clear()
+    if setting == "MAILRAIL":
+        for route in _registered:
+            route.__dict__.pop("consume", None)  # wrapped in the middleware of before

@@ -78,14 +78,17 @@ wishes = st.fixed_dictionaries(
         "max_attempts": now_and_then(3),
     }
 ).map(lambda said: Wish(**{name: value for name, value in said.items() if value is not None}))
-leases = st.builds(lambda seconds: dict.fromkeys(CHANNELS, seconds), lengths) | st.fixed_dictionaries(
-    dict.fromkeys(CHANNELS, lengths)
+lease_lengths = st.sampled_from([20, 100, 300, 300])
+leases = st.builds(lambda seconds: dict.fromkeys(CHANNELS, seconds), lease_lengths) | st.fixed_dictionaries(
+    dict.fromkeys(CHANNELS, lease_lengths)
 )
 renewals = leases | st.fixed_dictionaries(dict.fromkeys(CHANNELS, st.just(0) | lengths))
 batches = st.lists(st.tuples(wishes, st.integers(0, 9)), min_size=1, max_size=6)
 rooms = st.dictionaries(st.sampled_from(CHANNELS), st.sampled_from([0, 1, 2, 3, 10, 10]), max_size=2)
 verbs = st.lists(
-    st.sampled_from(["finish", "retry", "release", "bury", "renew", *["keep"] * 4]), min_size=1, max_size=4
+    st.sampled_from(["finish", "retry", "release", "bury", "bury", "renew", *["keep"] * 4]),
+    min_size=1,
+    max_size=4,
 )
 transactions = st.sampled_from(["none", "none", "committed", "rolled back"])
 
@@ -98,9 +101,8 @@ def of_machine(choices: Callable[[Any], Sequence[str]]) -> st.SearchStrategy[str
 def names_of(*fates: Fate) -> st.SearchStrategy[list[str]]:
     """Names of messages, most of them of those that stand so; some twice, some unknown."""
     fitting = of_machine(lambda machine: machine.names(*fates))
-    return st.lists(
-        fitting | fitting | of_machine(lambda machine: [*machine.sent, "?"]), min_size=1, max_size=4
-    )
+    any_name = of_machine(lambda machine: [*machine.sent, "?"])
+    return st.lists(fitting | fitting | any_name, min_size=1, max_size=6)
 
 
 held = of_machine(lambda machine: machine.held_handles())
@@ -213,9 +215,15 @@ class MessageMachine(Machine):
         """Send messages that only their ids and contents tell apart."""
         self._enqueue([self.sent[self._new(wish, rank)] for rank in ranks], within)
 
+    @precondition(lambda self: self.names(Fate.DEAD))
+    @rule(names=names_of(Fate.DEAD))
+    def enqueue_the_dead_again(self, names: list[str]) -> None:
+        """Then there are two of an id, one of them dead."""
+        self.enqueue_again(names, {}, "none")
+
     @precondition(lambda self: len(self.sent) > 5)
     @rule(
-        names=names_of(Fate.WAITING, Fate.CLAIMED, Fate.DEAD),
+        names=names_of(Fate.WAITING, Fate.CLAIMED),
         changes=st.fixed_dictionaries(
             {}, optional={"delay": lengths, "priority": st.just(50), "lane": st.just("y")}
         ),
@@ -294,12 +302,16 @@ class MessageMachine(Machine):
         seen = len(self.claims)
         self.claim(worker, dict.fromkeys(CHANNELS, room), lease, [], None)
         for handle, verb in zip(list(self.claims)[seen:], cycle(verbs), strict=False):
-            if verb in ("release", "finish"):
-                self.release([handle], delay) if verb == "release" else self.finish([handle], "none")
+            if verb == "finish":
+                self.finish([handle], "none")
+            elif verb == "retry":
+                self.retry(handle, delay, alone=True)
+            elif verb == "release":
+                self.release([handle], delay)
+            elif verb == "bury":
+                self.bury([handle])
             elif verb == "renew":
                 self.renew([handle], dict.fromkeys(CHANNELS, delay))
-            elif verb != "keep":
-                self.retry(handle, delay, alone=True) if verb == "retry" else self.bury(handle, "boom")
 
     @rule(worker=st.sampled_from("vw"), room=st.integers(1, 4))
     def die(self, worker: str, room: int) -> None:
@@ -343,10 +355,11 @@ class MessageMachine(Machine):
         _check_lost(self.layer.release(claims, float(delay)), self.model.release(claims, delay), claims)
 
     @precondition(lambda self: self.claims)
-    @rule(handle=handles, error=st.sampled_from(["boom é", "Traceback\n  …"]))
-    def bury(self, handle: Handle, error: str) -> None:
-        claim = self._claim(handle)
-        _check_lost(self.layer.bury(claim, error), self.model.bury([claim], error), [claim])
+    @rule(handles=handle_lists)
+    def bury(self, handles: list[Handle]) -> None:
+        for handle in handles:
+            claim, error = self._claim(handle), f"Traceback …\nboom {handle}"
+            _check_lost(self.layer.bury(claim, error), self.model.bury([claim], error), [claim])
 
     # -- operating ----------------------------------------------------------------------------------------------
 
@@ -378,10 +391,16 @@ class MessageMachine(Machine):
         self.layer_and_model_agree()
         self._resume("a")
 
-    @rule()
-    def pause_or_resume(self) -> None:
-        """The other channel may be paused for long."""
-        self._resume("b") if "b" in self.model.paused else self._pause("b")
+    @precondition(lambda self: not self.model.paused)
+    @rule(channel=st.just("b"))
+    def pause(self, channel: str) -> None:
+        """The other channel may be paused for longer."""
+        self._pause(channel)
+
+    @precondition(lambda self: self.model.paused)
+    @rule(channel=st.just("b"))
+    def resume(self, channel: str) -> None:
+        self._resume(channel)
 
     def _pause(self, channel: str) -> None:
         self.layer.pause(self._own(channel))
@@ -451,6 +470,7 @@ class MessageMachine(Machine):
                 self._check_message(message, there[message.id])
             dues = [there[m.id].due.at for m in listed]
             assert dues == sorted(dues)
+            _check_places(listed, there)
             fresh = [m.key for m in listed if m.key and not there[m.id].started]
             assert len(fresh) == len(set(fresh))
 
@@ -532,6 +552,14 @@ def _check_lost(found: Sequence[Message], lost: set[Token], claims: Sequence[Mes
     """Exactly the claims whose token is stale are lost, as they were given. How often one is named is left open."""
     assert {(m.id, m.token) for m in found} == lost
     assert all(m in claims for m in found)
+
+
+def _check_places(listed: Sequence[Message], entries: Mapping[UUID, Entry]) -> None:
+    """Within a lane, places grow in the order of acceptance."""
+    for one, other in combinations(listed, 2):
+        if entries[one.id].shares_lane_with(entries[other.id]):
+            is_lower = entries[one.id].place < entries[other.id].place
+            assert ((one.lane_seq or 0) < (other.lane_seq or 0)) == is_lower
 
 
 def _check_ids(found: Sequence[UUID], expected: set[UUID]) -> None:

@@ -60,6 +60,8 @@ def drain(
     send to themselves for ever.
     """
     found, routing = get_layer(layer), Routing.of_layer(layer)
+    if unknown := [name for name in channels if name not in routing]:
+        raise ValueError(f"No route for channel {unknown[0]!r}. Routed: {', '.join(sorted(routing.plans))}.")
     plans = {name: routing.plans[name] for name in channels or routing.plans}
     ran: list[Ran] = []
     while True:

@@ -32,6 +32,8 @@ logger = logging.getLogger("mailrail.worker")
 
 LONGEST_WAIT = 1.0
 """Seconds an idle worker sleeps at most without a look."""
+LONGEST_BACKOFF = 5.0
+"""Seconds between two tries to reach the layer at most."""
 LONGEST_PAUSE = 0.005
 """Seconds a busy worker waits at most for more consumers to end before it talks to the layer again."""
 MOST_LOSSES = 3
@@ -244,6 +246,7 @@ class Worker:
 
     def _ended_early(self, message: IncomingMessage) -> None:
         self._ended.append(message)
+        self.layer.wake()
 
     # -- how much, and how long ---------------------------------------------------------------------------------
 
@@ -335,7 +338,11 @@ class Worker:
             logger.error("the layer cannot be used just now, trying again until it can: %s", error)
         self._failures += 1
         close_connections()
-        self._stopping.wait(min(5.0, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1))
+        delay = min(LONGEST_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1)
+        if self._stopping.is_set():  # no event will end this wait; keep to the deadline, and do not spin
+            time.sleep(max(0.0, min(delay, self._stop_at - time.monotonic())))
+        else:
+            self._stopping.wait(delay)
 
     def _report_unrouted(self) -> None:
         """Channels that hold messages and have no route anywhere: said once each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -43,6 +44,9 @@ class Command(BaseCommand):
             if name == "dead":
                 action.add_argument("--limit", type=int, default=20)
         actions.add_parser("workers", help="list the workers that live")
+        for action in actions.choices.values():  # both may also stand behind the action
+            action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
+            action.add_argument("--layer", default=SUPPRESS, help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._json = options["json"]
