@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
+from traceback import extract_tb
 from typing import Any, TypeAlias, TypeVar
 
 from asgiref.sync import iscoroutinefunction
@@ -277,8 +278,16 @@ def _import(path: str, where: str, load: Callable[[str], Any] = import_string) -
     try:
         return load(path)
     except Exception as error:  # a module may raise anything
-        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}{_at(error)}"
         raise InvalidSettings(f"{where} cannot be imported: {why}") from error
+
+
+def _at(error: Exception) -> str:
+    """Where a module raised: its file and line, for a text that has no traceback."""
+    if isinstance(error, SyntaxError) or error.__traceback__ is None:
+        return ""  # it names its own
+    last = extract_tb(error.__traceback__)[-1]
+    return f" ({last.filename}, line {last.lineno})"
 
 
 def _is_ours(module: str) -> bool:
@@ -327,8 +336,9 @@ def _check_atomic(route: Route, supported: bool) -> None:
 def _check_consumer(consumer: Any) -> Consumer:
     if not callable(consumer):
         raise TypeError(f"A consumer is a function, or a dotted path to one, not {consumer!r}.")
-    called = consumer if inspect.isroutine(consumer) else getattr(consumer, "__call__", consumer)  # noqa: B004
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+    for called in (consumer, getattr(consumer, "__call__", None)):  # noqa: B004 - of an object that can be called
+        if not (inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)):
+            continue
         raise TypeError(f"{consumer!r} is a generator function (it has a yield): its body would never run.")
     return consumer  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from .worker import Worker
 
 GRACE = 2.0
 """Seconds a consumer gets to end when the server stops or reloads; then its message is released."""
+RELEASE = 7.0
+"""Seconds to release it; the supervisor itself kills workers that cannot after 5."""
 
 
 class DevelopmentWorker:
@@ -36,7 +39,8 @@ class DevelopmentWorker:
             self._say(f"No worker: {error}")
             return self
         if not routing.plans:
-            return self  # nothing to consume
+            self._say('No worker: no channel is routed. @consumer("name") in an app\'s consumers.py routes one.')
+            return self
         if layer.is_shared:
             self._start_process()
         else:
@@ -51,10 +55,10 @@ class DevelopmentWorker:
         self.stop()
 
     def _start_process(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "django", "runworker", "--skip-checks", "-v2", "--lifeline", "0"],
-            env=environment,
+            # -P: the current directory comes first only if it does so here
+            [sys.executable, "-P", "-m", "django", "runworker", "--skip-checks", "-v2", "--lifeline", "0"],
+            env=_environment(),
             stdin=subprocess.PIPE,  # however this process ends, the pipe ends with it
         )
 
@@ -68,11 +72,22 @@ class DevelopmentWorker:
             _stop_process(self._process)
 
 
+def _environment() -> dict[str, str]:
+    """Ours, with what can be imported here: manage.py, --pythonpath and the like may have added to it.
+
+    Python's own directories stay out: they would break another Python that a consumer starts.
+    """
+    own = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    path = os.pathsep.join(entry for entry in sys.path if entry and not entry.startswith(own))
+    # RUN_MAIN: what apps start in the process that serves (schedulers, debuggers) must not start twice.
+    return {name: value for name, value in os.environ.items() if name != "RUN_MAIN"} | {"PYTHONPATH": path}
+
+
 def _stop_process(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGTERM, RELEASE), (signal.SIGKILL, GRACE)):
         process.send_signal(number)
         try:
-            process.wait(GRACE)
+            process.wait(patience)
             return
         except subprocess.TimeoutExpired:
             continue

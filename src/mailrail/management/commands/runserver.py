@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 else:
 
     def _next_command() -> type[DjangoCommand]:
-        """The ``runserver`` that would have run, were Mailrail not installed."""
-        for config in apps.get_app_configs():
-            path = f"{config.name}.management.commands.runserver"
-            if config.name != "mailrail" and _exists(path):
+        """The first ``runserver`` of the apps that come after us. One that comes before may extend ours."""
+        names = [config.name for config in apps.get_app_configs()]
+        for name in names[names.index("mailrail") + 1 :]:
+            path = f"{name}.management.commands.runserver"
+            if _exists(path):
                 return import_module(path).Command
         return DjangoCommand
 
