@@ -336,9 +336,8 @@ def _check_atomic(route: Route, supported: bool) -> None:
 def _check_consumer(consumer: Any) -> Consumer:
     if not callable(consumer):
         raise TypeError(f"A consumer is a function, or a dotted path to one, not {consumer!r}.")
-    for called in (consumer, getattr(consumer, "__call__", None)):  # noqa: B004 - of an object that can be called
-        if not (inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)):
-            continue
+    forms = (consumer, getattr(consumer, "__call__", None))  # noqa: B004 - of an object that can be called
+    if any(inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form) for form in forms):
         raise TypeError(f"{consumer!r} is a generator function (it has a yield): its body would never run.")
     return consumer  # type: ignore[no-any-return]
 

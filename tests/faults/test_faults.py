@@ -158,6 +158,46 @@ def test_sigterm_drains_and_exits_0_and_nothing_runs_again(layer: DurableLayer, 
     assert ledger.counts() == dict.fromkeys(ids, 1)
 
 
+def test_a_service_manager_that_signals_every_process_gets_a_drain_not_a_release(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    id = str(Channel("slow").send({"seconds": 1.0}))
+    with workers(ledger, "slow") as [worker]:
+        until(lambda: ledger.lines("began"))
+        os.killpg(worker.process.pid, signal.SIGTERM)  # systemd's KillMode=control-group
+        assert worker.wait() == 0
+    assert ledger.counts() == {id: 1} and is_empty(layer, "slow")
+
+
+def test_a_message_in_a_process_of_its_own_may_be_retried_there_again_and_again(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    ids = [str(id) for id in Channel("behave").send_many([{"do": "retry"}, {"do": "work"}])]
+    layer.renew(layer.claim("dying", {"behave": 2}, 60.0).claims, 0.0)  # both have cost a process before
+    with workers(ledger, "behave") as [worker]:
+        until(lambda: is_empty(layer, "behave"))
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    [dead] = layer.dead("behave")
+    assert str(dead.message.id) == ids[0] and (dead.message.attempt, dead.message.losses) == (3, 1)
+    began = [line.pid for line in ledger.lines("began") if line.id == ids[0]]
+    assert len(set(began)) == 3 and ledger.counts() == {ids[1]: 1}
+
+
+def test_a_dead_worker_is_noticed_although_a_process_it_forked_lives_on(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    """The grandchild holds the pipes the supervisor would see the end of."""
+    Channel("behave").send({"do": "leave-a-process-and-die"})
+    with workers(ledger, "behave") as [worker]:
+        until(lambda: layer.dead("behave"))
+        id = str(Channel("behave").send({"do": "work"}))
+        until(lambda: ledger.counts())
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    assert ledger.counts() == {id: 1}
+
+
 def test_a_second_sigterm_releases_at_once(layer: DurableLayer, ledger: Ledger) -> None:
     Channel("held").send({"gate": str(ledger.path.with_name("never"))})
     with workers(ledger, "held") as [worker]:

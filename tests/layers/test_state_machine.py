@@ -54,7 +54,8 @@ Handle: TypeAlias = str
 ``m2``: the third message, never claimed; ``m2+c3``: that message with the token of another; ``?``: made up.
 """
 
-channels = st.sampled_from("aaab")
+channels = st.sampled_from("aab")
+workers = st.sampled_from("vw")
 lengths = st.sampled_from([20, 60, 100, 300])
 delays = st.sampled_from([0, 0, 0, 20, 100])
 
@@ -67,7 +68,7 @@ def now_and_then(*values: Any) -> st.SearchStrategy[Any]:
 wishes = st.fixed_dictionaries(
     {
         "channel": channels,
-        "key": now_and_then("k", "l"),
+        "key": st.sampled_from([None, None, None, "k", "k", "l"]),
         "lane": st.sampled_from([None, None, "x", "x", "y"]),
         "priority": now_and_then(5, -100, 100),
         "delay": now_and_then(20, 100),
@@ -84,7 +85,14 @@ leases = st.builds(lambda seconds: dict.fromkeys(CHANNELS, seconds), lease_lengt
 )
 renewals = leases | st.fixed_dictionaries(dict.fromkeys(CHANNELS, st.just(0) | lengths))
 batches = st.lists(st.tuples(wishes, st.integers(0, 9)), min_size=1, max_size=6)
-rooms = st.dictionaries(st.sampled_from(CHANNELS), st.sampled_from([0, 1, 2, 3, 10, 10]), max_size=2)
+limits = st.dictionaries(st.sampled_from(CHANNELS), st.sampled_from([0, 1, 2, 3, 10]), max_size=2)
+asked = st.builds(
+    Asked,
+    worker=workers,
+    limits=limits | st.just(dict.fromkeys(CHANNELS, 10)),
+    lease=leases,
+    total=st.sampled_from([None, None, None, 0, 1, 2, 3]),
+)
 verbs = st.lists(
     st.sampled_from(["finish", "retry", "release", "bury", "bury", "renew", *["keep"] * 4]),
     min_size=1,
@@ -268,27 +276,13 @@ class MessageMachine(Machine):
 
     # -- working ------------------------------------------------------------------------------------------------
 
-    @rule(
-        worker=st.sampled_from("vw"),
-        limits=rooms | st.just(dict.fromkeys(CHANNELS, 10)),
-        lease=leases,
-        finished=st.just([]) | handle_lists,
-        total=st.sampled_from([None, None, None, 0, 1, 2, 3]),
-    )
-    def claim(
-        self,
-        worker: str,
-        limits: dict[str, int],
-        lease: dict[str, int],
-        finished: list[Handle],
-        total: int | None,
-    ) -> None:
+    @rule(asked=asked, finished=st.just([]) | handle_lists)
+    def claim(self, asked: Asked, finished: list[Handle]) -> None:
         settled = self._claims(finished)
-        answer = self.layer.claim(
-            self._own(worker), self._owned(limits), self._lease(lease), settled, total=total
-        )
+        worker, limits, lease = self._own(asked.worker), self._owned(asked.limits), self._lease(asked.lease)
+        answer = self.layer.claim(worker, limits, lease, settled, total=asked.total)
         expired = [self.model.live(m.id) for m in answer.expired]
-        lost = self.model.claimed(Asked(worker, limits, lease, total), settled, answer)
+        lost = self.model.claimed(asked, settled, answer)
         _check_lost(answer.lost, lost, settled)
         for message, entry in zip(answer.expired, expired, strict=True):
             self._check_message(message, entry)
@@ -296,12 +290,15 @@ class MessageMachine(Machine):
             self.claims[f"c{len(self.claims)}"] = claim
             self._check_message(claim, self.model.held(claim))
 
-    @rule(worker=st.sampled_from("vw"), room=st.integers(1, 4), lease=leases, verbs=verbs, delay=delays)
-    def work(self, worker: str, room: int, lease: dict[str, int], verbs: list[str], delay: int) -> None:
-        """A worker's round: claim, and settle the claims one way and another."""
+    def _claim_some(self, worker: str, room: int, lease: int) -> list[Handle]:
         seen = len(self.claims)
-        self.claim(worker, dict.fromkeys(CHANNELS, room), lease, [], None)
-        for handle, verb in zip(list(self.claims)[seen:], cycle(verbs), strict=False):
+        self.claim(Asked(worker, dict.fromkeys(CHANNELS, room), dict.fromkeys(CHANNELS, lease), None), [])
+        return list(self.claims)[seen:]
+
+    @rule(worker=workers, room=st.integers(1, 4), lease=lease_lengths, verbs=verbs, delay=delays)
+    def work(self, worker: str, room: int, lease: int, verbs: list[str], delay: int) -> None:
+        """A worker's round: claim, and settle the claims one way and another."""
+        for handle, verb in zip(self._claim_some(worker, room, lease), cycle(verbs), strict=False):
             if verb == "finish":
                 self.finish([handle], "none")
             elif verb == "retry":
@@ -309,15 +306,22 @@ class MessageMachine(Machine):
             elif verb == "release":
                 self.release([handle], delay)
             elif verb == "bury":
-                self.bury([handle])
+                self.bury([handle], "at work")
             elif verb == "renew":
                 self.renew([handle], dict.fromkeys(CHANNELS, delay))
 
-    @rule(worker=st.sampled_from("vw"), room=st.integers(1, 4))
+    @rule(worker=workers, room=st.integers(1, 4))
     def die(self, worker: str, room: int) -> None:
         """A worker claims and is never heard of again: its leases lapse."""
-        self.claim(worker, dict.fromkeys(CHANNELS, room), dict.fromkeys(CHANNELS, 20), [], None)
+        self._claim_some(worker, room, 20)
         self.shift(40)
+
+    @precondition(lambda self: len(self.names(Fate.DEAD)) < 8)
+    @rule(worker=workers, rounds=st.integers(1, 3))
+    def fail(self, worker: str, rounds: int) -> None:
+        """A worker whose every message fails for good, one after the other of a lane."""
+        for _ in range(rounds):
+            self.bury(self._claim_some(worker, 2, 100), "failed")
 
     def _owned(self, per_channel: Mapping[str, int]) -> dict[str, int]:
         return {self._own(channel): value for channel, value in per_channel.items()}
@@ -355,10 +359,10 @@ class MessageMachine(Machine):
         _check_lost(self.layer.release(claims, float(delay)), self.model.release(claims, delay), claims)
 
     @precondition(lambda self: self.claims)
-    @rule(handles=handle_lists)
-    def bury(self, handles: list[Handle]) -> None:
+    @rule(handles=handle_lists, why=st.sampled_from(["é", "…\nboom"]))
+    def bury(self, handles: list[Handle], why: str) -> None:
         for handle in handles:
-            claim, error = self._claim(handle), f"Traceback …\nboom {handle}"
+            claim, error = self._claim(handle), f"{why} {handle}"
             _check_lost(self.layer.bury(claim, error), self.model.bury([claim], error), [claim])
 
     # -- operating ----------------------------------------------------------------------------------------------
@@ -381,13 +385,13 @@ class MessageMachine(Machine):
         ids = self._ids(names)
         _check_ids(self.layer.discard(self._own(channel), iter(ids)), self.model.discard(channel, ids))
 
-    @rule(seconds=st.sampled_from([0, 0, 40, 120]))
-    def pause_a_while(self, seconds: int) -> None:
+    @rule(room=st.integers(1, 10), seconds=st.sampled_from([0, 0, 40, 120]))
+    def pause_a_while(self, room: int, seconds: int) -> None:
         """Pause the channel where most things happen, and try to work."""
         self._pause("a")
         self.layer_and_model_agree()
         self.shift(seconds)
-        self.claim("w", dict.fromkeys(CHANNELS, 10), dict.fromkeys(CHANNELS, 20), [], None)
+        self._claim_some("w", room, 20)
         self.layer_and_model_agree()
         self._resume("a")
 
@@ -429,9 +433,7 @@ class MessageMachine(Machine):
         self.shift(FOREVER)
         self._resume("b")
         for _ in range(1 + sum(e.is_live for e in self.model.entries)):
-            seen = len(self.claims)
-            self.claim("w", dict.fromkeys(CHANNELS, 1000), dict.fromkeys(CHANNELS, 20), [], None)
-            self.finish(list(self.claims)[seen:], "none")
+            self.finish(self._claim_some("w", 1000, 20), "none")
         assert not any(e.is_live for e in self.model.entries)
 
     # -- after every step ---------------------------------------------------------------------------------------
@@ -533,7 +535,7 @@ class RateMachine(Machine):
             assert granted == expected
             assert retry_after == 0.0 if granted == n else self._is_left(retry_after, float(wait))
 
-    @rule(worker=st.sampled_from("vw"), info=st.none() | st.fixed_dictionaries({"pid": st.integers(1, 3)}))
+    @rule(worker=workers, info=st.none() | st.fixed_dictionaries({"pid": st.integers(1, 3)}))
     def heartbeat(self, worker: str, info: dict[str, Any] | None) -> None:
         self.layer.heartbeat(self._own(worker), info)
         self.model.heartbeat(worker, info)

@@ -71,6 +71,10 @@ def behave(message: IncomingMessage) -> Any:
             sys.exit(3)
         case "die":
             os._exit(3)
+        case "leave-a-process-and-die":
+            if os.fork() == 0:
+                time.sleep(30)
+            os._exit(3)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "recurse":

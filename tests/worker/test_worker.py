@@ -846,6 +846,35 @@ class TestOnTheDatabase:
         assert not Group.objects.exists()
         assert "lost work" in caplog.text and layer.finish(stolen) == []
 
+    def test_a_hook_that_raises_after_the_commit_changes_nothing(
+        self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from django.contrib.auth.models import Group
+        from django.db import transaction
+
+        def hook() -> None:
+            raise RuntimeError("hook")
+
+        def consume(message: IncomingMessage) -> None:
+            Group.objects.create(name="x")
+            transaction.on_commit(hook)
+
+        send(layer)
+        work(layer, route("work", consume, atomic=True))
+        assert Group.objects.count() == 1 and layer.stats() == {}
+        assert "one of its on_commit hooks raised" in caplog.text
+
+    def test_a_commit_that_fails_leaves_the_message_to_be_run_again(self, layer: DurableLayer) -> None:
+        from django.contrib.auth.models import Permission
+
+        def consume(message: IncomingMessage) -> None:
+            if message.attempt == 1:  # a deferred constraint: found out at the commit
+                Permission.objects.create(name="x", codename="x", content_type_id=999_999)
+
+        send(layer)
+        work(layer, route("work", consume, atomic=True, backoff=0))
+        assert not Permission.objects.filter(codename="x").exists() and layer.stats() == {}
+
     @pytest.mark.parametrize("say", ["retry", "bury"])
     def test_an_atomic_consumer_that_settles_otherwise_leaves_nothing(
         self, layer: DurableLayer, say: str

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+
+from django.db import transaction
 
 from ..conf import settings
 from ..errors import Discard, LostClaim, Retry
@@ -16,6 +19,8 @@ from ..layers import DurableLayer
 from ..routing import Route
 from .incoming import IncomingMessage, Outcome
 from .report import report_started
+
+logger = logging.getLogger("mailrail.worker")
 
 LONGEST_TRACEBACK = 20_000
 
@@ -46,6 +51,11 @@ class Delivery:
         if self.limit is None or self.started_at is None:
             return float("inf")
         return self.started_at + self.limit
+
+    @property
+    def is_committed(self) -> bool:
+        """Did the end of an atomic consumer's message commit with its writes?"""
+        return all(m.outcome is not None and m.outcome.settled for m in self.messages)
 
     def begin(self) -> None:
         self.started_at = time.monotonic()
@@ -99,6 +109,10 @@ def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
             _await_stray(delivery, delivery.call())
         delivery.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
+        if delivery.is_committed:
+            logger.exception(
+                "%s was finished, and then one of its on_commit hooks raised", delivery.messages[0]
+            )
         delivery.fail(error)
 
 
@@ -109,7 +123,15 @@ class _RollBack(Exception):
 def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
     """The consumer's writes, its sends and the end of its message: all of them, or none."""
     [message] = delivery.messages
+    done = False
+
+    def committed() -> None:
+        message.outcome = Outcome("finished", settled=True)
+
     with suppress(_RollBack), layer.atomic():
+        transaction.on_commit(
+            committed, using=layer.using
+        )  # before the consumer's own hooks: those may raise
         _await_stray(delivery, delivery.call())
         if message.outcome is not None and message.outcome.kind != "finished":
             raise _RollBack
@@ -117,7 +139,9 @@ def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
             raise LostClaim(
                 f"{message!r} was claimed by another worker meanwhile; what the consumer wrote is undone."
             )
-        message.outcome = Outcome("finished", settled=True)
+        done = True
+    if done:  # also where a TestCase's transaction around this one never commits
+        committed()
 
 
 def _await_stray(delivery: Delivery, result: Any) -> None:

@@ -39,7 +39,9 @@ class DevelopmentWorker:
             self._say(f"No worker: {error}")
             return self
         if not routing.plans:
-            self._say('No worker: no channel is routed. @consumer("name") in an app\'s consumers.py routes one.')
+            self._say(
+                'No worker: no channel is routed. @consumer("name") in an app\'s consumers.py routes one.'
+            )
             return self
         if layer.is_shared:
             self._start_process()

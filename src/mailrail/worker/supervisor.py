@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from django.db import connections
@@ -35,6 +35,10 @@ MOST_SOLOS = 4
 YOUNG = 5.0
 """A worker that dies before it is this old (seconds) is replaced with a growing delay."""
 LONGEST_DELAY = 30.0
+AT_ONCE = signal.SIGUSR1
+"""What a supervisor sends to say: give back what runs, now. Not a second SIGTERM: service managers send one to every
+process of a service at the same time as the supervisor does, and nobody meant "at once" by that."""
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, AT_ONCE})
 
 _fork = "fork" if sys.platform == "linux" else "spawn"
 _context: Any = multiprocessing.get_context(_fork)
@@ -99,7 +103,7 @@ class Supervisor:
         self._kill_at = min(self._kill_at, time.monotonic() + grace + 5.0)
         self._restart_at.clear()
         for child in self._children:
-            _signal(child, signal.SIGTERM)
+            _signal(child, signal.SIGTERM if self._signals == 1 else AT_ONCE)
 
     def _step(self) -> None:
         self._start_due()
@@ -110,7 +114,7 @@ class Supervisor:
         for child in list(self._children):
             if child.link in ready:
                 self._read(child)
-            if child.process.sentinel in ready and not child.process.is_alive():
+            if not child.process.is_alive():  # the sentinel may live on in what a consumer has forked
                 self._bury(child)
         if time.monotonic() > self._kill_at:
             for child in self._children:
@@ -142,7 +146,7 @@ class Supervisor:
 
     def _start_solo(self, asked_by: _Child, message: Message) -> None:
         if self._signals or asked_by not in self._children:
-            _tell(asked_by, (message.id, None))
+            _tell(asked_by, (_name(message), None))
         else:
             self._start(f"{self._job.worker_id}:solo-{message.id}", message, asked_by)
 
@@ -152,7 +156,7 @@ class Supervisor:
         process = _context.Process(
             target=_child_main, args=(self._job, name, theirs, inherited, message), name=name
         )
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
             self._children.append(_Child(name, process, ours, time.monotonic(), message, asked_by))
@@ -176,7 +180,7 @@ class Supervisor:
         child.link.close()
         if child.message is not None:
             if child.asked_by is not None:
-                _tell(child.asked_by, (child.message.id, code == 0))
+                _tell(child.asked_by, (_name(child.message), code == 0))
             if code:
                 logger.error(
                     "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
@@ -198,12 +202,20 @@ class Supervisor:
         self._restart_at[child.name] = time.monotonic() + delay
 
 
+_Name: TypeAlias = tuple[UUID, int | None]
+
+
+def _name(claim: Message) -> _Name:
+    """What tells a claim from an earlier one of the same message, and from others of the same call."""
+    return claim.id, claim.token
+
+
 def _signal(child: _Child, number: int) -> None:
     if child.process.pid is not None and child.process.is_alive():
         os.kill(child.process.pid, number)
 
 
-def _tell(child: _Child, answer: tuple[UUID, bool | None]) -> None:
+def _tell(child: _Child, answer: tuple[_Name, bool | None]) -> None:
     try:
         child.link.send(answer)
     except (OSError, ValueError):
@@ -220,10 +232,6 @@ def _child_main(
     for other in inherited:  # so that the end of the supervisor closes the link for good
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # not the supervisor's handler, until there is a worker to stop
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     code = 1
     try:
         _run_worker(job, name, link, message)
@@ -254,23 +262,23 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         drain=job.drain,
         adopted=None if message is None else [message],
     )
-    signal.signal(signal.SIGTERM, _Stopper(worker.stop))
+    signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
+    signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     link_end.listen(worker.stop)
     worker.run()
 
 
 class _Stopper:
-    """The signal handler of a worker: the first signal stops it, the second one at once."""
+    """A signal handler that stops the worker."""
 
-    def __init__(self, stop: Callable[..., None]) -> None:
+    def __init__(self, stop: Callable[[float | None], None], timeout: float | None) -> None:
         self._stop = stop
-        self._signals = 0
+        self._timeout = timeout
 
     def __call__(self, number: int, frame: Any) -> None:
-        self._signals += 1
-        timeout = None if self._signals == 1 else 0.0
         # Not here: the handler may have interrupted the very code that holds the lock it would wait for.
-        threading.Thread(target=self._stop, args=(timeout,), daemon=True).start()
+        threading.Thread(target=self._stop, args=(self._timeout,), daemon=True).start()
 
 
 class _Link:
@@ -278,15 +286,15 @@ class _Link:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._waiting: dict[UUID, Callable[[bool | None], None]] = {}
+        self._waiting: dict[_Name, Callable[[bool | None], None]] = {}
 
     def run_alone(self, message: Message, over: Callable[[bool | None], None]) -> None:
         """Have the supervisor run a claim in a process of its own; ``over`` is told how that ended."""
-        self._waiting[message.id] = over
+        self._waiting[_name(message)] = over
         try:
             self._connection.send(message)
         except OSError:  # the supervisor is gone; the reading thread tells
-            self._waiting.pop(message.id)(None)
+            self._waiting.pop(_name(message))(None)
 
     def listen(self, on_end: Callable[[], None]) -> None:
         """Start to read answers; the supervisor's end is ours, too."""
@@ -295,9 +303,9 @@ class _Link:
     def _read(self, on_end: Callable[[], None]) -> None:
         while True:
             try:
-                id, well = self._connection.recv()
+                name, well = self._connection.recv()
             except (EOFError, OSError):
                 logger.error("the supervisor is gone; stopping")
                 on_end()
                 return
-            self._waiting.pop(id)(well)
+            self._waiting.pop(name)(well)
