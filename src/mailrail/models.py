@@ -60,7 +60,9 @@ class StoredMessage(MessageFields):
         db_default=None,
         help_text=_("The key, until the message is first claimed."),
     )
-    held = models.BooleanField(db_default=False, help_text=_("Behind another message of its lane."))
+    # 0 or 1. Not a BooleanField: how Django writes the condition of an index on one differs between its releases, and
+    # SQLite uses a partial index only for a query that repeats the condition as it was written.
+    held = models.SmallIntegerField(db_default=0, help_text=_("1: behind another message of its lane."))
     worker = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: not claimed
     token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
 
@@ -76,7 +78,7 @@ class StoredMessage(MessageFields):
                 "due",
                 "id",
                 name="mailrail_ready",
-                condition=models.Q(held=False),
+                condition=models.Q(held=0),
             ),
             # the order within a lane, and its tail
             models.Index(

@@ -262,7 +262,7 @@ class LocalChannels(ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels ha
 
         Consumers under ``runworker`` get theirs at least once; prefer them.
         """
-        self.require_valid_channel_name(channel, receive=True)
+        self.require_valid_channel_name(channel)
         if "!" in channel:
             local: Content = await super().receive(channel)
             return local
