@@ -1,0 +1,82 @@
+"""Whether a long backlog makes a worker slower, and whether the worker grows."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from mailrail import Channel
+
+from .database import checkpoint, empty, left, oldest
+from .figures import Plan, Ratio, Result, Series, Target
+from .processes import Watched, running, runworker, watch
+
+BACKLOG = 1_000_000
+FIRST = 50_000
+LONG = 200_000
+"""In the last round the worker goes on for so many, for its memory."""
+AT_ONCE = 50_000
+LEAST = 0.8
+MOST_MEMORY = 120.0
+FLAT = 1.05
+
+Weights = tuple[list[float], list[float], list[float]]
+
+
+def run(plan: Plan) -> Result:
+    backlog, first, long = plan.size(BACKLOG), plan.size(FIRST), plan.size(LONG)
+    alone = Series(f"{first:,} alone", "messages/s")
+    ahead = Series(f"the first {first:,} of {backlog:,}", "messages/s")
+    memory = {name: Series(f"memory, {name}", "MiB") for name in ("second quarter", "last quarter", "most")}
+    empty("default")
+    empty("backlog")
+    for number in range(plan.rounds):
+        _fill_up("default", first)
+        alone.values.append(_drain("default", first).rate(first))
+        _fill_up("backlog", backlog)
+        watched = _drain("backlog", long if number == plan.rounds - 1 else first)
+        ahead.values.append(watched.rate(first))
+        for weights in watched.memory.values():
+            _weigh(weights, memory)
+    return _result(alone, ahead, memory)
+
+
+def _weigh(weights: list[float], memory: dict[str, Series]) -> None:
+    quarter = max(1, len(weights) // 4)
+    memory["second quarter"].values.append(median(weights[quarter : 2 * quarter] or weights))
+    memory["last quarter"].values.append(median(weights[-quarter:]))
+    memory["most"].values.append(max(weights))
+
+
+def _result(alone: Series, ahead: Series, memory: dict[str, Series]) -> Result:
+    rate = Ratio.of(ahead, alone)
+    targets = [Target(f">= {LEAST:.0%} of the rate alone", f"{rate.value:.0%}", rate.value >= LEAST)]
+    ratios = [rate]
+    weighed = [series for series in memory.values() if series.values]
+    if weighed:
+        pairs = zip(memory["last quarter"].values, memory["second quarter"].values, strict=True)
+        growth, most = max(last / second for last, second in pairs), max(memory["most"].values)
+        ratios.append(Ratio("memory, last / second quarter, the worst process", growth))
+        targets.append(Target(f"memory flat (<= {FLAT:.0%})", f"{growth:.1%}", growth <= FLAT))
+        targets.append(Target(f"memory <= {MOST_MEMORY:.0f} MiB", f"{most:.0f} MiB", most <= MOST_MEMORY))
+    return Result(
+        "A long backlog",
+        "Rates as in the drain benchmark, the worker with its default threads. Resident memory of each "
+        "worker process (/proc) every 100 ms while it works; the last round goes on beyond the first "
+        "messages, for memory.",
+        [alone, ahead, *weighed],
+        ratios,
+        targets,
+    )
+
+
+def _drain(alias: str, count: int) -> Watched:
+    checkpoint(alias)
+    ids = oldest(count, alias)
+    with running(*runworker("noop", "--drain", "--layer", alias)) as worker:
+        return watch(worker, ids, alias)
+
+
+def _fill_up(alias: str, count: int) -> None:
+    """Send until there are so many messages."""
+    while missing := count - left(alias):
+        Channel("noop", layer=alias).send_many({"n": n} for n in range(min(missing, AT_ONCE)))

@@ -1,0 +1,23 @@
+"""The consumers that workers under measurement run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from mailrail.routing import consumer
+from mailrail.worker import IncomingMessage
+
+
+@consumer("noop")
+def noop(message: IncomingMessage) -> None:
+    """Costs nothing: what is measured is everything around it."""
+
+
+@consumer("stamp")
+def stamp(message: IncomingMessage) -> None:
+    """Write down when message ``n`` started, for ``latency``."""
+    started_at = time.time()
+    with Path(os.environ["BENCHMARKS_STAMPS"]).open("a") as stamps:
+        stamps.write(f"{message['n']} {started_at}\n")

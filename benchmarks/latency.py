@@ -1,0 +1,78 @@
+"""How long an idle worker in another process takes to start on what was just sent."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mailrail import Channel
+
+from .database import empty, new_row
+from .figures import Plan, Ratio, Result, Series, Target, percentile
+from .processes import running, runworker
+from .settings import FOLDER
+
+SENDS = 200
+SPACING = 0.05
+MOST = 60.0
+PATIENCE = 60.0
+UNIT = "ms"
+
+Send = Callable[[int], object]
+
+
+def run(plan: Plan) -> Result:
+    count = plan.size(SENDS)
+    shares = {"p50": 0.5, "p99": 0.99, "worst": 1.0}
+    ours = {name: Series(f"runworker, {name}", UNIT) for name in shares}
+    baseline = {name: Series(f"bare poller, {name}", UNIT) for name in shares}
+    for number in range(plan.rounds):
+        worker = _waits(number, count, runworker("stamp"), lambda n: Channel("stamp").send({"n": n}))
+        poller = _waits(number, count, ("benchmarks.poller",), lambda n: new_row(n).save(force_insert=True))
+        for name, share in shares.items():
+            ours[name].values.append(percentile(worker, share))
+            baseline[name].values.append(percentile(poller, share))
+    found = ours["p99"].median
+    return Result(
+        f"Idle: from send() to the start of the consumer in another process, {count} sends",
+        f"One send every {SPACING * 1000:.0f} ms, give or take 40 %; from the clock just before send() to "
+        f"the consumer's first line. The baseline is an ORM insert and a bare loop in another process that "
+        f"asks `PRAGMA data_version` every 20 ms and selects the row. "
+        f"Percentiles per round; medians of the rounds.",
+        [*ours.values(), *baseline.values()],
+        [Ratio.of(ours[name], baseline[name]) for name in ("p50", "p99")],
+        [Target(f"p99 <= {MOST:.0f} ms", f"{found:.1f} ms", found <= MOST)],
+    )
+
+
+def _waits(number: int, count: int, command: tuple[str, ...], send: Send) -> list[float]:
+    """Milliseconds from each send to its start."""
+    empty()
+    stamps = FOLDER / f"stamps-{command[0]}-{number}"
+    stamps.touch()
+    os.environ["BENCHMARKS_STAMPS"] = str(stamps)
+    sent_at: list[float] = []
+    with running(*command):
+        for n in range(-1, count):  # the first one tells that the process is up; it is not counted
+            at = time.time()
+            send(n)
+            if n < 0:
+                _await(stamps, 1)
+            else:
+                sent_at.append(at)
+            time.sleep(SPACING * random.uniform(0.6, 1.4))
+        started_at = _await(stamps, count + 1)
+    return [(started_at[n] - at) * 1000 for n, at in enumerate(sent_at)]
+
+
+def _await(stamps: Path, count: int) -> dict[int, float]:
+    """The stamps, once there are ``count`` of them."""
+    deadline = time.monotonic() + PATIENCE
+    while len(lines := stamps.read_text().splitlines()) < count:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(lines)} of {count} messages started.")
+        time.sleep(0.05)
+    return {int(n): float(at) for n, at in map(str.split, lines)}
