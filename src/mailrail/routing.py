@@ -35,7 +35,7 @@ from .messages import Content, Message, Rate, check_channel_name
 
 Consumer: TypeAlias = Callable[..., Any]
 Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
-Routes: TypeAlias = Iterable["Route | Iterable[Route]"]
+Routes: TypeAlias = Iterable["Route | Routes"]
 F = TypeVar("F", bound=Consumer)
 
 

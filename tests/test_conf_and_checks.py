@@ -1,0 +1,410 @@
+"""The settings object, and the system checks: each fires with its id, names the setting, and is quiet otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, Tags, run_checks
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+from mailrail import InvalidSettings
+from mailrail.checks import check_settings, check_sqlite
+from mailrail.conf import Settings, build
+from mailrail.conf import settings as ours
+from mailrail.layers import durable_aliases, get_layer
+
+ROOT = Path(__file__).resolve().parent.parent
+MEMORY = "mailrail.layers.InMemoryChannelLayer"
+DATABASE = "mailrail.layers.DatabaseChannelLayer"
+
+WRONG = [
+    *[(key, value) for key in ("LAYER",) for value in (7, None, True, ["default"])],
+    *[(key, value) for key in ("MAX_MESSAGE_BYTES", "ATTEMPTS", "THREADS", "PROCESSES")
+      for value in (0, -1, 1.5, "3", None, True)],
+    *[(key, value) for key in ("BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT")
+      for value in (-1, "3", None, True, float("nan"), float("inf"))],
+    *[("LEASE", value) for value in (0, -1, "3", None, True, float("nan"), float("inf"))],
+    *[("TIMEOUT", value) for value in (0, -1, "3", True, float("inf"))],
+    *[("CONSUMER_MIDDLEWARE", value) for value in ("a.b", [7], {"a.b"}, None)],
+    *[("BASE_URL", value) for value in (7, True, b"https://x")],
+]  # fmt: skip
+
+
+def errors() -> list[tuple[str | None, str]]:
+    return [(found.id, found.msg) for found in check_settings()]
+
+
+def ids(found: list[CheckMessage]) -> list[str | None]:
+    return [message.id for message in found]
+
+
+def layers(**configured: Any) -> dict[str, Any]:
+    return {alias: {"BACKEND": backend, "CONFIG": config} for alias, (backend, config) in configured.items()}
+
+
+@pytest.fixture
+def add_database(monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Iterator[Any]:
+    """Another entry in DATABASES, for as long as the test runs; only for files of the test's own."""
+    added: list[str] = []
+
+    def add(alias: str, **entry: Any) -> str:
+        entry = connections.configure_settings({"default": entry})["default"]
+        monkeypatch.setitem(connections.settings, alias, entry)
+        added.append(alias)
+        return alias
+
+    with django_db_blocker.unblock():
+        yield add
+    for alias in added:
+        connections[alias].close()
+        del connections[alias]
+
+
+class TestSettings:
+    def test_every_key_may_be_left_out(self) -> None:
+        assert build({}) == Settings()
+
+    def test_every_key_is_read(self) -> None:
+        raw = {
+            "LAYER": "second", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1, "BACKOFF": 0, "BACKOFF_MAX": 0.0,
+            "LEASE": 1, "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "SHUTDOWN_TIMEOUT": 0,
+            "CONSUMER_MIDDLEWARE": ["a.b"], "BASE_URL": "https://example.com",
+        }  # fmt: skip
+        built = build(raw)
+        for key, value in raw.items():
+            assert getattr(built, key.lower()) == (tuple(value) if isinstance(value, list) else value)
+        assert {field.upper() for field in Settings.__dataclass_fields__} == raw.keys()
+
+    def test_it_cannot_be_changed(self) -> None:
+        with pytest.raises(AttributeError):
+            build({}).attempts = 7  # type: ignore[misc]
+
+    def test_an_unknown_key_is_named_with_those_that_are_known(self) -> None:
+        with pytest.raises(
+            InvalidSettings, match=r"^MAILRAIL has no key 'ATEMPTS'. It knows: ATTEMPTS, BACKOFF"
+        ):
+            build({"ATEMPTS": 5})
+        with pytest.raises(InvalidSettings, match="'attempts'"):
+            build({"attempts": 5})
+
+    @pytest.mark.parametrize("raw", [None, [], "x", 7, [("ATTEMPTS", 5)]])
+    def test_it_must_be_a_dictionary(self, raw: Any) -> None:
+        with pytest.raises(InvalidSettings, match=r"^MAILRAIL must be a dictionary"):
+            build(raw)
+
+    def test_tests_may_override_it(self, settings: Any) -> None:
+        settings.MAILRAIL = {"ATTEMPTS": 9}
+        assert ours.attempts == 9
+        settings.MAILRAIL = {}
+        assert ours.attempts == 5
+        del settings.MAILRAIL
+        assert ours.attempts == 5
+
+
+class TestE001:
+    @pytest.mark.parametrize(("key", "value"), WRONG)
+    def test_a_wrong_type_or_value_names_the_key(self, settings: Any, key: str, value: Any) -> None:
+        settings.MAILRAIL = {key: value}
+        [(id, said)] = errors()
+        assert id == "mailrail.E001" and said.startswith(f"MAILRAIL['{key}'] must be ")
+
+    def test_an_unknown_key_is_named(self, settings: Any) -> None:
+        settings.MAILRAIL = {"ATEMPTS": 5}
+        [(id, said)] = errors()
+        assert id == "mailrail.E001" and "MAILRAIL has no key 'ATEMPTS'" in said
+
+    def test_no_dictionary_at_all(self, settings: Any) -> None:
+        settings.MAILRAIL = ["ATTEMPTS"]
+        [(id, said)] = errors()
+        assert id == "mailrail.E001" and "MAILRAIL must be a dictionary" in said
+
+    @pytest.mark.parametrize(
+        "path", ["no.such.wrap", "tests.routes.missing", "nodots", "tests.broken_routes.wrap"]
+    )
+    def test_middleware_that_does_not_import_is_named(self, settings: Any, path: str) -> None:
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer", path]}
+        [(id, said)] = errors()
+        assert id == "mailrail.E001"
+        assert said.startswith(f"MAILRAIL['CONSUMER_MIDDLEWARE'] names '{path}', which cannot be imported")
+
+    def test_middleware_that_is_no_function_is_named(self, settings: Any) -> None:
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.not_callable"]}
+        [(id, said)] = errors()
+        assert id == "mailrail.E001" and "which is not a function" in said
+
+    def test_it_fires_before_a_command_starts(self, settings: Any) -> None:
+        settings.MAILRAIL = {"ATEMPTS": 5}
+        with pytest.raises(Exception, match=r"mailrail\.E001"):
+            call_command("check")
+
+
+class TestE002:
+    @pytest.mark.parametrize(
+        ("entry", "said"),
+        [
+            (
+                {"BACKEND": DATABASE, "CONFIG": {"colour": "red"}},
+                "CHANNEL_LAYERS['default']['CONFIG'] does not",
+            ),
+            ({"BACKEND": MEMORY, "CONFIG": {"colour": "red"}}, "colour"),
+            (
+                {"BACKEND": DATABASE, "CONFIG": {"using": "nope"}},
+                "the database 'nope', which is not in DATABASES",
+            ),
+            (
+                {"BACKEND": "no.such.Layer"},
+                "CHANNEL_LAYERS['default']: Cannot import BACKEND 'no.such.Layer'",
+            ),
+            ({}, "CHANNEL_LAYERS['default']: No BACKEND"),
+            ({"CONFIG": {}}, "CHANNEL_LAYERS['default']: No BACKEND"),
+        ],
+    )
+    def test_a_layer_that_cannot_be_built_names_the_entry(
+        self, settings: Any, entry: dict[str, Any], said: str
+    ) -> None:
+        settings.CHANNEL_LAYERS = {"default": entry}
+        [(id, text)] = errors()
+        assert id == "mailrail.E002" and said in text
+
+    def test_routing_one_level_too_high_says_where_it_goes(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": DATABASE, "ROUTING": "shop.routing.channel_routing"}
+        }
+        [(id, text)] = errors()
+        assert id == "mailrail.E002"
+        assert text.startswith("CHANNEL_LAYERS['default']: \"ROUTING\" stands one level too high")
+        assert '"CONFIG": {"routing": …}' in text
+
+    def test_a_database_of_another_vendor_says_what_to_write(self, settings: Any, add_database: Any) -> None:
+        add_database("elsewhere", ENGINE="django.db.backends.dummy")
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"using": "elsewhere"}))
+        [(id, text)] = errors()
+        assert id == "mailrail.E002"
+        assert "DATABASES['elsewhere'] is unknown" in text and '"CONFIG": {"using": "…"}' in text
+
+
+class TestE003:
+    def test_a_default_layer_without_durable_verbs_says_what_to_write(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+        [(id, text)] = errors()
+        assert id == "mailrail.E003"
+        assert text.startswith(
+            "CHANNEL_LAYERS['default'] is channels.layers.InMemoryChannelLayer, which cannot keep"
+        )
+        assert '"BACKEND": "mailrail.layers.DatabaseChannelLayer"' in text and 'MAILRAIL["LAYER"]' in text
+
+    def test_such_a_layer_is_fine_beside_one_of_ours_that_is_named(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+            **layers(durable=(DATABASE, {})),
+        }
+        assert ids(check_settings()) == ["mailrail.E003"]
+        settings.MAILRAIL = {"LAYER": "durable"}
+        assert check_settings() == []
+        assert durable_aliases() == ["durable"]
+
+    @pytest.mark.parametrize("configured", [True, False])
+    def test_an_alias_that_is_missing_is_named(self, settings: Any, configured: bool) -> None:
+        one = layers(default=(MEMORY, {"routing": "tests.routes.channel_routing"}))
+        settings.CHANNEL_LAYERS = one if configured else {}
+        settings.MAILRAIL = {"LAYER": "nope"}
+        [(id, text)] = errors()
+        assert id == "mailrail.E003" and "CHANNEL_LAYERS has no layer 'nope'" in text
+
+    def test_layers_but_none_called_default(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(second=(MEMORY, {"routing": "tests.routes.channel_routing"}))
+        [(id, text)] = errors()
+        assert id == "mailrail.E003" and "no layer 'default' (it has: 'second')" in text
+
+
+class TestE004:
+    @pytest.mark.parametrize(
+        ("path", "said"),
+        [
+            ("no.such.routing", "['routing'] = 'no.such.routing' cannot be imported"),
+            ("tests.routes.missing", "['routing'] = 'tests.routes.missing' cannot be imported"),
+            ("tests.broken_routes.channel_routing", "A channel name is 1 to 99"),
+            ("tests.routes.no_list", "['routing'] = 'tests.routes.no_list' must be a list"),
+            ("tests.routes.not_importable", "route('one', 'tests.routes.missing') cannot be imported"),
+            ("tests.routes.missing_module", "route('one', 'no.such.module') cannot be imported"),
+            ("tests.routes.routes_a_generator", "'tests.routes.generator'): "),
+            ("tests.routes.routes_a_number", "'tests.routes.not_callable'): A consumer is a function"),
+            ("tests.routes.disagreeing", "The routes of channel 'one'"),
+            ("tests.routes.atomic_async", "is async, and Django's transactions are not"),
+        ],
+    )
+    def test_a_routing_that_cannot_be_followed_names_the_place(
+        self, settings: Any, path: str, said: str
+    ) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": path}))
+        [(id, text)] = errors()
+        assert id == "mailrail.E004" and said in text
+
+    def test_atomic_consumers_are_refused_in_memory(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.atomic"}))
+        [(id, text)] = errors()
+        assert id == "mailrail.E004" and "atomic=True) needs the database layer" in text
+
+    def test_every_layer_of_ours_is_looked_at(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(
+            default=(DATABASE, {}),
+            second=(DATABASE, {"routing": "no.such.a"}),
+            third=(MEMORY, {"routing": "no.such.b"}),
+        )
+        assert [id for id, _ in errors() if id and "E" in id[9:]] == ["mailrail.E004"] * 2
+
+    def test_an_apps_consumers_that_do_not_import_are_named(self, settings: Any) -> None:
+        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
+        [(id, text)] = errors()
+        assert id == "mailrail.E004" and text.startswith("tests.broken_app.consumers cannot be imported")
+
+    def test_runworker_says_the_same_and_does_not_start(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": "no.such.routing"}))
+        with pytest.raises(CommandError, match=r"'no\.such\.routing' cannot be imported"):
+            call_command("runworker")
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("other", "command"),
+        [("channels", "runworker"), ("daphne", "runserver"), ("django.contrib.staticfiles", "runserver")],
+    )
+    def test_w001_when_mailrail_stands_after_an_app_with_the_same_command(
+        self, settings: Any, other: str, command: str
+    ) -> None:
+        rest = [app for app in settings.INSTALLED_APPS if app != other]
+        settings.INSTALLED_APPS = [other, *rest]
+        [(id, text)] = errors()
+        assert id == "mailrail.W001"
+        assert (
+            text.startswith(f'"mailrail" must stand before "{other}" in INSTALLED_APPS') and command in text
+        )
+
+    def test_w001_does_not_ask_for_apps_that_are_not_installed(self, settings: Any) -> None:
+        settings.INSTALLED_APPS = [
+            app for app in settings.INSTALLED_APPS if app not in ("channels", "daphne")
+        ]
+        assert errors() == []
+
+    def test_w004_when_a_project_routes_a_reserved_name(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.reserved"}))
+        found = errors()
+        assert [id for id, _ in found] == ["mailrail.W004"] * 2
+        assert found[0][1].startswith("tests.routes.first is routed on 'mailrail.mail'")
+        assert found[1][1].startswith("tests.routes.first is routed on 'tasks.default'")
+
+    def test_w005_when_a_lease_is_out_of_all_proportion(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": "tests.routes.long_lease"}))
+        found = errors()
+        assert [id for id, _ in found] == ["mailrail.W005"] * 2
+        assert found[0][1].startswith("The lease of channel 'one' is 7200 s")
+        assert found[1][1].startswith("The lease of channel 'two' is 0.5 s")
+
+    def test_w005_does_not_matter_in_one_process(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.long_lease"}))
+        assert errors() == []
+
+
+class TestSqlite:
+    @pytest.fixture
+    def plain(self, add_database: Any, settings: Any, tmp_path: Path) -> str:
+        """A SQLite file as Django opens it when nobody says more."""
+        add_database("plain", ENGINE="django.db.backends.sqlite3", NAME=tmp_path / "plain.sqlite3")
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"using": "plain"}))
+        return "plain"
+
+    def test_w002_and_w003_name_the_option_to_write(self, plain: str) -> None:
+        found = check_sqlite(databases=[plain])
+        assert ids(found) == ["mailrail.W002", "mailrail.W003"]
+        mode, journal = (message.hint or "" for message in found)
+        assert mode == "DATABASES['plain']['OPTIONS'][\"transaction_mode\"] = \"IMMEDIATE\""
+        assert journal.startswith(
+            "DATABASES['plain']['OPTIONS'][\"init_command\"] = \"PRAGMA journal_mode=WAL;"
+        )
+        assert "keeps a delete journal" in found[1].msg
+
+    def test_following_the_hints_makes_them_go_away(
+        self, add_database: Any, settings: Any, tmp_path: Path
+    ) -> None:
+        options = {"transaction_mode": "immediate", "init_command": "PRAGMA journal_mode=WAL;"}
+        add_database(
+            "good", ENGINE="django.db.backends.sqlite3", NAME=tmp_path / "good.sqlite3", OPTIONS=options
+        )
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"using": "good"}))
+        assert check_sqlite(databases=["good"]) == []
+
+    def test_only_databases_that_django_was_told_to_look_into_are_opened(self, plain: str) -> None:
+        assert check_sqlite(databases=None) == check_sqlite(databases=["default"]) == []
+
+    def test_a_database_that_carries_no_messages_is_not_looked_at(self, plain: str, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"using": "plain"}))
+        assert check_sqlite(databases=[plain]) == []
+
+    def test_a_database_in_memory_needs_neither(self, add_database: Any, settings: Any) -> None:
+        add_database("ram", ENGINE="django.db.backends.sqlite3", NAME=":memory:")
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"using": "ram"}))
+        assert check_sqlite(databases=["ram"]) == []
+
+    def test_settings_that_cannot_be_followed_are_left_to_the_other_check(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {"default": {}}
+        assert check_sqlite(databases=["default"]) == []
+
+
+class TestAGoodProject:
+    @pytest.mark.django_db
+    def test_nothing_is_said(self) -> None:
+        assert check_settings() == []
+        assert check_sqlite(databases=["default", "other"]) == []
+        assert [m for m in run_checks(databases=["default"]) if (m.id or "").startswith("mailrail")] == []
+        assert run_checks(tags=[Tags.database], databases=["default"]) == []
+
+    def test_nothing_is_said_when_every_setting_is_used(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(
+            default=(DATABASE, {"using": "other", "routing": "tests.routes.nested_routing", "expiry": 5,
+                                "group_expiry": 9, "capacity": 7, "channel_capacity": {"a*": 1}}),
+            second=(MEMORY, {"routing": "tests.routes.channel_routing"}),
+        )  # fmt: skip
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"], "LAYER": "second"}
+        assert check_settings() == []
+        assert get_layer("default").using == "other"
+
+    @pytest.mark.parametrize("nothing", [{}, None])
+    def test_no_layers_at_all_means_the_database_layer(self, settings: Any, nothing: Any) -> None:
+        settings.CHANNEL_LAYERS = nothing
+        assert check_settings() == []
+        assert get_layer().is_durable and get_layer() is get_layer("default")
+
+
+def run_check(folder: Path, databases: str) -> subprocess.CompletedProcess[str]:
+    """``manage.py check`` in a new project with nothing but Mailrail in it."""
+    folder.joinpath("fresh_settings.py").write_text(
+        f'INSTALLED_APPS = ["mailrail"]\nDATABASES = {databases}\nDEFAULT_AUTO_FIELD = "django.db.models.AutoField"\n'
+    )
+    path = os.pathsep.join([str(folder), str(ROOT / "src")])
+    return subprocess.run(
+        [sys.executable, "-m", "django", "check", "--settings", "fresh_settings"],
+        env=os.environ | {"PYTHONPATH": path}, cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+class TestANewProject:
+    def test_sqlite_and_no_other_setting_is_fine(self, tmp_path: Path) -> None:
+        done = run_check(
+            tmp_path, '{"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}'
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "db.sqlite3").exists()  # nothing was opened
+
+    def test_without_a_database_it_says_so_once(self, tmp_path: Path) -> None:
+        done = run_check(tmp_path, "{}")
+        assert done.returncode == 1
+        assert done.stderr.count("mailrail.E") == 1, done.stderr
+        assert "(mailrail.E003) The database layer runs on" in done.stderr
+        assert "and DATABASES['default'] is unknown" in done.stderr

@@ -1,0 +1,496 @@
+"""Routing: which consumer gets what, with which arguments, and what cannot be routed."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from mailrail import InvalidSettings
+from mailrail import routing as routing_module
+from mailrail.messages import Message, Rate
+from mailrail.routing import Plan, Route, Routing, consumer, include, route
+from tests import routes
+from tests.routes import first, later, second
+from tests.test_messages import json_objects
+
+MEMORY = "mailrail.layers.InMemoryChannelLayer"
+
+
+class Shop:
+    """Consumers that are not plain functions."""
+
+    def method(self, message: Any) -> str:
+        return "method"
+
+    @classmethod
+    def of_class(cls, message: Any) -> str:
+        return "of_class"
+
+    @staticmethod
+    def static(message: Any) -> str:
+        return "static"
+
+    def yielding(self, message: Any) -> Iterator[Any]:
+        yield message
+
+    def __call__(self, message: Any) -> str:
+        return "called"
+
+
+class AsyncShop:
+    async def __call__(self, message: Any) -> str:
+        return "awaited"
+
+
+class YieldingShop:
+    def __call__(self, message: Any) -> Iterator[Any]:
+        yield message
+
+
+async def async_generator(message: Any) -> Any:
+    yield message
+
+
+@pytest.fixture(autouse=True)
+def _what_tests_register_stays_here() -> Iterator[None]:
+    Routing.of_layer()  # imports what the apps register, which happens once in a process
+    before = list(routing_module._registered)
+    routing_module._built.clear()
+    routes.called.clear()
+    yield
+    routing_module._registered[:] = before
+    routing_module._built.clear()
+
+
+@pytest.fixture
+def configure(settings: Any) -> Any:
+    def configure(path: str | None, backend: str = MEMORY) -> None:
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": {"routing": path}}}
+
+    return configure
+
+
+def found(plan: Plan, content: dict[str, Any]) -> tuple[Any, dict[str, str]] | None:
+    matched = plan.match(Message("orders", content))
+    return None if matched is None else (matched[0].function, matched[1])
+
+
+class TestRoute:
+    def test_one_channel_or_several_lead_to_a_consumer(self) -> None:
+        assert route("a", first).channels == ("a",)
+        assert route(["a", "b"], first).channels == ("a", "b")
+        assert route((name for name in "ab"), first).channels == ("a", "b")
+        plans = Routing([route(["a", "b"], first)]).plans
+        assert sorted(plans) == ["a", "b"] and plans["a"].routes == plans["b"].routes
+
+    def test_a_channel_that_is_not_routed_is_not_there(self) -> None:
+        routing = Routing([route("a", first)])
+        assert "a" in routing and "b" not in routing
+
+    def test_a_dotted_path_is_imported_when_it_is_needed_and_not_before(self) -> None:
+        assert route("a", "tests.routes.first").function is first
+        route("a", "no.such.module.consumer")  # may be defined later in an import circle
+
+    @pytest.mark.parametrize("path", ["no.such.module", "tests.routes.missing", "nodots", "", "tests.", ".a"])
+    def test_a_path_that_leads_nowhere_is_named_when_the_routing_is_built(self, path: str) -> None:
+        with pytest.raises(
+            InvalidSettings, match=rf"^route\('a', {re.escape(repr(path))}\) cannot be imported"
+        ):
+            Routing([route("a", path)])
+
+    @pytest.mark.parametrize("name", ["not_callable", "generator"])
+    def test_a_path_to_something_that_is_no_consumer_is_named_too(self, name: str) -> None:
+        with pytest.raises(InvalidSettings, match=rf"^route\('a', 'tests\.routes\.{name}'\): "):
+            Routing([route("a", f"tests.routes.{name}")])
+
+    @pytest.mark.parametrize(
+        ("target", "answer"),
+        [
+            (Shop(), "called"),
+            (Shop().method, "method"),
+            (Shop.of_class, "of_class"),
+            (Shop.static, "static"),
+            (functools.partial(Shop.static), "static"),
+            (lambda message: "lambda", "lambda"),
+        ],
+    )
+    def test_whatever_can_be_called_is_a_consumer(self, target: Any, answer: str) -> None:
+        made = route("a", target)
+        assert made.consume("message") == answer
+        assert not made.is_async
+        assert "." in made.name
+
+    @pytest.mark.parametrize("target", [later, AsyncShop(), functools.partial(later, colour="red")])
+    def test_async_consumers_are_known_as_such(self, target: Any) -> None:
+        assert route("a", target).is_async
+        [plan] = Routing([route("a", target)]).plans.values()
+        assert plan.is_async
+        [plan] = Routing([route("a", target), route("a", first)]).plans.values()
+        assert not plan.is_async
+
+    @pytest.mark.parametrize("target", [None, 7, [first], {}, b"tests.routes.first"])
+    def test_what_cannot_be_called_is_refused(self, target: Any) -> None:
+        with pytest.raises(TypeError, match="A consumer is a function, or a dotted path to one"):
+            route("a", target)
+
+    @pytest.mark.parametrize(
+        "target", [routes.generator, async_generator, YieldingShop(), Shop().yielding,
+                   functools.partial(routes.generator)]
+    )  # fmt: skip
+    def test_a_generator_function_is_refused_as_its_body_would_never_run(self, target: Any) -> None:
+        with pytest.raises(TypeError, match=r"generator function .* its body would never run"):
+            route("a", target)
+
+    def test_a_consumers_name_is_its_dotted_path(self) -> None:
+        assert route("a", first).name == "tests.routes.first"
+        assert route("a", Shop().method).name == "tests.test_routing.Shop.method"
+        assert route("a", Shop()).name == "tests.test_routing.Shop"
+
+
+BAD_OPTIONS: dict[str, list[Any]] = {
+    "attempts concurrency batch": [0, -1, 1.5, "3", True, float("nan")],
+    "timeout lease": [0, -1, "3", True, float("nan"), float("inf")],
+    "rate": ["fast", "0/s", "", 10, "10/w", True],
+    "backoff": [-1, "3", True, [], [1, -1], [1, "2"], float("nan"), 1e10, {}],
+    "atomic": ["yes", 1, None],
+}
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            (option, value)
+            for options, values in BAD_OPTIONS.items()
+            for option in options.split()
+            for value in values
+        ],
+    )
+    def test_a_bad_one_is_refused_by_name(self, option: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=rf"^{option} must "):
+            route("a", first, **{option: value})
+        with pytest.raises(ValueError, match=rf"^{option} must "):
+            consumer("a", **{option: value})(first)
+
+    def test_all_of_them_may_be_left_out(self) -> None:
+        policy = route("a", first).policy
+        assert set(vars(policy).values()) == {None, False}
+
+    def test_good_ones_are_kept(self) -> None:
+        policy = route(
+            "a", first, attempts=3, backoff=[1, 2], concurrency=4, rate="5/m", timeout=6, lease=7, batch=8
+        ).policy
+        assert (policy.attempts, policy.backoff, policy.concurrency) == (3, [1, 2], 4)
+        assert (policy.rate, policy.timeout, policy.lease, policy.batch) == (Rate(5, 60), 6.0, 7.0, 8)
+
+    @pytest.mark.parametrize("channels", ["no spaces", "", ["a", "b!"], "a" * 100, [7]])
+    def test_a_bad_channel_name_is_refused_with_the_rule(self, channels: Any) -> None:
+        with pytest.raises(ValueError, match="A channel name is 1 to 99"):
+            route(channels, first)
+
+    def test_no_channel_at_all_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="needs a channel"):
+            route([], first)
+        for nothing in (None, 7):
+            with pytest.raises(TypeError, match="needs a channel"):
+                route(nothing, first)  # type: ignore[arg-type]
+
+    def test_an_option_misspelt_is_taken_for_a_filter_and_the_error_lists_the_options(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^route\(atempts=3\): a filter is .* Options are: attempts, backoff"
+        ):
+            route("a", first, atempts=3)  # type: ignore[arg-type]
+
+    def test_a_batch_is_not_atomic(self) -> None:
+        with pytest.raises(ValueError, match="atomic=True and batch=… do not go together"):
+            route("a", first, atomic=True, batch=2)
+
+    def test_a_batch_has_no_place_for_named_groups(self) -> None:
+        route("a", first, batch=2, kind="paid")
+        with pytest.raises(ValueError, match="Named groups"):
+            route("a", first, batch=2, kind="(?P<kind>paid)")
+
+    def test_how_often_it_is_tried_says_the_message_then_the_route_then_the_settings(
+        self, settings: Any
+    ) -> None:
+        assert route("a", first).attempts_for(Message("a", {})) == 5
+        settings.MAILRAIL = {"ATTEMPTS": 7}
+        assert route("a", first).attempts_for(Message("a", {})) == 7
+        assert route("a", first, attempts=3).attempts_for(Message("a", {})) == 3
+        assert route("a", first, attempts=3).attempts_for(Message("a", {}, max_attempts=2)) == 2
+
+
+class TestBackoff:
+    @given(st.integers(min_value=1, max_value=10_000))
+    @hypothesis_settings(deadline=None)
+    def test_a_number_bounds_a_wait_that_doubles_up_to_the_settings_limit(self, attempt: int) -> None:
+        wait = route("a", first, backoff=2).delay_after(attempt)
+        assert 0 <= wait <= min(3600.0, 2 * 2 ** min(attempt - 1, 60))
+
+    def test_it_has_full_jitter(self) -> None:
+        made = route("a", first, backoff=100)
+        waits = [made.delay_after(1) for _ in range(200)]
+        assert min(waits) < 50 < max(waits) <= 100
+
+    def test_without_one_the_settings_say(self, settings: Any) -> None:
+        settings.MAILRAIL = {"BACKOFF": 1000, "BACKOFF_MAX": 3}
+        waits = [route("a", first).delay_after(n) for n in range(1, 100)]
+        assert 0 < max(waits) <= 3
+
+    def test_zero_is_at_once(self) -> None:
+        assert {route("a", first, backoff=0).delay_after(n) for n in (1, 2, 50)} == {0}
+
+    @pytest.mark.parametrize("waits", [[1, 5, 60], (1, 5, 60)])
+    def test_a_list_is_followed_and_its_last_wait_repeated(self, waits: Any) -> None:
+        made = route("a", first, backoff=waits)
+        assert [made.delay_after(n) for n in (1, 2, 3, 4, 100)] == [1, 5, 60, 60, 60]
+
+    def test_a_function_gets_the_attempt_and_never_waits_less_than_nothing(self) -> None:
+        made = route("a", first, backoff=lambda attempt: 10 - attempt * 4)
+        assert [made.delay_after(n) for n in (1, 2, 3)] == [6, 2, 0]
+
+
+class TestFilters:
+    def test_the_first_route_that_matches_gets_the_message(self) -> None:
+        plan = Routing([route("orders", first, kind="^paid$"), route("orders", second)]).plans["orders"]
+        assert found(plan, {"kind": "paid"}) == (first, {})
+        assert found(plan, {"kind": "free"}) == (second, {})
+        assert found(plan, {}) == (second, {})
+
+    def test_nothing_matches_where_every_route_filters_it_out(self) -> None:
+        plan = Routing([route("orders", first, kind="paid")]).plans["orders"]
+        assert found(plan, {"kind": "free"}) is None
+
+    def test_every_filter_must_match(self) -> None:
+        made = route("orders", first, kind="paid", country="^(de|at)$")
+        assert made.match({"kind": "paid", "country": "at"}) == {}
+        assert made.match({"kind": "paid", "country": "fr"}) is None
+        assert made.match({"kind": "paid"}) is None
+
+    def test_it_matches_from_the_beginning_and_not_in_the_middle(self) -> None:
+        made = route("orders", first, kind="paid")
+        assert made.match({"kind": "paid twice"}) == {}
+        assert made.match({"kind": "unpaid"}) is None
+
+    def test_named_groups_become_keyword_arguments(self) -> None:
+        made = route("orders", first, path=r"^/(?P<year>\d{4})/(?P<slug>\w+)(?P<rest>/.*)?$", kind="(?P<k>.)")
+        assert made.match({"path": "/2026/hello", "kind": "x"}) == {"year": "2026", "slug": "hello", "k": "x"}
+
+    def test_numbers_are_matched_as_text(self) -> None:
+        assert route("a", first, n=r"^(?P<n>\d+)$").match({"n": 42}) == {"n": "42"}
+        assert route("a", first, n=r"^1\.5$").match({"n": 1.5}) == {}
+
+    @pytest.mark.parametrize("value", [True, False, None, [], ["paid"], {}, {"paid": "paid"}])
+    def test_what_is_neither_text_nor_number_does_not_match(self, value: Any) -> None:
+        assert route("a", first, kind=".*").match({"kind": value}) is None
+
+    def test_compiled_patterns_are_taken_with_their_flags(self) -> None:
+        made = route("a", first, kind=re.compile("paid", re.IGNORECASE))  # type: ignore[arg-type]
+        assert made.match({"kind": "PAID"}) == {}
+
+    @pytest.mark.parametrize("pattern", ["(", "[", "*", "a{99999999999999999999}", "(?P<a>x)(?P<a>y)"])
+    def test_what_is_no_regular_expression_is_refused_by_name(self, pattern: str) -> None:
+        with pytest.raises(ValueError, match=r"^route\(kind=.*not a regular expression"):
+            route("a", first, kind=pattern)
+
+    @pytest.mark.parametrize("pattern", [None, 7, True, b"paid", re.compile(b"paid"), ["paid"]])
+    def test_what_could_never_match_text_is_refused_by_name(self, pattern: Any) -> None:
+        with pytest.raises(TypeError, match=r"^route\(kind=.*a filter is a regular expression, as text"):
+            route("a", first, kind=pattern)
+
+    @given(json_objects, st.sampled_from([".*", "^$", r"(?P<x>\d+)", "a|b", r"\S"]))
+    @hypothesis_settings(deadline=None)
+    def test_no_content_makes_a_filter_raise(self, content: dict[str, Any], pattern: str) -> None:
+        content["field"] = content.get("", 0)
+        made = Route(("a",), first, {name: re.compile(pattern) for name in ("field", *list(content)[:2])})
+        assert made.match(content) is None or isinstance(made.match(content), dict)
+
+
+class TestWhatBelongsToTheChannel:
+    @pytest.mark.parametrize(
+        ("option", "one", "other"),
+        [("concurrency", 1, 2), ("rate", "1/s", "2/s"), ("lease", 5, 6), ("batch", 5, 6), ("batch", None, 6)],
+    )
+    def test_routes_that_disagree_are_refused_with_the_option_the_values_and_the_consumers(
+        self, option: str, one: Any, other: Any
+    ) -> None:
+        with pytest.raises(InvalidSettings) as refusal:
+            Routing([route("a", first, **{option: one}), route(["b", "a"], second, **{option: other})])
+        said = str(refusal.value)
+        assert said.startswith(
+            "The routes of channel 'a' (tests.routes.first and tests.routes.second) disagree on"
+        )
+        assert f"disagree on {option}: " in said
+
+    @pytest.mark.parametrize(("option", "value"), [("concurrency", 2), ("rate", "2/s"), ("lease", 6.0)])
+    def test_saying_it_once_is_enough(self, option: str, value: Any) -> None:
+        plan = Routing([route("a", first, **{option: value}), route("a", second)]).plans["a"]
+        assert getattr(plan, option) == (Rate(2, 1) if option == "rate" else value)
+
+    def test_agreeing_is_fine_however_a_rate_is_written(self) -> None:
+        plan = Routing([route("a", first, rate="60/m"), route("a", second, rate="60/60s")]).plans["a"]
+        assert plan.rate == Rate(60, 60)
+
+    def test_what_belongs_to_the_route_may_differ(self) -> None:
+        Routing(
+            [route("a", first, attempts=1, timeout=1, backoff=1), route("a", second, attempts=2, atomic=True)]
+        )
+
+    def test_the_lease_is_the_settings_unless_a_route_says(self, settings: Any) -> None:
+        settings.MAILRAIL = {"LEASE": 9}
+        assert Routing([route("a", first)]).plans["a"].lease == 9
+
+    def test_atomic_needs_a_plain_function(self) -> None:
+        with pytest.raises(
+            InvalidSettings, match=r"route\('a', …, atomic=True\): tests.routes.later is async"
+        ):
+            Routing([route("a", later, atomic=True)])
+
+    def test_atomic_needs_the_database_layer(self) -> None:
+        with pytest.raises(InvalidSettings, match=r"route\('a', …, atomic=True\) needs the database layer"):
+            Routing([route("a", first, atomic=True)], supports_atomic=False)
+
+
+class TestInclude:
+    def test_a_list_or_its_dotted_path(self) -> None:
+        assert include("tests.routes.channel_routing") == routes.channel_routing
+        assert include(routes.channel_routing) == routes.channel_routing
+
+    def test_lists_within_lists_are_flat_and_in_order(self) -> None:
+        flat = include([routes.nested_routing, include("tests.routes.a_tuple")])
+        assert [r.channels[0] for r in flat] == ["one", "two", "three", "four", "one", "two"]
+
+    @pytest.mark.parametrize("path", ["no.such.module", "tests.routes.missing", "nodots", ""])
+    def test_a_path_that_leads_nowhere_is_named(self, path: str) -> None:
+        with pytest.raises(InvalidSettings, match=rf"^include\({path!r}\) cannot be imported"):
+            include(path)
+
+    @pytest.mark.parametrize("name", ["no_list", "a_dict", "a_list_of_pairs"])
+    def test_what_is_no_list_of_routes_is_named(self, name: str) -> None:
+        with pytest.raises(
+            InvalidSettings, match=rf"^include\('tests.routes.{name}'\) must be a list of route"
+        ):
+            include(f"tests.routes.{name}")
+        with pytest.raises(InvalidSettings, match=r"^include\(\) must be a list of route"):
+            include(getattr(routes, name))
+
+
+class TestDiscovery:
+    def test_without_a_routing_the_consumers_of_all_installed_apps_are_found(self) -> None:
+        plans = Routing.of_layer().plans
+        assert plans["ledger"].routes[0].name == "tests.project.consumers.ledger"
+        assert plans["send-invite"].routes[0].name == "mailrail.invitations.consumers.send_invite"
+
+    def test_the_decorator_leaves_the_function_as_it_is(self) -> None:
+        def mine(message: Any) -> str:
+            return "mine"
+
+        assert consumer("mine", attempts=2)(mine) is mine
+        [made] = [r for r in routing_module._registered if r.channels == ("mine",)]
+        assert made.function is mine and made.policy.attempts == 2
+
+    def test_registering_again_after_a_reload_replaces_the_first(self) -> None:
+        def define() -> Any:
+            @consumer("again")
+            def again(message: Any) -> None: ...
+
+            return again
+
+        define()
+        newest = define()
+        assert [r.function for r in routing_module._registered if r.channels == ("again",)] == [newest]
+
+    def test_an_app_whose_consumers_do_not_import_is_named(self, settings: Any) -> None:
+        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
+        with pytest.raises(
+            InvalidSettings, match=r"^tests\.broken_app\.consumers cannot be imported: .*attempts"
+        ):
+            Routing.of_layer()
+
+    def test_settings_changed_by_a_test_are_looked_at_again(self, configure: Any) -> None:
+        assert "one" not in Routing.of_layer()
+        configure("tests.routes.channel_routing")
+        assert "one" in Routing.of_layer()
+        assert Routing.of_layer() is Routing.of_layer()
+
+
+class TestNamedInTheSettings:
+    def test_only_what_is_named_is_routed_and_our_own(self, configure: Any) -> None:
+        configure("tests.routes.nested_routing")
+        assert sorted(Routing.of_layer().plans) == ["four", "one", "send-invite", "three", "two"]
+
+    def test_the_projects_routes_stand_before_ours(self, configure: Any) -> None:
+        configure("tests.routes.shadowing_routing")
+        plan = Routing.of_layer().plans["send-invite"]
+        assert [r.name for r in plan.routes] == [
+            "tests.routes.first",
+            "mailrail.invitations.consumers.send_invite",
+        ]
+        assert found(plan, {}) == (first, {})
+
+    @pytest.mark.parametrize("name", ["a_tuple", "a_single_route"])
+    def test_a_tuple_or_a_single_route_will_do(self, configure: Any, name: str) -> None:
+        configure(f"tests.routes.{name}")
+        assert Routing.of_layer().plans.keys() & {"one", "alone"}
+
+    @pytest.mark.parametrize(
+        "path",
+        ["no.such.routing", "tests.routes.missing", "tests.broken_routes.channel_routing", "nodots", ""],
+    )
+    def test_a_routing_that_does_not_import_is_named_with_its_setting(
+        self, configure: Any, path: str
+    ) -> None:
+        configure(path)
+        where = rf"^CHANNEL_LAYERS\['default'\]\['CONFIG'\]\['routing'\] = {path!r} cannot be imported: "
+        with pytest.raises(InvalidSettings, match=where):
+            Routing.of_layer()
+
+    @pytest.mark.parametrize("name", ["no_list", "a_dict", "a_list_of_pairs"])
+    def test_what_is_no_list_of_routes_is_named_with_its_setting(self, configure: Any, name: str) -> None:
+        configure(f"tests.routes.{name}")
+        with pytest.raises(InvalidSettings, match=rf"\['routing'\] = 'tests.routes.{name}' must be a list"):
+            Routing.of_layer()
+
+    def test_each_layer_has_its_own(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {
+            alias: {"BACKEND": MEMORY, "CONFIG": {"routing": f"tests.routes.{name}"}}
+            for alias, name in (("default", "channel_routing"), ("second", "a_single_route"))
+        }
+        assert "one" in Routing.of_layer() and "one" not in Routing.of_layer("second")
+        assert "alone" in Routing.of_layer("second") and "alone" not in Routing.of_layer("default")
+
+    def test_atomic_depends_on_the_layer(self, configure: Any) -> None:
+        configure("tests.routes.atomic", "mailrail.layers.DatabaseChannelLayer")
+        assert "one" in Routing.of_layer()
+        configure("tests.routes.atomic")
+        with pytest.raises(InvalidSettings, match="atomic"):
+            Routing.of_layer()
+
+
+class TestMiddleware:
+    def test_the_first_one_named_is_outermost(self, settings: Any) -> None:
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer", "tests.routes.inner"]}
+        route("a", first).consume("message", year="2026")
+        assert [name for name, *_ in routes.called] == ["outer", "inner", "first"]
+        assert {(message, tuple(arguments)) for _, message, arguments in routes.called} == {
+            ("message", ("year",))
+        }
+
+    def test_the_consumer_itself_stays_bare(self, settings: Any) -> None:
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"]}
+        assert route("a", first).function is first
+
+    def test_a_registered_consumer_follows_the_settings_of_a_test(self, settings: Any) -> None:
+        consumer("wrapped")(first)
+        made = Routing.of_layer().plans["wrapped"].routes[0]
+        made.consume("bare")
+        settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"]}
+        made.consume("wrapped")
+        assert [name for name, *_ in routes.called] == ["first", "outer", "first"]
