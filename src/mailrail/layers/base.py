@@ -266,15 +266,32 @@ class LocalChannels(ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels ha
         if "!" in channel:
             local: Content = await super().receive(channel)
             return local
-        layer = _verbs(self)
+        given_up = threading.Event()
         while True:
-            claimed: Claimed = await layer.acall("claim", "receive", {channel: 1}, 15.0)
-            for claim in claimed.claims:
-                if claim.defect:
-                    await layer.acall("bury", claim, claim.defect)
-                elif not await layer.acall("finish", [claim]):
-                    return claim.content
-            await asyncio.sleep(layer.poll_interval)
+            taking = asyncio.ensure_future(sync_to_async(_take)(_verbs(self), channel, given_up))
+            try:
+                taken = await asyncio.shield(taking)
+            except asyncio.CancelledError:  # the thread goes on: tell it, and see how far it has come
+                given_up.set()
+                await asyncio.wait([taking])
+                taken = taking.result()
+                if taken is None:
+                    raise
+            if taken is not None:
+                return taken.content
+            await asyncio.sleep(_verbs(self).poll_interval)
+
+
+def _take(layer: DurableLayer, channel: str, given_up: threading.Event) -> Message | None:
+    """Finish the next message of a channel and return it; release it if nobody waits for it any more."""
+    for claim in layer.claim("receive", {channel: 1}, 15.0).claims:
+        if claim.defect:
+            layer.bury(claim, claim.defect)
+        elif given_up.is_set():
+            layer.release([claim])
+        elif not layer.finish([claim]):
+            return claim
+    return None
 
 
 def _verbs(layer: LocalChannels) -> DurableLayer:
