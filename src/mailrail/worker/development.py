@@ -70,7 +70,7 @@ class DevelopmentWorker:
         if self._worker is not None and self._thread is not None:
             self._worker.stop(GRACE)
             self._thread.join(GRACE + 1)
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             _stop_process(self._process)
 
 
@@ -87,9 +87,11 @@ def _environment() -> dict[str, str]:
 
 def _stop_process(process: subprocess.Popen[bytes]) -> None:
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGTERM, RELEASE), (signal.SIGKILL, GRACE)):
-        process.send_signal(number)
+        process.send_signal(number)  # nothing happens if it has ended
         try:
             process.wait(patience)
-            return
+            break
         except subprocess.TimeoutExpired:
             continue
+    assert process.stdin is not None
+    process.stdin.close()
