@@ -13,7 +13,9 @@ a commit, which never comes there, count as sent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.db import connections
@@ -98,14 +100,32 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
         route, arguments = found
         message = IncomingMessage(claim, route)
         delivery = Delivery(route, [message], arguments)
-        if route.is_async:
-            async_to_sync(run_on_loop)(delivery)
-        else:
-            run_in_thread(delivery, layer)
+        with _contained():
+            if route.is_async:
+                async_to_sync(run_on_loop)(delivery)
+            else:
+                run_in_thread(delivery, layer)
     assert message.outcome is not None
     yield _settle(layer, message, message.outcome)
     if raise_errors and message.outcome.kind in ("retried", "buried"):
         raise AssertionError(f"{message!r} was {message.outcome.kind}:\n{message.outcome.error}")
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """A database error of a consumer ends its own transaction, with a worker; here, it must not end the test's.
+
+    Where it has, everything goes back to how it was before the consumer.
+    """
+    in_test: list[Any] = [c for c in connections.all(initialized_only=True) if c.in_atomic_block]
+    points = [(connection, connection.savepoint()) for connection in in_test]
+    yield
+    for connection, point in points:
+        if connection.needs_rollback or not connection.is_usable():
+            connection.needs_rollback = False  # as Django's own atomic() does before it goes back
+            connection.savepoint_rollback(point)
+        else:
+            connection.savepoint_commit(point)
 
 
 def _settle(layer: DurableLayer, message: IncomingMessage, outcome: Outcome) -> Ran:

@@ -1,4 +1,4 @@
-"""The pytest plugin. Imports nothing of Django before a fixture is used: it is loaded in every project's tests."""
+"""The pytest plugin. It is loaded in every project's tests, so it looks at no setting before a fixture is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mailrail_memory(settings: Any) -> Any:
     from mailrail import testing
     from mailrail.layers import default_alias
 
-    configured = dict(getattr(settings, "CHANNEL_LAYERS", {}))
+    configured = dict(getattr(settings, "CHANNEL_LAYERS", None) or {})
     routing = configured.get(default_alias(), {}).get("CONFIG", {}).get("routing")
     memory = {"BACKEND": "mailrail.layers.InMemoryChannelLayer", "CONFIG": {"routing": routing}}
     settings.CHANNEL_LAYERS = {**configured, default_alias(): memory}
