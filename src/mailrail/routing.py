@@ -118,7 +118,7 @@ class Route:
         """Seconds to wait after this attempt failed (1 is the first): exponential with full jitter, by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
-            return max(0.0, float(backoff(attempt)))
+            return max(float(backoff(attempt)), 0.0)  # in this order, NaN stays NaN, for the worker to refuse
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))

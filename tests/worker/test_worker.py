@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connections
+from django.db import DataError, IntegrityError, OperationalError, connections
 
 from mailrail import Discard, Retry
 from mailrail.errors import LayerUnavailable, MailrailError
@@ -210,6 +210,67 @@ class TestConsumers:
         send(layer)
         work(layer, route("work", consume, attempts=2))
         assert layer.dead("work")[0].message.attempt == 2
+
+    @pytest.mark.parametrize("after", [float("nan"), float("inf"), -1, timedelta(seconds=-1)])
+    def test_a_retry_at_no_time_at_all_is_an_error_of_its_consumer(
+        self, layer: DurableLayer, after: Any
+    ) -> None:
+        seen = Seen()
+
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] == 0:
+                message.retry(after=after)
+            seen(message)
+
+        send(layer, n=3)
+        work(layer, route("work", consume, attempts=1))
+        assert len(seen) == 2 and "takes seconds from now" in layer.dead("work")[0].error
+
+    @pytest.mark.parametrize("delay", [float("nan"), float("inf")])
+    def test_a_backoff_of_no_time_at_all_does_not_lose_the_message(
+        self, layer: DurableLayer, delay: float
+    ) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise RuntimeError
+
+        send(layer)
+        work(layer, route("work", consume, backoff=lambda attempt: delay))
+        assert layer.stats()["work"].scheduled == 1
+
+    def test_reasons_that_are_no_text_are_made_text(self, layer: DurableLayer) -> None:
+        def consume(message: IncomingMessage) -> None:
+            if message["n"] == 0:
+                message.bury(ValueError("no"))  # type: ignore[arg-type]
+            else:
+                message.retry(after=100, why=None)  # type: ignore[arg-type]
+
+        send(layer, n=2)
+        work(layer, route("work", consume))
+        assert layer.stats()["work"].scheduled == 1 and layer.dead("work")[0].error == "no"
+
+    @pytest.mark.parametrize("error", [ValueError("no"), IntegrityError("no"), DataError("no")])
+    def test_an_outcome_the_layer_refuses_is_set_aside_and_the_others_are_settled(
+        self,
+        layer: DurableLayer,
+        error: Exception,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def retry(claim: Message, *args: Any) -> list[Message]:
+            if claim.id == refused.id:
+                raise error
+            return usual(claim, *args)
+
+        def consume(message: IncomingMessage) -> None:
+            message.retry(after=100)
+
+        usual = layer.retry
+        monkeypatch.setattr(layer, "retry", retry)
+        refused, *_ = send(layer, n=3)
+        work(layer, route("work", consume, lease=60))
+        stats = layer.stats()["work"]
+        assert (stats.scheduled, stats.claimed) == (2, 1)
+        assert "cannot be retried; it will count as lost" in caplog.text
 
     def test_discard_drops_for_good(self, layer: DurableLayer) -> None:
         def consume(message: IncomingMessage) -> None:
@@ -808,6 +869,16 @@ class TestOnTheDatabase:
         assert len(seen) == 2
         [dead] = layer.dead("work")
         assert dead.message.id == bad.id and reason in dead.error
+
+    @pytest.mark.parametrize("text", ["caf\udce9", "a zero \0 byte"])
+    def test_errors_are_kept_whatever_their_text(self, layer: DurableLayer, text: str) -> None:
+        def consume(message: IncomingMessage) -> None:
+            raise ValueError(text)
+
+        send(layer)
+        work(layer, route("work", consume, attempts=1))
+        [dead] = layer.dead("work")
+        assert text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0") in dead.error
 
     def test_an_atomic_consumer_commits_its_writes_its_sends_and_its_end_together(
         self, layer: DurableLayer

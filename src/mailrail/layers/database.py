@@ -69,6 +69,11 @@ def _class_for(using: str) -> type[DatabaseChannelLayer]:
     )
 
 
+def storable(text: str) -> str:
+    """Text as every database takes it: no zero bytes (PostgreSQL), no halves of surrogate pairs (UTF-8)."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
 def read_message(row: tuple[Any, ...]) -> Message:
     """Build a message from the columns ``COLUMNS`` of a row; whatever is unreadable becomes its ``defect``."""
     (

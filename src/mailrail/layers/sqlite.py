@@ -34,7 +34,7 @@ from ..messages import (
 from . import sqlite_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
-from .database import DatabaseChannelLayer, read_dead, read_message
+from .database import DatabaseChannelLayer, read_dead, read_message, storable
 
 PATIENCE = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
@@ -185,7 +185,7 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def bury(self, claim: Message, error: str) -> list[Message]:
         with self._write() as cursor:
-            values = {"claims": _tokens([claim]), "error": error.replace("\0", "\\0"), "now": time.time()}
+            values = {"claims": _tokens([claim]), "error": storable(error), "now": time.time()}
             cursor.execute(sql.BURY, values)
             return self._finish(cursor, [claim])
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from ..conf import settings
-from ..errors import MailrailError
+from ..errors import MailrailError, Retry
 from ..messages import Content, Message
 from ..routing import Route
 
@@ -133,12 +133,11 @@ class IncomingMessage:
         self, after: float | timedelta | None = None, why: str = "the consumer asked for a retry"
     ) -> None:
         """Again: ``after`` seconds, or after the route's backoff. After the last attempt, it is buried."""
-        seconds = after.total_seconds() if isinstance(after, timedelta) else after
-        self._say(self.failed(why, seconds))
+        self._say(self.failed(str(why), Retry(after=after).after))
 
     def bury(self, why: str = "the consumer buried it") -> None:
         """Keep it among the dead, for a person to look at."""
-        self._say(Outcome("buried", why))
+        self._say(Outcome("buried", str(why)))
 
     def _say(self, outcome: Outcome) -> None:
         if not self.decide(outcome):
@@ -164,7 +163,9 @@ class IncomingMessage:
 
 def _delay(route: Route, attempt: int) -> float:
     try:
-        return route.delay_after(attempt)
+        delay = Retry(after=route.delay_after(attempt)).after  # which refuses what is no number of seconds
+        assert delay is not None
+        return delay
     except Exception:
         logger.exception("backoff of %s raised; waiting %s s instead", route.name, settings.backoff)
         return settings.backoff

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from django.db import DataError, IntegrityError
+
 from ..layers import DurableLayer
 from ..messages import Claimed, Message
 from .incoming import IncomingMessage, Outcome
-from .leases import LeaseKeeper
+from .leases import OUTAGES, LeaseKeeper
 from .report import report, report_lost
+
+logger = logging.getLogger("mailrail.worker")
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +74,22 @@ class Settler:
         """Settle all but the finished. What the layer cannot take now stays for the next time."""
         while self._others:
             entry = self._others[0]
-            self._close(entry, settle_one(self._layer, entry.claim, entry.outcome))
+            try:
+                lost = settle_one(self._layer, entry.claim, entry.outcome)
+            except Exception as error:
+                if _is_outage(error):
+                    raise
+                self._set_aside(entry, error)
+            else:
+                self._close(entry, lost)
             self._others.popleft()
+
+    def _set_aside(self, entry: _Open, error: Exception) -> None:
+        """The layer refuses this one, and will again: its lease lapses, so that it holds nobody else up."""
+        self._keeper.forget(entry.claim)
+        logger.error(
+            "%r cannot be %s; it will count as lost", entry.message, entry.outcome.kind, exc_info=error
+        )
 
     def finished_by_claim(self, claimed: Claimed) -> None:
         """The last ``claim`` has settled ``finished``."""
@@ -86,6 +105,11 @@ class Settler:
             report_lost(entry.message)
         else:
             report(entry.message, entry.outcome)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Would the same be taken later? Not where the values themselves are refused."""
+    return isinstance(error, OUTAGES) and not isinstance(error, DataError | IntegrityError)
 
 
 def settle_one(layer: DurableLayer, claim: Message, outcome: Outcome) -> list[Message]:
