@@ -72,6 +72,18 @@ def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
     return result
 
 
+def hang_about(where: str, gate: threading.Event) -> None:
+    """What an atomic consumer does for longer than anybody waits."""
+    numbers = "WITH RECURSIVE c (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c)"
+    with connections["default"].cursor() as cursor:
+        if where == "in a statement":
+            cursor.execute(f"{numbers} SELECT COUNT(*) FROM c")
+        if where == "between rows":
+            cursor.execute(f"{numbers} SELECT i FROM c")
+            cursor.fetchone()
+        gate.wait(20)
+
+
 class TestConsumers:
     def test_a_consumer_sees_what_was_sent(self, layer: DurableLayer) -> None:
         seen = Seen()
@@ -916,6 +928,102 @@ class TestOnTheDatabase:
         work(layer, route("work", lambda message: Group.objects.create(name="x"), atomic=True, lease=60))
         assert not Group.objects.exists()
         assert "lost work" in caplog.text and layer.finish(stolen) == []
+
+    @pytest.mark.parametrize("hang", ["asleep", "in a statement", "between rows"])
+    def test_an_atomic_consumer_past_its_limit_lets_go_of_the_database(
+        self, layer: DurableLayer, hang: str
+    ) -> None:
+        from django.contrib.auth.models import Group
+
+        gate, runs = threading.Event(), []
+
+        def consume(message: IncomingMessage) -> None:
+            runs.append(message.attempt)
+            Group.objects.create(name=str(message.attempt))
+            if message.attempt == 1:
+                hang_about(hang, gate)
+
+        send(layer)
+        begun = time.monotonic()
+        work(layer, route("work", consume, atomic=True, timeout=0.2, attempts=2, backoff=0, lease=60))
+        gate.set()
+        assert time.monotonic() - begun < 5 and runs == [1, 2]
+        assert [group.name for group in Group.objects.all()] == ["2"] and layer.stats() == {}
+
+    @pytest.mark.parametrize("hang", ["asleep", "in a statement", "between rows"])
+    def test_an_atomic_consumer_at_the_deadline_lets_go_of_the_database(
+        self, layer: DurableLayer, hang: str
+    ) -> None:
+        from django.contrib.auth.models import Group
+
+        entered, gate = threading.Event(), threading.Event()
+
+        def consume(message: IncomingMessage) -> None:
+            Group.objects.create(name="x")
+            entered.set()
+            hang_about(hang, gate)
+
+        send(layer)
+        running = Running(layer, route("work", consume, atomic=True, lease=60))
+        with running as worker:
+            assert entered.wait(20)
+            begun = time.monotonic()
+            worker.stop(0.1)
+            running.thread.join(20)
+        gate.set()
+        [message] = layer.waiting("work")
+        assert time.monotonic() - begun < 5 and not Group.objects.exists()
+        assert (message.attempt, message.losses) == (0, 0)
+
+    def test_an_atomic_consumer_that_nobody_waits_for_undoes_nothing_of_the_next_one(
+        self, layer: DurableLayer
+    ) -> None:
+        """Its thread and connection are the next one's by the time its limit is over."""
+        from mailrail.worker.consume import Delivery, run_in_thread
+
+        send(layer, n=2)
+        atomic = route("work", Seen(), atomic=True)
+        claims = layer.claim("w", {"work": 2}, 60.0).claims
+        first, second = (Delivery(atomic, [IncomingMessage(claim, atomic)], {}) for claim in claims)
+        run_in_thread(first, layer)
+        with layer.atomic():
+            first.abandon()
+            assert layer.finish([second.messages[0].claim]) == []
+        assert layer.stats() == {}
+
+    def test_atomic_consumers_of_a_channel_run_one_at_a_time(self, layer: DurableLayer) -> None:
+        """There is one writer: the others would wait for it, on the time of their limits and leases."""
+        claimed = []
+
+        def consume(message: IncomingMessage) -> None:
+            claimed.append(layer.stats()["work"].claimed)
+
+        send(layer, n=5)
+        work(layer, route("work", consume, atomic=True, concurrency=4))
+        assert claimed == [1] * 5
+
+    def test_waiting_for_the_database_is_no_attempt_and_no_part_of_the_limit(
+        self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin, begun = layer.atomic, []
+
+        def begin_late() -> Any:
+            begun.append(time.monotonic())
+            if len(begun) == 1:
+                raise OperationalError("database is locked")
+            until(lambda: time.monotonic() > begun[1] + 0.5)
+            return begin()
+
+        seen = Seen()
+        monkeypatch.setattr(layer, "atomic", begin_late)
+        send(layer)
+        consumer = route("work", seen, atomic=True, attempts=1, timeout=0.2, lease=60)
+        work(layer, consumer)
+        [message] = layer.waiting("work")
+        assert (message.attempt, seen) == (0, [])
+        layer.shift(2)
+        assert not work(layer, consumer).worn_out
+        assert [m.attempt for m in seen] == [1] and layer.stats() == {}
 
     def test_a_hook_that_raises_after_the_commit_changes_nothing(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture

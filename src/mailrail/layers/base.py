@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeAlias
 from uuid import UUID
@@ -51,6 +51,9 @@ class DurableLayer(ABC):
     # Can a consumer's own writes and its finish commit together (route(…, atomic=True))?
     supports_atomic: ClassVar[bool] = False
 
+    # Does one open transaction keep everybody else from writing?
+    has_one_writer: ClassVar[bool] = False
+
     #: Alias of the database whose transactions sends follow.
     using: str
     #: Dotted path of the routing, from CONFIG.
@@ -81,6 +84,14 @@ class DurableLayer(ABC):
     def atomic(self) -> AbstractContextManager[None]:
         """A transaction on the layer's database, in which a consumer runs and ``finish`` is the last statement."""
         raise NotImplementedError(f"{type(self).__name__} keeps no messages in a database.")
+
+    def breaker(self) -> Callable[[], None]:
+        """Inside ``atomic()``: returns what undoes that transaction at once, from another thread.
+
+        Needed where others would wait for it (``has_one_writer``). Elsewhere one that is abandoned hinders nobody: the
+        ``finish`` at its end finds the claim lost, and undoes it.
+        """
+        return lambda: None
 
     # -- working ------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -38,10 +39,14 @@ from .database import DatabaseChannelLayer, read_dead, read_message, storable
 
 PATIENCE = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
+STATEMENT_GRACE = 0.1
+"""Seconds a statement gets to end in a transaction that is to be undone; then it is interrupted."""
 
 
 class SqliteLayer(DatabaseChannelLayer):
     """What ``DatabaseChannelLayer`` is on a SQLite database."""
+
+    has_one_writer = True
 
     # -- transactions -------------------------------------------------------------------------------------------
 
@@ -83,6 +88,25 @@ class SqliteLayer(DatabaseChannelLayer):
             finally:
                 connection.transaction_mode = mode
             yield
+
+    def breaker(self) -> Callable[[], None]:
+        """Rolls back and closes: whatever the abandoned code does from then on, it does not do to the database."""
+        connection = self._connection
+        raw = connection.connection
+
+        def interrupt() -> None:
+            with suppress(sqlite3.Error):  # closed by now
+                raw.interrupt()
+
+        def undo() -> None:
+            connection.needs_rollback = True  # Django refuses statements from here on, a COMMIT too
+            interrupting = threading.Timer(STATEMENT_GRACE, interrupt)
+            interrupting.start()
+            with suppress(sqlite3.Error), closing(raw):
+                raw.rollback()  # waits for the statement that runs, if one does
+            interrupting.cancel()
+
+        return undo
 
     def _read(self, statement: str, **values: Any) -> list[Any]:
         with _plain_words(), self._connection.cursor() as cursor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from django.db import transaction
@@ -18,17 +19,20 @@ from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
 from ..routing import Route
 from .incoming import IncomingMessage, Outcome
+from .leases import OUTAGES
 from .report import report_started
 
 logger = logging.getLogger("mailrail.worker")
 
 LONGEST_TRACEBACK = 20_000
+RELEASED_FOR = 1.0
+"""Seconds until a message is due again whose transaction could not be begun."""
 
 
 class Delivery:
     """Messages on their way through one run of a consumer: one of them, or a batch."""
 
-    __slots__ = ("arguments", "in_pool", "messages", "route", "started_at")
+    __slots__ = ("_abandoned", "_lock", "_undo", "arguments", "in_pool", "messages", "route", "started_at")
 
     def __init__(self, route: Route, messages: Sequence[IncomingMessage], arguments: dict[str, str]) -> None:
         self.route = route
@@ -36,6 +40,9 @@ class Delivery:
         self.arguments = arguments
         self.started_at: float | None = None  # time.monotonic()
         self.in_pool = True  # False: it runs in a process of its own
+        self._lock = threading.Lock()
+        self._undo: Callable[[], None] | None = None  # while its transaction is open
+        self._abandoned = False
 
     @property
     def channel(self) -> str:
@@ -57,11 +64,14 @@ class Delivery:
         """Did the end of an atomic consumer's message commit with its writes?"""
         return all(m.outcome is not None and m.outcome.settled for m in self.messages)
 
+    def announce(self) -> None:
+        for message in self.messages:
+            report_started(message)
+
     def begin(self) -> None:
         self.started_at = time.monotonic()
         for message in self.messages:
             message.started_at = self.started_at
-            report_started(message)
 
     def call(self) -> Any:
         subject = self.messages[0] if self.route.policy.batch is None else list(self.messages)
@@ -83,6 +93,28 @@ class Delivery:
         """The time limit is over, and nothing can stop the code that still runs."""
         self.fail(TimeoutError(f"{self.route.name} ran longer than its limit of {self.limit:g} seconds."))
 
+    @contextmanager
+    def undoable(self, layer: DurableLayer) -> Iterator[None]:
+        """Inside its transaction: ``abandon`` undoes that, from any thread, until the end of the block."""
+        with self._lock:
+            if self._abandoned:
+                raise _RollBack
+            self._undo = layer.breaker()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._undo = None
+        if self._abandoned:
+            raise _RollBack
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: let go of what its transaction has locked."""
+        with self._lock:
+            self._abandoned = True
+            if self._undo is not None:
+                self._undo()
+
     def _verdict(self, message: IncomingMessage, error: BaseException, alone: bool) -> Outcome:
         if isinstance(error, Discard):
             return Outcome("discarded", str(error))
@@ -101,11 +133,12 @@ def describe(error: BaseException) -> str:
 
 def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    delivery.begin()
     try:
+        delivery.announce()
         if delivery.route.policy.atomic:
             _run_atomic(delivery, layer)
         else:
+            delivery.begin()
             _await_stray(delivery, delivery.call())
         delivery.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
@@ -128,7 +161,7 @@ def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
     def committed() -> None:
         message.outcome = Outcome("finished", settled=True)
 
-    with suppress(_RollBack), layer.atomic():
+    with suppress(_RollBack), _transaction(delivery, layer):
         transaction.on_commit(
             committed, using=layer.using
         )  # before the consumer's own hooks: those may raise
@@ -144,6 +177,21 @@ def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
         committed()
 
 
+@contextmanager
+def _transaction(delivery: Delivery, layer: DurableLayer) -> Iterator[None]:
+    """The layer's. Waiting for it is no part of the run: no time of its limit, and no attempt if it cannot be had."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(layer.atomic())
+        except OUTAGES as error:
+            for message in delivery.messages:
+                message.decide(Outcome("released", f"its transaction cannot be begun: {error}", RELEASED_FOR))
+            raise _RollBack from error
+        delivery.begin()
+        with delivery.undoable(layer):
+            yield
+
+
 def _await_stray(delivery: Delivery, result: Any) -> None:
     """A plain function may return a coroutine (a wrapper around an async one does): it has not run yet."""
     if inspect.iscoroutine(result):
@@ -154,6 +202,7 @@ def _await_stray(delivery: Delivery, result: Any) -> None:
 
 async def run_on_loop(delivery: Delivery) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing but cancellation of the loop's own."""
+    delivery.announce()
     delivery.begin()
     try:
         async with asyncio.timeout(delivery.limit) as scope:

@@ -251,6 +251,8 @@ class Worker:
     # -- how much, and how long ---------------------------------------------------------------------------------
 
     def _concurrency(self, plan: Plan) -> int:
+        if self.layer.has_one_writer and any(route.policy.atomic for route in plan.routes):
+            return 1  # a second one would only wait for the first one's transaction
         return plan.concurrency or self._threads.size
 
     def _limits(self) -> dict[str, int]:
@@ -311,6 +313,7 @@ class Worker:
         now = time.monotonic()
         for delivery in [d for d in self._running if d.overdue_at <= now and not d.route.is_async]:
             delivery.give_up()
+            delivery.abandon()
             logger.error(
                 "%s still runs past its time limit; this worker process will be replaced", delivery.route.name
             )
@@ -371,6 +374,7 @@ class Worker:
                 continue
             for message in delivery.messages:
                 message.decide(Outcome("released", "the worker stopped before its consumer was done"))
+            delivery.abandon()
             self._end(delivery)
             self.worn_out = True
 
