@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from mailrail.errors import InvalidSettings, MailrailError
 from mailrail.layers import DurableLayer, get_layer
+from mailrail.management.arguments import whole_number
 from mailrail.messages import DeadMessage, check_channel_name
 from mailrail.routing import Routing
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
             if name == "dead":
-                action.add_argument("--limit", type=int, default=20)
+                action.add_argument("--limit", type=whole_number, default=20, help="Default: 20.")
         actions.add_parser("workers", help="list the workers that live")
         for action in actions.choices.values():  # both may also stand behind the action
             action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
@@ -62,11 +63,7 @@ class Command(BaseCommand):
     # -- looking ------------------------------------------------------------------------------------------------
 
     def _overview(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        try:
-            routed = set(Routing.of_layer(options["layer"]).plans)
-        except InvalidSettings as error:
-            self.stderr.write(f"The routing cannot be read: {error}")
-            routed = set()
+        routed = self._routed(options)
         stats = layer.stats()
         if self._json:
             self._print_json({name: {**asdict(s), "routed": name in routed} for name, s in stats.items()})
@@ -78,6 +75,13 @@ class Command(BaseCommand):
         self._print_table(("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""), rows)
         if quiet := sorted(routed - stats.keys()):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
+
+    def _routed(self, options: dict[str, Any]) -> set[str]:
+        try:
+            return set(Routing.of_layer(options["layer"]).plans)
+        except InvalidSettings as error:
+            self.stderr.write(f"The routing cannot be read: {error}")
+            return set()
 
     def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         workers = layer.workers()
@@ -135,8 +139,11 @@ class Command(BaseCommand):
         self._say_which(layer.cancel(options["channel"], options["ids"]), "cancelled", options)
 
     def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        layer.pause(options["channel"])
-        self._say(f"{options['channel']} is paused: messages are kept, and nobody claims them.", paused=True)
+        channel = options["channel"]
+        if channel not in self._routed(options) | layer.stats().keys():
+            self.stderr.write(f"{channel} has no route and no message; is it spelt right?")
+        layer.pause(channel)
+        self._say(f"{channel} is paused: messages are kept, and nobody claims them.", paused=True)
 
     def _resume(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         layer.resume(options["channel"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from argparse import SUPPRESS, ArgumentTypeError
+from argparse import SUPPRESS
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 from mailrail.layers import DurableLayer, default_alias, get_layer
+from mailrail.management.arguments import whole_number, worker_id
 from mailrail.routing import Routing
 from mailrail.worker.supervisor import Job, Supervisor
 from mailrail.worker.worker import new_worker_id
@@ -32,22 +33,20 @@ class Command(BaseCommand):
         parser.add_argument(
             "--exclude-channels", action="append", default=[], metavar="GLOB", help="Leave these out."
         )
-        parser.add_argument("--threads", type=_count, help="Sync consumers at once, per process.")
-        parser.add_argument("--processes", type=_count, help="Worker processes.")
+        parser.add_argument("--threads", type=whole_number, help="Sync consumers at once, per process.")
+        parser.add_argument("--processes", type=whole_number, help="Worker processes.")
         parser.add_argument("--drain", action="store_true", help="Stop when nothing is due.")
-        parser.add_argument("--worker-id", help="A name for this worker, unique among those that run.")
+        parser.add_argument(
+            "--worker-id", type=worker_id, help="A name for this worker, unique among those that run."
+        )
         parser.add_argument("--lifeline", type=int, help=SUPPRESS)  # for runserver
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            layer, routing = get_layer(options["layer"]), Routing.of_layer(options["layer"])
+            layer = _check_shared(get_layer(options["layer"]))
+            routing = Routing.of_layer(options["layer"])
         except InvalidSettings as error:
             raise CommandError(str(error)) from error
-        if not layer.is_shared:
-            raise CommandError(
-                "The in-memory layer lives in one process: a worker of its own would never see a message. Use the "
-                "database layer (leave CHANNEL_LAYERS out), or runserver, which runs a worker inside."
-            )
         job = Job(
             layer=options["layer"],
             channels=_choose(routing, options),
@@ -73,13 +72,27 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
+def _check_shared(layer: DurableLayer) -> DurableLayer:
+    if not layer.is_shared:
+        raise CommandError(
+            "The in-memory layer lives in one process: a worker of its own would never see a message. Use the "
+            "database layer (leave CHANNEL_LAYERS out), or runserver, which runs a worker inside."
+        )
+    return layer
+
+
 def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
     """The channels to serve. Raises ``CommandError`` when there are none, or when one has no route."""
-    unknown = [name for name in options["channels"] if name not in routing]
-    routed = ", ".join(sorted(routing.plans)) or "none"
-    if unknown:
-        raise CommandError(f"No route for channel {unknown[0]!r}. Routed: {routed}.")
-    names = options["channels"] or sorted(routing.plans)
+    if not routing.plans:
+        raise CommandError(
+            'No channel is routed. Route one with @consumer("name") in an app\'s consumers.py, or with route() in the '
+            "list that CHANNEL_LAYERS names."
+        )
+    if unknown := [name for name in options["channels"] if name not in routing]:
+        raise CommandError(
+            f"No route for channel {unknown[0]!r}. Routed: {', '.join(sorted(routing.plans))}."
+        )
+    names = list(dict.fromkeys(options["channels"])) or sorted(routing.plans)
     only, exclude = options["only_channels"], options["exclude_channels"]
     chosen = tuple(
         name
@@ -89,16 +102,9 @@ def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
     )
     if not chosen:
         raise CommandError(
-            f'No channel to serve. Routed: {routed}. Route one with @consumer("name") in an app\'s consumers.py, or '
-            "with route() in the list that CHANNEL_LAYERS names."
+            f"--only-channels and --exclude-channels leave none of these channels: {', '.join(names)}."
         )
     return chosen
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
-    return int(text)
 
 
 def _set_up_logging(verbosity: int) -> None:

@@ -1,0 +1,21 @@
+"""What arguments of our commands may be. argparse names the argument and shows what these say."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+
+LONGEST_WORKER_ID = 200  # a worker process adds its number; the column has room for 255
+
+
+def whole_number(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def worker_id(text: str) -> str:
+    """A name for a worker, as people and the table of workers can take it."""
+    if not 0 < len(text) <= LONGEST_WORKER_ID or not text.isprintable():
+        raise ArgumentTypeError(f"must be 1 to {LONGEST_WORKER_ID} printable characters, not {text[:300]!r}")
+    return text
