@@ -26,11 +26,24 @@ def _sqlite(name: str) -> dict[str, Any]:
     }
 
 
+def postgres() -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": "127.0.0.1",
+        "PORT": os.environ["MAILRAIL_TEST_POSTGRES_PORT"],
+        "USER": "postgres",
+        "NAME": os.environ.get("MAILRAIL_TEST_POSTGRES") or "mailrail",
+        "TEST": {"NAME": "mailrail", "DEPENDENCIES": []},
+    }
+
+
 SECRET_KEY = "not a secret: tests only"
 DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 DATABASES = {"default": _sqlite("default"), "other": _sqlite("other")}
+if "MAILRAIL_TEST_POSTGRES_PORT" in os.environ:  # tests/conftest.py starts the server
+    DATABASES["postgres"] = postgres()
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "mailrail",

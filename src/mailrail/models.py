@@ -86,6 +86,12 @@ class StoredMessage(MessageFields):
                 name="mailrail_lane",
                 condition=models.Q(lane__isnull=False),
             ),
+            # what is counted beside the first index
+            models.Index(
+                fields=["channel", "due"],
+                name="mailrail_held",
+                condition=models.Q(held=1),
+            ),
             models.Index(
                 fields=["channel", "expires"],
                 name="mailrail_expires",

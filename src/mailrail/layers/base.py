@@ -51,6 +51,9 @@ class DurableLayer(ABC):
     # Can a consumer's own writes and its finish commit together (route(…, atomic=True))?
     supports_atomic: ClassVar[bool] = False
 
+    # Does ``poll`` take messages behind others of their lane for due until a claim has looked?
+    may_poll_early: ClassVar[bool] = False
+
     # Does one open transaction keep everybody else from writing?
     has_one_writer: ClassVar[bool] = False
 
@@ -136,7 +139,10 @@ class DurableLayer(ABC):
 
     @abstractmethod
     def poll(self, channels: Sequence[str]) -> float | None:
-        """Seconds until something is due (0: now; ``None``: nothing in sight). Cheap; writes nothing."""
+        """Seconds until something is due (0: now; ``None``: nothing in sight). Cheap; writes nothing.
+
+        Never later than the truth. Earlier, at most until the next ``claim``, where ``may_poll_early``.
+        """
 
     # -- operating ----------------------------------------------------------------------------------------------
 
@@ -234,9 +240,15 @@ class DurableLayer(ABC):
         soon = self.poll(channels)
         return float("inf") if soon is None else time.monotonic() + soon
 
-    @abstractmethod
     def _change(self) -> object:
-        """Something that differs after another process changed what is stored. Must cost microseconds."""
+        """Something that differs after another process changed what is stored. Must cost microseconds.
+
+        Layers with a ``wait`` of their own need none.
+        """
+        raise NotImplementedError
+
+    def stop_listening(self) -> None:  # noqa: B027 - most keep nothing open
+        """Give up what ``wait`` keeps open (threads, connections); the next ``wait`` opens it again."""
 
     # -- from async code ----------------------------------------------------------------------------------------
 

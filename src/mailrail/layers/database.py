@@ -6,6 +6,7 @@ vendors share.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 from uuid import UUID
 
@@ -63,9 +64,18 @@ def _class_for(using: str) -> type[DatabaseChannelLayer]:
         from .sqlite import SqliteLayer
 
         return SqliteLayer
+    if vendor == "postgresql":
+        if find_spec("psycopg") is None:
+            raise InvalidSettings(
+                f"The database layer needs psycopg 3 for DATABASES[{using!r}], and it is not installed: "
+                'pip install "mailrail[postgresql]".'
+            )
+        from .postgresql import PostgresqlLayer
+
+        return PostgresqlLayer
     raise InvalidSettings(
-        f"The database layer runs on SQLite, and DATABASES[{using!r}] is {vendor}. "
-        'Put a SQLite database into DATABASES and name it: "CONFIG": {"using": "…"}.'
+        f"The database layer runs on PostgreSQL and SQLite, and DATABASES[{using!r}] is {vendor}. "
+        'Put one of these into DATABASES and name it: "CONFIG": {"using": "…"}.'
     )
 
 

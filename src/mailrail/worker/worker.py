@@ -104,6 +104,7 @@ class Worker:
             self._keeper.stop()
             self._threads.close()
             self._loop.close()
+            self.layer.stop_listening()
             close_connections()
 
     def stop(self, timeout: float | None = None) -> None:

@@ -1,0 +1,398 @@
+"""What is particular to PostgreSQL: several connections at once, the planner, notifications, lost answers."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from django.db import OperationalError, connections, transaction
+
+from mailrail.errors import LayerUnavailable, WouldDeadlock
+from mailrail.layers import DatabaseChannelLayer, DurableLayer
+from mailrail.layers.frontier import IN_A_ROW, SLOW, Frontier, Level
+from mailrail.messages import Message
+
+from ..processes import until
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
+
+LEASE = 15.0
+
+
+@pytest.fixture
+def layer() -> Iterator[Any]:
+    layer = DatabaseChannelLayer(using="postgres")
+    yield layer
+    layer.stop_listening()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Any]]:
+    """Run something on another thread, so on another connection."""
+    pool = ThreadPoolExecutor(1)
+
+    def run(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return pool.submit(action, *arguments, **named).result(timeout=30)
+
+    run.submit = pool.submit  # type: ignore[attr-defined]
+    yield run
+    pool.submit(connections.close_all).result(timeout=30)
+    pool.shutdown()
+
+
+def send(layer: DurableLayer, channel: str = "work", **fields: Any) -> UUID:
+    [id] = layer.enqueue([Message(channel, {"n": 1}, **fields)])
+    return id
+
+
+def claim(layer: DurableLayer, n: int = 10, channel: str = "work", **more: Any) -> list[Message]:
+    return layer.claim("w", {channel: n}, LEASE, **more).claims
+
+
+class TestSeveralConnections:
+    def test_what_another_claims_just_now_is_passed_over(self, layer: Any, elsewhere: Any) -> None:
+        ids = [send(layer) for _ in range(4)]
+        with transaction.atomic("postgres"):
+            assert [m.id for m in claim(layer, 2)] == ids[:2]
+            assert [m.id for m in elsewhere(claim, layer, 10)] == ids[2:]
+        assert elsewhere(claim, layer) == []
+
+    def test_four_workers_claim_each_message_once(self, layer: Any) -> None:
+        ids = {m for _ in range(10) for m in layer.enqueue([Message("work", {}) for _ in range(100)])}
+
+        def work(worker: str) -> list[UUID]:
+            done: list[UUID] = []
+            claims: list[Message] = []
+            while True:
+                claimed = layer.claim(worker, {"work": 7}, LEASE, claims)
+                assert claimed.lost == []
+                done += [m.id for m in claims]
+                claims = claimed.claims
+                if not claims and layer.poll(["work"]) is None:
+                    connections.close_all()
+                    return done
+
+        with ThreadPoolExecutor(4) as pool:
+            done = [id for part in pool.map(work, "abcd") for id in part]
+        assert sorted(done) == sorted(ids)
+
+    def test_a_twin_is_locked_until_its_sender_commits(self, layer: Any, elsewhere: Any) -> None:
+        id = send(layer, key="reindex 7")
+        with transaction.atomic("postgres"):
+            assert send(layer, key="reindex 7") == id
+            assert elsewhere(claim, layer) == []  # it would not see what the sender is about to commit
+        assert [m.id for m in elsewhere(claim, layer)] == [id]
+
+    def test_two_senders_of_one_key_agree_on_one_message(self, layer: Any) -> None:
+        def send_some(_: int) -> set[UUID]:
+            try:
+                return {send(layer, key="k") for _ in range(20)}
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(4) as pool:
+            [id] = set.union(*pool.map(send_some, range(4)))
+        assert [m.id for m in claim(layer)] == [id]
+
+    def test_rows_a_user_has_locked_do_not_hold_up_others(self, layer: Any, elsewhere: Any) -> None:
+        from mailrail.models import StoredMessage
+
+        first, second = send(layer), send(layer)
+        with transaction.atomic("postgres"):
+            locked = StoredMessage.objects.using("postgres").select_for_update().get(id=first)
+            assert locked.id == first
+            assert [m.id for m in elsewhere(claim, layer)] == [second]
+        assert [m.id for m in elsewhere(claim, layer)] == [first]
+
+
+class TestTransactions:
+    def test_a_send_is_part_of_the_transaction_around_it(self, layer: Any, elsewhere: Any) -> None:
+        with transaction.atomic("postgres"):
+            id = send(layer)
+            with transaction.atomic("postgres"):
+                send(layer)
+                transaction.set_rollback(True, "postgres")
+            assert elsewhere(claim, layer) == []
+        assert [m.id for m in elsewhere(claim, layer)] == [id]
+
+    def test_immediately_goes_past_the_transaction(self, layer: Any, elsewhere: Any) -> None:
+        with transaction.atomic("postgres"):
+            [id] = layer.enqueue_immediately([Message("work", {"n": 1})])
+            assert [m.id for m in elsewhere(claim, layer)] == [id]
+            transaction.set_rollback(True, "postgres")
+
+    def test_immediately_says_so_where_it_would_wait_for_itself(
+        self, layer: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mailrail.layers.postgresql.LONGEST_LOCK", 0.1)
+        with transaction.atomic("postgres"):
+            send(layer, key="k")
+            with pytest.raises(WouldDeadlock, match="same key"):
+                layer.enqueue_immediately([Message("work", {}, key="k")])
+        assert len(claim(layer)) == 1
+
+    def test_tables_that_are_not_there_are_named_with_the_command(self, layer: Any) -> None:
+        with connections["postgres"].cursor() as cursor:
+            cursor.execute("ALTER TABLE mailrail_message RENAME TO hidden")
+            try:
+                for verb in (lambda: send(layer), lambda: claim(layer), lambda: layer.poll(["work"])):
+                    with pytest.raises(LayerUnavailable, match="migrate mailrail"):
+                        verb()
+            finally:
+                cursor.execute("ALTER TABLE hidden RENAME TO mailrail_message")
+
+
+class TestLanes:
+    def test_a_sender_in_a_long_transaction_does_not_hold_up_the_lane(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        first = send(layer, lane="l")
+        [running] = elsewhere(claim, layer)
+        with transaction.atomic("postgres"):
+            second = send(layer, lane="l")
+            assert elsewhere(layer.finish, [running]) == []
+            assert elsewhere(claim, layer) == []
+        assert [m.id for m in elsewhere(claim, layer)] == [second] != [first]
+
+    def test_one_that_commits_while_the_head_is_being_removed_is_let_go(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        send(layer, lane="l")
+        [running] = claim(layer)
+        with transaction.atomic("postgres"):
+            assert layer.finish([running]) == []
+            second = elsewhere(send, layer, lane="l")
+            assert elsewhere(claim, layer) == []  # its head is not gone yet; nor can it be parked behind it
+        assert [m.id for m in claim(layer)] == [second]
+
+    def test_one_parked_before_the_head_is_removed_is_let_go(self, layer: Any, elsewhere: Any) -> None:
+        first, second = send(layer, lane="l"), send(layer, lane="l")
+        [running] = elsewhere(claim, layer)
+        assert (running.id, elsewhere(claim, layer)) == (first, [])  # parks the second
+        assert [m.id for m in elsewhere(claim, layer, finished=[running])] == [second]
+
+    def test_removing_two_neighbours_at_once_lets_the_third_go(self, layer: Any, elsewhere: Any) -> None:
+        ids = [send(layer, lane="l") for _ in range(3)]
+        [head] = claim(layer)
+        assert claim(layer) == []
+        with transaction.atomic("postgres"):
+            assert layer.cancel("work", [ids[1]]) == [ids[1]]
+            finishing = elsewhere.submit(layer.finish, [head])  # waits for the second, to know who is next
+        assert finishing.result(30) == []
+        assert [m.id for m in claim(layer)] == [ids[2]]
+
+    def test_places_follow_the_order_of_commits_whatever_the_isolation(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        with transaction.atomic("postgres"):
+            connections["postgres"].cursor().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            claim(layer, channel="other")  # takes the snapshot
+            before = elsewhere(send, layer, lane="l")
+            after = send(layer, lane="l")  # does not see it
+        [first] = claim(layer)
+        assert first.id == before and claim(layer) == []
+        assert [m.id for m in claim(layer, finished=[first])] == [after]
+
+    def test_a_long_lane_is_parked_and_what_is_behind_it_in_the_index_found(self, layer: Any) -> None:
+        ids = layer.enqueue([Message("work", {}, lane="long") for _ in range(2500)])
+        other = send(layer)
+        assert [m.id for m in claim(layer, 2)] == [ids[0], other]
+
+    def test_in_order_one_at_a_time_whatever_happens(self, layer: Any) -> None:
+        """Senders that commit late, workers that finish, retry, bury and die; a person who requeues."""
+        chance = random.Random(seed := random.randrange(10**6))
+        print(f"seed: {seed}")
+        lanes, per_sender = ["a", "b"], 40
+        order: dict[str, list[tuple[int, UUID]]] = {lane: [] for lane in lanes}
+        running: dict[str, set[UUID]] = {lane: set() for lane in lanes}
+        guard = threading.Lock()
+        sending = [True]
+
+        def send_some(sender: int) -> None:
+            mine = random.Random(seed + sender)
+            for n in range(per_sender):
+                lane = mine.choice(lanes)
+                with transaction.atomic("postgres"):
+                    layer.enqueue([Message("work", {"sender": sender, "n": n}, lane=lane)])
+                    if mine.random() < 0.2:
+                        transaction.set_rollback(True, "postgres")
+            connections.close_all()
+
+        def work(worker: str) -> None:
+            mine = random.Random(f"{seed}{worker}")
+            while sending[0] or layer.stats().get("work") is not None:
+                for got in layer.claim(worker, {"work": 2}, LEASE).claims:
+                    with guard:
+                        assert not running[got.lane], "two of a lane at a time"
+                        running[got.lane].add(got.id)
+                    verb = mine.choice(["finish", "finish", "retry", "bury", "release"])
+                    with guard:
+                        running[got.lane].discard(got.id)
+                        if verb in ("finish", "bury"):
+                            order[got.lane].append((got.lane_seq, got.id))
+                        lost = {
+                            "finish": lambda got=got: layer.finish([got]),
+                            "retry": lambda got=got: layer.retry(got, 0.0, "again"),
+                            "bury": lambda got=got: layer.bury(got, "why"),
+                            "release": lambda got=got: layer.release([got]),
+                        }[verb]()
+                        assert lost == []
+                    if verb == "bury":
+                        assert layer.requeue("work", [got.id]) == [got.id]
+            connections.close_all()
+
+        with ThreadPoolExecutor(8) as pool:
+            workers = [pool.submit(work, name) for name in "uvwx"]
+            for sender in [pool.submit(send_some, chance.randrange(10**6)) for _ in range(4)]:
+                sender.result(60)
+            sending[0] = False
+            for worker in workers:
+                worker.result(60)
+        for places in order.values():
+            assert places == sorted(places)
+        assert layer.stats() == {}
+
+
+class TestLostAnswers:
+    def test_claims_whose_answer_was_lost_are_adopted(self, layer: Any, monkeypatch: Any) -> None:
+        done = send(layer)
+        [finished] = claim(layer)
+        ids = [send(layer), send(layer)]
+        usual = layer._execute_prepared
+
+        def lose_the_answer(statement: str, values: Any) -> Any:
+            usual(statement, values)
+            raise OperationalError("the connection is lost")
+
+        monkeypatch.setattr(layer, "_execute_prepared", lose_the_answer)
+        with pytest.raises(OperationalError):
+            claim(layer, finished=[finished])
+        monkeypatch.setattr(layer, "_execute_prepared", usual)
+        claimed = layer.claim("w", {"work": 10}, LEASE, [finished])
+        assert [(m.id, m.attempt, m.losses) for m in claimed.claims] == [(id, 1, 0) for id in ids]
+        assert layer.finish(claimed.claims) == []
+        # what it was to finish is gone because of it, and is not called lost
+        assert claimed.lost == [] and done not in {m.id for m in layer.waiting("work")}
+
+    def test_only_by_the_worker_that_made_the_call(self, layer: Any) -> None:
+        send(layer)
+        token = claim(layer)[0].token
+        layer._unanswered.note("w", token, LEASE, [])
+        assert layer.claim("another", {"work": 10}, LEASE).claims == []
+        [adopted] = claim(layer)
+        assert adopted.token != token
+        assert layer.finish([adopted]) == []
+
+
+class TestHearing:
+    def test_a_commit_elsewhere_is_heard(self, layer: Any, elsewhere: Any) -> None:
+        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
+        send(layer)
+        assert waiting.result(30) < 10
+
+    def test_other_channels_wake_nobody(self, layer: Any, elsewhere: Any) -> None:
+        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        seen = layer.wakes
+        send(layer, channel="other")
+        send(layer)
+        until(lambda: layer.wakes > seen, what="the notification")
+        assert layer.wakes == seen + 1
+
+    def test_a_cut_connection_is_made_anew(self, layer: Any, postgres_server: Any) -> None:
+        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        with postgres_server.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN mailrail'"
+            )
+        until(lambda: not layer._listener.is_live, what="the end of listening")
+        until(lambda: layer._listener.is_live, what="listening again")
+        seen = layer.wakes
+        send(layer)
+        until(lambda: layer.wakes > seen, what="the notification")
+
+    def test_without_notifications_it_looks_often(self, layer: Any, elsewhere: Any) -> None:
+        layer._listener._pooled = True
+        waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
+        send(layer)
+        assert waiting.result(30) < 10 and not layer._listener.is_live
+
+    def test_close_ends_the_thread_and_its_connection(self, layer: Any) -> None:
+        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        layer.stop_listening()
+        assert "mailrail-listener" not in {thread.name for thread in threading.enumerate()}
+        layer.wait(["work"], 0.05)  # opens it again
+        until(lambda: layer._listener.is_live, what="listening again")
+
+
+def _seconds_of(action: Callable[..., Any], *arguments: Any) -> float:
+    begun = time.monotonic()
+    try:
+        action(*arguments)
+        return time.monotonic() - begun
+    finally:
+        connections.close_all()
+
+
+class TestFrontier:
+    LEVEL = Level("work", 0)
+
+    def learn(
+        self, frontier: Frontier, times: int, seconds: float, full: bool = True, due: float = 5.0
+    ) -> None:
+        for _ in range(times):
+            frontier.learn("w", frontier.floors("w"), [(self.LEVEL, due)], seconds, full)
+
+    def test_one_slow_claim_is_nobody_s_fault(self) -> None:
+        frontier = Frontier()
+        self.learn(frontier, IN_A_ROW - 1, SLOW * 2)
+        assert frontier.floors("w") is None
+
+    def test_slow_claims_in_a_row_tell_where_to_begin(self) -> None:
+        frontier = Frontier()
+        self.learn(frontier, IN_A_ROW, 10.0)
+        assert frontier.floors("w") == {self.LEVEL: 5.0} and frontier.floors("another") is None
+        self.learn(frontier, 1, 0.001, due=9.0)
+        assert frontier.floors("w") == {self.LEVEL: 9.0}
+
+    def test_a_claim_that_was_not_full_ends_it(self) -> None:
+        frontier = Frontier()
+        self.learn(frontier, IN_A_ROW, 10.0)
+        self.learn(frontier, 1, 0.001, full=False)
+        assert frontier.floors("w") is None
+
+    def test_a_claim_begins_where_it_says_and_then_at_the_front_again(self, layer: Any) -> None:
+        early, late = send(layer, due=1.0), send(layer, due=100.0)
+        layer._frontier._known["w"] = _known({Level("work", 0): 50.0})
+        assert [m.id for m in claim(layer, 1)] == [late]
+        assert claim(layer, 1) == []  # nothing more from there on
+        assert [m.id for m in claim(layer, 1)] == [early]
+
+
+def _known(floors: dict[Level, float]) -> Any:
+    from mailrail.layers.frontier import _Known
+
+    return _Known(floors, time.monotonic() + 60)
+
+
+def test_psycopg_2_alone_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mailrail.errors import InvalidSettings
+
+    monkeypatch.setattr("mailrail.layers.database.find_spec", lambda name: None)
+    with pytest.raises(InvalidSettings, match=r'pip install "mailrail\[postgresql\]"'):
+        DatabaseChannelLayer(using="postgres")
+
+
+def test_the_tables_are_vacuumed_by_the_number_of_dead_rows() -> None:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT reloptions FROM pg_class WHERE relname = 'mailrail_message'")
+        [(options,)] = cursor.fetchall()
+    assert "autovacuum_vacuum_scale_factor=0" in options and "vacuum_truncate=off" in options
+    assert psycopg.__version__ >= "3"
