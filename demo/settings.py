@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import django
+from django.utils.deprecation import RemovedAfterNextVersionWarning, RemovedInNextVersionWarning
+
+# Also in the processes that are started with these settings, where nobody says -W error.
+for _category in (RemovedInNextVersionWarning, RemovedAfterNextVersionWarning):
+    warnings.simplefilter("error", _category)
 
 
 def _setting(name: str, default: str) -> str:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import django
+from django.utils.deprecation import RemovedAfterNextVersionWarning, RemovedInNextVersionWarning
+
+# Also in the processes that are started with these settings, where nobody says -W error.
+for _category in (RemovedInNextVersionWarning, RemovedAfterNextVersionWarning):
+    warnings.simplefilter("error", _category)
 
 _folder = Path(os.environ.get("MAILRAIL_TEST_FOLDER") or tempfile.mkdtemp(prefix="mailrail-tests-"))
 
