@@ -147,8 +147,8 @@ STATIC_URL = "static/"
     tmp_path.joinpath("project_settings.py").write_text(settings)
 
     def manage(*arguments: str) -> str:
-        django = (python, "-W", "error", "-m", "django", *arguments, "--settings", "project_settings")
-        return run(*django, "--pythonpath", tmp_path, folder=tmp_path)
+        options = ("--settings", "project_settings", "--pythonpath", tmp_path)
+        return run(python, "-W", "error", "-m", "django", *arguments, *options, folder=tmp_path)
 
     manage("migrate")
     assert "invitations.css" in manage("findstatic", "mailrail_invitations/invitations.css")
