@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import DataError, IntegrityError, OperationalError, connections
+from django.utils.asyncio import async_unsafe
 
 from mailrail import Discard, Retry
 from mailrail.errors import LayerUnavailable, MailrailError
@@ -23,6 +25,8 @@ from mailrail.messages import Message
 from mailrail.routing import Route, Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker
+from mailrail.worker.consume import CANCELLATION_GRACE, Delivery
+from mailrail.worker.pools import EventLoop
 from mailrail.worker.supervisor import Job
 
 
@@ -611,6 +615,76 @@ class TestLimits:
         assert ended == ["cancelled"] * 2
         assert "longer than its limit of 0.05 seconds" in layer.dead("work")[0].error
 
+    @pytest.mark.parametrize("how", ["blocks the loop", "refuses to be cancelled"])
+    def test_an_async_consumer_that_does_not_end_at_its_limit_is_given_up_without_spinning(
+        self, layer: DurableLayer, how: str
+    ) -> None:
+        gate = threading.Event()
+
+        async def consume(message: IncomingMessage) -> None:
+            if message.attempt > 1:
+                return
+            if how == "blocks the loop":
+                gate.wait(20)
+            while not gate.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
+        send(layer)
+        consumer = route("work", consume, timeout=0.1, attempts=2, backoff=0, lease=60)
+        with Running(layer, consumer) as worker:
+            until(lambda: worker.worn_out)
+            gate.set()
+            until(lambda: not layer.stats())
+
+    def test_a_worker_that_waits_for_a_late_async_consumer_sleeps(self, layer: DurableLayer) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        async def consume(message: IncomingMessage) -> None:
+            entered.set()
+            gate.wait(20)
+
+        send(layer)
+        with Running(layer, route("work", consume, timeout=0.01, lease=60)) as worker:
+            assert entered.wait(20)
+            used = time.process_time()
+            until(lambda: worker.worn_out)
+            used = time.process_time() - used
+            gate.set()
+        assert used < 0.8 * CANCELLATION_GRACE
+
+    def test_a_task_that_exits_fails_its_consumer_and_the_loop_goes_on(self, layer: DurableLayer) -> None:
+        seen = Seen()
+
+        async def leave() -> None:
+            sys.exit(3)
+
+        async def consume(message: IncomingMessage) -> None:
+            if message["n"] == 0:
+                await asyncio.gather(leave())
+            seen(message)
+
+        send(layer, n=3)
+        work(layer, route("work", consume, attempts=1, concurrency=1))
+        assert [m["n"] for m in seen] == [1, 2] and "SystemExit" in layer.dead("work")[0].error
+
+    def test_consumers_cancelled_before_they_began_are_given_back(self, layer: DurableLayer) -> None:
+        async def consume(message: IncomingMessage) -> None:
+            raise AssertionError("it was cancelled")
+
+        send(layer, n=3)
+        works = route("work", consume)
+        loop, ended, held = EventLoop(), threading.Semaphore(0), threading.Event()
+        loop.loop.call_soon_threadsafe(held.wait, 20)
+        messages = [IncomingMessage(claim, works) for claim in layer.claim("w", {"work": 3}, 60.0).claims]
+        for message in messages:
+            loop.submit(Delivery(works, [message], {}), lambda delivery: ended.release())
+        loop.loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks()])
+        held.set()  # they are started and cancelled in one turn of the loop
+        assert all(ended.acquire(timeout=20) for _ in messages)
+        loop.close()
+        assert [message.outcome and message.outcome.kind for message in messages] == ["released"] * 3
+
     def test_a_timeout_inside_the_consumer_is_its_own_error(self, layer: DurableLayer) -> None:
         async def consume(message: IncomingMessage) -> None:
             raise TimeoutError("upstream")
@@ -815,6 +889,40 @@ class TestTelling:
         message_finished.disconnect(receiver)
         message_started.disconnect(receiver)
         assert layer.stats() == {} and "a receiver of a Mailrail signal, raised" in caplog.text
+
+    @pytest.mark.parametrize("fault", ["exits", "is async", "uses the database"])
+    @pytest.mark.parametrize("signal", [message_started, message_finished], ids=["started", "finished"])
+    def test_no_receiver_keeps_an_async_consumer_from_running(
+        self, layer: DurableLayer, signal: Any, fault: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        told = []
+
+        def exits(**kwargs: Any) -> None:
+            told.append(kwargs)
+            sys.exit(3)
+
+        async def is_async(**kwargs: Any) -> None:
+            told.append(kwargs)
+
+        query = async_unsafe(dict)  # refuses as Django's own does
+
+        def uses_the_database(**kwargs: Any) -> None:
+            told.append(query(**kwargs))
+
+        receiver = {"exits": exits, "is async": is_async, "uses the database": uses_the_database}[fault]
+
+        async def consume(message: IncomingMessage) -> None:
+            seen(message)
+
+        seen = Seen()
+        send(layer, n=2)
+        signal.connect(receiver)
+        try:
+            work(layer, route("work", consume, attempts=1))
+        finally:
+            signal.disconnect(receiver)
+        assert len(seen) == len(told) == 2 and layer.stats() == {}
+        assert ("receiver of a Mailrail signal" in caplog.text) == (fault == "exits")
 
     def test_one_structured_line_per_outcome(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from django.db import transaction
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections, transaction
 
 from ..conf import settings
 from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
 from ..routing import Route
+from ..signals import message_started
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES
 from .report import report_started
@@ -25,6 +27,8 @@ from .report import report_started
 logger = logging.getLogger("mailrail.worker")
 
 LONGEST_TRACEBACK = 20_000
+CANCELLATION_GRACE = 1.0
+"""Seconds an async consumer gets to end once its limit is over and it was cancelled."""
 RELEASED_FOR = 1.0
 """Seconds until a message is due again whose transaction could not be begun."""
 
@@ -55,9 +59,10 @@ class Delivery:
 
     @property
     def overdue_at(self) -> float:
+        """When nobody waits for it any longer. Async ones end by themselves at the limit, unless they hold the loop."""
         if self.limit is None or self.started_at is None:
             return float("inf")
-        return self.started_at + self.limit
+        return self.started_at + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
 
     @property
     def is_committed(self) -> bool:
@@ -88,6 +93,15 @@ class Delivery:
         for message in self.messages:
             if message.outcome is None:
                 message.decide(self._verdict(message, error, alone=several))
+
+    def cut_off(self, error: BaseException) -> None:
+        """Something outside has ended it: a failure if its consumer had begun, no attempt if it had not."""
+        if self.started_at is not None:
+            self.fail(error)
+        for message in self.messages:
+            message.decide(
+                Outcome("released", f"its consumer was kept from running: {error!r}", RELEASED_FOR)
+            )
 
     def give_up(self) -> None:
         """The time limit is over, and nothing can stop the code that still runs."""
@@ -201,11 +215,12 @@ def _await_stray(delivery: Delivery, result: Any) -> None:
 
 
 async def run_on_loop(delivery: Delivery) -> None:
-    """Run an async consumer to its outcome, on this event loop. Raises nothing but cancellation of the loop's own."""
-    delivery.announce()
-    delivery.begin()
+    """Run an async consumer to its outcome, on this event loop. Raises nothing."""
+    scope = asyncio.timeout(delivery.limit)
     try:
-        async with asyncio.timeout(delivery.limit) as scope:
+        await _announce(delivery)
+        delivery.begin()
+        async with scope:
             result = delivery.call()
             if inspect.isawaitable(result):
                 await result
@@ -216,4 +231,17 @@ async def run_on_loop(delivery: Delivery) -> None:
         else:
             delivery.fail(error)
     except BaseException as error:
-        delivery.fail(error)
+        delivery.cut_off(error)
+
+
+async def _announce(delivery: Delivery) -> None:
+    """Receivers of signals are sync code, which Django keeps from the database on a thread with an event loop."""
+
+    def announce() -> None:
+        try:
+            delivery.announce()
+        finally:
+            close_old_connections()
+
+    if message_started.receivers:
+        await sync_to_async(announce)()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 from ..layers import DurableLayer
@@ -31,30 +32,33 @@ class EventLoop:
             threading.Thread(target=self._run, args=(self._loop,), name="mailrail-loop", daemon=True).start()
         return self._loop
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._loop is loop:
+            try:
+                loop.run_forever()
+            except BaseException:  # SystemExit in a task that a consumer has started ends run_forever
+                logger.exception("a task on the event loop raised; the loop goes on")
+        loop.close()
 
     def submit(self, delivery: Delivery, on_end: OnEnd) -> None:
         self.loop.call_soon_threadsafe(self._start, delivery, on_end)
 
     def _start(self, delivery: Delivery, on_end: OnEnd) -> None:
-        task = self.loop.create_task(run_on_loop(delivery))
+        task = asyncio.get_running_loop().create_task(run_on_loop(delivery))
         self._tasks.add(task)  # the loop itself keeps only a weak reference
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            delivery.cut_off(asyncio.CancelledError())  # where it was cancelled before its first step
             on_end(delivery)
 
         task.add_done_callback(over)
 
     def close(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = None
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            with suppress(RuntimeError):  # its thread has seen that it is over, and closed it
+                loop.call_soon_threadsafe(loop.stop)
 
 
 class Threads:

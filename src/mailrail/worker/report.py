@@ -75,7 +75,14 @@ def _last_line(error: str) -> str:
 
 
 def _tell(signal: Any, message: IncomingMessage, **facts: Any) -> None:
-    if signal.receivers:
-        for receiver, answer in signal.send_robust(message.channel, message=message, **facts):
-            if isinstance(answer, Exception):
-                logger.error("%r, a receiver of a Mailrail signal, raised", receiver, exc_info=answer)
+    """Tell the receivers. Whatever one of them raises changes nothing."""
+    if not signal.receivers:
+        return
+    try:
+        answers = signal.send_robust(message.channel, message=message, **facts)
+    except BaseException:  # send_robust lets SystemExit through, and what its own event loop raises
+        logger.exception("a receiver of a Mailrail signal raised, and others may not have been told")
+        return
+    for receiver, answer in answers:
+        if isinstance(answer, Exception):
+            logger.error("%r, a receiver of a Mailrail signal, raised", receiver, exc_info=answer)

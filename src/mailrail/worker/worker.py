@@ -90,7 +90,7 @@ class Worker:
         self._pace = 0.0  # seconds the last claim took
         self._failures = 0  # outages in a row
         self._unrouted: set[str] = set()
-        #: Set when code that ran past its limit still holds a thread: the process should be replaced.
+        #: Set when code that ran past its limit still holds a thread, or the loop: the process should be replaced.
         self.worn_out = False
 
     def run(self) -> None:
@@ -312,14 +312,15 @@ class Worker:
 
     def _give_up_overdue(self) -> None:
         now = time.monotonic()
-        for delivery in [d for d in self._running if d.overdue_at <= now and not d.route.is_async]:
+        for delivery in [d for d in self._running if d.overdue_at <= now]:
             delivery.give_up()
             delivery.abandon()
             logger.error(
                 "%s still runs past its time limit; this worker process will be replaced", delivery.route.name
             )
             self._end(delivery)
-            self._threads.replace_one()
+            if not delivery.route.is_async:
+                self._threads.replace_one()
             self.worn_out = True
         if self.worn_out and self._solo is not None and not self._stopping.is_set():
             self.stop()
