@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from django.db import connections
 
 ROOT = Path(__file__).resolve().parent.parent
+DJANGO = (sys.executable, "-m", "django")
 
 
 def environment(ledger: Path) -> dict[str, str]:
@@ -72,11 +73,11 @@ class Ledger:
 class WorkerProcess:
     """``manage.py runworker`` in a process group of its own, its log in a file."""
 
-    def __init__(self, ledger: Ledger, *arguments: str) -> None:
+    def __init__(self, ledger: Ledger, *arguments: str, command: Sequence[str] = DJANGO) -> None:
         self.log_path = ledger.path.with_name(f"worker-{time.monotonic_ns()}.log")
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "django", "runworker", "-v2", *arguments],
+                [*command, "runworker", "-v2", *arguments],
                 env=environment(ledger.path),
                 cwd=ROOT,
                 stdout=log,
@@ -108,9 +109,11 @@ class WorkerProcess:
 
 
 @contextmanager
-def workers(ledger: Ledger, *arguments: str, number: int = 1) -> Iterator[list[WorkerProcess]]:
+def workers(
+    ledger: Ledger, *arguments: str, number: int = 1, command: Sequence[str] = DJANGO
+) -> Iterator[list[WorkerProcess]]:
     """Workers that are gone at the end of the block, whatever happens in it."""
-    started = [WorkerProcess(ledger, *arguments) for _ in range(number)]
+    started = [WorkerProcess(ledger, *arguments, command=command) for _ in range(number)]
     try:
         yield started
     except BaseException:

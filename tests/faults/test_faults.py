@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mailrail import Channel
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
 from mailrail.routing import Routing, route
 from mailrail.worker import Worker
+from mailrail.worker.supervisor import MOST_SOLOS
 
 from ..processes import ROOT, Ledger, children_of, environment, until, workers
 
@@ -242,6 +244,112 @@ def test_an_async_consumer_past_its_limit_is_retried(layer: DurableLayer, ledger
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert ledger.counts() == {id: 1}
+
+
+def test_drain_goes_on_after_a_consumer_past_its_limit(layer: DurableLayer, ledger: Ledger) -> None:
+    Channel("limited").send({"hang": True})
+    ids = {str(id) for id in Channel("slow").send_many([{"seconds": 0.02}] * 60)}
+    with workers(ledger, "limited", "slow", "--drain", "--threads", "2") as [worker]:
+        assert worker.wait(20) == 0
+        assert "will be replaced" in worker.log
+    assert is_empty(layer, "limited", "slow") and ids <= set(ledger.counts())
+
+
+def test_messages_that_wait_for_a_process_of_their_own_lose_nothing_when_their_worker_is_replaced(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    gate = ledger.path.with_name("gate")
+    Channel("held").send_many([{"gate": str(gate)}] * (MOST_SOLOS + 2))
+    layer.renew(layer.claim("dying", {"held": 100}, 60.0).claims, 0.0)
+    with workers(ledger, "held", "limited") as [worker]:
+        until(lambda: len(ledger.lines("began")) == MOST_SOLOS)
+        Channel("limited").send({"hang": True})
+        until(lambda: "will be replaced" in worker.log)
+        until(lambda: "no process of its own was started" in worker.log, 5)
+        gate.touch()
+        until(lambda: is_empty(layer, "held"))
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    held = [line for line in ledger.lines("began") if line.losses]
+    assert len(held) == MOST_SOLOS + 2 and {line.losses for line in held} == {1}
+
+
+FAULTY = """
+import errno, os, signal, socket, sys
+from django.core.management import execute_from_command_line
+fault = sys.argv.pop(1)
+module, name = (socket, "socketpair") if fault == "pipe" else (os, "fork")
+usual, calls = getattr(module, name), []
+def faulty(*args):
+    calls.append(args)
+    if fault == "fork-signal" and len(calls) == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if fault != "fork-signal" and len(calls) == 2:
+        raise OSError(errno.EAGAIN, "no room for another")
+    return usual(*args)
+setattr(module, name, faulty)
+execute_from_command_line(sys.argv)
+"""
+
+
+def test_sigterm_while_workers_are_started_starts_no_more_of_them(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    command = (sys.executable, "-c", FAULTY, "fork-signal")
+    with workers(ledger, "ledger", "--processes", "3", command=command) as [worker]:
+        assert worker.wait(10) == 0
+        assert "killing it" not in worker.log
+
+
+@pytest.mark.parametrize("what", ["fork", "pipe"])
+def test_a_worker_that_cannot_be_started_just_now_is_started_later(
+    layer: DurableLayer, ledger: Ledger, what: str
+) -> None:
+    command = (sys.executable, "-c", FAULTY, what)
+    with workers(ledger, "ledger", command=command) as [worker]:
+        until(layer.workers)
+        [child] = children_of(worker.process.pid)
+        os.kill(child, signal.SIGKILL)
+        until(lambda: "cannot be started: [Errno 11] no room for another" in worker.log)
+        id = str(Channel("ledger").send({"n": 1}))
+        until(lambda: ledger.counts())
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+    assert ledger.counts() == {id: 1}
+
+
+@pytest.mark.parametrize("stdout", [">&-", "| true"], ids=["closed", "nobody reads it"])
+@pytest.mark.parametrize("verbosity", ["-v0", "-v1"])
+def test_a_worker_without_a_standard_output_drains_and_ends(
+    layer: DurableLayer, ledger: Ledger, stdout: str, verbosity: str
+) -> None:
+    Channel("ledger").send({"n": 1})
+    program = f'{shlex.quote(sys.executable)} -m django "$@" {stdout}'
+    with workers(ledger, verbosity, "--drain", "ledger", command=("sh", "-c", program, "sh")) as [worker]:
+        worker.wait(10)
+    assert len(ledger.counts()) == 1 and is_empty(layer, "ledger")
+
+
+def test_the_end_of_the_terminal_is_a_sigterm(layer: DurableLayer, ledger: Ledger) -> None:
+    id = str(Channel("slow").send({"seconds": 1.0}))
+    with workers(ledger, "slow") as [worker]:
+        until(lambda: ledger.lines("began"))
+        os.killpg(worker.process.pid, signal.SIGHUP)
+        assert worker.wait(10) == 0
+    assert ledger.counts() == {id: 1} and is_empty(layer, "slow")
+
+
+def test_under_nohup_a_worker_outlives_its_terminal(layer: DurableLayer, ledger: Ledger) -> None:
+    program = f"trap '' HUP; exec {shlex.quote(sys.executable)} -m django \"$@\""
+    with workers(ledger, "slow", command=("sh", "-c", program, "sh")) as [worker]:
+        Channel("slow").send({"seconds": 0.5})
+        until(lambda: ledger.lines("began"))
+        os.killpg(worker.process.pid, signal.SIGHUP)
+        until(lambda: ledger.lines("ran"))
+        id = str(Channel("slow").send({"seconds": 0.0}))
+        until(lambda: id in ledger.counts())
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
 
 
 def test_rolled_back_means_never_sent(layer: DurableLayer, ledger: Ledger) -> None:

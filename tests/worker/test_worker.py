@@ -779,6 +779,18 @@ class TestStopping:
         [message] = layer.waiting("work")
         assert (message.attempt, message.losses) == (0, 0) and worker.worn_out
 
+    def test_a_claim_it_was_started_for_is_given_back_when_it_is_stopped_before_it_began(
+        self, layer: DurableLayer
+    ) -> None:
+        seen = Seen()
+        send(layer)
+        claims = layer.claim("asked", {"work": 1}, 60.0).claims
+        worker = Worker(layer, Routing([route("work", seen)]), adopted=claims)
+        worker.stop()
+        worker.run()
+        [message] = layer.waiting("work")
+        assert seen == [] and (message.attempt, message.losses) == (0, 0)
+
     def test_heartbeats_while_it_lives_and_a_goodbye(self, layer: DurableLayer) -> None:
         with Running(layer, route("work", Seen()), worker_id="w1"):
             [info] = until(layer.workers)

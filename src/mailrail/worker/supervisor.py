@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
@@ -38,7 +39,11 @@ LONGEST_DELAY = 30.0
 AT_ONCE = signal.SIGUSR1
 """What a supervisor sends to say: give back what runs, now. Not a second SIGTERM: service managers send one to every
 process of a service at the same time as the supervisor does, and nobody meant "at once" by that."""
-_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, AT_ONCE})
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
+WORN_OUT = 75
+"""Exit code of a worker that has stopped by itself, to be replaced."""
+FORK_AGAIN_AFTER = 1.0
+"""Seconds until a process is started again that could not be: no memory, too many processes or files."""
 
 _fork = "fork" if sys.platform == "linux" else "spawn"
 _context: Any = multiprocessing.get_context(_fork)
@@ -82,7 +87,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Returns when all workers have stopped: after a signal, or drained."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        previous = {s: signal.signal(s, self._on_signal) for s in _stop_signals()}
         try:
             connections.close_all()  # a connection must not be shared with a forked child
             for number in range(self._job.processes):
@@ -94,7 +99,8 @@ class Supervisor:
                 signal.signal(s, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self._stop()
+        if number != signal.SIGHUP or not self._signals:  # service managers may send it along with another
+            self._stop()
 
     def _stop(self) -> None:
         """The first time: finish what runs. The second time: give it back at once."""
@@ -133,7 +139,7 @@ class Supervisor:
     def _start_due(self) -> None:
         now = time.monotonic()
         for name in [n for n, at in self._restart_at.items() if at <= now]:
-            del self._restart_at[name]
+            self._restart_at.pop(name, None)  # a signal may have cleared them
             self._start_worker(name)
         while self._asked and (
             self._signals or sum(c.message is not None for c in self._children) < MOST_SOLOS
@@ -142,35 +148,60 @@ class Supervisor:
             self._start_solo(asked_by, message)
 
     def _start_worker(self, name: str) -> None:
-        self._start(name, None, None)
+        if not self._start(name, None, None) and not self._signals:
+            self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER
 
     def _start_solo(self, asked_by: _Child, message: Message) -> None:
-        if self._signals or asked_by not in self._children:
+        name = f"{self._job.worker_id}:solo-{message.id}"
+        if asked_by in self._children and not self._start(name, message, asked_by):
             _tell(asked_by, (_name(message), None))
-        else:
-            self._start(f"{self._job.worker_id}:solo-{message.id}", message, asked_by)
 
-    def _start(self, name: str, message: Message | None, asked_by: _Child | None) -> None:
+    def _start(self, name: str, message: Message | None, asked_by: _Child | None) -> bool:
+        """Start a child, unless we are stopping or the system has no room for one."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            if self._signals:
+                return False
+            self._launch(name, message, asked_by)
+        except OSError as error:
+            logger.error("%s cannot be started: %s", name, error)
+            return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return True
+
+    def _launch(self, name: str, message: Message | None, asked_by: _Child | None) -> None:
         ours, theirs = _context.Pipe()
         inherited = [child.link for child in self._children] + [ours] if _fork == "fork" else []
         process = _context.Process(
             target=_child_main, args=(self._job, name, theirs, inherited, message), name=name
         )
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
-            self._children.append(_Child(name, process, ours, time.monotonic(), message, asked_by))
+        except OSError:
+            ours.close()
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()
+            theirs.close()
+        self._children.append(_Child(name, process, ours, time.monotonic(), message, asked_by))
 
     def _read(self, child: _Child) -> None:
-        """A worker asks for a process of its own for a message."""
+        """A worker asks for a process of its own for a message; ``None``: it stops, and asks no more."""
         try:
-            message: Message = child.link.recv()
+            message: Message | None = child.link.recv()
         except (EOFError, OSError):
             return  # it is about to end; its sentinel tells
-        self._asked.append((child, message))
+        if message is not None:
+            self._asked.append((child, message))
+            return
+        for by, asked in self._asked:
+            if by is child:
+                _tell(child, (_name(asked), None))
+        self._forget(child)
+
+    def _forget(self, child: _Child) -> None:
+        """What this worker has asked for and is not started will not be."""
+        self._asked = deque((by, message) for by, message in self._asked if by is not child)
 
     def _bury(self, child: _Child) -> None:
         """A child has ended: tell who waits for it, or replace it."""
@@ -186,7 +217,7 @@ class Supervisor:
                     "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
                 )
             return
-        self._asked = deque((by, m) for by, m in self._asked if by is not child)
+        self._forget(child)
         if self._signals or (self._job.drain and code == 0):
             return
         self._replace(child, code)
@@ -195,7 +226,7 @@ class Supervisor:
         if time.monotonic() - child.started_at >= YOUNG:
             self._early_deaths = 0
         delay = 0.0
-        if code != 0:
+        if code not in (0, WORN_OUT):
             delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
             self._early_deaths += 1
             logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
@@ -232,20 +263,28 @@ def _child_main(
     for other in inherited:  # so that the end of the supervisor closes the link for good
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
     code = 1
     try:
-        _run_worker(job, name, link, message)
-        code = 0
+        code = _run_worker(job, name, link, message)
     except BaseException:
         logger.critical("%s failed", name, exc_info=True)
     finally:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os._exit(code)  # code that ran past its time limit may hold a thread for ever
 
 
-def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> None:
+def _flush() -> None:
+    """Whoever started us may have closed the streams, or stopped reading them."""
+    with suppress(Exception):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
+def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> int:
+    """Returns the exit code."""
     if _fork == "spawn":
         import django
 
@@ -258,7 +297,7 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         job.channels if message is None else [message.channel],
         worker_id=name,
         threads=job.threads if message is None else 1,
-        solo=link_end.run_alone if message is None else None,
+        solos=link_end if message is None else None,
         drain=job.drain,
         adopted=None if message is None else [message],
     )
@@ -267,6 +306,13 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     link_end.listen(worker.stop)
     worker.run()
+    return WORN_OUT if worker.worn_out and message is None else 0
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """SIGHUP, the end of the terminal, stops us, too, unless we are to outlive it (nohup)."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
 class _Stopper:
@@ -288,13 +334,18 @@ class _Link:
         self._connection = connection
         self._waiting: dict[_Name, Callable[[bool | None], None]] = {}
 
-    def run_alone(self, message: Message, over: Callable[[bool | None], None]) -> None:
+    def run(self, message: Message, over: Callable[[bool | None], None]) -> None:
         """Have the supervisor run a claim in a process of its own; ``over`` is told how that ended."""
         self._waiting[_name(message)] = over
         try:
             self._connection.send(message)
         except OSError:  # the supervisor is gone; the reading thread tells
             self._waiting.pop(_name(message))(None)
+
+    def withdraw(self) -> None:
+        """What the supervisor has not started comes back."""
+        with suppress(OSError):  # it is gone; the reading thread tells
+            self._connection.send(None)
 
     def listen(self, on_end: Callable[[], None]) -> None:
         """Start to read answers; the supervisor's end is ours, too."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from ..conf import settings
 from ..layers import DurableLayer
@@ -36,10 +37,19 @@ LONGEST_BACKOFF = 5.0
 """Seconds between two tries to reach the layer at most."""
 LONGEST_PAUSE = 0.005
 """Seconds a busy worker waits at most for more consumers to end before it talks to the layer again."""
+NOT_STARTED_FOR = 1.0
+"""Seconds until a message is due again for which no process of its own could be started."""
 MOST_LOSSES = 3
 
-Solo = Callable[[Message, Callable[[bool | None], None]], None]
-"""Runs a claim in a process of its own; tells True (it ended well), False (it died), None (it never started)."""
+
+class Solos(Protocol):
+    """Runs claims in processes of their own."""
+
+    def run(self, message: Message, over: Callable[[bool | None], None]) -> None:
+        """``over`` is told True (it ended well), False (it died) or None (it was not started)."""
+
+    def withdraw(self) -> None:
+        """Nothing more is asked for; what was not started comes back."""
 
 
 def new_worker_id() -> str:
@@ -50,7 +60,7 @@ def new_worker_id() -> str:
 class Worker:
     """Consumes the channels of a routing until ``stop`` is called.
 
-    ``channels``: those of the routing's to serve. ``solo``: how to run a message that has cost a process before;
+    ``channels``: those of the routing's to serve. ``solos``: run messages that have cost a process before;
     without it, such messages run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
     nothing.
     """
@@ -63,7 +73,7 @@ class Worker:
         *,
         worker_id: str | None = None,
         threads: int | None = None,
-        solo: Solo | None = None,
+        solos: Solos | None = None,
         drain: bool = False,
         adopted: Sequence[Message] | None = None,
     ) -> None:
@@ -71,7 +81,7 @@ class Worker:
         self.layer = layer
         self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
         self._routing = routing
-        self._solo = solo
+        self._solos = solos
         self._drain = drain or adopted is not None
         self._adopted = list(adopted or ())
         self._claiming = adopted is None
@@ -218,9 +228,9 @@ class Worker:
         self._running.add(delivery)
         self._room[delivery.channel] -= 1
         claim = delivery.messages[0].claim
-        if claim.losses and self._solo is not None:
+        if claim.losses and self._solos is not None:
             delivery.in_pool = False
-            self._solo(claim, lambda well: self._solo_over(delivery, well))
+            self._solos.run(claim, lambda well: self._solo_over(delivery, well))
         elif delivery.route.is_async:
             self._loop.submit(delivery, self._ended_delivery)
         else:
@@ -322,14 +332,15 @@ class Worker:
             if not delivery.route.is_async:
                 self._threads.replace_one()
             self.worn_out = True
-        if self.worn_out and self._solo is not None and not self._stopping.is_set():
+        if self.worn_out and self._solos is not None and not self._stopping.is_set():
             self.stop()
 
     def _solo_over(self, delivery: Delivery, well: bool | None) -> None:
         """Told by the supervisor's thread: the message's own process has ended."""
         [message] = delivery.messages
         outcome = {True: "elsewhere", False: "lapsed", None: "released"}[well]
-        message.decide(Outcome(outcome))
+        why, delay = ("no process of its own was started", NOT_STARTED_FOR) if well is None else ("", 0.0)
+        message.decide(Outcome(outcome, why, delay))
         self._ended_delivery(delivery)
 
     def _age(self, claim: Message) -> float:
@@ -361,6 +372,11 @@ class Worker:
 
     def _shut_down(self) -> None:
         """Wait for what runs until the deadline, then give the rest back."""
+        if self._solos is not None:
+            self._solos.withdraw()
+        for claim in self._adopted:
+            self._settler.decide(claim, Outcome("released", "the worker stopped before its consumer began"))
+        self._adopted = []
         while (self._running or self._ended or self._settler.has_work) and time.monotonic() < self._stop_at:
             self._round()
         self._release_running()

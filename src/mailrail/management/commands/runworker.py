@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import SUPPRESS
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -61,15 +62,16 @@ class Command(BaseCommand):
         Supervisor(job).run()
 
     def _announce(self, job: Job, layer: DurableLayer, verbosity: int) -> None:
-        if verbosity == 0:
+        if verbosity == 0 or sys.stdout is None:  # closed by who started us
             return
         alias = job.layer or default_alias()
         threads = job.threads or settings.threads
-        self.stdout.write(
-            f"Worker {job.worker_id}: {job.processes} process(es) of {threads} threads on layer {alias!r} "
-            f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
-        )
-        self.stdout.flush()
+        with suppress(BrokenPipeError):  # nobody reads it
+            self.stdout.write(
+                f"Worker {job.worker_id}: {job.processes} process(es) of {threads} threads on layer {alias!r} "
+                f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
+            )
+            self.stdout.flush()
 
 
 def _check_shared(layer: DurableLayer) -> DurableLayer:
