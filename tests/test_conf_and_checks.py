@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def add_database(monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Ite
     for alias in added:
         connections[alias].close()
         del connections[alias]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "django.db.backends.sqlite3",
+        pytest.param(
+            "django.db.backends.postgresql",
+            marks=pytest.mark.skipif(find_spec("psycopg") is None, reason="needs psycopg"),
+        ),
+    ],
+)
+def test_a_database_that_commits_nothing_is_refused(add_database: Any, settings: Any, engine: str) -> None:
+    alias = add_database("by-hand", ENGINE=engine, NAME="x", AUTOCOMMIT=False)
+    settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"using": alias}))
+    [(id, text)] = errors()
+    assert id == "mailrail.E002" and "DATABASES['by-hand']['AUTOCOMMIT'] is False" in text
+    assert "Leave it out" in text
 
 
 class TestSettings:

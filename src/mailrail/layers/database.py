@@ -55,11 +55,17 @@ class DatabaseChannelLayer(LocalChannels, DurableLayer):
 
 def _class_for(using: str) -> type[DatabaseChannelLayer]:
     try:
-        vendor = connections[using].vendor
+        connection = connections[using]
     except ConnectionDoesNotExist:
         raise InvalidSettings(
             f"The database layer uses the database {using!r}, which is not in DATABASES."
         ) from None
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        raise InvalidSettings(
+            f"DATABASES[{using!r}]['AUTOCOMMIT'] is False: nobody would commit what the database layer writes. "
+            'Leave it out, or name another database: "CONFIG": {"using": "…"}.'
+        )
+    vendor = connection.vendor
     if vendor == "sqlite":
         from .sqlite import SqliteLayer
 
