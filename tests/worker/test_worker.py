@@ -24,7 +24,7 @@ from mailrail.layers import DurableLayer
 from mailrail.messages import Message
 from mailrail.routing import Route, Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
-from mailrail.worker import IncomingMessage, Worker
+from mailrail.worker import IncomingMessage, Worker, leases
 from mailrail.worker.consume import CANCELLATION_GRACE, Delivery
 from mailrail.worker.pools import EventLoop
 from mailrail.worker.supervisor import Job
@@ -729,6 +729,32 @@ class TestLeases:
             until(lambda: "lost work" in caplog.text)
         assert layer.finish([other]) == []
 
+    def test_a_process_that_stood_still_past_its_leases_does_not_claim_what_it_runs(
+        self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entered, gate, slept, runs = threading.Event(), threading.Event(), [0.0], []
+
+        def consume(message: IncomingMessage) -> None:
+            runs.append(message.losses)
+            entered.set()
+            gate.wait(20)
+
+        def limits(worker: Worker) -> dict[str, int]:
+            if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
+                slept[0] = 61.0
+                layer.shift(61)
+            return usual_limits(worker)
+
+        usual_clock, usual_limits = leases.clock, Worker._limits
+        monkeypatch.setattr(leases, "clock", lambda: usual_clock() + slept[0])
+        monkeypatch.setattr(Worker, "_limits", limits)
+        send(layer)
+        with Running(layer, route("work", consume, lease=60)):
+            until(lambda: slept[0] and layer.stats()["work"].claimed)
+            gate.set()
+            until(lambda: not layer.stats())
+        assert runs == [0]
+
     def test_three_losses_and_a_message_is_buried_instead_of_run(self, layer: DurableLayer) -> None:
         seen = Seen()
         send(layer)
@@ -935,6 +961,29 @@ class TestTelling:
             signal.disconnect(receiver)
         assert len(seen) == len(told) == 2 and layer.stats() == {}
         assert ("receiver of a Mailrail signal" in caplog.text) == (fault == "exits")
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_log_handler_that_raises_changes_nothing(self, layer: DurableLayer, is_async: bool) -> None:
+        class Broken(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise RuntimeError("the log server is gone")
+
+        def consume(message: IncomingMessage) -> None:
+            seen(message)
+            if message.attempt == 1:
+                raise RuntimeError
+
+        async def consume_async(message: IncomingMessage) -> None:
+            consume(message)
+
+        seen, handler, ours = Seen(), Broken(), logging.getLogger("mailrail.worker")
+        ours.addHandler(handler)
+        send(layer, n=3)
+        try:
+            work(layer, route("work", consume_async if is_async else consume, attempts=2, backoff=0))
+        finally:
+            ours.removeHandler(handler)
+        assert len(seen) == 6 and layer.stats() == {}
 
     def test_one_structured_line_per_outcome(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture

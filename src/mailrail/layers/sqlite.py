@@ -36,6 +36,7 @@ from . import sqlite_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
 from .database import DatabaseChannelLayer, read_dead, read_message, storable
+from .sqlite_file import FileWatch
 
 PATIENCE = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
@@ -47,6 +48,10 @@ class SqliteLayer(DatabaseChannelLayer):
     """What ``DatabaseChannelLayer`` is on a SQLite database."""
 
     has_one_writer = True
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._file = FileWatch()
 
     # -- transactions -------------------------------------------------------------------------------------------
 
@@ -224,6 +229,7 @@ class SqliteLayer(DatabaseChannelLayer):
         # 50 times a second, so past Django's cursor, which costs ten times as much.
         connection = self._connection
         connection.ensure_connection()
+        self._file.check(connection)
         with connection.wrap_database_errors:
             return connection.connection.execute("PRAGMA data_version").fetchone()
 
@@ -272,6 +278,8 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
         now = time.time()
+        self._connection.ensure_connection()
+        self._file.check(self._connection)
         with self._write() as cursor:
             gone = worker if info is None else ""
             cursor.execute(sql.GOODBYE, {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})

@@ -14,10 +14,14 @@ IDLE_BEFORE_CHECK = 5.0
 """Seconds a thread may have been idle before its connections are tried before they are used again."""
 
 _of_thread = threading.local()
+_outages = 0
 
 
 def tidy_before() -> None:
     """Drop connections that died while the thread was idle (a server restart, a firewall). Raises nothing."""
+    if getattr(_of_thread, "outages", _outages) != _outages:
+        close_connections()
+    _of_thread.outages = _outages
     idle_since: float | None = getattr(_of_thread, "idle_since", None)
     if idle_since is None or time.monotonic() - idle_since < IDLE_BEFORE_CHECK:
         return
@@ -66,3 +70,10 @@ def close_connections() -> None:
     for connection in connections.all(initialized_only=True):
         with _closing_if_broken(connection):
             connection.close()
+
+
+def distrust_connections() -> None:
+    """After an outage no thread goes on with what it had opened: that may lead to a server, or a file, of before."""
+    global _outages
+    _outages += 1
+    close_connections()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import threading
 import time
 import traceback
@@ -22,9 +21,8 @@ from ..routing import Route
 from ..signals import message_started
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES
+from .log import logger
 from .report import report_started
-
-logger = logging.getLogger("mailrail.worker")
 
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0

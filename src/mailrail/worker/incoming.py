@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from ..conf import settings
 from ..errors import MailrailError, Retry
 from ..messages import Content, Message
 from ..routing import Route
-
-logger = logging.getLogger("mailrail.worker")
+from .log import logger
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,8 +15,7 @@ from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..messages import Content, Message
 from .connections import close_connections
-
-logger = logging.getLogger("mailrail.worker")
+from .log import logger
 
 HEARTBEAT_EVERY = 5.0
 CHORE_EVERY = 60.0
@@ -24,10 +23,15 @@ OUTAGES = (LayerUnavailable, Error, OSError)
 """What a layer raises when its server or file cannot be used just now."""
 
 
+def clock() -> float:
+    """Seconds, those that the machine sleeps among them where it can tell: leases go on meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
 @dataclass(slots=True)
 class _Kept:
     claim: Message
-    renewed_at: float  # time.monotonic()
+    renewed_at: float  # by clock()
 
 
 class LeaseKeeper:
@@ -62,7 +66,7 @@ class LeaseKeeper:
         self._thread.join(timeout=5)
 
     def keep(self, claims: Iterable[Message]) -> None:
-        now = time.monotonic()
+        now = clock()
         with self._lock:
             for claim in claims:
                 self._kept[claim.id] = _Kept(claim, now)
@@ -73,6 +77,16 @@ class LeaseKeeper:
             kept = self._kept.get(claim.id)
             if kept is not None and kept.claim.token == claim.token:
                 del self._kept[claim.id]
+
+    def catch_up(self) -> None:
+        """Renew before anybody here claims, if this process stood still for so long that its own claims may lapse."""
+        now = clock()
+        with self._lock:
+            late = [
+                k for k in self._kept.values() if now - k.renewed_at >= self._leases[k.claim.channel] * 2 / 3
+            ]
+        if late:
+            self._renew()
 
     def _run(self) -> None:
         every = min([*self._leases.values(), HEARTBEAT_EVERY * 3]) / 12
@@ -86,12 +100,13 @@ class LeaseKeeper:
                 if not self._in_outage:
                     logger.warning("leases cannot be renewed just now, trying again: %s", error)
                 self._in_outage = True
+                close_connections()
             except Exception:
                 logger.exception("renewing leases failed, trying again")
         self._say_goodbye()
 
     def _renew(self) -> None:
-        now = time.monotonic()
+        now = clock()
         with self._lock:
             due = [k for k in self._kept.values() if now - k.renewed_at >= self._leases[k.claim.channel] / 3]
         if not due:

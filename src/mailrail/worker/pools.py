@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,8 +11,7 @@ from queue import SimpleQueue
 from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
 from .consume import Delivery, run_in_thread, run_on_loop
-
-logger = logging.getLogger("mailrail.worker")
+from .log import logger
 
 OnEnd = Callable[[Delivery], None]
 

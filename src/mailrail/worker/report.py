@@ -9,8 +9,7 @@ from typing import Any
 from ..messages import Message
 from ..signals import message_buried, message_finished, message_retried, message_started
 from .incoming import IncomingMessage, Outcome
-
-logger = logging.getLogger("mailrail.worker")
+from .log import logger
 
 _levels = {
     "finished": logging.INFO,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from ..layers import DurableLayer
 from ..messages import Claimed, Message
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper
+from .log import logger
 from .report import report, report_lost
-
-logger = logging.getLogger("mailrail.worker")
 
 
 @dataclass(slots=True, eq=False)

@@ -27,9 +27,8 @@ from ..conf import settings
 from ..layers import get_layer
 from ..messages import Message
 from ..routing import Routing
+from .log import logger
 from .worker import Worker, new_worker_id
-
-logger = logging.getLogger("mailrail.worker")
 
 MOST_SOLOS = 4
 """Processes for single messages that run at once."""

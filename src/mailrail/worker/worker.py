@@ -6,7 +6,6 @@ leases alive. What consumers did comes back through ``_ended``.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import socket
@@ -20,16 +19,15 @@ from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
 from ..routing import Plan, Route, Routing
-from .connections import close_connections
+from .connections import close_connections, distrust_connections
 from .consume import Delivery
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper
+from .log import logger
 from .pools import EventLoop, Threads
 from .rates import RateGate
 from .report import report
 from .settle import Settler
-
-logger = logging.getLogger("mailrail.worker")
 
 LONGEST_WAIT = 1.0
 """Seconds an idle worker sleeps at most without a look."""
@@ -164,6 +162,7 @@ class Worker:
         finished = self._settler.finished
         if not limits and not finished:
             return []
+        self._keeper.catch_up()
         begun = time.monotonic()
         total = self._total(limits)
         claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
@@ -353,7 +352,7 @@ class Worker:
         if self._failures == 0:
             logger.error("the layer cannot be used just now, trying again until it can: %s", error)
         self._failures += 1
-        close_connections()
+        distrust_connections()
         delay = min(LONGEST_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1)
         if self._stopping.is_set():  # no event will end this wait; keep to the deadline, and do not spin
             time.sleep(max(0.0, min(delay, self._stop_at - time.monotonic())))
