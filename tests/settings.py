@@ -50,6 +50,10 @@ ALLOWED_HOSTS = ["*"]
 DATABASES = {"default": _sqlite("default"), "other": _sqlite("other")}
 if "MAILRAIL_TEST_POSTGRES_PORT" in os.environ:  # tests/conftest.py starts the server
     DATABASES["postgres"] = postgres()
+    CHANNEL_LAYERS = {
+        alias: {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": alias}}
+        for alias in ("default", "postgres")
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "mailrail",

@@ -1,0 +1,78 @@
+"""A TCP proxy that can be cut: what a network does to a connection."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+Swallow = Callable[[bytes], bool]
+
+
+class Proxy:
+    """Forwards 127.0.0.1:``port`` to another port, until it is told otherwise."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._open = True
+        self._swallow: Swallow | None = None
+        self.swallowed = 0
+        self._muted: set[socket.socket] = set()
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection, and refuse new ones until ``mend``."""
+        self._open = False
+        self._break_all()
+
+    def mend(self) -> None:
+        self._open = True
+
+    def lose_answer_to(self, swallow: Swallow | None) -> None:
+        """When the client sends something for which ``swallow`` is true: forward it, then break without the answer."""
+        self._swallow = swallow
+
+    def close(self) -> None:
+        self._listening.close()
+        self._break_all()
+
+    def _break_all(self) -> None:
+        for pair in list(self._pairs):
+            _break(*pair)
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listening.accept()
+                if not self._open:
+                    client.close()
+                    continue
+                with suppress(OSError):
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                    self._pairs.append((client, server))
+                    threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
+                    threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+                    continue
+                client.close()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if asks and self._swallow is not None and self._swallow(data):
+                    self._muted.add(sink)
+                elif source in self._muted:  # the answer: the server has done its part
+                    self.swallowed += 1
+                    break
+                sink.sendall(data)
+        _break(source, sink)
+
+
+def _break(*ends: socket.socket) -> None:
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
