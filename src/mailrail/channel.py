@@ -64,7 +64,8 @@ class Channel:
         ``delay`` (seconds or ``timedelta``) or ``at`` (aware ``datetime``): not before then. ``priority``: -100 to
         100, higher first. ``key``: while a message with this key waits on the channel, it is the message (its id
         is returned, and the earlier time wins). ``lane``: messages of a lane run one at a time, in order.
-        ``expires``: dropped if it has not started by then. ``headers``: JSON for the consumer, beside the content.
+        ``expires``: dropped if it waits then, for its first run or for another; one that runs goes on. ``headers``:
+        JSON for the consumer, beside the content.
 
         The message follows the transaction of the database ``using`` (default: the layer's): rolled back, it was
         never sent. ``immediately=True`` sends it whatever becomes of the transaction.

@@ -174,7 +174,9 @@ class Worker:
     def _admit(self, claimed: Claimed) -> list[Message]:
         """Report what expired, and give back what its channel's rate does not allow."""
         for message in claimed.expired:
-            report(IncomingMessage(message), Outcome("expired", "it was not started in time"))
+            report(
+                IncomingMessage(message), Outcome("expired", "its time was over while it waited for a run")
+            )
         refused = {m.id for gate in self._gates.values() for m in self._over_rate(gate, claimed.claims)}
         return [message for message in claimed.claims if message.id not in refused]
 
