@@ -138,7 +138,8 @@ def _check_sqlite(using: str) -> Iterable[CheckMessage]:
             id="mailrail.W002",
         )
     with connection.cursor() as cursor:
-        [mode] = cursor.execute("PRAGMA journal_mode").fetchone()
+        cursor.execute("PRAGMA journal_mode")
+        [mode] = cursor.fetchone()
     if mode != "wal":
         yield Warning(
             f"The SQLite database {using!r} keeps a {mode} journal, in which readers and writers wait for each other.",

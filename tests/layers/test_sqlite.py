@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from mailrail.layers import DatabaseChannelLayer, sqlite_sql
 from mailrail.messages import Message
@@ -81,6 +81,23 @@ def test_choosing_walks_the_index_of_what_may_be_claimed(name: str) -> None:
     steps = plan(getattr(sqlite_sql, name))
     searches = [step for step in steps if "mailrail_ready" in step]
     assert len(searches) >= 3, steps  # the first level, the next level, and what is due on each
+
+
+def test_an_error_while_rows_are_read_is_one_of_djangos() -> None:
+    """The worker waits for those to pass; any other would end it."""
+    layer = DatabaseChannelLayer(using="default")
+    layer.stats()
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO mailrail_pause (channel, since) VALUES (%s, 0)", [(f"c{n}",) for n in range(5000)]
+        )
+    calls = iter([0] * 5)
+    connection.connection.set_progress_handler(lambda: next(calls, 1), 1000)
+    try:
+        with pytest.raises(OperationalError, match="interrupted"):
+            layer.stats()
+    finally:
+        connection.connection.set_progress_handler(None, 0)
 
 
 @pytest.mark.usefixtures("backlog")

@@ -1038,6 +1038,8 @@ class TestOnTheDatabase:
             ("max_attempts = 'many'", "its row cannot be read"),
             ("priority = 'high'", "its row cannot be read"),
             ("expires = 'later'", "its row cannot be read"),
+            ("attempt = 9e999", "its row cannot be read"),
+            ("content = CAST(x'7b2261223a22ff227d' AS TEXT)", "its content is not JSON"),
         ],
     )
     def test_a_row_edited_by_hand_is_buried_with_the_reason_and_the_worker_goes_on(
@@ -1051,6 +1053,30 @@ class TestOnTheDatabase:
         assert len(seen) == 2
         [dead] = layer.dead("work")
         assert dead.message.id == bad.id and reason in dead.error
+
+    @pytest.mark.parametrize("id", ["'nope'", "x'ff00'", "CAST(x'ff' AS TEXT)", "UPPER(id) || '-'"])
+    def test_a_message_whose_id_was_edited_by_hand_gets_another_and_runs(
+        self, layer: DurableLayer, id: str
+    ) -> None:
+        send(layer, n=3)
+        with connections["default"].cursor() as cursor:
+            cursor.execute(f"UPDATE mailrail_message SET id = {id} WHERE content = %s", ['{"n":0}'])
+        assert len(layer.waiting("work")) == 3
+        seen = Seen()
+        work(layer, route("work", seen))
+        assert sorted(message["n"] for message in seen) == [0, 1, 2] and layer.stats() == {}
+
+    @pytest.mark.parametrize("change", ["due = 'x'", "due = x'00'", "lane = x'ff', lane_seq = 1"])
+    def test_what_else_is_edited_by_hand_keeps_nobody_from_working(
+        self, layer: DurableLayer, change: str
+    ) -> None:
+        send(layer, n=3)
+        with connections["default"].cursor() as cursor:
+            cursor.execute(f"UPDATE mailrail_message SET {change} WHERE content = %s", ['{"n":0}'])
+        seen = Seen()
+        work(layer, route("work", seen))
+        assert {1, 2} <= {message["n"] for message in seen}
+        assert layer.poll(["work"]) is None
 
     @pytest.mark.parametrize("text", ["caf\udce9", "a zero \0 byte"])
     def test_errors_are_kept_whatever_their_text(self, layer: DurableLayer, text: str) -> None:

@@ -113,7 +113,7 @@ def read_message(row: tuple[Any, ...]) -> Message:
         return Message(
             channel=channel,
             content=content,
-            id=id if isinstance(id, UUID) else UUID(id),
+            id=_read_id(id),
             headers=headers,
             v=v,
             lane=lane,
@@ -131,15 +131,23 @@ def read_message(row: tuple[Any, ...]) -> Message:
             token=token,
             defect=defect,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         return Message(
             channel=channel,
             content=content,
-            id=id if isinstance(id, UUID) else UUID(id),
+            id=_read_id(id),
             due=due if isinstance(due, float) else 0.0,
             token=token,
             defect=f"its row cannot be read: {error}",
         )
+
+
+def _read_id(id: object) -> UUID:
+    """Zero for what is no id. Only SQLite can hold such a thing, and its ``claim`` gives it another."""
+    try:
+        return id if isinstance(id, UUID) else UUID(str(id))
+    except ValueError:
+        return UUID(int=0)
 
 
 def read_dead(row: tuple[Any, ...]) -> DeadMessage:

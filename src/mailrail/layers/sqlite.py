@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +33,7 @@ from ..messages import (
     check_channel_name,
     encode,
     new_token,
+    uuid7,
 )
 from . import sqlite_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
@@ -115,7 +118,7 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def _read(self, statement: str, **values: Any) -> list[Any]:
         with _plain_words(), self._connection.cursor() as cursor:
-            rows: list[Any] = _patiently(lambda: cursor.execute(statement, values).fetchall())
+            rows: list[Any] = _patiently(partial(_rows, cursor, statement, values))
             return rows
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ class SqliteLayer(DatabaseChannelLayer):
     def _finish(self, cursor: Any, claims: Sequence[Message]) -> list[Message]:
         if not claims:
             return []
-        gone = cursor.execute(sql.FINISH, {"claims": _tokens(claims)}).fetchall()
+        gone = _rows(cursor, sql.FINISH, {"claims": _tokens(claims)})
         _advance_lanes(cursor, [lane for _, _, *lane in gone])
         return _not_in(gone, claims)
 
@@ -208,7 +211,7 @@ class SqliteLayer(DatabaseChannelLayer):
             return []
         with self._write() as cursor:
             values.update(claims=_tokens(claims), now=time.time())
-            held = cursor.execute(sql.HELD, values).fetchall()
+            held = _rows(cursor, sql.HELD, values)
             cursor.execute(statement, values)
             return _not_in(held, claims)
 
@@ -222,7 +225,9 @@ class SqliteLayer(DatabaseChannelLayer):
         if not channels:
             return None
         [(due,)] = self._read(sql.NEXT_DUE, channels=json.dumps(list(channels)))
-        return None if due is None else max(0.0, due - time.time())
+        if not isinstance(due, int | float):  # none, or only what was edited by hand into something else
+            return None
+        return max(0.0, due - time.time())
 
     def _change(self) -> object:
         # Differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA data_version).
@@ -237,7 +242,7 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         with self._write() as cursor:
-            gone = cursor.execute(sql.CANCEL, {"channel": channel, "ids": _ids(ids)}).fetchall()
+            gone = _rows(cursor, sql.CANCEL, {"channel": channel, "ids": _ids(ids)})
             _advance_lanes(cursor, [lane for _, *lane in gone])
             return [UUID(id) for id, *_ in gone]
 
@@ -271,8 +276,8 @@ class SqliteLayer(DatabaseChannelLayer):
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
         with self._write() as cursor:
             now = time.time()
-            held = cursor.execute(sql.BUCKET, {"name": bucket}).fetchone() or (rate.count, now)
-            tokens, granted, retry_after = refill(held[0], now - held[1], n, rate)
+            [(held, filled_at)] = _rows(cursor, sql.BUCKET, {"name": bucket}) or [(rate.count, now)]
+            tokens, granted, retry_after = refill(held, now - filled_at, n, rate)
             cursor.execute(sql.FILL_BUCKET, {"name": bucket, "tokens": tokens, "now": now})
             return Granted(granted, retry_after)
 
@@ -309,6 +314,25 @@ class SqliteLayer(DatabaseChannelLayer):
 # -- rows -------------------------------------------------------------------------------------------------------
 
 
+_id = re.compile("[0-9a-f]{32}")
+_any_text = partial(str, encoding="utf-8", errors="backslashreplace")
+
+
+def _rows(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:
+    """What a statement returns; text that is not UTF-8, edited by hand or otherwise, with its odd bytes escaped.
+
+    In two steps: ``execute`` returns the driver's own cursor, whose errors are not Django's.
+    """
+    raw = cursor.db.connection
+    usual, raw.text_factory = raw.text_factory, _any_text
+    try:
+        cursor.execute(statement, values)
+        rows: list[Any] = cursor.fetchall()
+        return rows
+    finally:
+        raw.text_factory = usual
+
+
 def _ordered(message: Message) -> bool:
     return message.key is not None or message.lane is not None
 
@@ -340,8 +364,8 @@ def _plain(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _insert_in_order(cursor: Any, row: dict[str, Any]) -> UUID | None:
-    stored = cursor.execute(sql.ENQUEUE_IN_ORDER, row).fetchone()
-    return UUID(stored[0]) if stored else None
+    stored = _rows(cursor, sql.ENQUEUE_IN_ORDER, row)
+    return UUID(stored[0][0]) if stored else None
 
 
 def _choose(
@@ -359,13 +383,20 @@ def _choose(
     }
     room = dict(limits)
     chosen: list[str] = []
-    for id, channel in cursor.execute(sql.CLAIMABLE, values).fetchall():
+    for id, channel, row in _rows(cursor, sql.CLAIMABLE, values):
         if len(chosen) == total:
             break
         if room[channel] > 0:
             room[channel] -= 1
-            chosen.append(id)
+            chosen.append(id if _id.fullmatch(str(id)) else _rename(cursor, row))
     return chosen
+
+
+def _rename(cursor: Any, row: int) -> str:
+    """Somebody has written an id that no claim could name: give the message a new one, and it runs like others."""
+    new = uuid7().hex
+    cursor.execute(sql.RENAME, {"id": new, "row": row})
+    return new
 
 
 def _lease(cursor: Any, worker: str, ids: list[str], leases: Mapping[str, float]) -> list[Message]:
@@ -378,25 +409,25 @@ def _lease(cursor: Any, worker: str, ids: list[str], leases: Mapping[str, float]
         "token": new_token(),
         "now": time.time(),
     }
-    rows = {row[0]: row for row in cursor.execute(sql.LEASE, values).fetchall()}
+    rows = {row[0]: row for row in _rows(cursor, sql.LEASE, values)}
     return [read_message(rows[id]) for id in ids]  # RETURNING promises no order
 
 
 def _drop_expired(cursor: Any, channels: list[str]) -> list[Message]:
     values = {"channels": json.dumps(channels), "now": time.time()}
-    dropped = [read_message(row) for row in cursor.execute(sql.DROP_EXPIRED, values).fetchall()]
+    dropped = [read_message(row) for row in _rows(cursor, sql.DROP_EXPIRED, values)]
     _advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
     return dropped
 
 
 def _discard(cursor: Any, channel: str, ids: Iterable[UUID]) -> list[UUID]:
-    gone = cursor.execute(sql.DISCARD, {"channel": channel, "ids": _ids(ids)}).fetchall()
+    gone = _rows(cursor, sql.DISCARD, {"channel": channel, "ids": _ids(ids)})
     return [UUID(id) for (id,) in gone]
 
 
 def _advance_lanes(cursor: Any, gone: Iterable[Sequence[str | None]]) -> None:
     """After messages are gone from (channel, lane): the next of each lane may be claimed."""
-    lanes = {(channel, lane) for channel, lane in gone if lane is not None}
+    lanes = {(channel, lane) for channel, lane in gone if isinstance(lane, str)}  # a blob, by hand: no lane
     if lanes:
         cursor.execute(sql.ADVANCE_LANES, {"lanes": json.dumps(sorted(lanes))})
 

@@ -71,7 +71,7 @@ WITH RECURSIVE
 CLAIMABLE = (
     _LEVELS
     + """
-SELECT m.id, m.channel
+SELECT m.id, m.channel, m.rowid
 FROM level CROSS JOIN mailrail_message m -- CROSS JOIN fixes the order of the loops
 WHERE m.id IN (
     SELECT id FROM mailrail_message
@@ -82,6 +82,8 @@ WHERE m.id IN (
 ORDER BY m.priority DESC, m.due, m.id
 """
 )
+
+RENAME = "UPDATE mailrail_message SET id = %(id)s WHERE rowid = %(row)s"
 
 # When the next thing is due on these channels: the head of each level.
 NEXT_DUE = (
