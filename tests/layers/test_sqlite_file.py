@@ -14,7 +14,7 @@ from django.db import connections
 from mailrail.layers import DatabaseChannelLayer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
-from mailrail.worker import IncomingMessage, Worker
+from mailrail.worker import IncomingMessage, Worker, leases
 
 from ..processes import until
 
@@ -35,7 +35,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_db_blocker:
     del connections["own"]
 
 
-def test_a_worker_and_its_consumers_go_on_with_the_file_that_took_the_place_of_theirs(database: str) -> None:
+def test_a_worker_and_its_consumers_go_on_with_the_file_that_took_the_place_of_theirs(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def consume(message: IncomingMessage) -> None:
         with connections[database].cursor() as cursor:
             cursor.execute("SELECT content FROM mailrail_message")
@@ -47,6 +49,7 @@ def test_a_worker_and_its_consumers_go_on_with_the_file_that_took_the_place_of_t
         connections[database].close()
         until(lambda: len(seen) == n + 1, 10)
 
+    monkeypatch.setattr(leases, "HEARTBEAT_EVERY", 0.2)
     layer = DatabaseChannelLayer(using=database)
     seen: list[Any] = []
     call_command("migrate", "mailrail", database=database, verbosity=0)
@@ -55,6 +58,8 @@ def test_a_worker_and_its_consumers_go_on_with_the_file_that_took_the_place_of_t
     thread.start()
     try:
         send_another()
+        until(layer.workers, 10)
+        connections[database].close()
         for file in Path(connections[database].settings_dict["NAME"]).parent.glob("own.sqlite3*"):
             file.unlink()
         call_command("migrate", "mailrail", database=database, verbosity=0)
