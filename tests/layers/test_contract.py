@@ -572,6 +572,18 @@ class TestOperating:
         assert len(layer.waiting("work", limit=1)) == 1
         assert soon.channel == "work"
 
+    def test_waiting_messages_of_one_moment_are_listed_by_id_whatever_the_limit(
+        self, layer: DurableLayer
+    ) -> None:
+        """Also behind others of their lane."""
+        names = sorted((uuid4() for _ in range(9)), reverse=True)
+        layer.enqueue([Message("work", {}, id=id, due=1.0, lane="l") for id in names[:6]])
+        assert ids(claim(layer)) == names[:1]
+        layer.enqueue([Message("work", {}, id=id, due=1.0) for id in names[6:]])
+        listed = ids(layer.waiting("work"))
+        assert listed == sorted(names[1:])
+        assert all(ids(layer.waiting("work", limit=n)) == listed[:n] for n in range(1, 9))
+
     def test_dead_pages_from_the_last_buried(self, layer: DurableLayer) -> None:
         sent = [send(layer) for _ in range(5)]
         for got in claim(layer):

@@ -378,7 +378,7 @@ SELECT {COLUMNS} FROM (
         ORDER BY m.due, m.id LIMIT %(limit)s) AS m
     UNION ALL
     (SELECT {COLUMNS} FROM mailrail_message m
-     WHERE m.channel = %(channel)s AND m.held = 1 AND m.token IS NULL ORDER BY m.due LIMIT %(limit)s)
+     WHERE m.channel = %(channel)s AND m.held = 1 AND m.token IS NULL ORDER BY m.due, m.id LIMIT %(limit)s)
 ) AS waiting
 ORDER BY due, id LIMIT %(limit)s
 """
