@@ -36,7 +36,7 @@ from ..messages import (
 from . import postgresql_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
-from .database import DatabaseChannelLayer, read_dead, read_message
+from .database import DatabaseChannelLayer, read_dead, read_message, storable
 from .frontier import Frontier, Level
 from .listener import Listener, is_direct
 from .unanswered import Unanswered
@@ -330,7 +330,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
         return _named(self._patiently(lambda: self._execute(statement, values)), claims)
 
     def bury(self, claim: Message, error: str) -> list[Message]:
-        values = {"error": error.replace("\0", "\\0"), **_tokens([claim])}
+        values = {"error": storable(error), **_tokens([claim])}
 
         def bury() -> list[Message]:
             with self._write() as cursor:
@@ -350,19 +350,18 @@ class PostgresqlLayer(DatabaseChannelLayer):
     def wait(self, channels: Sequence[str], timeout: float, seen: int | None = None) -> None:
         seen = self._wakes if seen is None else seen
         deadline = time.monotonic() + timeout
-        while True:
+        while self._wakes == seen:
             # In this order: a notification between the two counts as one wake more than `seen`.
-            listening = self._listener.listen(channels) if channels else True
+            listening = self._listener.listen(channels) if channels else self._listener.is_live
             soon = self._due_at(channels) - time.monotonic()
             if soon <= 0:
                 self._look_every = LOOK_FIRST
                 soon = self._hesitation()
             left = min(deadline - time.monotonic(), soon)
-            pause = left if listening else min(left, self._look_every * random.uniform(0.75, 1.25))
-            if pause <= 0:
-                return
-            self._sleep(pause, seen, listening)
-            if self._wakes != seen or time.monotonic() >= deadline or (pause == left and soon == left):
+            looks = self._look_every * random.uniform(0.75, 1.25) if channels and not listening else left
+            if min(left, looks) > 0:
+                self._sleep(min(left, looks), seen, listening)
+            if time.monotonic() >= deadline or looks >= left == soon:
                 return
             self._look_every = min(LOOK_SELDOM, self._look_every * 1.5)
 

@@ -136,6 +136,7 @@ class Worker:
             self._consume(claims)
             if not claims and not self._ended:
                 self._wait(seen)
+            self._let_more_end()
             self._failures = 0
         except OUTAGES as error:
             self._back_off(error)
@@ -296,7 +297,11 @@ class Worker:
         timeout = min([LONGEST_WAIT * random.uniform(0.75, 1), *(m - time.monotonic() for m in moments)])
         if timeout > 0:
             self.layer.wait(self._awaited(), timeout, seen)
-        if self._ended:  # let more of them end: one round trip then settles them all
+
+    def _let_more_end(self) -> None:
+        """One round trip settles all that have ended: wait for the others as long as the last one took."""
+        self._all_ended.clear()
+        if 0 < len(self._ended) < len(self._running):
             self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
 
     def _awaited(self) -> list[str]:
