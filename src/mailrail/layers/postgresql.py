@@ -6,14 +6,11 @@ are passed over, never waited for, so workers do not stand in each other's way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -31,18 +28,28 @@ from ..messages import (
     WorkerInfo,
     check_channel_name,
     encode,
-    new_token,
 )
 from . import postgresql_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
 from .database import DatabaseChannelLayer, read_dead, read_message, storable
-from .frontier import Frontier, Level
+from .frontier import Frontier
 from .listener import Listener, is_direct
+from .postgresql_rows import (
+    Answer,
+    Call,
+    by_name,
+    columns_of,
+    lane_columns,
+    lane_number,
+    named,
+    read_answer,
+    row_of,
+    runs,
+    token_columns,
+)
 from .unanswered import Unanswered
 
-AT_ONCE = 5_000
-"""Messages per INSERT."""
 COUNTED = 10_000
 """Messages of a channel that ``stats`` counts; more are estimated."""
 MOST_TRIES = 10
@@ -134,7 +141,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
     # -- sending ------------------------------------------------------------------------------------------------
 
     def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
-        rows = [_row(message) for message in messages]
+        rows = [row_of(message) for message in messages]
         if len(rows) == 1 and messages[0].key is None and messages[0].lane is None:
             self._patiently(lambda: self._execute(sql.ENQUEUE, rows[0]))
             return [messages[0].id]
@@ -144,11 +151,11 @@ class PostgresqlLayer(DatabaseChannelLayer):
         with self._write() as cursor:
             _lock_lanes(cursor, {(row["channel"], row["lane"]) for row in rows if row["lane"] is not None})
             stored: list[UUID] = []
-            for together in _runs(rows):
+            for together in runs(rows):
                 if together[0]["key"] is not None:
                     stored += [_insert_with_key(cursor, row) for row in together]
                 else:
-                    cursor.execute(sql.ENQUEUE_MANY, _columns(together))
+                    cursor.execute(sql.ENQUEUE_MANY, columns_of(together))
                     stored += [row["id"] for row in together]
             return stored
 
@@ -192,7 +199,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
             limits = {}
         if not limits and not finished:
             return Claimed([], [], [])
-        call = _Call(worker, limits, {c: lease_for(c, lease) for c in limits}, finished, total)
+        call = Call(worker, limits, {c: lease_for(c, lease) for c in limits}, finished, total)
         if adopted := self._adopt(call):  # they take the room that the call before had
             return Claimed(adopted, self._really_lost(self.finish(finished)), [])
         try:
@@ -203,7 +210,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed._replace(lost=self._really_lost(claimed.lost))
 
-    def _claim(self, call: _Call) -> Claimed:
+    def _claim(self, call: Call) -> Claimed:
         if any(message.lane is not None for message in call.finished):
             with (
                 self._write() as cursor
@@ -213,10 +220,10 @@ class PostgresqlLayer(DatabaseChannelLayer):
         claimed = self._choose(call, call.finished)
         return claimed._replace(lost=self._finish_in_lanes(claimed.lost))
 
-    def _choose(self, call: _Call, finished: Sequence[Message] = ()) -> Claimed:
+    def _choose(self, call: Call, finished: Sequence[Message] = ()) -> Claimed:
         """Settle and lease. Messages behind others of their lane are put out of the way before anything is leased."""
         answer = self._choose_once(call, finished)
-        lost, expired = _named(answer.lost, finished), answer.expired
+        lost, expired = named(answer.lost, finished), answer.expired
         for _ in range(MOST_TRIES):
             if not answer.blocked:
                 break
@@ -229,9 +236,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
             expired += self._drop_expired(answer.overdue)
         return Claimed(answer.claims, lost, expired)
 
-    def _choose_once(
-        self, call: _Call, finished: Sequence[Message] = (), *, despite: bool = False
-    ) -> _Answer:
+    def _choose_once(self, call: Call, finished: Sequence[Message] = (), *, despite: bool = False) -> Answer:
         floors = self._frontier.floors(call.worker)
         values = {
             "channels": list(call.limits),
@@ -242,7 +247,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
             "worker": call.worker,
             "token": call.token,
             "besides": [message.id for message in call.finished],
-            **_tokens(finished),
+            **token_columns(finished),
         }
         if floors is None:
             statement = sql.CLAIM
@@ -252,12 +257,12 @@ class PostgresqlLayer(DatabaseChannelLayer):
             values["known_priorities"] = [level.priority for level in floors]
             values["floors"] = list(floors.values())
         begun = time.monotonic()
-        answer = _read_answer(self._execute_prepared(statement, values))
+        answer = read_answer(self._execute_prepared(statement, values))
         full = bool(answer.claims) and len(answer.claims) >= min(call.total, sum(call.limits.values()))
         self._frontier.learn(call.worker, floors, answer.dues, time.monotonic() - begun, full)
         return answer
 
-    def _adopt(self, call: _Call) -> list[Message]:
+    def _adopt(self, call: Call) -> list[Message]:
         """Claims of ours whose answer was lost, found by their token, under a new one."""
         unanswered = self._unanswered.tokens(call.worker) if call.limits else []
         if not unanswered:
@@ -282,7 +287,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
     def _park(self, blocked: Sequence[tuple[str, str]]) -> bool:
         """Out of the way of claims with what waits behind another one of its lane. False: not now."""
         with _plain_words(), self._connection.cursor() as cursor:
-            cursor.execute(sql.PARK, _lanes(blocked))
+            cursor.execute(sql.PARK, lane_columns(blocked))
             return bool(cursor.rowcount)
 
     def _drop_expired(self, channels: list[str]) -> list[Message]:
@@ -297,9 +302,9 @@ class PostgresqlLayer(DatabaseChannelLayer):
         if not claims:
             return []
         leases = {claim.channel: lease_for(claim.channel, lease) for claim in claims}
-        values = {**_tokens(claims), "channels": list(leases), "leases": list(leases.values())}
+        values = {**token_columns(claims), "channels": list(leases), "leases": list(leases.values())}
         rows = self._patiently(lambda: self._execute_prepared(sql.RENEW, values))
-        return _named(rows, claims)
+        return named(rows, claims)
 
     def finish(self, claims: Sequence[Message]) -> list[Message]:
         if any(claim.lane is not None for claim in claims):
@@ -326,11 +331,11 @@ class PostgresqlLayer(DatabaseChannelLayer):
     def _settle(self, claims: Sequence[Message], statement: str, **values: Any) -> list[Message]:
         if not claims:
             return []
-        values |= _tokens(claims)
-        return _named(self._patiently(lambda: self._execute(statement, values)), claims)
+        values |= token_columns(claims)
+        return named(self._patiently(lambda: self._execute(statement, values)), claims)
 
     def bury(self, claim: Message, error: str) -> list[Message]:
-        values = {"error": storable(error), **_tokens([claim])}
+        values = {"error": storable(error), **token_columns([claim])}
 
         def bury() -> list[Message]:
             with self._write() as cursor:
@@ -480,83 +485,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
         self._frontier.forget()
 
 
-# -- calls and rows ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
-    be lost."""
-
-    worker: str
-    limits: Mapping[str, int]
-    leases: Mapping[str, float]
-    finished: Sequence[Message]
-    total: int
-    token: int = field(default_factory=new_token)
-
-
-@dataclass
-class _Answer:
-    """The rows that the statement which claims returns, by what they are."""
-
-    claims: list[Message]
-    dues: list[tuple[Level, float]]  # of the claims, before they were claimed
-    lost: list[tuple[UUID, int]]
-    expired: list[Message]
-    blocked: list[tuple[str, str]]  # (channel, lane) of messages behind others
-    overdue: list[str]  # channels with expired messages in lanes
-
-
-def _read_answer(rows: Iterable[tuple[Any, ...]]) -> _Answer:
-    answer = _Answer([], [], [], [], [], [])
-    for what, _, was_due, *columns in sorted(rows, key=lambda row: row[1]):
-        if what == "lost":
-            answer.lost.append((columns[0], columns[-1]))
-        elif what == "blocked":
-            answer.blocked.append((columns[1], columns[5]))
-        elif what == "overdue":
-            answer.overdue.append(columns[1])
-        elif what == "expired":
-            answer.expired.append(read_message(tuple(columns)))
-        else:
-            claim = read_message(tuple(columns))
-            answer.claims.append(claim)
-            answer.dues.append((Level(claim.channel, claim.priority), was_due))
-    return answer
-
-
-def _row(message: Message) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "channel": check_channel_name(message.channel),
-        "content": encode(message.content),
-        "headers": encode(message.headers, "headers") if message.headers else "{}",
-        "v": message.v,
-        "lane": message.lane,
-        "attempt": message.attempt,
-        "losses": message.losses,
-        "alone": message.alone,
-        "max_attempts": message.max_attempts,
-        "priority": message.priority,
-        "due": message.due,
-        "delay": message.delay,
-        "expires": message.expires,
-        "lifetime": message.lifetime,
-        "key": message.key,
-    }
-
-
-def _runs(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """In order, in parts that one statement can store: those without a key together, but not too many at once."""
-    for has_key, run in groupby(rows, key=lambda row: row["key"] is not None):
-        rest = list(run)
-        size = len(rest) if has_key else AT_ONCE
-        yield from (rest[begin : begin + size] for begin in range(0, len(rest), size))
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+# -- statements that belong together ----------------------------------------------------------------------------
 
 
 def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
@@ -578,18 +507,12 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
 
 
 def _lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
-    for number in sorted(map(_lane_number, lanes)):  # sorted: two senders cannot wait for each other
+    for number in sorted(map(lane_number, lanes)):  # sorted: two senders cannot wait for each other
         cursor.execute(sql.LOCK_LANE, {"lane": number})
 
 
-def _lane_number(lane: tuple[str, str]) -> int:
-    """The key of the lane's advisory lock. Two lanes that share one would only wait for each other."""
-    digest = hashlib.blake2b("\0".join(("mailrail", *lane)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
 def _finish_in_lanes(cursor: Any, claims: Sequence[Message]) -> list[Message]:
-    cursor.execute(sql.FINISH_IN_LANES, _tokens(claims))
+    cursor.execute(sql.FINISH_IN_LANES, token_columns(claims))
     return _gone(cursor, claims)
 
 
@@ -598,7 +521,7 @@ def _gone(cursor: Any, claims: Sequence[Message]) -> list[Message]:
     gone = cursor.fetchall()
     _advance(cursor, {(channel, lane) for *_, channel, lane in gone if lane is not None})
     found = {(id, token) for id, token, *_ in gone}
-    return [claim for name, claim in _by_name(claims).items() if name not in found]
+    return [claim for name, claim in by_name(claims).items() if name not in found]
 
 
 def _advance_lanes(cursor: Any, gone: Iterable[Message]) -> None:
@@ -608,7 +531,7 @@ def _advance_lanes(cursor: Any, gone: Iterable[Message]) -> None:
 def _advance(cursor: Any, lanes: set[tuple[str, str]]) -> None:
     """After messages are gone from (channel, lane): the next of each lane may be claimed."""
     for _ in range(MOST_TRIES if lanes else 0):
-        cursor.execute(sql.ADVANCE_LANES, _lanes(lanes))
+        cursor.execute(sql.ADVANCE_LANES, lane_columns(lanes))
         (missed,) = cursor.fetchone()
         if not missed:
             return
@@ -617,25 +540,6 @@ def _advance(cursor: Any, lanes: set[tuple[str, str]]) -> None:
 def _discard(cursor: Any, channel: str, ids: list[UUID]) -> list[UUID]:
     cursor.execute(sql.DISCARD, {"channel": channel, "ids": ids})
     return [id for (id,) in cursor.fetchall()]
-
-
-def _lanes(lanes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    ordered = sorted(lanes)
-    return {"channels": [channel for channel, _ in ordered], "lanes": [lane for _, lane in ordered]}
-
-
-def _tokens(claims: Sequence[Message]) -> dict[str, list[Any]]:
-    return {"ids": [claim.id for claim in claims], "tokens": [claim.token for claim in claims]}
-
-
-def _named(rows: Iterable[tuple[Any, ...]], claims: Sequence[Message]) -> list[Message]:
-    """The claims that these rows of (id, token) name."""
-    names = set(rows)
-    return [claim for name, claim in _by_name(claims).items() if name in names] if names else []
-
-
-def _by_name(claims: Sequence[Message]) -> dict[tuple[UUID, int | None], Message]:
-    return {(claim.id, claim.token): claim for claim in claims}
 
 
 def _sqlstate(error: DatabaseError) -> str | None:
