@@ -80,19 +80,19 @@ SETTLING = ["FINISH", "FINISH_IN_LANES", "RENEW", "GIVE_BACK", "BURY", "CANCEL"]
 
 @pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "WAITING", "DEAD"])
 def test_reads_what_it_needs(name: str) -> None:
-    nodes = _nodes(getattr(postgresql_sql, name))
+    nodes = plan_of(getattr(postgresql_sql, name))
     touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message" and "Scan" in n["Node Type"]]
     assert not [n for n in touched if n["Node Type"] == "Seq Scan" and n["Actual Loops"]]
-    assert sum(map(_rows, touched)) <= MOST_ROWS, touched
+    assert sum(map(rows, touched)) <= MOST_ROWS, touched
     sorts = [n for n in nodes if n["Node Type"] in ("Sort", "Incremental Sort")]
     assert all(n["Actual Rows"] * n["Actual Loops"] <= MOST_ROWS for n in sorts), sorts
 
 
 def test_stats_count_no_more_than_they_say() -> None:
-    nodes = _nodes(postgresql_sql.STATS)
+    nodes = plan_of(postgresql_sql.STATS)
     touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message"]
     # 6 levels in 50 channels, up to 100 of each kind in each, and some for finding them
-    assert sum(map(_rows, touched)) <= 50 * 6 * 100 * 2 + 5000
+    assert sum(map(rows, touched)) <= 50 * 6 * 100 * 2 + 5000
     assert DatabaseChannelLayer(using="postgres").stats()["c1"].ready == 400
 
 
@@ -102,15 +102,15 @@ def test_counts_above_the_limit_are_estimated(monkeypatch: Any) -> None:
     assert 200 < stats.ready < 800 and 3000 < stats.scheduled < 12000
 
 
-def _nodes(statement: str) -> list[dict[str, Any]]:
+def plan_of(statement: str, **values: Any) -> list[dict[str, Any]]:
     with connections["postgres"].cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", VALUES)
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", VALUES | values)
         [(plan,)] = cursor.fetchall()
     plan = json.loads(plan) if isinstance(plan, str) else plan
     return list(_walk(plan[0]["Plan"]))
 
 
-def _rows(node: dict[str, Any]) -> float:
+def rows(node: dict[str, Any]) -> float:
     read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
     read += node.get("Rows Removed by Index Recheck", 0)
     return float(read * node["Actual Loops"])

@@ -15,11 +15,12 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from mailrail.errors import LayerUnavailable, WouldDeadlock
-from mailrail.layers import DatabaseChannelLayer, DurableLayer
+from mailrail.layers import DatabaseChannelLayer, DurableLayer, postgresql_sql
 from mailrail.layers.frontier import IN_A_ROW, SLOW, Frontier, Level
 from mailrail.messages import Message
 
 from ..processes import until
+from .test_plans import CLAIMING, SETTLING, plan_of, rows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 
@@ -380,6 +381,20 @@ def _known(floors: dict[Level, float]) -> Any:
     from mailrail.layers.frontier import _Known
 
     return _Known(floors, time.monotonic() + 60)
+
+
+def test_statistics_of_an_empty_queue_make_no_scans_of_a_full_one(layer: Any) -> None:
+    layer.enqueue([Message("c1", {}) for _ in range(5000)])
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("DELETE FROM mailrail_message")
+        cursor.execute("VACUUM ANALYZE mailrail_message")
+    ids = layer.enqueue([Message("c1", {}) for _ in range(5000)])
+    for name in [*CLAIMING, *SETTLING]:
+        with transaction.atomic("postgres"):
+            nodes = plan_of(getattr(postgresql_sql, name), ids=ids[:8], tokens=[1] * 8, lanes=["l"] * 50)
+            transaction.set_rollback(True, "postgres")
+        read = [(rows(n), n) for n in nodes if n.get("Relation Name") == "mailrail_message"]
+        assert sum(count for count, _ in read) < 1000, (name, str(max(read, key=lambda each: each[0])))
 
 
 def test_psycopg_2_alone_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

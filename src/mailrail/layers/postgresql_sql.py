@@ -6,6 +6,9 @@ the same, so that its plan is made once.
 ``clock`` is read once per statement, and from there by a scalar subquery: ``clock_timestamp()``, unlike ``now()``, goes
 on inside a transaction, and a function that is volatile could not be a condition of an index scan.
 
+Rows are always found by a list of ids (``id = ANY (…)``), even where a join would say the same: a queue that was empty
+when its statistics were made looks like one row to the planner, and it would walk the whole index to join it.
+
 Nothing here relies on the order in which the parts of a WITH are carried out: they all see the same snapshot
 (PostgreSQL manual, 7.8.4).
 """
@@ -149,7 +152,8 @@ WITH RECURSIVE
     -- The token alone decides. Those of lanes are left to FINISH_IN_LANES.
     finished AS (
         DELETE FROM mailrail_message m USING given
-        WHERE m.id = given.id AND m.token = given.token AND m.lane IS NULL RETURNING m.id, m.token),
+        WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token AND m.lane IS NULL
+        RETURNING m.id, m.token),
     -- 1,000 at a time. Claimed messages are safe until their lease is over. `ANY (ARRAY (…))` is found once, first.
     expired AS (
         DELETE FROM mailrail_message WHERE id = ANY (ARRAY (
@@ -194,7 +198,7 @@ WITH RECURSIVE
             attempt = m.attempt + (m.token IS NULL)::int,
             losses = m.losses + (m.token IS NOT NULL)::int,
             unique_key = NULL -- started: the key is free
-        FROM chosen WHERE m.id = chosen.id
+        FROM chosen WHERE m.id = ANY (ARRAY (SELECT id FROM chosen)) AND m.id = chosen.id
         RETURNING chosen.place, chosen.was_due, {_OF_M})
 SELECT 'claimed' AS what, place, was_due, {COLUMNS} FROM leased
 UNION ALL
@@ -258,7 +262,8 @@ _GIVEN = "given (id, token) AS MATERIALIZED (SELECT * FROM unnest(%(ids)s::uuid[
 FINISH = f"""
 WITH {_GIVEN}, gone AS (
     DELETE FROM mailrail_message m USING given
-    WHERE m.id = given.id AND m.token = given.token AND m.lane IS NULL RETURNING m.id, m.token)
+    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token AND m.lane IS NULL
+    RETURNING m.id, m.token)
 SELECT id, token FROM given WHERE NOT EXISTS (SELECT FROM gone WHERE gone.id = given.id AND gone.token = given.token)
 """
 
@@ -266,7 +271,8 @@ SELECT id, token FROM given WHERE NOT EXISTS (SELECT FROM gone WHERE gone.id = g
 FINISH_IN_LANES = f"""
 WITH {_GIVEN}
 DELETE FROM mailrail_message m USING given
-WHERE m.id = given.id AND m.token = given.token RETURNING m.id, m.token, m.channel, m.lane
+WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
+RETURNING m.id, m.token, m.channel, m.lane
 """
 
 # Waits for nobody: what is locked is being settled just now, by the other connection of this worker most likely. Two
@@ -274,13 +280,15 @@ WHERE m.id = given.id AND m.token = given.token RETURNING m.id, m.token, m.chann
 RENEW = f"""
 WITH {_CLOCK}, {_GIVEN}, held AS MATERIALIZED (
     SELECT m.id, m.channel FROM given JOIN mailrail_message m ON m.id = given.id AND m.token = given.token
+    WHERE m.id = ANY (%(ids)s::uuid[])
     FOR NO KEY UPDATE OF m SKIP LOCKED),
 pushed AS (
     UPDATE mailrail_message m SET due = (SELECT now FROM clock) + leases.lease
     FROM held JOIN unnest(%(channels)s::text[], %(leases)s::float8[]) AS leases (channel, lease) USING (channel)
-    WHERE m.id = held.id)
+    WHERE m.id = ANY (ARRAY (SELECT id FROM held)) AND m.id = held.id)
 SELECT id, token FROM given WHERE NOT EXISTS (
-    SELECT FROM mailrail_message m WHERE m.id = given.id AND m.token = given.token)
+    SELECT FROM mailrail_message m
+    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token)
 """
 
 GIVE_BACK = f"""
@@ -288,7 +296,8 @@ WITH {_CLOCK}, {_GIVEN}, back AS (
     UPDATE mailrail_message m SET
         due = (SELECT now FROM clock) + %(delay)s, attempt = m.attempt + %(attempts)s, alone = m.alone OR %(alone)s,
         worker = NULL, token = NULL
-    FROM given WHERE m.id = given.id AND m.token = given.token RETURNING m.id, given.token, m.channel),
+    FROM given WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
+    RETURNING m.id, given.token, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM back) AS channels)
 SELECT id, token FROM given WHERE NOT EXISTS (SELECT FROM back WHERE back.id = given.id AND back.token = given.token)
     AND (SELECT count(*) FROM told) >= 0 -- or the notification, which nobody reads, is left out
@@ -300,7 +309,7 @@ _DEAD_COLUMNS = ", ".join(_DEAD_NAMES)
 BURY = f"""
 WITH {_CLOCK}, {_GIVEN}, gone AS (
     DELETE FROM mailrail_message m USING given
-    WHERE m.id = given.id AND m.token = given.token
+    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
     RETURNING m.token, {", ".join(f"m.{name}" for name in _DEAD_NAMES)}),
 kept AS (
     INSERT INTO mailrail_dead ({_DEAD_COLUMNS}, error, buried_at)
@@ -316,7 +325,7 @@ SELECT id, token, channel, lane FROM gone -- ADVANCE_LANES follows in the same t
 # for is locked against removal: whoever removes it comes after us, sees them held, and lets the next one go. One that
 # is being removed just now is passed over, and they stay where they are.
 PARK = """
-UPDATE mailrail_message m SET held = 1 FROM (
+UPDATE mailrail_message m SET held = 1 WHERE m.id = ANY (ARRAY (
     SELECT behind.id
     FROM unnest(%(channels)s::text[], %(lanes)s::text[]) AS lane (channel, name)
     CROSS JOIN LATERAL (
@@ -326,8 +335,7 @@ UPDATE mailrail_message m SET held = 1 FROM (
         SELECT id FROM mailrail_message b
         WHERE b.channel = lane.channel AND b.lane = lane.name AND b.lane_seq > ahead.lane_seq AND b.held = 0
         ORDER BY b.lane_seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED) AS behind
-) AS followers
-WHERE m.id = followers.id
+))
 """
 
 # After something left these lanes: their lowest place becomes claimable. Has to be a statement of its own, after the
@@ -342,7 +350,8 @@ WITH heads AS MATERIALIZED (
         ORDER BY lane_seq LIMIT 1) AS head
     WHERE head.held = 1),
 free AS (
-    UPDATE mailrail_message m SET held = 0 FROM heads WHERE m.id = heads.id RETURNING m.id, m.channel),
+    UPDATE mailrail_message m SET held = 0
+    WHERE m.id = ANY (ARRAY (SELECT id FROM heads)) RETURNING m.id, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM free) AS channels)
 SELECT (SELECT count(*) FROM heads) - (SELECT count(*) FROM free) + 0 * (SELECT count(*) FROM told)
 """
