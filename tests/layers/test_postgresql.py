@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from django.db import OperationalError, connections, transaction
 
@@ -410,4 +409,3 @@ def test_the_tables_are_vacuumed_by_the_number_of_dead_rows() -> None:
         cursor.execute("SELECT reloptions FROM pg_class WHERE relname = 'mailrail_message'")
         [(options,)] = cursor.fetchall()
     assert "autovacuum_vacuum_scale_factor=0" in options and "vacuum_truncate=off" in options
-    assert psycopg.__version__ >= "3"

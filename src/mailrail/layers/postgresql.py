@@ -29,6 +29,7 @@ from ..messages import (
     check_channel_name,
     encode,
 )
+from . import database_sql
 from . import postgresql_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
@@ -457,8 +458,8 @@ class PostgresqlLayer(DatabaseChannelLayer):
         return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows]
 
     def stats(self) -> dict[str, ChannelStats]:
-        dead = dict(self._execute(sql.DEAD_COUNTS, {}))
-        paused = {channel for (channel,) in self._execute(sql.PAUSED, {})}
+        dead = dict(self._execute(database_sql.DEAD_COUNTS, {}))
+        paused = {channel for (channel,) in self._execute(database_sql.PAUSED, {})}
         live = {channel: counts for channel, *counts in self._execute(sql.STATS, {"most": COUNTED})}
         return {
             channel: self._stats(channel, live.get(channel), dead.get(channel, 0), channel in paused)
@@ -480,7 +481,7 @@ class PostgresqlLayer(DatabaseChannelLayer):
 
     def shift(self, seconds: float) -> None:
         with self._write() as cursor:
-            for statement in sql.SHIFT:
+            for statement in database_sql.SHIFT:
                 cursor.execute(statement, {"s": seconds})
         self._frontier.forget()
 

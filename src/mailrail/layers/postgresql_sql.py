@@ -496,12 +496,3 @@ ESTIMATE = """
 EXPLAIN (FORMAT JSON) SELECT FROM mailrail_message
 WHERE channel = %(channel)s AND due {comparison} date_part('epoch', now())
 """
-DEAD_COUNTS = "SELECT channel, COUNT(*) FROM mailrail_dead GROUP BY channel"
-PAUSED = "SELECT channel FROM mailrail_pause"
-
-SHIFT = (
-    "UPDATE mailrail_message SET due = due - %(s)s, expires = expires - %(s)s, sent_at = sent_at - %(s)s",
-    "UPDATE mailrail_dead SET expires = expires - %(s)s, sent_at = sent_at - %(s)s, buried_at = buried_at - %(s)s",
-    "UPDATE mailrail_bucket SET filled_at = filled_at - %(s)s",
-    "UPDATE mailrail_worker SET seen = seen - %(s)s",
-)

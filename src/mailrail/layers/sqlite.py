@@ -35,6 +35,7 @@ from ..messages import (
     new_token,
     uuid7,
 )
+from . import database_sql
 from . import sqlite_sql as sql
 from .base import WORKER_FORGOTTEN_AFTER, Lease, lease_for
 from .buckets import refill
@@ -297,8 +298,8 @@ class SqliteLayer(DatabaseChannelLayer):
         return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows]
 
     def stats(self) -> dict[str, ChannelStats]:
-        dead = dict(self._read(sql.DEAD_COUNTS))
-        paused = {channel for (channel,) in self._read(sql.PAUSED)}
+        dead = dict(self._read(database_sql.DEAD_COUNTS))
+        paused = {channel for (channel,) in self._read(database_sql.PAUSED)}
         live = {channel: counts for channel, *counts in self._read(sql.STATS, now=time.time())}
         return {
             channel: _stats(live.get(channel, (0, 0, 0, None)), dead.get(channel, 0), channel in paused)
@@ -307,7 +308,7 @@ class SqliteLayer(DatabaseChannelLayer):
 
     def shift(self, seconds: float) -> None:
         with self._write() as cursor:
-            for statement in sql.SHIFT:
+            for statement in database_sql.SHIFT:
                 cursor.execute(statement, {"s": seconds})
 
 
