@@ -7,11 +7,17 @@
 PYTHON =
 # X.Y of Django; empty: the newest that this Python gets
 DJANGO =
-# Passed on to pytest, the demo or the benchmarks
+# What carries the demo's messages: database or redis
+LAYER = database
+# Where the site of `make serve` listens
+PORT ?= 8000
+# Passed on to pytest, the demo, the benchmarks or the soak
 ARGS =
+# How long a soak takes
+MINUTES = 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help serve demo test screenshots check messages docs bench soak format clean
 
 # $(call python-of,group): the Python of the environment with that group of requirements
 setup = python3 scripts/setup.py $(if $(PYTHON),--python $(PYTHON)) $(if $(DJANGO),--django $(DJANGO))
@@ -22,11 +28,24 @@ dev = $(eval dev := $(call python-of,dev))$(dev)
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' Makefile | expand -t 14
 
-demo: ## 501 invitations, from the web form to a real SMTP server, with everything embedded
-	"$(call python-of,demo)" demo/run.py $(ARGS)
+serve: ## the demo site on http://127.0.0.1:8000 (PORT=…), with a worker inside and an inbox for its mail
+	"$(call python-of,demo)" demo/serve.py --port "$(PORT)" $(ARGS)
 
-test: ## the whole suite
+# What the demo needs, by its layer
+demo-of-database = demo
+demo-of-redis = demo redis valkey
+
+demo: ## 501 invitations, from the web form to a real SMTP server, with everything embedded
+	$(if $(demo-of-$(LAYER)),,$(error LAYER is "$(LAYER)"; it can be database or redis))
+	"$(call python-of,$(demo-of-$(LAYER)))" demo/run.py --layer $(LAYER) $(ARGS)
+
+test: ## the whole suite; as root it first installs Debian's Chromium, if there is no browser
+	"$(dev)" -m scripts.catalogues --compile
+	@[ "$$MAILRAIL_TEST_CHROMIUM" ] || scripts/ensure_package.sh chromium chromium chromium-browser google-chrome || true
 	"$(dev)" -W error -m pytest $(ARGS)
+
+screenshots: ## of every page of the invitations, dark and light, into build/screenshots
+	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py $(ARGS)
 
 check: ## lint, format, types, imports, system checks, missing migrations
 	"$(dev)" -m ruff check
@@ -34,16 +53,27 @@ check: ## lint, format, types, imports, system checks, missing migrations
 	"$(dev)" -m mypy
 	"$(dev:%/python=%/lint-imports)" --no-logo
 	"$(dev)" -W error -m django check --fail-level WARNING --settings tests.settings
-	"$(dev)" -W error -m django check --fail-level WARNING --settings demo.settings
+	DEBUG=1 "$(dev)" -W error -m django check --fail-level WARNING --settings demo.settings
 	"$(dev)" -W error -m django makemigrations --check --dry-run --settings tests.settings
+
+messages: ## update the catalogues of translations, and list what they lack
+	"$(dev)" -W error -m scripts.catalogues
+
+docs: ## the documentation as HTML, in build/docs; a warning is an error
+	"$(call python-of,docs)" -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env \
+		--quiet docs build/docs $(ARGS)
 
 bench: ## the benchmarks; every figure stands beside a baseline of the same run
 	"$(call python-of,bench)" -m benchmarks.run $(ARGS)
+
+soak: ## MINUTES (5) of sending, working and random faults on PostgreSQL, every promise checked all the time
+	"$(dev)" -W error -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 format: ## format the code, fix what ruff can fix
 	"$(dev)" -m ruff check --fix
 	"$(dev)" -m ruff format
 
 clean: ## remove the environments, caches and builds
+	find src -name '*.mo' -delete
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -9,10 +9,24 @@ from pathlib import Path
 from mailrail.routing import consumer
 from mailrail.worker import IncomingMessage
 
+from .runs import note
+
 
 @consumer("noop")
 def noop(message: IncomingMessage) -> None:
     """Costs nothing: what is measured is everything around it."""
+
+
+@consumer("count")
+def count(message: IncomingMessage) -> None:
+    """Write down that message ``n`` ran, for ``valkey_repeats``."""
+    note(message["n"])
+
+
+IDLE = [f"idle-{n}" for n in range(50)]
+"""Channels on which nothing comes, for ``idle``."""
+for name in IDLE:
+    consumer(name)(noop)
 
 
 @consumer("stamp")

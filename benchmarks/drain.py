@@ -35,8 +35,8 @@ def run(plan: Plan) -> Result:
     ours = by_threads[8]
     return Result(
         f"{count:,} no-op messages drained, one worker process",
-        "`manage.py runworker noop --drain --threads N`, watched by another process that reads the lowest id "
-        "left every 5 ms, from the first settled message to the last. The bare loop is one process on "
+        "`manage.py runworker noop --drain --threads N`, watched by another process that looks every 5 ms how far "
+        "it is, from the first settled messages to the last. The bare loop is one process on "
         "the same table and index with `sqlite3` alone; it decodes nothing and writes once for each message.",
         [*by_threads.values(), floor, orm],
         [Ratio.of(ours, floor), Ratio.of(ours, orm), Ratio.of(by_threads[16], ours)],
@@ -44,14 +44,15 @@ def run(plan: Plan) -> Result:
     )
 
 
-def drain(count: int, threads: int) -> float:
+def drain(count: int, threads: int, processes: int = 1, alias: str = "default") -> float:
     """Messages per second."""
-    empty()
-    Channel("noop").send_many({"n": n} for n in range(count))
-    checkpoint()
-    ids = oldest(count)
-    with running(*runworker("noop", "--drain", "--threads", str(threads))) as worker:
-        rate = watch(worker, ids).rate(count)
+    empty(alias)
+    Channel("noop", layer=alias).send_many({"n": n} for n in range(count))
+    checkpoint(alias)
+    ids = oldest(count, alias)
+    options = ("--drain", "--layer", alias, "--threads", str(threads), "--processes", str(processes))
+    with running(*runworker("noop", *options)) as worker:
+        rate = watch(worker, ids, alias).rate(count)
         worker.wait()  # it says goodbye, and ends by itself
     return rate
 

@@ -7,18 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .database import bare
+from tests.servers import die_with_parent
+
+from .database import bare, left
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOK_EVERY = 0.005
-"""Seconds between looks at the queue: one read of the lowest id each, some microseconds."""
+"""Seconds between looks at the queue: one read of a row by its id each, or a few."""
+STEP = 100
+"""A look asks for one message in so many; at the end, for all of the last."""
+LAST = 500
 WEIGH_EVERY = 0.1
 PATIENCE = 900.0
 STOPS_WITHIN = 30.0
@@ -27,9 +32,14 @@ Process = subprocess.Popen[bytes]
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Process]:
-    """``python -m …`` while the block runs; then it is told to stop, and has to end well."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT)
+def running(*arguments: str, **environment: str) -> Iterator[Process]:
+    """``python -m …`` while the block runs, in our environment and this one; then it has to end well when told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        preexec_fn=die_with_parent,  # as the servers do: one that is left alone would complain that they are gone
+    )
     try:
         yield process
         with suppress(ProcessLookupError):
@@ -60,18 +70,18 @@ class Watched:
         return (last - first) / (last_at - first_at)
 
 
-def watch(process: Process, known: Sequence[str], alias: str = "default") -> Watched:
+def watch(process: Process, known: Sequence[Any], alias: str = "default") -> Watched:
     """Look on until all ``known`` ids, the oldest there are, in their order, are gone from the table.
 
-    Those below the lowest id that is left are gone; that is behind by what the worker settles together.
+    Those before the first one that is left are gone; that is behind by what the workers settle together.
     """
     watched = Watched()
     deadline = time.monotonic() + PATIENCE
     weigh_at = 0.0
+    gone = 0
     with bare(alias) as connection:
-        while not watched.seen or watched.seen[-1][1] < len(known):
-            lowest = connection.execute("SELECT id FROM mailrail_message ORDER BY id LIMIT 1").fetchall()
-            gone = bisect_left(known, lowest[0][0]) if lowest else len(known)
+        while gone < len(known):
+            gone = _gone(connection, known, gone)
             now = time.monotonic()
             watched.seen.append((now, gone))
             if gone and now >= weigh_at:
@@ -83,14 +93,23 @@ def watch(process: Process, known: Sequence[str], alias: str = "default") -> Wat
     return watched
 
 
+def _gone(connection: Any, known: Sequence[Any], gone: int) -> int:
+    """How many of the first messages are gone, in steps, if so many were gone before."""
+    while gone + STEP < len(known) and not left(connection, [known[gone + STEP - 1]]):
+        gone += STEP
+    if gone + STEP >= len(known) and not left(connection, list(known[-LAST:])):
+        return len(known)
+    return gone
+
+
 def _weigh(supervisor: Process, watched: Watched) -> None:
-    for pid in _children(supervisor.pid):
+    for pid in children_of(supervisor.pid):
         with suppress(OSError):
             pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             watched.memory[pid].append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """Of the main thread, which is the one that starts workers. Linux only; elsewhere none are found."""
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -26,13 +25,13 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def conditions(plan: Plan) -> Conditions:
+def conditions(plan: Plan, database: str) -> Conditions:
     """What the figures depend on, read before the first benchmark."""
     return {
         "mailrail": mailrail.__version__,
         "Python": platform.python_version(),
         "Django": django.get_version(),
-        "SQLite": sqlite3.sqlite_version,
+        "database": database,
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "cores": str(os.cpu_count()),
         "rounds": f"{plan.rounds}{', quick: a tenth of the size' if plan.quick else ''}",
@@ -47,7 +46,7 @@ def load() -> str:
 
 def as_markdown(under: Conditions, results: Sequence[Result]) -> str:
     lines = [
-        f"# Benchmarks on SQLite, {today()}",
+        f"# Benchmarks on {under['database'].split()[0]}, {today()}",
         "",
         "Medians of all rounds; ours and the baseline took turns in the same run. Compare ratios, not times.",
         "",
@@ -69,10 +68,10 @@ def section(result: Result) -> list[str]:
     return lines
 
 
-def write(under: Conditions, results: Sequence[Result], folder: Path) -> Path:
-    """Write both files. Returns the Markdown one."""
+def write(under: Conditions, results: Sequence[Result], folder: Path, on: str) -> Path:
+    """Write both files, named after the day and what it was measured on. Returns the Markdown one."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{today()}-sqlite.md"
+    path = folder / f"{today()}-{on}.md"
     path.write_text(as_markdown(under, results))
     everything = {"conditions": under, "results": [asdict(result) for result in results]}
     path.with_suffix(".json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
@@ -20,6 +21,7 @@ class Page(NamedTuple):
 
     url: str
     text: str
+    headers: Mapping[str, str]
 
 
 class _FormReader(HTMLParser):
@@ -76,7 +78,7 @@ class Browser:
     def _open(self, request: Request) -> Page:
         try:
             with self._opener.open(request, timeout=ANSWER_SECONDS) as response:
-                return Page(response.url, response.read().decode())
+                return Page(response.url, response.read().decode(), response.headers)
         except HTTPError as error:
             raise BrowserError(
                 f"{request.get_method()} {request.full_url} was answered with {error}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ class Processes:
         self._folder = folder
         self._directory = directory
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._last_to_stop: set[str] = set()
 
     def __enter__(self) -> Processes:
         return self
@@ -51,10 +53,31 @@ class Processes:
         if code:
             raise ProcessFailed(f"{name} exited with {code}.")
 
+    def output(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
+        """Run a command and return what it prints. Raises ``ProcessFailed`` unless it exits with 0."""
+        with self._log(name).open("wb") as log:
+            done = subprocess.run(
+                command,
+                cwd=self._directory,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                check=False,
+            )
+        if done.returncode:
+            raise ProcessFailed(f"{name} exited with {done.returncode}.")
+        return done.stdout.decode()
+
     def start(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        last_to_stop: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a process; what it prints goes to ``<name>.log``."""
+        """Start a process; what it prints goes to ``<name>.log``. ``last_to_stop``: after those that need it."""
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -66,6 +89,8 @@ class Processes:
                 start_new_session=True,
             )
         self._running[name] = process
+        if last_to_stop:
+            self._last_to_stop.add(name)
         return process
 
     def wait_for_line(self, name: str, pattern: str, timeout: float) -> re.Match[str]:
@@ -95,15 +120,21 @@ class Processes:
     def stop(self) -> None:
         """Send SIGTERM to all and wait for them; kill those that do not follow. Fills ``exit_codes``."""
         try:
-            for process in self._running.values():
-                process.terminate()
-            give_up = time.monotonic() + STOP_SECONDS
-            for process in self._running.values():
-                _wait(process, give_up - time.monotonic())
+            for are_last in (False, True):
+                self._terminate(
+                    [it for n, it in self._running.items() if (n in self._last_to_stop) == are_last]
+                )
         finally:
             for name, process in self._running.items():
                 self.exit_codes[name] = _reap(process)
             self._running.clear()
+
+    def _terminate(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
+            process.terminate()
+        give_up = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            _wait(process, give_up - time.monotonic())
 
     def tails(self) -> str:
         """Return the last lines of every log that has any."""
@@ -112,6 +143,14 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> None:

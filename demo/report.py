@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,9 @@ class Report:
     exit_codes: Mapping[str, int] = field(default_factory=dict)
     accepted: Sequence[str] = ()  # addresses whose rows say that they accepted
     should_accept: Sequence[str] = ()
-    marked_sent: int = 0  # rows that say their mail was sent
+    marked_sent: int = 0  # invitations that say their mail was sent
+    emails: Sequence[str] = ()  # the status of each email in the queue
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the servers, and what takes their place
 
     @cached_property
     def copies(self) -> Counter[str]:
@@ -68,12 +69,16 @@ class Report:
             )
         if self.marked_sent != len(self.submitted):
             problems.append(f"Of {len(self.submitted)} invitations, {self.marked_sent} are marked as sent.")
+        if sorted(self.emails) != ["sent"] * len(self.submitted):
+            said = ", ".join(f"{count} {status}" for status, count in Counter(self.emails).most_common())
+            problems.append(f"Of {len(self.submitted)} emails, the queue records: {said or 'none'}.")
         return problems
 
     def table(self) -> str:
         """Return the table that the demo ends with."""
         rows = {
             "submitted": f"{len(self.submitted)}",
+            "queued": f"{len(self.emails)}",
             "received": f"{len(self.copies)}",
             "received twice": f"{sum(count > 1 for count in self.copies.values())}",
             "accepted by link": f"{len(self.accepted)}",
@@ -82,7 +87,7 @@ class Report:
             "submit to acceptance, p99": f"{percentile(self.waits, 99):,.0f} ms",
             "Django": django.get_version(),
             "Python": platform.python_version(),
-            "SQLite": sqlite3.sqlite_version,
+            **self.versions,
         }
         wide, high = max(map(len, rows)), max(map(len, rows.values()))
         rule = f"  {'─' * (wide + high + 2)}"

@@ -1,15 +1,18 @@
-"""The demo: invitations from the web form to an SMTP server, with everything embedded in a temporary folder.
+"""The demo: invitations from the web form through the mail queue to an SMTP server, all in a temporary folder.
 
-    python demo/run.py [--addresses 500] [--deadline 120] [--patience 30]
+    python demo/run.py [--layer database|redis] [--addresses 500] [--deadline 120] [--patience 30]
 
-Starts an SMTP server, Daphne and a worker, logs in, submits the form for one invitation and the form for many,
-watches the mail arrive, accepts one invitation by the link in its mail, stops everything, and counts. Exits 0
-only when every mail arrived exactly once, the acceptance is in the database and the processes exited 0.
+Starts an SMTP server, Daphne and a worker (with ``--layer redis``: a Valkey, and two worker processes), logs in,
+submits the form for one invitation and the form for many, watches the mail arrive, accepts one invitation by the
+link in its mail, stops everything, and counts. Each invitation is a message, whose consumer queues an email, which is
+another message. Exits 0 only when every mail arrived exactly once, the queue says so, too, the acceptance is in the
+database and the processes exited 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import secrets
 import signal
@@ -26,13 +29,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # the folder that holds the package "demo"
 
 from demo.browser import Browser, BrowserError  # noqa: E402
-from demo.processes import Processes, ProcessFailed  # noqa: E402
+from demo.processes import Processes, ProcessFailed, free_port  # noqa: E402
 from demo.progress import Progress  # noqa: E402
 from demo.report import Report  # noqa: E402
 from demo.smtp import Mailbox, MailServer  # noqa: E402
+from demo.valkey import Valkey, ValkeyMissing  # noqa: E402
 
 MANAGE = [sys.executable, "demo/manage.py"]
-DAPHNE = [sys.executable, "-m", "daphne", "--bind", "127.0.0.1", "--port", "0", "demo.asgi:application"]
+DAPHNE = [sys.executable, "-m", "daphne", "--bind", "127.0.0.1"]
+APPLICATION = "demo.asgi:application"
 USER = "demo"
 FIRST_GUEST = "guest-0000@example.com"
 LOOK_SECONDS = 0.2
@@ -49,15 +54,21 @@ class Demo:
         self._processes = processes
         self._mailbox: Mailbox = server.mailbox
         self._options = options
+        self._versions = {"SQLite": sqlite3.sqlite_version}
         self._deadline: float = time.monotonic() + options.deadline
+        self._valkey = Valkey(folder) if options.layer == "redis" else None
         self._password = secrets.token_urlsafe()
+        self._port = str(free_port())
+        self._site = f"http://127.0.0.1:{self._port}"
         self._environment = {
             "DJANGO_SETTINGS_MODULE": "demo.settings",
             "DJANGO_SUPERUSER_PASSWORD": self._password,
-            "MAILRAIL_DEMO_DATABASE": str(self._database),
-            "MAILRAIL_DEMO_SECRET_KEY": secrets.token_urlsafe(50),
-            "MAILRAIL_DEMO_SMTP_HOST": "127.0.0.1",
-            "MAILRAIL_DEMO_SMTP_PORT": str(server.port),
+            "DEBUG": "",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "DATABASE_URL": f"sqlite:///{self._database}",
+            "EMAIL_URL": f"smtp://127.0.0.1:{server.port}",
+            "BASE_URL": self._site,
+            "REDIS_URL": self._valkey.url if self._valkey else "",
         }
 
     def run(self) -> Report:
@@ -65,7 +76,7 @@ class Demo:
         browser = self.start()
         say("Logging in, and submitting the forms")
         browser.submit("/login/", username=USER, password=self._password)
-        self._processes.wait_until("worker", lambda: self.rows("SELECT id FROM mailrail_worker"), self.left())
+        self._processes.wait_until("worker", self.workers, self.left())
         submitted = invite(browser, self._options.addresses)
         self.watch(len(submitted))
         should_accept = accept_first(browser, self._mailbox)
@@ -78,6 +89,8 @@ class Demo:
             self.rows(f"{INVITED} WHERE accepted_at IS NOT NULL"),
             should_accept,
             len(self.rows(f"{INVITED} WHERE sent IS NOT NULL")),
+            self.rows("SELECT status FROM mailrail_mail_email"),
+            self._versions,
         )
 
     def start(self) -> Browser:
@@ -85,17 +98,29 @@ class Demo:
         say("Setting up the database")
         self.manage("migrate", "-v0")
         self.manage("createsuperuser", "--noinput", "--username", USER, "--email", "demo@example.com")
-        say("Starting Daphne and a worker")
-        self._processes.start("daphne", DAPHNE, self._environment)
-        listening = r"Listening on TCP address 127\.0\.0\.1:(\d+)"
-        port = self._processes.wait_for_line("daphne", listening, self.left())[1]
-        site = f"http://127.0.0.1:{port}"
-        worker = {**self._environment, "MAILRAIL_DEMO_BASE_URL": site}
-        self._processes.start("worker", [*MANAGE, "runworker", "-v2"], worker)
-        return Browser(site)
+        if self._valkey:
+            say("Starting Valkey")
+            self._processes.start("valkey", self._valkey.command, {}, last_to_stop=True)
+            self._versions["Valkey"] = self._processes.wait_until("valkey", self._valkey.version, self.left())
+        say(f"Starting Daphne and {'two worker processes' if self._valkey else 'a worker'}")
+        self._processes.start("daphne", [*DAPHNE, "--port", self._port, APPLICATION], self._environment)
+        self._processes.wait_for_line("daphne", "Listening on TCP address", self.left())
+        number = ["--processes", "2"] if self._valkey else []
+        self._processes.start("worker", [*MANAGE, "runworker", "-v2", *number], self._environment)
+        return Browser(self._site)
 
     def manage(self, command: str, *arguments: str) -> None:
         self._processes.run(command, [*MANAGE, command, *arguments], self._environment, self.left())
+
+    def workers(self) -> list[str]:
+        """Return the worker processes that have given a sign of life, if that is all of them."""
+        if not self._valkey:
+            return self.rows("SELECT id FROM mailrail_worker")
+        said = self._processes.output(
+            "channels", [*MANAGE, "channels", "--json", "workers"], self._environment
+        )
+        found = [str(worker["id"]) for worker in json.loads(said)]
+        return found if len(found) == 2 else []
 
     def watch(self, wanted: int) -> None:
         """Show the mail arriving, until all of it is there, none came for too long, or the deadline has come."""
@@ -128,7 +153,8 @@ def invite(browser: Browser, addresses: int) -> dict[str, float]:
     browser.submit("/invites/new/", email=FIRST_GUEST)
     many = [f"guest-{number:04}@example.com" for number in range(1, addresses + 1)]
     submitted.update(dict.fromkeys(many, time.monotonic()))
-    browser.submit("/invites/bulk/", addresses="\r\n".join(many))
+    preview = browser.submit("/invites/bulk/", addresses="\r\n".join(many))
+    browser.submit(preview.url)
     return submitted
 
 
@@ -160,7 +186,7 @@ def show(options: argparse.Namespace, folder: Path) -> list[str]:
             report = Demo(folder, processes, server, options).run()
             print(report.table())
             problems = report.problems()
-        except (BrowserError, ProcessFailed) as error:
+        except (BrowserError, ProcessFailed, ValkeyMissing) as error:
             processes.stop()
             problems = [str(error)]
         if problems:
@@ -172,6 +198,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Invitations from the web form to an SMTP server.")
     add = parser.add_argument
+    add(
+        "--layer",
+        choices=["database", "redis"],
+        default="database",
+        help="what carries messages (default: database)",
+    )
     add("--addresses", type=int, default=500, help="addresses in the bulk form (default: 500)")
     add("--deadline", type=float, default=120, help="seconds everything may take (default: 120)")
     add("--patience", type=float, default=30, help="seconds without a mail before giving up (default: 30)")

@@ -1,32 +1,42 @@
-"""The demo's settings. The environment changes what a deployment would; the defaults are for development."""
+"""The demo's settings. What differs between deployments is in the environment (``demo.environment``)."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import django
 from django.utils.deprecation import RemovedAfterNextVersionWarning, RemovedInNextVersionWarning
+
+from demo import environment
 
 # Also in the processes that are started with these settings, where nobody says -W error.
 for _category in (RemovedInNextVersionWarning, RemovedAfterNextVersionWarning):
     warnings.simplefilter("error", _category)
 
 
-def _setting(name: str, default: str) -> str:
-    return os.environ.get(f"MAILRAIL_DEMO_{name}", default)
-
-
 FOLDER = Path(__file__).resolve().parent
 
-# Whoever brings a key is deploying; whoever does not is developing, on this machine.
-DEBUG = "MAILRAIL_DEMO_SECRET_KEY" not in os.environ
-SECRET_KEY = _setting("SECRET_KEY", "not a secret: good for development only")
-ALLOWED_HOSTS = _setting("HOSTS", "localhost,127.0.0.1").split(",")
+DEBUG = environment.flag("DEBUG")
+if not DEBUG:
+    environment.check_needed()
+SECRET_KEY = environment.text("SECRET_KEY", "not a secret: good for development only")
+BASE_URL = environment.base_url("http://localhost:8000")
+# Health checks ask the machine itself, under these names.
+ALLOWED_HOSTS = [
+    "localhost",
+    "127.0.0.1",
+    str(urlsplit(BASE_URL).hostname),
+    *environment.names("ALLOWED_HOSTS"),
+]
+# What forms come from, also where something in front of us ends TLS.
+CSRF_TRUSTED_ORIGINS = [BASE_URL]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BASE_URL.startswith("https://")
 
 INSTALLED_APPS = [
     "mailrail",  # first: daphne and staticfiles have a runserver, channels has a runworker
+    "mailrail.mail",
     "mailrail.invitations",
     "daphne",
     "channels",
@@ -70,32 +80,45 @@ LOGOUT_REDIRECT_URL = LOGIN_URL
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Messages travel in this database, too. The options let processes write side by side: a transaction takes its
-# lock when it begins, and readers do not stand in the way of the writer.
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": _setting("DATABASE", str(FOLDER / "demo.sqlite3")),
-        "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+# Messages travel in this database, too.
+DATABASES = {"default": environment.database(f"sqlite:///{FOLDER / 'demo.sqlite3'}")}
+
+# Or in Redis, if somebody says where that is.
+if REDIS_URL := environment.text("REDIS_URL"):
+    CHANNEL_LAYERS = {
+        "default": {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
     }
+
+# Where the links in email point, and that whoever has one may accept it: the demo's guests have no accounts.
+MAILRAIL = {
+    "BASE_URL": BASE_URL,
+    "INVITATION_ACCEPT": "link",
+    "READY_OLDEST_DUE": environment.seconds("READY_OLDEST_DUE", 300.0),
 }
 
-# Where the links in email point.
-MAILRAIL = {"BASE_URL": _setting("BASE_URL", "http://localhost:8000")}
-
-DEFAULT_FROM_EMAIL = "Invites <invites@example.com>"
-SMTP_HOST = _setting("SMTP_HOST", "localhost")
-SMTP_PORT = int(_setting("SMTP_PORT", "1025"))
+# Email is queued, and delivered by the same workers: to a server, or while developing to the inbox page.
+DEFAULT_FROM_EMAIL = environment.text("FROM_EMAIL", "Invites <invites@example.com>")
+HAS_INBOX = environment.has_inbox()
+QUEUE = "mailrail.mail.backend.EmailBackend"
+DELIVERS = "demo.inbox.EmailBackend" if HAS_INBOX else "django.core.mail.backends.smtp.EmailBackend"
+SMTP = {} if HAS_INBOX else environment.smtp()
 if django.VERSION >= (6, 1):
     MAILERS = {
-        "default": {
-            "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "OPTIONS": {"host": SMTP_HOST, "port": SMTP_PORT, "timeout": 30},
-        }
+        "default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "out"}},
+        "out": {"BACKEND": DELIVERS, "OPTIONS": SMTP},
     }
 else:
-    EMAIL_HOST, EMAIL_PORT, EMAIL_TIMEOUT = SMTP_HOST, SMTP_PORT, 30
+    EMAIL_BACKEND = QUEUE
+    MAILRAIL["DELIVER_WITH"] = DELIVERS
+    EMAIL_HOST, EMAIL_PORT = SMTP.get("host", "localhost"), SMTP.get("port", 25)
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = SMTP.get("username", ""), SMTP.get("password", "")
+    EMAIL_USE_TLS, EMAIL_USE_SSL = SMTP.get("use_tls", False), SMTP.get("use_ssl", False)
+    EMAIL_TIMEOUT = 30
+
+if not DEBUG:  # Django's default shows errors to nobody but the receivers of error mail
+    LOGGING = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "loggers": {"django": {"handlers": ["console"], "level": "INFO"}},
+    }

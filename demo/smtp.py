@@ -74,8 +74,10 @@ class _Handler:
         accepted_at = time.monotonic()
         assert isinstance(envelope.content, bytes)  # as decode_data is off
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        text = message.get_body(("plain",))
+        said = text.get_content() if text else ""
         for recipient in envelope.rcpt_tos:
-            self._mailbox.add(Received(recipient, message["Message-ID"], accepted_at, message.get_content()))
+            self._mailbox.add(Received(recipient, message["Message-ID"], accepted_at, said))
         return "250 OK"
 
 

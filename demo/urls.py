@@ -1,4 +1,4 @@
-"""The invitations, the admin, and the way in."""
+"""The invitations, the admin, and the way in; while developing, the inbox."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from demo import environment
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="mailrail_invitations:list")),
+    path("", include("mailrail.health.urls")),
     path("invites/", include("mailrail.invitations.urls")),
     path("login/", LoginView.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
 ]
+
+if environment.has_inbox():
+    urlpatterns.append(path("inbox/", include("demo.inbox.urls")))

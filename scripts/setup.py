@@ -279,9 +279,12 @@ def build(environment: Path, python: Interpreter, requirements: list[str], uv: s
     if uv is None:
         run(by_pip, lock)
         return
+    # Bytecode as pip leaves it: else each process compiles all it imports, where none may be written. And a build of
+    # the project that uv has kept would not compile the catalogues in place.
+    with_uv = ["--compile-bytecode", "--refresh-package", "mailrail"]
     by_uv = [
         [uv, "venv", "--quiet", "--python", python.path, str(environment)],
-        [uv, "pip", "install", "--quiet", "--python", executable, *requirements],
+        [uv, "pip", "install", "--quiet", *with_uv, "--python", executable, *requirements],
     ]
     try:
         run(by_uv, lock)

@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db import connections
+from django.utils import translation
 
-from mailrail.layers import DatabaseChannelLayer, DurableLayer, InMemoryChannelLayer
+from mailrail.layers import (
+    DatabaseChannelLayer,
+    DurableLayer,
+    InMemoryChannelLayer,
+    RedisChannelLayer,
+    get_layer,
+)
 
-from .servers import PostgresServer
+from .processes import Ledger
+from .servers import PostgresServer, ValkeyServer
 from .settings import postgres
+from .topologies import ValkeyCluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Some tests log halves of surrogate pairs, which no report can be sent with between processes (pytest-xdist)."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
+LONG = ("tests/faults/", "tests/layers/test_state_machine", "tests/worker/", "tests/layers/", "tests/mail/")
+"""Whose files take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes, none shall begin a long file when the others are done. Alone, the quick ones come first."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """`.ci/run` has to know whether tests failed, or something else."""
+    if not hasattr(session.config, "workerinput") and session.config.cache is not None:
+        session.config.cache.set("mailrail/exit_status", int(exitstatus))
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +74,84 @@ def django_db_modify_db_settings(postgres_server: PostgresServer) -> None:
     connections.configure_settings(settings.DATABASES)  # fills in the defaults
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Any]]:
+    """Run something on another thread, so on another connection."""
+    pool = ThreadPoolExecutor(1)
+
+    def run(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return pool.submit(action, *arguments, **named).result(timeout=30)
+
+    run.submit = pool.submit  # type: ignore[attr-defined]
+    yield run
+    pool.submit(connections.close_all).result(timeout=30)
+    pool.shutdown()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def on_postgres(settings: Any) -> Iterator[DurableLayer]:
+    """The layer of the settings, on PostgreSQL."""
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": "postgres"}}
+    }
+    yield get_layer()
+    get_layer().stop_listening()
+    connections["postgres"].close()
+
+
+@pytest.fixture
+def many_languages(settings: Any) -> Iterator[None]:
+    """The pages are in the language that is asked for. Its middleware leaves that active for whoever comes next."""
+    name = "django.middleware.locale.LocaleMiddleware"  # behind the session
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE[:1], name, *settings.MIDDLEWARE[1:]]
+    yield
+    translation.deactivate()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def valkey(valkey_server: ValkeyServer) -> ValkeyServer:
+    """The server, empty."""
+    with valkey_server.client() as client:
+        client.flushall()
+    return valkey_server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster_nodes() -> Iterator[ValkeyCluster]:
+    cluster = ValkeyCluster()
+    cluster.start()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def valkey_cluster(valkey_cluster_nodes: ValkeyCluster) -> ValkeyCluster:
+    """Three nodes, empty."""
+    valkey_cluster_nodes.clear()
+    return valkey_cluster_nodes
+
+
 LAYERS = [
     "memory",
     pytest.param("default", id="sqlite", marks=pytest.mark.django_db(transaction=True)),
     pytest.param(
         "postgres", id="postgres", marks=pytest.mark.django_db(transaction=True, databases=["postgres"])
     ),
+    "redis",
+    "redis-cluster",
 ]
 
 
@@ -47,6 +161,10 @@ def layer(request: pytest.FixtureRequest) -> Iterator[DurableLayer]:
     layer: DurableLayer
     if request.param == "memory":
         layer = InMemoryChannelLayer()
+    elif request.param == "redis":
+        layer = RedisChannelLayer([request.getfixturevalue("valkey").url])
+    elif request.param == "redis-cluster":
+        layer = RedisChannelLayer(request.getfixturevalue("valkey_cluster").urls[:2], cluster=True)
     else:
         layer = DatabaseChannelLayer(using=request.param)
     yield layer

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,32 @@ def environment(ledger: Path) -> dict[str, str]:
         "MAILRAIL_LEDGER": str(ledger),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
     }  # fmt: skip
+
+
+class Manage:
+    """``manage.py``, run as a user would, on the databases of the test."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.environment = environment(ledger.path)
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*DJANGO, *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        print(done.stdout, done.stderr)
+        return done
+
+    def use_settings(self, folder: Path, text: str) -> None:
+        """From now on with the settings of these tests, changed."""
+        folder.joinpath("changed_settings.py").write_text(f"from tests.settings import *\n{text}\n")
+        self.environment["DJANGO_SETTINGS_MODULE"] = "changed_settings"
+        self.environment["PYTHONPATH"] += f":{folder}"
 
 
 def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "it") -> Any:
@@ -66,6 +92,10 @@ class Ledger:
         found = [Line(p[0], p[1], int(p[2]), int(p[3]), int(p[4])) for p in parts]
         return [line for line in found if what is None or line.what == what]
 
+    def total(self) -> int:
+        """How many lines there are; cheap, also when there are many."""
+        return self.path.read_bytes().count(b"\n")
+
     def counts(self, what: str = "ran") -> Counter[str]:
         return Counter(line.id for line in self.lines(what))
 
@@ -73,12 +103,18 @@ class Ledger:
 class WorkerProcess:
     """``manage.py runworker`` in a process group of its own, its log in a file."""
 
-    def __init__(self, ledger: Ledger, *arguments: str, command: Sequence[str] = DJANGO) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *arguments: str,
+        command: Sequence[str] = DJANGO,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.log_path = ledger.path.with_name(f"worker-{time.monotonic_ns()}.log")
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "runworker", "-v2", *arguments],
-                env=environment(ledger.path),
+                env=env or environment(ledger.path),
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -126,6 +162,14 @@ def workers(
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes right below one, from /proc (proc(5))."""
+    """The processes right below one that have not ended, from /proc (proc(5))."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+    return [child for child in map(int, text.split()) if _runs(child)]
+
+
+def _runs(pid: int) -> bool:
+    """Is it there, and no zombie that nobody has waited for yet?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

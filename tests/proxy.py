@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 Swallow = Callable[[bytes], bool]
+
+SO_ATTACH_FILTER = 26
+RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A program for the kernel's packet filter: keep 0 bytes of each packet (socket(7), linux/filter.h)."""
 
 
 class Proxy:
@@ -19,6 +26,11 @@ class Proxy:
         self.port: int = self._listening.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._open = True
+        self._silent: set[socket.socket] = set()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self.delay = 0.0
+        """Seconds by which all that is forwarded comes later."""
         self._swallow: Swallow | None = None
         self.swallowed = 0
         self._muted: set[socket.socket] = set()
@@ -29,8 +41,27 @@ class Proxy:
         self._open = False
         self._break_all()
 
+    def silence(self) -> None:
+        """Let every connection hang for good, as if the cable was pulled: our kernel, too, answers to nothing."""
+        for client, _ in self._pairs:
+            with suppress(OSError):  # it has ended
+                _drop_all(client)
+                self._silent.add(client)
+
+    def hold(self) -> None:
+        """A black hole: connections stay, new ones are taken, and nothing more arrives until ``mend``."""
+        self._flowing.clear()
+
+    def half_close(self) -> None:
+        """End the way from the server to the client: what the client sends still arrives, no answer comes."""
+        for client, _ in list(self._pairs):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
+
     def mend(self) -> None:
+        """Take new connections again."""
         self._open = True
+        self._flowing.set()
 
     def lose_answer_to(self, swallow: Swallow | None) -> None:
         """When the client sends something for which ``swallow`` is true: forward it, then break without the answer."""
@@ -38,6 +69,7 @@ class Proxy:
 
     def close(self) -> None:
         self._listening.close()
+        self._flowing.set()
         self._break_all()
 
     def _break_all(self) -> None:
@@ -64,11 +96,20 @@ class Proxy:
             while data := source.recv(65536):
                 if asks and self._swallow is not None and self._swallow(data):
                     self._muted.add(sink)
+                elif sink in self._silent:
+                    return
                 elif source in self._muted:  # the answer: the server has done its part
                     self.swallowed += 1
                     break
+                time.sleep(self.delay)
+                self._flowing.wait()
                 sink.sendall(data)
         _break(source, sink)
+
+
+def _drop_all(end: socket.socket) -> None:
+    program = ctypes.create_string_buffer(RETURN_NOTHING)
+    end.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
 
 
 def _break(*ends: socket.socket) -> None:

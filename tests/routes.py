@@ -43,7 +43,8 @@ routes_a_number = [route("one", "tests.routes.not_callable")]
 disagreeing = [route("one", first, lease=5), route("one", second, lease=6)]
 atomic_async = [route("one", later, atomic=True)]
 atomic = [route("one", first, atomic=True)]
-reserved = [route("mailrail.mail", first), route("tasks.default", first)]
+on_redis = [route(name, f"tests.project.consumers.{name}") for name in ("noop", "ledger", "slow")]
+reserved = [route("mailrail.anything", first), route("tasks.default", first)]
 long_lease = [
     route("one", first, lease=7200),
     route("two", first, lease=0.5),
@@ -65,3 +66,14 @@ def inner(consume: Callable[..., Any]) -> Callable[..., Any]:
         return consume(message, **arguments)
 
     return wrapped
+
+
+redis_routing = [
+    route("noop", "tests.project.consumers.noop"),
+    route("ledger", "tests.project.consumers.ledger"),
+    route("slow", "tests.project.consumers.slow"),
+    route("held", "tests.project.consumers.held", lease=1.0),
+    route("behave", "tests.project.consumers.behave", attempts=3, backoff=[0.01]),
+    route("rated", "tests.project.consumers.rated", rate="20/s"),
+    route("in-lanes", "tests.project.consumers.in_lanes", attempts=3, backoff=[0.0]),
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -39,6 +41,7 @@ def postgres() -> dict[str, Any]:
         "PORT": os.environ["MAILRAIL_TEST_POSTGRES_PORT"],
         "USER": "postgres",
         "NAME": os.environ.get("MAILRAIL_TEST_POSTGRES") or "mailrail",
+        "OPTIONS": json.loads(os.environ.get("MAILRAIL_TEST_POSTGRES_OPTIONS", "{}")),
         "TEST": {"NAME": "mailrail", "DEPENDENCIES": []},
     }
 
@@ -48,18 +51,31 @@ DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 DATABASES = {"default": _sqlite("default"), "other": _sqlite("other")}
+CHANNEL_LAYERS: dict[str, Any] = {}
 if "MAILRAIL_TEST_POSTGRES_PORT" in os.environ:  # tests/conftest.py starts the server
     DATABASES["postgres"] = postgres()
-    CHANNEL_LAYERS = {
+    CHANNEL_LAYERS |= {
         alias: {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": alias}}
         for alias in ("default", "postgres")
+    }
+if {"MAILRAIL_TEST_REDIS_URL", "MAILRAIL_TEST_REDIS_CONFIG"} & {
+    *os.environ
+}:  # a test starts workers on servers
+    _redis = os.environ.get("MAILRAIL_TEST_REDIS_CONFIG")
+    CHANNEL_LAYERS["default"] = {"BACKEND": "mailrail.layers.DatabaseChannelLayer"}
+    CHANNEL_LAYERS["redis"] = {
+        "BACKEND": "mailrail.layers.RedisChannelLayer",
+        "CONFIG": {
+            **(json.loads(_redis) if _redis else {"hosts": [os.environ["MAILRAIL_TEST_REDIS_URL"]]}),
+            "routing": "tests.routes.redis_routing",  # the consumers of tests.project, without the atomic one
+        },
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "mailrail",
     "mailrail.invitations",
+    "mailrail.mail",
     "tests.project",
-    "daphne",
     "channels",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -68,14 +84,24 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
 ]
+if "pytest" in sys.modules:  # processes that tests start are lighter without: Daphne doubles what they import
+    INSTALLED_APPS = [*INSTALLED_APPS[:1], "daphne", *INSTALLED_APPS[1:], "allauth", "allauth.account"]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
+if django.VERSION >= (6, 0):
+    MIDDLEWARE.append(
+        "django.middleware.csp.ContentSecurityPolicyMiddleware"
+    )  # which tests give a SECURE_CSP
+else:
+    MIDDLEWARE.append("tests.csp.ContentSecurityPolicyMiddleware")
+if "allauth" in INSTALLED_APPS:
+    MIDDLEWARE.append("allauth.account.middleware.AccountMiddleware")
 ROOT_URLCONF = "tests.urls"
-ASGI_APPLICATION = "tests.asgi.application"
+ASGI_APPLICATION = os.environ.get("MAILRAIL_TEST_ASGI", "tests.asgi.application")
 STATIC_URL = "/static/"
 LOGIN_URL = "/accounts/login/"
 TEMPLATES = [
@@ -91,9 +117,27 @@ TEMPLATES = [
         },
     }
 ]
+if django.VERSION >= (6, 0):
+    _options: Any = TEMPLATES[0]["OPTIONS"]
+    _options["context_processors"].append("django.template.context_processors.csp")
 DEFAULT_FROM_EMAIL = "Invites <invites@example.com>"
+MAILERS: dict[str, Any]
 if django.VERSION >= (6, 1):
     MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 else:
     EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+if smtp_port := os.environ.get("MAILRAIL_TEST_SMTP_PORT"):  # workers that tests start deliver to it
+    if django.VERSION >= (6, 1):
+        MAILERS = {
+            "default": {"BACKEND": "mailrail.mail.backend.EmailBackend", "OPTIONS": {"deliver_with": "out"}},
+            "out": {
+                "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+                "OPTIONS": {"host": "127.0.0.1", "port": int(smtp_port)},
+            },
+        }
+    else:
+        EMAIL_BACKEND = "mailrail.mail.backend.EmailBackend"
+        EMAIL_HOST, EMAIL_PORT = "127.0.0.1", int(smtp_port)
+if "MAILRAIL_TEST_MAIL_ON" in os.environ:
+    DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
 MAILRAIL = {"BASE_URL": "https://testserver.example", "SHUTDOWN_TIMEOUT": 10.0}

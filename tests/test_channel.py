@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connections, transaction
+from django.contrib.auth.models import Group
+from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
 from mailrail import Channel, InvalidSettings, MessageTooLarge, WouldDeadlock
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import Message
+from mailrail.messages import Message, Statement, id_of_content
 
 MEMORY = {"BACKEND": "mailrail.layers.InMemoryChannelLayer"}
 YEAR = 365 * 86400
@@ -55,6 +57,30 @@ def rolled_back(using: str = "default") -> Iterator[None]:
     with transaction.atomic(using):
         yield
         transaction.set_rollback(True, using)
+
+
+def a_group(name: str) -> Statement:
+    return "INSERT INTO auth_group (name) VALUES (%(group)s)", {"group": name}
+
+
+class TestWithARecord:
+    """Where the layer has no way of its own to store both."""
+
+    def test_both_are_stored(self, layer: DurableLayer) -> None:
+        id = Channel("work").send_with(a_group("a"), {"n": 1}, priority=7, using="default")
+        assert [(m.id, m.content, m.priority) for m in stored(layer)] == [(id, {"n": 1}, 7)]
+        assert Group.objects.get().name == "a"
+
+    def test_a_rollback_takes_both(self, layer: DurableLayer) -> None:
+        with rolled_back():
+            Channel("work").send_with(a_group("a"), {"n": 1}, using="default")
+        assert contents(layer) == [] and not Group.objects.exists()
+
+    def test_a_record_that_is_refused_leaves_no_message(self, layer: DurableLayer) -> None:
+        Group.objects.create(name="taken")
+        with pytest.raises(IntegrityError):
+            Channel("work").send_with(a_group("taken"), {"n": 1}, using="default")
+        assert contents(layer) == []
 
 
 class TestNaming:
@@ -443,6 +469,45 @@ class TestAnotherDatabasesTransaction:
             Channel("work").send({"n": 2}, using="default")
             assert get_layer().stats() == {}
         assert contents(get_layer()) == [{"n": 2}]
+
+
+class TestUnique:
+    def test_until_it_has_finished_sending_it_again_changes_nothing(self, layer: DurableLayer) -> None:
+        id = Channel("work").send({"a": 1, "b": [2]}, unique=True)
+        assert Channel("work").send({"b": [2], "a": 1}, unique=True, priority=9) == id
+        [claim] = layer.claim("w", {"work": 9}, 15.0).claims
+        assert (claim.id, claim.priority) == (id, 0)
+        assert Channel("work").send({"a": 1, "b": [2]}, unique=True) == id
+        layer.retry(claim, 0.0, "again")
+        assert Channel("work").send({"a": 1, "b": [2]}, unique=True) == id
+        [claim] = layer.claim("w", {"work": 9}, 15.0).claims
+        layer.finish([claim])
+        assert layer.stats() == {}
+        assert Channel("work").send({"a": 1, "b": [2]}, unique=True) == id
+        assert [m.id for m in stored(layer)] == [id]
+
+    def test_other_contents_and_other_channels_have_other_ids(self, layer: DurableLayer) -> None:
+        ids = Channel("work").send_many([{"n": 1}, {"n": "1"}, {"n": 2}, {"n": 1}], unique=True)
+        assert len(set(ids)) == 3 == len(stored(layer)) and ids[0] == ids[3]
+        assert Channel("elsewhere").send({"n": 1}, unique=True) not in ids
+
+    def test_the_id_of_a_content_stays_what_it_is(self) -> None:
+        """Messages of an earlier release wait under it."""
+        content = {"id": 7, "who": ["é", None, 1.5]}
+        assert id_of_content("send-invite", content) == UUID("bc31f388-5cb7-53fc-8891-7e9807ab3197")
+
+    @pytest.mark.parametrize(
+        "value", ["a", "é", "\x7f", 'a"\n\\/', 1, True, 1.5, {"b": 1, "a": 2}, [{"b": 1, "a": 2}]]
+    )
+    def test_the_id_of_one_value_is_that_of_its_sorted_json(self, value: Any) -> None:
+        """Most contents have one plain value, and their JSON is not written twice."""
+        text = json.dumps({"id": value}, sort_keys=True, separators=(",", ":"))
+        name = UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")
+        assert id_of_content("work", {"id": value}) == uuid5(name, f"work\0{text}")
+
+    def test_what_json_cannot_hold_is_named(self) -> None:
+        with pytest.raises(TypeError, match=r'content\["at"\] is a datetime'):
+            Channel("work").send({"at": timezone.now()}, unique=True)
 
 
 class TestImmediately:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mailrail import Channel
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.routing import route
 
-from .processes import ROOT, Ledger, environment, until, workers
+from .processes import ROOT, Ledger, Manage, environment, until, workers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,37 +35,6 @@ def layer() -> DurableLayer:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
-class Manage:
-    """``manage.py``, run as a user would, on the databases of the test."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.environment = environment(ledger.path)
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "django", *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        print(done.stdout, done.stderr)
-        return done
-
-    def use_settings(self, folder: Path, text: str) -> None:
-        """From now on with the settings of these tests, changed."""
-        folder.joinpath("changed_settings.py").write_text(f"from tests.settings import *\n{text}\n")
-        self.environment["DJANGO_SETTINGS_MODULE"] = "changed_settings"
-        self.environment["PYTHONPATH"] += f":{folder}"
-
-
-@pytest.fixture
 def manage(ledger: Ledger) -> Manage:
     return Manage(ledger)
 
@@ -74,6 +44,14 @@ def call(*arguments: str) -> str:
     out = StringIO()
     call_command(*arguments, stdout=out)
     return out.getvalue()
+
+
+def failure(*arguments: str) -> tuple[str, str]:
+    """What a command prints before it fails, and why it does."""
+    out = StringIO()
+    with pytest.raises(CommandError) as failed:
+        call_command(*arguments, stdout=out)
+    return out.getvalue(), str(failed.value)
 
 
 def refusal(*arguments: str) -> str:
@@ -216,11 +194,25 @@ class TestRunworkerRefuses:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.endswith("argument --threads: must be a whole number from 1, not '0'\n")
 
-    @pytest.mark.parametrize("option", ["--threads", "--processes"])
+    @pytest.mark.parametrize("option", ["--threads", "--processes", "--max-messages"])
     @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", "²"])
     def test_a_number_that_is_none(self, option: str, value: str) -> None:
         text = refusal("runworker", f"{option}={value}")
         assert text == f"Error: argument {option}: must be a whole number from 1, not {value!r}"
+
+    @pytest.mark.parametrize("value", ["", "0", "-1M", "lots", "300X", "inf"])
+    def test_a_size_that_is_none(self, value: str) -> None:
+        text = refusal("runworker", f"--max-memory={value}")
+        said = f"must be a number of bytes, or of K, M or G, such as 300M or 1.5G, not {value!r}"
+        assert text == f"Error: argument --max-memory: {said}"
+
+    def test_a_memory_limit_that_no_process_can_keep(self, settings: Any) -> None:
+        said = (
+            r"A memory limit of 2,048 bytes is too low: a process of this project takes \d+M before it runs"
+        )
+        assert re.match(said, refusal("runworker", "--max-memory", "2K"))
+        settings.MAILRAIL = {"MAX_MEMORY": "2K"}
+        assert re.match(said, refusal("runworker"))
 
     @pytest.mark.parametrize("value", ["", "a\nb", "x" * 201])
     def test_a_worker_id_that_cannot_be_shown_or_stored(self, value: str) -> None:
@@ -354,6 +346,19 @@ class TestChannels:
             call("channels", *arguments)
             assert get_layer("second").stats()["first"].paused == ("pause" in arguments)
 
+    def test_channels_of_the_application_are_not_called_unrouted(
+        self, settings: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings.CHANNEL_LAYERS = {"default": DATABASE}
+        settings.ASGI_APPLICATION = "tests.consumers4.application"
+        Channel("sync").send({"type": "note"})
+        assert "sync" in call("channels") and "no route" not in call("channels")
+        Channel("nobodys").send({})
+        assert call("channels").count("no route") == 1
+        settings.ASGI_APPLICATION = "tests.nowhere.application"
+        assert call("channels").count("no route") == 2
+        assert "ASGI_APPLICATION: " in capsys.readouterr().err
+
     def test_a_routing_that_cannot_be_read_hides_no_message(
         self, settings: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -424,15 +429,23 @@ class TestDeadMessages:
         [known] = bury(layer)
         unknown = str(uuid4())
         done = f"{verb.removesuffix('e')}ed"
-        out = call("channels", verb, "ledger", unknown, known)
-        assert out == f"1 {done}\nnot found: {unknown}\n"
-        out = call("channels", verb, "ledger", known, "--json")
+        out, said = failure("channels", verb, "ledger", unknown, known)
+        assert out == f"1 {done}\n"
+        assert said == f"Not found among the messages of ledger that are dead: {unknown}"
+        out, said = failure("channels", verb, "ledger", known, "--json")
         assert json.loads(out) == {done: [], "not_found": [known]}
+        assert said.endswith(f": {known}")
+
+    @pytest.mark.parametrize("verb", ["requeue", "discard", "cancel"])
+    def test_a_script_notices_by_the_exit_code(self, layer: DurableLayer, manage: Manage, verb: str) -> None:
+        done = manage("channels", verb, "ledger", id := str(uuid4()))
+        assert (done.returncode, done.stdout.split()[0]) == (1, "0")
+        assert done.stderr.startswith("CommandError: Not found among") and done.stderr.endswith(f"{id}\n")
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_an_id_of_another_channel_is_not_found(self, layer: DurableLayer, verb: str) -> None:
         [id] = bury(layer, "slow")
-        assert f"not found: {id}" in call("channels", verb, "ledger", id)
+        assert failure("channels", verb, "ledger", id)[0].startswith("0 ")
         assert len(layer.dead("slow")) == 1
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
@@ -452,8 +465,9 @@ class TestCancel:
     def test_waiting_messages_are_removed_and_claimed_ones_not_found(self, layer: DurableLayer) -> None:
         claimed, waiting = Channel("ledger").send_many([{}, {}])
         layer.claim("w", {"ledger": 1}, 15.0)
-        out = call("channels", "cancel", "ledger", str(waiting), str(claimed))
-        assert out == f"1 cancelled\nnot found: {claimed}\n"
+        out, said = failure("channels", "cancel", "ledger", str(waiting), str(claimed))
+        assert out == "1 cancelled\n"
+        assert said == f"Not found among the messages of ledger that nobody has started: {claimed}"
 
     def test_ids_are_needed(self) -> None:
         assert refusal("channels", "cancel", "ledger") == "Name the ids of the messages to cancel."

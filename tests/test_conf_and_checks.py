@@ -32,9 +32,19 @@ WRONG = [
     *[(key, value) for key in ("BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT")
       for value in (-1, "3", None, True, float("nan"), float("inf"))],
     *[("LEASE", value) for value in (0, -1, "3", None, True, float("nan"), float("inf"))],
+    *[("READY_OLDEST_DUE", value) for value in (0, -1, "3", True, float("inf"))],
     *[("TIMEOUT", value) for value in (0, -1, "3", True, float("inf"))],
+    *[("MAX_MESSAGES", value) for value in (0, -1, 1.5, "3", True)],
+    *[("MAX_MEMORY", value) for value in (0, -1, 1.5, True, "", "0", "-1M", "lots", "300X", "1e9", "²", "9" * 400)],
     *[("CONSUMER_MIDDLEWARE", value) for value in ("a.b", [7], {"a.b"}, None)],
     *[("BASE_URL", value) for value in (7, True, b"https://x")],
+    *[("INVITATION_MODEL", value) for value in (7, None)],
+    *[("INVITATION_LIFETIME", value) for value in (0, -1, "7d", True, float("inf"))],
+    *[(key, value) for key in ("INVITATIONS_PER_SENDER", "INVITATIONS_PER_DAY", "INVITATIONS_PER_RECIPIENT")
+      for value in (0, -1, 1.5, "3", True)],
+    *[(key, value) for key in ("INVITATION_MAY_INVITE", "INVITATION_EMAILS_OF") for value in (7, None)],
+    *[("INVITATION_ACCEPT", value) for value in ("anybody", 7, None)],
+    *[("INVITATION_SIGNUP", value) for value in (7, True)],
 ]  # fmt: skip
 
 
@@ -93,13 +103,32 @@ class TestSettings:
     def test_every_key_is_read(self) -> None:
         raw = {
             "LAYER": "second", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1, "BACKOFF": 0, "BACKOFF_MAX": 0.0,
-            "LEASE": 1, "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "SHUTDOWN_TIMEOUT": 0,
-            "CONSUMER_MIDDLEWARE": ["a.b"], "BASE_URL": "https://example.com",
+            "LEASE": 1, "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "MAX_MESSAGES": 3, "MAX_MEMORY": 4,
+            "SHUTDOWN_TIMEOUT": 0, "RECONCILE_EVERY": 9.5, "READY_OLDEST_DUE": 5, "CONSUMER_MIDDLEWARE": ["a.b"],
+            "BASE_URL": "https://example.com", "DELIVER_WITH": "a.b", "MAIL_MAX_BYTES": 1,
+            "MAIL_STORAGE": "files", "MAIL_ON_AMBIGUOUS": "hold", "MAIL_LIFETIME": 60,
+            "MAIL_KEEP_BODIES": 60, "MAIL_KEEP_RECORDS": None, "MAILERS": {"smtp": {}},
+            "INVITATION_MODEL": "a.B", "INVITATION_LIFETIME": 60, "INVITATIONS_PER_SENDER": 1,
+            "INVITATIONS_PER_DAY": 2, "INVITATIONS_PER_RECIPIENT": 3, "INVITATION_MAY_INVITE": "a.b",
+            "INVITATION_ACCEPT": "link", "INVITATION_EMAILS_OF": "a.b", "INVITATION_SIGNUP": "sign-up",
         }  # fmt: skip
         built = build(raw)
         for key, value in raw.items():
             assert getattr(built, key.lower()) == (tuple(value) if isinstance(value, list) else value)
         assert {field.upper() for field in Settings.__dataclass_fields__} == raw.keys()
+
+    @pytest.mark.parametrize(
+        ("written", "bytes"),
+        [
+            ("300M", 300 * 1024**2),
+            ("1.5G", 1536 * 1024**2),
+            ("512 k", 512 * 1024),
+            ("4096", 4096),
+            (None, None),
+        ],
+    )
+    def test_sizes_may_have_a_unit(self, written: str | None, bytes: int | None) -> None:
+        assert build({"MAX_MEMORY": written}).max_memory == bytes
 
     def test_it_cannot_be_changed(self) -> None:
         with pytest.raises(AttributeError):
@@ -158,6 +187,7 @@ class TestE001:
         [(id, said)] = errors()
         assert id == "mailrail.E001" and "which is not a function" in said
 
+    @pytest.mark.django_db(databases=["default", "other"])  # Django asks SQLite whether it knows JSON
     def test_it_fires_before_a_command_starts(self, settings: Any) -> None:
         settings.MAILRAIL = {"ATEMPTS": 5}
         with pytest.raises(Exception, match=r"mailrail\.E001"):
@@ -170,7 +200,7 @@ class TestE002:
         [
             (
                 {"BACKEND": DATABASE, "CONFIG": {"colour": "red"}},
-                "CHANNEL_LAYERS['default']['CONFIG'] does not",
+                "CHANNEL_LAYERS['default']['CONFIG'] has no option 'colour'; DatabaseChannelLayer knows ",
             ),
             ({"BACKEND": MEMORY, "CONFIG": {"colour": "red"}}, "colour"),
             (
@@ -218,6 +248,12 @@ class TestE003:
             "CHANNEL_LAYERS['default'] is channels.layers.InMemoryChannelLayer, which cannot keep"
         )
         assert '"BACKEND": "mailrail.layers.DatabaseChannelLayer"' in text and 'MAILRAIL["LAYER"]' in text
+
+    def test_channels_redis_is_told_which_layer_takes_its_config(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
+        [(id, text)] = errors()
+        assert id == "mailrail.E003"
+        assert '"BACKEND": "mailrail.layers.RedisChannelLayer", which takes the same CONFIG' in text
 
     def test_such_a_layer_is_fine_beside_one_of_ours_that_is_named(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = {
@@ -316,7 +352,7 @@ class TestWarnings:
         settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.reserved"}))
         found = errors()
         assert [id for id, _ in found] == ["mailrail.W004"] * 2
-        assert found[0][1].startswith("tests.routes.first is routed on 'mailrail.mail'")
+        assert found[0][1].startswith("tests.routes.first is routed on 'mailrail.anything'")
         assert found[1][1].startswith("tests.routes.first is routed on 'tasks.default'")
 
     def test_w005_when_a_lease_is_out_of_all_proportion(self, settings: Any) -> None:

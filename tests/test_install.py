@@ -11,6 +11,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from html import unescape
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from zipfile import ZipFile
@@ -98,7 +99,15 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert names == {str(path.relative_to(PACKAGE.parent)) for path in files}
-    for ending in ("/py.typed", "/migrations/0001_initial.py", ".html", "/email/body.txt", ".css"):
+    for ending in (
+        "/py.typed",
+        "/lua/claim.lua",
+        "/migrations/0001_initial.py",
+        ".html",
+        "/email/body.txt",
+        ".css",
+        "/zh_Hans/LC_MESSAGES/django.mo",
+    ):
         assert any(name.endswith(ending) for name in names), ending
 
 
@@ -143,8 +152,18 @@ INSTALLED_APPS = ["mailrail", "mailrail.invitations", "django.contrib.auth", "dj
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 STATIC_URL = "static/"
+SECRET_KEY = "not a secret: tests only"
+ALLOWED_HOSTS = ["testserver"]
+MIDDLEWARE = ["django.middleware.locale.LocaleMiddleware"]
+ROOT_URLCONF = "project_urls"
+"""
+    urls = """
+from django.urls import include, path
+
+urlpatterns = [path("invites/", include("mailrail.invitations.urls"))]
 """
     tmp_path.joinpath("project_settings.py").write_text(settings)
+    tmp_path.joinpath("project_urls.py").write_text(urls)
 
     def manage(*arguments: str) -> str:
         options = ("--settings", "project_settings", "--pythonpath", tmp_path)
@@ -154,3 +173,10 @@ STATIC_URL = "static/"
     assert "invitations.css" in manage("findstatic", "mailrail_invitations/invitations.css")
     load = "from django.template.loader import get_template; get_template('mailrail_invitations/list.html')"
     manage("shell", "-c", load)
+    asked = """
+from django.test import Client
+page = Client().get("/invites/accept/forged/", headers={"accept-language": "zh-Hans"})
+print(page.status_code, page.text.encode("ascii", "xmlcharrefreplace").decode())
+"""
+    page = unescape(manage("shell", "-c", asked))
+    assert "404 <!doctype html>" in page and '<html lang="zh-hans"' in page and "没有这个邀请" in page

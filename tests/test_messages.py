@@ -13,6 +13,7 @@ from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 from hypothesis import given
@@ -87,6 +88,10 @@ class TestNames:
 
 
 class TestWhatJsonCannotHold:
+    def test_for_a_record_its_pk_is_what_to_send(self) -> None:
+        with pytest.raises(TypeError, match=r'^content\["user"\] is a User, .*Send its pk; '):
+            encode({"user": User()})
+
     @pytest.mark.parametrize("content", [None, [], [("a", 1)], "{}", b"{}", 7, {1}, (), object()])
     def test_content_that_is_not_a_dict_is_refused_by_its_type(self, content: Any) -> None:
         with pytest.raises(TypeError, match=rf"^content must be a dict, not {type(content).__name__}\.$"):
@@ -117,6 +122,10 @@ class TestWhatJsonCannotHold:
             encode({"fine": 1, "when": value})
         with pytest.raises(TypeError, match=rf'^content\["a"\]\[2\]\["b"\] is a {said}'):
             encode({"a": [0, [], {"b": value}]})
+
+    def test_bytes_are_told_what_to_be(self) -> None:
+        with pytest.raises(TypeError, match=r"Send text: base64\.b64encode"):
+            encode({"n": b"bytes"})
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_numbers_without_a_word_in_json_are_refused_by_path(self, value: float) -> None:

@@ -424,7 +424,14 @@ class TestDiscovery:
 class TestNamedInTheSettings:
     def test_only_what_is_named_is_routed_and_our_own(self, configure: Any) -> None:
         configure("tests.routes.nested_routing")
-        assert sorted(Routing.of_layer().plans) == ["four", "one", "send-invite", "three", "two"]
+        assert sorted(Routing.of_layer().plans) == [
+            "four",
+            "mailrail.mail",
+            "one",
+            "send-invite",
+            "three",
+            "two",
+        ]
 
     def test_the_projects_routes_stand_before_ours(self, configure: Any) -> None:
         configure("tests.routes.shadowing_routing")

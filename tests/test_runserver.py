@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from .processes import ROOT, Ledger, Line, until
+from .servers import free_port
 
 SERVERS = {
     "django": "mailrail jobs",
@@ -41,7 +41,7 @@ class Server:
         self.gate = folder / "gate"
         self.ledger = Ledger(folder / "ledger")
         self.log_path = folder / "runserver.log"
-        self._port = _free_port()
+        self._port = free_port()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "runserver", f"127.0.0.1:{self._port}", *options],
@@ -129,12 +129,6 @@ class Server:
         code = self.process.wait(30)
         until(lambda: not self.processes(), 30, f"the end of all processes ({self.processes()})")
         return code
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _environment(folder: Path, apps: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from .errors import (
     Retry,
     WouldDeadlock,
 )
+from .messages import uuid7
 
 __all__ = [
     "Channel",
@@ -22,6 +23,7 @@ __all__ = [
     "MessageTooLarge",
     "Retry",
     "WouldDeadlock",
+    "uuid7",
 ]
 
 __version__ = "0.1.0"

@@ -4,29 +4,39 @@ mailrail.E001  MAILRAIL holds an unknown key, a wrong type, or a path that does 
 mailrail.E002  a layer in CHANNEL_LAYERS cannot be used
 mailrail.E003  the default layer has no durable verbs, or is missing
 mailrail.E004  the routing does not import, contradicts itself, or asks what its layer cannot do
+mailrail.E005  a router keeps the layer's tables out of its database
+mailrail.E006  a layer's server is too old (with --deploy)
+mailrail.E007  the backend that queues email is used without its app
+mailrail.E008  the tables of a layer, or of its outbox, are missing (with --deploy)
 mailrail.W001  mailrail stands after an app whose runworker or runserver it extends
 mailrail.W002  SQLite without IMMEDIATE transactions
 mailrail.W003  SQLite without write-ahead logging
 mailrail.W004  a route on a reserved name
 mailrail.W005  a lease so long or short that recovery or renewal suffers
+mailrail.W006  a layer's server may lose messages, or cannot be asked (with --deploy)
+mailrail.W007  Channels is used, and no layer has groups
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db import connections
+from django.db import connections, router
 from django.utils.module_loading import import_string
 
 from .conf import build, settings
-from .errors import InvalidSettings
-from .layers import default_alias, durable_aliases, get_layer
+from .errors import InvalidSettings, LayerUnavailable
+from .layers import DurableLayer, default_alias, durable_aliases, get_layer
+from .layers.database import lacks_tables
+from .mail.mailers import email_backend
+from .models import StoredMessage
 from .routing import Routing
 
+QUEUES = "mailrail.mail.backend.EmailBackend"
 RESERVED = ("mailrail.", "tasks.")
 
 
@@ -37,7 +47,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         build(getattr(django_settings, "MAILRAIL", {}))
     except InvalidSettings as error:
         return [Error(str(error), id="mailrail.E001")]
-    return [*_check_middleware(), *_check_layers(), *_check_order()]
+    return [*_check_middleware(), *_check_layers(), *_check_order(), *_check_mail_app()]
 
 
 def _check_middleware() -> Iterable[CheckMessage]:
@@ -65,6 +75,29 @@ def _check_layers() -> Iterable[CheckMessage]:
         aliases = [alias for alias in aliases if alias != default_alias()]
     for alias in aliases:
         yield from _check_layer(alias)
+    yield from _check_groups()
+
+
+def _check_groups() -> Iterable[CheckMessage]:
+    """Only our layer on a cluster has none; whoever has an entry beside it knows."""
+    configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
+    if not (apps.is_installed("channels") or getattr(django_settings, "ASGI_APPLICATION", None)):
+        return
+    without = [alias for alias in durable_aliases() if configured and not _has_groups(get_layer(alias))]
+    if configured and len(without) == len(configured):
+        aliases = " and ".join(f"CHANNEL_LAYERS[{alias!r}]" for alias in without)
+        yield Warning(
+            f"{aliases} lies on a Redis Cluster, where there are no groups and no process-local channels: "
+            "what WebSocket consumers use of them fails.",
+            hint='Add "groups": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [one '
+            'server or node]}} to CHANNEL_LAYERS, and use it by name: channel_layer_alias = "groups" in those '
+            'consumers, get_channel_layer("groups") elsewhere. A project without either silences this check.',
+            id="mailrail.W007",
+        )
+
+
+def _has_groups(layer: Any) -> bool:
+    return "groups" in layer.extensions
 
 
 def _check_layer(alias: str) -> Iterable[CheckMessage]:
@@ -74,9 +107,21 @@ def _check_layer(alias: str) -> Iterable[CheckMessage]:
     except InvalidSettings as error:
         yield Error(str(error), id="mailrail.E004")
         return
+    yield from _check_router(layer)
     yield from _check_names(routing)
     if layer.is_shared:
         yield from _check_leases(routing)
+
+
+def _check_router(layer: DurableLayer) -> Iterable[CheckMessage]:
+    if layer.joins_transactions and not router.allow_migrate_model(layer.using, StoredMessage):
+        yield Error(
+            f"DATABASE_ROUTERS keep Mailrail's tables out of the database {layer.using!r}, in which the layer keeps "
+            "its messages.",
+            hint=f"Let allow_migrate({layer.using!r}, 'mailrail') of your router return True, then run: "
+            f"python manage.py migrate mailrail --database {layer.using}",
+            id="mailrail.E005",
+        )
 
 
 def _check_names(routing: Routing) -> Iterable[CheckMessage]:
@@ -112,6 +157,44 @@ def _check_order() -> Iterable[CheckMessage]:
                 hint='Move "mailrail" to the top of INSTALLED_APPS.',
                 id="mailrail.W001",
             )
+
+
+@register(deploy=True)
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """What the layers' own servers say of themselves; asks them, so only with ``--deploy``."""
+    try:
+        layers = {alias: get_layer(alias) for alias in durable_aliases()}
+    except InvalidSettings:
+        return []  # check_settings tells
+    return [found for alias, layer in layers.items() for found in _check_storage(alias, layer)]
+
+
+def _check_storage(alias: str, layer: DurableLayer) -> Iterable[CheckMessage]:
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    try:
+        if layer.joins_transactions and (lack := lacks_tables(layer.using)):
+            why = "CONFIG['outbox'] = True needs tables in a database. " if layer.outbox else ""
+            yield Error(f"{where}: {why}{lack}", id="mailrail.E008")
+        for concern in layer.concerns():
+            yield Warning(f"{where}: {concern}", id="mailrail.W006")
+    except LayerUnavailable as error:
+        yield Warning(f"{where} cannot be asked whether it may lose messages: {error}", id="mailrail.W006")
+    except InvalidSettings as error:
+        yield Error(f"{where}: {error}", id="mailrail.E006")
+
+
+def _check_mail_app() -> Iterable[CheckMessage]:
+    """By its path alone: without the app, the backend cannot even be imported."""
+    mailers = getattr(django_settings, "MAILERS", None) or {}
+    found = mailers.values() if isinstance(mailers, Mapping) else ()
+    paths = [mailer.get("BACKEND") for mailer in found if isinstance(mailer, Mapping)]
+    paths.append(email_backend())
+    if QUEUES in paths and not apps.is_installed("mailrail.mail"):
+        yield Error(
+            f'Email is queued by {QUEUES}, and "mailrail.mail" is not in INSTALLED_APPS: there is no table for it.',
+            hint='Add "mailrail.mail" to INSTALLED_APPS, and migrate.',
+            id="mailrail.E007",
+        )
 
 
 @register(Tags.database)

@@ -7,6 +7,7 @@ Use ``from mailrail.conf import settings`` and read attributes: ``settings.attem
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +41,58 @@ class Settings:
     """Sync consumers that run at once in one worker process, and the default concurrency of a channel."""
     processes: int = 1
     """Worker processes that ``runworker`` starts."""
+    max_messages: int | None = None
+    """Messages a worker process takes on before it is replaced; up to a tenth fewer, at random. ``None``: no limit."""
+    max_memory: int | None = None
+    """Bytes of memory, or a size like ``"300M"``, above which a worker process is replaced; likewise."""
     shutdown_timeout: float = 25.0
     """How long a worker told to stop waits for running consumers before it releases their messages."""
+    reconcile_every: float | None = 60.0
+    """How often workers look for records whose message is missing. ``None``: only ``channels reconcile`` does."""
+    ready_oldest_due: float | None = 300.0
+    """How long a message may have been due before ``/readyz`` and ``channels check`` say that work is late. ``None``:
+    however long."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
+    deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"
+    """Dotted path of the email backend that delivers what ``mailrail.mail`` has queued, in a project without
+    ``MAILERS``."""
+    mail_max_bytes: int = 25 * 1024 * 1024
+    """Largest email that is queued, as it would be sent."""
+    mail_storage: str | None = None
+    """Alias in ``STORAGES`` where attachments are kept. ``None``: in the database."""
+    mail_on_ambiguous: str = "resend"
+    """When nobody knows whether an email was sent: ``"resend"`` it with the same Message-ID, or ``"hold"`` it."""
+    mail_lifetime: float = 3 * 86400.0
+    """How long an email is tried again that a server refuses for now, where its mailer does not say."""
+    mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Rates, connections, lifetime and failover of each mailer, by its alias (``mailrail.mail.policies``)."""
+    mail_keep_bodies: float | None = None
+    """How long the content of an email is kept that is sent, or has ended otherwise, before ``prunemail`` removes it.
+    ``None``: as long as the record."""
+    mail_keep_records: float | None = None
+    """How long the record of such an email is kept before ``prunemail`` deletes it. ``None``: for ever."""
     base_url: str | None = None
     """Where the site is reached from outside, for links in email: ``https://example.com``."""
+    invitation_model: str = "mailrail_invitations.Invitation"
+    """``app_label.Model`` of a subclass of ``mailrail.invitations.models.AbstractInvitation``."""
+    invitation_lifetime: float | None = 7 * 86400.0
+    """How long the link of an invitation is good. ``None``: for ever."""
+    invitations_per_sender: int | None = 10_000
+    """Invitations that one sender may mail within 24 hours. ``None``: no limit."""
+    invitations_per_day: int | None = None
+    """Invitations that all senders together may mail within 24 hours. ``None``: no limit."""
+    invitations_per_recipient: int | None = 5
+    """Invitations that are mailed to one address within 24 hours, whoever sends them. ``None``: no limit."""
+    invitation_may_invite: str = "mailrail.invitations.rights.is_active"
+    """Dotted path of a function ``(sender, invitation) -> bool``, asked when somebody invites, and again when the
+    invitation is accepted."""
+    invitation_accept: str = "email"
+    """Who accepts: ``"email"``, a logged-in user who has the invited address; ``"link"``, whoever has the link."""
+    invitation_emails_of: str = "mailrail.invitations.accepting.email_of"
+    """Dotted path of a function ``(user) -> addresses``: those that are known to be the user's."""
+    invitation_signup: str | None = "mailrail_invitations:sign-up"
+    """Name or path of the page where invited people sign up. ``None``: they cannot."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -55,19 +102,26 @@ class Settings:
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
+    "int | None": (int, type(None)),
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "str | None": (str, type(None)),
     "tuple[str, ...]": (tuple,),
+    "Mapping[str, Any]": (Mapping,),
 }
 _SAID = {
     "str": "a string",
     "int": "a whole number",
+    "int | None": "a whole number or None",
     "float": "a number of seconds",
     "float | None": "a number of seconds or None",
     "str | None": "a string or None",
     "tuple[str, ...]": "a list of dotted paths",
+    "Mapping[str, Any]": "a dictionary",
 }
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.ASCII)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_ONE_OF = {"MAIL_ON_AMBIGUOUS": ("resend", "hold"), "INVITATION_ACCEPT": ("email", "link")}
 _MAY_BE_ZERO = {"BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT"}
 
 
@@ -76,11 +130,35 @@ def _check(key: str, kind: str, value: Any) -> None:
         raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_SAID[kind]}, not {value!r}.")
     if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
         raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_SAID[kind]}, not {list(value)!r}.")
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+        raise InvalidSettings(
+            f"MAILRAIL[{key!r}] must be {' or '.join(map(repr, _ONE_OF[key]))}, not {value!r}."
+        )
     if isinstance(value, int | float):
         least = 0 if key in _MAY_BE_ZERO else None
         if not (value > 0 or value == least) or value == float("inf"):
             rule = "greater than zero" if least is None else "zero or more"
             raise InvalidSettings(f"MAILRAIL[{key!r}] must be {rule}, and finite, not {value!r}.")
+
+
+def size(text: str) -> int:
+    """Bytes, of a size as people write it: ``"300M"``, ``"1.5G"``. Raises ``ValueError``, saying what it must be."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or (number := int(float(found[1]) * _UNITS[found[2].upper()])) < 1:
+        raise ValueError("a number of bytes, or of K, M or G, such as 300M or 1.5G")
+    return number
+
+
+def _as_kept(key: str, value: Any) -> Any:
+    """People write lists, and sizes with a unit."""
+    if isinstance(value, list) and key != "MAILERS":
+        return tuple(value)
+    if key == "MAX_MEMORY" and isinstance(value, str):
+        try:
+            return size(value)
+        except ValueError as error:
+            raise InvalidSettings(f"MAILRAIL[{key!r}] must be {error}, not {value!r}.") from None
+    return value
 
 
 def build(raw: Any) -> Settings:
@@ -95,7 +173,7 @@ def build(raw: Any) -> Settings:
     for key, value in raw.items():
         if key not in known:
             raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(known))}.")
-        values[known[key]] = tuple(value) if isinstance(value, list) else value
+        values[known[key]] = _as_kept(key, value)
     return Settings(**values)
 
 

@@ -15,23 +15,38 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from .conf import settings
 from .errors import MessageTooLarge
 
 Content: TypeAlias = dict[str, Any]
+Statement: TypeAlias = tuple[str, dict[str, Any]]
+"""One statement of SQL without a semicolon at its end, and the values of its ``%(name)s``."""
+State: TypeAlias = Literal["ready", "scheduled", "claimed", "dead"]
+Place: TypeAlias = tuple[float, uuid.UUID]
+"""Where a message stands in a list: its time, and its id among those of the same time."""
 
 FORMAT_VERSION = 1
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 LONGEST_NAME = 99
 LONGEST_KEY = 255
+LONGEST_ERROR_CLASS = 100
 DEEPEST_NESTING = 100
 
 _channel_name = re.compile(r"[A-Za-z0-9._-]+")
 
+if TYPE_CHECKING:
+    from dataclasses import dataclass as value
+else:
 
-@dataclass(frozen=True, slots=True)
+    def value(*, frozen: bool, slots: bool) -> Any:
+        """A dataclass that only type checkers keep from being changed: at run time, freezing 21 fields takes as long
+        as reading the JSON of a message."""
+        return dataclass(slots=slots)
+
+
+@value(frozen=True, slots=True)
 class Message:
     """A JSON object on a channel. A value: changed by making a copy (``dataclasses.replace``)."""
 
@@ -71,6 +86,29 @@ class DeadMessage:
     message: Message
     error: str
     buried_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A message as lists for people show it. Of its content, and of the error, only a part was read."""
+
+    channel: str
+    id: uuid.UUID
+    at: float  # when it is due, or its lease is over; a dead one: when it was buried
+    state: State
+    excerpt: str  # how its content begins, as JSON; empty if that is encrypted and long
+    attempt: int = 0
+    losses: int = 0
+    priority: int = 0
+    lane: str | None = None
+    key: str | None = None
+    worker: str | None = None
+    error_class: str = ""
+    error: str = ""  # how it ends
+
+    @property
+    def place(self) -> Place:
+        return self.at, self.id
 
 
 class Claimed(NamedTuple):
@@ -133,6 +171,29 @@ _rate = re.compile(
 _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+_HEAD_OF_TRACEBACK = re.compile(r"(?:  \+ Exception Group )?Traceback \(most recent call last\):")
+_CLASS = re.compile(r"(?:  \| )?([^\W\d][\w.<>]*)(?::|$)")
+
+
+def error_class(error: str) -> str:
+    """The class of the exception whose traceback this is, as Python prints it; ``""`` for any other text.
+
+    Of several, the last one, which the others led to. What an exception says may have lines that look alike, so it is
+    the line behind the frames that counts.
+    """
+    lines = error.splitlines()
+    heads = [n for n, line in enumerate(lines) if _HEAD_OF_TRACEBACK.fullmatch(line)]
+    heads = heads or [
+        n for n, line in enumerate(lines) if line.startswith('  File "')
+    ]  # the head was cut off
+    if not heads:
+        return ""
+    frames = "  |   " if lines[heads[-1]].startswith("  +") else " "
+    raised = next((line for line in lines[heads[-1] + 1 :] if not line.startswith(frames)), "")
+    found = _CLASS.match(raised)
+    return found[1][:LONGEST_ERROR_CLASS] if found else ""
+
+
 def check_channel_name(name: object) -> str:
     """Return the name, or raise ``ValueError`` with the rule (Channels' own, for names without ``!``)."""
     if not isinstance(name, str) or len(name) > LONGEST_NAME or not _channel_name.fullmatch(name):
@@ -144,6 +205,7 @@ def check_channel_name(name: object) -> str:
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+_sorting = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
 def encode(value: Any, where: str = "content") -> str:
@@ -182,15 +244,19 @@ def _check_json(value: Any, path: str, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{path} has the key {key!r}; keys must be strings.")
+            if item is None or isinstance(item, str | int):  # most are, and the path costs more than the look
+                continue
             _check_json(item, f"{path}[{json.dumps(key)}]", depth + 1)
     elif isinstance(value, list | tuple):
         for place, item in enumerate(value):
             _check_json(item, f"{path}[{place}]", depth + 1)
     else:
-        raise TypeError(
-            f"{path} is a {type(value).__name__}, which JSON cannot hold. "
-            "Send its isoformat(), its str() or the id of its row."
-        )
+        instead = "its isoformat(), its str() or the id of its row"
+        if isinstance(value, bytes | bytearray | memoryview):
+            instead = "text: base64.b64encode(…).decode(), or its decode() if it is one"
+        elif hasattr(value, "pk"):
+            instead = "its pk; the consumer reads the row as it is by then"
+        raise TypeError(f"{path} is a {type(value).__name__}, which JSON cannot hold. Send {instead}.")
 
 
 def _culprit(value: Any, path: str) -> str:
@@ -230,7 +296,10 @@ def _json_object(name: str, text: Any) -> Content:
     if text == "{}":
         return {}
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        text = text if isinstance(text, str) else str(text, "utf-8")
+        value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, 0)
+        if end != len(text):  # space around it, or an error; `decode` looks for both, each time
+            value = _decoder.decode(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its {name} is not JSON ({error}): {str(text)[:200]!r}") from error
     if not isinstance(value, dict):
@@ -242,6 +311,9 @@ def _refuse_constant(word: str) -> None:
     """Python reads ``NaN`` and ``Infinity``; JSON has no such words (RFC 8259, 6)."""
     raise ValueError(f"{word} is not JSON")
 
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+"""``json.loads`` would make one for each message."""
 
 _last_tick = 0
 _tick_lock = threading.Lock()
@@ -258,6 +330,25 @@ def uuid7() -> uuid.UUID:
         _last_tick = tick
     number = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0b10 << 62
     return uuid.UUID(int=number | int.from_bytes(os.urandom(8), "big") >> 2)
+
+
+_of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # made up once; never to be changed
+
+
+def id_of_content(channel: str, content: Content) -> uuid.UUID:
+    """The id of messages that are told apart by their content only: always the same one (UUIDv5, RFC 9562, 5.5).
+
+    Raises what ``encode`` raises.
+    """
+    text = encode(content)
+    if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
+        text = _sorting.encode(content)  # else it is the same text, and most are
+    return uuid.uuid5(_of_contents, f"{channel}\0{text}")
+
+
+def _is_plain(text: str) -> bool:
+    """Is it the same with ``ensure_ascii``, which escapes DEL, too?"""
+    return text.isascii() and "\x7f" not in text
 
 
 def new_token() -> int:

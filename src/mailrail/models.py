@@ -13,6 +13,8 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .messages import LONGEST_ERROR_CLASS
+
 
 class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker
     """A moment: an aware datetime in Python, Unix seconds in the database, the same on every vendor."""
@@ -68,8 +70,10 @@ class StoredMessage(MessageFields):
 
     class Meta:
         db_table = "mailrail_message"
-        verbose_name = _("message")
-        verbose_name_plural = _("messages")
+        verbose_name = _("waiting message")
+        verbose_name_plural = _("waiting messages")
+        default_permissions = ("view",)
+        permissions = (("cancel_message", _("Can cancel waiting messages")),)
         indexes = (
             # claim: per channel and priority in use, oldest due first
             models.Index(
@@ -114,13 +118,23 @@ class BuriedMessage(MessageFields):
     """A dead message: kept until a person requeues or discards it."""
 
     error = models.TextField(db_default="")
+    error_class = models.CharField(max_length=LONGEST_ERROR_CLASS, db_default="")
     buried_at = Instant(db_default=0.0)
 
     class Meta:
         db_table = "mailrail_dead"
         verbose_name = _("dead message")
         verbose_name_plural = _("dead messages")
-        indexes = (models.Index(fields=["channel", "-buried_at", "-id"], name="mailrail_dead_recent"),)
+        default_permissions = ("view",)
+        permissions = (
+            ("requeue_message", _("Can send dead messages again")),
+            ("discard_message", _("Can discard dead messages")),
+        )
+        indexes = (
+            models.Index(fields=["channel", "-buried_at", "-id"], name="mailrail_dead_recent"),
+            # the filter by what they died of, in the same order
+            models.Index(fields=["channel", "error_class", "-buried_at", "-id"], name="mailrail_dead_class"),
+        )
 
     def __str__(self) -> str:
         return f"{self.channel} {self.id}"

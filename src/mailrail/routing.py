@@ -16,6 +16,7 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
@@ -28,10 +29,14 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string, module_has_submodule
 
+from .applications import run_application
 from .conf import settings
 from .errors import InvalidSettings
 from .layers import default_alias, get_layer
-from .messages import Content, Message, Rate, check_channel_name
+from .messages import Content, Message, check_channel_name
+from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for who takes from a layer's buckets
+
+__all__ = ["Rate", "consumer", "include", "route"]
 
 Consumer: TypeAlias = Callable[..., Any]
 Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
@@ -52,9 +57,11 @@ class Policy:
     rate: Rate | None = None
     lease: float | None = None
     batch: int | None = None
+    losses: int | None = None
 
 
-_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch")
+MOST_LOSSES = 3
+_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
 
 
 @dataclass(frozen=True, eq=False)  # a route is itself, and can be a key
@@ -136,6 +143,7 @@ def route(
     timeout: float | None = None,
     lease: float | None = None,
     batch: int | None = None,
+    losses: int | None = None,
     atomic: bool = False,
     **filters: str,
 ) -> Route:
@@ -145,7 +153,9 @@ def route(
     attempt (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds a
     run may take. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
     Of the channel: ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds,
-    ``batch``: the consumer gets a list of up to so many messages.
+    ``batch``: the consumer gets a list of up to so many messages; ``losses``: how often a message may be lost with its
+    process before it is buried (3). Until half of them it runs among the others again, for consumers whose records say
+    what was done; without ``losses``, one that was lost runs in a process of its own at once.
 
     Any other keyword is a filter: a regular expression for a field of the content; its named groups become keyword
     arguments of the consumer. Raises ``TypeError`` or ``ValueError`` for what cannot be followed.
@@ -166,6 +176,7 @@ def route(
         rate=None if rate is None else Rate.parse(rate),
         lease=_positive("lease", lease),
         batch=_whole("batch", batch),
+        losses=_whole("losses", losses),
     )
     if atomic and batch is not None:
         raise ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
@@ -214,6 +225,16 @@ class Plan:
     rate: Rate | None
     lease: float
     batch: int | None
+    losses: int | None = None
+
+    @property
+    def most_losses(self) -> int:
+        """A message that was lost so often is buried."""
+        return self.losses or MOST_LOSSES
+
+    def is_suspect(self, message: Message) -> bool:
+        """Was it lost so often that it has to run in a process of its own?"""
+        return message.losses > (0 if self.losses is None else self.losses // 2)
 
     @property
     def is_async(self) -> bool:
@@ -243,6 +264,13 @@ class Routing:
 
     def __contains__(self, channel: str) -> bool:
         return channel in self.plans
+
+    def with_applications(self, channels: Iterable[str]) -> Routing:
+        """The same, and those of the channels that have no route go to ``ASGI_APPLICATION``, as in Channels 4."""
+        unrouted = [channel for channel in channels if channel not in self]
+        extended = copy(self)
+        extended.plans = self.plans | {c: _plan(c, [route(c, run_application)]) for c in unrouted}
+        return extended
 
     @classmethod
     def of_layer(cls, alias: str | None = None) -> Routing:

@@ -1,6 +1,7 @@
 """Signals a worker sends. They only tell: what a receiver raises is logged and changes nothing.
 
-``sender`` is the channel's name. All carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
+``sender`` is the channel's name: ``message_buried.connect(receiver, sender="send-invite")`` is for that channel alone.
+All carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
 
 ``message_started``
     a consumer is about to run.
@@ -13,9 +14,56 @@
     ``error`` (text).
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from django.dispatch import Signal
 
-message_started = Signal()
-message_finished = Signal()
-message_retried = Signal()
-message_buried = Signal()
+
+class ChannelSignal(Signal):
+    """Django's, for senders that are names.
+
+    Django tells senders apart by identity, and the name of a message's channel is read anew each time. So the first
+    string that is equal stands for all of them, and is kept: another object could be given its identity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, str] = {}
+
+    def connect(
+        self, receiver: Any, sender: object = None, weak: bool = True, dispatch_uid: Any = None
+    ) -> None:
+        if isinstance(sender, str):
+            name = str.__str__(sender)  # a plain one, also of an enum's member
+            sender = self._names.setdefault(name, name)
+        super().connect(receiver, sender, weak, dispatch_uid)
+
+    def disconnect(self, receiver: Any = None, sender: object = None, dispatch_uid: Any = None) -> bool:
+        return super().disconnect(receiver, self._known(sender), dispatch_uid)
+
+    def has_listeners(self, sender: Any = None) -> bool:
+        return super().has_listeners(self._known(sender))
+
+    def send(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        return super().send(self._known(sender), **named)
+
+    def send_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        return super().send_robust(self._known(sender), **named)
+
+    async def asend(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        return await super().asend(self._known(sender), **named)
+
+    async def asend_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        return await super().asend_robust(self._known(sender), **named)
+
+    def _known(self, sender: Any) -> Any:
+        """The string that stands for this one, if a receiver was ever connected to such a name."""
+        return self._names.get(sender, sender) if isinstance(sender, str) else sender
+
+
+message_started = ChannelSignal()
+message_finished = ChannelSignal()
+message_retried = ChannelSignal()
+message_buried = ChannelSignal()

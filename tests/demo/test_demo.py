@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,14 +50,18 @@ def processes_that_know(folder: Path) -> list[str]:
     return found
 
 
-def test_every_mail_arrives_once_and_the_table_says_so(tmp_path: Path) -> None:
-    with demo(tmp_path, "--addresses", "20") as process:
+@pytest.mark.parametrize("layer", ["database", "redis"])
+def test_every_mail_arrives_once_and_the_table_says_so(tmp_path: Path, layer: str) -> None:
+    with demo(tmp_path, "--addresses", "20", "--layer", layer) as process:
         output, errors = process.communicate()
     assert process.returncode == 0, output + errors
     table = dict(re.findall(r"^  (\w[\w ,]*?)  +(\S.*)$", output, re.MULTILINE))
-    assert (table["submitted"], table["received"], table["received twice"]) == ("21", "21", "0")
+    assert (table["submitted"], table["queued"]) == ("21", "21")
+    assert (table["received"], table["received twice"]) == ("21", "0")
     assert table["accepted by link"] == "1"
     assert table["Django"] == django.get_version()
+    assert table["SQLite"] == sqlite3.sqlite_version
+    assert re.fullmatch(r"\d+\.\d+\.\d+", table["Valkey"]) if layer == "redis" else "Valkey" not in table
     assert float(table["seconds"]) > 0
     assert float(table["submit to acceptance, p50"].rstrip(" ms").replace(",", "")) > 0
     assert "mail accepted 21/21" in output
@@ -69,7 +74,8 @@ def test_a_missing_mail_makes_it_fail_and_say_which(tmp_path: Path) -> None:
     with demo(tmp_path, *options) as process:
         output, errors = process.communicate()
     assert process.returncode == 1
-    assert re.search(r"submitted +6\n +received +5\n", output), output + errors
+    assert re.search(r"submitted +6\n +queued +6\n +received +5\n", output), output + errors
+    assert "✗ Of 6 emails, the queue records: 5 sent, 1 failed." in errors
     assert "✗ 1 never arrived: guest-0003@example.com." in errors
     assert "--- the end of worker.log" in errors
     assert "✓" not in output
@@ -77,9 +83,13 @@ def test_a_missing_mail_makes_it_fail_and_say_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_when_it_is_interrupted_it_leaves_nothing_behind(tmp_path: Path, stop: signal.Signals) -> None:
-    with demo(tmp_path, "--refuse", "guest-0000@example.com") as process:
+@pytest.mark.parametrize(
+    ("stop", "layer"), [(signal.SIGINT, "database"), (signal.SIGTERM, "database"), (signal.SIGINT, "redis")]
+)
+def test_when_it_is_interrupted_it_leaves_nothing_behind(
+    tmp_path: Path, stop: signal.Signals, layer: str
+) -> None:
+    with demo(tmp_path, "--refuse", "guest-0000@example.com", "--layer", layer) as process:
         assert process.stdout
         for line in process.stdout:
             if "mail accepted" in line:
@@ -99,3 +109,15 @@ def test_a_deadline_that_is_too_short_is_the_reason_given(tmp_path: Path) -> Non
     assert process.returncode == 1
     assert "✗ migrate was not done in time." in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_there_is_not_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with demo(tmp_path, "--layer", "kafka") as process:
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "--layer: invalid choice: 'kafka'" in errors and "redis" in errors
+    made = subprocess.run(
+        ["make", "demo", "LAYER=kafka"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 2
+    assert 'LAYER is "kafka"; it can be database or redis' in made.stderr

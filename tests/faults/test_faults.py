@@ -24,6 +24,7 @@ from mailrail.worker import Worker
 from mailrail.worker.supervisor import MOST_SOLOS
 
 from ..processes import ROOT, Ledger, children_of, environment, until, workers
+from .conftest import more, recover
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,11 +32,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def layer() -> DurableLayer:
     return DatabaseChannelLayer()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 def is_empty(layer: DurableLayer, *channels: str) -> bool:
@@ -54,6 +50,7 @@ def test_kill_9_of_workers_in_mid_drain_loses_nothing(layer: DurableLayer, ledge
     for _ in range(10):
         before = len(ledger.lines("ran"))
         with workers(ledger, "slow", "--threads", str(threads)) as [worker]:
+            recover(more(ledger), "kill -9 of all, and another start")
             enough = before + chance.randrange(10, 80)
             until(lambda enough=enough: len(ledger.lines("ran")) >= enough)  # type: ignore[misc]
             worker.kill_all()
@@ -135,9 +132,10 @@ def test_a_worker_stopped_past_its_lease_settles_nothing_when_it_goes_on(
         os.killpg(first.process.pid, signal.SIGSTOP)
         until(lambda: layer.poll(["held"]) == 0)  # its lease of 1 s lapses
         [claim] = layer.claim("other", {"held": 1}, 60.0).claims
+        goes_on = more(ledger)
         gate.touch()
         os.killpg(first.process.pid, signal.SIGCONT)
-        until(lambda: ledger.lines("ran"))
+        recover(goes_on, "a stop past the lease")
         until(lambda: f"lost held {id}" in first.log)
         assert (claim.attempt, claim.losses) == (1, 1)
         assert layer.stats()["held"].claimed == 1

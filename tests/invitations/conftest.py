@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.test import Client
 
@@ -22,3 +26,13 @@ def browser(client: Client, sender: User) -> Client:
     """A client that is logged in as the sender."""
     client.force_login(sender)
     return client
+
+
+@pytest.fixture
+def with_settings(settings: LazySettings) -> Callable[..., None]:
+    base = settings.MAILRAIL
+
+    def change(**changed: Any) -> None:
+        settings.MAILRAIL = {**base, **changed}
+
+    return change

@@ -12,7 +12,7 @@ from django.core.mail.backends import smtp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailrail.invitations.addresses import Entry, clean, entries, in_ascii, normalise, read_list
+from mailrail.invitations.addresses import Entry, Problem, clean, entries, in_ascii, normalise, read_list
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_lists_are_split_at_lines_commas_and_semicolons_and_lines_are_counted_as
     "again", ["guest@bücher.example", "GUEST@xn--bcher-kva.example", "Guest@BÜCHER.EXAMPLE"]
 )
 def test_an_address_in_another_spelling_is_a_duplicate_and_the_first_line_is_named(again: str) -> None:
-    addresses, errors = read_list([Entry(3, "guest@bücher.example"), Entry(9, again)])
-    assert addresses == ["guest@bücher.example"]
-    assert [error.messages for error in errors] == [[f"Line 9, “{again}”: It is already on line 3."]]
+    good, problems = read_list([Entry(3, "guest@bücher.example"), Entry(9, again)])
+    assert good == [Entry(3, "guest@bücher.example")]
+    assert problems == [Problem(9, again, "It is already on line 3.", "duplicate")]
 
 
 def test_errors_show_neither_control_characters_nor_endless_lines() -> None:
-    _, [error] = read_list([Entry(1, "a\0\x1b[31m" + "x" * 10_000)])
-    assert len(error.messages[0]) < 200
-    assert error.messages[0].startswith("Line 1, “a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m")
+    _, [problem] = read_list([Entry(1, "a\0\x1b[31m" + "x" * 10_000)])
+    assert len(problem.text) < 100
+    assert problem.text.startswith("a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m")

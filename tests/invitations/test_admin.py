@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-from django.contrib.auth.models import User
-from django.contrib.contenttypes.models import ContentType
-from django.test import Client
+from datetime import timedelta
 
-from mailrail.invitations.models import Invitation
+import pytest
+from django.conf import LazySettings
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.db import connections
+from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from mailrail import key_lists
+from mailrail.invitations.admin import DECISIONS
+from mailrail.invitations.models import Invitation, Status
 from mailrail.testing import sent
+
+from ..plans import plan_of, rows
 
 LIST = "/admin/mailrail_invitations/invitation/"
 
@@ -41,20 +53,23 @@ def test_the_admin_leads_nobody_to_the_link_of_the_invited(client: Client, invit
     assert invitation.key not in response.text + str(response.headers)
 
 
-@pytest.mark.parametrize("query", ["guest@", "sender"])
+@pytest.mark.parametrize("query", ["GUEST@Example.com ", "sender"])
 def test_invitations_are_found_by_address_and_by_sender(
     staff: Client, invitation: Invitation, query: str
 ) -> None:
     assert "guest@example.com" in staff.get(LIST, {"q": query}).text
-    assert "guest@example.com" not in staff.get(LIST, {"q": "nobody-else"}).text
+    for other in ("nobody-else", "other@example.com", "x@" + "ü" * 70):
+        assert "guest@example.com" not in staff.get(LIST, {"q": other}).text
 
 
-@pytest.mark.parametrize("status", ["waiting", "sent", "accepted"])
+@pytest.mark.parametrize("status", ["waiting", "sent", "accepted", "revoked", "expired"])
 def test_invitations_are_filtered_by_status(staff: Client, invitation: Invitation, status: str) -> None:
     times = {
         "waiting": {},
         "sent": {"sent": invitation.created},
         "accepted": {"accepted_at": invitation.created},
+        "revoked": {"revoked_at": invitation.created},
+        "expired": {"expires_at": invitation.created},
     }
     Invitation.objects.update(**times[status])
     for choice in times:
@@ -86,3 +101,169 @@ def test_a_bad_address_is_explained(staff: Client, admin_user: User) -> None:
     assert response.status_code == 200
     assert "errorlist" in response.text
     assert not Invitation.objects.exists()
+
+
+def member(*codenames: str) -> Client:
+    """Somebody who may see invitations, and these things more."""
+    user = User.objects.create_user("member", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=["view_invitation", *codenames]))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def act(client: Client, action: str, *invitations: Invitation) -> str:
+    """Choose them, and say yes."""
+    chosen = {"action": action, "_selected_action": [it.pk for it in invitations], "post": "yes"}
+    return client.post(LIST, chosen, follow=True).text
+
+
+def test_who_may_sends_again_with_a_new_link(invitation: Invitation) -> None:
+    key = invitation.key
+    assert "Done for 1 invitation." in act(member("resend_invitation"), "resend_selected", invitation)
+    invitation.refresh_from_db()
+    assert invitation.key != key
+    assert [message.content for message in sent("send-invite")] == [invitation.content]
+    assert LogEntry.objects.get().change_message == "Send again, with a new link"
+
+
+def test_who_may_revokes_and_is_told_what_cannot_be(invitation: Invitation, sender: User) -> None:
+    other = Invitation.objects.create(email="other@example.com", sender=sender)
+    other.accept()
+    text = act(member("revoke_invitation"), "revoke_selected", invitation, other)
+    assert "Done for 1 invitation." in text
+    assert "The invitation of other@example.com was accepted already." in text
+    invitation.refresh_from_db()
+    assert invitation.status == "revoked"
+
+
+def test_who_may_only_change_neither_sends_again_nor_revokes(invitation: Invitation) -> None:
+    client = member("change_invitation", "delete_invitation")
+    before = Invitation.objects.values().get()
+    for action in ("resend_selected", "revoke_selected"):
+        assert f'value="{action}"' not in client.get(LIST).text
+        act(client, action, invitation)
+        client.get(LIST, {"action": action, "_selected_action": invitation.pk})
+    assert Invitation.objects.values().get() == before
+
+
+@pytest.mark.parametrize("what", ["resend", "revoke"])
+def test_nothing_is_done_before_the_answer(staff: Client, invitation: Invitation, what: str) -> None:
+    before = Invitation.objects.values().get()
+    asked = staff.post(
+        LIST, {"action": f"{what}_selected", "_selected_action": [invitation.pk], "index": "0"}
+    )
+    assert "sure" in asked.text and "guest@example.com" in asked.text and "csrfmiddlewaretoken" in asked.text
+    assert "sure" in staff.post(f"{LIST}{invitation.pk}/decide/", {"decision": what}).text
+    assert Invitation.objects.values().get() == before and not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("what", ["resend", "revoke"])
+def test_a_button_of_an_invitations_page_decides(staff: Client, invitation: Invitation, what: str) -> None:
+    page = f"{LIST}{invitation.pk}/"
+    assert f'value="{what}"' in staff.get(page + "change/").text
+    key = invitation.key
+    answer = {"decision": what, "post": "yes"}
+    assert "Done for 1 invitation." in staff.post(page + "decide/", answer, follow=True).text
+    invitation.refresh_from_db()
+    assert (invitation.key != key) == (what == "resend")
+    assert (invitation.status == "revoked") == (what == "revoke")
+    assert staff.get(page + "decide/").status_code == 405
+    assert staff.post(page + "decide/", {"decision": "burn"}).status_code == 404
+    assert staff.post(f"{LIST}0/decide/", answer).status_code == 404
+    assert LogEntry.objects.get().change_message == str(DECISIONS[what].label)
+
+
+def test_buttons_are_those_of_its_status_and_of_who_may(staff: Client, invitation: Invitation) -> None:
+    invitation.accept()
+    assert "formaction" not in staff.get(f"{LIST}{invitation.pk}/change/").text
+    page = f"{LIST}{invitation.pk}/decide/"
+    text = staff.post(page, {"decision": "revoke", "post": "yes"}, follow=True).text
+    assert "was accepted already" in text
+    client = member("change_invitation")
+    assert client.post(page, {"decision": "revoke", "post": "yes"}).status_code == 403
+    User.objects.get(username="member").user_permissions.set(
+        Permission.objects.filter(codename="revoke_invitation")
+    )
+    assert client.post(page, {"decision": "revoke", "post": "yes"}).status_code == 403  # may not view
+
+
+def test_pages_follow_by_key_and_searches_go_on(
+    staff: Client, sender: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_lists, "WINDOW", 4)
+    monkeypatch.setattr("mailrail.invitations.admin.InvitationAdmin.list_per_page", 2)
+    for n in range(7):
+        Invitation.objects.create(email=f"g{n}@example.com", sender=sender, role="editor" if n < 2 else "")
+
+    def pages(query: str) -> list[list[str]]:
+        seen, url = [], LIST + query
+        while True:
+            shown = staff.get(url).context["cl"]
+            seen.append([row.email.partition("@")[0] for row in shown.result_list])
+            if shown.next_page is None:
+                return seen
+            url = LIST + shown.next_page
+
+    assert pages("") == [["g6", "g5"], ["g4", "g3"], ["g2", "g1"], ["g0"]]
+    assert pages("?role=editor") == [[], ["g1", "g0"]]
+    assert pages("?status=accepted") == [[]]
+    monkeypatch.setattr(key_lists, "MOST_OF_ONE", 3)
+    assert pages("?q=sender") == [["g6", "g5"], ["g4", "g3"], ["g2", "g1"], ["g0"]]
+    answer = {"action": "revoke_selected", "_selected_action": ["1"], "select_across": "1", "post": "yes"}
+    assert "Select rows of this page." in staff.post(LIST, answer, follow=True).text
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_no_page_of_the_list_counts_or_sorts_all_there_is(
+    admin_user: User, postgres_rows: None, rf: RequestFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20,000 rows, on PostgreSQL, each filter and search; the plans of what the page really asks."""
+    window, many = 2000, 50
+    monkeypatch.setattr(key_lists, "WINDOW", window)
+    monkeypatch.setattr(key_lists, "MOST_OF_ONE", many)
+    model_admin = admin.site.get_model_admin(Invitation)
+    middle = Invitation.objects.using("postgres").order_by("pk")[10_000].pk
+    statuses: list[dict[str, str]] = [{"status": status} for status in Status.values]
+    further: list[dict[str, str]] = [{"behind": str(middle), **query} for query in [{}, *statuses]]
+    searches: list[dict[str, str]] = [{"q": "guest-7@example.com"}, {"q": "many"}, {"role": "editor"}]
+    for query in ({}, *statuses, *further, *searches):
+        request = rf.get(LIST, query)
+        request.user = admin_user
+        with CaptureQueriesContext(connections["postgres"]) as asked:
+            list(model_admin.get_changelist_instance(request).result_list)
+        statements = [it["sql"] for it in asked if "mailrail_invitations_invitation" in it["sql"]]
+        assert statements and not any("COUNT(" in statement for statement in statements)
+        with connections["postgres"].cursor() as cursor:
+            nodes = [node for statement in statements for node in plan_of(cursor, statement)]
+        read = [n for n in nodes if n.get("Relation Name") == "mailrail_invitations_invitation"]
+        assert not [n for n in read if n["Node Type"] == "Seq Scan" and n["Actual Loops"]], query
+        most = 2 * window if query.keys() & {"status", "role", "q"} else 0
+        if query.get("status") in ("accepted", "revoked"):
+            most = 0
+        assert sum(map(rows, read)) <= most + 2 * many + 200, (query, read)
+        sorts = [n for n in nodes if n["Node Type"] in ("Sort", "Incremental Sort")]
+        assert all(n["Actual Rows"] * n["Actual Loops"] <= many + 1 for n in sorts), (query, sorts)
+
+
+@pytest.fixture
+def postgres_rows(settings: LazySettings, db: None) -> None:
+    settings.DATABASE_ROUTERS = ["tests.routers.InvitationsOnPostgres"]
+    sender = User.objects.using("postgres").create(username="many")
+    now = timezone.now()
+    Invitation.objects.using("postgres").bulk_create(
+        (
+            Invitation(
+                email=f"guest-{n}@example.com",
+                sender=sender,
+                sent=None if n % 1000 == 1 else now,
+                accepted_at=now if n % 1000 == 2 else None,
+                revoked_at=now if n % 1000 == 3 else None,
+                expires_at=now if n % 3 == 0 else now + timedelta(days=7),
+            )
+            for n in range(20_000)
+        ),
+        batch_size=5000,
+    )
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE mailrail_invitations_invitation")

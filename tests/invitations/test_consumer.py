@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core import mail
 from django.core.mail import EmailMessage
@@ -102,3 +105,25 @@ def test_the_subject_is_one_line_whatever_the_template_holds(
 ) -> None:
     monkeypatch.setattr("mailrail.invitations.consumers.render_to_string", lambda *args: "one\r\nBcc: two\n")
     assert compose(invitation).subject == "one Bcc: two"
+
+
+def test_the_email_has_an_html_part_in_which_nothing_is_taken_for_markup(invitation: Invitation) -> None:
+    invitation.sender.username, invitation.message = "<b>Ada</b>", "Come & see\n<script>"
+    [(html, kind)] = compose(invitation).alternatives
+    assert kind == "text/html"
+    html = str(html)
+    assert "&lt;b&gt;Ada&lt;/b&gt; has invited you." in html
+    assert "Come &amp; see<br>&lt;script&gt;" in html
+    assert f'href="https://testserver.example/invites/accept/{invitation.key}/"' in html
+
+
+def test_a_project_with_an_empty_html_template_sends_text_alone(
+    invitation: Invitation, settings: LazySettings, tmp_path: Path
+) -> None:
+    (tmp_path / "mailrail_invitations/email").mkdir(parents=True)
+    (tmp_path / "mailrail_invitations/email/body.html").write_text("\n")
+    (tmp_path / "mailrail_invitations/email/body.txt").write_text("Ours: {{ accept_url }}")
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    email = compose(invitation)
+    assert email.body == f"Ours: {invitation.accept_url()}"
+    assert email.alternatives == []

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 from django.conf import LazySettings
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 
@@ -79,6 +80,10 @@ def test_without_a_base_url_the_current_site_is_taken(invitation: Invitation, se
         assert invitation.accept_url() == f"https://example.net/invites/accept/{invitation.key}/"
     finally:
         sites.SITE_CACHE.clear()
+        if admin.site.is_registered(
+            sites.Site
+        ):  # by what installs it; pages of later tests would look for its app
+            admin.site.unregister(sites.Site)
 
 
 def test_the_status_tells_how_far_it_got(invitation: Invitation) -> None:

@@ -39,23 +39,6 @@ def test_the_form_invites_in_the_name_of_the_logged_in_user(browser: Client, sen
     assert len(sent("send-invite")) == 1
 
 
-def test_the_bulk_form_invites_everybody_on_the_list(browser: Client) -> None:
-    response = browser.post(BULK, {"addresses": "one@example.com\r\ntwo@example.com"}, follow=True)
-    assert response.redirect_chain == [(LIST, 302)]
-    assert "2 invitations are on their way." in response.text
-    assert "0 / 2 sent" in response.text
-    assert len(sent("send-invite")) == 2
-
-
-def test_a_list_with_a_mistake_comes_back_as_it_was_and_invites_nobody(browser: Client) -> None:
-    response = browser.post(BULK, {"addresses": "one@example.com\r\n<script>\r\n"})
-    assert response.status_code == 200
-    assert "Line 2, “&lt;script&gt;”" in response.text
-    assert "<script>" not in response.text
-    assert "one@example.com" in response.text
-    assert not Invitation.objects.exists()
-
-
 ADDRESSES = st.one_of(
     st.text(),
     st.binary().map(lambda raw: raw.decode("latin-1")),
@@ -84,23 +67,11 @@ def test_whatever_is_typed_into_the_forms_is_accepted_or_explained(browser: Clie
 def test_bytes_that_are_no_text_are_explained_too(browser: Client) -> None:
     for url, field in ((NEW, "email"), (BULK, "addresses")):
         body = f"{field}=%ff%fe%00guest@example.com%0d%0aBcc:%20x"
-        response = browser.post(url, body, content_type="application/x-www-form-urlencoded")
+        kind = "application/x-www-form-urlencoded"
+        response = browser.post(url, body, content_type=kind, follow=True)
         assert response.status_code == 200
-        assert "errorlist" in response.text
+        assert "errorlist" in response.text or "left out" in response.text
     assert browser.post(BULK, {}).status_code == browser.post(NEW, {}).status_code == 200
-
-
-def test_10000_lines_go_through_the_page(browser: Client) -> None:
-    lines = "\r\n".join(f"guest-{number:05}@example.com" for number in range(10_000))
-    assert browser.post(BULK, {"addresses": lines}).status_code == 302
-    assert Invitation.objects.count() == 10_000
-
-
-def test_10000_wrong_lines_make_a_page_that_can_be_read(browser: Client) -> None:
-    response = browser.post(BULK, {"addresses": "\r\n".join(["wrong"] * 10_000)})
-    assert response.status_code == 200
-    assert response.text.count("Enter a valid email address.") == 20
-    assert "…and 9980 more lines like these." in response.text
 
 
 def test_the_list_shows_only_the_users_own(browser: Client, invitation: Invitation) -> None:
@@ -126,7 +97,7 @@ def test_the_list_is_shown_in_pages_each_row_once_newest_first(browser: Client, 
     )
     shown: list[str] = []
     for page in (1, 2, 3):
-        shown += re.findall(r"<td>(guest-\d+)@example.com", browser.get(LIST, {"page": page}).text)
+        shown += re.findall(r"<td[^>]*>(guest-\d+)@example.com", browser.get(LIST, {"page": page}).text)
     assert shown == [f"guest-{number:03}" for number in reversed(range(120))]
 
 
@@ -164,6 +135,12 @@ def test_the_progress_counts_the_users_own(browser: Client, sender: User) -> Non
     assert "no-store" in response["Cache-Control"]
 
 
+@pytest.fixture
+def open_links(settings: LazySettings) -> None:
+    """Whoever has the link accepts."""
+    settings.MAILRAIL = {**settings.MAILRAIL, "INVITATION_ACCEPT": "link"}
+
+
 @pytest.mark.parametrize("method", ["get", "head", "options"])
 def test_opening_the_link_changes_nothing(client: Client, invitation: Invitation, method: str) -> None:
     before = Invitation.objects.values().get()
@@ -179,7 +156,9 @@ def test_the_page_says_who_invited_whom_and_offers_to_accept(client: Client, inv
     assert '<html lang="en-us"' in text
 
 
-def test_submitting_the_form_of_the_page_accepts_and_once_more_is_no_harm(invitation: Invitation) -> None:
+def test_submitting_the_form_of_the_page_accepts_and_once_more_is_no_harm(
+    invitation: Invitation, open_links: None
+) -> None:
     browser = Client(enforce_csrf_checks=True)
     url = invitation.accept_path()
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', browser.get(url).text)

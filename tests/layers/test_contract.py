@@ -120,7 +120,22 @@ class TestClaiming:
             for channel, due, priority in (("a", 1, 0), ("b", 2, 0), ("a", 3, 0), ("b", 1, 5))
         ]
         got = layer.claim("w", {"a": 5, "b": 5}, LEASE).claims
-        assert ids(got) == [sent[i].id for i in (3, 2, 1, 0)]
+        if layer.orders_channels:
+            assert ids(got) == [sent[i].id for i in (3, 2, 1, 0)]
+        else:
+            assert [[m.id for m in got if m.channel == c] for c in "ab"] == [
+                [sent[2].id, sent[0].id],
+                [sent[3].id, sent[1].id],
+            ]
+
+    def test_a_full_channel_starves_no_other(self, layer: DurableLayer) -> None:
+        """Where channels are put in order, the oldest due comes first, whatever its channel."""
+        layer.enqueue([Message("busy", {}, due=1000 + n) for n in range(20)])
+        send(layer, "quiet", due=999)
+        claims = [
+            layer.claim("w", {"busy": 1, "quiet": 1, "empty": 1}, LEASE, total=1).claims for _ in range(3)
+        ]
+        assert "quiet" in [claim.channel for [claim] in claims]
 
     def test_limits_per_channel_and_in_total(self, layer: DurableLayer) -> None:
         for channel in ("a", "b"):
@@ -622,6 +637,17 @@ class TestOperating:
         assert layer.discard("other", [sent.id]) == []
         assert layer.discard("work", [sent.id, uuid4()]) == [sent.id]
         assert layer.dead("work") == [] and layer.stats() == {}
+
+    def test_known_are_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
+        claimed, dead, finished = send(layer), send(layer), send(layer)
+        claims = {got.id: got for got in claim(layer)}
+        layer.bury(claims[dead.id], "boom")
+        layer.finish([claims[finished.id]])
+        waiting, scheduled = send(layer, lane="l"), send(layer, lane="l", delay=60)
+        elsewhere, never = send(layer, "elsewhere"), uuid4()
+        asked = [m.id for m in (claimed, dead, finished, waiting, scheduled, elsewhere)]
+        assert layer.known("work", [*asked, never]) == {claimed.id, dead.id, waiting.id, scheduled.id}
+        assert layer.known("work", []) == set() == layer.known("unheard-of", asked)
 
     def test_a_dead_id_may_be_sent_and_die_again(self, layer: DurableLayer) -> None:
         sent = send(layer)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +15,13 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from mailrail.errors import LayerUnavailable, WouldDeadlock
-from mailrail.layers import DatabaseChannelLayer, DurableLayer, postgresql_sql
-from mailrail.layers.frontier import IN_A_ROW, SLOW, Frontier, Level
+from mailrail.layers import DatabaseChannelLayer, DurableLayer
+from mailrail.layers.postgresql.frontier import IN_A_ROW, SLOW, Frontier, Level
 from mailrail.messages import Message
 
+from ..plans import rows
 from ..processes import until
-from .test_plans import CLAIMING, SETTLING, plan_of, rows
+from .test_plans import CLAIMING, SETTLING, STATEMENTS, plan_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 
@@ -31,20 +33,6 @@ def layer() -> Iterator[Any]:
     layer = DatabaseChannelLayer(using="postgres")
     yield layer
     layer.stop_listening()
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Callable[..., Any]]:
-    """Run something on another thread, so on another connection."""
-    pool = ThreadPoolExecutor(1)
-
-    def run(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        return pool.submit(action, *arguments, **named).result(timeout=30)
-
-    run.submit = pool.submit  # type: ignore[attr-defined]
-    yield run
-    pool.submit(connections.close_all).result(timeout=30)
-    pool.shutdown()
 
 
 def send(layer: DurableLayer, channel: str = "work", **fields: Any) -> UUID:
@@ -112,6 +100,36 @@ class TestSeveralConnections:
         assert [m.id for m in elsewhere(claim, layer)] == [first]
 
 
+class TestManyChannels:
+    CHANNELS = ("a", "b", "c", "d", "e", "f")
+
+    def claim(self, layer: DurableLayer, total: int) -> list[str]:
+        claims = layer.claim("w", dict.fromkeys(self.CHANNELS, 8), LEASE, total=total).claims
+        return [message.channel for message in claims]
+
+    def test_a_claim_locks_no_more_than_it_takes(self, layer: Any, elsewhere: Any) -> None:
+        for channel in self.CHANNELS:
+            layer.enqueue([Message(channel, {}) for _ in range(8)])
+        with transaction.atomic("postgres"):
+            assert len(self.claim(layer, 4)) == 4
+            assert len(elsewhere(self.claim, layer, 100)) == 44
+
+    def test_the_best_of_all_channels_come_first(self, layer: Any) -> None:
+        for n, channel in enumerate(self.CHANNELS):
+            send(layer, channel, due=float(n))
+            send(layer, channel, due=10.0 - n, priority=n % 2)
+        assert self.claim(layer, 3) == ["f", "d", "b"]  # of the higher priority, oldest due first
+        assert self.claim(layer, 5) == ["a", "b", "c", "d", "e"]
+
+    def test_the_best_ones_locked_for_long_hold_up_nobody(self, layer: Any, elsewhere: Any) -> None:
+        for n, channel in enumerate(self.CHANNELS):
+            send(layer, channel, key="k", due=float(n))
+        with transaction.atomic("postgres"):
+            for channel in self.CHANNELS[:-1]:
+                send(layer, channel, key="k")  # joins the twin, and locks it
+            assert elsewhere(self.claim, layer, 1) == ["f"]
+
+
 class TestTransactions:
     def test_a_send_is_part_of_the_transaction_around_it(self, layer: Any, elsewhere: Any) -> None:
         with transaction.atomic("postgres"):
@@ -131,7 +149,7 @@ class TestTransactions:
     def test_immediately_says_so_where_it_would_wait_for_itself(
         self, layer: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mailrail.layers.postgresql.LONGEST_LOCK", 0.1)
+        monkeypatch.setattr("mailrail.layers.postgresql.layer.LONGEST_LOCK", 0.1)
         with transaction.atomic("postgres"):
             send(layer, key="k")
             with pytest.raises(WouldDeadlock, match="same key"):
@@ -260,26 +278,40 @@ class TestLanes:
         assert layer.stats() == {}
 
 
+@contextmanager
+def answers_are_lost(layer: Any) -> Iterator[None]:
+    """The server does what is asked of it in this block, and the connection breaks before it has said so."""
+    usual = layer._execute_prepared
+
+    def lose_the_answer(statement: str, values: Any) -> Any:
+        usual(statement, values)
+        raise OperationalError("the connection is lost")
+
+    layer._execute_prepared = lose_the_answer
+    with pytest.raises(OperationalError):
+        yield
+    del layer._execute_prepared
+
+
 class TestLostAnswers:
-    def test_claims_whose_answer_was_lost_are_adopted(self, layer: Any, monkeypatch: Any) -> None:
+    def test_claims_whose_answer_was_lost_are_adopted(self, layer: Any) -> None:
         done = send(layer)
         [finished] = claim(layer)
         ids = [send(layer), send(layer)]
-        usual = layer._execute_prepared
-
-        def lose_the_answer(statement: str, values: Any) -> Any:
-            usual(statement, values)
-            raise OperationalError("the connection is lost")
-
-        monkeypatch.setattr(layer, "_execute_prepared", lose_the_answer)
-        with pytest.raises(OperationalError):
+        with answers_are_lost(layer):
             claim(layer, finished=[finished])
-        monkeypatch.setattr(layer, "_execute_prepared", usual)
         claimed = layer.claim("w", {"work": 10}, LEASE, [finished])
         assert [(m.id, m.attempt, m.losses) for m in claimed.claims] == [(id, 1, 0) for id in ids]
         assert layer.finish(claimed.claims) == []
         # what it was to finish is gone because of it, and is not called lost
         assert claimed.lost == [] and done not in {m.id for m in layer.waiting("work")}
+
+    def test_what_a_call_without_room_has_finished_is_not_called_lost(self, layer: Any) -> None:
+        send(layer)
+        [finished] = claim(layer)
+        with answers_are_lost(layer):
+            layer.claim("w", {}, LEASE, [finished])
+        assert layer.claim("w", {"work": 10}, LEASE, [finished]) == ([], [], [])
 
     def test_only_by_the_worker_that_made_the_call(self, layer: Any) -> None:
         send(layer)
@@ -289,6 +321,57 @@ class TestLostAnswers:
         [adopted] = claim(layer)
         assert adopted.token != token
         assert layer.finish([adopted]) == []
+
+
+class TestClaimsThatFailHalfWay:
+    """The first statement of a claim has settled, leased and dropped; one that follows fails."""
+
+    @pytest.fixture
+    def fail_to_park(self, layer: Any) -> Iterator[Callable[[str], None]]:
+        """The next statement that parks messages of a lane fails with this SQLSTATE, and no other one."""
+
+        def fail(sqlstate: str) -> None:
+            cursor.execute(
+                f"""
+                CREATE SEQUENCE parkings;
+                CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF nextval('parkings') = 1 THEN RAISE EXCEPTION 'once' USING ERRCODE = '{sqlstate}'; END IF;
+                    RETURN NULL;
+                END $$;
+                CREATE TRIGGER fail_once BEFORE UPDATE OF held ON mailrail_message
+                FOR EACH STATEMENT EXECUTE FUNCTION fail_once()
+                """
+            )
+
+        with connections["postgres"].cursor() as cursor:
+            yield fail
+            cursor.execute("DROP FUNCTION IF EXISTS fail_once CASCADE; DROP SEQUENCE IF EXISTS parkings")
+
+    def test_a_deadlock_makes_nothing_lost_of_what_was_finished(self, layer: Any, fail_to_park: Any) -> None:
+        send(layer)
+        [finished] = claim(layer)
+        head, _ = send(layer, lane="l"), send(layer, lane="l")
+        gone = send(layer, expires=1.0)
+        fail_to_park("40P01")
+        claimed = layer.claim("w", {"work": 10}, LEASE, [finished])
+        assert claimed.lost == []
+        assert [m.id for m in claimed.claims] == [head] and [m.id for m in claimed.expired] == [gone]
+
+    def test_what_it_has_dropped_is_told_by_the_next_claim(self, layer: Any, fail_to_park: Any) -> None:
+        send(layer)
+        [finished] = claim(layer)
+        head, _ = send(layer, lane="l"), send(layer, lane="l")
+        gone = send(layer, expires=1.0)
+        fail_to_park("57014")
+        with pytest.raises(OperationalError):
+            layer.claim("w", {"work": 10}, LEASE, [finished])
+        assert layer.claim("another", {"other": 1}, LEASE).expired == []
+        claimed = layer.claim("w", {"work": 10}, LEASE, [finished])
+        assert [m.id for m in claimed.expired] == [gone]
+        assert [m.id for m in claimed.claims] == [head] and claimed.lost == []
+        assert claim(layer) == []  # told once
+        assert layer.claim("w", {"work": 1}, LEASE).expired == []
 
 
 class TestHearing:
@@ -319,7 +402,7 @@ class TestHearing:
         until(lambda: layer.wakes > seen, what="the notification")
 
     def test_without_notifications_it_looks_often(self, layer: Any, elsewhere: Any) -> None:
-        layer._listener._pooled = True
+        layer._listener._is_in_vain = True
         waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
         send(layer)
         assert waiting.result(30) < 10 and not layer._listener.is_live
@@ -377,7 +460,7 @@ class TestFrontier:
 
 
 def _known(floors: dict[Level, float]) -> Any:
-    from mailrail.layers.frontier import _Known
+    from mailrail.layers.postgresql.frontier import _Known
 
     return _Known(floors, time.monotonic() + 60)
 
@@ -390,7 +473,7 @@ def test_statistics_of_an_empty_queue_make_no_scans_of_a_full_one(layer: Any) ->
     ids = layer.enqueue([Message("c1", {}) for _ in range(5000)])
     for name in [*CLAIMING, *SETTLING]:
         with transaction.atomic("postgres"):
-            nodes = plan_of(getattr(postgresql_sql, name), ids=ids[:8], tokens=[1] * 8, lanes=["l"] * 50)
+            nodes = plan_of(STATEMENTS[name], ids=ids[:8], tokens=[1] * 8, lanes=["l"] * 50)
             transaction.set_rollback(True, "postgres")
         read = [(rows(n), n) for n in nodes if n.get("Relation Name") == "mailrail_message"]
         assert sum(count for count, _ in read) < 1000, (name, str(max(read, key=lambda each: each[0])))

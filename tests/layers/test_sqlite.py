@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from mailrail.layers import DatabaseChannelLayer, sqlite_sql
+from mailrail.layers import DatabaseChannelLayer
+from mailrail.layers.sqlite import sql
 from mailrail.messages import Message
 
 VALUES: dict[str, Any] = {
@@ -25,6 +26,7 @@ VALUES: dict[str, Any] = {
     "attempts": 0,
     "alone": False,
     "error": "",
+    "error_class": "",
     "channel": "a",
 }
 
@@ -70,7 +72,7 @@ STATEMENTS = [
 @pytest.mark.parametrize("name", STATEMENTS)
 @pytest.mark.usefixtures("backlog")
 def test_no_verb_of_the_worker_scans_the_table(name: str) -> None:
-    steps = plan(getattr(sqlite_sql, name))
+    steps = plan(getattr(sql, name))
     assert any("SEARCH" in step for step in steps), steps
     assert not [step for step in steps if step.startswith(("SCAN mailrail_message", "SCAN m"))], steps
 
@@ -78,7 +80,7 @@ def test_no_verb_of_the_worker_scans_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", ["CLAIMABLE", "NEXT_DUE"])
 @pytest.mark.usefixtures("backlog")
 def test_choosing_walks_the_index_of_what_may_be_claimed(name: str) -> None:
-    steps = plan(getattr(sqlite_sql, name))
+    steps = plan(getattr(sql, name))
     searches = [step for step in steps if "mailrail_ready" in step]
     assert len(searches) >= 3, steps  # the first level, the next level, and what is due on each
 
@@ -103,6 +105,6 @@ def test_an_error_while_rows_are_read_is_one_of_djangos() -> None:
 @pytest.mark.usefixtures("backlog")
 def test_a_scan_would_be_seen() -> None:
     """Without the index's condition, the statement that claims is one that the tests above refuse."""
-    without = sqlite_sql.CLAIMABLE.replace("held = 0", "NOT held")
+    without = sql.CLAIMABLE.replace("held = 0", "NOT held")
     steps = plan(without)
     assert not [step for step in steps if "mailrail_ready" in step], steps

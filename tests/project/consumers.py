@@ -8,12 +8,16 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mailrail import Discard, Retry
+from django.db import connections, transaction
+
+from mailrail import Channel, Discard, Retry
 from mailrail.routing import consumer
 from mailrail.worker import IncomingMessage
+from mailrail.worker.wear import resident
 
 
 def note(message: IncomingMessage, what: str = "ran") -> None:
@@ -38,6 +42,21 @@ def slow(message: IncomingMessage) -> None:
     note(message, "began")
     time.sleep(message.get("seconds", 0.05))
     note(message)
+
+
+@consumer("leak")
+def leak(message: IncomingMessage) -> None:
+    """Keep so many megabytes for good; say how many the process has."""
+    _leaked.append(b"x" * message["megabytes"] * 1024**2)
+    note(message, f"with-{resident() // 1024**2}")
+    gate = Path(message["gate"]) if "gate" in message else None
+    time.sleep(message.get("seconds", 0.0))
+    while gate is not None and not gate.exists():
+        time.sleep(0.01)
+    note(message)
+
+
+_leaked: list[bytes] = []
 
 
 @consumer("async-ledger", concurrency=50)
@@ -129,17 +148,77 @@ def held(message: IncomingMessage) -> None:
     note(message)
 
 
+@consumer("narrow", lease=1.0, concurrency=2)
+def narrow(message: IncomingMessage) -> None:
+    """Like "held", two at a time in each process."""
+    held(message)
+
+
+@consumer("clock")
+def clock(message: IncomingMessage) -> None:
+    """Say what time it is in this process."""
+    note(message, f"at-{time.time():.0f}")
+    note(message)
+
+
+@consumer("relay")
+def relay(message: IncomingMessage) -> None:
+    """Send something from this process."""
+    from mailrail import Channel
+
+    Channel(message["to"], message["layer"]).send({}, delay=message["delay"])
+    note(message)
+
+
 @consumer("atomic", atomic=True, attempts=2, backoff=0)
 def atomic(message: IncomingMessage) -> None:
     from django.contrib.auth.models import Group
-
-    from mailrail import Channel
 
     Group.objects.create(name=message["name"])
     Channel("ledger").send({"from": message["name"]})
     note(message)
     if message.get("raise") and message.attempt == 1:
         raise RuntimeError("boom")
+
+
+class Undo(Exception):
+    """Rolls a savepoint back."""
+
+
+@consumer("book", atomic=True, attempts=3, backoff=0, lease=1.0)
+def book(message: IncomingMessage) -> None:
+    """Write a row and send a message, here and in savepoints, one of which is undone; then do as told."""
+    using = message["using"]
+    note(message, "began")
+    _book(message, "outer")
+    with transaction.atomic(using):
+        _book(message, "kept")
+    with suppress(Undo), transaction.atomic(using):
+        _book(message, "undone")
+        raise Undo
+    note(message)
+    if message.get("do") == "raise" and message.attempt == 1:
+        raise RuntimeError("boom")
+    while (gate := message.get("gate")) and message.attempt == 1 and not Path(gate).exists():
+        time.sleep(0.01)
+
+
+def _book(message: IncomingMessage, how: str) -> None:
+    using = message["using"]
+    with connections[using].cursor() as cursor:
+        cursor.execute("INSERT INTO booked (id, how) VALUES (%s, %s)", [str(message.id), how])
+    Channel("booked", layer=using).send({"id": str(message.id), "how": how})
+
+
+@consumer("lock")
+def lock(message: IncomingMessage) -> None:
+    """Ask for a row that somebody has locked."""
+    from django.contrib.auth.models import Group
+
+    note(message, "began")
+    with transaction.atomic(message["using"]):
+        Group.objects.using(message["using"]).select_for_update().get(pk=message["pk"])
+    note(message)
 
 
 @consumer("rated", rate="20/s")
@@ -150,3 +229,10 @@ def rated(message: IncomingMessage) -> None:
 @consumer("paid", kind=r"^(?P<kind>paid|free)$")
 def paid(message: IncomingMessage, kind: str) -> None:
     note(message, kind)
+
+
+def in_lanes(message: IncomingMessage) -> None:
+    note(message, "began")
+    if message.attempt <= message["failures"]:
+        raise RuntimeError("boom")
+    note(message)

@@ -27,6 +27,7 @@ from mailrail.signals import message_buried, message_finished, message_retried, 
 from mailrail.worker import IncomingMessage, Worker, leases
 from mailrail.worker.consume import CANCELLATION_GRACE, Delivery
 from mailrail.worker.pools import EventLoop
+from mailrail.worker.room import Room
 from mailrail.worker.supervisor import Job
 
 
@@ -740,15 +741,15 @@ class TestLeases:
             entered.set()
             gate.wait(20)
 
-        def limits(worker: Worker) -> dict[str, int]:
+        def limits(room: Room) -> dict[str, int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
                 layer.shift(61)
-            return usual_limits(worker)
+            return usual_limits(room)
 
-        usual_clock, usual_limits = leases.clock, Worker._limits
+        usual_clock, usual_limits = leases.clock, Room.limits
         monkeypatch.setattr(leases, "clock", lambda: usual_clock() + slept[0])
-        monkeypatch.setattr(Worker, "_limits", limits)
+        monkeypatch.setattr(Room, "limits", limits)
         send(layer)
         with Running(layer, route("work", consume, lease=60)):
             until(lambda: slept[0] and layer.stats()["work"].claimed)
@@ -771,6 +772,25 @@ class TestLeases:
             layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
         work(layer, route("work", seen))
         assert [m.losses for m in seen] == [2]
+
+    @pytest.mark.parametrize(("losses", "sizes"), [(2, [2]), (3, [1, 1])], ids=["half of them", "more"])
+    def test_a_route_that_bears_losses_runs_them_in_a_batch_until_half_of_them(
+        self, layer: DurableLayer, losses: int, sizes: list[int]
+    ) -> None:
+        batches: list[int] = []
+        send(layer)
+        send(layer)
+        for _ in range(losses):
+            layer.renew(layer.claim("dying", {"work": 2}, 60.0).claims, 0.0)
+        work(layer, route("work", lambda messages: batches.append(len(messages)), batch=10, losses=4))
+        assert batches == sizes and not layer.stats()
+
+    def test_a_route_that_bears_losses_buries_after_as_many(self, layer: DurableLayer) -> None:
+        send(layer)
+        for _ in range(4):
+            layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
+        work(layer, route("work", lambda message: None, losses=4))
+        assert "It was lost 4 times" in layer.dead("work")[0].error
 
 
 class TestStopping:
@@ -841,9 +861,12 @@ class TestOutages:
         chance = random.Random(seed := random.randrange(10**6))
         print(f"seed: {seed}")
 
+        failed: list[Any] = []
+
         def failing(verb: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                if chance.random() < 0.1:
+                if not failed or chance.random() < 0.1:
+                    failed.append(verb)
                     raise error
                 return verb(*args, **kwargs)
 
@@ -914,6 +937,24 @@ class TestTelling:
             ("started", ""), ("retried", ""), ("finished", "retried"),
             ("started", ""), ("buried", ""), ("finished", "buried"),
         ]  # fmt: skip
+
+    def test_a_receiver_of_one_channel_hears_of_that_alone(self, layer: DurableLayer) -> None:
+        heard: list[str] = []
+
+        def receiver(sender: str, message: IncomingMessage, **facts: Any) -> None:
+            assert sender == message.channel
+            heard.append(sender)
+
+        for signal in (message_started, message_finished):
+            signal.connect(receiver, sender="work")
+        try:
+            send(layer, n=2)
+            send(layer, n=2, channel="other")
+            work(layer, route("work", Seen()), route("other", Seen()))
+        finally:
+            for signal in (message_started, message_finished):
+                signal.disconnect(receiver, sender="work")
+        assert heard == ["work"] * 4
 
     def test_a_receiver_that_raises_changes_nothing(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
@@ -1078,7 +1119,7 @@ class TestOnTheDatabase:
         assert {1, 2} <= {message["n"] for message in seen}
         assert layer.poll(["work"]) is None
 
-    @pytest.mark.parametrize("text", ["caf\udce9", "a zero \0 byte"])
+    @pytest.mark.parametrize("text", ["caf\udce9", "a zero \0 byte"], ids=["surrogate", "zero"])
     def test_errors_are_kept_whatever_their_text(self, layer: DurableLayer, text: str) -> None:
         def consume(message: IncomingMessage) -> None:
             raise ValueError(text)

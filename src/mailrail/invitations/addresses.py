@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
@@ -18,7 +18,7 @@ LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
 LONGEST_SHOWN = 60
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_SEPARATOR = re.compile(r"[,;]")
+_SEPARATOR = re.compile("[,;，；、]")
 
 
 def normalise(address: str) -> str:
@@ -42,6 +42,15 @@ def in_ascii(address: str) -> str:
 def identity(address: str) -> str:
     """Return what two spellings of one mailbox have in common: upper and lower case, ``ü`` and ``xn--…``."""
     return in_ascii(address).lower()
+
+
+def spellings(address: str) -> list[str]:
+    """Return how a stored address of the same mailbox may be written, in lower case: with ``ü``, with ``xn--…``."""
+    mailbox = identity(address)
+    local, _at, domain = mailbox.rpartition("@")
+    if "xn--" not in domain:
+        return [mailbox]
+    return [mailbox, f"{local}@{domain.encode('ascii').decode('idna')}"]
 
 
 def validate_address(address: str) -> None:
@@ -109,37 +118,40 @@ def entries(text: str) -> Iterator[Entry]:
                 yield Entry(number, part.strip())
 
 
-def read_list(pasted: list[Entry]) -> tuple[list[str], list[ValidationError]]:
-    """Return the addresses that are good, as they are stored, and an error for each that is not.
+class Problem(NamedTuple):
+    """Why a line of a list invites nobody.
 
-    An address that was there before, in whatever spelling, is an error that names its first line.
+    ``kind``: ``wrong``, ``duplicate``, ``invited``, ``suppressed`` or ``limit``.
+    """
+
+    line: int
+    text: str
+    why: str
+    kind: str
+
+
+def read_list(entries: Iterable[Entry]) -> tuple[list[Entry], list[Problem]]:
+    """Return the entries that are good, with their addresses as they are stored, and a problem for each that is not.
+
+    An address that was there before, in whatever spelling, is a problem that names its first line.
     """
     first_lines: dict[str, int] = {}
-    addresses: list[str] = []
-    errors: list[ValidationError] = []
-    for entry in pasted:
+    good: list[Entry] = []
+    problems: list[Problem] = []
+    for entry in entries:
         try:
             address = clean(entry.text)
         except ValidationError as error:
-            errors.append(_error(entry, error.messages[0]))
+            problems.append(Problem(entry.line, _shown(entry.text), error.messages[0], "wrong"))
             continue
         mailbox = identity(address)
         if mailbox in first_lines:
-            errors.append(
-                _error(entry, _("It is already on line %(line)d.") % {"line": first_lines[mailbox]})
-            )
+            why = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
+            problems.append(Problem(entry.line, _shown(entry.text), why, "duplicate"))
         else:
             first_lines[mailbox] = entry.line
-            addresses.append(address)
-    return addresses, errors
-
-
-def _error(entry: Entry, reason: str) -> ValidationError:
-    return ValidationError(
-        gettext_lazy("Line %(line)d, “%(entry)s”: %(reason)s"),
-        code="line",
-        params={"line": entry.line, "entry": _shown(entry.text), "reason": reason},
-    )
+            good.append(Entry(entry.line, address))
+    return good, problems
 
 
 def _shown(text: str) -> str:

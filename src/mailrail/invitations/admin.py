@@ -2,65 +2,246 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from django.contrib import admin
-from django.contrib.auth import get_user_model
+from django.contrib import admin, messages
+from django.contrib.admin.utils import quote, unquote
+from django.contrib.auth import get_permission_codename, get_user_model
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext, pgettext_lazy
 
 from mailrail import Channel
+from mailrail.key_lists import (
+    Filter,
+    KeyList,
+    KeyListAdmin,
+    WordFilter,
+    confirmation,
+    few_of,
+    is_confirmed,
+)
 
-from .models import Invitation
+from .addresses import normalise
+from .errors import InvitationRefused
+from .inviting import resend, revoke
+from .models import AbstractInvitation, Invitation, Status
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """Waiting, sent or accepted."""
+@dataclass(frozen=True)
+class Decision:
+    """What people may decide about invitations that stand so."""
 
-    title = _("status")
+    label: Any
+    question: Any
+    run: Callable[[Any], Any]
+    statuses: tuple[str, ...] = (Status.WAITING, Status.SENT, Status.EXPIRED)
+
+
+DECISIONS = {
+    "resend": Decision(
+        _("Send again, with a new link"),
+        _("Send these invitations again, with new links? The links sent before stop working."),
+        resend,
+    ),
+    "revoke": Decision(
+        pgettext_lazy("invitation", "Revoke"),
+        _("Revoke these invitations? Their links stop working, for good."),
+        revoke,
+    ),
+}
+
+
+class StatusFilter(Filter):
+    """Waiting, sent, accepted, revoked or expired. Indexes have the accepted and the revoked ones."""
+
+    title = pgettext_lazy("invitation", "status")
     parameter_name = "status"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("waiting", _("waiting")), ("sent", _("sent")), ("accepted", _("accepted"))]
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return list(Status.choices)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        conditions: dict[str | None, dict[str, Any]] = {
-            "waiting": {"sent": None, "accepted_at": None},
-            "sent": {"sent__isnull": False, "accepted_at": None},
-            "accepted": {"accepted_at__isnull": False},
-        }
-        return queryset.filter(**conditions.get(self.value(), {}))
+        self.is_windowed = self.value() in (Status.WAITING, Status.SENT, Status.EXPIRED)
+        return queryset.with_status(value) if (value := self.value()) in Status.values else queryset  # type: ignore[attr-defined]
+
+
+class RoleFilter(WordFilter):
+    """A role, typed in: projects have their own."""
+
+    title = pgettext_lazy("invitation", "role")
+    parameter_name = "role"
+    is_windowed = True
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        return queryset.filter(role=self.value()) if self.value() else queryset
+
+
+class InvitationList(KeyList):
+    """The newest first."""
+
+    time_field = "created"
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        found = super().get_queryset(request, exclude_parameters)
+        term = self.query.strip()
+        return self._search(found, term) if term else found
+
+    def _search(self, found: Any, term: str) -> QuerySet[Any]:
+        """Find by a whole address, however it is spelt, or by a sender: by an index, in a window if they are many."""
+        if "@" not in term:
+            users = get_user_model()._base_manager.using(found.db)
+            named = users.filter(**{get_user_model().USERNAME_FIELD: term}).values_list("pk", flat=True)
+            senders = list(named)
+            return self._narrowed(
+                found, lambda rows: rows.filter(sender__in=senders), "sender_id", "queued_at"
+            )
+        try:
+            return self._narrowed(found, lambda rows: rows.to_mailboxes([normalise(term)]))
+        except UnicodeError:
+            return found.none()  # type: ignore[no-any-return]
+
+    def _narrowed(self, found: Any, narrow: Callable[[Any], QuerySet[Any]], *order: str) -> QuerySet[Any]:
+        keys = few_of(narrow(self.root_queryset), *order)
+        if keys is not None:
+            return found.filter(pk__in=keys)  # type: ignore[no-any-return]
+        self.is_windowed = True
+        return narrow(found)
+
+    def indexed(self) -> QuerySet[Any]:
+        rows = super().indexed()
+        is_unsent = self.params.get(StatusFilter.parameter_name) == Status.WAITING
+        return rows.filter(sent=None, accepted_at=None) if is_unsent else rows
 
 
 @admin.register(Invitation)
-class InvitationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+class InvitationAdmin(KeyListAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
 
-    list_display = ("email", "sender", "status", "created", "sent")
-    list_filter = (StatusFilter,)
+    change_form_template = "mailrail_invitations/admin/invitation.html"
+    list_display = ("email", "sender", "role", "status", "created", "sent")
+    list_filter = (StatusFilter, RoleFilter)
     list_select_related = ("sender",)
-    search_fields = ("email", f"sender__{get_user_model().USERNAME_FIELD}")
-    date_hierarchy = "created"
+    search_fields = ("email",)  # InvitationList says how
+    search_help_text = _("A whole email address, or the name of a sender.")
     raw_id_fields = ("sender",)
-    fields = ("email", "sender", "created", "sent", "accepted_at")
-    readonly_fields = ("created", "sent", "accepted_at")
+    fields = (
+        *("email", "sender", "role", "message", "language", "payload", "status"),
+        *("created", "expires_at", "sent", "accepted_at", "accepted_by", "revoked_at"),
+    )
+    readonly_fields = (
+        *("language", "payload", "status", "created", "expires_at"),
+        *("sent", "accepted_at", "accepted_by", "revoked_at"),
+    )
+    actions = ("resend_selected", "revoke_selected")
 
-    @admin.display(description=_("status"))
-    def status(self, invitation: Invitation) -> str:
-        return invitation.status
+    @admin.display(description=pgettext_lazy("invitation", "status"))
+    def status(self, invitation: AbstractInvitation) -> str:
+        return str(invitation.status.label)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[InvitationList]:
+        return InvitationList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return queryset, False  # InvitationList searches: it has to know whether an index helps
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"sender": request.user.pk, **super().get_changeform_initial_data(request)}
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Invitation | None = None) -> tuple[str, ...]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return self.readonly_fields if obj is None else ("email", *self.readonly_fields)
 
-    def save_model(
-        self, request: HttpRequest, obj: Invitation, form: ModelForm[Invitation], change: bool
-    ) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: bool) -> None:
         """Save it; a new one is sent as by the form (the admin's view is one transaction)."""
         super().save_model(request, obj, form, change)
         if not change:
-            Channel("send-invite").send({"id": obj.pk}, using=obj._state.db)
+            Channel("send-invite").send(obj.content, unique=True, using=obj._state.db)
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.decide_view)
+        name = f"{self.opts.app_label}_{self.opts.model_name}_decide"
+        return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        invitation = self.get_object(request, unquote(object_id))
+        decisions = [
+            (name, decision.label)
+            for name, decision in DECISIONS.items()
+            if invitation is not None and invitation.status in decision.statuses and self._may(request, name)
+        ]
+        context = {"decisions": decisions, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
+
+    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Buttons of an invitation's page: POST asks, and what the question is answered with does it."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        invitation = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, invitation):
+            raise PermissionDenied
+        name = request.POST.get("decision", "")
+        if invitation is None or name not in DECISIONS:
+            raise Http404
+        if not self._may(request, name):
+            raise PermissionDenied
+        prefix = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
+        back = reverse(f"{prefix}_change", args=[quote(invitation.pk)])
+        asked = self._decide(request, [invitation], name, "decision", name, back)
+        return asked or HttpResponseRedirect(back)
+
+    @admin.action(description=_("Send again, with a new link"), permissions=["resend"])
+    def resend_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        back = request.get_full_path()
+        return self._decide(request, queryset, "resend", "action", "resend_selected", back)
+
+    @admin.action(description=pgettext_lazy("invitation", "Revoke"), permissions=["revoke"])
+    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        back = request.get_full_path()
+        return self._decide(request, queryset, "revoke", "action", "revoke_selected", back)
+
+    def _decide(
+        self, request: HttpRequest, invitations: Iterable[Any], what: str, name: str, value: str, back: str
+    ) -> HttpResponse | None:
+        """Ask, or do it to each for itself, note it in the history, and say how many it was and what was refused."""
+        decision = DECISIONS[what]
+        if not is_confirmed(request):
+            rows = [(str(invitation.pk), invitation) for invitation in invitations]
+            question, label = decision.question, decision.label
+            return confirmation(self, request, question, rows, name=name, value=value, label=label, back=back)
+        done = 0
+        for invitation in invitations:
+            try:
+                decision.run(invitation)
+            except InvitationRefused as refused:
+                self.message_user(request, str(refused), messages.WARNING)
+            else:
+                self.log_change(request, invitation, str(decision.label))
+                done += 1
+        if done:
+            text = ngettext("Done for %(count)d invitation.", "Done for %(count)d invitations.", done)
+            self.message_user(request, text % {"count": done})
+        return None
+
+    def has_resend_permission(self, request: HttpRequest) -> bool:
+        """``resend_invitation``, apart from the permission to change."""
+        return self._may(request, "resend")
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """``revoke_invitation``, likewise."""
+        return self._may(request, "revoke")
+
+    def _may(self, request: HttpRequest, what: str) -> bool:
+        codename = get_permission_codename(what, self.opts)
+        return request.user.has_perm(f"{self.opts.app_label}.{codename}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 
 class InvitationsConfig(AppConfig):
@@ -11,5 +11,9 @@ class InvitationsConfig(AppConfig):
 
     name = "mailrail.invitations"
     label = "mailrail_invitations"
-    verbose_name = _("Invitations")
+    verbose_name = pgettext_lazy("invitation", "Invitations")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from . import checks  # noqa: F401

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from datetime import datetime
 from typing import Any, Protocol
 
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMultiAlternatives
 from django.db import router
+from django.db.models import QuerySet
 from django.template.loader import render_to_string
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from mailrail import Discard
+from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 
-from .models import Invitation
+from .models import Status, every_invitation, get_invitation_model
+from .signals import invitation_sent
 
 
 class SendInvite(Protocol):
@@ -30,20 +35,50 @@ def send_invite(message: SendInvite) -> None:
     What goes wrong while mailing is raised: the worker tries again later. A crash between the mail and the note
     makes the invitation arrive twice; nothing over SMTP can rule that out.
     """
-    invitations = Invitation.objects.using(router.db_for_write(Invitation))  # a replica may not have it yet
+    model = get_invitation_model()
+    invitations = every_invitation(router.db_for_write(model))  # a replica may not have it yet
     try:
         invitation = invitations.select_related("sender").get(pk=message.content["id"])
-    except Invitation.DoesNotExist:
+    except model.DoesNotExist:
         raise Discard(f"invitation {message.content['id']} no longer exists") from None
+    if message.content.get("generation", 1) != invitation.generation:
+        raise Discard(f"invitation {invitation.pk} was sent again with a new link, by a message of its own")
+    if not invitation.is_open:
+        raise Discard(f"invitation {invitation.pk} is {invitation.status.value}")
     if invitation.sent:
         return
     compose(invitation).send()
-    invitations.filter(pk=invitation.pk, sent=None).update(sent=timezone.now())
+    now = timezone.now()
+    as_mailed = invitations.filter(pk=invitation.pk, sent=None, generation=invitation.generation)
+    if as_mailed.update(sent=now):
+        invitation.sent = now
+        invitation_sent.send_robust(model, invitation=invitation)
 
 
-def compose(invitation: Invitation) -> EmailMessage:
-    """Make the email, from ``DEFAULT_FROM_EMAIL`` and the templates in ``mailrail_invitations/email/``."""
+@reconcile("send-invite", content=lambda invitation: invitation.content)
+def unsent(before: datetime) -> QuerySet[Any]:
+    """Invitations that have not been mailed: each should have a message."""
+    model = get_invitation_model()
+    invitations = every_invitation(router.db_for_write(model))
+    return invitations.with_status(Status.WAITING).filter(created__lt=before)
+
+
+def compose(invitation: Any) -> EmailMultiAlternatives:
+    """Make the email, from ``DEFAULT_FROM_EMAIL`` and the templates in ``mailrail_invitations/email/``.
+
+    It is in the language of the invitation, else in the one that is active: in a worker, ``LANGUAGE_CODE``. An HTML
+    template that renders to nothing leaves the text alone.
+    """
+    with translation.override(invitation.language) if invitation.language else nullcontext():
+        return _compose(invitation)
+
+
+def _compose(invitation: Any) -> EmailMultiAlternatives:
     context = {"invitation": invitation, "sender": invitation.sender, "accept_url": invitation.accept_url()}
     subject = render_to_string("mailrail_invitations/email/subject.txt", context)
     body = render_to_string("mailrail_invitations/email/body.txt", context)
-    return EmailMessage(subject=" ".join(subject.split()), body=body, to=[invitation.email])
+    html = render_to_string("mailrail_invitations/email/body.html", context)
+    email = EmailMultiAlternatives(subject=" ".join(subject.split()), body=body, to=[invitation.email])
+    if html.strip():
+        email.attach_alternative(html, "text/html")
+    return email

@@ -1,20 +1,24 @@
-"""The forms: one invitation, or a pasted list of them. Saving sends a message for each on ``send-invite``."""
+"""The forms: one invitation, whose saving sends a message on ``send-invite``, or a list of them."""
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
+from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import pgettext_lazy
 
 from mailrail import Channel
 
-from . import addresses
-from .models import Invitation
+from . import addresses, bulk
+from .limits import check_limits
+from .models import Invitation, InvitationBatch, every_invitation
+from .rights import check_rights
 
 
 class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
@@ -22,7 +26,11 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
 
     class Meta:
         model = Invitation
-        fields = ("email",)
+        fields = ("email", "message")
+        widgets: ClassVar = {
+            "email": forms.EmailInput(attrs={"autocomplete": "off"}),  # it is somebody else's
+            "message": forms.Textarea(attrs={"rows": 4}),
+        }
 
     def clean_email(self) -> str:
         """Return the address as it is stored."""
@@ -32,60 +40,80 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         """Save the invitation and send its message, both or neither, and return it.
 
         With ``commit=False`` nothing is saved and nothing sent: whoever saves the instance later sends it, too.
+        Raises ``SenderRefused`` and ``RecipientRefused``.
         """
         if not commit:
             return super().save(commit=False)
-        database = router.db_for_write(Invitation, instance=self.instance)
+        database = router.db_for_write(type(self.instance), instance=self.instance)
         with transaction.atomic(using=database):
+            self._check(database)
             invitation = super().save()
-            Channel("send-invite").send({"id": invitation.pk}, using=database)
+            Channel("send-invite").send({"id": invitation.pk}, unique=True, using=database)
         return invitation
+
+    def _check(self, database: str) -> None:
+        if self.is_valid() and self.instance.sender_id is not None:  # or else saving says no
+            check_rights(self.instance.sender, self.instance)
+            check_limits(every_invitation(database), self.instance.sender, [self.cleaned_data["email"]])
 
 
 class BulkInvitationForm(forms.Form):
-    """Invites everybody on a pasted list. Either the whole list is good, or nobody is invited."""
+    """A list of addresses, pasted or in a CSV file. Saving keeps it for the preview; nobody is invited yet."""
 
-    max_addresses: ClassVar[int] = 10_000
-    max_errors_shown: ClassVar[int] = 20
+    max_addresses: ClassVar[int] = bulk.MOST
 
     addresses = forms.Field(
-        label=_("Email addresses"),
+        label=pgettext_lazy("invitation", "Email addresses"),
         help_text=_("One per line; commas and semicolons separate them, too."),
         widget=forms.Textarea(attrs={"rows": 12, "autocomplete": "off", "spellcheck": "false"}),
+        required=False,
+    )
+    file = forms.FileField(
+        label=_("Or a CSV file"),
+        help_text=_("In UTF-8. Of several columns, the one headed “email” is taken."),
+        widget=forms.FileInput(attrs={"accept": ".csv,text/csv"}),
+        required=False,
+    )
+    message = forms.CharField(
+        label=pgettext_lazy("invitation", "Message"),
+        help_text=_("A few words of yours, in the email."),
+        max_length=2000,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        required=False,
     )
 
-    def clean_addresses(self) -> list[str]:
-        """Return the addresses as they are stored; an error names the line and what is wrong with it."""
-        pasted = list(addresses.entries(str(self.cleaned_data["addresses"])))
-        if not pasted:
+    def clean(self) -> dict[str, Any]:
+        """Add ``entries``: what stands in the list, line by line, good or bad."""
+        given = super().clean() or self.cleaned_data
+        if self.errors:
+            return given
+        pasted, file = str(given.get("addresses") or ""), given.get("file")
+        if file and pasted.strip():
+            raise ValidationError(_("Paste the addresses or choose a file, not both."), "both")
+        if file and file.size > bulk.LARGEST_FILE:
+            most = filesizeformat(bulk.LARGEST_FILE)
+            raise ValidationError(_("The file is larger than %(most)s."), "large", {"most": most})
+        field = "file" if file else "addresses"
+        try:
+            found = bulk.csv_entries(file.read()) if file else addresses.entries(pasted)
+            entries = list(islice(found, self.max_addresses + 1))
+            self._check_count(len(entries) + sum(1 for _more in found))
+        except ValidationError as error:
+            self.add_error(field, error)
+        else:
+            given["entries"] = entries
+        return given
+
+    def _check_count(self, count: int) -> None:
+        if not count:
             raise ValidationError(self.fields["addresses"].error_messages["required"], "required")
-        if len(pasted) > self.max_addresses:
+        if count > self.max_addresses:
             raise ValidationError(
                 _("These are %(count)d addresses; %(most)d can be invited at once."),
                 code="too_many",
-                params={"count": len(pasted), "most": self.max_addresses},
+                params={"count": count, "most": self.max_addresses},
             )
-        good, errors = addresses.read_list(pasted)
-        if errors:
-            raise ValidationError(self._first_few(errors))
-        return good
 
-    def _first_few(self, errors: list[ValidationError]) -> list[ValidationError]:
-        shown, more = errors[: self.max_errors_shown], len(errors) - self.max_errors_shown
-        if more > 0:
-            text = ngettext(
-                "…and %(count)d more line like these.", "…and %(count)d more lines like these.", more
-            )
-            shown.append(ValidationError(text, code="more", params={"count": more}))
-        return shown
-
-    def save(self, sender: AbstractBaseUser) -> list[Invitation]:
-        """Save an invitation for each address and send their messages, all or none, and return them in order."""
-        database = router.db_for_write(Invitation)
-        with transaction.atomic(using=database):
-            invitations = Invitation.objects.using(database).bulk_create(
-                Invitation(email=email, sender=sender)  # type: ignore[misc]  # AUTH_USER_MODEL
-                for email in self.cleaned_data["addresses"]
-            )
-            Channel("send-invite").send_many(({"id": it.pk} for it in invitations), using=database)
-        return invitations
+    def save(self, sender: AbstractBaseUser) -> InvitationBatch:
+        """Sort the list out and keep it; ``bulk.confirm`` invites."""
+        return bulk.draft(self.cleaned_data["entries"], sender, self.cleaned_data["message"])

@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Self
 
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models
+from django.db import models, transaction
+from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext, pgettext
+from django.utils.translation import get_language, gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from mailrail import uuid7
 from mailrail.conf import settings
 
 from . import keys
-from .addresses import normalise, validate_address
+from .addresses import normalise, spellings, validate_address
+from .links import base_url
+from .signals import invitation_accepted, invitation_revoked
+
+LONGEST_LANGUAGE = 35  # RFC 5646, 4.4.1
+PAGE = 200
+"""Addresses that are looked up together; SQLite's statements may hold 999 values, in its old versions."""
 
 
-class InvitationManager(models.Manager["Invitation"]):
+def default_expiry() -> datetime | None:
+    """When an invitation that is made now expires."""
+    lifetime = settings.invitation_lifetime
+    return None if lifetime is None else timezone.now() + timedelta(seconds=lifetime)
+
+
+def current_language() -> str:
+    """The language that is active now: of a request, that of the person who makes it. Empty: none is."""
+    return get_language() or ""
+
+
+class Status(models.TextChoices):
+    """How far an invitation got. Computed from its times, never stored."""
+
+    WAITING = "waiting", pgettext_lazy("invitation", "waiting")
+    SENT = "sent", pgettext_lazy("invitation", "sent")
+    ACCEPTED = "accepted", pgettext_lazy("invitation", "accepted")
+    REVOKED = "revoked", pgettext_lazy("invitation", "revoked")
+    EXPIRED = "expired", pgettext_lazy("invitation", "expired")
+
+
+class InvitationQuerySet(models.QuerySet[Any]):
     """``Invitation.objects``."""
 
-    def get_by_key(self, key: object) -> Invitation:
-        """Return the invitation with this key.
+    def get_by_key(self, key: object) -> Any:
+        """Return the invitation with this key, whatever has become of it.
 
-        Raises ``Invitation.DoesNotExist`` for anything else whatsoever, and takes as long for an id that nobody
-        has as for a forged key of somebody's.
+        Raises ``DoesNotExist`` for anything else whatsoever, and takes as long for an id that nobody has as for a
+        forged key of somebody's.
         """
         if keys.is_well_formed(key):
             public_id = key[: keys.PUBLIC_ID_LENGTH]
@@ -36,20 +67,121 @@ class InvitationManager(models.Manager["Invitation"]):
                 return found
         raise self.model.DoesNotExist("No invitation has this key.")
 
+    def was_key(self, key: object) -> bool:
+        """Tell whether this was the key of an invitation before that was sent again, with a new one."""
+        if not keys.is_well_formed(key):
+            return False
+        found = self.filter(public_id=key[: keys.PUBLIC_ID_LENGTH]).first()
+        return found is not None and found.had_key(key)
 
-class Invitation(models.Model):
-    """Somebody invited somebody. ``key`` opens it; it is computed, never stored."""
+    def with_status(self, status: str) -> Self:
+        """Return those that stand so."""
+        unanswered: dict[str, Any] = {"accepted_at": None, "revoked_at": None}
+        now = timezone.now()
+        if status == Status.ACCEPTED:
+            return self.filter(accepted_at__isnull=False)
+        if status == Status.REVOKED:
+            return self.filter(revoked_at__isnull=False)
+        if status == Status.EXPIRED:
+            return self.filter(**unanswered, expires_at__lte=now)
+        still_good = self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=now), **unanswered)
+        return still_good.filter(sent__isnull=status == Status.WAITING)
 
-    email = models.EmailField(_("email address"), validators=[validate_address])
+    def to_mailboxes(self, addresses: Iterable[str]) -> Self:
+        """Return those to these addresses, in whatever spelling; at most ``PAGE`` of them at a time."""
+        written = [spelling for address in addresses for spelling in spellings(address)]
+        return self.annotate(mailbox=Lower("email")).filter(mailbox__in=written)
+
+
+class InvitationBatch(models.Model):
+    """A list of addresses: waiting for its sender to confirm it, or invited."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     sender = models.ForeignKey(
         django_settings.AUTH_USER_MODEL,
         on_delete=models.CASCADE,
-        related_name="mailrail_invitations",
-        verbose_name=_("sender"),
+        related_name="+",
+        verbose_name=pgettext_lazy("invitation", "sender"),
     )
-    created = models.DateTimeField(_("created"), auto_now_add=True)
-    sent = models.DateTimeField(_("sent"), null=True, blank=True, editable=False)
-    accepted_at = models.DateTimeField(_("accepted"), null=True, blank=True, editable=False)
+    created = models.DateTimeField(pgettext_lazy("when an invitation was", "created"), default=timezone.now)
+    confirmed_at = models.DateTimeField(
+        pgettext_lazy("when an invitation was", "confirmed"), null=True, db_default=None
+    )
+    message = models.TextField(pgettext_lazy("invitation", "message"), blank=True, default="", db_default="")
+    addresses = models.JSONField(pgettext_lazy("invitation", "email addresses"), default=list, db_default=[])
+    """Who will be invited; empty once they are."""
+    total = models.PositiveIntegerField(_("how many"), default=0, db_default=0)
+    problems = models.JSONField(default=list, db_default=[])
+    """The first lines that invite nobody, as of ``addresses.Problem``."""
+    problem_count = models.PositiveIntegerField(default=0, db_default=0)
+
+    class Meta:
+        verbose_name = _("list of invitations")
+        verbose_name_plural = _("lists of invitations")
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class AbstractInvitation(models.Model):
+    """Somebody invited somebody. ``key`` opens it; it is computed, never stored.
+
+    Subclass it for fields of your own, with ``indexes = invitation_indexes("yourapp")`` in its ``Meta``, and name the
+    subclass in ``MAILRAIL["INVITATION_MODEL"]``.
+    """
+
+    email = models.EmailField(pgettext_lazy("invitation", "email address"), validators=[validate_address])
+    sender = models.ForeignKey(
+        django_settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="%(app_label)s_%(class)ss",
+        verbose_name=pgettext_lazy("invitation", "sender"),
+    )
+    created = models.DateTimeField(pgettext_lazy("when an invitation was", "created"), auto_now_add=True)
+    sent = models.DateTimeField(
+        pgettext_lazy("when an invitation was", "sent"), null=True, blank=True, editable=False
+    )
+    accepted_at = models.DateTimeField(
+        pgettext_lazy("when an invitation was", "accepted"), null=True, blank=True, editable=False
+    )
+    accepted_by = models.ForeignKey(
+        django_settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        related_name="%(app_label)s_%(class)ss_accepted",
+        verbose_name=_("accepted by"),
+        null=True,
+        blank=True,
+        editable=False,
+        db_default=None,
+    )
+    revoked_at = models.DateTimeField(
+        pgettext_lazy("when an invitation was", "revoked"), null=True, blank=True, editable=False,
+        db_default=None,
+    )  # fmt: skip
+    expires_at = models.DateTimeField(
+        pgettext_lazy("invitation", "expires"), null=True, blank=True, default=default_expiry, db_default=None,
+        help_text=_("Empty: never."),
+    )  # fmt: skip
+    message = models.TextField(
+        pgettext_lazy("invitation", "message"), max_length=2000, blank=True, default="", db_default="",
+        help_text=_("A few words of yours, in the email."),
+    )  # fmt: skip
+    role = models.CharField(
+        pgettext_lazy("invitation", "role"), max_length=100, blank=True, default="", db_default="",
+        help_text=_("What the invited will be, in your project's words."),
+    )  # fmt: skip
+    payload = models.JSONField(
+        pgettext_lazy("invitation", "payload"), default=dict, blank=True, db_default={}
+    )
+    language = models.CharField(
+        pgettext_lazy("invitation", "language"), max_length=LONGEST_LANGUAGE, blank=True,
+        default=current_language, db_default="",
+        help_text=_("Of the email, for example “zh-hans”. Empty: that of the site."),
+    )  # fmt: skip
+    batch = models.ForeignKey(
+        InvitationBatch, on_delete=models.SET_NULL, related_name="+", null=True, blank=True, editable=False,
+        db_default=None,
+    )  # fmt: skip
     public_id = models.CharField(
         max_length=keys.PUBLIC_ID_LENGTH, unique=True, default=keys.new_public_id, editable=False
     )
@@ -57,13 +189,19 @@ class Invitation(models.Model):
     generation = models.PositiveIntegerField(
         default=1, editable=False, help_text=_("Raise it to make every key sent so far useless.")
     )
+    queued_at = models.DateTimeField(default=timezone.now, null=True, editable=False, db_default=None)
+    """When it was last sent to the worker: what quotas count."""
+    mails = models.PositiveIntegerField(default=1, editable=False, db_default=1)
+    """Emails that were queued for it, each within 24 hours of the one before, up to ``queued_at``."""
 
-    objects = InvitationManager()
+    objects = InvitationQuerySet.as_manager()
 
     class Meta:
-        verbose_name = _("invitation")
-        verbose_name_plural = _("invitations")
+        abstract = True
+        verbose_name = pgettext_lazy("invitation", "invitation")
+        verbose_name_plural = pgettext_lazy("invitation", "invitations")
         ordering = ("-pk",)
+        default_permissions = ("add", "change", "delete", "view", "resend", "revoke")
 
     def __str__(self) -> str:
         return gettext("%(sender)s invited %(email)s") % {"sender": self.sender, "email": self.email}
@@ -82,12 +220,34 @@ class Invitation(models.Model):
         """Tell, in constant time, whether this is the key, under ``SECRET_KEY`` or one of its fallbacks."""
         return keys.is_key_of(key, self.public_id, self.generation, self.email, self.salt)
 
+    def had_key(self, key: str) -> bool:
+        """Tell whether this was the key of one of the last ten generations before."""
+        before = range(max(1, self.generation - 10), self.generation)
+        return any(keys.is_key_of(key, self.public_id, n, self.email, self.salt) for n in before)
+
     @property
-    def status(self) -> str:
-        """How far it got, in a word for people."""
+    def content(self) -> dict[str, Any]:
+        """What is sent on ``send-invite``: ``{"id": …}``, with the generation once there was more than one.
+
+        Messages of an earlier generation are thus other messages, whose end nobody waits for.
+        """
+        return {"id": self.pk} if self.generation == 1 else {"id": self.pk, "generation": self.generation}
+
+    @property
+    def status(self) -> Status:
+        """How far it got; ``status.label`` is the word for people."""
         if self.accepted_at:
-            return pgettext("invitation", "accepted")
-        return pgettext("invitation", "sent") if self.sent else pgettext("invitation", "waiting")
+            return Status.ACCEPTED
+        if self.revoked_at:
+            return Status.REVOKED
+        if self.expires_at and self.expires_at <= timezone.now():
+            return Status.EXPIRED
+        return Status.SENT if self.sent else Status.WAITING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be accepted."""
+        return self.status in (Status.WAITING, Status.SENT)
 
     def accept_path(self) -> str:
         """Return the path of the page where it is accepted, which holds the key: only the invited may see it.
@@ -98,35 +258,88 @@ class Invitation(models.Model):
         return reverse("mailrail_invitations:accept", args=[self.key])
 
     def accept_url(self) -> str:
-        """Return that page's address from outside, for email.
+        """Return that page's address from outside, for email; ``links.base_url`` says where the site is."""
+        return base_url() + self.accept_path()
 
-        The site is ``MAILRAIL["BASE_URL"]``, else the current one of ``django.contrib.sites``;
-        ``ImproperlyConfigured`` if there is neither.
-        """
-        return _base_url().rstrip("/") + self.accept_path()
+    def accept(self, user: Any = None) -> bool:
+        """Mark it accepted by this user, if it is open; return whether this call did it, of however many at once.
 
-    def accept(self) -> bool:
-        """Mark it accepted, unless it is already; return whether this call did it, of however many at once.
-
-        Raises ``Invitation.DoesNotExist`` if it was deleted meanwhile.
+        ``invitation_accepted`` is sent in the same transaction. Whether the user may is not asked here. Raises
+        ``DoesNotExist`` if it was deleted meanwhile.
         """
         now = timezone.now()
-        waiting = Invitation.objects.using(self._state.db).filter(pk=self.pk, accepted_at=None)
-        if waiting.update(accepted_at=now):
-            self.accepted_at = now
-            return True
-        self.refresh_from_db(fields=["accepted_at"])
-        return False
+        good = models.Q(expires_at=None) | models.Q(expires_at__gt=now)
+        this_link = models.Q(generation=self.generation)
+        with transaction.atomic(using=self._state.db):
+            if not self._change(good & this_link, accepted_at=now, accepted_by=user):
+                return False
+            invitation_accepted.send(type(self), invitation=self, user=user)
+        return True
+
+    def revoke(self) -> bool:
+        """Make its link useless, unless it was accepted or revoked; return whether this call did it.
+
+        ``invitation_revoked`` is sent in the same transaction.
+        """
+        with transaction.atomic(using=self._state.db):
+            if not self._change(models.Q(), revoked_at=timezone.now()):
+                return False
+            invitation_revoked.send(type(self), invitation=self)
+        return True
+
+    def _change(self, condition: models.Q, **values: Any) -> bool:
+        """Of however many changes at once of one that is neither accepted nor revoked, the first one wins."""
+        objects = type(self)._base_manager.using(self._state.db)
+        unanswered = objects.filter(condition, pk=self.pk, accepted_at=None, revoked_at=None)
+        changed = bool(unanswered.update(**values))
+        if changed:
+            for name, value in values.items():
+                setattr(self, name, value)
+        else:
+            self.refresh_from_db()
+        return changed
 
 
-def _base_url() -> str:
-    if settings.base_url:
-        return settings.base_url
-    if apps.is_installed("django.contrib.sites"):
-        from django.contrib.sites.models import Site
-
-        return f"https://{Site.objects.get_current().domain}"
-    raise ImproperlyConfigured(
-        'Links in email need to know where the site is: set MAILRAIL["BASE_URL"], for example '
-        '"https://example.com", or put "django.contrib.sites" into INSTALLED_APPS.'
+def invitation_indexes(prefix: str) -> tuple[models.Index, ...]:
+    """Return the indexes that an invitations' table needs; names begin with ``prefix``, 19 letters at most."""
+    return (
+        # what reconciliation looks at: few, of however many
+        models.Index(fields=["id"], name=f"{prefix}_unsent", condition=models.Q(sent=None, accepted_at=None)),
+        # what the admin filters by, where that may be rare
+        models.Index(fields=["id"], name=f"{prefix}_accepted", condition=models.Q(accepted_at__isnull=False)),
+        models.Index(fields=["id"], name=f"{prefix}_revoked", condition=models.Q(revoked_at__isnull=False)),
+        models.Index(fields=["sender", "queued_at"], name=f"{prefix}_sender"),
+        models.Index(fields=["queued_at"], name=f"{prefix}_queued"),
+        models.Index(Lower("email"), name=f"{prefix}_mailbox"),
     )
+
+
+class Invitation(AbstractInvitation):
+    """The invitation of projects that need no more than this."""
+
+    class Meta(AbstractInvitation.Meta):
+        indexes = invitation_indexes("mailrail")
+
+
+def every_invitation(using: str | None = None) -> InvitationQuerySet:
+    """Return all of the model that the project uses, on this database or where its reads go."""
+    model = get_invitation_model()
+    found: InvitationQuerySet = model._default_manager.using(using)
+    return found
+
+
+def get_invitation_model() -> type[Any]:
+    """Return the model that ``MAILRAIL["INVITATION_MODEL"]`` names."""
+    try:
+        model = apps.get_model(settings.invitation_model, require_ready=False)
+    except (LookupError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"MAILRAIL['INVITATION_MODEL'] is {settings.invitation_model!r}, which is no model of an app in "
+            f"INSTALLED_APPS: {error}"
+        ) from None
+    if not issubclass(model, AbstractInvitation):
+        raise ImproperlyConfigured(
+            f"MAILRAIL['INVITATION_MODEL'] is {settings.invitation_model!r}, which is no subclass of "
+            "mailrail.invitations.models.AbstractInvitation."
+        )
+    return model

@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from uuid import UUID
 
 from django.contrib import messages
+from django.contrib.auth import logout
 from django.contrib.auth.mixins import LoginRequiredMixin
+from django.contrib.auth.views import redirect_to_login
 from django.core.paginator import Page, Paginator
-from django.db.models import Count, QuerySet
+from django.db import router
+from django.db.models import Count, Q, QuerySet
+from django.forms import modelform_factory
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.shortcuts import redirect, render
-from django.urls import reverse_lazy
+from django.shortcuts import get_object_or_404, redirect, render, resolve_url
+from django.urls import reverse, reverse_lazy
+from django.utils import timezone
 from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 from django.views import View
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.generic import CreateView, FormView, ListView
 
+from mailrail.conf import settings
+
+from . import accepting, bulk
+from .accepting import Judged, Verdict
+from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
-from .models import Invitation
+from .models import InvitationBatch, every_invitation, get_invitation_model
 
 
 class OwnInvitations(LoginRequiredMixin):
@@ -30,8 +41,8 @@ class OwnInvitations(LoginRequiredMixin):
 
     request: HttpRequest
 
-    def get_queryset(self) -> QuerySet[Invitation]:
-        return Invitation.objects.filter(sender_id=self.request.user.pk)
+    def get_queryset(self) -> QuerySet[Any]:
+        return every_invitation().filter(sender_id=self.request.user.pk)
 
     def progress(self) -> dict[str, int]:
         """Return how many there are (``total``) and how many of them were mailed (``sent``)."""
@@ -66,34 +77,100 @@ class InvitationProgress(OwnInvitations, View):
 class InvitationCreate(LoginRequiredMixin, CreateView):  # type: ignore[type-arg]
     """Invite one person."""
 
-    form_class = InvitationForm
-    model = Invitation
+    form_class: type[InvitationForm] = InvitationForm
     template_name = "mailrail_invitations/create.html"
     success_url = reverse_lazy("mailrail_invitations:list")
 
+    def get_form_class(self) -> type[Any]:
+        """Return the form, for the model that the project uses."""
+        model, form = get_invitation_model(), self.form_class
+        return form if form._meta.model is model else modelform_factory(model, form=form)
+
     def form_valid(self, form: InvitationForm) -> HttpResponse:  # type: ignore[override]
         form.instance.sender = self.request.user
-        response = super().form_valid(form)
+        try:
+            response = super().form_valid(form)
+        except InvitationRefused as refused:
+            form.add_error(None, str(refused))
+            return self.form_invalid(form)
         text = _("The invitation for %(email)s is on its way.") % {"email": form.instance.email}
         messages.success(self.request, text, fail_silently=True)  # the messages app is optional
         return response
 
 
 class InvitationBulkCreate(LoginRequiredMixin, FormView):  # type: ignore[type-arg]
-    """Invite everybody on a list."""
+    """A list, pasted or as a CSV file; leads to its preview."""
 
     form_class = BulkInvitationForm
     template_name = "mailrail_invitations/bulk.html"
-    success_url = reverse_lazy("mailrail_invitations:list")
 
     def form_valid(self, form: BulkInvitationForm) -> HttpResponse:
         assert self.request.user.is_authenticated  # LoginRequiredMixin lets nobody else in
-        count = len(form.save(self.request.user))
-        text = ngettext(
-            "%(count)d invitation is on its way.", "%(count)d invitations are on their way.", count
+        batch = form.save(self.request.user)
+        return redirect("mailrail_invitations:preview", pk=batch.pk)
+
+
+class OwnBatch(LoginRequiredMixin):
+    """A view of one list of the logged-in user."""
+
+    request: HttpRequest
+    kwargs: dict[str, Any]
+
+    def batch(self) -> InvitationBatch:
+        """Return the list, from where it is written: a replica may not have it yet."""
+        batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
+        return get_object_or_404(batches, pk=self.kwargs["pk"], sender_id=self.request.user.pk)
+
+    def progress(self) -> dict[str, int]:
+        """Return how many there are (``total``), were mailed (``sent``) and will be (``left``)."""
+        of_batch = every_invitation().order_by().filter(batch_id=self.kwargs["pk"])
+        waiting = Q(sent=None, accepted_at=None, revoked_at=None) & (
+            Q(expires_at=None) | Q(expires_at__gt=timezone.now())
         )
-        messages.success(self.request, text % {"count": count}, fail_silently=True)
-        return super().form_valid(form)
+        # "sent" last: it would hide the field from what comes after it
+        return of_batch.aggregate(total=Count("pk"), left=Count("pk", filter=waiting), sent=Count("sent"))
+
+
+class InvitationBulkPreview(OwnBatch, View):
+    """Who will be invited, who will not and why; the form confirms it."""
+
+    template_name = "mailrail_invitations/preview.html"
+
+    @method_decorator(never_cache)
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        batch = self.batch()
+        return self._onward(batch) if batch.confirmed_at else self._page(batch)
+
+    def post(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        batch = self.batch()
+        try:
+            bulk.confirm(batch)
+        except InvitationRefused as refused:
+            return self._page(batch, str(refused))
+        return self._onward(batch)
+
+    def _onward(self, batch: InvitationBatch) -> HttpResponse:
+        return redirect("mailrail_invitations:bulk-progress", pk=batch.pk)
+
+    def _page(self, batch: InvitationBatch, error: str = "") -> HttpResponse:
+        more = batch.problem_count - len(batch.problems)
+        return render(self.request, self.template_name, {"batch": batch, "error": error, "more": more})
+
+
+class InvitationBulkProgress(OwnBatch, View):
+    """How far the mailing of a list is: a page, and with ``?format=json`` what its script polls."""
+
+    template_name = "mailrail_invitations/progress.html"
+
+    @method_decorator(never_cache)
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        batch = self.batch()
+        if batch.confirmed_at is None:
+            return redirect("mailrail_invitations:preview", pk=pk)
+        progress = self.progress()
+        if request.GET.get("format") == "json":
+            return JsonResponse(progress)
+        return render(request, self.template_name, {"batch": batch, "progress": progress})
 
 
 def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -112,25 +189,84 @@ def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
     return wrapped
 
 
+def closed_page(request: HttpRequest, verdict: Verdict) -> HttpResponse:
+    """Say, in a friendly way, why a link opens nothing, with the status that says so to machines."""
+    if verdict is Verdict.FORGED:
+        return render(request, "mailrail_invitations/not_found.html", status=verdict.status)
+    return render(
+        request, "mailrail_invitations/closed.html", {"why": verdict.name.lower()}, status=verdict.status
+    )
+
+
 @method_decorator([never_cache, keeps_its_address, csrf_protect], name="dispatch")
 class InvitationAccept(View):
     """The page that the link in the email opens. Opening it changes nothing (mail scanners do), the form does."""
 
     http_method_names = ("get", "head", "post", "options")
+    template_name = "mailrail_invitations/accept.html"
 
     def get(self, request: HttpRequest, key: str) -> HttpResponse:
-        try:
-            invitation = Invitation.objects.get_by_key(key)
-        except Invitation.DoesNotExist:
-            return self._not_found(request)
-        return render(request, "mailrail_invitations/accept.html", {"invitation": invitation})
+        return self.page(request, accepting.judge(request, key))
 
     def post(self, request: HttpRequest, key: str) -> HttpResponse:
-        try:
-            Invitation.objects.get_by_key(key).accept()
-        except Invitation.DoesNotExist:
-            return self._not_found(request)
-        return redirect("mailrail_invitations:accept", key=key)
+        judged = accepting.judge(request, key)
+        match judged.verdict, request.POST.get("go", ""):
+            case ((Verdict.LOG_IN | Verdict.OTHER_ACCOUNT), ("log-in" | "sign-up") as where):
+                return self.leave(request, key, where)
+            case Verdict.LOG_IN, _:
+                return self.leave(request, key, "log-in")
+            case Verdict.WELCOME, "sign-up" if not request.user.is_authenticated:
+                return self.leave(request, key, "sign-up")
+            case Verdict.WELCOME, _:
+                if accepting.accept(request, judged.invitation):
+                    return redirect(self.get_success_url(judged.invitation))
+                judged = accepting.judge(request, key)  # somebody was quicker
+        if judged.verdict is Verdict.DONE:
+            return redirect(self.get_success_url(judged.invitation))
+        return self.page(request, judged)
 
-    def _not_found(self, request: HttpRequest) -> HttpResponse:
-        return render(request, "mailrail_invitations/not_found.html", status=404)
+    def page(self, request: HttpRequest, judged: Judged) -> HttpResponse:
+        """Show the invitation to whom it may be shown, or say why not."""
+        verdict, invitation = judged
+        if verdict.status in (404, 410):
+            return closed_page(request, verdict)
+        context = {
+            "invitation": invitation,
+            "verdict": verdict.name.lower(),
+            "sign_up": settings.invitation_signup is not None,
+            "next": self.next(),
+        }
+        return render(request, self.template_name, context, status=verdict.status)
+
+    def leave(self, request: HttpRequest, key: str, where: str) -> HttpResponse:
+        """Go to log in, or to sign up. The key stays in the session; addresses of those pages do not hold it."""
+        if request.user.is_authenticated:
+            logout(request)
+        accepting.stash(request, key)
+        back = {"next": self.next()} if self.next() else {}
+        here = f"{reverse('mailrail_invitations:continue')}{'?' if back else ''}{urlencode(back)}"
+        if where == "sign-up" and settings.invitation_signup is not None:
+            return redirect_to_login(here, resolve_url(settings.invitation_signup))
+        return redirect_to_login(here)
+
+    def next(self) -> str:
+        """Return where to go afterwards, as the request says it; empty unless that is a page of this site."""
+        url = self.request.POST.get("next") or self.request.GET.get("next") or ""
+        hosts, secure = {self.request.get_host()}, self.request.is_secure()
+        return url if url_has_allowed_host_and_scheme(url, hosts, require_https=secure) else ""
+
+    def get_success_url(self, invitation: Any) -> str:
+        """Return where to go once it is accepted: ``next``, else this page, which says so."""
+        return self.next() or str(invitation.accept_path())
+
+
+@method_decorator([never_cache, keeps_its_address], name="dispatch")
+class InvitationContinue(View):
+    """Back from logging in or signing up: leads to the page of the link that was remembered."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        judged = accepting.stashed(request)
+        if judged.invitation is None:
+            return closed_page(request, judged.verdict)
+        url = str(judged.invitation.accept_path())
+        return redirect(f"{url}?{request.GET.urlencode()}" if request.GET else url)

@@ -1,7 +1,9 @@
 """Layers: what carries messages. Name one in ``CHANNEL_LAYERS``, or none at all for the database layer."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..errors import InvalidSettings
 from .base import DurableLayer, Lease
 from .registry import default_alias, durable_aliases, get_layer
 
@@ -10,6 +12,7 @@ __all__ = [
     "DurableLayer",
     "InMemoryChannelLayer",
     "Lease",
+    "RedisChannelLayer",
     "default_alias",
     "durable_aliases",
     "get_layer",
@@ -18,6 +21,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .database import DatabaseChannelLayer
     from .memory import InMemoryChannelLayer
+    from .redis import RedisChannelLayer
 
 
 def __getattr__(name: str) -> type[DurableLayer]:
@@ -30,4 +34,14 @@ def __getattr__(name: str) -> type[DurableLayer]:
         from .memory import InMemoryChannelLayer
 
         return InMemoryChannelLayer
+    if name == "RedisChannelLayer":
+        for package in ("redis", "channels_redis"):
+            if find_spec(package) is None:
+                raise InvalidSettings(
+                    f"The Redis layer needs the package {package}, and it is not installed: "
+                    'pip install "mailrail[redis]".'
+                )
+        from .redis import RedisChannelLayer
+
+        return RedisChannelLayer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """The contract of a layer: what every one of them can do, and what the verbs mean.
 
-A layer is a Channels 4 channel layer (``LocalChannels`` below: groups and process-local channels) plus the durable
-verbs for named channels (``DurableLayer``). The verbs are synchronous, so that a send joins the transaction of its
-caller; ``acall`` runs any of them from async code.
+A layer is a Channels 4 channel layer (``NamedChannels`` below, and a class that keeps groups and process-local
+channels) plus the durable verbs for named channels (``DurableLayer``). The verbs are synchronous, so that a send joins
+the transaction of its caller; ``acall`` runs any of them from async code.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer as ChannelsInMemoryLayer
+from django.db import connections, transaction
 
 from ..messages import (
     ChannelStats,
@@ -27,12 +28,20 @@ from ..messages import (
     Granted,
     Message,
     Rate,
+    Statement,
     WorkerInfo,
 )
+from .looking import LookedAt
+from .transactions import send_with
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
 
 Lease: TypeAlias = float | Mapping[str, float]
 """Seconds for all claims, or seconds per channel."""
 
+COUNTED = 10_000
+"""Messages of a kind and a channel that ``stats`` counts; where counting takes long, more are estimated."""
 WORKER_FORGOTTEN_AFTER = 60.0
 """Seconds of silence after which a worker is no longer listed."""
 
@@ -41,8 +50,8 @@ def lease_for(channel: str, lease: Lease) -> float:
     return lease[channel] if isinstance(lease, Mapping) else lease
 
 
-class DurableLayer(ABC):
-    """The durable verbs. All of them are safe to call from several threads."""
+class DurableLayer(LookedAt):
+    """The durable verbs; ``LookedAt`` has those for looking. All of them are safe to call from several threads."""
 
     # Do messages survive the end of this process?
     is_durable: ClassVar[bool]
@@ -57,12 +66,16 @@ class DurableLayer(ABC):
     # Does one open transaction keep everybody else from writing?
     has_one_writer: ClassVar[bool] = False
 
+    #: Does one claim put the messages of several channels in order among each other? Else channels take turns.
+    orders_channels: bool = True
     #: Alias of the database whose transactions sends follow.
     using: str
     #: Dotted path of the routing, from CONFIG.
     routing: str | None
-    #: Is that database also where messages are kept, so that sends are written inside the transaction?
-    joins_transactions: ClassVar[bool] = False
+    #: Is that database also where sends are written (messages, or the outbox), so that they are inside the transaction?
+    joins_transactions: bool = False
+    #: Where sends wait until they are relayed to the layer's server, if it has one and CONFIG asks for it.
+    outbox: Outbox | None = None
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -75,12 +88,26 @@ class DurableLayer(ABC):
         returned, and the earlier ``due`` and the later ``expires`` of the two win.
         """
 
+    def enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:
+        """``enqueue``, and before it a statement for the layer's database: both, or none.
+
+        Only where the layer joins transactions.
+        """
+        with transaction.atomic(self.using, savepoint=False):
+            with connections[self.using].cursor() as cursor:
+                cursor.execute(*record)
+            return self.enqueue(messages)
+
+    def accept(self, messages: Sequence[Message]) -> list[UUID]:
+        """Take in a producer's messages: into the outbox, if there is one; else ``enqueue``. Returns their ids."""
+        return self.enqueue(messages) if self.outbox is None else self.outbox.keep(messages)
+
     @abstractmethod
     def check_immediately(self) -> None:
         """Raise ``WouldDeadlock`` if ``enqueue`` outside the caller's transaction would wait for that very one."""
 
     def enqueue_immediately(self, messages: Sequence[Message]) -> list[UUID]:
-        """Store the messages whatever becomes of the caller's transaction."""
+        """Store the messages whatever becomes of the caller's transaction, past the outbox."""
         self.check_immediately()
         return self.enqueue(messages)
 
@@ -109,8 +136,9 @@ class DurableLayer(ABC):
     ) -> Claimed:
         """Settle ``finished``, then lease what is due: at most ``limits[channel]`` each and ``total`` in all.
 
-        Highest priority first, then oldest due. ``attempt`` is raised by one; re-claiming a lease that lapsed
-        unsettled leaves it and raises ``losses`` instead. Ids in ``finished`` are never leased by the same call.
+        Highest priority first, then oldest due; within each channel only where ``orders_channels`` is false.
+        ``attempt`` is raised by one; re-claiming a lease that lapsed unsettled leaves it and raises ``losses``
+        instead. Ids in ``finished`` are never leased by the same call.
         Expired messages are dropped and reported.
         """
 
@@ -155,6 +183,10 @@ class DurableLayer(ABC):
         """The messages on a channel that nobody has claimed, soonest due first."""
 
     @abstractmethod
+    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+        """Which of these messages of a channel wait, are claimed, or are dead. By id, so cheap."""
+
+    @abstractmethod
     def dead(self, channel: str, limit: int = 100, before: DeadMessage | None = None) -> list[DeadMessage]:
         """The dead messages of a channel, last buried first; ``before``: the page after that one."""
 
@@ -193,8 +225,15 @@ class DurableLayer(ABC):
         """The workers that gave a sign of life in the last minute."""
 
     @abstractmethod
-    def stats(self) -> dict[str, ChannelStats]:
-        """How each channel stands that holds a message or is paused."""
+    def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
+        """How each channel stands that holds a message or is paused. Numbers above ``most`` may be estimates."""
+
+    def concerns(self) -> list[str]:
+        """What of the storage's own settings may lose messages, in words; asks the storage.
+
+        Raises ``LayerUnavailable``, and ``InvalidSettings`` for a storage that cannot be used at all.
+        """
+        return []
 
     @abstractmethod
     def shift(self, seconds: float) -> None:
@@ -247,7 +286,7 @@ class DurableLayer(ABC):
         """
         raise NotImplementedError
 
-    def stop_listening(self) -> None:  # noqa: B027 - most keep nothing open
+    def stop_listening(self) -> None:
         """Give up what ``wait`` keeps open (threads, connections); the next ``wait`` opens it again."""
 
     # -- from async code ----------------------------------------------------------------------------------------
@@ -257,37 +296,28 @@ class DurableLayer(ABC):
         return await sync_to_async(getattr(self, verb))(*args, **kwargs)
 
 
-class LocalChannels(ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels has no types
-    """A Channels 4 layer whose named channels are durable; groups and ``!`` names live in this process only."""
+class NamedChannels:
+    """What Channels' ``send`` and ``receive`` do on a named channel: its messages are durable, and must be JSON.
 
-    def __init__(
-        self,
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: dict[str, int] | None = None,
-    ) -> None:
-        super().__init__(
-            expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity
-        )
-        self.channel_capacity: Any = self.compile_capacities(channel_capacity or {})
+    Stands before the Channels 4 layer that keeps groups and ``!`` names.
+    """
 
     async def send(self, channel: str, message: Content) -> None:
-        """Channels' ``send``. On a named channel the message is durable, and must be JSON."""
-        self.require_valid_channel_name(channel)
+        """Channels' ``send``. On a named channel it follows the transaction it is called in, like a producer's."""
+        self.require_valid_channel_name(channel)  # type: ignore[attr-defined]  # the Channels layer's
         if "!" in channel:
-            await super().send(channel, message)
+            await super().send(channel, message)  # type: ignore[misc]
         else:
-            await _verbs(self).acall("enqueue", [Message(channel=channel, content=message)])
+            await sync_to_async(send_with)(_verbs(self), [Message(channel=channel, content=message)])
 
     async def receive(self, channel: str) -> Content:
         """Channels' ``receive``: at most once. On a named channel, the message is finished before it is returned.
 
         Consumers under ``runworker`` get theirs at least once; prefer them.
         """
-        self.require_valid_channel_name(channel)
+        self.require_valid_channel_name(channel)  # type: ignore[attr-defined]
         if "!" in channel:
-            local: Content = await super().receive(channel)
+            local: Content = await super().receive(channel)  # type: ignore[misc]
             return local
         given_up = threading.Event()
         while True:
@@ -305,6 +335,28 @@ class LocalChannels(ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels ha
             await asyncio.sleep(_verbs(self).poll_interval)
 
 
+class LocalChannels(NamedChannels, ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels has no types
+    """A Channels 4 layer whose groups and ``!`` names live in this process only. Stands before ``DurableLayer``."""
+
+    def __init__(
+        self,
+        *,
+        routing: str | None = None,
+        using: str = "default",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(
+            expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity
+        )
+        self.channel_capacity: Any = self.compile_capacities(channel_capacity or {})
+        DurableLayer.__init__(_verbs(self))
+        self.routing = routing
+        self.using = using
+
+
 def _take(layer: DurableLayer, channel: str, given_up: threading.Event) -> Message | None:
     """Finish the next message of a channel and return it; release it if nobody waits for it any more."""
     for claim in layer.claim("receive", {channel: 1}, 15.0).claims:
@@ -317,7 +369,7 @@ def _take(layer: DurableLayer, channel: str, given_up: threading.Event) -> Messa
     return None
 
 
-def _verbs(layer: LocalChannels) -> DurableLayer:
-    """The same object, seen as what every subclass of ``LocalChannels`` is as well."""
+def _verbs(layer: NamedChannels) -> DurableLayer:
+    """The same object, seen as what every subclass of ``NamedChannels`` is as well."""
     assert isinstance(layer, DurableLayer)
     return layer

@@ -6,15 +6,17 @@ vendors share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.apps import apps
+from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
-from ..errors import InvalidSettings
-from ..messages import DeadMessage, Message, decode
+from ..errors import InvalidSettings, LayerUnavailable
+from ..messages import DeadMessage, Listed, Message, decode
 from .base import DurableLayer, LocalChannels
 
 
@@ -31,21 +33,6 @@ class DatabaseChannelLayer(LocalChannels, DurableLayer):
             _class_for(using) if cls is DatabaseChannelLayer else cls
         )
         return layer
-
-    def __init__(
-        self,
-        *,
-        routing: str | None = None,
-        using: str = "default",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: dict[str, int] | None = None,
-    ) -> None:
-        LocalChannels.__init__(self, expiry, group_expiry, capacity, channel_capacity)
-        DurableLayer.__init__(self)
-        self.routing = routing
-        self.using = using
 
     @property
     def _connection(self) -> Any:
@@ -85,12 +72,46 @@ def _class_for(using: str) -> type[DatabaseChannelLayer]:
     )
 
 
+def unpooled(connection: Any) -> Any:
+    """Another connection (Django's wrapper) to the same database, in no pool: for what keeps it, or must not wait."""
+    other = connection.copy()
+    options = other.settings_dict["OPTIONS"]
+    other.settings_dict["OPTIONS"] = {name: value for name, value in options.items() if name != "pool"}
+    return other
+
+
+def lacks_tables(using: str) -> str | None:
+    """What to say of a database in which one of Mailrail's tables is missing. Asks it; raises ``LayerUnavailable``."""
+    try:
+        with connections[using].cursor() as cursor:
+            found = connections[using].introspection.table_names(cursor)
+    except Error as error:
+        raise LayerUnavailable(f"The database {using!r} cannot be asked for its tables: {error}") from error
+    wanted = [model._meta.db_table for model in apps.get_app_config("mailrail").get_models()]
+    if not (missing := [table for table in wanted if table not in found]):
+        return None
+    return (
+        f"The database {using!r} has no table {missing[0]}: no send can be kept there. Run: {_migrate(using)}"
+    )
+
+
+def _migrate(using: str) -> str:
+    database = "" if using == "default" else f" --database {using}"
+    return f"python manage.py migrate mailrail{database}"
+
+
+def tables_are_missing(error: Exception, using: str) -> LayerUnavailable:
+    """What to raise when the tables are not there."""
+    [first, *_] = str(error).splitlines()
+    return LayerUnavailable(f"{first.rstrip('.')}. Run: {_migrate(using)}")
+
+
 def storable(text: str) -> str:
     """Text as every database takes it: no zero bytes (PostgreSQL), no halves of surrogate pairs (UTF-8)."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
-def read_message(row: tuple[Any, ...]) -> Message:
+def read_message(row: Sequence[Any]) -> Message:
     """Build a message from the columns ``COLUMNS`` of a row; whatever is unreadable becomes its ``defect``."""
     (
         id,
@@ -150,7 +171,33 @@ def _read_id(id: object) -> UUID:
         return UUID(int=0)
 
 
-def read_dead(row: tuple[Any, ...]) -> DeadMessage:
+def read_dead(row: Sequence[Any]) -> DeadMessage:
     """Build a dead message from its columns, those of ``read_message`` first."""
     *columns, error, buried_at = row
-    return DeadMessage(read_message(tuple(columns)), error, float(buried_at))
+    return DeadMessage(read_message(columns), error, float(buried_at))
+
+
+def read_listed(row: Sequence[Any], is_dead: bool = False) -> Listed:
+    """Build a message of a list from the columns ``LISTED`` of a row; of a dead one, from ``LISTED_DEAD``."""
+    id, channel, at, state, excerpt, attempt, losses, priority, lane, key, *rest = row
+    worker, error_class, error = (None, *rest) if is_dead else (*rest, "", "")
+    return Listed(
+        channel=str(channel),
+        id=_read_id(id),
+        at=float(at) if isinstance(at, int | float) else 0.0,
+        state=state,
+        excerpt=str(excerpt),
+        attempt=_whole(attempt),
+        losses=_whole(losses),
+        priority=_whole(priority),
+        lane=lane,
+        key=key,
+        worker=None if worker is None else str(worker),
+        error_class=str(error_class),
+        error=str(error),
+    )
+
+
+def _whole(value: Any) -> int:
+    """Only SQLite can hold another thing in a column of numbers."""
+    return value if isinstance(value, int) else 0

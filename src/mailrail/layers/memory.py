@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ..messages import (
@@ -27,8 +27,9 @@ from ..messages import (
     encode,
     new_token,
 )
-from .base import WORKER_FORGOTTEN_AFTER, DurableLayer, Lease, LocalChannels, lease_for
+from .base import COUNTED, WORKER_FORGOTTEN_AFTER, DurableLayer, Lease, LocalChannels, lease_for
 from .buckets import refill
+from .memory_looking import LookedAtInMemory
 
 
 class _Bucket(NamedTuple):
@@ -36,26 +37,14 @@ class _Bucket(NamedTuple):
     filled_at: float
 
 
-class InMemoryChannelLayer(LocalChannels, DurableLayer):
+class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
     """``CONFIG``: ``routing``, ``using`` (whose transactions sends wait for), and Channels' own options."""
 
     is_durable = False
     is_shared = False
 
-    def __init__(
-        self,
-        *,
-        routing: str | None = None,
-        using: str = "default",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: dict[str, int] | None = None,
-    ) -> None:
-        LocalChannels.__init__(self, expiry, group_expiry, capacity, channel_capacity)
-        DurableLayer.__init__(self)
-        self.routing = routing
-        self.using = using
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
         self._lock = threading.RLock()
         self._messages: dict[UUID, Message] = {}
         self._unstarted: dict[tuple[str, str], UUID] = {}  # (channel, key) -> id
@@ -298,6 +287,14 @@ class InMemoryChannelLayer(LocalChannels, DurableLayer):
             found = [m for m in self._messages.values() if m.channel == channel and m.token is None]
             return sorted(found, key=lambda m: (m.due or 0, m.id))[:limit]
 
+    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+        with self._lock:
+            found = [m for id in ids for m in (self._messages.get(id), self._dead_message(id)) if m]
+        return {m.id for m in found if m.channel == channel}
+
+    def _dead_message(self, id: UUID) -> Message | None:
+        return self._dead[id].message if id in self._dead else None
+
     def dead(self, channel: str, limit: int = 100, before: DeadMessage | None = None) -> list[DeadMessage]:
         def place(d: DeadMessage) -> tuple[float, UUID]:
             return d.buried_at, d.message.id
@@ -361,7 +358,7 @@ class InMemoryChannelLayer(LocalChannels, DurableLayer):
             seen = [WorkerInfo(id, info, time.time() - at) for id, (info, at) in self._workers.items()]
         return sorted((w for w in seen if w.age < WORKER_FORGOTTEN_AFTER), key=lambda w: w.id)
 
-    def stats(self) -> dict[str, ChannelStats]:
+    def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         with self._lock:
             names = {m.channel for m in self._messages.values()} | self._paused
             names |= {d.message.channel for d in self._dead.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from channels.exceptions import InvalidChannelLayerError
@@ -9,6 +10,7 @@ from channels.layers import channel_layers
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..errors import InvalidSettings
@@ -40,10 +42,13 @@ def get_layer(alias: str | None = None) -> DurableLayer:
         return _default_layer()
     layer = _from_channels(alias)
     if not isinstance(layer, DurableLayer):
+        instead = '"mailrail.layers.DatabaseChannelLayer" (it serves groups within a process, too)'
+        if type(layer).__module__.startswith("channels_redis."):
+            instead = '"mailrail.layers.RedisChannelLayer", which takes the same CONFIG'
         raise InvalidSettings(
             f"CHANNEL_LAYERS[{alias!r}] is {type(layer).__module__}.{type(layer).__qualname__}, which cannot keep "
-            'messages for named channels. Write "BACKEND": "mailrail.layers.DatabaseChannelLayer" (it serves '
-            'groups within a process, too), or give Mailrail an alias of its own and name it in MAILRAIL["LAYER"].'
+            f'messages for named channels. Write "BACKEND": {instead}, or give Mailrail an alias of its own and name '
+            'it in MAILRAIL["LAYER"].'
         )
     return layer
 
@@ -73,8 +78,23 @@ def _from_channels(alias: str) -> Any:
         raise InvalidSettings(f"CHANNEL_LAYERS[{alias!r}]: {error}") from error
     except TypeError as error:
         raise InvalidSettings(
-            f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] does not fit its layer: {error}."
+            f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] {_misfit(configured[alias], str(error))}."
         ) from error
+
+
+def _misfit(configured: dict[str, Any], error: str) -> str:
+    """What is wrong with a ``CONFIG``. Python names the class that refused an option, which is a part of the layer."""
+    layer, config = import_string(configured["BACKEND"]), configured.get("CONFIG") or {}
+    known = {
+        name
+        for part in layer.__mro__
+        for name, it in signature(part.__init__).parameters.items()
+        if name != "self" and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
+    }
+    unknown = [name for name in config if name not in known]
+    if not unknown:
+        return f"does not fit its layer: {error}"
+    return f"has no option {', '.join(map(repr, unknown))}; {layer.__name__} knows {', '.join(sorted(known))}"
 
 
 @receiver(setting_changed, dispatch_uid="mailrail.layers.registry")

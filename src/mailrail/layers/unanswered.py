@@ -1,7 +1,7 @@
 """Claims whose answer never came: the connection broke after the server had done its part, perhaps.
 
 Their messages are leased to us, and nobody works on them. Left alone they would lapse, and count as a loss. Each claim
-has a token made here, so they can be found again.
+has a token made here, so they can be found again. What such a call has dropped as expired is told by the next one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,21 @@ class Unanswered:
 
     _calls: list[_Call] = field(default_factory=list)
     _looked_at: dict[str, float] = field(default_factory=dict)
+    _expired: dict[str, list[Message]] = field(default_factory=dict)
 
-    def note(self, worker: str, token: int, longest_lease: float, finished: Iterable[Message]) -> None:
-        """This call failed, and nobody knows where."""
+    def note(
+        self,
+        worker: str,
+        token: int,
+        longest_lease: float,
+        finished: Iterable[Message],
+        expired: Iterable[Message] = (),
+    ) -> None:
+        """This call failed, and nobody knows where. ``expired``: what it has dropped for certain.
+
+        ``longest_lease``: of what it may have claimed, and of what it was to finish: so long nobody else has that.
+        """
+        self._expired.setdefault(worker, []).extend(expired)
         names = frozenset((message.id, message.token) for message in finished)
         self._calls.append(_Call(worker, token, time.monotonic() + longest_lease, names))
         self._looked_at.pop(worker, None)
@@ -48,6 +60,10 @@ class Unanswered:
             return []
         self._looked_at[worker] = now
         return [call.token for call in self._calls if call.worker == worker]
+
+    def take_expired(self, worker: str) -> list[Message]:
+        """What the failed calls of this worker have dropped, once."""
+        return self._expired.pop(worker, [])
 
     def may_have_finished(self, lost: Sequence[Message]) -> list[Message]:
         """Those that one of the calls was to finish: they may be gone because it did."""

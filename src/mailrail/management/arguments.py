@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 
+from mailrail.conf import size
+
 LONGEST_WORKER_ID = 200  # a worker process adds its number; the column has room for 255
 
 
@@ -14,8 +16,27 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def memory(text: str) -> int:
+    """A size like 300M, in bytes."""
+    try:
+        return size(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"must be {error}, not {text!r}") from None
+
+
 def worker_id(text: str) -> str:
     """A name for a worker, as people and the table of workers can take it."""
     if not 0 < len(text) <= LONGEST_WORKER_ID or not text.isprintable():
         raise ArgumentTypeError(f"must be 1 to {LONGEST_WORKER_ID} printable characters, not {text[:300]!r}")
     return text
+
+
+def seconds(text: str) -> float:
+    """Seconds, zero or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ArgumentTypeError(f"must be seconds, zero or more, not {text!r}")
+    return number

@@ -6,6 +6,12 @@
         drain()
         assert len(mail.outbox) == 1
 
+    @mail_queue()  # with "mailrail.mail": Django's mail is queued, as it is outside tests
+    def test_reset(self):
+        self.client.post("/password_reset/", {"email": "ada@example.com"})
+        assert_queued(to="ada@example.com")
+        [message] = deliver()
+
 All of it happens on the calling thread and in its transaction, so it works inside ``TestCase``; sends that wait for
 a commit, which never comes there, count as sent.
 """
@@ -16,22 +22,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from asgiref.sync import async_to_sync
 from django.db import connections
 
-from ..channel import DeferredSend
 from ..layers import DurableLayer, get_layer
+from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routing import Plan, Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
 from ..worker.incoming import IncomingMessage, Outcome
 from ..worker.report import report, report_lost
+from ..worker.running import moved
 from ..worker.settle import settle_one
+from .mail import CHANNEL as MAIL
+from .mail import advance_mail, assert_queued, deliver, mail_queue, queued_emails
 
-__all__ = ["Ran", "advance", "drain", "sent"]
+__all__ = [
+    "Ran",
+    "advance",
+    "assert_queued",
+    "deliver",
+    "drain",
+    "mail_queue",
+    "queued_emails",
+    "sent",
+]
 
 LEASE = 3600.0
+_moved: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
+"""How far ``advance`` has moved what a layer stores."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,8 @@ def sent(channel: str, *, layer: str | None = None) -> list[Message]:
     deferred = [
         m for send in _deferred() if send.layer is found for m in send.messages if m.channel == channel
     ]
-    return found.waiting(channel, limit=1_000_000) + deferred
+    in_outbox = found.outbox.waiting(channel, 1_000_000) if found.outbox else []
+    return found.waiting(channel, limit=1_000_000) + in_outbox + deferred
 
 
 def drain(
@@ -81,9 +103,13 @@ def drain(
 
 
 def advance(seconds: float, *, layer: str | None = None) -> None:
-    """Let that much time pass for stored messages: delays, backoffs, expiries, leases, rates."""
-    _send_deferred(get_layer(layer))
-    get_layer(layer).shift(seconds)
+    """Let that much time pass for stored messages: delays, backoffs, expiries, leases, rates; and queued email."""
+    found = get_layer(layer)
+    _send_deferred(found)
+    if found.waiting(MAIL, limit=1):  # elsewhere, the test may have no database
+        advance_mail(seconds)
+    found.shift(seconds)
+    _moved[found] = _moved.get(found, 0.0) + seconds
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
@@ -100,7 +126,7 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
         route, arguments = found
         message = IncomingMessage(claim, route)
         delivery = Delivery(route, [message], arguments)
-        with _contained():
+        with _contained(), _told_how_far(layer):
             if route.is_async:
                 async_to_sync(run_on_loop)(delivery)
             else:
@@ -109,6 +135,16 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
     yield _settle(layer, message, message.outcome)
     if raise_errors and message.outcome.kind in ("retried", "buried"):
         raise AssertionError(f"{message!r} was {message.outcome.kind}:\n{message.outcome.error}")
+
+
+@contextmanager
+def _told_how_far(layer: DurableLayer) -> Iterator[None]:
+    """A message that comes again is the same one, although ``advance`` has moved the time at which it was sent."""
+    token = moved.set(_moved.get(layer, 0.0))
+    try:
+        yield
+    finally:
+        moved.reset(token)
 
 
 @contextmanager
@@ -157,3 +193,5 @@ def _send_deferred(layer: DurableLayer) -> None:
         connection.run_on_commit = [h for h in connection.run_on_commit if h[1] not in sends]
         for send in sends:
             send()
+    if layer.outbox:
+        layer.outbox.relay()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,3 +30,15 @@ def mailrail_memory(settings: Any) -> Any:
     memory = {"BACKEND": "mailrail.layers.InMemoryChannelLayer", "CONFIG": {"routing": routing}}
     settings.CHANNEL_LAYERS = {**configured, default_alias(): memory}
     return testing
+
+
+@pytest.fixture
+def mailrail_mail() -> Iterator[Any]:
+    """The same, with Django's mail going through the queue: ``mailrail_mail.deliver()`` puts it into ``mail.outbox``.
+
+    The records of email are in the database, so the test needs pytest-django's ``db``.
+    """
+    from mailrail import testing
+
+    with testing.mail_queue():
+        yield testing

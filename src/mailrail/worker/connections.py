@@ -1,20 +1,81 @@
-"""Django's database connections around a consumer, in a thread that lives long."""
+"""Django's database connections in a worker: of the process, of its own threads, and around a consumer."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.db import Error, connections
+from django.db.backends.signals import connection_created
+
+from ..layers import DurableLayer
+from ..layers.database import unpooled
+from .log import logger
 
 IDLE_BEFORE_CHECK = 5.0
 """Seconds a thread may have been idle before its connections are tried before they are used again."""
 
+GIVE_UP = {
+    "connect_timeout": 10,  # seconds, for each address
+    "tcp_user_timeout": 15_000,  # milliseconds until what was sent has to be acknowledged; Linux only
+    "keepalives_idle": 5,  # seconds without a sign of the server until it is asked for one
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+"""A network that says nothing at all is given up after 15 seconds; the operating system takes from a quarter of an hour
+to hours. It is the other machine that has to answer, not the statement, which may take its time (PostgreSQL manual,
+34.1.2)."""
+
 _of_thread = threading.local()
 _outages = 0
+
+
+def _note_connection(**kwargs: Any) -> None:
+    _of_thread.has_connected = True
+
+
+connection_created.connect(_note_connection, dispatch_uid="mailrail.worker.connections")
+
+
+def prepare_process() -> None:
+    """In a worker process, before it connects: what a database's ``OPTIONS`` need there and do not say."""
+    for connection in connections.all():
+        if connection.vendor != "postgresql":
+            continue
+        settings = connection.settings_dict  # the same dictionary for all threads
+        settings["OPTIONS"] = {**GIVE_UP, **settings["OPTIONS"]}
+        if settings["OPTIONS"].get("pool"):
+            settings["CONN_HEALTH_CHECKS"] = True  # what the server has ended must cost no message an attempt
+
+
+def leave_no_pools() -> None:
+    """Before a fork: a child would share the sockets of Django's pools, without the threads that look after them."""
+    connections.close_all()
+    for connection in connections.all(initialized_only=True):
+        if hasattr(connection, "close_pool"):
+            connection.close_pool()
+
+
+@contextmanager
+def own_connection(layer: DurableLayer) -> Iterator[None]:
+    """On the calling thread, the layer's connection is in no pool of Django's.
+
+    The threads that claim and renew use theirs all the time, and must not wait while consumers have all of a pool.
+    """
+    usual = connections[layer.using] if layer.joins_transactions else None
+    if usual is None or not usual.settings_dict["OPTIONS"].get("pool"):
+        yield
+        return
+    connections[layer.using] = unpooled(usual)
+    try:
+        yield
+    finally:
+        with _closing_if_broken(connections[layer.using]):
+            connections[layer.using].close()
+        connections[layer.using] = usual
 
 
 def tidy_before() -> None:
@@ -35,9 +96,13 @@ def tidy_after() -> None:
     """Leave no transaction open, and drop connections that had errors or are past their age. Raises nothing.
 
     ``CONN_MAX_AGE = 0``, Django's default, means the end of a request. A worker's thread has none, and connecting
-    anew for each message would cost more than most consumers do: there, it means to keep the connection.
+    anew for each message would cost more than most consumers do: there, it means to keep the connection. One of a pool
+    goes back to it.
     """
     _of_thread.idle_since = time.monotonic()
+    # Looking for connections costs more than many a consumer.
+    if not getattr(_of_thread, "has_connected", False):
+        return
     for connection in connections.all(initialized_only=True):
         connection.queries_log.clear()  # DEBUG = True would collect them for ever
         if connection.connection is None:
@@ -45,6 +110,9 @@ def tidy_after() -> None:
         with _closing_if_broken(connection):
             if connection.in_atomic_block or not connection.get_autocommit():
                 _start_anew(connection)
+                continue
+            if connection.settings_dict["OPTIONS"].get("pool"):
+                connection.close()
                 continue
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close_at = None
@@ -61,8 +129,12 @@ def _start_anew(connection: Any) -> None:
 def _closing_if_broken(connection: Any) -> Iterator[None]:
     try:
         yield
-    except Error:
-        connection.connection = None  # it cannot even be closed
+    except Exception as error:  # drivers, pools and other people's backends raise what they like
+        if not isinstance(error, Error):
+            logger.exception("the connection to database %r is given up", connection.alias)
+        raw, connection.connection = connection.connection, None
+        with suppress(Exception):  # it may not even be possible to close it
+            raw.close()
 
 
 def close_connections() -> None:

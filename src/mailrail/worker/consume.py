@@ -23,6 +23,7 @@ from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES
 from .log import logger
 from .report import report_started
+from .running import running
 
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
@@ -34,13 +35,24 @@ RELEASED_FOR = 1.0
 class Delivery:
     """Messages on their way through one run of a consumer: one of them, or a batch."""
 
-    __slots__ = ("_abandoned", "_lock", "_undo", "arguments", "in_pool", "messages", "route", "started_at")
+    __slots__ = (
+        "_abandoned",
+        "_lock",
+        "_undo",
+        "arguments",
+        "in_pool",
+        "messages",
+        "overdue_at",
+        "route",
+        "started_at",
+    )
 
     def __init__(self, route: Route, messages: Sequence[IncomingMessage], arguments: dict[str, str]) -> None:
         self.route = route
         self.messages = messages
         self.arguments = arguments
         self.started_at: float | None = None  # time.monotonic()
+        self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.in_pool = True  # False: it runs in a process of its own
         self._lock = threading.Lock()
         self._undo: Callable[[], None] | None = None  # while its transaction is open
@@ -56,13 +68,6 @@ class Delivery:
         return self.route.policy.timeout or settings.timeout
 
     @property
-    def overdue_at(self) -> float:
-        """When nobody waits for it any longer. Async ones end by themselves at the limit, unless they hold the loop."""
-        if self.limit is None or self.started_at is None:
-            return float("inf")
-        return self.started_at + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
-
-    @property
     def is_committed(self) -> bool:
         """Did the end of an atomic consumer's message commit with its writes?"""
         return all(m.outcome is not None and m.outcome.settled for m in self.messages)
@@ -73,6 +78,9 @@ class Delivery:
 
     def begin(self) -> None:
         self.started_at = time.monotonic()
+        if (limit := self.limit) is not None:
+            # Async ones end by themselves at the limit, unless they hold the loop.
+            self.overdue_at = self.started_at + limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
         for message in self.messages:
             message.started_at = self.started_at
 
@@ -129,15 +137,16 @@ class Delivery:
 
     def _verdict(self, message: IncomingMessage, error: BaseException, alone: bool) -> Outcome:
         if isinstance(error, Discard):
-            return Outcome("discarded", str(error))
-        after = error.after if isinstance(error, Retry) else None
+            return Outcome("discarded", describe(error, whole=False))
+        # A kind of Retry may have an __init__ of its own that leaves out ours.
+        after = getattr(error, "after", None) if isinstance(error, Retry) else None
         return message.failed(describe(error), after, alone)
 
 
-def describe(error: BaseException) -> str:
-    """The traceback as text, its end if it is long. Never raises, whatever the exception's ``__str__`` does."""
+def describe(error: BaseException, whole: bool = True) -> str:
+    """The traceback as text, its end if it is long; or what the exception says. Never raises, whatever that does."""
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(error)) if whole else str(error)
     except Exception:
         text = f"{type(error).__qualname__} (and it cannot be shown)"
     return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
@@ -147,11 +156,12 @@ def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
     try:
         delivery.announce()
-        if delivery.route.policy.atomic:
-            _run_atomic(delivery, layer)
-        else:
-            delivery.begin()
-            _await_stray(delivery, delivery.call())
+        with running(delivery.route, delivery.messages):
+            if delivery.route.policy.atomic:
+                _run_atomic(delivery, layer)
+            else:
+                delivery.begin()
+                _await_stray(delivery, delivery.call())
         delivery.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
         if delivery.is_committed:
@@ -214,14 +224,17 @@ def _await_stray(delivery: Delivery, result: Any) -> None:
 
 async def run_on_loop(delivery: Delivery) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing."""
-    scope = asyncio.timeout(delivery.limit)
+    scope = asyncio.timeout(None)
     try:
         await _announce(delivery)
         delivery.begin()
-        async with scope:
-            result = delivery.call()
-            if inspect.isawaitable(result):
-                await result
+        with running(delivery.route, delivery.messages):
+            async with scope:
+                if delivery.limit is not None:  # from here on: the receivers' time is no part of the run
+                    scope.reschedule(asyncio.get_running_loop().time() + delivery.limit)
+                result = delivery.call()
+                if inspect.isawaitable(result):
+                    await result
         delivery.succeed()
     except TimeoutError as error:
         if scope.expired():

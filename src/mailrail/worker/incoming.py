@@ -133,6 +133,11 @@ class IncomingMessage:
         """Again: ``after`` seconds, or after the route's backoff. After the last attempt, it is buried."""
         self._say(self.failed(str(why), Retry(after=after).after))
 
+    def release(self, after: float | timedelta = 0, why: str = "the consumer gave it back") -> None:
+        """Give it back untouched, due again ``after`` seconds: this run was no attempt."""
+        delay = Retry(after=after).after
+        self._say(Outcome("released", str(why), 0.0 if delay is None else delay))
+
     def bury(self, why: str = "the consumer buried it") -> None:
         """Keep it among the dead, for a person to look at."""
         self._say(Outcome("buried", str(why)))

@@ -14,11 +14,10 @@ from django.db import Error
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..messages import Content, Message
-from .connections import close_connections
+from .connections import close_connections, own_connection
 from .log import logger
 
 HEARTBEAT_EVERY = 5.0
-CHORE_EVERY = 60.0
 OUTAGES = (LayerUnavailable, Error, OSError)
 """What a layer raises when its server or file cannot be used just now."""
 
@@ -43,14 +42,11 @@ class LeaseKeeper:
         worker: str,
         leases: Mapping[str, float],
         describe: Callable[[], Content],
-        chore: Callable[[], None],
     ) -> None:
         self._layer = layer
         self._worker = worker
         self._leases = leases
         self._describe = describe
-        self._chore = chore
-        self._chore_at = float("-inf")
         self._kept: dict[UUID, _Kept] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -65,11 +61,20 @@ class LeaseKeeper:
         self._over.set()
         self._thread.join(timeout=5)
 
-    def keep(self, claims: Iterable[Message]) -> None:
-        now = clock()
+    def keep(self, claims: Iterable[Message], since: float | None = None) -> None:
+        """Renew these from now on. ``since``: when their leases began at the earliest, by ``catch_up``."""
+        since = clock() if since is None else since
         with self._lock:
             for claim in claims:
-                self._kept[claim.id] = _Kept(claim, now)
+                self._kept[claim.id] = _Kept(claim, since)
+
+    def safe_until(self, claim: Message) -> float:
+        """Until then, by ``clock``, nobody else can have claimed this message."""
+        with self._lock:
+            kept = self._kept.get(claim.id)
+            if kept is None or kept.claim.token != claim.token:
+                return 0.0
+            return kept.renewed_at + self._leases[claim.channel]
 
     def forget(self, claim: Message) -> None:
         """Settled, or about to be. A newer claim of the same message stays."""
@@ -78,8 +83,11 @@ class LeaseKeeper:
             if kept is not None and kept.claim.token == claim.token:
                 del self._kept[claim.id]
 
-    def catch_up(self) -> None:
-        """Renew before anybody here claims, if this process stood still for so long that its own claims may lapse."""
+    def catch_up(self) -> float:
+        """Renew before anybody here claims, if this process stood still for so long that its own claims may lapse.
+
+        Returns the moment from which on the leases of what is claimed next may count.
+        """
         now = clock()
         with self._lock:
             late = [
@@ -87,14 +95,18 @@ class LeaseKeeper:
             ]
         if late:
             self._renew()
+        return clock()
 
     def _run(self) -> None:
+        with own_connection(self._layer):
+            self._keep_on()
+
+    def _keep_on(self) -> None:
         every = min([*self._leases.values(), HEARTBEAT_EVERY * 3]) / 12
         while not self._over.wait(every):
             try:
                 self._renew()
                 self._beat()
-                self._do_chore()
                 self._in_outage = False
             except OUTAGES as error:
                 if not self._in_outage:
@@ -121,11 +133,6 @@ class LeaseKeeper:
         if time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
-
-    def _do_chore(self) -> None:
-        if time.monotonic() - self._chore_at >= CHORE_EVERY:
-            self._chore_at = time.monotonic()
-            self._chore()
 
     def _say_goodbye(self) -> None:
         try:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
 
 from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
@@ -21,7 +26,9 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The loop itself keeps only weak references.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tidying: set[asyncio.Task[None]] = set()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -36,21 +43,21 @@ class EventLoop:
                 loop.run_forever()
             except BaseException:  # SystemExit in a task that a consumer has started ends run_forever
                 logger.exception("a task on the event loop raised; the loop goes on")
+        if self._tidying:
+            loop.run_until_complete(asyncio.wait({*self._tidying}, timeout=1.0))
         loop.close()
 
     def submit(self, delivery: Delivery, on_end: OnEnd) -> None:
         self.loop.call_soon_threadsafe(self._start, delivery, on_end)
 
     def _start(self, delivery: Delivery, on_end: OnEnd) -> None:
-        task = asyncio.get_running_loop().create_task(run_on_loop(delivery))
-        self._tasks.add(task)  # the loop itself keeps only a weak reference
-
         def over(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
             delivery.cut_off(asyncio.CancelledError())  # where it was cancelled before its first step
+            if any(m.outcome is not None and m.outcome.kind != "finished" for m in delivery.messages):
+                _create_task(_tidy_connections(), self._tidying)
             on_end(delivery)
 
-        task.add_done_callback(over)
+        _create_task(run_on_loop(delivery), self._tasks).add_done_callback(over)
 
     def close(self) -> None:
         loop, self._loop = self._loop, None
@@ -59,13 +66,35 @@ class EventLoop:
                 loop.call_soon_threadsafe(loop.stop)
 
 
+def _create_task(coroutine: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(coroutine)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return task
+
+
+async def _tidy_connections() -> None:
+    """After a failure: all that async consumers ask of databases is asked on one thread, by connections that may be
+    broken, and no request ends there, at which Django would notice."""
+    try:
+        await sync_to_async(close_old_connections)()
+    except Exception as error:
+        logger.warning("the connections of async consumers cannot be tidied: %r", error)
+
+
 class Threads:
-    """A fixed number of daemon threads: one that hangs must not keep the process from ending."""
+    """A fixed number of daemon threads: one that hangs must not keep the process from ending.
+
+    To wake a thread costs more than a short consumer does. So they wake one another: each that takes a delivery wakes
+    one more if another waits, and where consumers end at once, the first thread has run them all before that one is up.
+    """
 
     def __init__(self, size: int, layer: DurableLayer) -> None:
         self.size = size
         self._layer = layer
-        self._queue: SimpleQueue[tuple[Delivery, OnEnd] | None] = SimpleQueue()
+        self._waiting: deque[tuple[Delivery, OnEnd]] = deque()
+        self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: end
+        self._is_waking = False  # a wake is on its way to a thread
         self._started = 0
         self._busy = 0  # only the worker's own thread counts
 
@@ -77,7 +106,8 @@ class Threads:
         self._busy += 1
         if self._started < min(self._busy, self.size):
             self._start_one()
-        self._queue.put((delivery, on_end))
+        self._waiting.append((delivery, on_end))
+        self._wake_one()
 
     def freed(self) -> None:
         """A delivery is over; told by the worker's own thread."""
@@ -87,19 +117,40 @@ class Threads:
         """A thread hangs in a consumer past its time limit: another one takes its place."""
         self._start_one()
 
+    def close(self) -> None:
+        for _ in range(self._started):
+            self._wakes.put(False)
+
     def _start_one(self) -> None:
         self._started += 1
         threading.Thread(target=self._run, name=f"mailrail-{self._started}", daemon=True).start()
 
+    def _wake_one(self) -> None:
+        if not self._is_waking:
+            self._is_waking = True
+            self._wakes.put(True)
+
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            delivery, on_end = item
+        while self._wakes.get():
+            # Before the look at `_waiting`: whoever adds to it after that look has to wake somebody else.
+            self._is_waking = False
+            while self._waiting:
+                try:
+                    delivery, on_end = self._waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    break
+                if self._waiting:
+                    self._wake_one()
+                self._run_one(delivery)
+                on_end(delivery)
+        close_connections()
+
+    def _run_one(self, delivery: Delivery) -> None:
+        """None of these raises; if one ever does, it must cost neither the thread nor the message's end."""
+        try:
             tidy_before()
             run_in_thread(delivery, self._layer)
             tidy_after()
-            on_end(delivery)
-        close_connections()
-
-    def close(self) -> None:
-        for _ in range(self._started):
-            self._queue.put(None)
+        except BaseException as error:
+            logger.exception("%s: the worker itself failed", delivery.route.name)
+            delivery.cut_off(error)

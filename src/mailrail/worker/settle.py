@@ -11,7 +11,7 @@ from django.db import DataError, IntegrityError
 from ..layers import DurableLayer
 from ..messages import Claimed, Message
 from .incoming import IncomingMessage, Outcome
-from .leases import OUTAGES, LeaseKeeper
+from .leases import OUTAGES, LeaseKeeper, clock
 from .log import logger
 from .report import report, report_lost
 
@@ -20,6 +20,9 @@ from .report import report, report_lost
 class _Open:
     message: IncomingMessage
     outcome: Outcome
+    unanswered_until: float = (
+        0.0  # by clock(): a try before may have worked, and nobody else had the message so long
+    )
 
     @property
     def claim(self) -> Message:
@@ -76,10 +79,11 @@ class Settler:
                 lost = settle_one(self._layer, entry.claim, entry.outcome)
             except Exception as error:
                 if _is_outage(error):
+                    entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
                     raise
                 self._set_aside(entry, error)
             else:
-                self._close(entry, lost)
+                self._close(entry, () if clock() < entry.unanswered_until else lost)
             self._others.popleft()
 
     def _set_aside(self, entry: _Open, error: Exception) -> None:

@@ -21,13 +21,13 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from django.db import connections
-
 from ..conf import settings
 from ..layers import get_layer
 from ..messages import Message
 from ..routing import Routing
+from .connections import leave_no_pools, prepare_process
 from .log import logger
+from .wear import Wear
 from .worker import Worker, new_worker_id
 
 MOST_SOLOS = 4
@@ -58,6 +58,8 @@ class Job:
     processes: int = 1
     worker_id: str = field(default_factory=new_worker_id)
     drain: bool = False
+    max_messages: int | None = None  # of one process; then it is replaced
+    max_memory: int | None = None  # bytes, likewise
     lifeline: int | None = None  # a file descriptor; its end means: stop
 
 
@@ -88,7 +90,7 @@ class Supervisor:
         """Returns when all workers have stopped: after a signal, or drained."""
         previous = {s: signal.signal(s, self._on_signal) for s in _stop_signals()}
         try:
-            connections.close_all()  # a connection must not be shared with a forked child
+            leave_no_pools()
             for number in range(self._job.processes):
                 self._start_worker(f"{self._job.worker_id}:{number}")
             while self._children or self._restart_at:
@@ -112,7 +114,8 @@ class Supervisor:
 
     def _step(self) -> None:
         self._start_due()
-        ready = wait([*self._watched()], timeout=0.5)
+        soon = min(self._restart_at.values(), default=float("inf")) - time.monotonic()
+        ready = wait([*self._watched()], timeout=max(0.0, min(0.5, soon)))
         if self._lifeline in ready and not os.read(self._lifeline, 1024):
             self._lifeline = -1
             self._stop()
@@ -137,9 +140,10 @@ class Supervisor:
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        for name in [n for n, at in self._restart_at.items() if at <= now]:
-            self._restart_at.pop(name, None)  # a signal may have cleared them
-            self._start_worker(name)
+        for name, at in list(self._restart_at.items()):  # a copy: a signal may clear them at any moment
+            if at <= now:
+                self._restart_at.pop(name, None)
+                self._start_worker(name)
         while self._asked and (
             self._signals or sum(c.message is not None for c in self._children) < MOST_SOLOS
         ):
@@ -222,10 +226,13 @@ class Supervisor:
         self._replace(child, code)
 
     def _replace(self, child: _Child, code: int) -> None:
-        if time.monotonic() - child.started_at >= YOUNG:
+        age = time.monotonic() - child.started_at
+        if age >= YOUNG:
             self._early_deaths = 0
         delay = 0.0
-        if code not in (0, WORN_OUT):
+        if code == WORN_OUT:
+            logger.info("%s was worn out after %.1f s; starting another", child.name, age)
+        elif code:
             delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
             self._early_deaths += 1
             logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
@@ -242,7 +249,8 @@ def _name(claim: Message) -> _Name:
 
 def _signal(child: _Child, number: int) -> None:
     if child.process.pid is not None and child.process.is_alive():
-        os.kill(child.process.pid, number)
+        with suppress(ProcessLookupError):  # its end was being noted when the signal came
+            os.kill(child.process.pid, number)
 
 
 def _tell(child: _Child, answer: tuple[_Name, bool | None]) -> None:
@@ -288,7 +296,9 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         import django
 
         django.setup()
-    layer, routing = get_layer(job.layer), Routing.of_layer(job.layer)
+    prepare_process()
+    layer = get_layer(job.layer)
+    routing = Routing.of_layer(job.layer).with_applications(job.channels or ())
     link_end = _Link(link)
     worker = Worker(
         layer,
@@ -299,6 +309,7 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         solos=link_end if message is None else None,
         drain=job.drain,
         adopted=None if message is None else [message],
+        wear=Wear(job.max_messages, job.max_memory) if message is None else None,
     )
     signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
     signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))

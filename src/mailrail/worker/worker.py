@@ -11,33 +11,36 @@ import random
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from ..applications import serves
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
-from ..routing import Plan, Route, Routing
-from .connections import close_connections, distrust_connections
+from ..routing import Route, Routing
+from .connections import close_connections, own_connection
 from .consume import Delivery
+from .fitness import unfit, unmatched
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper
 from .log import logger
+from .outages import Outages
 from .pools import EventLoop, Threads
 from .rates import RateGate
 from .report import report
+from .room import Room
 from .settle import Settler
+from .upkeep import Upkeep
+from .wear import Wear
 
 LONGEST_WAIT = 1.0
 """Seconds an idle worker sleeps at most without a look."""
-LONGEST_BACKOFF = 5.0
-"""Seconds between two tries to reach the layer at most."""
 LONGEST_PAUSE = 0.005
 """Seconds a busy worker waits at most for more consumers to end before it talks to the layer again."""
 NOT_STARTED_FOR = 1.0
 """Seconds until a message is due again for which no process of its own could be started."""
-MOST_LOSSES = 3
 
 
 class Solos(Protocol):
@@ -60,7 +63,7 @@ class Worker:
 
     ``channels``: those of the routing's to serve. ``solos``: run messages that have cost a process before;
     without it, such messages run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
-    nothing.
+    nothing. ``wear``: end when it says so, after what runs is done.
     """
 
     def __init__(
@@ -74,41 +77,53 @@ class Worker:
         solos: Solos | None = None,
         drain: bool = False,
         adopted: Sequence[Message] | None = None,
+        wear: Wear | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.layer = layer
         self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
         self._routing = routing
         self._solos = solos
+        self._wear = wear or Wear()
         self._drain = drain or adopted is not None
         self._adopted = list(adopted or ())
         self._claiming = adopted is None
         self._loop = EventLoop()
         self._threads = Threads(threads or settings.threads, layer)
         self._leases = {c: plan.lease for c, plan in self.plans.items()}
-        self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe, self._report_unrouted)
+        self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe)
         self._settler = Settler(layer, self._keeper)
-        self._gates = {c: RateGate(layer, c, plan.rate) for c, plan in self.plans.items() if plan.rate}
+        self._room = Room(layer, self.plans, self._threads, self._wear)
         self._running: set[Delivery] = set()
-        self._room = Counter({c: self._concurrency(plan) for c, plan in self.plans.items()})
+        self._held: deque[Delivery] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[Delivery | IncomingMessage] = deque()
         self._all_ended = threading.Event()
+        self._is_told = False  # that something has ended, since it last looked
         self._stopping = threading.Event()
+        self._upkeep = Upkeep(layer, self._stopping, self._report_unrouted)
         self._stop_at = float("inf")
         self._pace = 0.0  # seconds the last claim took
-        self._failures = 0  # outages in a row
+        self._outages = Outages(self._stopping)
         self._unrouted: set[str] = set()
-        #: Set when code that ran past its limit still holds a thread, or the loop: the process should be replaced.
+        #: Set when the process should be replaced: it is used up, or code past its limit holds a thread or the loop.
         self.worn_out = False
 
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
+        with own_connection(self.layer):
+            self._run()
+
+    def _run(self) -> None:
         self._keeper.start()
+        if self._claiming:
+            self._upkeep.start(only_look=self._drain)
         try:
             while not self._is_over():
                 self._round()
+                self._retire_if_worn()
             self._shut_down()
         finally:
+            self._upkeep.stop()
             self._keeper.stop()
             self._threads.close()
             self._loop.close()
@@ -137,14 +152,15 @@ class Worker:
             if not claims and not self._ended:
                 self._wait(seen)
             self._let_more_end()
-            self._failures = 0
+            self._outages.over()
         except OUTAGES as error:
-            self._back_off(error)
+            self._outages.wait(error, self._stop_at)
 
     def _collect(self) -> None:
         """Settle what consumers have ended since the last look, and what ran too long."""
         self._give_up_overdue()
         self._all_ended.clear()
+        self._is_told = False  # before the look: what ends after that has to tell anew
         while self._ended:
             ended = self._ended.popleft()
             if isinstance(ended, IncomingMessage):
@@ -159,17 +175,17 @@ class Worker:
             claims, self._adopted = self._adopted, []
             self._keeper.keep(claims)
             return claims
-        limits = self._limits() if self._claiming and not self._stopping.is_set() else {}
+        limits = self._room.limits() if self._claiming and not self._stopping.is_set() else {}
         finished = self._settler.finished
         if not limits and not finished:
             return []
-        self._keeper.catch_up()
+        since = self._keeper.catch_up()
         begun = time.monotonic()
-        total = self._total(limits)
+        total = self._room.total(limits)
         claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
         self._pace = time.monotonic() - begun
+        self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.finished_by_claim(claimed)
-        self._keeper.keep(claimed.claims)
         return self._admit(claimed)
 
     def _admit(self, claimed: Claimed) -> list[Message]:
@@ -178,7 +194,7 @@ class Worker:
             report(
                 IncomingMessage(message), Outcome("expired", "its time was over while it waited for a run")
             )
-        refused = {m.id for gate in self._gates.values() for m in self._over_rate(gate, claimed.claims)}
+        refused = {m.id for gate in self._room.gates.values() for m in self._over_rate(gate, claimed.claims)}
         return [message for message in claimed.claims if message.id not in refused]
 
     def _over_rate(self, gate: RateGate, claims: Sequence[Message]) -> list[Message]:
@@ -195,42 +211,45 @@ class Worker:
         """Hand each claim, or each batch of them, to its consumer."""
         batches: dict[Route, list[IncomingMessage]] = {}
         for claim in claims:
-            if (unfit := self._unfit(claim)) is not None:
-                self._settler.decide(claim, unfit)
-                continue
             plan = self.plans[claim.channel]
-            route, arguments = self._match(plan, claim)
+            if (verdict := unfit(claim, plan)) is not None:
+                self._settler.decide(claim, verdict)
+                continue
+            if (found := plan.match(claim)) is None:
+                self._settler.decide(claim, unmatched(claim, plan))
+                continue
+            route, arguments = found
             if plan.batch is None:
                 self._start(Delivery(route, [IncomingMessage(claim, route)], arguments))
-            elif claim.alone or claim.losses:
-                self._start(Delivery(route, [IncomingMessage(claim, route, self._ended_early)], {}))
+            elif claim.alone or plan.is_suspect(claim):
+                self._start_or_hold(Delivery(route, [IncomingMessage(claim, route, self._ended_early)], {}))
             else:
                 batches.setdefault(route, []).append(IncomingMessage(claim, route, self._ended_early))
         for route, messages in batches.items():
             for part in _parts(messages, route.policy.batch or 1):
-                self._start(Delivery(route, part, {}))
+                self._start_or_hold(Delivery(route, part, {}))
 
-    def _unfit(self, claim: Message) -> Outcome | None:
-        """What becomes of a claim that no consumer is to see."""
-        if claim.defect:
-            return Outcome("buried", f"The message cannot be read: {claim.defect}.")
-        if claim.losses >= MOST_LOSSES:
-            return Outcome("buried", _lost_too_often(claim))
-        if self.plans[claim.channel].match(claim) is None:
-            return Outcome("released", _unmatched(claim), self._age(claim))
-        return None
+    def _start_or_hold(self, delivery: Delivery) -> None:
+        """Messages of one batch may have to run apart: they wait for each other, for there are no slots for so many."""
+        if self._room.is_full(delivery.channel):
+            self._held.append(delivery)
+        else:
+            self._start(delivery)
 
-    @staticmethod
-    def _match(plan: Plan, claim: Message) -> tuple[Route, dict[str, str]]:
-        found = plan.match(claim)
-        assert found is not None  # _unfit has looked
-        return found
+    def _start_held(self, channel: str) -> None:
+        """A slot of this channel is free."""
+        for delivery in self._held:
+            if delivery.channel == channel:
+                self._held.remove(delivery)
+                self._start(delivery)
+                return
 
     def _start(self, delivery: Delivery) -> None:
         self._running.add(delivery)
-        self._room[delivery.channel] -= 1
+        self._wear.count(len(delivery.messages))
+        self._room.take(delivery.channel)
         claim = delivery.messages[0].claim
-        if claim.losses and self._solos is not None:
+        if self._solos is not None and self.plans[claim.channel].is_suspect(claim):
             delivery.in_pool = False
             self._solos.run(claim, lambda well: self._solo_over(delivery, well))
         elif delivery.route.is_async:
@@ -247,56 +266,38 @@ class Worker:
     def _free(self, delivery: Delivery) -> None:
         if delivery in self._running:
             self._running.discard(delivery)
-            self._room[delivery.channel] += 1
+            self._room.give_back(delivery.channel)
             if not delivery.route.is_async and delivery.in_pool:
                 self._threads.freed()
+            self._start_held(delivery.channel)
 
     def _ended_delivery(self, delivery: Delivery) -> None:
         self._ended.append(delivery)
         if len(self._ended) >= len(self._running):
             self._all_ended.set()
-        self.layer.wake()
+        self._tell()
 
     def _ended_early(self, message: IncomingMessage) -> None:
         self._ended.append(message)
-        self.layer.wake()
+        self._tell()
 
-    # -- how much, and how long ---------------------------------------------------------------------------------
+    def _tell(self) -> None:
+        """Wake the worker's own thread, once for all that ends until it looks."""
+        if not self._is_told:
+            self._is_told = True
+            self.layer.wake()
 
-    def _concurrency(self, plan: Plan) -> int:
-        if self.layer.has_one_writer and any(route.policy.atomic for route in plan.routes):
-            return 1  # a second one would only wait for the first one's transaction
-        return plan.concurrency or self._threads.size
-
-    def _limits(self) -> dict[str, int]:
-        """Messages that may be claimed now, per channel with room."""
-        limits: dict[str, int] = {}
-        for channel, plan in self.plans.items():
-            slots = self._room[channel]
-            if not plan.is_async:
-                slots = min(slots, self._threads.free)
-            room = slots * (plan.batch or 1)
-            if room > 0 and channel in self._gates:
-                room = self._gates[channel].allow(room)
-            if room > 0:
-                limits[channel] = room
-        return limits
-
-    def _total(self, limits: dict[str, int]) -> int:
-        """Sync consumers share the threads; async ones and batches are bounded by their channel alone."""
-        singles = [c for c in limits if not self.plans[c].is_async and not self.plans[c].batch]
-        others = sum(room for c, room in limits.items() if c not in singles)
-        return others + min(self._threads.free, sum(limits[c] for c in singles))
+    # -- waiting ------------------------------------------------------------------------------------------------
 
     def _wait(self, seen: int) -> None:
         """Sleep until something is due, a consumer ended, or a limit is over."""
-        if self._is_dry():
+        if self._is_dry() or (self._stopping.is_set() and not self._running):
             return
-        moments = [d.overdue_at for d in self._running] + [self._stop_at]
-        moments += [gate.open_at for gate in self._gates.values() if gate.wait]
+        moments = [d.overdue_at for d in self._running] + [self._stop_at, *self._room.opening_times()]
         timeout = min([LONGEST_WAIT * random.uniform(0.75, 1), *(m - time.monotonic() for m in moments)])
         if timeout > 0:
-            self.layer.wait(self._awaited(), timeout, seen)
+            may_claim = self._claiming and not self._stopping.is_set()
+            self.layer.wait(self._room.awaited() if may_claim else [], timeout, seen)
 
     def _let_more_end(self) -> None:
         """One round trip settles all that have ended: wait for the others as long as the last one took."""
@@ -304,25 +305,17 @@ class Worker:
         if 0 < len(self._ended) < len(self._running):
             self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
 
-    def _awaited(self) -> list[str]:
-        """The channels that could be claimed from, were something there; those out of tokens sleep."""
-        if not self._claiming or self._stopping.is_set():
-            return []
-        return [
-            channel
-            for channel, plan in self.plans.items()
-            if self._room[channel] > 0
-            and (plan.is_async or self._threads.free)
-            and not (channel in self._gates and self._gates[channel].wait)
-        ]
-
     def _is_dry(self) -> bool:
         """With ``drain``: nothing due and nothing running means the end."""
         if not self._drain or self._running or self._settler.has_work:
             return False
-        if self._claiming and self.layer.poll(list(self.plans)) != 0:
+        if self._claiming and self.layer.poll(list(self.plans)) != 0 and not self._relay():
             self._claiming = False
         return not self._claiming
+
+    def _relay(self) -> bool:
+        """Hand on what waits in the outbox. Was there something?"""
+        return self.layer.outbox is not None and self.layer.outbox.relay() > 0
 
     # -- what goes wrong ----------------------------------------------------------------------------------------
 
@@ -341,6 +334,14 @@ class Worker:
         if self.worn_out and self._solos is not None and not self._stopping.is_set():
             self.stop()
 
+    def _retire_if_worn(self) -> None:
+        """A process that is used up takes nothing more. It ends when what runs is done, however long that takes."""
+        if self.worn_out or self._stopping.is_set() or (why := self._wear.verdict()) is None:
+            return
+        logger.info("%s will be replaced when what it runs is done: %s", self.id, why)
+        self.worn_out = True
+        self.stop(float("inf"))
+
     def _solo_over(self, delivery: Delivery, well: bool | None) -> None:
         """Told by the supervisor's thread: the message's own process has ended."""
         [message] = delivery.messages
@@ -349,30 +350,16 @@ class Worker:
         message.decide(Outcome(outcome, why, delay))
         self._ended_delivery(delivery)
 
-    def _age(self, claim: Message) -> float:
-        """Seconds since it was sent, from 1 s to 1 h: unmatched messages are looked at less and less often."""
-        claimed_at = claim.claimed_until - self.plans[claim.channel].lease  # on the storage's clock, both
-        return min(3600.0, max(1.0, claimed_at - (claim.sent_at or 0)))
-
-    def _back_off(self, error: Exception) -> None:
-        """The layer cannot be used: say so once, and try again, less and less often."""
-        if self._failures == 0:
-            logger.error("the layer cannot be used just now, trying again until it can: %s", error)
-        self._failures += 1
-        distrust_connections()
-        delay = min(LONGEST_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1)
-        if self._stopping.is_set():  # no event will end this wait; keep to the deadline, and do not spin
-            time.sleep(max(0.0, min(delay, self._stop_at - time.monotonic())))
-        else:
-            self._stopping.wait(delay)
-
     def _report_unrouted(self) -> None:
         """Channels that hold messages and have no route anywhere: said once each."""
         for channel, stats in self.layer.stats().items():
             waiting = stats.ready + stats.scheduled
-            if waiting and channel not in self._routing and channel not in self._unrouted:
+            if waiting and not self._is_served_somewhere(channel) and channel not in self._unrouted:
                 self._unrouted.add(channel)
                 logger.warning("channel %s has %s message(s) and no route; they are kept", channel, waiting)
+
+    def _is_served_somewhere(self, channel: str) -> bool:
+        return channel in self._routing or serves(channel)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -393,6 +380,11 @@ class Worker:
             logger.error("the layer cannot be used; %s", error)
 
     def _release_running(self) -> None:
+        for delivery in self._held:
+            for message in delivery.messages:
+                message.decide(Outcome("released", "the worker stopped before its consumer began"))
+                self._settler.add(message)
+        self._held.clear()
         for delivery in list(self._running):
             if not delivery.in_pool:  # its own process settles it
                 continue
@@ -415,14 +407,3 @@ class Worker:
 
 def _parts(messages: list[IncomingMessage], size: int) -> Iterator[list[IncomingMessage]]:
     return (messages[begin : begin + size] for begin in range(0, len(messages), size))
-
-
-def _unmatched(claim: Message) -> str:
-    return f"no route of channel {claim.channel!r} matches its content; it is kept"
-
-
-def _lost_too_often(claim: Message) -> str:
-    return (
-        f"It was lost {claim.losses} times: each time its worker process died, or stopped renewing the lease, while "
-        "it ran. Its consumer may crash the process (a segmentation fault, os._exit, memory running out)."
-    )

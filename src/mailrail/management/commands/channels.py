@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,17 +13,24 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from mailrail.applications import serves
+from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, MailrailError
+from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.management.arguments import whole_number
+from mailrail.management.arguments import seconds, whole_number
 from mailrail.messages import DeadMessage, check_channel_name
+from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
 
 class Command(BaseCommand):
-    help = "Shows the channels, and operates them: dead, requeue, discard, cancel, pause, resume, workers."
+    help = (
+        "Shows the channels, and operates them: dead, requeue, discard, cancel, pause, resume, workers, check, "
+        "relay, reconcile."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="For machines.")
@@ -37,14 +45,23 @@ class Command(BaseCommand):
             ("resume", "undo pause"),
         ):
             action = actions.add_parser(name, help=help)
-            action.add_argument("channel")
+            action.add_argument("channel", help="Its name.")
             if name in ("requeue", "discard", "cancel"):
-                action.add_argument("ids", nargs="*", type=UUID, metavar="id")
+                action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Of a message.")
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
             if name == "dead":
                 action.add_argument("--limit", type=whole_number, default=20, help="Default: 20.")
         actions.add_parser("workers", help="list the workers that live")
+        _add_check(actions)
+        actions.add_parser("relay", help="hand on what waits in the outbox")
+        action = actions.add_parser("reconcile", help="send the missing messages of records")
+        action.add_argument(
+            "--older-than",
+            type=seconds,
+            metavar="SECONDS",
+            help="Leave younger records alone (default: what each app says).",
+        )
         for action in actions.choices.values():  # both may also stand behind the action
             action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
             action.add_argument("--layer", default=SUPPRESS, help=SUPPRESS)
@@ -65,6 +82,10 @@ class Command(BaseCommand):
     def _overview(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         routed = self._routed(options)
         stats = layer.stats()
+        if layer.outbox is not None:
+            stats |= layer.outbox.stats()
+            routed |= {layer.outbox.channel}
+        routed |= self._served(stats.keys() - routed)
         if self._json:
             self._print_json({name: {**asdict(s), "routed": name in routed} for name, s in stats.items()})
             return
@@ -73,7 +94,7 @@ class Command(BaseCommand):
             for name, s in stats.items()
         ]
         self._print_table(("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""), rows)
-        if quiet := sorted(routed - stats.keys()):
+        if quiet := sorted(name for name in routed - stats.keys() if not name.startswith("mailrail.outbox.")):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
 
     def _routed(self, options: dict[str, Any]) -> set[str]:
@@ -81,6 +102,14 @@ class Command(BaseCommand):
             return set(Routing.of_layer(options["layer"]).plans)
         except InvalidSettings as error:
             self.stderr.write(f"The routing cannot be read: {error}")
+            return set()
+
+    def _served(self, channels: Iterable[str]) -> set[str]:
+        """Those for which ASGI_APPLICATION has a consumer, which ``runworker`` runs when it is given their names."""
+        try:
+            return {channel for channel in channels if serves(channel)}
+        except InvalidSettings as error:
+            self.stderr.write(str(error))
             return set()
 
     def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
@@ -91,13 +120,31 @@ class Command(BaseCommand):
         rows = [
             (
                 w.id,
+                *(str(w.info.get(fact, "")) for fact in ("host", "pid")),
                 f"{w.age:.0f} s ago",
-                str(w.info.get("running", "")),
+                f"{w.info.get('running', '')}{', stopping' if w.info.get('stopping') else ''}",
                 ", ".join(w.info.get("channels", [])),
             )
             for w in workers
         ]
-        self._print_table(("worker", "seen", "running", "channels"), rows)
+        self._print_table(("worker", "host", "pid", "seen", "running", "channels"), rows)
+
+    def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        given = options["oldest"]
+        found = look(options["layer"], settings.ready_oldest_due if given is None else given)
+        problems = [found.detail] if found.detail else []
+        workers = [] if found.detail else layer.workers()
+        if options["here"]:
+            workers = [w for w in workers if w.info.get("host") == socket.gethostname()]
+        if not found.detail and len(workers) < options["workers"]:
+            where = " on this machine" if options["here"] else ""
+            problems.append(f"{len(workers)} worker(s) live{where}, fewer than {options['workers']}")
+        if self._json or not problems:
+            self._say(
+                f"Well: {len(workers)} worker(s)", well=not problems, problems=problems, workers=len(workers)
+            )
+        if problems:
+            raise CommandError("; ".join(problems))
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         dead = layer.dead(options["channel"], options["limit"])
@@ -150,12 +197,33 @@ class Command(BaseCommand):
         self._say(f"{options['channel']} goes on.", paused=False)
 
     def _say_which(self, ids: list[UUID], done: str, options: dict[str, Any]) -> None:
-        missing = [id for id in options["ids"] if id not in ids]
-        self._say(
-            f"{len(ids)} {done}", **{done: [str(id) for id in ids], "not_found": [str(id) for id in missing]}
-        )
-        if missing and not self._json:
-            self.stdout.write(f"not found: {', '.join(map(str, missing))}")
+        """Those found are done with in any case; those not found make it a failure, for scripts to notice."""
+        missing = [str(id) for id in options["ids"] if id not in ids]
+        self._say(f"{len(ids)} {done}", **{done: [str(id) for id in ids], "not_found": missing})
+        if missing:
+            what = "nobody has started" if done == "cancelled" else "are dead"
+            raise CommandError(
+                f"Not found among the messages of {options['channel']} that {what}: {', '.join(missing)}"
+            )
+
+    def _relay(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        if layer.outbox is None:
+            raise CommandError(
+                'This layer has no outbox: there is nothing to relay. The Redis layer gets one by "outbox": True in '
+                "its CONFIG."
+            )
+        relayed = layer.outbox.relay()
+        self._say(f"{relayed} relayed", relayed=relayed)
+
+    def _reconcile(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        Routing.of_layer(options["layer"])  # imports what registers reconcilers
+        found = reconcilers(layer)
+        if not found:
+            raise CommandError(
+                "No app says which records should have a message on this layer: see mailrail.reconciliation.reconcile."
+            )
+        sent = {it.name: it.run(options["older_than"]) for it in found}
+        self._say("\n".join(f"{name}: {number} sent again" for name, number in sent.items()), sent=sent)
 
     # -- printing -----------------------------------------------------------------------------------------------
 
@@ -177,6 +245,28 @@ class Command(BaseCommand):
             self.stdout.write(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
+
+
+def _add_check(actions: Any) -> None:
+    action = actions.add_parser(
+        "check", help="fail unless the layer answers, work is in time, and workers live"
+    )
+    action.add_argument(
+        "--oldest",
+        type=seconds,
+        metavar="SECONDS",
+        help="A message may have been due for so long (default: MAILRAIL['READY_OLDEST_DUE']).",
+    )
+    action.add_argument(
+        "--workers",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="At least so many worker processes (default: 1).",
+    )
+    action.add_argument(
+        "--here", action="store_true", help="Count only those of this machine, or this container."
+    )
 
 
 def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:

@@ -11,12 +11,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from mailrail.applications import serves
 from mailrail.conf import settings
-from mailrail.errors import InvalidSettings
+from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, default_alias, get_layer
-from mailrail.management.arguments import whole_number, worker_id
+from mailrail.layers.database import lacks_tables
+from mailrail.management.arguments import memory, whole_number, worker_id
 from mailrail.routing import Routing
+from mailrail.worker.log import logger
 from mailrail.worker.supervisor import Job, Supervisor
+from mailrail.worker.wear import megabytes, resident
 from mailrail.worker.worker import new_worker_id
 
 
@@ -25,7 +29,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "channels", nargs="*", metavar="channel", help="Channels to serve (default: all routed)."
+            "channels",
+            nargs="*",
+            metavar="channel",
+            help="Channels to serve (default: all routed). One without a route is ASGI_APPLICATION's.",
         )
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
         parser.add_argument(
@@ -36,6 +43,15 @@ class Command(BaseCommand):
         )
         parser.add_argument("--threads", type=whole_number, help="Sync consumers at once, per process.")
         parser.add_argument("--processes", type=whole_number, help="Worker processes.")
+        parser.add_argument(
+            "--max-messages", type=whole_number, metavar="N", help="Replace a process after so many messages."
+        )
+        parser.add_argument(
+            "--max-memory",
+            type=memory,
+            metavar="SIZE",
+            help="Replace a process that takes more memory than this: 300M, 1.5G.",
+        )
         parser.add_argument("--drain", action="store_true", help="Stop when nothing is due.")
         parser.add_argument(
             "--worker-id", type=worker_id, help="A name for this worker, unique among those that run."
@@ -55,9 +71,12 @@ class Command(BaseCommand):
             processes=options["processes"] or settings.processes,
             worker_id=options["worker_id"] or new_worker_id(),
             drain=options["drain"],
+            max_messages=options["max_messages"] or settings.max_messages,
+            max_memory=_check_memory(options["max_memory"] or settings.max_memory),
             lifeline=options["lifeline"],
         )
         _set_up_logging(options["verbosity"])
+        tell_concerns(layer)
         self._announce(job, layer, options["verbosity"])
         Supervisor(job).run()
 
@@ -83,14 +102,38 @@ def _check_shared(layer: DurableLayer) -> DurableLayer:
     return layer
 
 
+def _check_memory(limit: int | None) -> int | None:
+    """Processes that exceed their limit before they have done anything would be replaced after every message."""
+    if limit is not None and limit <= (used := resident()):
+        raise CommandError(
+            f"A memory limit of {limit:,} bytes is too low: a process of this project takes {megabytes(used)} before "
+            "it runs anything. Write a higher one, such as 300M, in --max-memory or MAILRAIL['MAX_MEMORY']."
+        )
+    return limit
+
+
+def tell_concerns(layer: DurableLayer) -> None:
+    """Say what may lose messages. A server that cannot be reached is no reason not to start: workers wait for it."""
+    try:
+        if layer.outbox and (lack := lacks_tables(layer.using)):
+            logger.error("The outbox of the layer cannot be used. %s", lack)
+        for concern in layer.concerns():
+            logger.warning("%s", concern)
+    except LayerUnavailable as error:
+        logger.warning("cannot ask whether messages may be lost: %s", error)
+    except InvalidSettings as error:
+        raise CommandError(str(error)) from error
+
+
 def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
     """The channels to serve. Raises ``CommandError`` when there are none, or when one has no route."""
-    if not routing.plans:
+    unknown = [name for name in options["channels"] if name not in routing and not serves(name)]
+    if not routing.plans and (unknown or not options["channels"]):
         raise CommandError(
             'No channel is routed. Route one with @consumer("name") in an app\'s consumers.py, or with route() in the '
-            "list that CHANNEL_LAYERS names."
+            "list that CHANNEL_LAYERS names; or name one that ASGI_APPLICATION has a consumer for."
         )
-    if unknown := [name for name in options["channels"] if name not in routing]:
+    if unknown:
         raise CommandError(
             f"No route for channel {unknown[0]!r}. Routed: {', '.join(sorted(routing.plans))}."
         )

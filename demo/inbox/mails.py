@@ -1,0 +1,136 @@
+"""Reads what was captured."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email import policy
+from email.message import EmailMessage
+from email.parser import BytesParser
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from demo import environment
+
+_DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One captured email. ``name``: that of its file, without the ending."""
+
+    file: Path
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    @property
+    def received(self) -> datetime:
+        return datetime.fromtimestamp(int(self.name.partition("-")[0]) / 1e9, UTC)
+
+    @cached_property
+    def source(self) -> bytes:
+        return self.file.read_bytes()
+
+    @cached_property
+    def _message(self) -> EmailMessage:
+        message = BytesParser(policy=policy.default).parsebytes(self.source)
+        assert isinstance(message, EmailMessage)  # the policy's
+        return message
+
+    @property
+    def subject(self) -> str:
+        return str(self._message.get("Subject", ""))
+
+    @property
+    def recipients(self) -> str:
+        return ", ".join(map(str, self._message.get_all("Delivered-To", [])))
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        return [(name, str(value)) for name, value in self._message.items()]
+
+    @property
+    def text(self) -> str | None:
+        return self._body("plain")
+
+    @property
+    def html(self) -> str | None:
+        """The document for a frame: its links open beside the site, not in the frame."""
+        html = self._body("html")
+        if html is None:
+            return None
+        doctype = _DOCTYPE.match(html)
+        end = doctype.end() if doctype else 0
+        return f'{html[:end]}<base target="_blank">{html[end:]}'
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """Whatever is not shown as a body."""
+        bodies = [self._message.get_body((kind,)) for kind in ("plain", "html")]
+        parts = [it for it in _leaves(self._message) if not any(it is body for body in bodies)]
+        return [Attachment(number, part) for number, part in enumerate(parts)]
+
+    def _body(self, kind: str) -> str | None:
+        part = self._message.get_body((kind,))
+        return None if part is None else _text_of(part)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """``number``: its place in the email."""
+
+    number: int
+    _part: Any
+
+    @property
+    def filename(self) -> str:
+        return self._part.get_filename() or f"attachment-{self.number}"
+
+    @property
+    def mimetype(self) -> str:
+        return str(self._part.get_content_type())
+
+    @cached_property
+    def content(self) -> bytes:
+        if self._part.is_multipart():  # an email in the email
+            return b"".join(bytes(each) for each in self._part.iter_parts())
+        return bytes(self._part.get_payload(decode=True) or b"")
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+
+def newest(most: int) -> list[Mail]:
+    """The last ones captured, newest first."""
+    return [Mail(file) for file in heapq.nlargest(most, _files())]
+
+
+def find(name: str) -> Mail | None:
+    """The one of this name. Names come from addresses of pages, so they are looked for, never opened."""
+    return next((Mail(file) for file in _files() if file.stem == name), None)
+
+
+def _files() -> Iterable[Path]:
+    return environment.inbox_folder().glob("*.eml")
+
+
+def _leaves(message: Any) -> Iterator[Any]:
+    if message.get_content_maintype() == "multipart":
+        for part in message.iter_parts():
+            yield from _leaves(part)
+    else:
+        yield message
+
+
+def _text_of(part: Any) -> str:
+    try:
+        return str(part.get_content())
+    except LookupError:  # a charset that Python does not know
+        return bytes(part.get_payload(decode=True)).decode("ascii", "replace")

@@ -1,0 +1,79 @@
+"""The pages of the inbox. An email is foreign text: its HTML is shown in a frame that runs and loads nothing."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import user_passes_test
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.http import content_disposition_header
+from django.utils.translation import gettext
+from django.views.decorators.cache import never_cache
+
+from . import mails
+
+SHOWN = 200
+"""Emails on the first page; the folder keeps them all."""
+# A link opens a window of its own, which is no longer in the sandbox: that is what one clicks it for.
+SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
+FRAME_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    f"frame-ancestors 'self'; sandbox {SANDBOX}"
+)
+PAGE_POLICY = "frame-src 'self'"  # a frame may not go elsewhere by itself, either
+
+staff_only = user_passes_test(lambda user: user.is_staff)
+
+
+@never_cache
+@staff_only
+def index(request: HttpRequest) -> HttpResponse:
+    return render(request, "inbox/list.html", {"mails": mails.newest(SHOWN)})
+
+
+@never_cache
+@staff_only
+def detail(request: HttpRequest, name: str) -> HttpResponse:
+    response = render(request, "inbox/detail.html", {"mail": _find(name), "sandbox": SANDBOX})
+    response["Content-Security-Policy"] = PAGE_POLICY
+    return response
+
+
+@never_cache
+@staff_only
+def html(request: HttpRequest, name: str) -> HttpResponse:
+    """The document of the frame."""
+    response = HttpResponse(_find(name).html or "", content_type="text/html; charset=utf-8")
+    response["Content-Security-Policy"] = FRAME_POLICY
+    response["X-Frame-Options"] = "SAMEORIGIN"
+    response["X-DNS-Prefetch-Control"] = "off"
+    return response
+
+
+@never_cache
+@staff_only
+def source(request: HttpRequest, name: str) -> HttpResponse:
+    return _download(_find(name).source, f"{name}.eml")
+
+
+@never_cache
+@staff_only
+def attachment(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    found = next((it for it in _find(name).attachments if it.number == number), None)
+    if found is None:
+        raise Http404(gettext("The email has no such attachment."))
+    return _download(found.content, found.filename)
+
+
+def _find(name: str) -> mails.Mail:
+    mail = mails.find(name)
+    if mail is None:
+        raise Http404(gettext("There is no such email."))
+    return mail
+
+
+def _download(content: bytes, filename: str) -> HttpResponse:
+    """A file that no browser opens by itself."""
+    response = HttpResponse(content, content_type="application/octet-stream")
+    response["Content-Disposition"] = content_disposition_header(True, filename)
+    response["Content-Security-Policy"] = "sandbox"
+    return response

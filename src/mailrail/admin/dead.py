@@ -1,0 +1,100 @@
+"""Dead messages: what they were, what they died of, and sending them again or discarding them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.translation import gettext, pgettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from mailrail.messages import Listed, Place
+from mailrail.models import BuriedMessage
+
+from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
+from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened
+from .sources import Address, Asked, Source
+
+_GONE = counted(
+    "%(count)d message is not dead any more: it was requeued or discarded meanwhile.",
+    "%(count)d messages are not dead any more: they were requeued or discarded meanwhile.",
+)
+REQUEUE = Decision(
+    "requeue",
+    _("Send again"),
+    "requeue_message",
+    _("Send these messages again, with all their attempts?"),
+    counted("%(count)d message was sent again.", "%(count)d messages were sent again."),
+    _GONE,
+)
+DISCARD = Decision(
+    "discard",
+    pgettext_lazy("message", "Discard"),
+    "discard_message",
+    _("Discard these messages for good? Nothing of them is kept."),
+    counted("%(count)d message was discarded.", "%(count)d messages were discarded."),
+    _GONE,
+)
+
+
+@admin.register(BuriedMessage)
+class DeadMessageAdmin(LayerAdmin):
+    """The last buried first."""
+
+    message_template = "mailrail/admin/dead.html"
+    decisions = {"requeue": REQUEUE, "discard": DISCARD}  # noqa: RUF012 - never changed
+    list_display = ("on_channel", "buried", "died_of", "said", "excerpt", "attempts")
+    list_filter = (LayerFilter, ChannelFilter, ErrorFilter)
+    actions = ("requeue", "discard")
+
+    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
+        name = asked.error_class
+        error_class = "" if name == NO_EXCEPTION else name or None
+        return asked.source.layer.list_dead(asked.looked_at, limit, behind, error_class)
+
+    def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
+        dead = source.layer.find_dead(address.channel, address.id)
+        if dead is None:
+            return None
+        return {
+            **facts_of(dead.message, whole),
+            "buried_at": moment(dead.buried_at),
+            "error": Text.of(dead.error.strip(), whole, at_end=True),
+        }
+
+    def said_when_gone(self, address: Address) -> str:
+        text = gettext("%(message)s is not dead any more: it was requeued or discarded.")
+        return text % {"message": f"{address.channel} {address.id}"}
+
+    @admin.display(description=pgettext_lazy("message", "buried"))
+    def buried(self, row: Any) -> datetime | None:
+        return moment(row.listed.at)
+
+    @admin.display(description=pgettext_lazy("message", "error"))
+    def died_of(self, row: Any) -> str:
+        return str(row.listed.error_class.rpartition(".")[2] or gettext("no exception"))
+
+    @admin.display(description=_("what it says"))
+    def said(self, row: Any) -> str:
+        last = row.listed.error.rstrip().rpartition("\n")[2]
+        return shortened(last.removeprefix(f"{row.listed.error_class}: "))
+
+    @admin.display(description=pgettext_lazy("message", "attempts"))
+    def attempts(self, row: Any) -> int:
+        return int(row.listed.attempt)
+
+    @admin.action(description=_("Send selected messages again"), permissions=("requeue",))
+    def requeue(self, request: HttpRequest, queryset: Any) -> None:
+        """``response_action`` does it."""
+
+    @admin.action(description=_("Discard selected messages"), permissions=("discard",))
+    def discard(self, request: HttpRequest, queryset: Any) -> None:
+        """``response_action`` does it."""
+
+    def has_requeue_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, REQUEUE)
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, DISCARD)

@@ -1,0 +1,299 @@
+"""What the pages on dead and on waiting messages have in common: a list, a message, and decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import get_content_type_for_model
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext, ngettext, pgettext_lazy
+
+from mailrail.errors import MailrailError
+from mailrail.key_lists import KeyList, KeyListAdmin, confirmation, is_confirmed
+from mailrail.messages import Content, Listed, Message, Place
+
+from .sources import MOST_CHANNELS, Address, Asked, Source, source_of
+
+SHOWN_AT_ONCE = 20_000
+"""Characters of a content or an error that its page shows unless it is asked for the whole."""
+SHOWN_IN_LISTS = 120
+"""Characters of a content or an error in a line of a list."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What people may decide: the layer's verb, the permission, and the words. ``done`` counts, ``missed`` too."""
+
+    verb: str
+    label: Any
+    permission: str
+    question: Any
+    done: Callable[[int], str]
+    missed: Callable[[int], str]
+
+
+class LayerList(KeyList):
+    """Of a layer's messages: instances of the model that were never saved, each with what was ``listed`` of it."""
+
+    model_admin: LayerAdmin
+
+    def get_results(self, request: HttpRequest) -> None:
+        page: list[Listed] = []
+        try:
+            asked = Asked.by(request)
+            source = asked.source
+            page = self.model_admin.find_page(asked, self.list_per_page + 1, _read_place(self.behind))
+            if not asked.channel and len(asked.in_use) > MOST_CHANNELS:
+                text = gettext("These are messages of the first %(count)d channels only; choose one.")
+                messages.warning(request, text % {"count": MOST_CHANNELS})
+        except MailrailError as error:
+            messages.error(request, str(error))
+        is_more = len(page) > self.list_per_page
+        rows = [self._row(source, it) for it in page[: self.list_per_page]]
+        self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
+
+    def _row(self, source: Source, listed: Listed) -> Any:
+        row: Any = self.model(pk=str(Address(source.name, listed.channel, listed.id)), channel=listed.channel)
+        row.listed = listed
+        return row
+
+
+class LayerAdmin(KeyListAdmin):
+    """Messages are looked at, and decided about; they are neither made nor changed here."""
+
+    message_template: ClassVar[str]
+    decisions: ClassVar[Mapping[str, Decision]]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[LayerList]:
+        return LayerList
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return []  # a message has a page of its own, and no form
+
+    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
+        """What is listed. Raises ``MailrailError``."""
+        raise NotImplementedError
+
+    @admin.display(description=pgettext_lazy("message", "channel"))
+    def on_channel(self, row: Any) -> str:
+        return str(row.channel)
+
+    @admin.display(description=pgettext_lazy("message", "content"))
+    def excerpt(self, row: Any) -> str:
+        return shortened(row.listed.excerpt)
+
+    # -- one message ----------------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.decide_view)
+        name = f"{self.opts.app_label}_{self.opts.model_name}_decide"
+        return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        address = Address.read(unquote(object_id))
+        try:
+            facts = self.shown(source_of(address.source, address.channel), address, "whole" in request.GET)
+        except MailrailError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return self._to_list()
+        if facts is None:
+            self.message_user(request, self.said_when_gone(address), messages.WARNING)
+            return self._to_list()
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": f"{address.channel} {address.id}",
+            "media": self.media,
+            "original": f"{address.channel} {address.id}",
+            "has_view_permission": True,
+            "address": address,
+            "quoted": quote(str(address)),
+            "allowed": [(name, it.label) for name, it in self.decisions.items() if self._may(request, it)],
+            **facts,
+            **(extra_context or {}),
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, self.message_template, context)
+
+    def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
+        """What the template shows of the message; ``None`` when it is gone. Raises ``MailrailError``."""
+        raise NotImplementedError
+
+    def said_when_gone(self, address: Address) -> str:
+        raise NotImplementedError
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Buttons of a message's page: POST asks, and what the question is answered with does it."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        address = Address.read(unquote(object_id))
+        back = self._url("change", quote(str(address)))
+        return self._decide(request, request.POST.get("decision", ""), "decision", [address], back)
+
+    def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Actions of the list. There is no query: the layer is told which."""
+        if "1" in request.POST.getlist("select_across"):
+            return super().response_action(request, queryset, *args, **kwargs)  # which refuses
+        names = [name for name in request.POST.getlist("action") if name]
+        selected = [Address.read(text) for text in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+        if not names:
+            self.message_user(request, gettext("No action selected."), messages.WARNING)
+            return None
+        return self._decide(request, names[0], "action", selected, request.get_full_path())
+
+    def _decide(
+        self, request: HttpRequest, name: str, field: str, addresses: list[Address], back: str
+    ) -> HttpResponse:
+        if name not in self.decisions:
+            raise Http404
+        decision = self.decisions[name]
+        if not (self.has_view_permission(request) and self._may(request, decision)):
+            raise PermissionDenied
+        if not is_confirmed(request):
+            rows = [(str(address), f"{address.channel} {address.id}") for address in addresses]
+            question, label = decision.question, decision.label
+            return confirmation(self, request, question, rows, name=field, value=name, label=label, back=back)
+        self._carry_out(request, decision, addresses)
+        return self._to_list() if field == "decision" else HttpResponseRedirect(back)
+
+    def _carry_out(self, request: HttpRequest, decision: Decision, addresses: list[Address]) -> None:
+        """What was done is told and logged; what was not there any more is told."""
+        done = missed = 0
+        for (name, channel), ids in _by_channel(addresses).items():
+            source = source_of(name, channel)
+            try:
+                # A layer on the database of the log commits both, or neither.
+                with transaction.atomic(using=router.db_for_write(LogEntry)):
+                    found = getattr(source.layer, decision.verb)(channel, ids)
+                    self._log(request, decision, [Address(name, channel, id) for id in found])
+            except MailrailError as error:
+                self.message_user(request, str(error), messages.ERROR)
+                break
+            done, missed = done + len(found), missed + len(ids) - len(found)
+        if done:
+            self.message_user(request, decision.done(done), messages.SUCCESS)
+        if missed:
+            self.message_user(request, decision.missed(missed), messages.WARNING)
+
+    def _log(self, request: HttpRequest, decision: Decision, addresses: Iterable[Address]) -> None:
+        """By their names: contents do not belong into the log, which outlives them."""
+        content_type = get_content_type_for_model(self.model)
+        LogEntry.objects.bulk_create(
+            LogEntry(
+                user_id=str(request.user.pk),
+                content_type=content_type,
+                object_id=str(address),
+                object_repr=f"{address.channel} {address.id}"[:200],
+                action_flag=CHANGE,
+                change_message=str(decision.label),
+            )
+            for address in addresses
+        )
+
+    def _may(self, request: HttpRequest, decision: Decision) -> bool:
+        return request.user.has_perm(f"{self.opts.app_label}.{decision.permission}")
+
+    def _to_list(self) -> HttpResponse:
+        return HttpResponseRedirect(self._url("changelist"))
+
+    def _url(self, name: str, *args: str) -> str:
+        prefix = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
+        return reverse(f"{prefix}_{name}", args=args)
+
+    # -- neither made, nor changed, nor deleted ---------------------------------------------------------------------
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def facts_of(message: Message, whole: bool) -> dict[str, Any]:
+    """What a page tells of any message."""
+    return {
+        "message": message,
+        "sent_at": moment(message.sent_at),
+        "expires": moment(message.expires),
+        "content": Text.of_json(message.content, whole),
+        "headers": Text.of_json(message.headers, whole),
+    }
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is shown of a text, and how many characters of it are not."""
+
+    shown: str
+    left_out: int = 0
+
+    @classmethod
+    def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
+        """``at_end``: it is the end that matters."""
+        if whole or len(text) <= SHOWN_AT_ONCE:
+            return cls(text)
+        shown = text[-SHOWN_AT_ONCE:] if at_end else text[:SHOWN_AT_ONCE]
+        return cls(shown, len(text) - SHOWN_AT_ONCE)
+
+    @classmethod
+    def of_json(cls, value: Content, whole: bool) -> Text:
+        return cls.of(json.dumps(value, indent=2, ensure_ascii=False), whole)
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """``None`` for what is no time that people could read, too."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
+
+
+def counted(one: str, many: str) -> Callable[[int], str]:
+    """A text with ``%(count)d`` in it, in the language of whoever reads it."""
+    return lambda count: ngettext(one, many, count) % {"count": count}
+
+
+def _by_channel(addresses: Iterable[Address]) -> dict[tuple[str, str], list[UUID]]:
+    found: dict[tuple[str, str], list[UUID]] = {}
+    for address in dict.fromkeys(addresses):
+        found.setdefault((address.source, address.channel), []).append(address.id)
+    return found
+
+
+def _write_place(place: Place) -> str:
+    return f"{place[0]!r}_{place[1]}"
+
+
+def _read_place(text: str | None) -> Place | None:
+    """From the query string; the beginning, for what is no place."""
+    at, _, id = (text or "").partition("_")
+    try:
+        return float(at), UUID(id)
+    except ValueError:
+        return None

@@ -1,0 +1,126 @@
+"""What waits, what is scheduled and what runs; how the channels stand; and cancelling."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.formats import number_format
+from django.utils.http import urlencode
+from django.utils.translation import gettext, pgettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from mailrail.errors import MailrailError
+from mailrail.messages import ChannelStats, Listed, Place
+from mailrail.models import StoredMessage
+
+from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
+from .pages import Decision, LayerAdmin, counted, facts_of, moment
+from .sources import Address, Asked, Source
+
+COUNTED = 1_000
+"""Messages of a kind and a channel that are counted for the page; more are estimated where counting takes long."""
+CANCEL = Decision(
+    "cancel",
+    pgettext_lazy("message", "Cancel"),
+    "cancel_message",
+    _("Cancel these messages? They are removed, and nothing of them is kept."),
+    counted("%(count)d message was cancelled.", "%(count)d messages were cancelled."),
+    counted(
+        "%(count)d message was not cancelled: a worker has claimed it, or it is gone.",
+        "%(count)d messages were not cancelled: workers have claimed them, or they are gone.",
+    ),
+)
+
+
+@admin.register(StoredMessage)
+class WaitingMessageAdmin(LayerAdmin):
+    """The soonest due first, and above them how each channel stands."""
+
+    change_list_template = "mailrail/admin/waiting_list.html"
+    message_template = "mailrail/admin/waiting.html"
+    decisions = {"cancel": CANCEL}  # noqa: RUF012 - never changed
+    list_display = ("on_channel", "due_at", "state", "excerpt", "attempts", "in_lane", "by_worker")
+    list_filter = (LayerFilter, ChannelFilter, StateFilter)
+    actions = ("cancel",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        context = {"standing": self._standing(request), "dead_url": self._dead_url()}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    def _standing(self, request: HttpRequest) -> list[dict[str, Any]]:
+        """How the channels stand, on the page that nothing was chosen on."""
+        if request.method != "GET" or request.GET.keys() - {"layer"} or not self.has_view_permission(request):
+            return []
+        try:
+            source = Asked.by(request).source
+            stats = source.layer.stats(COUNTED).items()
+        except MailrailError:
+            return []  # the list says it
+        return [_row(source, channel, it) for channel, it in stats if source.only in (None, channel)]
+
+    def _dead_url(self) -> str:
+        return reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")
+
+    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
+        state: Any = asked.state if asked.state in STATES else None
+        return asked.source.layer.list_waiting(asked.looked_at, limit, behind, state)
+
+    def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
+        message = source.layer.find(address.channel, address.id)
+        if message is None:
+            return None
+        return {
+            **facts_of(message, whole),
+            "due": moment(message.due),
+            "is_claimed": message.token is not None,
+        }
+
+    def said_when_gone(self, address: Address) -> str:
+        text = gettext("%(message)s does not wait any more: it is finished, dead, cancelled or expired.")
+        return text % {"message": f"{address.channel} {address.id}"}
+
+    @admin.display(description=_("due, or claimed until"))
+    def due_at(self, row: Any) -> datetime | None:
+        return moment(row.listed.at)
+
+    @admin.display(description=pgettext_lazy("message", "state"))
+    def state(self, row: Any) -> str:
+        return str(STATES[row.listed.state])
+
+    @admin.display(description=pgettext_lazy("message", "attempts"))
+    def attempts(self, row: Any) -> int:
+        return int(row.listed.attempt)
+
+    @admin.display(description=pgettext_lazy("message", "lane"))
+    def in_lane(self, row: Any) -> str:
+        return row.listed.lane or ""
+
+    @admin.display(description=pgettext_lazy("message", "worker"))
+    def by_worker(self, row: Any) -> str:
+        return row.listed.worker or ""
+
+    @admin.action(description=_("Cancel selected messages"), permissions=("cancel",))
+    def cancel(self, request: HttpRequest, queryset: Any) -> None:
+        """``response_action`` does it."""
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, CANCEL)
+
+
+def _row(source: Source, channel: str, stats: ChannelStats) -> dict[str, Any]:
+    numbers = {name: _number(getattr(stats, name)) for name in ("ready", "scheduled", "claimed", "dead")}
+    oldest = None if stats.oldest_due is None else timedelta(seconds=round(stats.oldest_due))
+    query = urlencode({"layer": source.name, "channel": channel})
+    return {"channel": channel, "query": query, "oldest_due": oldest, "paused": stats.paused, **numbers}
+
+
+def _number(value: int) -> str:
+    return (
+        f"≈ {number_format(value, force_grouping=True)}"
+        if value > COUNTED
+        else number_format(value, force_grouping=True)
+    )

@@ -1,0 +1,119 @@
+"""Consumers of Channels 4: the applications that ``ASGI_APPLICATION`` has for named channels.
+
+    application = ProtocolTypeRouter({
+        "channel": ChannelNameRouter({"thumbs": ThumbnailConsumer.as_asgi()}),
+    })
+
+``manage.py runworker thumbs`` runs them, each message in an instance of its own, which ends when it has handled it.
+Under Channels' own worker one instance handles all messages of its channel, until it raises; what it remembered from
+one message to the next belongs on the class, or into the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from channels.exceptions import StopConsumer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, get_default_application
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+
+from .errors import InvalidSettings
+from .layers.cancelling import end
+
+_WRAPPED_IN = ("inner", "application")  # attributes of middleware that lead to what it wraps
+
+
+def application() -> Any:
+    """What ``ASGI_APPLICATION`` names. Raises ``InvalidSettings``."""
+    try:
+        return get_default_application()
+    except ImproperlyConfigured as error:
+        raise InvalidSettings(f"ASGI_APPLICATION: {error}") from error
+
+
+def serves(channel: str) -> bool:
+    """Does ``ASGI_APPLICATION`` have a consumer for this channel? Yes, too, where it does not let us see."""
+    if not getattr(django_settings, "ASGI_APPLICATION", None):
+        return False
+    found = application()
+    while not isinstance(found, ASGIHandler):
+        if isinstance(found, ChannelNameRouter):
+            return channel in found.application_mapping
+        if isinstance(found, ProtocolTypeRouter):
+            found = found.application_mapping.get("channel")
+        else:
+            found = next((getattr(found, name) for name in _WRAPPED_IN if hasattr(found, name)), True)
+        if found is None or found is True:
+            return bool(found)
+    return False  # Django's own knows HTTP only
+
+
+async def run_application(message: Any) -> None:
+    """Have the consumer behind ``ASGI_APPLICATION`` handle a message: a consumer of ours, as routes have them.
+
+    What the handler raises makes it fail, like any consumer. A message without a usable ``type`` is buried: no other
+    run would end better.
+    """
+    if (why := _defect_of(message.content)) is not None:
+        message.bury(why)
+        return
+    async with ThreadSensitiveContext():  # sync consumers run beside each other, each on a thread of its own
+        try:
+            await _handle(message)
+        finally:
+            await sync_to_async(connections.close_all)()  # of that thread
+
+
+def _defect_of(content: dict[str, Any]) -> str | None:
+    kind = content.get("type")
+    if isinstance(kind, str) and kind and not kind.startswith(("_", ".")):
+        return None
+    return (
+        f"Its type is {kind!r}. Consumers of Channels are told by the type which method handles a message: it must be "
+        "that method's name, and must not begin with an underscore."
+    )
+
+
+async def _handle(message: Any) -> None:
+    """Give the application one message, and end it when it asks for another one: then it has handled the first."""
+    is_handled = asyncio.Event()
+    unread = [dict(message.content)]
+
+    async def receive() -> Any:
+        if unread:
+            return unread.pop()
+        is_handled.set()
+        return await asyncio.get_running_loop().create_future()  # there is no other
+
+    async def send(event: Any) -> None:
+        raise RuntimeError(
+            f"A consumer of channel {message.channel!r} called send(): nobody is connected to it. Send to a channel or "
+            "a group of the channel layer."
+        )
+
+    scope = {"type": "channel", "channel": message.channel}
+    running = asyncio.ensure_future(application()(scope, receive, send))
+    asking = asyncio.ensure_future(is_handled.wait())
+    try:
+        await asyncio.wait({running, asking}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    except StopConsumer:
+        pass
+    finally:
+        asking.cancel()
+        await _ended(running)
+
+
+async def _ended(running: asyncio.Future[Any]) -> None:
+    """Cancel it, and wait until it has tidied up. What it raises meanwhile is told, not lost."""
+    if running.done():
+        return
+    await end(running)
+    if not running.cancelled() and (error := running.exception()) is not None:
+        raise error

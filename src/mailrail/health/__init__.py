@@ -1,0 +1,11 @@
+"""Does this process answer, and may work be given to it? For load balancers, orchestrators and monitoring.
+
+``path("", include("mailrail.health.urls"))`` has the pages ``/healthz`` and ``/readyz``; for a shell there is
+``manage.py channels check``.
+"""
+
+from __future__ import annotations
+
+from .readiness import Readiness, look
+
+__all__ = ["Readiness", "look"]

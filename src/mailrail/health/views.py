@@ -1,0 +1,38 @@
+"""The pages. They ask for no session, no user and no transaction; under ASGI they run on a thread, as they may wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import connections, transaction
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from ..conf import settings
+from .readiness import Watch, look
+
+watch = Watch(lambda: look(limit=settings.ready_oldest_due))
+
+
+def _page(view: Any) -> Any:
+    """For everybody, kept by no cache, and without a transaction: to open one would need the database."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return login_not_required(never_cache(require_safe(view)))
+
+
+@_page
+def healthz(request: HttpRequest) -> JsonResponse:
+    """The process answers, whatever else is wrong: to restart it would help nobody."""
+    return JsonResponse({"alive": True})
+
+
+@_page
+def readyz(request: HttpRequest) -> JsonResponse:
+    """503 with a reason, if the layer cannot be used or work is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
+    found = watch.ask()
+    if found.is_ready:
+        return JsonResponse({"ready": True})
+    return JsonResponse({"ready": False, "reason": found.reason}, status=503)

@@ -1,0 +1,132 @@
+"""Who may accept what: a link and the person who opens it, judged without telling whether an address is registered.
+
+The verdict is all that a page says, and it depends on the link, on the invitation and on who is logged in, never on
+whether there is an account for the address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ObjectDoesNotExist
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from mailrail.conf import settings
+
+from .addresses import identity
+from .models import Status, every_invitation
+from .rights import may_invite
+
+STASHED = "mailrail_invitation"
+"""In the session: the key of the link from which somebody went to log in or sign up."""
+ACCEPTED = "mailrail_invitations_accepted"
+"""In the session: primary keys of what was accepted without an account, the last ones."""
+
+
+class Verdict(Enum):
+    """What becomes of a link; the value is the status of its page."""
+
+    FORGED = "forged", 404
+    REPLACED = "replaced", 410
+    REVOKED = "revoked", 410
+    EXPIRED = "expired", 410
+    USED = "used", 410
+    """Accepted by somebody else, as far as can be told."""
+    WITHDRAWN = "withdrawn", 410
+    """Its sender may not invite any more."""
+    DONE = "done", 200
+    """Accepted by this person."""
+    LOG_IN = "log in", 200
+    OTHER_ACCOUNT = "other account", 403
+    """The account has not this address."""
+    WELCOME = "welcome", 200
+    """This person may accept it."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the page that says so."""
+        return self.value[1]
+
+
+class Judged(NamedTuple):
+    """``invitation`` is ``None`` for what opens none."""
+
+    verdict: Verdict
+    invitation: Any = None
+
+
+def email_of(user: Any) -> list[str]:
+    """The default of ``MAILRAIL["INVITATION_EMAILS_OF"]``: the user's email.
+
+    Django does not verify it. The link does: who has it reads the mail of the invited address.
+    """
+    return [getattr(user, get_user_model().get_email_field_name())]
+
+
+def judge(request: HttpRequest, key: str) -> Judged:
+    """Judge a link and who opens it. Changes nothing."""
+    try:
+        invitation = every_invitation().select_related("sender").get_by_key(key)
+    except ObjectDoesNotExist:
+        return Judged(Verdict.REPLACED if every_invitation().was_key(key) else Verdict.FORGED)
+    return Judged(_judge(request, invitation), invitation)
+
+
+def _judge(request: HttpRequest, invitation: Any) -> Verdict:
+    match invitation.status:
+        case Status.ACCEPTED:
+            return Verdict.DONE if _is_theirs(request, invitation) else Verdict.USED
+        case Status.REVOKED:
+            return Verdict.REVOKED
+        case Status.EXPIRED:
+            return Verdict.EXPIRED
+    if not may_invite(invitation.sender, invitation):
+        return Verdict.WITHDRAWN
+    if settings.invitation_accept == "link":
+        return Verdict.WELCOME
+    if not request.user.is_authenticated:
+        return Verdict.LOG_IN
+    return Verdict.WELCOME if has_address(request.user, invitation.email) else Verdict.OTHER_ACCOUNT
+
+
+def has_address(user: Any, email: str) -> bool:
+    """Tell whether this is one of the user's addresses, in whatever spelling."""
+    theirs: Iterable[str] = import_string(settings.invitation_emails_of)(user)
+    return identity(email) in {_identity(address) for address in theirs}
+
+
+def _identity(address: str) -> str:
+    try:
+        return identity(address)
+    except UnicodeError:  # a user's email may be anything
+        return ""
+
+
+def accept(request: HttpRequest, invitation: Any) -> bool:
+    """Accept it for whoever is logged in, or for this session; return whether this call did it."""
+    user = request.user if request.user.is_authenticated else None
+    if not invitation.accept(user):
+        return False
+    if user is None and hasattr(request, "session"):
+        request.session[ACCEPTED] = [*request.session.get(ACCEPTED, []), str(invitation.pk)][-20:]
+    return True
+
+
+def _is_theirs(request: HttpRequest, invitation: Any) -> bool:
+    if request.user.is_authenticated and invitation.accepted_by_id == request.user.pk:
+        return True
+    return hasattr(request, "session") and str(invitation.pk) in request.session.get(ACCEPTED, [])
+
+
+def stash(request: HttpRequest, key: str) -> None:
+    """Remember the link while its owner logs in or signs up."""
+    request.session[STASHED] = key
+
+
+def stashed(request: HttpRequest) -> Judged:
+    """Judge the link that was remembered, if any."""
+    return judge(request, request.session.get(STASHED, ""))

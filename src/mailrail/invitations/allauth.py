@@ -1,0 +1,52 @@
+"""For django-allauth: whoever signs up through an invitation has a verified address.
+
+ACCOUNT_ADAPTER = "mailrail.invitations.allauth.InvitationAdapter"
+MAILRAIL = {
+    "INVITATION_SIGNUP": "account_signup",
+    "INVITATION_EMAILS_OF": "mailrail.invitations.allauth.verified_emails_of",
+}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from django.http import HttpRequest
+
+from . import accepting
+from .accepting import Verdict
+from .addresses import identity
+
+_OPEN = (Verdict.LOG_IN, Verdict.WELCOME, Verdict.OTHER_ACCOUNT)
+
+
+def verified_emails_of(user: Any) -> list[str]:
+    """Return the addresses that allauth has verified."""
+    return list(EmailAddress.objects.filter(user=user, verified=True).values_list("email", flat=True))
+
+
+def invited_address(request: HttpRequest) -> str | None:
+    """Return the address of the open invitation from whose page this person has come, if any."""
+    verdict, invitation = accepting.stashed(request)
+    return invitation.email if verdict in _OPEN else None
+
+
+class InvitationAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed
+    """Takes the invited address as verified: the link was mailed to it."""
+
+    def is_email_verified(self, request: HttpRequest, email: str) -> bool:
+        """Tell whether this address needs no confirmation."""
+        address = invited_address(request)
+        if address is not None and identity(email) == identity(address):
+            return True
+        return bool(super().is_email_verified(request, email))
+
+
+class InvitedOnlyAdapter(InvitationAdapter):
+    """And nobody signs up without an invitation."""
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Tell whether this person may sign up."""
+        return invited_address(request) is not None

@@ -1,0 +1,99 @@
+"""System checks of invitations.
+
+mailrail.invitations.E001  MAILRAIL names a model or a function that cannot be used
+mailrail.invitations.W001  nobody has said where the site is
+mailrail.invitations.W002  the site is still example.com (with --database)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, router
+from django.utils.module_loading import import_string
+
+from mailrail.conf import settings
+from mailrail.errors import InvalidSettings
+
+from .models import get_invitation_model
+
+FUNCTIONS = ("invitation_may_invite", "invitation_emails_of")
+
+
+@register()
+def check_names(**kwargs: Any) -> list[CheckMessage]:
+    """Does everything that MAILRAIL names exist?"""
+    try:
+        return list(_check_names())
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+
+
+def _check_names() -> Iterable[CheckMessage]:
+    try:
+        get_invitation_model()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="mailrail.invitations.E001")
+    for name in FUNCTIONS:
+        path = getattr(settings, name)
+        try:
+            why = "" if callable(import_string(path)) else "is not a function"
+        except Exception as error:  # a module may raise anything
+            why = f"cannot be imported: {error}"
+        if why:
+            yield Error(
+                f"MAILRAIL[{name.upper()!r}] is {path!r}, which {why}.", id="mailrail.invitations.E001"
+            )
+
+
+@register()
+def check_base_url(**kwargs: Any) -> list[CheckMessage]:
+    """Can links be made at all?"""
+    try:
+        known = settings.base_url or apps.is_installed("django.contrib.sites")
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+    if known:
+        return []
+    return [
+        Warning(
+            "Links in email need to know where the site is, and nobody has said it.",
+            hint='MAILRAIL["BASE_URL"] = "https://example.com", with your domain, or "django.contrib.sites" in '
+            "INSTALLED_APPS.",
+            id="mailrail.invitations.W001",
+        )
+    ]
+
+
+@register(Tags.database)
+def check_site(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Is the site that links are made for a real one? Looks into the database, so only with ``--database``."""
+    try:
+        if settings.base_url or not apps.is_installed("django.contrib.sites"):
+            return []
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+    from django.contrib.sites.models import Site
+
+    using = router.db_for_read(Site)
+    site_id = getattr(django_settings, "SITE_ID", None)
+    if using not in (databases or ()) or site_id is None:
+        return []
+    try:
+        domain = Site.objects.using(using).filter(pk=site_id).values_list("domain", flat=True).first()
+    except DatabaseError:
+        return []  # not migrated yet
+    if domain is None or domain.removesuffix(".").lower() != "example.com":
+        return []
+    return [
+        Warning(
+            "Links in email lead to https://example.com: the current site still has the domain it was made with.",
+            hint=f'Change the domain of site {site_id} in the admin, or set MAILRAIL["BASE_URL"].',
+            id="mailrail.invitations.W002",
+        )
+    ]

@@ -1,0 +1,212 @@
+"""Inviting from Python: what the forms do, for everybody else.
+
+from mailrail.invitations import invite, invite_many, resend, revoke
+
+invite("guest@example.com", request.user, role="editor", payload={"project": 7})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ValidationError
+from django.db import router, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from mailrail import Channel
+from mailrail.conf import settings
+
+from . import addresses
+from .errors import InvitationClosed
+from .limits import PERIOD, check_limits
+from .models import Status, current_language, every_invitation, get_invitation_model
+from .rights import check_rights
+
+BATCH = 1000
+"""Rows that are written together."""
+
+
+def invite(
+    email: str,
+    sender: Any,
+    *,
+    role: str = "",
+    payload: Any = None,
+    message: str = "",
+    expires: float | timedelta | datetime | None = None,
+    language: str | None = None,
+    **fields: Any,
+) -> Any:
+    """Save an invitation and send its message, both or neither, and return it.
+
+    ``role`` (100 characters) and ``payload`` (JSON) mean what your project wants and are there when it is accepted;
+    ``message`` (2,000 characters) is shown in the email. ``expires``: seconds or a ``timedelta`` from now, or an aware
+    ``datetime``; default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language`` of the email: one of ``LANGUAGES``, or empty
+    for that of the site; default: the active one, in a request that of the sender. ``fields``: those that your own
+    model adds.
+
+    Raises ``ValidationError`` for an address that can get no mail or a field that is too long, ``SenderRefused``,
+    ``RecipientRefused``.
+    """
+    model = get_invitation_model()
+    invitation = model(
+        email=addresses.normalise(email),
+        sender=sender,
+        **_options(role, payload, message, expires, language),
+        **fields,
+    )
+    _clean(invitation)
+    check_rights(sender, invitation)
+    database = router.db_for_write(model, instance=invitation)
+    with transaction.atomic(using=database):
+        check_limits(every_invitation(database), sender, [invitation.email])
+        invitation.save(using=database)
+        Channel("send-invite").send(invitation.content, unique=True, using=database)
+    return invitation
+
+
+def invite_many(
+    emails: Iterable[str],
+    sender: Any,
+    *,
+    role: str = "",
+    payload: Any = None,
+    message: str = "",
+    expires: float | timedelta | datetime | None = None,
+    language: str | None = None,
+    **fields: Any,
+) -> list[Any]:
+    """Save an invitation for each address and send their messages, all or none, and return them in order.
+
+    Options and errors as for ``invite``; an address that is there twice is invited once. A ``ValidationError`` lists
+    every address that can get no mail.
+    """
+    model = get_invitation_model()
+    options = {**_options(role, payload, message, expires, language), **fields}
+    wanted = _clean_all(emails)
+    if not wanted:
+        return []
+    first = model(email=wanted[0], sender=sender, **options)
+    _clean(first)
+    check_rights(sender, first)
+    database = router.db_for_write(model)
+    with transaction.atomic(using=database):
+        check_limits(every_invitation(database), sender, wanted)
+        invitations: list[Any] = model._default_manager.using(database).bulk_create(
+            (model(email=email, sender=sender, **options) for email in wanted), batch_size=BATCH
+        )
+        contents = [invitation.content for invitation in invitations]
+        Channel("send-invite").send_many(contents, unique=True, using=database)
+    return invitations
+
+
+def resend(invitation: Any, *, expires: float | timedelta | datetime | None = None) -> None:
+    """Send the invitation again with a new link; those sent before are dead. It expires as if it were new.
+
+    Raises ``InvitationClosed`` if it was accepted or revoked, ``SenderRefused``, ``RecipientRefused``, and
+    ``DoesNotExist`` if it was deleted meanwhile.
+    """
+    model, database = type(invitation), invitation._state.db
+    now = timezone.now()
+    with transaction.atomic(using=database):
+        rows = model._base_manager.using(database)
+        row = rows.select_for_update(of=("self",), no_key=True).select_related("sender").get(pk=invitation.pk)
+        if row.status in (Status.ACCEPTED, Status.REVOKED):
+            raise InvitationClosed(_closed(row))
+        check_rights(row.sender, row)
+        check_limits(every_invitation(database), row.sender, [row.email])
+        within = row.queued_at is not None and row.queued_at > now - PERIOD
+        row.generation += 1
+        row.sent, row.queued_at, row.mails = None, now, row.mails + 1 if within else 1
+        row.expires_at = _expiry(expires)
+        row.save(update_fields=["generation", "sent", "queued_at", "mails", "expires_at"])
+        Channel("send-invite").send(row.content, unique=True, using=database)
+    invitation.refresh_from_db()
+
+
+def revoke(invitation: Any) -> bool:
+    """Make the link of the invitation useless, for good; return whether this call did it.
+
+    Raises ``InvitationClosed`` if it was accepted already.
+    """
+    if invitation.revoke():
+        return True
+    if invitation.status == Status.ACCEPTED:
+        raise InvitationClosed(_closed(invitation))
+    return False
+
+
+def _closed(invitation: Any) -> str:
+    if invitation.status == Status.ACCEPTED:
+        return _("The invitation of %(email)s was accepted already.") % {"email": invitation.email}
+    return _("The invitation of %(email)s was revoked. Invite again instead.") % {"email": invitation.email}
+
+
+def _options(
+    role: str,
+    payload: Any,
+    message: str,
+    expires: float | timedelta | datetime | None,
+    language: str | None,
+) -> dict[str, Any]:
+    return {
+        "role": role,
+        "payload": {} if payload is None else payload,
+        "message": message,
+        "expires_at": _expiry(expires),
+        "language": current_language() if language is None else _known(language),
+    }
+
+
+def _known(language: str) -> str:
+    languages = dict(django_settings.LANGUAGES)
+    if language and language not in languages:
+        raise ValueError(
+            f"language must be one of the setting LANGUAGES ({', '.join(languages)}), or empty for that of the site, "
+            f"not {language!r}."
+        )
+    return language
+
+
+def _expiry(expires: float | timedelta | datetime | None) -> datetime | None:
+    if expires is None:
+        expires = settings.invitation_lifetime
+    if expires is None:
+        return None
+    if isinstance(expires, datetime):
+        if timezone.is_naive(expires):
+            raise ValueError(
+                f"expires must be an aware datetime (django.utils.timezone.now() makes one), not {expires!r}."
+            )
+        return expires
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"expires must be seconds, a timedelta or an aware datetime, not {expires!r}.")
+    if not 0 < seconds <= 100 * 366 * 86400:
+        raise ValueError(f"expires must be more than zero seconds, and at most 100 years, not {expires!r}.")
+    return timezone.now() + timedelta(seconds=seconds)
+
+
+def _clean(invitation: Any) -> None:
+    """Everything but what takes a query; the database itself looks after that."""
+    relations = [field.name for field in invitation._meta.concrete_fields if field.is_relation]
+    invitation.clean_fields(exclude=relations)
+
+
+def _clean_all(emails: Iterable[str]) -> list[str]:
+    wanted: dict[str, str] = {}
+    errors: list[ValidationError] = []
+    for email in emails:
+        try:
+            address = addresses.clean(email)
+        except ValidationError as error:
+            errors.append(ValidationError(f"{email!r}: {error.messages[0]}", code=error.code))
+        else:
+            wanted.setdefault(addresses.identity(address), address)
+    if errors:
+        raise ValidationError(errors)
+    return list(wanted.values())

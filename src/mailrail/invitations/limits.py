@@ -1,0 +1,128 @@
+"""Quotas and limits: how many invitations a sender, the site and a recipient get mailed within 24 hours.
+
+They are counted in the invitations themselves, in the transaction that adds to them, so what is rolled back counts
+for nothing and there is no second book that could disagree. How exact that is:
+
+- Of one sender, exact: the sender's row is locked until the transaction ends (``FOR NO KEY UPDATE``; on SQLite the
+  transaction is alone in any case), and the next one counts what this one added.
+- Of the site and of one recipient, nearly: invitations that others send at the same moment, not yet committed, are
+  not counted. Each sender can get past the limit by one transaction, once.
+- What was sent again counts with all its mails that followed each other within a day: rather too many than too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.db.models import QuerySet, Sum
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from mailrail.conf import settings
+
+from .addresses import identity, spellings
+from .errors import RecipientRefused, SenderRefused
+from .models import PAGE, InvitationQuerySet
+
+PERIOD = timedelta(hours=24)
+SHOWN = 5
+
+
+def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequence[str]) -> None:
+    """Raise ``SenderRefused`` or ``RecipientRefused`` if so many more are too many; call it in the transaction.
+
+    ``invitations``: all of them, on the database that is written to.
+    """
+    recent = invitations.order_by().filter(queued_at__gt=timezone.now() - PERIOD)
+    if settings.invitations_per_sender is not None:
+        _lock(sender, invitations.db)
+        _check(
+            recent.filter(sender_id=sender.pk),
+            len(addresses),
+            settings.invitations_per_sender,
+            _("You can send %(most)d invitations within 24 hours; %(left)d are left."),
+        )
+    if settings.invitations_per_day is not None:
+        _check(
+            recent,
+            len(addresses),
+            settings.invitations_per_day,
+            _("This site sends %(most)d invitations within 24 hours; %(left)d are left. Try again tomorrow."),
+        )
+    if worn := over_limit(invitations, addresses):
+        raise _refused(
+            worn,
+            ngettext(
+                "%(shown)s has got many invitations lately. Try again tomorrow.",
+                "%(shown)s have got many invitations lately. Try again tomorrow.",
+                len(worn),
+            ),
+        )
+    if gone := suppressed(addresses):
+        raise _refused(
+            gone,
+            ngettext(
+                "%(shown)s gets no email from this site: mail came back, or its owner asked for none.",
+                "%(shown)s get no email from this site: mail came back, or their owners asked for none.",
+                len(gone),
+            ),
+        )
+
+
+def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> list[str]:
+    """Return those of the addresses that have got as many invitations as one address gets."""
+    most = settings.invitations_per_recipient
+    if most is None:
+        return []
+    recent = invitations.order_by().filter(queued_at__gt=timezone.now() - PERIOD)
+    worn: list[str] = []
+    for page in pages(addresses):
+        rows = recent.to_mailboxes(page).values_list("mailbox").annotate(Sum("mails"))
+        counts: dict[str, int] = {}
+        for mailbox, count in rows:
+            counts[identity(mailbox)] = counts.get(identity(mailbox), 0) + count
+        worn += [address for address in page if counts.get(identity(address), 0) >= most]
+    return worn
+
+
+def suppressed(addresses: Sequence[str]) -> list[str]:
+    """Return those of the addresses that get no email at all, if ``mailrail.mail`` keeps that list."""
+    if not apps.is_installed("mailrail.mail"):
+        return []
+    from mailrail.mail.models import Suppression
+
+    found: list[str] = []
+    for page in pages(addresses):
+        written = {spelling for address in page for spelling in spellings(address)}  # as the list has them
+        rows = Suppression.objects.filter(pk__in=written).values_list("pk", flat=True)
+        mailboxes = {identity(address) for address in rows}
+        found += [address for address in page if identity(address) in mailboxes]
+    return found
+
+
+def pages(addresses: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut a list into parts that one query can hold."""
+    for start in range(0, len(addresses), PAGE):
+        yield addresses[start : start + PAGE]
+
+
+def _lock(sender: Any, database: str) -> None:
+    """Let one transaction of a sender at a time count and add. NO KEY: others may still refer to the row."""
+    users = get_user_model()._base_manager.using(database)
+    users.select_for_update(no_key=True).filter(pk=sender.pk).values_list("pk").first()
+
+
+def _check(recent: QuerySet[Any], more: int, most: int, text: str) -> None:
+    used = recent.aggregate(mails=Sum("mails"))["mails"] or 0
+    if used + more > most:
+        raise SenderRefused(text % {"most": most, "left": max(0, most - used)})
+
+
+def _refused(addresses: list[str], text: str) -> RecipientRefused:
+    shown = ", ".join(addresses[:SHOWN]) + (" …" if len(addresses) > SHOWN else "")
+    return RecipientRefused(text % {"shown": shown}, addresses)

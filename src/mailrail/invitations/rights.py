@@ -1,0 +1,31 @@
+"""Who may invite: asked when somebody invites, and again when the invitation is accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.utils.module_loading import import_string
+from django.utils.translation import gettext as _
+
+from mailrail.conf import settings
+
+from .errors import SenderRefused
+
+if TYPE_CHECKING:
+    from .models import AbstractInvitation
+
+
+def is_active(sender: Any, invitation: AbstractInvitation) -> bool:
+    """The default of ``MAILRAIL["INVITATION_MAY_INVITE"]``: whoever can log in may invite."""
+    return bool(sender.is_active)
+
+
+def may_invite(sender: Any, invitation: AbstractInvitation) -> bool:
+    """Ask the project. ``invitation`` may be unsaved; it has a role and a payload to judge by."""
+    return bool(import_string(settings.invitation_may_invite)(sender, invitation))
+
+
+def check_rights(sender: Any, invitation: AbstractInvitation) -> None:
+    """Raise ``SenderRefused`` if the project says no."""
+    if not may_invite(sender, invitation):
+        raise SenderRefused(_("You may not send this invitation."))

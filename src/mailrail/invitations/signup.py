@@ -1,0 +1,79 @@
+"""Signing up with ``django.contrib.auth``: a page that makes the account the invitation is for, and accepts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.forms import BaseUserCreationForm
+from django.db import IntegrityError, router, transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext_lazy as _
+from django.views import View
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+
+from . import accepting
+from .accepting import Verdict
+from .views import closed_page, keeps_its_address
+
+
+def sign_up_form() -> type[forms.ModelForm]:  # type: ignore[type-arg]  # generic only for the type checker
+    """Return Django's form for new users, for whatever user model there is, without the address: that is known."""
+    user = get_user_model()
+    names = [user.USERNAME_FIELD, *user.REQUIRED_FIELDS]
+    fields = [name for name in names if name != user.get_email_field_name()]
+    return forms.modelform_factory(user, form=BaseUserCreationForm, fields=fields)
+
+
+@method_decorator(
+    [sensitive_post_parameters(), never_cache, keeps_its_address, csrf_protect], name="dispatch"
+)
+class InvitationSignUp(View):
+    """For those who come from the page of an invitation, and for nobody else. The link has proved the address."""
+
+    http_method_names = ("get", "head", "post", "options")
+    template_name = "mailrail_invitations/sign_up.html"
+
+    def get_form_class(self) -> type[Any]:
+        """Return a form of a user, which sets a password when it is saved."""
+        return sign_up_form()
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self._answer(request)
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        verdict, invitation = accepting.stashed(request)
+        if verdict is Verdict.DONE or (invitation is not None and request.user.is_authenticated):
+            return redirect(invitation.accept_path())
+        if verdict not in (Verdict.WELCOME, Verdict.LOG_IN):
+            return closed_page(request, verdict)
+        user = get_user_model()
+        instance = user(**{user.get_email_field_name(): invitation.email})
+        form = self.get_form_class()(request.POST if request.method == "POST" else None, instance=instance)
+        if form.is_valid() and self._made(form, invitation):
+            login(request, form.instance, backend=django_settings.AUTHENTICATION_BACKENDS[0])
+            return redirect(invitation.accept_path())
+        return render(request, self.template_name, {"form": form, "invitation": invitation})
+
+    def _made(self, form: Any, invitation: Any) -> bool:
+        """Make the account and accept, both or neither. Whether another account has the address is not told."""
+        try:
+            with transaction.atomic(using=router.db_for_write(get_user_model())):
+                if invitation.accept(form.save()):
+                    return True
+                transaction.set_rollback(True, using=router.db_for_write(get_user_model()))
+        except IntegrityError:
+            pass
+        form.add_error(
+            None, _("No account could be made of this. If you have one, log in; or try another name.")
+        )
+        return False

@@ -1,0 +1,207 @@
+"""Lists of the admin over tables of any size, and deciding about what they list.
+
+Django counts all rows to number its pages, and skips the rows of all pages before. Here nothing is counted, a page
+begins where the one before ended, rows come in the order of the primary key's index, and what no index finds is looked
+for in so many rows at a time. What people decide is asked once more, on a page of its own, and done by POST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.db.models.expressions import Combinable
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.translation import gettext
+
+BEHIND = "behind"
+"""Of the query string: the key that the page begins behind."""
+WINDOW = 20_000
+"""Rows that one page looks through."""
+MOST_OF_ONE = 1000
+"""Rows that an index finds in another order, and that are sorted; of more, a window is searched."""
+
+
+class KeyList(ChangeList):
+    """``direction``: ``"-"`` begins with the highest key. The admin's own parameters for order and page are ignored."""
+
+    direction = "-"
+    behind: str | None = None
+    is_windowed = False
+    """Is there a condition that no index finds?"""
+    looked_back_to: Any = None
+    """The last key of the window, if there are rows behind it."""
+    time_field = ""
+    """The field that says when a row was made, if there is one: how far a window went back."""
+    looked_back_to_time: Any = None
+    next_page: str | None = None
+    """Query string of the page behind this one."""
+    first_page = "?"
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        if BEHIND in self.params:  # not in the links of filters, which begin anew
+            self.behind = self.params.pop(BEHIND)
+            del self.filter_params[BEHIND]
+        found: QuerySet[Any] = super().get_queryset(request, exclude_parameters)
+        specs: list[Any] = self.filter_specs
+        self.is_windowed = any(getattr(it, "is_windowed", False) and it.value() is not None for it in specs)
+        return found
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[str | Combinable]:
+        return [f"{self.direction}pk"]
+
+    def indexed(self) -> QuerySet[Any]:
+        """The rows that a window counts: with the conditions that an index finds in the order of the key."""
+        return self.root_queryset
+
+    def get_results(self, request: HttpRequest) -> None:
+        rows, last = self._from(self.queryset), None
+        if self.is_windowed:
+            rows, last = self._windowed(rows)
+        page = list(rows[: self.list_per_page + 1])
+        if len(page) > self.list_per_page:
+            del page[self.list_per_page :]
+            last = page[-1].pk
+        elif last is not None:
+            self.looked_back_to = last
+            if self.time_field:
+                times = self.root_queryset.filter(pk=last).values_list(self.time_field, flat=True)
+                self.looked_back_to_time = times.first()
+        self.show(page, last)
+
+    def show(self, page: list[Any], last: Any) -> None:
+        """These rows, and a link to what is behind ``last``, if it is not ``None``."""
+        if last is not None:
+            self.next_page = self.get_query_string({BEHIND: str(last)})
+        self.first_page = self.get_query_string()
+        self.result_list = page
+        self.result_count = self.full_result_count = len(page)
+        self.show_full_result_count = self.can_show_all = self.multi_page = False
+        self.show_admin_actions = bool(page)
+        self.paginator = None
+
+    def _from(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        if self.behind is None:
+            return rows
+        try:
+            key = self.model._meta.pk.to_python(self.behind)
+        except ValidationError:
+            return rows
+        return rows.filter(**{"pk__lt" if self.direction else "pk__gt": key})
+
+    def _windowed(self, rows: QuerySet[Any]) -> tuple[QuerySet[Any], Any]:
+        """Those in the window, and its last key, if there may be more behind it.
+
+        Both ends are named: whichever index the planner takes, it begins where the window does.
+        """
+        keys = self._from(self.indexed()).order_by(f"{self.direction}pk").values_list("pk", flat=True)
+        first, last = keys.first(), keys[WINDOW - 1 : WINDOW].first()
+        if first is None:
+            return rows.none(), None
+        low, high = ("pk__gte", "pk__lte") if self.direction else ("pk__lte", "pk__gte")
+        rows = rows.filter(**{high: first})
+        if last is not None:
+            rows = rows.filter(**{low: last})
+        return rows, last
+
+
+def few_of(rows: QuerySet[Any], *order: str) -> list[Any] | None:
+    """The keys of these rows, by an index that does not know the order of the list; ``None`` if they are many.
+
+    ``order``: that of the index, so that the planner takes it even where it expects to find enough rows anywhere.
+    """
+    keys = list(rows.order_by(*order).values_list("pk", flat=True)[: MOST_OF_ONE + 1])
+    return None if len(keys) > MOST_OF_ONE else keys
+
+
+class Filter(admin.SimpleListFilter):
+    """``is_windowed``: no index finds it in the order of the list. None asks the table which values there are."""
+
+    is_windowed = False
+
+
+class WordFilter(Filter):
+    """One whose value is typed in."""
+
+    template = "mailrail/admin/word_filter.html"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("", "")]  # else Django does not show it
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        others = {name: value for name, value in changelist.params.items() if name != self.parameter_name}
+        yield {
+            "name": self.parameter_name,
+            "value": self.value() or "",
+            "others": others,
+            "query_string": changelist.get_query_string(remove=[self.parameter_name]),
+        }
+
+
+class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+    """One with a ``KeyList``."""
+
+    change_list_template = "mailrail/admin/key_list.html"
+    list_per_page = 50
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    sortable_by = ()  # any other order would sort all there is
+
+    class Media:
+        css = {"all": ("mailrail/admin.css",)}  # noqa: RUF012 - as Django has it
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeyList]:
+        return KeyList
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if "1" in request.POST.getlist(
+            "select_across"
+        ):  # nobody counts them, so nobody knows what that would be
+            self.message_user(request, gettext("Select rows of this page."), messages.ERROR)
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
+
+
+def is_confirmed(request: HttpRequest) -> bool:
+    """Was this sent by the page that ``confirmation`` returns?"""
+    return request.method == "POST" and "post" in request.POST
+
+
+def confirmation(
+    model_admin: Any,
+    request: HttpRequest,
+    question: Any,
+    rows: Iterable[tuple[str, Any]],
+    *,
+    name: str,
+    value: str,
+    label: Any,
+    back: str,
+) -> HttpResponse:
+    """Ask whether to do it to these (key, text), before anything is done.
+
+    The answer is posted to the same page: ``name`` with ``value``, the keys as those of selected rows are, and
+    ``post``.
+    """
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "opts": model_admin.opts,
+        "title": label,
+        "media": model_admin.media,
+        "question": question,
+        "rows": list(rows),
+        "checkbox": ACTION_CHECKBOX_NAME,
+        "name": name,
+        "value": value,
+        "back": back,
+    }
+    request.current_app = model_admin.admin_site.name
+    return TemplateResponse(request, "mailrail/admin/confirmation.html", context)

@@ -1,0 +1,245 @@
+"""The outbox: sends kept in a database, in their caller's transaction, until they are relayed to the layer's server.
+
+What waits here are messages of a database layer, on a channel of their own that nothing is routed on. Whoever relays
+claims them, hands them on under their own ids and finishes them, so several may do it at once: the sender itself right
+after its commit, workers, a person (``manage.py channels relay``). A crash between the two steps hands a message on
+twice, which is harmless while the first one waits or is claimed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from channels.layers import channel_layers
+from django.db import Error, connections, transaction
+
+from ..errors import InvalidSettings, LayerUnavailable
+from ..messages import ChannelStats, Message, check_channel_name, encode
+from .database import DatabaseChannelLayer
+
+if TYPE_CHECKING:
+    from .base import DurableLayer
+
+logger = logging.getLogger("mailrail.layers")
+
+BATCH = 500
+"""Messages that are relayed together. A sender relays no more than one batch; workers do the rest."""
+LEASE = 30.0
+"""Seconds after which others relay what a process that died had claimed."""
+SENDERS_REST = 30.0
+"""Seconds for which this process's senders leave it to the workers after they have found the server down."""
+
+OUTAGES = (LayerUnavailable, InvalidSettings, Error, OSError)
+"""What says something of the server, or the database, and nothing of a message."""
+
+# What of a message travels in the headers of the row, if it is not the field's default. Its content, format version and
+# priority are the row's own.
+_CARRIED = (
+    "headers",
+    "lane",
+    "key",
+    "due",
+    "delay",
+    "expires",
+    "lifetime",
+    "max_attempts",
+    "attempt",
+    "losses",
+    "alone",
+)
+_DEFAULTS = {field.name: field.default for field in fields(Message)} | {"headers": {}}
+
+
+class Outbox:
+    """What a layer's senders have put into the database ``using``, for a while."""
+
+    def __init__(self, layer: DurableLayer, using: str) -> None:
+        self._layer = layer
+        self._using = using
+        try:
+            self._store = DatabaseChannelLayer(using=using)
+        except InvalidSettings as error:
+            raise InvalidSettings(
+                f"CONFIG['outbox'] = True keeps sends in the database {using!r} (CONFIG['using']) until they are "
+                f"relayed, and that one cannot: {error}"
+            ) from error
+        self._of_thread = threading.local()
+        self._is_down = False
+        self._senders_rest_until = 0.0
+
+    @property
+    def channel(self) -> str:
+        """Where the messages wait. Layers that share a database are told apart by their aliases."""
+        alias = next((alias for alias, it in channel_layers.backends.items() if it is self._layer), "default")
+        return f"mailrail.outbox.{re.sub('[^A-Za-z0-9._-]', '_', alias)[:60]}"
+
+    @property
+    def store(self) -> DurableLayer:
+        """The layer on whose ``channel`` they wait."""
+        return self._store
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def keep(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store the messages in the caller's transaction, and relay them right after its commit, if that works."""
+        rows = [self._row_of(message, self.channel) for message in messages]
+        try:
+            self._store.enqueue(rows)
+        except LayerUnavailable as error:
+            raise LayerUnavailable(
+                f"CONFIG['outbox'] = True keeps sends in the database {self._using!r}, and it cannot take this one: "
+                f"{error}"
+            ) from error
+        self._relay_after_commit(len(messages))
+        return [message.id for message in messages]
+
+    def _row_of(self, message: Message, channel: str) -> Message:
+        if message.headers:
+            encode(message.headers, "headers")  # errors name their path in there
+        carried = {name: getattr(message, name) for name in _CARRIED}
+        changed = {name: value for name, value in carried.items() if value != _DEFAULTS[name]}
+        return Message(
+            channel=channel,
+            content=message.content,
+            id=self._other_id(message.id),
+            headers={"channel": check_channel_name(message.channel), **changed},
+            v=message.v,
+            priority=message.priority,
+            # The order of acceptance: a message of a lane is claimed when the one before it is handed on.
+            lane=_lane_of(message) if message.lane else None,
+        )
+
+    def _other_id(self, id: UUID) -> UUID:
+        """A row's id for a message's, and back. Not the same: the table may hold the messages of other layers, too."""
+        digest = hashlib.blake2b(self.channel.encode(), digest_size=6).digest()
+        lowest_bits = int.from_bytes(digest, "big")  # 48 of them: it keeps its place in time
+        return UUID(int=id.int ^ lowest_bits)
+
+    def _relay_after_commit(self, number: int) -> None:
+        self._of_thread.fresh = getattr(self._of_thread, "fresh", 0) + number
+        connection = connections[self._using]
+        if connection.in_atomic_block or connection.get_autocommit():  # else it is committed by hand, unheard
+            transaction.on_commit(self._relay_fresh, using=self._using, robust=True)
+
+    def _relay_fresh(self) -> None:
+        """After a commit: what this thread has sent. Once for all sends of a transaction, and at most one batch."""
+        number, self._of_thread.fresh = getattr(self._of_thread, "fresh", 0), 0
+        if not number or time.monotonic() < self._senders_rest_until:
+            return
+        try:
+            self.relay(min(number, BATCH))
+        except OUTAGES as error:
+            self._senders_rest_until = time.monotonic() + SENDERS_REST
+            logger.warning("sends wait in the outbox until workers can relay them: %s", error)
+
+    # -- relaying -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """Is there something to relay? Cheap."""
+        return self._store.poll([self.channel]) == 0
+
+    def relay(self, most: int | None = None) -> int:
+        """Hand on what waits, at most so many; returns how many. What cannot be handed on waits on.
+
+        Raises ``LayerUnavailable`` when the server cannot be reached. After that it is tried with one message first.
+        """
+        channel, worker = self.channel, f"relay-{socket.gethostname()}-{os.getpid()}"
+        done, handed_on = 0, list[Message]()
+        while True:
+            room = 1 if self._is_down else BATCH
+            room = room if most is None else min(room, most - done)
+            limits = {channel: room} if room > 0 else {}
+            claims = self._store.claim(worker, limits, LEASE, handed_on).claims
+            if not claims:
+                return done
+            handed_on = self._hand_on(claims)
+            done += len(claims)
+
+    def _hand_on(self, claims: Sequence[Message]) -> list[Message]:
+        """Give the messages to the server. Returns what is to be finished; what never can be is buried here."""
+        read = [(claim, self._message_of(claim)) for claim in claims]
+        good = [(claim, message) for claim, message in read if message is not None]
+        try:
+            if good:
+                self._layer.enqueue([message for _, message in good])
+        except OUTAGES:
+            self._is_down = True
+            self._store.release([claim for claim, _ in good])
+            raise
+        except Exception:  # one of them is at fault: it is too large by now, say
+            return [claim for claim, message in good if self._can_hand_on(claim, message)]
+        self._is_down, self._senders_rest_until = False, 0.0
+        return [claim for claim, _ in good]
+
+    def _can_hand_on(self, claim: Message, message: Message) -> bool:
+        try:
+            self._layer.enqueue([message])
+        except OUTAGES:
+            raise
+        except Exception:
+            self._bury(claim, traceback.format_exc())
+            return False
+        return True
+
+    def _message_of(self, claim: Message) -> Message | None:
+        """The message that a row holds. ``None``, and buried, if it holds none."""
+        try:
+            if claim.defect:
+                raise ValueError(claim.defect)
+            # On the database's clock, both.
+            return self._read(claim, claim.claimed_until - LEASE - (claim.sent_at or 0.0))
+        except (KeyError, TypeError, ValueError) as error:
+            self._bury(claim, f"It cannot be relayed, as it is not a message of the outbox: {error}")
+            return None
+
+    def _read(self, row: Message, waited: float = 0.0) -> Message:
+        """Times that count from the send become shorter by the seconds it has ``waited``."""
+        carried = {name: row.headers[name] for name in _CARRIED if name in row.headers}
+        for name in ("delay", "lifetime"):
+            if carried.get(name) is not None:
+                carried[name] = max(0.0, carried[name] - max(0.0, waited))
+        return Message(
+            channel=check_channel_name(row.headers["channel"]),
+            content=row.content,
+            id=self._other_id(row.id),
+            v=row.v,
+            priority=row.priority,
+            **carried,
+        )
+
+    def _bury(self, claim: Message, why: str) -> None:
+        self._store.bury(claim, why)
+        logger.error("message %s of %s is buried there: %s", self._other_id(claim.id), claim.channel, why)
+
+    # -- operating ----------------------------------------------------------------------------------------------
+
+    def waiting(self, channel: str, limit: int) -> list[Message]:
+        """The messages for a channel that wait here, oldest first."""
+        rows = (row for row in self._store.waiting(self.channel, limit) if not row.defect)
+        return [self._read(row) for row in rows if row.headers.get("channel") == channel]
+
+    def known(self, ids: Iterable[UUID]) -> set[UUID]:
+        """Which of these messages wait here, or are buried here."""
+        found = self._store.known(self.channel, [self._other_id(id) for id in ids])
+        return {self._other_id(id) for id in found}
+
+    def stats(self) -> Mapping[str, ChannelStats]:
+        """How the outbox stands, if it holds anything."""
+        return {name: stats for name, stats in self._store.stats().items() if name == self.channel}
+
+
+def _lane_of(message: Message) -> str:
+    """One lane here for each lane of each channel; the two names together may be too long for one."""
+    return hashlib.blake2b(f"{message.channel}\0{message.lane}".encode(), digest_size=20).hexdigest()

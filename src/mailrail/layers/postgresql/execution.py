@@ -1,0 +1,103 @@
+"""Running statements on Django's connection: in the caller's transaction, or in short ones of our own."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from django.db import DatabaseError, OperationalError, ProgrammingError, transaction
+
+from ..database import DatabaseChannelLayer, tables_are_missing
+from .listener import is_direct
+
+MOST_TRIES = 10
+
+# SQLSTATEs, from the PostgreSQL manual's appendix A.
+DEADLOCK, SERIALIZATION_FAILURE, UNDEFINED_TABLE, LOCK_NOT_AVAILABLE = "40P01", "40001", "42P01", "55P03"
+
+Result = TypeVar("Result")
+
+_OUR_TABLE = re.compile(r"\bmailrail_[a-z]+\b")
+"""Those of apps on top have a second underscore in their names."""
+
+
+class PostgresqlExecution(DatabaseChannelLayer):
+    """How the verbs below run their statements."""
+
+    @contextmanager
+    def _write(self) -> Iterator[Any]:
+        """A cursor in a transaction: the caller's, if there is one, else a short one of our own."""
+        with (
+            plain_words(self.using),
+            transaction.atomic(self.using, savepoint=False),
+            self._connection.cursor() as cursor,
+        ):
+            yield cursor
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        """One statement: a transaction of its own, or part of the caller's."""
+        with plain_words(self.using), self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def _execute_prepared(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        """One of the worker's statements: past Django's cursor, so that PostgreSQL plans it once, not each time.
+
+        A pooler may send the next statement to another server process, which has not prepared it: there, as usual.
+        """
+        connection = self._connection
+        connection.ensure_connection()
+        if not is_direct(connection):
+            return self._execute(statement, values)
+        connection.validate_no_broken_transaction()
+        from psycopg import Cursor
+
+        with plain_words(self.using), connection.wrap_database_errors:
+            driver = connection.connection
+            usual, driver.prepare_threshold = driver.prepare_threshold, 5
+            try:
+                with Cursor(driver) as cursor:
+                    return cursor.execute(statement, values).fetchall()
+            finally:
+                driver.prepare_threshold = usual
+
+    def _patiently(self, action: Callable[[], Result]) -> Result:
+        """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""
+        tries = 0
+        while True:
+            try:
+                return action()
+            except OperationalError as error:
+                tries += 1
+                may_help = tries < MOST_TRIES and sqlstate(error) in (DEADLOCK, SERIALIZATION_FAILURE)
+                if not may_help or self._is_in_transaction():
+                    raise
+            time.sleep(random.uniform(0, 0.01 * tries))
+
+    def _is_in_transaction(self) -> bool:
+        """Also in one that ``set_autocommit(False)`` has begun."""
+        return self._connection.in_atomic_block or not self._connection.get_autocommit()
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        with transaction.atomic(self.using):
+            yield
+
+
+def sqlstate(error: DatabaseError) -> str | None:
+    return getattr(error.__cause__, "sqlstate", None)
+
+
+@contextmanager
+def plain_words(using: str) -> Iterator[None]:
+    """Say what a database error means for the layer, where that is known."""
+    try:
+        yield
+    except ProgrammingError as error:
+        if sqlstate(error) == UNDEFINED_TABLE and _OUR_TABLE.search(str(error).partition("\n")[0]):
+            raise tables_are_missing(error, using) from error
+        raise

@@ -1,0 +1,85 @@
+"""Where the unclaimed messages begin, remembered while dead rows lie before them.
+
+Claiming and finishing leave dead versions of rows behind, at the front of the index that claims read. Vacuum takes them
+away, but comes once a minute by default, and not at all while a transaction somewhere still looks at an old snapshot (a
+dump, a forgotten session): then each claim reads past all of them, and gets slower with every message. So after some
+slow claims in a row the last one tells the next where it found its messages, and for a while they begin there.
+
+Only a hint, and one with an end: a message with an earlier `due` (committed late, released) waits for the next claim
+that begins at the front, `SHARE` times as long as such a claim takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SLOW = 0.001
+"""Seconds from which on a claim is worth avoiding. From then on one begins at the front every 10 ms or so: soon enough
+that to be wrong costs nobody anything."""
+IN_A_ROW = 5
+"""Slow claims before that is taken for the rows' fault; a machine may just be busy."""
+SHARE = 10
+"""Claims from the front take one part in so many of the time."""
+
+
+class Level(NamedTuple):
+    channel: str
+    priority: int
+
+
+@dataclass
+class _Known:
+    floors: dict[Level, float]
+    until: float  # time.monotonic()
+
+
+@dataclass
+class Frontier:
+    """What each worker of this process knows."""
+
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _slow: Counter[str] = field(default_factory=Counter)  # claims from the front in a row
+
+    def floors(self, worker: str) -> Mapping[Level, float] | None:
+        """The lowest ``due`` that is still there, per channel and priority; ``None``: begin at the front."""
+        known = self._known.get(worker)
+        if known is None or time.monotonic() >= known.until:
+            return None
+        return known.floors
+
+    def learn(
+        self,
+        worker: str,
+        floors: Mapping[Level, float] | None,
+        found: Sequence[tuple[Level, float]],
+        seconds: float,
+        full: bool,
+    ) -> None:
+        """After a claim from these floors: the dues it found, how long it took, and whether there may be more.
+
+        A claim that was not full has seen everything from its floors on; what is left lies before them.
+        """
+        if floors is None:
+            self._slow[worker] = self._slow[worker] + 1 if full and seconds > SLOW else 0
+            if self._slow[worker] >= IN_A_ROW:
+                self._known[worker] = _Known(_highest(found), time.monotonic() + SHARE * seconds)
+        elif full and worker in self._known:
+            self._known[worker].floors = {**floors, **_highest(found)}
+        else:
+            self._known.pop(worker, None)
+
+    def forget(self) -> None:
+        """Begin at the front: stored times were moved."""
+        self._known.clear()
+        self._slow.clear()
+
+
+def _highest(found: Sequence[tuple[Level, float]]) -> dict[Level, float]:
+    highest: dict[Level, float] = {}
+    for level, due in found:
+        highest[level] = max(due, highest.get(level, due))
+    return highest

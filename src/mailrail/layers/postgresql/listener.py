@@ -1,0 +1,77 @@
+"""Hearing PostgreSQL's notifications, on a thread and a connection of their own.
+
+A hint and no more: a worker looks for itself at least once a second, so nothing is lost with a notification.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.db import connections
+
+from ..database import unpooled
+from ..hints import HintListener, logger
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks whether the connection still is one."""
+
+_direct: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def is_direct(connection: Any) -> bool:
+    """Does this connection (Django's wrapper) lead to one server process, and not to a pooler of them?
+
+    A pooler hands out a process id of its own making as the key for cancelling (PostgreSQL manual, 55.2.9), which is
+    not the one that the server process gives itself.
+    """
+    driver = connection.connection
+    if driver not in _direct:
+        with connection.wrap_database_errors:
+            (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone()
+        _direct[driver] = pid == driver.info.backend_pid
+    return _direct[driver]
+
+
+class Listener(HintListener):
+    """Hears the notifications of one database."""
+
+    def __init__(self, using: str, heard: Callable[[], None], changed: Callable[[], None]) -> None:
+        super().__init__(heard, changed)
+        self._using = using
+
+    def _listen(self, ring: int) -> bool:
+        wrapper = unpooled(connections[self._using])  # kept for ever, it has no business in a pool
+        try:
+            wrapper.connect()
+            if not is_direct(wrapper):
+                self._is_in_vain = True
+                logger.info(
+                    "database %r is reached through a connection pooler, so no notifications: looking for messages "
+                    "every 20 ms to 1 s",
+                    self._using,
+                )
+                return False
+            driver = wrapper.connection
+            driver.execute("SET idle_session_timeout = 0")  # idle is what this session is
+            driver.execute("LISTEN mailrail")
+            self.is_live = True
+            self._changed()
+            return self._hear(driver, ring)
+        finally:
+            wrapper.close()
+
+    def _hear(self, driver: Any, ring: int) -> bool:
+        poll = select.poll()
+        poll.register(driver.fileno(), select.POLLIN)
+        poll.register(ring, select.POLLIN)
+        while True:
+            events = poll.poll(LOOK_EVERY * 1000)
+            if any(fd == ring for fd, _ in events):
+                return True
+            if not events:
+                driver.execute("SELECT 1")
+            if any(notice.payload in self._awaited for notice in list(driver.notifies(timeout=0))):
+                self._heard()

@@ -1,0 +1,129 @@
+"""What goes into the statements of PostgreSQL, and what comes out of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from ...messages import Message, check_channel_name, encode, new_token
+from ..database import read_message
+from .frontier import Level
+
+AT_ONCE = 5_000
+"""Messages per INSERT."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
+    be lost."""
+
+    worker: str
+    limits: Mapping[str, int]
+    leases: Mapping[str, float]
+    finished: Sequence[Message]
+    total: int
+    token: int = field(default_factory=new_token)
+    expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
+
+
+@dataclass
+class Answer:
+    """What the statement which claims returns."""
+
+    claims: list[Message]
+    dues: list[tuple[Level, float]]  # of the claims, before they were claimed
+    lost: list[tuple[UUID, int]]
+    blocked: list[tuple[str, str]]  # (channel, lane) of messages behind others
+    overdue: list[str]  # channels with expired messages
+    passed_over: bool  # somebody else has locked the best of all channels
+
+
+def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
+    answer = Answer([], [], [], [], [], False)
+    for news, _, was_due, *columns in sorted(rows, key=lambda row: row[1]):
+        if news is not None:
+            said = json.loads(news)
+            answer.lost = [(UUID(id), token) for id, token in said["lost"] or ()]
+            answer.blocked = [(channel, lane) for channel, lane in said["blocked"] or ()]
+            answer.overdue = said["overdue"] or []
+            answer.passed_over = said["passed_over"]
+        else:
+            claim = read_message(columns)
+            answer.claims.append(claim)
+            answer.dues.append((Level(claim.channel, claim.priority), was_due))
+    return answer
+
+
+def row_of(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "channel": check_channel_name(message.channel),
+        "content": encode(message.content),
+        "headers": encode(message.headers, "headers") if message.headers else "{}",
+        "v": message.v,
+        "lane": message.lane,
+        "attempt": message.attempt,
+        "losses": message.losses,
+        "alone": message.alone,
+        "max_attempts": message.max_attempts,
+        "priority": message.priority,
+        "due": message.due,
+        "delay": message.delay,
+        "expires": message.expires,
+        "lifetime": message.lifetime,
+        "key": message.key,
+    }
+
+
+def runs(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """In order, in parts that one statement can store: those without a key together, but not too many at once."""
+    for has_key, run in groupby(rows, key=lambda row: row["key"] is not None):
+        rest = list(run)
+        size = len(rest) if has_key else AT_ONCE
+        yield from (rest[begin : begin + size] for begin in range(0, len(rest), size))
+
+
+def columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def lane_number(lane: tuple[str, str]) -> int:
+    """The key of the lane's advisory lock. Two lanes that share one would only wait for each other."""
+    digest = hashlib.blake2b("\0".join(("mailrail", *lane)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def lane_columns(lanes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    ordered = sorted(lanes)
+    return {"channels": [channel for channel, _ in ordered], "lanes": [lane for _, lane in ordered]}
+
+
+def token_columns(claims: Sequence[Message]) -> dict[str, str]:
+    return {
+        "ids": plain_array(claim.id.hex for claim in claims),
+        "tokens": plain_array("NULL" if claim.token is None else str(claim.token) for claim in claims),
+    }
+
+
+def plain_array(items: Iterable[str]) -> str:
+    """An array as PostgreSQL reads it from text (manual, 8.15.2), of items without commas, quotes and the like.
+
+    To write one item after the other costs a driver more than these statements cost the server.
+    """
+    return "{" + ",".join(items) + "}"
+
+
+def named(rows: Iterable[tuple[Any, ...]], claims: Sequence[Message]) -> list[Message]:
+    """The claims that these rows of (id, token) name."""
+    names = set(rows)
+    return [claim for name, claim in by_name(claims).items() if name in names] if names else []
+
+
+def by_name(claims: Sequence[Message]) -> dict[tuple[UUID, int | None], Message]:
+    return {(claim.id, claim.token): claim for claim in claims}

@@ -1,0 +1,115 @@
+"""Connections to one server, shared by all threads, for many short calls.
+
+redis-py's own pool asks the operating system about a connection every time it hands one out, and its client measures
+each command: together that costs as much as the round trip itself. Here a connection is looked at only if it has been
+idle for a while; what breaks in between is told by the call that finds out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
+
+import redis
+
+IDLE_BEFORE_LOOK = 1.0
+"""Seconds without use after which a connection is looked at before it is used again."""
+
+Command: TypeAlias = Sequence[bytes | str | int | float]
+
+
+class Connections:
+    """At most ``most`` connections at once; whoever needs one more waits for its turn, ``patience`` seconds."""
+
+    def __init__(self, source: redis.ConnectionPool, most: int, patience: float) -> None:
+        self._source = source
+        self._most = most
+        self._patience = patience
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[tuple[Any, float]] = deque()  # the last used one is used next
+        self._turns: SimpleQueue[bool] = SimpleQueue()  # a semaphore costs ten times as much
+        for _ in range(min(self._most, 10_000)):
+            self._turns.put(True)
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, and return their answers, errors of the server among them. Raises what redis-py raises."""
+        if self._pid != os.getpid():  # the parent's connections stay the parent's
+            self._forget()
+        turns = self._turns
+        try:
+            turns.get(timeout=self._patience)
+        except Empty:
+            raise redis.TimeoutError(f"all {self._most} connections (max_connections) are in use") from None
+        try:
+            return self._exchange(commands)
+        finally:
+            turns.put(True)
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            connection, used_at = self._idle.pop()
+        except IndexError:
+            connection, used_at = self._source.make_connection(), 0.0
+        try:
+            if time.monotonic() - used_at > IDLE_BEFORE_LOOK and _is_spoilt(connection):
+                connection.disconnect()
+            connection.connect()  # if it is not
+            connection.send_packed_command([_packed(command) for command in commands])
+            return [_answer(connection) for _ in commands]
+        except BaseException:  # an answer may still be on its way
+            connection.disconnect()
+            raise
+        finally:
+            self._idle.append((connection, time.monotonic()))
+
+    def close(self) -> None:
+        """Close those that nobody uses at the moment."""
+        while self._idle:
+            self._idle.pop()[0].disconnect()
+
+
+def keys_of(command: Command) -> Sequence[bytes]:
+    """The keys of a script's call, or the one of another command."""
+    keys: Any = command[3 : 3 + int(command[2])] if command[0] in ("EVALSHA", "EVAL") else command[1:2]
+    return keys  # type: ignore[no-any-return]
+
+
+def _is_spoilt(connection: Any) -> bool:
+    """Has the server closed it, or is there an answer that nobody waits for?"""
+    try:
+        return bool(connection.can_read(timeout=0))
+    except (redis.ConnectionError, redis.TimeoutError, OSError):
+        return True
+
+
+def _packed(command: Command) -> bytes:
+    """A command as RESP, the protocol, has it: an array of bulk strings."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        if isinstance(argument, bytes):
+            parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+        else:
+            parts.append(_bulk(argument))
+    return b"".join(parts)
+
+
+@lru_cache(4096, typed=True)
+def _bulk(argument: str | int | float) -> bytes:
+    """What is no bytes comes again and again: names of commands and channels, numbers of keys, lengths of leases."""
+    value = str(argument).encode()
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error

@@ -1,0 +1,311 @@
+"""The Redis layer's verbs: each is a script (``lua/``), which the server runs as a whole, by its own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import chain
+from typing import Any
+from uuid import UUID
+
+from channels_redis.core import RedisChannelLayer as ChannelsRedisLayer
+from django.conf import settings as django_settings
+from django.db import DEFAULT_DB_ALIAS
+
+from ...errors import InvalidSettings, LayerUnavailable
+from ...messages import (
+    Claimed,
+    Message,
+    check_channel_name,
+    error_class,
+    new_token,
+)
+from ..base import DurableLayer, Lease, lease_for
+from ..outbox import Outbox
+from ..unanswered import Unanswered
+from .channels import EphemeralChannels
+from .cluster import ClusterServers
+from .listener import RedisListener
+from .names import Names
+from .operating import OperatedLayer
+from .records import (
+    Cipher,
+    body_of,
+    claims_of,
+    ids_of,
+    parts_of,
+    read_parcel,
+    record_of,
+    token_bytes,
+)
+from .scripts import run, run_all, run_each
+from .servers import Server, Servers
+from .turns import Call, Turns, by_channel
+
+MOST_AT_ONCE = 100_000
+"""Messages for one channel that one call may send: all or none of them means that the server does nothing else
+meanwhile."""
+
+
+class RedisChannelLayer(EphemeralChannels, OperatedLayer):
+    """``CONFIG``: all that ``channels_redis.core.RedisChannelLayer`` takes, ``routing``, ``using``: the database whose
+    transactions sends wait for, ``cluster``: are ``hosts`` nodes of one?, and ``outbox``: are sends written there, and
+    relayed after the commit?"""
+
+    is_durable = True
+    is_shared = True
+
+    def __init__(
+        self,
+        hosts: Any = None,
+        prefix: str = "asgi",
+        *,
+        routing: str | None = None,
+        using: str = "default",
+        cluster: bool = False,
+        outbox: bool = False,
+        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        **config: Any,
+    ) -> None:
+        _check(prefix, using, outbox, symmetric_encryption_keys)
+        self._servers = ClusterServers(hosts) if cluster else Servers(hosts)
+        ChannelsRedisLayer.__init__(
+            self, hosts, prefix, symmetric_encryption_keys=symmetric_encryption_keys, **config
+        )
+        DurableLayer.__init__(self)
+        self.orders_channels = not cluster and len(self._servers.all) == 1
+        self.is_on_cluster = cluster
+        if cluster:
+            self.extensions: list[str] = []  # no groups: Channels and our checks look here
+        self.routing = routing
+        self.using = using
+        self.outbox = Outbox(self, using) if outbox else None
+        self.joins_transactions = outbox
+        self._names = Names(prefix, cluster)
+        self._cipher = Cipher(symmetric_encryption_keys)
+        self._listener = RedisListener(self._servers, self._names.tag, self.wake, self._stir)
+        self._unanswered = Unanswered()
+        self._claims_so_far = 0
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
+        if len(messages) == 1:
+            [message] = messages
+            verb = "enqueue" if message.key or message.lane else "send"
+            body = body_of(message, self._cipher.seal)
+            twins = self._run_listed(message.channel, verb, record_of(message), body)
+            return [UUID(bytes=twins[1]) if twins else message.id]
+        return self._enqueue_many(messages)
+
+    def _enqueue_many(self, messages: Sequence[Message]) -> list[UUID]:
+        numbers: dict[str, list[int]] = {}
+        parts = [(record_of(message), body_of(message, self._cipher.seal)) for message in messages]
+        for number, message in enumerate(messages):
+            numbers.setdefault(check_channel_name(message.channel), []).append(number)
+        _check_number(numbers)
+        ids = [message.id for message in messages]
+        self._list(numbers)
+        for server, channels in self._servers.parts(numbers):
+            calls = [
+                (self._names.listing(c), [c, *(s for n in numbers[c] for s in parts[n])]) for c in channels
+            ]
+            for channel, twins in zip(channels, run_all(server, "enqueue", calls, again=True), strict=True):
+                for place, twin in parts_of(twins, 2):
+                    ids[numbers[channel][place - 1]] = UUID(bytes=twin)
+        return ids
+
+    def check_immediately(self) -> None:
+        """The server knows nothing of the caller's transaction."""
+
+    # -- working ------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        worker: str,
+        limits: Mapping[str, int],
+        lease: Lease,
+        finished: Sequence[Message] = (),
+        total: int | None = None,
+    ) -> Claimed:
+        total = sum(limits.values()) if total is None else total
+        limits = {channel: room for channel, room in limits.items() if room > 0 and total > 0}
+        settling = by_channel(finished)
+        leases = {channel: lease_for(channel, lease) for channel in {**limits, **settling}}
+        call = Call(worker, new_token(), limits, leases, settling)
+        self._claims_so_far += 1
+        try:
+            claimed = self._adopt(call)
+            if claimed is None:
+                claimed = self._claim_all(call, total)
+                claimed = claimed._replace(lost=self._really_lost(claimed.lost))
+        except LayerUnavailable:  # whatever has this token by now will be adopted
+            self._unanswered.note(worker, call.token, call.longest_lease, finished)
+            raise
+        self._fruitless = 0 if claimed.claims else self._fruitless + 1
+        return claimed
+
+    def _claim_all(self, call: Call, total: int) -> Claimed:
+        return (
+            self._claim_by_turns(call, total)
+            if self._servers.is_cluster
+            else self._claim_at_once(call, total)
+        )
+
+    def _claim_at_once(self, call: Call, total: int) -> Claimed:
+        claimed = Claimed([], [], [])
+        for server, channels in self._in_turn(self._servers.parts({**call.limits, **call.finished})):
+            part = self._claim(server, channels, call, total - len(claimed.claims))
+            for all_of_them, these in zip(claimed, part, strict=True):
+                all_of_them += these
+        return claimed
+
+    def _in_turn(self, parts: list[tuple[Server, list[str]]]) -> list[tuple[Server, list[str]]]:
+        """Several servers: each claim begins with another one, so that a busy one starves no other."""
+        first = self._claims_so_far % max(1, len(parts))
+        return parts[first:] + parts[:first]
+
+    def _claim_by_turns(self, call: Call, total: int) -> Claimed:
+        """On a cluster. Each call begins with another channel, so that a busy one starves no other."""
+        self._list(call.limits)
+        turns = Turns(self._servers.of(""), self._names.tag, self._messages, call)
+        turns.claim(total, self._claims_so_far)
+        for asked in turns.unanswered():
+            self._unanswered.note(call.worker, asked.token, asked.lease, asked.finished)
+        if turns.error is not None:
+            raise turns.error
+        return turns.claimed
+
+    def _claim(self, server: Server, channels: Sequence[str], call: Call, total: int) -> Claimed:
+        """Again while it has only dropped expired messages: the server does so many at once, and no more."""
+        tags, finished, expired = [self._names.tag(c) for c in channels], call.finished, []
+        while True:
+            of_channels = [
+                (call.limits.get(c, 0), call.leases.get(c, 0.0), claims_of(finished.get(c, ())))
+                for c in channels
+            ]
+            lost, claims, dropped, is_cut_short = run(
+                server, "claim", tags, call.worker, token_bytes(call.token), total, *chain(*of_channels)
+            )
+            stale = [finished[channels[i - 1]][n - 1] for i, n in parts_of(lost, 2)]
+            expired += self._messages(channels, dropped)
+            if not is_cut_short:
+                return Claimed(self._messages(channels, claims), stale, expired)
+            finished = by_channel(stale)  # they stay lost, and are not to be leased
+
+    def _messages(self, channels: Sequence[str], parcel: bytes) -> list[Message]:
+        return read_parcel(channels, parcel, self._cipher)
+
+    def _adopt(self, call: Call) -> Claimed | None:
+        """Claims of ours whose answer was lost, found by their token, under new ones.
+
+        They take the room that the call before had, so this one only settles. A token for each script call, and none of
+        them that of the claims to come: a token whose answer is lost, too, must name nothing that runs by then.
+        """
+        unanswered = self._unanswered.tokens(call.worker) if call.limits else []
+        wanted = b"".join(map(token_bytes, unanswered))
+        found: list[Message] = []
+        adopted: list[int] = []
+        for server, channels in self._servers.parts(call.limits) if unanswered else ():
+            groups = [(group, new_token()) for group in server.together(channels)]
+            calls = [
+                (
+                    [*map(self._names.tag, group)],
+                    [wanted, token_bytes(token), *map(call.leases.__getitem__, group)],
+                )
+                for group, token in groups
+            ]
+            for (group, token), rows in zip(groups, run_each(server, "adopt", calls), strict=True):
+                if isinstance(rows, LayerUnavailable):
+                    self._unanswered.note(call.worker, token, call.longest_lease, ())
+                else:
+                    found += self._messages(group, rows)
+                    adopted.append(token)
+        if not found:
+            return None
+        try:
+            lost = self.finish(list(chain(*call.finished.values())))
+            return Claimed(found, self._really_lost(lost), [])
+        except LayerUnavailable:
+            for token in adopted:
+                self._unanswered.note(call.worker, token, call.longest_lease, ())
+            raise
+
+    def _really_lost(self, lost: list[Message]) -> list[Message]:
+        """Without those that a call of ours has finished whose answer was lost.
+
+        Only for the log: where it cannot be asked, what was claimed just now is worth more.
+        """
+        stored: set[bytes] = set()
+        ours = self._unanswered.may_have_finished(lost) if lost else []
+        try:
+            for channel, claims in by_channel(ours).items():
+                stored.update(self._run(channel, "stored", ids_of(claim.id for claim in claims), again=True))
+        except LayerUnavailable:
+            return lost
+        gone = {claim.id for claim in ours if claim.id.bytes not in stored}
+        return [claim for claim in lost if claim.id not in gone]
+
+    def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
+        return self._settle(claims, "renew", lambda channel: [lease_for(channel, lease)])
+
+    def finish(self, claims: Sequence[Message]) -> list[Message]:
+        return self._settle(claims, "finish", lambda channel: [])
+
+    def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
+        return self._settle([claim], "give_back", lambda channel: [delay, 0, int(alone)])
+
+    def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
+        return self._settle(claims, "give_back", lambda channel: [delay, -1, 0])
+
+    def bury(self, claim: Message, error: str) -> list[Message]:
+        sealed = self._cipher.seal(error.encode("utf-8", "backslashreplace"))
+        return self._settle([claim], "bury", lambda channel: [sealed, error_class(error)])
+
+    def _settle(
+        self, claims: Sequence[Message], verb: str, arguments: Callable[[str], list[Any]]
+    ) -> list[Message]:
+        """Run a script on the claims of each channel. Returns those that it calls lost."""
+        of_channel = by_channel(claims)
+        lost: list[Message] = []
+        for server, channels in self._servers.parts(of_channel):
+            calls = [([self._names.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
+            for channel, numbers in zip(channels, run_all(server, verb, calls), strict=True):
+                lost += [of_channel[channel][number - 1] for number in numbers]
+        return lost
+
+    def poll(self, channels: Sequence[str]) -> float | None:
+        soon: list[float] = []
+        for server, part in self._servers.parts(channels):
+            calls = [([*map(self._names.tag, group)], ()) for group in server.together(part)]
+            answers = run_all(server, "poll", calls, again=True)
+            soon += [float(seconds) for seconds in answers if seconds is not None]
+        return min(soon, default=None)
+
+
+def _check_number(numbers: Mapping[str, Sequence[int]]) -> None:
+    for channel, of_channel in numbers.items():
+        if len(of_channel) > MOST_AT_ONCE:
+            raise ValueError(
+                f"{len(of_channel):,} messages for channel {channel!r} are more than the Redis layer stores at once: "
+                f"all or none of them would hold the server up for too long. Send at most {MOST_AT_ONCE:,} in one call."
+            )
+
+
+def _check(prefix: str, using: str, outbox: Any, keys: Any) -> None:
+    if not isinstance(prefix, str):
+        raise InvalidSettings(f"CONFIG['prefix'] of the Redis layer must be a string, not {prefix!r}.")
+    if not isinstance(outbox, bool):
+        raise InvalidSettings(f"CONFIG['outbox'] of the Redis layer must be True or False, not {outbox!r}.")
+    if using != DEFAULT_DB_ALIAS and using not in django_settings.DATABASES:
+        raise InvalidSettings(
+            f"CONFIG['using'] of the Redis layer names the database {using!r}, which is not in DATABASES."
+        )
+    if isinstance(keys, str | bytes) or not all(isinstance(key, str | bytes) and key for key in keys or ()):
+        raise InvalidSettings(
+            "CONFIG['symmetric_encryption_keys'] must be a list of keys: the first one encrypts."
+        )
+    if keys and find_spec("cryptography") is None:
+        raise InvalidSettings(
+            "CONFIG['symmetric_encryption_keys'] needs the package cryptography: pip install cryptography."
+        )

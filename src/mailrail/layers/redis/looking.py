@@ -1,0 +1,127 @@
+"""The Redis layer, as people look at it: a script for each channel, all of a server's in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from ...messages import DeadMessage, Listed, Message, Place, State
+from ..hints import HintedLayer
+from ..looking import EXCERPT, Waiting, latest, soonest
+from .names import Names
+from .records import Cipher, Unreadable, parts_of, read_dead, read_message
+from .scripts import run, run_all
+from .servers import Server, Servers
+
+
+class LookedAtLayer(HintedLayer):
+    """What the verbs run on, and those that only look."""
+
+    _servers: Servers
+    _names: Names
+    _cipher: Cipher
+
+    def _run(self, channel: str, verb: str, *args: Any, again: bool = False) -> Any:
+        """Run the script of a verb on one channel."""
+        return run(self._servers.of(channel), verb, [self._names.tag(channel)], *args, again=again)
+
+    def _run_on_each(self, channels: Iterable[str], verb: str, *args: Any) -> Iterator[tuple[str, Any]]:
+        """Run a script that only reads on each of these channels. Yields the channels with the answers."""
+        for server, part in self._servers.parts(dict.fromkeys(channels)):
+            calls = [([self._names.tag(channel)], args) for channel in part]
+            yield from zip(part, run_all(server, verb, calls, again=True), strict=True)
+
+    def _listed(self, server: Server) -> list[str]:
+        """The channels that this server knows of, and some that it has nothing of any more."""
+        if self._servers.is_cluster:
+            names = server.ask("ZRANGE", self._names.of_layer("listed"), 0, -1)
+        else:
+            names = server.ask("SMEMBERS", self._names.of_layer("channels"))
+        return sorted(name.decode() for name in names)
+
+    # -- the verbs ----------------------------------------------------------------------------------------------
+
+    def list_channels(self) -> list[str]:
+        return sorted({name for server in self._servers for name in self._listed(server)})
+
+    def list_waiting(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        after: Place | None = None,
+        state: Waiting | None = None,
+    ) -> list[Listed]:
+        answers = self._run_on_each(channels, "list_waiting", limit, state or "", EXCERPT, *_place(after))
+        found = (
+            self._read_listed(channel, row, body, state.decode())
+            for channel, rows in answers
+            for row, body, state in parts_of(rows, 3)
+        )
+        return soonest(found, limit)
+
+    def list_dead(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        before: Place | None = None,
+        error_class: str | None = None,
+    ) -> list[Listed]:
+        of_class = "" if error_class is None else f"={error_class}"
+        answers = self._run_on_each(channels, "list_dead", limit, of_class, EXCERPT, *_place(before))
+        found = (
+            self._read_listed(channel, row, body, "dead", name.decode(), self._excerpt(error))
+            for channel, rows in answers
+            for row, body, name, error in parts_of(rows, 4)
+        )
+        return latest(found, limit)
+
+    def error_classes(self, channels: Sequence[str]) -> list[str]:
+        answers = self._run_on_each(channels, "error_classes")
+        return sorted({name.decode() for _, names in answers for name in names})
+
+    def find(self, channel: str, id: UUID) -> Message | None:
+        rows = self._run(channel, "find", id.bytes, again=True)
+        if not rows:
+            return None
+        row, body = rows
+        return read_message(channel, row, body, self._cipher)
+
+    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+        rows = self._run(channel, "find_dead", id.bytes, again=True)
+        if not rows:
+            return None
+        row, body, error = rows
+        return read_dead(channel, row, body, error, self._cipher)
+
+    def _read_listed(
+        self, channel: str, row: bytes, body: bytes, state: State, error_class: str = "", error: str = ""
+    ) -> Listed:
+        m = read_message(channel, row, b"", self._cipher)  # without its body, of which a part was read
+        excerpt = self._excerpt(body).partition("\0")[0]
+        return Listed(
+            channel=channel,
+            id=m.id,
+            at=m.due or 0.0,
+            state=state,
+            excerpt=excerpt,
+            attempt=m.attempt,
+            losses=m.losses,
+            priority=m.priority,
+            lane=m.lane,
+            key=m.key,
+            worker=m.worker,
+            error_class=error_class,
+            error=error,
+        )
+
+    def _excerpt(self, part: bytes) -> str:
+        """Of what is encrypted and longer, nothing can be read."""
+        try:
+            return self._cipher.open(part).decode("utf-8", "ignore")
+        except Unreadable:
+            return ""
+
+
+def _place(place: Place | None) -> tuple[str, bytes]:
+    return (repr(place[0]), place[1].bytes) if place else ("", b"")

@@ -1,0 +1,133 @@
+-- uses: flags leaving claims many finishing parcel
+-- KEYS: tags. ARGV: worker, token, total, then for each tag: room, seconds of a lease, finished claims.
+-- Returns lost (number of the tag, number of the claim), claims and expired ones (a parcel each), and whether more has
+-- expired than one call drops: then nothing was claimed, and it is to be called again.
+local worker, token, total = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local MOST_EXPIRED = 1000
+local lost, expired = {}, {}
+local is_cut_short = 0
+local until_now = string.format('%.17g', now) -- each command would turn the number into the same text
+
+-- Returns the ids that stay: whoever has them, they are not to be leased by this call.
+local function settle(i, tag, finished)
+    local stay = { number = 0 }
+    for _, number in ipairs(finish(tag, finished)) do
+        lost[#lost + 1] = i
+        lost[#lost + 1] = number
+        stay[finished:sub(number * 24 - 23, number * 24 - 8)] = true
+        stay.number = stay.number + 1
+    end
+    return stay
+end
+
+-- Leases that are over: due again, at that moment. The token stays, and tells whoever claims it next of a loss.
+local function lapse(tag)
+    local over = call('ZRANGE', tag .. ':claimed', '-inf', until_now, 'BYSCORE', 'WITHSCORES')
+    for j = 1, #over, 2 do
+        local s = state_of(tag, over[j])
+        put_due(tag, over[j], s.priority, over[j + 1])
+        if s.expires < never then call('ZADD', tag .. ':expires', s.expires, over[j]) end
+        call('ZREM', tag .. ':claimed', over[j])
+    end
+end
+
+local function expire(i, tag)
+    local over = call('ZRANGE', tag .. ':expires', '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
+    for _, id in ipairs(over) do
+        local s = state_of(tag, id)
+        wrap(expired, i, s.expires, id, pack(s), call('HGET', tag .. ':body', id))
+        remove(tag, id, s)
+        call('ZREM', tag .. ':expires', id)
+    end
+    if #over == MOST_EXPIRED then is_cut_short = 1 end
+end
+
+-- Due messages, highest priority first, then oldest due, then lowest id.
+local function choose(i, tag, room, chosen, stay)
+    for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1, 'REV')) do
+        local key = tag .. ':due:' .. priority
+        local found = room > 0 and
+            call('ZRANGE', key, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, room + stay.number, 'WITHSCORES') or {}
+        for j = 1, #found, 2 do
+            if room > 0 and not stay[found[j]] then
+                room = room - 1
+                chosen[#chosen + 1] =
+                    { i = i, id = found[j], level = priority, due = found[j + 1], state = '', body = '', ends = 0 }
+            end
+        end
+        if #found == 0 and call('EXISTS', key) == 0 then call('ZREM', tag .. ':levels', priority) end
+    end
+end
+
+local function is_before(a, b)
+    if a.level ~= b.level then return tonumber(a.level) > tonumber(b.level) end
+    if a.due ~= b.due then return tonumber(a.due) < tonumber(b.due) end
+    return a.id < b.id
+end
+
+-- The state of a message that is claimed: one more attempt, or, if its last lease lapsed, one more loss.
+local mine = struct.pack('<Hc0', #worker, worker)
+local function claimed(tag, id, state, level)
+    local flags, attempt, expires = 0, 0, never
+    if state then flags, attempt, expires = struct.unpack('<xBxxxxxxxxIxxxxxxxxxxd', state) end
+    if state and flags < KEYED and expires == never and state:sub(3, 10) == UNCLAIMED then -- as most are
+        return state:sub(1, 2) .. token .. struct.pack('<I', attempt + 1) .. state:sub(15, -3) .. mine
+    end
+    local s = state and read(state) or state_of(tag, id, tonumber(level))
+    if s.token == UNCLAIMED then s.attempt = s.attempt + 1 else s.losses = s.losses + 1 end
+    s.token, s.worker = token, worker
+    free_key(tag, s)
+    if s.expires < never then call('ZREM', tag .. ':expires', id) end
+    return pack(s)
+end
+
+-- Lease what was chosen of one channel.
+local function lease(tag, seconds, chosen)
+    local ids, states, leases, started = {}, {}, {}, {}
+    local ends = string.format('%.17g', now + seconds)
+    for n, c in ipairs(chosen) do
+        ids[n] = c.id
+        local of_level = started[c.level] or {}
+        started[c.level], of_level[#of_level + 1] = of_level, c.id
+    end
+    local bodies = values(tag .. ':body', ids)
+    for n, state in ipairs(values(tag .. ':state', ids)) do
+        local c = chosen[n]
+        c.state, c.body, c.ends = claimed(tag, c.id, state, c.level), bodies[n], now + seconds
+        states[2 * n - 1], states[2 * n] = c.id, c.state
+        leases[2 * n - 1], leases[2 * n] = ends, c.id
+    end
+    for level, of_level in pairs(started) do with_all('ZREM', tag .. ':due:' .. level, of_level) end
+    with_all('HSET', tag .. ':state', states)
+    with_all('ZADD', tag .. ':claimed', leases)
+end
+
+local open, stay = {}, {}
+for i, tag in ipairs(KEYS) do
+    local room, finished = tonumber(ARGV[3 * i + 1]), ARGV[3 * i + 3]
+    stay[i] = settle(i, tag, finished)
+    if room > 0 and total > 0 and call('EXISTS', tag .. ':paused') == 0 then
+        lapse(tag)
+        expire(i, tag)
+        open[#open + 1] = i
+    end
+end
+
+local claims = {}
+if is_cut_short == 0 then
+    local chosen, by_channel = {}, {}
+    for _, i in ipairs(open) do
+        choose(i, KEYS[i], math.min(tonumber(ARGV[3 * i + 1]), total), chosen, stay[i])
+    end
+    if #open > 1 then table.sort(chosen, is_before) end
+    for n = 1, math.min(#chosen, total) do
+        local c = chosen[n]
+        local of_channel = by_channel[c.i] or {}
+        claims[n], by_channel[c.i], of_channel[#of_channel + 1] = c, of_channel, c
+    end
+    for i, of_channel in pairs(by_channel) do lease(KEYS[i], tonumber(ARGV[3 * i + 2]), of_channel) end
+end
+
+local parts = {}
+for _, c in ipairs(claims) do wrap(parts, c.i, c.ends, c.id, c.state, c.body) end
+return { lost, table.concat(parts), table.concat(expired), is_cut_short }

@@ -1,0 +1,71 @@
+-- uses: lanes
+-- KEYS: tag [, channels of this server]. ARGV: channel, then a record and a body for each message.
+-- A record: id, kinds, due, expires, state. Returns, for twins, the number of the message and the twin's id.
+local tag = KEYS[1]
+local state_key, body_key = tag .. ':state', tag .. ':body'
+local RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4
+local twins, is_new = {}, false
+
+-- The earlier due and the later expiry of the two.
+local function join(id, due, expires)
+    local s = read(call('HGET', state_key, id))
+    if call('ZSCORE', tag .. ':held', id) then
+        call('ZADD', tag .. ':held', 'LT', due, id)
+    elseif due < tonumber(call('ZSCORE', tag .. ':due:' .. s.priority, id) or never) then
+        put_due(tag, id, s.priority, due)
+    end
+    if expires > s.expires then
+        s.expires = expires
+        call('HSET', state_key, id, pack(s))
+        if expires == never then
+            call('ZREM', tag .. ':expires', id)
+        else
+            call('ZADD', tag .. ':expires', expires, id)
+        end
+    end
+end
+
+-- With a key, a lane, or both. Returns the id of what waits under its key.
+local function store_in_order(id, state, due, expires)
+    local KEYED = 2 -- as in flags.lua
+    local s = read(state)
+    local twin = s.key ~= '' and call('HGET', tag .. ':keys', s.key)
+    if twin then
+        join(twin, due, expires)
+        return twin
+    end
+    if s.key ~= '' then
+        s.flags = s.flags + KEYED
+        call('HSET', tag .. ':keys', s.key, id)
+    end
+    s.sent_at, s.expires = now, expires
+    is_new = put_last(tag, id, s, due) or is_new
+    call('HSET', state_key, id, pack(s))
+    return id
+end
+
+for i = 2, #ARGV, 2 do
+    local record = ARGV[i]
+    local id, kinds, due, expires, priority, at = struct.unpack('<c16Bddb', record)
+    if kinds % 2 >= RELATIVE_DUE then due = now + due end
+    if kinds % 4 >= RELATIVE_EXPIRES then expires = now + expires end
+    local stored = id
+    if kinds >= ORDERED then
+        -- A repeat of an id is harmless, here and below.
+        stored = call('HEXISTS', state_key, id) == 0 and store_in_order(id, record:sub(at - 1), due, expires)
+    elseif call('HSETNX', state_key, id, record:sub(at - 1, at + 14) .. struct.pack('<dd', now, expires) .. record:sub(at + 31)) == 1 then
+        is_new = put_due(tag, id, priority, due) or is_new
+    else
+        stored = false
+    end
+    if stored == id then
+        call('HSET', body_key, id, ARGV[i + 1])
+        if expires < never then call('ZADD', tag .. ':expires', expires, id) end
+    elseif stored then
+        twins[#twins + 1] = i / 2
+        twins[#twins + 1] = stored
+    end
+end
+
+if is_new and KEYS[2] then call('SADD', KEYS[2], ARGV[1]) end
+return twins

@@ -1,0 +1,3 @@
+-- KEYS: tag.
+call('DEL', KEYS[1] .. ':paused')
+hint(KEYS[1])

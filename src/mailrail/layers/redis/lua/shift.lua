@@ -1,0 +1,27 @@
+-- KEYS: tag. ARGV: seconds. Moves all times of a channel back. For tests.
+local tag, seconds = KEYS[1], tonumber(ARGV[1])
+
+local function older(key)
+    local found = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for j = 1, #found, 2 do call('ZADD', key, found[j + 1] - seconds, found[j]) end
+end
+
+local function older_state(state)
+    local s = read(state)
+    s.sent_at, s.expires = s.sent_at - seconds, s.expires - seconds
+    return pack(s)
+end
+
+for _, suffix in ipairs({ ':claimed', ':held', ':expires', ':dead' }) do older(tag .. suffix) end
+for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1)) do older(tag .. ':due:' .. priority) end
+for _, class in ipairs(call('SMEMBERS', tag .. ':error_classes')) do older(tag .. ':dead:' .. class) end
+local states = call('HGETALL', tag .. ':state')
+for j = 1, #states, 2 do call('HSET', tag .. ':state', states[j], older_state(states[j + 1])) end
+local graves = call('HGETALL', tag .. ':graves')
+for j = 1, #graves, 2 do
+    local state, body, error = struct.unpack('<Ic0Ic0Ic0', graves[j + 1])
+    state = older_state(state)
+    call('HSET', tag .. ':graves', graves[j],
+        struct.pack('<Ic0Ic0Ic0', #state, state, #body, body, #error, error))
+end
+hint(tag)

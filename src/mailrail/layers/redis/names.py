@@ -1,0 +1,41 @@
+"""What the keys of a layer are called on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from ...messages import check_channel_name
+
+REMEMBERED = 4096
+"""Channels whose keys a process need not put together anew."""
+
+
+class Names:
+    """The keys that begin with ``mailrail:`` and the layer's prefix."""
+
+    def __init__(self, prefix: str, is_cluster: bool) -> None:
+        self._prefix = prefix
+        self._is_cluster = is_cluster
+        remember = lru_cache(REMEMBERED)
+        self.tag: Callable[[str], bytes] = remember(self._tag)
+        self.listing: Callable[[str], tuple[bytes, ...]] = remember(self._listing)
+
+    def _tag(self, channel: str) -> bytes:
+        """What the keys of a channel begin with; in braces, so that they lie in one slot of a cluster."""
+        return f"{{mailrail:{self._prefix}:{channel}}}".encode()
+
+    def _listing(self, channel: str) -> tuple[bytes, ...]:
+        """For a script that puts the channel on its server's list, which on a cluster lies elsewhere.
+
+        Raises ``ValueError`` for what is no name of a channel.
+        """
+        tag = self.tag(check_channel_name(channel))
+        return (tag,) if self._is_cluster else (tag, self.of_layer("channels"))
+
+    def of_layer(self, name: str) -> bytes:
+        """A key that belongs to no channel."""
+        return f"{{mailrail:{self._prefix}}}:{name}".encode()
+
+    def bucket(self, name: str) -> bytes:
+        return f"{{mailrail:{self._prefix}:bucket:{name}}}".encode()

@@ -1,0 +1,142 @@
+"""Claiming channel by channel, where one call of a script reaches one channel: on a cluster.
+
+As many channels as fit into what may still be claimed are asked together, in one round trip to each node. Priorities
+hold within a channel; between channels it goes by turns.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import LayerUnavailable
+from ...messages import Claimed, Message, new_token
+from .records import claims_of, parts_of, token_bytes
+from .scripts import run_each
+from .servers import Server
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
+    be lost."""
+
+    worker: str
+    token: int
+    limits: Mapping[str, int]
+    leases: Mapping[str, float]
+    finished: Mapping[str, Sequence[Message]]
+
+    @property
+    def longest_lease(self) -> float:
+        return max(self.leases.values(), default=0.0)
+
+
+@dataclass
+class Asked:
+    """What a call asks of one channel, under a token of its own: some answers may come and others not."""
+
+    channel: str
+    token: int
+    room: int
+    lease: float
+    finished: Sequence[Message]
+    error: LayerUnavailable | None = None
+
+
+def by_channel(claims: Iterable[Message]) -> dict[str, list[Message]]:
+    """Each claim once."""
+    found: dict[str, list[Message]] = {}
+    for claim in {(claim.channel, claim.id, claim.token): claim for claim in claims}.values():
+        found.setdefault(claim.channel, []).append(claim)
+    return found
+
+
+class Turns:
+    """One claim that goes round the channels. ``error``: what to raise instead of returning ``claimed``."""
+
+    def __init__(
+        self,
+        server: Server,
+        tag: Callable[[str], bytes],
+        read: Callable[[Sequence[str], bytes], list[Message]],
+        call: Call,
+    ) -> None:
+        self._server = server
+        self._tag = tag
+        self._read = read
+        self._call = call
+        self._asked: list[Asked] = []
+        self.claimed = Claimed([], [], [])
+        self.error: LayerUnavailable | None = None
+
+    def claim(self, total: int, turn: int) -> None:
+        """``turn`` says which channel is the first."""
+        left, queue = total, deque(self._in_turn(total, turn))
+        while part := self._next_part(queue, left):
+            left -= self._ask(part, left, queue)
+        failed = [asked for asked in self._asked if asked.error]
+        # Some nodes may be away: what the others gave is worked on, unless something would pass for finished.
+        if failed and (any(asked.finished for asked in failed) or not any(self.claimed)):
+            self.error = failed[0].error
+        self.claimed.claims.sort(key=lambda claim: -claim.priority)
+
+    def unanswered(self) -> list[Asked]:
+        """Those of whose claims nobody knows. All of them, if what the others gave is not returned either."""
+        return [asked for asked in self._asked if asked.error or self.error]
+
+    def _in_turn(self, total: int, turn: int) -> list[str]:
+        call = self._call
+        channels = list(call.limits)
+        first = turn % max(1, len(channels))
+        channels = channels[first:] + channels[:first]
+        if sum(call.limits.values()) > total and len(channels) > 1:  # then they cannot all be asked at once
+            answers = run_each(self._server, "stirs", [([self._tag(c)], ()) for c in channels])
+            stirs = dict(zip(channels, answers, strict=True))  # an error stirs, too: the claim will tell it
+            channels = [c for c in channels if stirs[c] or c in call.finished]
+        return channels + [channel for channel in call.finished if channel not in call.limits]
+
+    def _next_part(self, queue: deque[str], left: int) -> list[Asked]:
+        """The next channels that can be asked together without claiming more than ``left``."""
+        part: list[Asked] = []
+        call, reserved = self._call, 0
+        while queue:
+            channel = queue[0]
+            room, finished = min(call.limits.get(channel, 0), left), call.finished.get(channel, ())
+            if part and room and reserved + room > left:
+                break
+            queue.popleft()
+            if room or finished:
+                reserved += room
+                part.append(Asked(channel, new_token(), room, call.leases.get(channel, 0.0), finished))
+        return part
+
+    def _ask(self, part: list[Asked], left: int, queue: deque[str]) -> int:
+        """Returns how much was claimed. A channel that has only dropped expired messages is asked again."""
+        number = 0
+        while part:
+            answers = run_each(self._server, "claim", [self._arguments(asked) for asked in part])
+            cut_short = []
+            for asked, answer in zip(part, answers, strict=True):
+                self._asked.append(asked)
+                if isinstance(answer, LayerUnavailable):
+                    asked.error = answer
+                    continue
+                lost, claims, dropped, is_cut_short = answer
+                stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
+                if is_cut_short:  # they stay lost, and are not to be leased
+                    cut_short.append(Asked(asked.channel, new_token(), asked.room, asked.lease, stale))
+                else:
+                    self.claimed.lost.extend(stale)
+                found = self._read([asked.channel], claims)
+                self.claimed.claims.extend(found)
+                self.claimed.expired.extend(self._read([asked.channel], dropped))
+                number += len(found)
+            part = cut_short
+        return number
+
+    def _arguments(self, asked: Asked) -> tuple[list[bytes], list[Any]]:
+        args = (self._call.worker, token_bytes(asked.token), asked.room, asked.room, asked.lease)
+        return [self._tag(asked.channel)], [*args, claims_of(asked.finished)]

@@ -1,0 +1,69 @@
+"""The database layer on SQLite, as people look at it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from ...messages import DeadMessage, Listed, Message, Place
+from .. import database_sql
+from ..database import read_dead, read_listed, read_message
+from ..looking import Waiting
+from . import looking_sql as sql
+from .execution import SqliteExecution
+
+
+class SqliteLooking(SqliteExecution):
+    """One statement for each verb."""
+
+    def list_channels(self) -> list[str]:
+        return sorted(channel for (channel,) in self._read(sql.CHANNELS))
+
+    def list_waiting(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        after: Place | None = None,
+        state: Waiting | None = None,
+    ) -> list[Listed]:
+        at, id = (after[0], after[1].hex) if after else (float("-inf"), "")
+        rows = self._read(
+            sql.WAITING[state],
+            channels=json.dumps(list(channels)),
+            limit=limit,
+            after_at=at,
+            after_id=id,
+            now=time.time(),
+        )
+        return [read_listed(row) for row in rows]
+
+    def list_dead(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        before: Place | None = None,
+        error_class: str | None = None,
+    ) -> list[Listed]:
+        at, id = (before[0], before[1].hex) if before else (float("inf"), "")
+        rows = self._read(
+            sql.DEAD if error_class is None else sql.DEAD_OF_CLASS,
+            channels=json.dumps(list(channels)),
+            limit=limit,
+            before_at=at,
+            before_id=id,
+            error_class=error_class,
+        )
+        return [read_listed(row, is_dead=True) for row in rows]
+
+    def error_classes(self, channels: Sequence[str]) -> list[str]:
+        return sorted(name for (name,) in self._read(sql.ERROR_CLASSES, channels=json.dumps(list(channels))))
+
+    def find(self, channel: str, id: UUID) -> Message | None:
+        rows = self._read(database_sql.FOUND, channel=channel, id=id.hex)
+        return read_message(rows[0]) if rows else None
+
+    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+        rows = self._read(database_sql.FOUND_DEAD, channel=channel, id=id.hex)
+        return read_dead(rows[0]) if rows else None

@@ -1,0 +1,69 @@
+"""Every Django email, queued, durable and exact.
+
+    from mailrail import mail
+
+    email = mail.queue(message, send_at=timedelta(hours=1), key=f"receipt-{order.pk}")
+    mail.cancel(email)
+
+The names below are imported at first use: Django imports this package, as an app, before there can be models.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .control import (
+        Changed,
+        acancel,
+        ahold,
+        arelease,
+        aresend,
+        cancel,
+        hold,
+        release,
+        resend,
+    )
+    from .errors import CannotQueue, EmailTooLarge, KeyConflict
+    from .models import Email, Status
+    from .outages import pause, resume
+    from .queueing import aqueue, aqueue_many, queue, queue_many
+
+__all__ = [
+    "CannotQueue",
+    "Changed",
+    "Email",
+    "EmailTooLarge",
+    "KeyConflict",
+    "Status",
+    "acancel",
+    "ahold",
+    "aqueue",
+    "aqueue_many",
+    "arelease",
+    "aresend",
+    "cancel",
+    "hold",
+    "pause",
+    "queue",
+    "queue_many",
+    "release",
+    "resend",
+    "resume",
+]
+
+_HOMES = {
+    "control": ("Changed", "acancel", "ahold", "arelease", "aresend", "cancel", "hold", "release", "resend"),
+    "errors": ("CannotQueue", "EmailTooLarge", "KeyConflict"),
+    "models": ("Email", "Status"),
+    "outages": ("pause", "resume"),
+    "queueing": ("aqueue", "aqueue_many", "queue", "queue_many"),
+}
+_home_of = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _home_of:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_home_of[name]}", __name__), name)

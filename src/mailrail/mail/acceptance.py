@@ -1,0 +1,101 @@
+"""What is refused when an email is queued, as it could never be stored, or never be sent."""
+
+from __future__ import annotations
+
+import re
+from email.parser import BytesHeaderParser
+from functools import lru_cache
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp as djangos
+
+from mailrail.conf import settings
+
+from .errors import CannotQueue, EmailTooLarge
+from .smtp import check_address
+from .smtp.as_django import utf8_address_of
+from .smtp.errors import InvalidAddress
+
+LONGEST_LINE = 998
+"""Octets of a header's line (RFC 5322 2.1.1). Servers cut or refuse longer ones; a signature breaks either way."""
+LONGEST_MESSAGE_ID = 255
+_COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+
+
+def check_recipient(address: str, message: EmailMessage) -> None:
+    """Raise ``CannotQueue`` for what can be told to no server."""
+    if len(address) <= 254 and _COMMON_ADDRESS.fullmatch(address):
+        return
+    try:
+        check_address(utf8_address_of(_djangos(), address, message))
+    except InvalidAddress as error:
+        raise CannotQueue(str(error)) from error
+    except ValueError as error:
+        raise CannotQueue(f"{address!r} is no email address: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _djangos() -> Any:
+    """Knows how Django tells an address to a server; never opened."""
+    return djangos.EmailBackend.__new__(djangos.EmailBackend)
+
+
+def check_composed(data: bytes) -> None:
+    """Raise ``EmailTooLarge``, or ``CannotQueue``."""
+    if len(data) > settings.mail_max_bytes:
+        raise EmailTooLarge(
+            f"The email has {len(data):,} bytes, and MAILRAIL['MAIL_MAX_BYTES'] allows {settings.mail_max_bytes:,}. "
+            "Send a link to the file instead, or raise the limit if the server takes more."
+        )
+    if b"\0" in data:
+        raise CannotQueue("The email has a NUL character, which SMTP cannot carry. Remove it.")
+    end = data.find(b"\r\n\r\n")
+    if end > LONGEST_LINE:
+        name = ""
+        for line in data[:end].split(b"\r\n"):
+            if not line.startswith((b" ", b"\t")):
+                name = line.partition(b":")[0].decode("utf-8", "replace")
+            if len(line) > LONGEST_LINE:
+                raise CannotQueue(
+                    f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {LONGEST_LINE}: "
+                    "it has no place where it could be folded. Shorten it."
+                )
+
+
+def check_text(value: Any, where: str) -> None:
+    """Raise ``CannotQueue`` for characters that no database stores: NUL, and halves of surrogate pairs."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise CannotQueue(
+                f"{where} has a NUL character, which neither SMTP nor PostgreSQL can carry. Remove it."
+            )
+        if not value.isascii() and not value.isprintable() and _has_surrogate(value):
+            raise CannotQueue(f"{where} has half of a surrogate pair, which is no character. Remove it.")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            check_text(key, where)
+            check_text(each, where)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_text(each, where)
+
+
+def check_message_id(message_id: str) -> None:
+    if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isprintable():
+        raise CannotQueue(
+            f"The Message-ID {message_id[:60]!r}… must be at most {LONGEST_MESSAGE_ID} printable characters."
+        )
+
+
+def message_id_in(data: bytes) -> str:
+    """The one that a finished message has, or nothing."""
+    return str(BytesHeaderParser().parsebytes(data).get("Message-ID") or "").strip()
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -1,0 +1,195 @@
+"""What an email holds, for people who look at it: as it is sent, read back part by part, and shown so that it can do
+nothing.
+
+An email is foreign text. Its HTML is shown in a frame that runs no scripts, has no origin, submits no forms and loads
+nothing: images come from the email's own parts, as ``data:`` URLs.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+from django.http import HttpResponse
+from django.utils.html import escape
+from django.utils.http import content_disposition_header
+from django.utils.translation import gettext
+
+from ..compose import compose
+from ..load import load_messages
+from ..models import Email
+
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'; sandbox"
+)
+LONGEST_FILENAME = 150
+_DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
+_CID = re.compile(r"""cid:([^"'\s<>)]+)""", re.IGNORECASE)
+# Where links would open, which the sandbox does not allow; without it they would open in the frame.
+_NOWHERE = '<base target="_blank">'
+_TEXT = (
+    '<!doctype html><meta charset="utf-8"><pre style="white-space: pre-wrap; overflow-wrap: anywhere; margin: 0">'
+    "{}</pre>"
+)
+
+
+class CannotShow(Exception):
+    """The message says why, to people."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the parts that are no container. ``number``: its place among them."""
+
+    number: int
+    message: Message
+
+    @property
+    def mimetype(self) -> str:
+        return self.message.get_content_type()
+
+    @property
+    def filename(self) -> str:
+        return decoded(self.message.get_filename() or "")
+
+    @property
+    def label(self) -> str:
+        """What people see of it."""
+        return self.filename or decoded(str(self.message.get("Content-ID", ""))).strip("<>")
+
+    @cached_property
+    def data(self) -> bytes:
+        payload: Any = self.message.get_payload()
+        if isinstance(payload, list):  # an email in the email
+            return b"".join(each.as_bytes() for each in payload)
+        found: Any = self.message.get_payload(decode=True)
+        return bytes(found or b"")
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def text(self) -> str:
+        charset = self.message.get_content_charset() or "utf-8"
+        try:
+            return self.data.decode(charset, "replace")
+        except LookupError:
+            return self.data.decode("utf-8", "replace")
+
+    def is_body(self, mimetype: str) -> bool:
+        shown = self.message.get_content_disposition() != "attachment" and not self.filename
+        return shown and self.mimetype == mimetype
+
+
+class Contents:
+    """Reads a record's email. Raises ``CannotShow``."""
+
+    def __init__(self, email: Email, using: str) -> None:
+        self.data = _composed(email, using)
+        self._message: Message = message_from_bytes(self.data)
+        self.parts = [Part(n, each) for n, each in enumerate(_leaves(self._message))]
+        self.html = self._body("text/html")
+        self.text = self._body("text/plain")
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        return [(name, decoded(value)) for name, value in self._message.items()]
+
+    @property
+    def attachments(self) -> list[Part]:
+        """Whatever is not shown as the body."""
+        return [part for part in self.parts if part not in (self.html, self.text)]
+
+    def document(self, *, as_text: bool = False) -> str:
+        """The body as HTML that needs ``POLICY``."""
+        if self.html is None or as_text:
+            return _TEXT.format(escape("" if self.text is None else self.text.text))
+        html = _CID.sub(self._image, self.html.text)
+        doctype = _DOCTYPE.match(html)
+        end = doctype.end() if doctype else 0
+        return html[:end] + _NOWHERE + html[end:]
+
+    def _body(self, mimetype: str) -> Part | None:
+        return next((part for part in self.parts if part.is_body(mimetype)), None)
+
+    def _image(self, found: re.Match[str]) -> str:
+        part = self._by_content_id.get(unquote(found[1]))
+        if part is None or not part.mimetype.startswith("image/"):
+            return found[0]
+        return f"data:{part.mimetype};base64,{base64.b64encode(part.data).decode()}"
+
+    @cached_property
+    def _by_content_id(self) -> dict[str, Part]:
+        return {str(part.message.get("Content-ID", "")).strip().strip("<>"): part for part in self.parts}
+
+
+def decoded(value: Any) -> str:
+    """A header's value as people read it; as it is, where it cannot be decoded."""
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, UnicodeError, ValueError):
+        return str(value)
+
+
+def preview(contents: Contents, *, as_text: bool) -> HttpResponse:
+    """The document of the frame."""
+    response = HttpResponse(contents.document(as_text=as_text), content_type="text/html; charset=utf-8")
+    response["X-Frame-Options"] = "SAMEORIGIN"
+    response["X-DNS-Prefetch-Control"] = "off"
+    return _guarded(response)
+
+
+def download(data: bytes, filename: str, mimetype: str = "application/octet-stream") -> HttpResponse:
+    """A file that no browser opens by itself."""
+    response = HttpResponse(data, content_type=mimetype)
+    response["Content-Disposition"] = content_disposition_header(True, safe_filename(filename))
+    return _guarded(response)
+
+
+def safe_filename(name: str) -> str:
+    """Without folders, controls, and marks that turn the direction of reading: ``exe.gpj`` is no picture."""
+    kept = "".join(each if each.isprintable() and each not in '\\/:*?"<>|' else "_" for each in name)
+    return kept.strip(" .")[-LONGEST_FILENAME:] or "attachment"
+
+
+def _guarded(response: HttpResponse) -> HttpResponse:
+    response["Content-Security-Policy"] = POLICY
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Referrer-Policy"] = "no-referrer"
+    response["Cross-Origin-Resource-Policy"] = "same-origin"
+    response["Cache-Control"] = "private, no-store"
+    return response
+
+
+def _composed(email: Email, using: str) -> bytes:
+    if email.emptied_at is not None:
+        raise CannotShow(gettext("Its content was removed."))
+    try:
+        batch = load_messages([email], using)
+        for _, error in (*batch.unreadable, *batch.later):
+            raise error
+        [loaded] = batch.loaded
+        return compose(loaded.message, message_id=email.message_id, date=email.date).data
+    except Exception as error:  # whatever the record or the storage holds: the page must say it
+        reason = f"{type(error).__name__}: {error}"
+        raise CannotShow(gettext("It cannot be read: %(reason)s") % {"reason": reason}) from error
+
+
+def _leaves(message: Message) -> Iterator[Message]:
+    payload: Any = message.get_payload()
+    if message.is_multipart() and message.get_content_maintype() == "multipart":
+        for each in payload:
+            yield from _leaves(each)
+    else:
+        yield message

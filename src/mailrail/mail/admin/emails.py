@@ -1,0 +1,331 @@
+"""Emails: found by what an index has, or in a window; looked at safely; and what people may decide about them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db import connections, models, router
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Cast
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext, ngettext, pgettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from mailrail.key_lists import KeyList, KeyListAdmin
+
+from .. import control
+from ..models import FINAL, Email, Status
+from ..retention import delete_final
+from . import telling
+from .contents import CannotShow, Contents, download, preview
+from .filters import AboutFilter, MailerFilter, StatusFilter, TagFilter
+
+SHOWN_AT_ONCE = 1024 * 1024
+"""Bytes of an email whose content is read for its page; that of a larger one on demand."""
+OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What people may decide: by a button, for emails of these statuses, and by an action of the list."""
+
+    label: Any
+    run: Callable[[list[UUID]], control.Changed]
+    permission: str
+    statuses: tuple[str, ...]
+
+
+DECISIONS = {
+    "resend": Decision(_("Send again"), control.resend, "resend_email", FINAL),
+    "cancel": Decision(pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", ("queued", "held")),
+    "hold": Decision(pgettext_lazy("email", "Hold"), control.hold, "hold_email", ("queued",)),
+    "release": Decision(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
+}
+
+
+class EmailList(KeyList):
+    """The newest first."""
+
+    time_field = "created_at"
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Email]:
+        found = super().get_queryset(request, exclude_parameters).defer("content", "events")
+        term = self.query.strip()
+        if not term:
+            return found
+        if named := _named(term, found.db):
+            return found.filter(pk__in=named)
+        self.is_windowed = True
+        return _containing(found, term)
+
+    def indexed(self) -> QuerySet[Email]:
+        status = self.params.get(StatusFilter.parameter_name)
+        rows = super().indexed()
+        return rows.filter(status=status) if status in Status.values else rows
+
+
+def _named(term: str, using: str) -> list[UUID]:
+    """Emails that have this id, key or Message-ID, each by an index."""
+    emails = Email.objects.using(using).order_by()
+    names = Q(message_id__in=(term, f"<{term}>"), status__in=FINAL)
+    for asked in (_is_id(term), Q(key=term[:256]), names):
+        if asked and (ids := list(emails.filter(asked).values_list("pk", flat=True)[:100])):
+            return ids
+    return []
+
+
+def _is_id(term: str) -> Q:
+    try:
+        return Q(pk=UUID(term))
+    except ValueError:
+        return Q()
+
+
+def _containing(emails: QuerySet[Email], term: str) -> QuerySet[Email]:
+    in_json = json.dumps(term, ensure_ascii=connections[emails.db].vendor != "postgresql")[1:-1]
+    return emails.annotate(recipients_text=Cast("recipients", models.TextField())).filter(
+        Q(subject__icontains=term) | Q(recipients_text__icontains=in_json) | Q(message_id__icontains=term)
+    )
+
+
+@admin.register(Email)
+class EmailAdmin(KeyListAdmin):
+    """Emails are looked at, and decided about; they are neither made nor changed here."""
+
+    change_form_template = "mailrail_mail/admin/email.html"
+    list_display = ("title", "to", "status", "mailer", "created_at", "sent_at")
+    list_filter = (StatusFilter, MailerFilter, TagFilter, AboutFilter)
+    search_fields = ("subject",)
+    search_help_text = _(
+        "The whole id, key or Message-ID; or a part of the subject or a recipient, which is looked for page by page."
+    )
+    actions = ("resend", "cancel", "hold", "release")
+    fieldsets = (
+        (None, {"fields": (("status", "mailer", "attempts"), ("subject", "sender"))}),
+        (
+            pgettext_lazy("email", "Times"),
+            {"fields": (("created_at", "changed_at", "sent_at"), ("send_at", "expires_at", "emptied_at"))},
+        ),
+        (
+            pgettext_lazy("email", "Names"),
+            {"fields": (("id", "message_id", "key"), ("tags", "about"), ("priority", "size"))},
+        ),
+    )
+    readonly_fields = ("id",)
+
+    class Media:
+        css = {"all": ("mailrail_mail/admin.css",)}  # noqa: RUF012 - as Django has it
+
+    # -- the list -------------------------------------------------------------------------------------------------
+
+    @admin.display(description=pgettext_lazy("email", "subject"))
+    def title(self, email: Email) -> str:
+        return email.subject or gettext("(no subject)")
+
+    @admin.display(description=pgettext_lazy("email", "recipients"))
+    def to(self, email: Email) -> str:
+        addresses = [str(each.get("address", "")) for each in _objects(email.recipients)]
+        more = len(addresses) - 1
+        return ", ".join(addresses[:1]) + (f" (+{more})" if more > 0 else "")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EmailList]:
+        return EmailList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return queryset, False  # EmailList searches: it has to know whether an index helps
+
+    @admin.action(description=_("Send selected emails again"), permissions=("resend",))
+    def resend(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "resend")
+
+    @admin.action(description=_("Cancel selected emails"), permissions=("cancel",))
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "cancel")
+
+    @admin.action(description=_("Hold selected emails"), permissions=("hold",))
+    def hold(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "hold")
+
+    @admin.action(description=_("Release selected emails"), permissions=("hold",))
+    def release(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "release")
+
+    # -- one email ------------------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        def named(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
+            return path(route, self.admin_site.admin_view(view), name=f"mailrail_mail_email_{name}")
+
+        return [
+            named("<path:object_id>/decide/", self.decide_view, "decide"),
+            named("<path:object_id>/preview/", self.preview_view, "preview"),
+            named("<path:object_id>/source/", self.source_view, "source"),
+            named("<path:object_id>/part/<int:number>/", self.part_view, "part"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        email = self.get_object(request, unquote(object_id))
+        context = (
+            {}
+            if email is None or not self.has_view_permission(request, email)
+            else self._shown(request, email)
+        )
+        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    def _shown(self, request: HttpRequest, email: Email) -> dict[str, Any]:
+        contents, problem = None, ""
+        is_large = email.size > SHOWN_AT_ONCE and "contents" not in request.GET
+        if not is_large:
+            try:
+                contents = Contents(email, email._state.db or "default")
+            except CannotShow as error:
+                problem = str(error)
+        return {
+            "recipients": [telling.recipient(each) for each in _objects(email.recipients)],
+            "events": [telling.event(each) for each in _objects(email.events)],
+            "contents": contents,
+            "problem": problem,
+            "is_large": is_large,
+            "is_open": email.status in OPEN,
+            "decisions": [
+                (name, decision.label)
+                for name, decision in DECISIONS.items()
+                if email.status in decision.statuses and self._may(request, decision)
+            ],
+        }
+
+    def preview_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return preview(self._contents(request, object_id), as_text="text" in request.GET)
+
+    def source_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        data = self._contents(request, object_id).data
+        return download(data, f"{unquote(object_id)}.eml", "message/rfc822")
+
+    def part_view(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
+        parts = self._contents(request, object_id).parts
+        if number >= len(parts):
+            raise Http404
+        part = parts[number]
+        return download(part.data, part.filename or f"part-{number}")
+
+    def _contents(self, request: HttpRequest, object_id: str) -> Contents:
+        email = self._viewed(request, object_id)
+        try:
+            return Contents(email, email._state.db or "default")
+        except CannotShow as error:
+            raise Http404(str(error)) from error
+
+    def _viewed(self, request: HttpRequest, object_id: str) -> Email:
+        email: Email | None = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, email):
+            raise PermissionDenied
+        if email is None:
+            raise Http404
+        return email
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        email = self._viewed(request, object_id)
+        name = request.POST.get("decision", "")
+        if name not in DECISIONS:
+            raise Http404
+        if not self._may(request, DECISIONS[name]):
+            raise PermissionDenied
+        self._decide(request, [email.pk], name)
+        return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_email_change", args=(email.pk,)))
+
+    def _decide(self, request: HttpRequest, ids: Iterable[UUID], name: str) -> None:
+        """What was done is told and logged; what was refused is told with the reason."""
+        decision = DECISIONS[name]
+        changed = decision.run(list(ids))
+        for id in changed.done:
+            self.log_change(request, _nameless(id), str(decision.label))
+        if changed.done:
+            count = len(changed.done)
+            said = ngettext("%(what)s: %(count)d email.", "%(what)s: %(count)d emails.", count)
+            self.message_user(request, said % {"what": decision.label, "count": count}, messages.SUCCESS)
+        for reason, count in Counter(changed.refused.values()).items():
+            said = ngettext(
+                "Refused for %(count)d email: %(why)s.", "Refused for %(count)d emails: %(why)s.", count
+            )
+            self.message_user(request, said % {"count": count, "why": gettext(reason)}, messages.WARNING)
+
+    def _may(self, request: HttpRequest, decision: Decision) -> bool:
+        return request.user.has_perm(f"mailrail_mail.{decision.permission}")
+
+    def has_resend_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, DECISIONS["resend"])
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, DECISIONS["cancel"])
+
+    def has_hold_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, DECISIONS["hold"])
+
+    # -- neither made nor changed; deleted once it has ended --------------------------------------------------------
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
+        allowed: bool = super().has_delete_permission(request, obj)
+        return allowed and (obj is None or obj.status in FINAL)
+
+    def get_deleted_objects(
+        self, objs: Iterable[Email], request: HttpRequest
+    ) -> tuple[Any, Any, set[Any], list[Any]]:
+        names = [f"{email} ({email.get_status_display()})" for email in objs]
+        open = [
+            gettext("%(email)s: cancel it first") % {"email": f"{email} ({email.get_status_display()})"}
+            for email in objs
+            if email.status not in FINAL
+        ]
+        return names, {self.opts.verbose_name_plural: len(names)}, set(), open
+
+    def log_deletions(self, request: HttpRequest, queryset: Iterable[Email]) -> Any:
+        nameless: Any = [_nameless(email.pk) for email in queryset]
+        return super().log_deletions(request, nameless)
+
+    def delete_model(self, request: HttpRequest, obj: Email) -> None:
+        if not delete_final([obj.pk], router.db_for_write(Email)):
+            raise PermissionDenied(gettext("It was changed in this very moment."))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        ids = [email.pk for email in queryset]
+        kept = len(ids) - len(delete_final(ids, router.db_for_write(Email)))
+        if kept:
+            said = ngettext(
+                "%(count)d was kept: it has not ended.", "%(count)d were kept: they have not ended.", kept
+            )
+            self.message_user(request, said % {"count": kept}, messages.WARNING)
+
+
+def _nameless(id: UUID) -> Email:
+    """Goes by its id: what people wrote does not belong into the admin's log, which outlives it."""
+    return Email(pk=id, subject="")
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Of a record that other hands may have written."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

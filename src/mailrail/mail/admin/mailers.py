@@ -1,0 +1,78 @@
+"""Mailers: which there are, which are paused and why, and the hand on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import router
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext, pgettext, pgettext_lazy
+
+from .. import outages
+from ..mailers import delivering
+from ..models import MailerState
+
+LONGEST_REASON = 1000
+
+
+@admin.register(MailerState)
+class MailerStateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+    """A mailer that works has no record, so the list is one of mailers."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        states = {state.pk: state for state in MailerState.objects.all()}
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": pgettext_lazy("email", "Mailers"),
+            "mailers": [(alias, states.get(alias)) for alias in sorted({*delivering(), *states})],
+            "may_pause": self._may_pause(request),
+            **(extra_context or {}),
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "mailrail_mail/admin/mailers.html", context)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.switch_view)
+        return [path("switch/", view, name="mailrail_mail_mailerstate_switch"), *super().get_urls()]
+
+    def switch_view(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self._may_pause(request) and self.has_view_permission(request)):
+            raise PermissionDenied
+        mailer, what = request.POST.get("mailer", ""), request.POST.get("what")
+        using = router.db_for_write(MailerState)
+        is_known = mailer in delivering() or MailerState.objects.using(using).filter(pk=mailer).exists()
+        if not is_known or what not in ("pause", "resume"):
+            raise Http404
+        if what == "pause":
+            outages.pause(mailer, using, request.POST.get("reason", "")[:LONGEST_REASON].replace("\0", ""))
+            done, said = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
+        else:
+            outages.resume(mailer, using)
+            done, said = pgettext("email", "Resume"), gettext("%(mailer)s goes on.")
+        self.log_change(request, MailerState(pk=mailer), done)
+        self.message_user(
+            request, said % {"mailer": mailer or pgettext("email", "default")}, messages.SUCCESS
+        )
+        return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_mailerstate_changelist"))
+
+    def _may_pause(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("mailrail_mail.pause_mailerstate")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

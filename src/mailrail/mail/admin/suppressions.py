@@ -1,0 +1,66 @@
+"""The suppression list: who is on it, and taking somebody off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.validators import validate_email
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from mailrail.key_lists import KeyList, KeyListAdmin
+
+from ..models import Suppression
+from ..outcomes import bare
+from ..suppressions import disguised
+
+MOST_FOUND = 1000
+"""Addresses that begin alike and are sorted."""
+
+
+class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
+    """As deliveries look for it: without a name, in lower case."""
+
+    def clean_address(self) -> str:
+        address = bare(self.cleaned_data["address"])
+        validate_email(address)
+        return address
+
+
+class SuppressionList(KeyList):
+    """By address."""
+
+    direction = ""
+
+
+@admin.register(Suppression)
+class SuppressionAdmin(KeyListAdmin):
+    """Addresses are put on the list and taken off, and not changed."""
+
+    form = SuppressionForm
+    list_display = ("address", "reason", "created_at")
+    search_fields = ("address",)
+    search_help_text = _(
+        "The beginning of an address; 1,000 are found at most. An erased one is found when it is typed in whole."
+    )
+    fields = ("address", "reason", "note")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SuppressionList]:
+        return SuppressionList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not search_term.strip():
+            return queryset, False
+        address = bare(search_term.strip())
+        asked = Q(address__startswith=address) | Q(address=disguised(address))
+        # Without an order, so that the planner takes the index of prefixes, and does not walk along the list.
+        found = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
+        return queryset.filter(pk__in=list(found)), False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

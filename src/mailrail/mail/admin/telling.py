@@ -1,0 +1,59 @@
+"""What records tell about an email, in the language of the reader. They keep it in words that are nobody's own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import pgettext_lazy
+
+from ..models import Status
+
+EVENTS: dict[str, Any] = {
+    "accepted": pgettext_lazy("what happened to an email", "accepted"),
+    "refused": pgettext_lazy("what happened to an email", "refused"),
+    "failed": pgettext_lazy("what happened to an email", "failed"),
+    "not sent": pgettext_lazy("what happened to an email", "not sent"),
+    "expired before it was sent": pgettext_lazy("what happened to an email", "expired before it was sent"),
+    "given up: refused for longer than its lifetime": pgettext_lazy(
+        "what happened to an email", "given up: refused for longer than its lifetime"
+    ),
+    "it may have been sent; sending again": pgettext_lazy(
+        "what happened to an email", "it may have been sent; sending again"
+    ),
+    "held: it may have been sent": pgettext_lazy("what happened to an email", "held: it may have been sent"),
+    "held: its message was buried": pgettext_lazy(
+        "what happened to an email", "held: its message was buried"
+    ),
+    "held": pgettext_lazy("what happened to an email", "held"),
+    "released": pgettext_lazy("what happened to an email", "released"),
+    "cancelled": pgettext_lazy("what happened to an email", "cancelled"),
+    "queued as a copy": pgettext_lazy("what happened to an email", "queued as a copy"),
+    "sent again by a person": pgettext_lazy("what happened to an email", "sent again by a person"),
+    "sent again by a person, as a copy": pgettext_lazy(
+        "what happened to an email", "sent again by a person, as a copy"
+    ),
+    "a recipient was erased": pgettext_lazy("what happened to an email", "a recipient was erased"),
+}
+"""What ``note`` and others write into ``Email.events`` -> how people read it."""
+
+
+def event(told: dict[str, Any]) -> dict[str, Any]:
+    """One of ``Email.events``."""
+    what = str(told.get("what", ""))
+    return {**told, "at": _time(told), "what": EVENTS.get(what, what)}
+
+
+def recipient(told: dict[str, Any]) -> dict[str, Any]:
+    """One of ``Email.recipients``."""
+    status = str(told.get("status", ""))
+    return {**told, "at": _time(told), "status": Status(status).label if status in Status.values else status}
+
+
+def _time(told: dict[str, Any]) -> datetime | None:
+    """Other hands may have written the record."""
+    try:
+        return parse_datetime(str(told.get("at", "")))
+    except ValueError:
+        return None

@@ -1,0 +1,162 @@
+"""The backend that queues: ``send()`` stores the email, and a worker delivers it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import Error as AnyDatabaseError
+from django.db import router, transaction
+from django.utils.log import AdminEmailHandler
+
+from mailrail import LayerUnavailable
+from mailrail.errors import InvalidSettings
+from mailrail.worker import Run, current_run
+
+from .errors import CannotQueue
+from .mailers import LOCMEM, check_delivering, configured
+from .models import Email
+from .policies import UNNAMED
+from .queueing import queue_in_run, queue_many
+
+logger = logging.getLogger("mailrail.mail")
+
+OF_A_SERVER = (
+    "host",
+    "port",
+    "username",
+    "password",
+    "use_tls",
+    "use_ssl",
+    "timeout",
+    "ssl_keyfile",
+    "ssl_certfile",
+)
+"""What callers may tell Django's SMTP backend: ``send_mail(auth_user=…)``, ``get_connection(host=…)``."""
+
+
+class EmailBackend(BaseEmailBackend):
+    """Queues in the caller's transaction: what is rolled back was never sent.
+
+    In a consumer, what an earlier run for the same message has queued is not queued again.
+
+    ``deliver_with``: in ``MAILERS``, the alias of the mailer that delivers. Without ``MAILERS`` it is the backend that
+    ``MAILRAIL["DELIVER_WITH"]`` names. ``fail_silently``: an outage of the database or the layer, and an email that
+    cannot be queued, are logged, not raised; so are those of Django's error mail. Raises ``TypeError`` for a server or
+    a login that the caller names: what is queued leaves by its mailer, and no password belongs into a record.
+    """
+
+    def __init__(
+        self,
+        fail_silently: bool = False,
+        *,
+        deliver_with: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not apps.is_installed("mailrail.mail"):
+            raise InvalidSettings(
+                'Add "mailrail.mail" to INSTALLED_APPS, and migrate: there is no table for email.'
+            )
+        self.fail_silently = fail_silently
+        if deliver_with is None and configured() is not None:
+            raise InvalidSettings(
+                f"MAILERS[{kwargs.get('alias')!r}]['OPTIONS'] must say which mailer delivers: "
+                '{"deliver_with": "smtp"}, and MAILERS["smtp"] says how.'
+            )
+        self.deliver_with = UNNAMED if deliver_with is None else deliver_with
+        self._refuse({name: kwargs.get(name) for name in OF_A_SERVER})
+
+    def _refuse(self, options: dict[str, Any]) -> None:
+        if named := [name for name, value in options.items() if value is not None]:
+            where = "the EMAIL_… settings" if configured() is None else f"MAILERS[{self.deliver_with!r}]"
+            raise TypeError(
+                f"{', '.join(named)} cannot be given for email that is queued: it is delivered by what {where} says. "
+                "Set it there, or send this email by another backend."
+            )
+
+    def send_messages(self, email_messages: Sequence[EmailMessage] | None) -> int:
+        """Queue them, all or none. Returns how many: those without recipients are left out, as by Django's backends.
+
+        With ``fail_silently`` those that can be queued are. What Django mails of its log is queued in that way, too:
+        a request whose error cannot be mailed is to be answered all the same.
+        """
+        messages = [message for message in email_messages or () if message.recipients()]
+        run = current_run()
+        if self.fail_silently or _complaining.get() or _is_of_a_log(messages):
+            return self._queue_silently(messages, run)
+        return self._queue(messages, run)
+
+    def _queue(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
+        if run is None:
+            queue_many(messages, mailer=self.deliver_with)
+        else:
+            queue_in_run(messages, run, self.deliver_with)
+        return len(messages)
+
+    def _queue_silently(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
+        """In savepoints: the caller's transaction goes on."""
+        try:
+            with transaction.atomic(router.db_for_write(Email)):
+                return self._queue(messages, run)
+        except (AnyDatabaseError, LayerUnavailable) as error:
+            _complain(len(messages), error)
+        except CannotQueue as error:
+            if len(messages) > 1:
+                return sum(self._queue_silently([message], run) for message in messages)
+            _complain(1, error)
+        return 0
+
+
+def _is_of_a_log(messages: Sequence[EmailMessage]) -> bool:
+    """Does Django's handler send them? With ``MAILERS``, it has no way any more to say ``fail_silently``."""
+    if not messages or messages[0].from_email != django_settings.SERVER_EMAIL:
+        return False  # nearly always: frames are looked through for error mail only
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is AdminEmailHandler.emit.__code__:
+            return True
+    return False
+
+
+def _complain(count: int, error: Exception) -> None:
+    """Once: a log may be mailed to the admins, and that mail cannot be queued either."""
+    if _complaining.get():
+        return
+    token = _complaining.set(True)
+    try:
+        logger.error("%s email(s) could not be queued", count, exc_info=error)
+    finally:
+        _complaining.reset(token)
+
+
+_complaining: ContextVar[bool] = ContextVar("mailrail.mail.complaining", default=False)
+
+
+def default_alias() -> str:
+    """The mailer that delivers what the project's default mailer queues.
+
+    Raises ``InvalidSettings`` where that one does not queue, so that nobody can know.
+    """
+    known = configured()
+    if known is None:
+        return check_delivering(UNNAMED)
+    default = known.get("default", {})
+    options = default.get("OPTIONS", {})
+    if default.get("BACKEND") == LOCMEM:
+        return check_delivering("default")  # in a test: Django's runner has put it there
+    if "deliver_with" not in options:
+        raise InvalidSettings(
+            'Say which mailer delivers, mailer="smtp", or let MAILERS["default"] queue: '
+            '{"BACKEND": "mailrail.mail.backend.EmailBackend", "OPTIONS": {"deliver_with": "smtp"}}.'
+        )
+    alias: str = options["deliver_with"]
+    return alias

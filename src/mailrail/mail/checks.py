@@ -1,0 +1,216 @@
+"""System checks of the mail queue.
+
+mailrail.mail.E001  what is queued would be queued again: the mailer that delivers is the backend that queues
+mailrail.mail.E002  the mailer that delivers is missing, or nobody has named it
+mailrail.mail.E003  the backend that delivers does not import, or is none
+mailrail.mail.E004  MAILRAIL["MAILERS"] has an unknown key, a wrong value, or names a mailer that there is not
+mailrail.mail.E005  the backend that delivers cannot be made with its options
+mailrail.mail.E006  the backend that queues is misspelled
+mailrail.mail.E007  "mailrail" is not in INSTALLED_APPS
+mailrail.mail.W001  outside development, the mailer that delivers writes to a screen, a file or nowhere
+mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
+mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import django
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.utils.module_loading import import_string
+
+from mailrail.conf import settings
+from mailrail.errors import InvalidSettings
+
+from .mailers import alias_of, backend_of, configured, email_backend, is_ours, open_backend, server_of
+from .policies import UNNAMED, Policy, build
+
+_SMTP = "django.core.mail.backends.smtp.EmailBackend"
+FOR_DEVELOPMENT = {
+    f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy", "filebased", "locmem")
+}
+
+
+@register()
+def check_mail(**kwargs: Any) -> list[CheckMessage]:
+    """Does what is queued leave, and by what?"""
+    if not apps.is_installed("mailrail"):
+        return [
+            Error(
+                '"mailrail.mail" is in INSTALLED_APPS without "mailrail", which has the messages and the worker.',
+                hint='Put "mailrail" at the top of INSTALLED_APPS, and migrate.',
+                id="mailrail.mail.E007",
+            )
+        ]
+    try:
+        known = configured()
+        if known is not None:
+            return [
+                *(found for alias in known for found in _check_mailer(alias, known)),
+                *_check_unread(known),
+            ]
+        if is_ours(email_backend()):
+            return list(_check_delivering(UNNAMED, "MAILRAIL['DELIVER_WITH']", settings.deliver_with))
+        return [*_check_spelling("EMAIL_BACKEND", email_backend()), *_check_unread(known)]
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+
+
+@register()
+def check_policies(**kwargs: Any) -> list[CheckMessage]:
+    """Rates, connections, lifetimes and failover."""
+    try:
+        raw = settings.mailers
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+    try:
+        policies = build(raw)
+    except InvalidSettings as error:
+        return [Error(str(error), id="mailrail.mail.E004")]
+    return [
+        Error(f"MAILRAIL['MAILERS'][{alias!r}] {said}", id="mailrail.mail.E004")
+        for alias, policy in policies.items()
+        for said in _wrong_with(alias, policy)
+    ]
+
+
+def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
+    known = configured()
+    if (policy.backend is not None or policy.options) and (known is not None or alias_of(alias) == UNNAMED):
+        where = "MAILERS" if known is not None else "MAILRAIL['DELIVER_WITH'] and Django's EMAIL_* settings"
+        yield f"has BACKEND or OPTIONS, which {where} say of this mailer. Leave them out here."
+    elif known is not None and alias in known and is_ours(backend_of(alias)[1]):
+        target = known[alias].get("OPTIONS", {}).get("deliver_with")
+        yield f"is about a mailer that queues. Say it of the one that delivers, {target!r}."
+    elif (why := _cannot_deliver(alias)) is not None:
+        yield f"is about no mailer that delivers. {why}"
+    for name in policy.failover:
+        if alias_of(name) == alias_of(alias):
+            yield f"['FAILOVER'] names the mailer itself, {name!r}."
+        elif (why := _cannot_deliver(name)) is not None:
+            yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {why}"
+
+
+def _cannot_deliver(alias: str) -> str | None:
+    try:
+        where, path = backend_of(alias)
+    except InvalidSettings as error:
+        return str(error)
+    wrong = [found for found in _check_path(where, path) if isinstance(found, Error)]
+    return str(wrong[0].msg) if wrong else None
+
+
+def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage]:
+    where, mailer = f"MAILERS[{alias!r}]", known[alias]
+    if not isinstance(mailer, Mapping):
+        return
+    yield from _check_spelling(f"{where}['BACKEND']", str(mailer.get("BACKEND", _SMTP)))
+    options = mailer.get("OPTIONS", {})
+    if not is_ours(str(mailer.get("BACKEND", _SMTP))) or not isinstance(options, Mapping):
+        return
+    if options.get("fail_silently"):
+        yield Warning(
+            f"{where} has fail_silently: while the database is away, email is dropped, and only the log knows.",
+            hint='Remove "fail_silently" from its OPTIONS; a form that cannot queue its email should fail.',
+            id="mailrail.mail.W002",
+        )
+    target = options.get("deliver_with")
+    if not isinstance(target, str) or not isinstance(known.get(target), Mapping):
+        said = f"delivers with {target!r}, which is no mailer in MAILERS"
+        if target is None:
+            said = "does not say which mailer delivers"
+        yield Error(
+            f"{where} {said}.",
+            hint='"OPTIONS": {"deliver_with": "smtp"}, and MAILERS["smtp"] says how.',
+            id="mailrail.mail.E002",
+        )
+        return
+    yield from _check_delivering(target, f"MAILERS[{target!r}]", str(known[target].get("BACKEND", _SMTP)))
+
+
+def _check_spelling(where: str, path: str) -> Iterable[CheckMessage]:
+    if not path.startswith("mailrail."):
+        return
+    try:
+        import_string(path)
+    except ImportError as error:
+        yield Error(
+            f"{where} is {path!r}, which cannot be imported: {error}",
+            hint='The backend that queues is "mailrail.mail.backend.EmailBackend".',
+            id="mailrail.mail.E006",
+        )
+
+
+def _check_unread(known: Mapping[str, Any] | None) -> Iterable[CheckMessage]:
+    written = getattr(django_settings, "MAILERS", None)
+    if known is None and isinstance(written, Mapping):
+        queueing = [alias for alias, it in written.items() if isinstance(it, Mapping) and _queues(it)]
+        if queueing:
+            yield Warning(
+                f"MAILERS[{queueing[0]!r}] queues email, but Django {django.__version__} does not read MAILERS.",
+                hint='Before Django 6.1, write EMAIL_BACKEND = "mailrail.mail.backend.EmailBackend", EMAIL_HOST = …',
+                id="mailrail.mail.W003",
+            )
+    if known is not None and "DELIVER_WITH" in getattr(django_settings, "MAILRAIL", {}):
+        yield Warning(
+            "MAILRAIL['DELIVER_WITH'] is not read in a project with MAILERS.",
+            hint='Remove it: there, "OPTIONS": {"deliver_with": "smtp"} of the mailer that queues names the one that '
+            "delivers.",
+            id="mailrail.mail.W003",
+        )
+
+
+def _queues(mailer: Mapping[str, Any]) -> bool:
+    return is_ours(str(mailer.get("BACKEND", _SMTP)))
+
+
+def _check_delivering(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
+    found = list(_check_path(where, path))
+    yield from found
+    if not any(isinstance(each, Error) for each in found) and path not in FOR_DEVELOPMENT:
+        yield from _check_options(alias, where, path)
+
+
+def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
+    """Nothing is opened: a backend connects when it sends."""
+    try:
+        server_of(open_backend(alias))
+    except Exception as error:  # whatever a backend says of its settings
+        yield Error(
+            f"{where} delivers what is queued, and {path} cannot be made: {type(error).__name__}: {error}",
+            id="mailrail.mail.E005",
+        )
+
+
+def _check_path(where: str, path: str) -> Iterable[CheckMessage]:
+    try:
+        found = import_string(path)
+    except Exception as error:  # a module may raise anything
+        yield Error(
+            f"{where} is {path!r}, which cannot be imported: {error}",
+            hint=f"Give the dotted path of a backend that delivers, such as {_SMTP!r}.",
+            id="mailrail.mail.E003",
+        )
+        return
+    if not callable(getattr(found, "send_messages", None)) and isinstance(found, type):
+        yield Error(
+            f"{where} is {path!r}, which is no email backend: it has no send_messages().",
+            hint=f"Name a backend that delivers, such as {_SMTP!r}.",
+            id="mailrail.mail.E003",
+        )
+    elif is_ours(path):
+        yield Error(
+            f"{where} delivers what is queued, and is the backend that queues: nothing would ever leave.",
+            hint=f"Name a backend that delivers, such as {_SMTP!r}.",
+            id="mailrail.mail.E001",
+        )
+    elif path in FOR_DEVELOPMENT and not django_settings.DEBUG:
+        yield Warning(
+            f"{where} delivers by {path}, with DEBUG off: nobody gets this email.",
+            hint=f"Name a backend that delivers, such as {_SMTP!r}.",
+            id="mailrail.mail.W001",
+        )

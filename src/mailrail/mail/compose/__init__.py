@@ -1,0 +1,53 @@
+"""From a Django ``EmailMessage`` to the bytes for SMTP's DATA, an order of magnitude faster than ``message()``.
+
+Common messages are written by ``common``, all others by Django. Either way a reader finds the same headers, the
+same tree of parts and the same contents as in what Django would have sent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from django.core.mail import EmailMessage
+
+from . import common, dialect, uncommon
+from .by_django import write_by_django
+
+__all__ = ["Composed", "compose"]
+
+
+class Composed(NamedTuple):
+    """``data`` has CRLF line ends only, the last line included, and its leading dots are not doubled."""
+
+    data: bytes
+    eight_bit: bool
+    """Whether the server must offer 8BITMIME (RFC 6152)."""
+    smtputf8: bool
+    """Whether the server must offer SMTPUTF8 (RFC 6531): there are headers in UTF-8."""
+
+
+def compose(
+    message: EmailMessage,
+    *,
+    message_id: str | None = None,
+    date: datetime | None = None,
+    eight_bit: bool = True,
+    smtputf8: bool = False,
+) -> Composed:
+    """Write ``message`` as Django would; raises what Django raises for a header or an address it refuses.
+
+    ``message_id`` and ``date`` (an aware one) take the place of new ones; headers of the message itself win.
+    ``eight_bit=False`` and ``smtputf8=True`` say what the server lacks and offers: with the latter, an address may have
+    characters of any script before its @. Of a message that is not common, Django knows that from 6 on.
+    """
+    if date is not None:
+        date = dialect.in_its_zone(date)
+    try:
+        data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
+    except uncommon.Uncommon:
+        data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
+    if data.isascii():
+        return Composed(data, eight_bit=False, smtputf8=False)
+    head, _, body = data.partition(b"\r\n\r\n")
+    return Composed(data, not body.isascii(), not head.isascii())

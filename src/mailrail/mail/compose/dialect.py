@@ -1,0 +1,69 @@
+"""What differs between what Django 5.2 sends and what Django 6 sends: one name for each difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email import policy
+from email.message import Message
+from email.utils import format_datetime, formatdate
+from functools import lru_cache
+from inspect import signature
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.utils import timezone
+from django.utils.timezone import get_current_timezone
+
+IS_MODERN = django.VERSION >= (6, 0)
+"""Django 6 builds on Python's email.message.EmailMessage, Django 5.2 on its own SafeMIMEText and kin."""
+
+LONGEST_UNENCODED_LINE = 78 if IS_MODERN else 998
+"""In octets. A text with a longer line travels as quoted-printable or base64."""
+
+ALWAYS_ENDS_TEXT_WITH_NEWLINE = IS_MODERN
+ALWAYS_SAYS_ATTACHMENT = IS_MODERN
+"""Whether an attachment without a filename has a Content-Disposition."""
+
+
+def now() -> str:
+    """The Date header of a message that has none."""
+    if not IS_MODERN:
+        return formatdate(localtime=settings.EMAIL_USE_LOCALTIME)
+    return written(datetime.now(get_current_timezone() if settings.EMAIL_USE_LOCALTIME else UTC))
+
+
+def written(date: datetime) -> str:
+    """As a Date header has it."""
+    return _written(date.replace(microsecond=0), date.utcoffset())
+
+
+@lru_cache(maxsize=256)
+def _written(date: datetime, offset: timedelta | None) -> str:
+    """Takes as long as the rest of a short email, and many have the same second.
+
+    ``offset``: of its zone, as the same moment in two zones is equal and not the same text.
+    """
+    return format_datetime(date)
+
+
+def in_its_zone(date: datetime) -> datetime:
+    """Aware; with ``EMAIL_USE_LOCALTIME``, in the zone where it is written."""
+    if timezone.is_naive(date):  # USE_TZ = False
+        date = timezone.make_aware(date)
+    return date.astimezone(get_current_timezone()) if settings.EMAIL_USE_LOCALTIME else date
+
+
+def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:
+    """As Django's SMTP backend does it."""
+    if not IS_MODERN:
+        mime: Any = message.message()
+        return bytes(mime.as_bytes(linesep="\r\n"))
+    build: Callable[..., Message[Any, Any]] = message.message
+    # A subclass may be older than the argument.
+    takes = signature(build).parameters.values()
+    if any(each.name == "policy" or each.kind is each.VAR_KEYWORD for each in takes):
+        return build(policy=policy.SMTPUTF8 if smtputf8 else policy.SMTP).as_bytes()
+    return build().as_bytes()

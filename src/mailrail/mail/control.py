@@ -1,0 +1,219 @@
+"""What people decide about queued emails: cancel, hold, release, resend. Of a person and a worker, one wins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.db import router, transaction
+from django.utils import timezone
+from django.utils.translation import gettext_noop
+
+from mailrail import uuid7
+
+from .models import FINAL, Email, EmailFile, Status
+from .outcomes import note
+from .queueing import announce, new_message_id
+
+Subjects: TypeAlias = Email | UUID | str | Iterable[Email | UUID | str]
+
+# Plain here, for programs; the admin translates them.
+_FOLLOW: dict[Any, str] = {
+    Status.SENDING: gettext_noop("it is being sent just now"),
+    Status.SENT: gettext_noop("it is sent"),
+    Status.QUEUED: gettext_noop("it waits to be sent already"),
+    Status.HELD: gettext_noop("it is held: release it"),
+    Status.FAILED: gettext_noop("it has failed"),
+    Status.CANCELLED: gettext_noop("it is cancelled"),
+    Status.EXPIRED: gettext_noop("it has expired"),
+    Status.SUPPRESSED: gettext_noop("its recipients get no email"),
+}
+_NO_SUCH = gettext_noop("there is no such email")
+_EMPTIED = gettext_noop("its content was removed")
+_QUICKER = gettext_noop("it was changed in this very moment")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """``done``: ids of the emails that were changed. ``refused``: of the others, with the reason."""
+
+    done: list[UUID] = field(default_factory=list)
+    refused: dict[UUID, str] = field(default_factory=dict)
+    copies: dict[UUID, UUID] = field(default_factory=dict)
+    """By ``resend``: a sent email's id -> the id of its copy."""
+
+
+def cancel(emails: Subjects) -> Changed:
+    """Never send these. One that is being sent, or is sent, is refused, and ``Changed.refused`` says so."""
+    return _change(
+        emails, {Status.QUEUED, Status.HELD}, lambda email: _stand(email, Status.CANCELLED, "cancelled")
+    )
+
+
+def hold(emails: Subjects) -> Changed:
+    """Do not send these until they are released."""
+    return _change(emails, {Status.QUEUED}, lambda email: _stand(email, Status.HELD, "held"))
+
+
+def release(emails: Subjects) -> Changed:
+    """Send what was held. It is tried for its whole lifetime, however long it was held."""
+    return _change(emails, {Status.HELD}, _let_go, send=True)
+
+
+def resend(emails: Subjects) -> Changed:
+    """Send again what has ended.
+
+    To the recipients who do not have it, as the same email with the same Message-ID; an email that all have is sent to
+    all as a copy: a record and a Message-ID of its own, which ``Changed.copies`` tells.
+    """
+    return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
+
+
+async def acancel(emails: Subjects) -> Changed:
+    """``cancel`` from async code."""
+    return await sync_to_async(cancel)(emails)
+
+
+async def ahold(emails: Subjects) -> Changed:
+    """``hold`` from async code."""
+    return await sync_to_async(hold)(emails)
+
+
+async def arelease(emails: Subjects) -> Changed:
+    """``release`` from async code."""
+    return await sync_to_async(release)(emails)
+
+
+async def aresend(emails: Subjects) -> Changed:
+    """``resend`` from async code."""
+    return await sync_to_async(resend)(emails)
+
+
+# -- one transaction, row by row --------------------------------------------------------------------------------------
+
+
+def _change(
+    emails: Subjects, possible: set[Status], change: Callable[[Email], Email | None], *, send: bool = False
+) -> Changed:
+    """``change`` alters a locked record, and may return a copy to store. All of it commits with the caller's work."""
+    using = router.db_for_write(Email)
+    changed = Changed()
+    with transaction.atomic(using):
+        for id in sorted(set(_ids(emails))):  # sorted: no two callers wait for each other
+            email = Email.objects.using(using).select_for_update().filter(pk=id).first()
+            if email is None:
+                changed.refused[id] = _NO_SUCH
+            elif email.status not in possible:
+                changed.refused[id] = _FOLLOW.get(email.status, f"it is {email.status}")
+            elif send and email.emptied_at is not None:
+                changed.refused[id] = _EMPTIED
+            else:
+                _save(email, change(email), changed, using, send)
+    return changed
+
+
+def _save(email: Email, copied: Email | None, changed: Changed, using: str, send: bool) -> None:
+    """SQLite has no row locks: there, the turn decides whether somebody was quicker."""
+    turn, email.turn = email.turn, email.turn + 1
+    if send and copied is None:
+        email.call += (
+            1  # the message it had may be claimed by a worker that saw it held, and end after this one's send
+        )
+    values = {name: getattr(email, name) for name in _CHANGED}
+    if not Email.objects.using(using).filter(pk=email.pk, turn=turn).update(**values):
+        changed.refused[email.pk] = _QUICKER
+        return
+    changed.done.append(email.pk)
+    if copied is not None:
+        copied.save(using=using, force_insert=True)
+        needs = EmailFile.objects.using(using).filter(email=email).values_list("file_id", flat=True)
+        EmailFile.objects.using(using).bulk_create(EmailFile(email=copied, file_id=id) for id in needs)
+        changed.copies[email.pk] = copied.pk
+    if send:
+        to_send = copied or email
+        announce([to_send.pk], using, to_send.priority, to_send.send_at, to_send.call)
+
+
+_CHANGED = (
+    "status",
+    "recipients",
+    "events",
+    "attempts",
+    "turn",
+    "call",
+    "send_at",
+    "expires_at",
+    "changed_at",
+)
+
+
+def _ids(emails: Subjects) -> list[UUID]:
+    if isinstance(emails, Email | UUID | str):
+        emails = [emails]
+    return [_id(each) for each in emails]
+
+
+def _id(email: Email | UUID | str) -> UUID:
+    if isinstance(email, Email):
+        return email.pk
+    if isinstance(email, UUID):
+        return email
+    try:
+        return UUID(email)
+    except (ValueError, AttributeError, TypeError):
+        raise TypeError(f"Give emails or their ids, not {email!r}.") from None
+
+
+def _stand(email: Email, status: Status, what: str, **facts: str) -> None:
+    now = timezone.now()
+    email.status, email.changed_at = status, now
+    note(email, now, what, **facts)
+
+
+def _let_go(email: Email) -> None:
+    now = timezone.now()
+    if email.send_at is None or email.send_at < now:
+        email.send_at = now
+    _stand(email, Status.QUEUED, "released")
+
+
+def _again(email: Email) -> Email | None:
+    if all(each["status"] == Status.SENT for each in email.recipients):
+        return _copy(email)
+    for each in email.recipients:
+        if each["status"] != Status.SENT:
+            each["status"] = Status.QUEUED.value
+    _begin_anew(email)
+    _stand(email, Status.QUEUED, "sent again by a person")
+    return None
+
+
+def _copy(email: Email) -> Email:
+    now = timezone.now()
+    copied = copy.copy(email)
+    copied._state = copy.copy(email._state)
+    copied.pk, copied.key, copied.digest, copied.turn, copied.call = uuid7(), None, "", 0, 0
+    copied.created_at = copied.date = now
+    copied.sent_at = None
+    copied.message_id = new_message_id(email)
+    copied.recipients = [
+        {"address": each["address"], "status": Status.QUEUED.value} for each in email.recipients
+    ]
+    copied.events = []
+    _begin_anew(copied)
+    _stand(copied, Status.QUEUED, "queued as a copy", why=str(email.pk))
+    email.changed_at = now
+    note(email, now, "sent again by a person, as a copy", why=str(copied.pk))
+    return copied
+
+
+def _begin_anew(email: Email) -> None:
+    """Its lifetime counts from now."""
+    now = timezone.now()
+    email.attempts, email.send_at = 0, now
+    if email.expires_at is not None and email.expires_at <= now:
+        email.expires_at = None

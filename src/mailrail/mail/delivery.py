@@ -1,0 +1,392 @@
+"""From claimed messages to emails that have left: load the records, sort them out, hand over, note what came of it.
+
+No transaction is open while anybody talks to a server.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import Error as AnyDatabaseError
+from django.db import InterfaceError, OperationalError, connections, router
+from django.utils import timezone
+
+from mailrail import LayerUnavailable, MailrailError
+from mailrail.worker import IncomingMessage
+
+from . import failover, outages, outcomes, paces, rates, reading
+from .by_backend import send_by_backend
+from .ledger import write
+from .load import Loaded, defect_of, in_portions, load_messages
+from .mailers import open_backend, server_of
+from .models import Email, Status
+from .outages import Standing
+from .outcomes import Result
+from .postbag import Postbag
+from .replies import classify
+from .slots import slots
+from .smtp import Connection, Server, SmtpError, carry, close_all, pool_of
+from .smtp.as_django import utf8_address_of
+from .smtp.errors import PoolExhausted
+from .suppressions import listed
+
+logger = logging.getLogger("mailrail.mail")
+
+NOTHING_TO_DO = {Status.SENT, Status.FAILED, Status.CANCELLED, Status.EXPIRED, Status.SUPPRESSED, Status.HELD}
+"""Final, or held: releasing it sends a message of its own, whose number (``Email.call``) voids those before it."""
+PER_CONNECTION = 5
+"""Emails that are worth another connection."""
+SHORTLY = 5.0
+"""Seconds until mail is looked at again that could not be delivered for a reason that passes."""
+OTHERS = 60.0
+"""Seconds that an email is left to another worker which may be alive."""
+PATIENCE = 20.0
+"""Seconds in which outcomes that are known wait for a database that is away: each one that is lost is a second copy."""
+AWAY = (OperationalError, InterfaceError)
+LEAST_PACE = 10.0
+"""Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
+NO_SLOT = "all connections of its mailer are in use"
+
+
+class Delivery:
+    """One batch. When ``run`` is over, each message has its outcome, whatever happened."""
+
+    def __init__(self, messages: Sequence[IncomingMessage]) -> None:
+        self._using = router.db_for_write(Email)
+        self._all = messages
+        self._messages: dict[UUID, IncomingMessage] = {}
+        self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
+        self._ended = 0
+
+    def run(self) -> None:
+        try:
+            self._take_in()
+            self._run()
+        except AWAY as error:
+            logger.error("the database is away; %s email(s) wait for it: %s", len(self._all), error)
+            connections[self._using].close_if_unusable_or_obsolete()
+        except LayerUnavailable as error:
+            logger.error("rates cannot be asked for; %s email(s) wait: %s", len(self._all), error)
+        finally:
+            for message in self._all:  # returning would finish them
+                _release(message, SHORTLY, "it was not its turn")
+
+    def _take_in(self) -> None:
+        for message in self._all:
+            id = _id_of(message)
+            if id is None:
+                _finish(message)
+                continue
+            twin = self._messages.setdefault(id, message)
+            if twin is not message:  # the later one's record is committed, and makes the other one void
+                older, self._messages[id] = sorted((twin, message), key=call_of)
+                _finish(older)
+
+    def _run(self) -> None:
+        emails = reading.emails(self._messages, self._using)
+        for id in self._messages.keys() - emails.keys():
+            _finish(self._messages[id])  # its record was deleted
+        by_mailer: dict[str, list[Email]] = defaultdict(list)
+        for email in self._sort_out([emails[id] for id in self._messages if id in emails]):
+            by_mailer[failover.mailer_of(email)].append(email)
+        for mailer, its in by_mailer.items():
+            self._deliver(mailer, its)
+
+    # -- before anything is sent --------------------------------------------------------------------------------
+
+    def _sort_out(self, emails: list[Email]) -> list[Email]:
+        """Those to send now. The others are settled."""
+        now = timezone.now()
+        sound, results, ready = [], [], []
+        for email in emails:
+            if email.status in NOTHING_TO_DO or call_of(self._messages[email.pk]) < email.call:
+                _finish(self._messages[email.pk])
+            elif defect := defect_of(email):
+                results.append(outcomes.fail_unsound(email, now, defect))
+            elif email.send_at is not None and email.send_at > now and email.status == Status.QUEUED:
+                _release(
+                    self._messages[email.pk], (email.send_at - now).total_seconds(), "its time has not come"
+                )
+            elif (wait := self._wait_for_another(email, now)) > 0:
+                _release(self._messages[email.pk], wait, "another worker may be sending it")
+            else:
+                sound.append(email)
+        suppressed = self._suppressed(sound)
+        for email in sound:
+            if email.status == Status.SENDING:
+                results.append(
+                    outcomes.doubt(email, now, "the worker that sent it died", failover.last_mailer(email))
+                )
+            elif email.expires_at is not None and email.expires_at <= now:
+                results.append(outcomes.expire(email, now))
+            elif (result := outcomes.suppress(email, now, suppressed)) is not None:
+                results.append(result)
+            else:
+                ready.append(email)
+        self._settle(results)
+        return ready
+
+    def _wait_for_another(self, email: Email, now: datetime) -> float:
+        """Seconds. A message that no worker has died over did not leave its email as being sent: somebody has another
+        message of it, as when the layer has lost all it had, and reconciliation has sent them again."""
+        if email.status != Status.SENDING or self._messages[email.pk].losses:
+            return 0.0
+        return (email.changed_at - now).total_seconds() + OTHERS
+
+    def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
+        addresses = {outcomes.bare(each["address"]) for email in emails for each in email.recipients}
+        return listed(addresses, self._using)
+
+    # -- one mailer ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, mailer: str, emails: list[Email]) -> None:
+        """By the mailer, or by the first that can stand in for it while it is out."""
+        ways, wait, why = failover.ways(mailer), float("inf"), ""
+        for way in ways:
+            if not emails:
+                return
+            standing = outages.standing(way, self._using)
+            if way == mailer and standing.is_paused:
+                self._visit(mailer, emails, f"mailer {mailer!r} is paused")
+                return
+            if standing.usable:
+                emails, delay, why = self._deliver_by(way, emails, standing, ways)
+                wait = min(wait, delay)
+            elif not standing.is_paused:
+                wait, why = min(wait, standing.wait), why or f"mailer {way!r} is out"
+            bound = [email for email in emails if not failover.may_move(email)]
+            self._later(bound, wait, why)
+            emails = [email for email in emails if failover.may_move(email)]
+        self._later(emails, wait, why)
+
+    def _deliver_by(
+        self, mailer: str, emails: list[Email], standing: Standing, ways: Sequence[str]
+    ) -> tuple[list[Email], float, str]:
+        """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
+        admission = rates.admit(mailer, emails, self._using)
+        for email, delay, reason in admission.later:
+            _release(self._messages[email.pk], delay, reason)
+        self._slow_down, self._ended, begun = {}, 0, time.monotonic()
+        left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
+        if self._slow_down and self._ended:  # else it is out, which is more than slow
+            self._slow(mailer, time.monotonic() - begun)
+        admission.give_back(left)
+        if why is None:
+            if standing.is_probe:
+                (outages.ends if self._ended else outages.pass_on)(mailer, self._using)
+            self._later(left, SHORTLY, "its connection broke")
+            return [], 0.0, ""
+        stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
+        return left, outages.begins(mailer, why, self._using, stands_in), why
+
+    def _moved(self, mailer: str, emails: list[Email]) -> list[Email]:
+        """Those that may leave by this mailer, now that their records say so."""
+        changed = failover.move(emails, mailer, self._using)
+        self._changed(changed)
+        return [email for email in emails if email not in changed] if changed else emails
+
+    def _send(
+        self, mailer: str, emails: list[Email], standing: Standing, admission: rates.Admission
+    ) -> tuple[list[Email], str | None]:
+        """Returns what is left, and why the mailer cannot be used, if it cannot."""
+        if not emails:
+            return [], None
+        try:
+            backend = open_backend(mailer)
+            server = server_of(backend)
+        except Exception as error:
+            # Wrong settings: mended by a deploy, not by a person who requeues thousands.
+            return emails, f"{type(error).__name__}: {error}"
+        left: list[Email] = []
+        why = None
+        for portion in in_portions(emails):
+            if why is not None:
+                left += portion
+                continue
+            loaded = self._load(mailer, portion)
+            most = 1 if server is None else _most(server, len(loaded), standing)
+            with slots(mailer, most, self._using) as free:
+                if free == 0:
+                    self._visit(mailer, portion, NO_SLOT, soonest=0.1)
+                    admission.give_back(portion)
+                elif server is None:
+                    its, why = send_by_backend(backend, loaded, mailer, self._using, self._settle_patiently)
+                    left += its
+                else:
+                    its, why = self._by_smtp(backend, server, mailer, loaded, free or most, free is not None)
+                    left += its
+        return left, why
+
+    def _slow(self, mailer: str, seconds: float) -> None:
+        """As the server asks for. A few emails say little of the pace that it bears, so no less than a few a second."""
+        pace = max(LEAST_PACE, self._ended / max(seconds, 0.001))
+        for domain, said in self._slow_down.items():
+            allowed = rates.slowest_configured(mailer, domain)
+            paces.slow_down(mailer, domain, min(pace, allowed), said, self._using)
+
+    def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
+        batch, now = load_messages(emails, self._using), timezone.now()
+        self._settle(
+            [
+                outcomes.fail(email, now, f"it cannot be read: {error}", mailer)
+                for email, error in batch.unreadable
+            ]
+        )
+        for email, error in batch.later:
+            logger.error("a file of email %s cannot be read just now: %s", email.pk, error)
+            self._later([email], 12 * SHORTLY, f"a file cannot be read: {error}")
+        return batch.loaded
+
+    def _by_smtp(
+        self,
+        backend: BaseEmailBackend,
+        server: Server,
+        mailer: str,
+        loaded: list[Loaded],
+        most: int,
+        close: bool,
+    ) -> tuple[list[Email], str | None]:
+        """Over at most so many connections; ``close``: none of them is kept."""
+        if not loaded:
+            return [], None
+        bag = Postbag(
+            loaded,
+            mailer,
+            self._using,
+            lambda address, each: utf8_address_of(backend, address, each.message),
+            self._settled,
+            self._changed,
+        )
+        try:
+            connections = _take(server, most)
+        except PoolExhausted:
+            return bag.left(), None
+        errors: list[SmtpError] = []
+        try:
+            errors = carry(connections, bag)
+        finally:
+            if close:
+                close_all(connections)
+            for connection in connections:
+                pool_of(server).give_back(connection)
+            self._patiently(bag.commit)
+        self._heed(errors)
+        return bag.left(), str(errors[0]) if errors and bag.left() and not bag.accepted else None
+
+    def _heed(self, errors: Sequence[SmtpError]) -> None:
+        """A server that turns connections away wants less, too."""
+        for error in errors:
+            if error.reply is not None and classify(error.reply, error.stage).slow_down:
+                self._slow_down[""] = str(error.reply)
+
+    def _patiently(self, write: Callable[[], object]) -> None:
+        """Outcomes that are known. A database that is being restarted is waited for."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                write()
+                return
+            except AnyDatabaseError as error:
+                if not isinstance(error, AWAY) or time.monotonic() > until or not self._reconnects():
+                    raise
+                time.sleep(0.2)
+
+    def _reconnects(self) -> bool:
+        """Not inside somebody's transaction, as in a test: that one is over."""
+        connection = connections[self._using]
+        if connection.in_atomic_block:
+            return False
+        connection.close()
+        return True
+
+    # -- afterwards ---------------------------------------------------------------------------------------------
+
+    def _settle(self, results: Sequence[Result]) -> None:
+        if results:
+            written = write(results, (), self._using)
+            self._settled([result for result in results if result.email.pk in written.noted])
+            self._changed([result.email for result in results if result.email.pk not in written.noted])
+
+    def _settle_patiently(self, results: Sequence[Result]) -> None:
+        self._patiently(lambda: self._settle(results))
+
+    def _settled(self, results: Sequence[Result]) -> None:
+        """These are committed: their messages end, or come again."""
+        self._ended += len(results)
+        for result in results:
+            if result.slow_down:
+                self._slow_down.update(result.slow_down)
+            message = self._messages[result.email.pk]
+            if result.again is None:
+                _finish(message)
+            else:
+                _release(message, result.again, "it is sent later")
+
+    def _changed(self, emails: Iterable[Email]) -> None:
+        """By a person, or by another worker whose message this one has become: look again."""
+        for email in emails:
+            logger.info("email %s was changed while it was about to be sent", email.pk)
+            _release(self._messages[email.pk], random.uniform(0, 1), "it was changed meanwhile")
+
+    def _later(self, emails: Iterable[Email], delay: float, why: str) -> None:
+        for email in emails:
+            _release(self._messages[email.pk], delay * random.uniform(1, 1.1), why)
+
+    def _visit(self, mailer: str, emails: Sequence[Email], why: str, soonest: float = paces.SOONEST) -> None:
+        """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""
+        for email, delay in zip(emails, paces.visits(mailer, len(emails), soonest), strict=True):
+            _release(self._messages[email.pk], delay, why)
+
+
+def _most(server: Server, count: int, standing: Standing) -> int:
+    """Connections for so many emails."""
+    return 1 if standing.is_probe else max(1, min(server.pool_size, -(-count // PER_CONNECTION)))
+
+
+def _take(server: Server, most: int) -> list[Connection]:
+    """At least one, and what else is free. Raises ``PoolExhausted``."""
+    pool = pool_of(server)
+    connections = [pool.take()]
+    try:
+        while len(connections) < most:
+            connections.append(pool.take(timeout=0))
+    except PoolExhausted:
+        pass  # the other batch has them
+    return connections
+
+
+def _finish(message: IncomingMessage) -> None:
+    _say(message, message.finish)
+
+
+def _release(message: IncomingMessage, delay: float, why: str) -> None:
+    _say(message, lambda: message.release(delay, why))
+
+
+def _say(message: IncomingMessage, what: Callable[[], None]) -> None:
+    """Unless it is settled already: by us, or by a worker that had to stop."""
+    if message.outcome is None:
+        try:
+            what()
+        except MailrailError:
+            pass  # in that very moment
+
+
+def call_of(message: IncomingMessage) -> int:
+    call = message.get("call", 0)
+    return call if isinstance(call, int) else 0
+
+
+def _id_of(message: IncomingMessage) -> UUID | None:
+    try:
+        return UUID(str(message.get("id")))
+    except ValueError:
+        logger.warning("%r names no email: %r", message, message.content)
+        return None

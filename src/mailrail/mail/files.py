@@ -1,0 +1,192 @@
+"""What emails carry, stored once: small things inside the record, large ones by their SHA-256."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from io import BytesIO
+from typing import TypeAlias
+
+from django.core.files.storage import Storage, storages
+from django.db import IntegrityError, transaction
+from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.utils import timezone
+
+from mailrail.conf import settings
+
+from .models import Email, EmailFile, File
+
+INLINE_UP_TO = 32 * 1024
+"""Bytes that are kept inside the record: a row of their own would cost more than it saves."""
+FOLDER = "mailrail-mail"
+PAGE = 500
+"""Files that are looked at together."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Files: TypeAlias = Mapping[str, bytes]
+"""SHA-256 in hexadecimal -> bytes."""
+
+
+def put_inline(email: Email, files: Files) -> Files:
+    """Put what is small into the record's content. Returns what is large."""
+    small = {digest: data for digest, data in files.items() if len(data) <= INLINE_UP_TO}
+    email.content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
+    large = {digest: data for digest, data in files.items() if digest not in small}
+    email.content["large"] = sorted(large)
+    return large
+
+
+def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> None:
+    """Store the large files of these records, each once, and who needs them. In the transaction of the records."""
+    links = [
+        EmailFile(email=email, file_id=digest)
+        for email, its in zip(emails, files, strict=True)
+        for digest in its
+    ]
+    if not links:
+        return
+    every = {digest: data for its in files for digest, data in its.items()}
+    now = timezone.now()
+    known = File.objects.using(using).filter(pk__in=every)
+    known.update(used_at=now)  # locks them: whoever prunes looks at this again
+    missing = every.keys() - set(known.values_list("pk", flat=True))
+    storage = _storage()
+    # In one order: no two senders wait for each other. One by one: twice the memory of one.
+    for digest in sorted(missing):
+        data = every[digest]
+        row = File(sha256=digest, size=len(data), data=data if storage is None else None, used_at=now)
+        # The row first, and locked: whoever removes a stored file holds its row while that is done.
+        File.objects.using(using).bulk_create(
+            [row], update_conflicts=True, unique_fields=["sha256"], update_fields=["used_at"]
+        )
+        if storage is not None and not storage.exists(name := f"{FOLDER}/{digest}"):
+            storage.save(name, _Content(data))
+    EmailFile.objects.using(using).bulk_create(links, batch_size=1000)
+
+
+def load_files(emails: Iterable[Email], using: str) -> tuple[dict[str, bytes], dict[str, Exception]]:
+    """The large files that these records need, and why others could not be had."""
+    emails = list(emails)
+    found: dict[str, bytes] = {}
+    errors: dict[str, Exception] = {}
+    if not emails:
+        return found, errors
+    needed = EmailFile.objects.using(using).filter(email__in=[email.pk for email in emails])
+    for row in File.objects.using(using).filter(pk__in=needed.values("file_id")):
+        try:
+            found[row.pk] = _read(row)
+        except Exception as error:  # a storage may raise anything
+            errors[row.pk] = error
+    return found, errors
+
+
+def inline_files(email: Email) -> dict[str, bytes]:
+    return {digest: base64.b64decode(data) for digest, data in email.content.get("files", {}).items()}
+
+
+# -- what nobody needs any more ---------------------------------------------------------------------------------------
+
+
+def drop_unneeded(digests: Iterable[str], using: str) -> int:
+    """Delete those of these files that no email refers to. Returns how many were deleted.
+
+    Whoever queues an email with such a file at the same time either has its row first, then the file stays, or finds
+    none, and stores it again.
+    """
+    with transaction.atomic(using):
+        rows = File.objects.using(using).filter(pk__in=digests).order_by("pk").select_for_update()
+        is_elsewhere = ExpressionWrapper(Q(data=None), output_field=BooleanField())
+        stored = dict(rows.values_list("pk", is_elsewhere))
+        # A statement of its own, after the rows are locked: it sees what those have committed who held them before.
+        needed = set(EmailFile.objects.using(using).filter(file__in=stored).values_list("file_id", flat=True))
+        unneeded = stored.keys() - needed
+        File.objects.using(using).filter(pk__in=unneeded).only("pk").delete()
+    for digest in sorted(unneeded):
+        if stored[digest]:
+            _drop_stored(digest, using)
+    return len(unneeded)
+
+
+def drop_all_unneeded(using: str) -> Iterator[int]:
+    """Look through all rows, page by page: emails may have been deleted without asking what they carried."""
+    last = ""
+    while page := list(
+        File.objects.using(using).filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:PAGE]
+    ):
+        last = page[-1]
+        links = EmailFile.objects.using(using).filter(file__in=page)
+        yield drop_unneeded(set(page) - set(links.values_list("file_id", flat=True)), using)
+
+
+def drop_left_behind(using: str, before: datetime) -> int:
+    """Delete what lies in ``MAILRAIL["MAIL_STORAGE"]`` since ``before`` and has no row, as its transaction was rolled
+    back. Returns how many. Raises ``NotImplementedError`` for a storage that cannot list its files, or tell their age.
+    """
+    storage = _storage()
+    if storage is None:
+        return 0
+    try:
+        _, found = storage.listdir(FOLDER)
+    except FileNotFoundError:  # nothing was ever stored
+        return 0
+    names = sorted(name for name in found if _SHA256.fullmatch(name))
+    dropped = 0
+    for start in range(0, len(names), PAGE):
+        page = names[start : start + PAGE]
+        for name in sorted(set(page) - _known(page, using)):
+            if storage.get_modified_time(f"{FOLDER}/{name}") < before:
+                dropped += _drop_stored(name, using)
+    return dropped
+
+
+def _known(digests: Collection[str], using: str) -> set[str]:
+    return set(File.objects.using(using).filter(pk__in=digests).values_list("pk", flat=True))
+
+
+def _drop_stored(digest: str, using: str) -> bool:
+    """Delete a file from the storage, unless somebody has stored it again meanwhile.
+
+    For as long as that takes it has a row of ours, for which everybody waits who stores the same file. If we die, the
+    row is gone, and the file is one that was left behind, or is gone as well.
+    """
+    storage = _storage()
+    if storage is None:
+        return False
+    try:
+        with transaction.atomic(using):
+            File(sha256=digest).save(using=using, force_insert=True)
+            storage.delete(f"{FOLDER}/{digest}")
+            File.objects.using(using).filter(pk=digest).only("pk").delete()
+    except IntegrityError:
+        return False
+    return True
+
+
+# -- reading and writing ----------------------------------------------------------------------------------------------
+
+
+def _read(row: File) -> bytes:
+    if row.data is not None:
+        return bytes(row.data)
+    storage = _storage()
+    if storage is None:
+        raise FileNotFoundError(
+            f"The file {row.pk} lies in a storage, and MAILRAIL['MAIL_STORAGE'] names none any more."
+        )
+    with storage.open(f"{FOLDER}/{row.pk}") as file:
+        data: bytes = file.read()
+    return data
+
+
+def _storage() -> Storage | None:
+    """The one that ``MAILRAIL["MAIL_STORAGE"]`` names, an alias of ``STORAGES``; ``None``: the database."""
+    return None if settings.mail_storage is None else storages[settings.mail_storage]
+
+
+class _Content(BytesIO):
+    """What a storage saves: bytes with a size and chunks."""
+
+    def chunks(self) -> Iterable[bytes]:
+        yield self.getvalue()

@@ -1,0 +1,138 @@
+"""Writing down what became of emails, many at a time, and never over what somebody else has written meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from .models import Email, Status, Suppression
+from .outcomes import Result
+
+WRITTEN = ("status", "recipients", "attempts", "events", "changed_at", "sent_at")
+UNDER_WAY = (Status.QUEUED.value, Status.SENDING.value)
+"""What may be sent: cancelled, held and final ones may not, whoever made them so."""
+
+# One statement for a group, so that no transaction has to be begun and ended: each round trip is one that connections
+# wait for. The values are one JSON text, as to write arrays takes the client longer. LIMIT tells the planner how many
+# there are; it would take any JSON for a hundred rows, and read the whole table.
+_WRITE = """
+WITH noted AS (
+    UPDATE mailrail_mail_email AS e SET
+        status = r.status, recipients = r.recipients, attempts = r.attempts, events = r.events,
+        changed_at = r.changed_at, sent_at = r.sent_at, turn = r.turn + 1
+    FROM (
+        SELECT * FROM jsonb_to_recordset(%(results)s::jsonb) AS r (
+            id uuid, turn int, status text, recipients jsonb, attempts int, events jsonb, changed_at timestamptz,
+            sent_at timestamptz)
+        LIMIT %(many_results)s
+    ) AS r
+    WHERE e.id = r.id AND e.turn = r.turn
+    RETURNING e.id
+), permitted AS (
+    UPDATE mailrail_mail_email AS e SET status = 'sending', turn = i.turn + 1, changed_at = %(now)s
+    FROM (
+        SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i (id uuid, turn int) LIMIT %(many_intents)s
+    ) AS i
+    WHERE e.id = i.id AND e.turn = i.turn AND e.status IN ('queued', 'sending')
+    RETURNING e.id
+)
+SELECT id, true FROM noted UNION ALL SELECT id, false FROM permitted
+"""
+
+
+class Written(NamedTuple):
+    """Ids: of results that were noted, and of emails that may be sent now. The others were changed meanwhile."""
+
+    noted: set[UUID]
+    permitted: set[UUID]
+
+
+def write(results: Sequence[Result], intents: Collection[Email], using: str) -> Written:
+    """The outcomes, and that these other emails are about to be sent, at once: all of it is committed, or none."""
+    emails = [result.email for result in results]
+    if connections[using].vendor != "postgresql":
+        written = _write_one_by_one(results, emails, intents, using)
+    elif any(result.suppress for result in results):
+        with transaction.atomic(using):
+            written = _write_together(emails, intents, using)
+            _suppress(results, written.noted, using)
+    else:
+        written = _write_together(emails, intents, using)
+    for email in emails:
+        email.turn += email.id in written.noted
+    for email in intents:
+        if email.id in written.permitted:
+            email.turn += 1
+            email.status = Status.SENDING
+    return written
+
+
+def _write_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> Written:
+    values: dict[str, Any] = {
+        "results": json.dumps([_row(email) for email in emails]),
+        "many_results": len(emails),
+        "intents": json.dumps([{"id": email.id.hex, "turn": email.turn} for email in intents]),
+        "many_intents": len(intents),
+        "now": timezone.now(),
+    }
+    with connections[using].cursor() as cursor:
+        cursor.execute(_WRITE, values)
+        written = Written(set(), set())
+        for id, is_result in cursor.fetchall():
+            (written.noted if is_result else written.permitted).add(id)
+    return written
+
+
+def _row(email: Email) -> dict[str, Any]:
+    """Times with all their digits: Django's encoder cuts them to milliseconds."""
+    return {
+        "id": email.id.hex,
+        "turn": email.turn,
+        "status": email.status,
+        "recipients": email.recipients,
+        "attempts": email.attempts,
+        "events": email.events,
+        "changed_at": email.changed_at.isoformat(),
+        "sent_at": email.sent_at and email.sent_at.isoformat(),
+    }
+
+
+def _write_one_by_one(
+    results: Sequence[Result], emails: Sequence[Email], intents: Collection[Email], using: str
+) -> Written:
+    change = {"status": Status.SENDING, "changed_at": timezone.now()}
+    with transaction.atomic(using):
+        noted = {
+            email.pk
+            for email in emails
+            if _at_its_turn(email, using).update(
+                **{name: getattr(email, name) for name in WRITTEN}, turn=email.turn + 1
+            )
+        }
+        _suppress(results, noted, using)
+        permitted = {
+            email.pk
+            for email in intents
+            if _at_its_turn(email, using).filter(status__in=UNDER_WAY).update(**change, turn=email.turn + 1)
+        }
+    return Written(noted, permitted)
+
+
+def _at_its_turn(email: Email, using: str) -> Any:
+    return Email.objects.using(using).filter(pk=email.pk, turn=email.turn)
+
+
+def _suppress(results: Sequence[Result], noted: set[UUID], using: str) -> None:
+    rows = [
+        Suppression(address=address, reason="bounce", note=why)
+        for result in results
+        if result.email.pk in noted
+        for address, why in result.suppress.items()
+    ]
+    if rows:
+        Suppression.objects.using(using).bulk_create(rows, ignore_conflicts=True)

@@ -1,0 +1,94 @@
+"""From records back to messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.core.mail import EmailMessage
+
+from .content import load
+from .files import inline_files, load_files
+from .models import Email, Status
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
+MOST_AT_ONCE = 16 * 1024 * 1024
+"""Bytes of emails that are in memory together."""
+_STATUSES = frozenset(Status.values)
+
+
+class Loaded(NamedTuple):
+    """A record and the message that it keeps."""
+
+    email: Email
+    message: EmailMessage
+
+
+@dataclass
+class Batch:
+    """``unreadable``: never to be sent. ``later``: the storage of their files does not answer now."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    unreadable: list[tuple[Email, Exception]] = field(default_factory=list)
+    later: list[tuple[Email, Exception]] = field(default_factory=list)
+
+
+def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
+    """As many at once as fit into memory; one that does not is alone."""
+    portion: list[Email] = []
+    size = 0
+    for email in emails:
+        if portion and size + email.size > MOST_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append(email)
+        size += email.size
+    if portion:
+        yield portion
+
+
+def load_messages(emails: Sequence[Email], using: str) -> Batch:
+    batch = Batch()
+    large, errors = load_files([email for email in emails if email.content.get("large")], using)
+    for email in emails:
+        failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
+        if any(not isinstance(error, FileNotFoundError) for error in failed):
+            batch.later.append((email, failed[0]))
+            continue
+        try:
+            if failed:
+                raise failed[0]
+            batch.loaded.append(Loaded(email, load(email.content, {**large, **inline_files(email)})))
+        except Exception as error:  # whatever the record holds
+            batch.unreadable.append((email, error))
+    return batch
+
+
+def defect_of(email: Email) -> str:
+    """What is wrong with a record that was written by other hands, so that nothing else stumbles over it."""
+    if email.status not in _STATUSES:
+        return f"its status is {email.status!r}"
+    if not isinstance(email.recipients, list) or not email.recipients:
+        return "its recipients are no list of at least one"
+    if not all(_is_recipient(each) for each in email.recipients):
+        return 'a recipient is not {"address": …, "status": …}'
+    if any(map(_CONTROL.search, [email.sender, *(each["address"] for each in email.recipients)])):
+        return "an address has a control character"
+    if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
+        return "its content is no object"
+    large = email.content.get("large", [])
+    if not isinstance(large, list) or not all(isinstance(each, str) for each in large):
+        return "its content names large files in another way than by a list of their SHA-256"
+    if not isinstance(email.events, list) or not all(isinstance(each, dict) for each in email.events):
+        return "its events are no list of objects"
+    return ""
+
+
+def _is_recipient(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("address"), str)
+        and value.get("status") in ("queued", "sent", "failed", "suppressed")
+    )

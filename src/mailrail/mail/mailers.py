@@ -1,0 +1,127 @@
+"""Which mailer delivers: an alias in ``MAILERS``, or, without that setting, what ``MAILRAIL`` names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.mail.backends import smtp as djangos
+from django.core.mail.backends.base import BaseEmailBackend
+from django.utils.module_loading import import_string
+
+from mailrail.conf import settings
+from mailrail.errors import InvalidSettings
+
+from . import smtp as ours
+from .policies import UNNAMED, policy_of
+
+_SMTP = "django.core.mail.backends.smtp.EmailBackend"
+
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+
+
+def configured() -> Mapping[str, Any] | None:
+    """``MAILERS``, if the project has it and this Django knows it."""
+    try:
+        from django.core.mail import mailers  # noqa: F401 - Django 6.1 and newer
+    except ImportError:
+        return None
+    found: Mapping[str, Any] | None = getattr(django_settings, "MAILERS", None)
+    return found
+
+
+def email_backend() -> str:
+    """``EMAIL_BACKEND``, without the warning that Django 6.1 has for whoever reads it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(getattr(django_settings, "EMAIL_BACKEND", ""))
+
+
+def is_ours(path: str) -> bool:
+    """Does this dotted path lead to the backend that queues?"""
+    from .backend import EmailBackend
+
+    try:
+        found = import_string(path)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, EmailBackend)
+
+
+def alias_of(name: str) -> str:
+    """As records have it: without ``MAILERS``, "default" is a name for the one that has none."""
+    return UNNAMED if name == "default" and configured() is None else name
+
+
+def check_delivering(alias: str) -> str:
+    """``alias``, if a mailer of that name can deliver. Raises ``InvalidSettings``, saying what to write."""
+    where, path = backend_of(alias)
+    if is_ours(path):
+        raise InvalidSettings(
+            f"{where} is the backend that queues: what it queues would be queued again, and never be sent. Name one "
+            f"that delivers, such as {_SMTP}."
+        )
+    return alias
+
+
+def _is_test_run() -> bool:
+    """Django's test runner puts its own backend in the place of ``EMAIL_BACKEND``: no test sends mail, nor do we."""
+    return email_backend() == LOCMEM
+
+
+def backend_of(alias: str) -> tuple[str, str]:
+    """The setting that defines a mailer, and the dotted path of its backend. Raises ``InvalidSettings``."""
+    known = configured()
+    if known is None:
+        where, path = _without_mailers(alias)
+        return where, LOCMEM if _is_test_run() else path
+    if alias not in known:
+        raise InvalidSettings(
+            f"There is no mailer {alias!r} to deliver with. MAILERS has: {', '.join(sorted(known)) or 'none'}."
+        )
+    return f"MAILERS[{alias!r}]", str(known[alias].get("BACKEND", _SMTP))
+
+
+def _without_mailers(alias: str) -> tuple[str, str]:
+    if alias_of(alias) == UNNAMED:
+        return "MAILRAIL['DELIVER_WITH']", settings.deliver_with
+    if (path := policy_of(alias).backend) is not None:
+        return f"MAILRAIL['MAILERS'][{alias!r}]", path
+    raise InvalidSettings(
+        f"There is no mailer {alias!r} to deliver with. Without MAILERS, which Django 6.1 has, define it: "
+        f"MAILRAIL['MAILERS'][{alias!r}] = {{'BACKEND': …, 'OPTIONS': {{…}}}}."
+    )
+
+
+def delivering() -> list[str]:
+    """The mailers that can deliver, named as records name them."""
+    known = configured()
+    names = ["default", *settings.mailers] if known is None else known
+    return list(dict.fromkeys(alias_of(name) for name in names if not is_ours(backend_of(name)[1])))
+
+
+def open_backend(alias: str) -> BaseEmailBackend:
+    """A new object of the backend that delivers. Raises what the backend raises for its options."""
+    check_delivering(alias)
+    if configured() is None:
+        options = {} if alias_of(alias) == UNNAMED or _is_test_run() else policy_of(alias).options
+        kind: Any = import_string(backend_of(alias)[1])
+        # Django 6.1 warns whoever makes its SMTP backend without an alias; None means: by the EMAIL_… settings.
+        no_alias = {"alias": None} if kind.__init__ is djangos.EmailBackend.__init__ else {}
+        backend: BaseEmailBackend = kind(**no_alias, **options)
+        return backend
+    from django.core.mail import mailers
+
+    opened: BaseEmailBackend = mailers[alias]
+    return opened
+
+
+def server_of(backend: BaseEmailBackend) -> ours.Server | None:
+    """The server, where we speak SMTP ourselves: for Django's own backend and ours; ``None`` for any other."""
+    if isinstance(backend, ours.EmailBackend):
+        return backend.server
+    if type(backend) is djangos.EmailBackend:
+        return ours.server_of(backend)
+    return None

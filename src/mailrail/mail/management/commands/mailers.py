@@ -1,0 +1,68 @@
+"""``manage.py mailers``: how the mailers stand, and pausing and resuming them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import router
+from django.utils import timezone
+
+from mailrail.errors import InvalidSettings
+
+from ... import outages, paces
+from ...mailers import alias_of, backend_of, delivering
+from ...models import Email, MailerPace, MailerState
+from ...policies import policy_of
+
+
+class Command(BaseCommand):
+    help = "Tell how the mailers stand; pause and resume them."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume}")
+        pause = verbs.add_parser("pause", help="Let nothing leave by a mailer; its mail waits.")
+        pause.add_argument("mailer", help='Its alias; "default" where there are no MAILERS.')
+        pause.add_argument("--reason", default="", help="What others should know about it.")
+        resume = verbs.add_parser("resume", help="Undo that, and try at once what an outage has stopped.")
+        resume.add_argument("mailer", help="Its alias.")
+
+    def handle(self, *, verb: str | None, mailer: str = "", reason: str = "", **options: Any) -> None:
+        using = router.db_for_write(Email)
+        if verb is None:
+            for found in delivering():
+                self.stdout.write(f"{found or 'default'}: {_standing(found, using)}")
+            return
+        try:
+            backend_of(mailer)
+        except InvalidSettings as error:
+            raise CommandError(str(error)) from None
+        if verb == "pause":
+            outages.pause(mailer, using, reason)
+        else:
+            outages.resume(mailer, using)
+        self.stdout.write(f"{mailer}: {_standing(alias_of(mailer), using)}")
+
+
+def _standing(mailer: str, using: str) -> str:
+    state = MailerState.objects.using(using).filter(pk=mailer).first()
+    said = [_working(mailer, using)] if state is None else [_stopped(state)]
+    if state is not None and state.paused_by == outages.OUTAGE and (others := policy_of(mailer).failover):
+        said.append(f"its mail goes by {', '.join(others)}")
+    return "; ".join(filter(None, said))
+
+
+def _stopped(state: MailerState) -> str:
+    since = f"since {timezone.localtime(state.since):%Y-%m-%d %H:%M:%S}"
+    what = "paused" if state.paused_by == outages.PERSON else "out"
+    return f"{what} {since}" + (f": {state.reason}" if state.reason else "")
+
+
+def _working(mailer: str, using: str) -> str:
+    paces.slowed(mailer, using)  # credits what has passed since the last look
+    slow = MailerPace.objects.using(using).filter(mailer=mailer, share__lt=1).order_by("domain")
+    said = [
+        f"slowed down to {paces.pace_of(row):.3g} emails a second{paces.to(row.domain)}: {row.reason}"
+        for row in slow
+    ]
+    return "; ".join(["works", *said])

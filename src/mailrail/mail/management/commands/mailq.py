@@ -1,0 +1,117 @@
+"""``manage.py mailq``: how the mail queue stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DEFAULT_DB_ALIAS, router
+from django.utils import timezone
+
+from mailrail.mail import overview
+from mailrail.mail.models import Email, MailerState, Status
+from mailrail.mail.queueing import tables_said_missing
+
+
+class Command(BaseCommand):
+    help = "Shows what email waits, what has ended, which mailers are paused, and what failed last."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="For machines.")
+        parser.add_argument("--status", choices=Status.values, help="Only emails of this status.")
+        parser.add_argument("--mailer", help="Only emails of this mailer (an alias in MAILERS).")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
+        status, mailer = options["status"], options["mailer"]
+        with tables_said_missing(using):
+            report = self._report(using, status, mailer)
+        if options["json"]:
+            self.stdout.write(json.dumps(report, indent=2, ensure_ascii=False, default=datetime.isoformat))
+        else:
+            self._print(report)
+
+    def _report(self, using: str, status: str | None, mailer: str | None) -> dict[str, list[dict[str, Any]]]:
+        failed = status in (None, Status.FAILED.value)
+        return {
+            "waiting": [asdict(each) for each in overview.waiting(using, status, mailer)],
+            # nobody can tell those of one mailer without reading them all
+            "ended": [] if mailer is not None else _ended(using, status),
+            "mailers": [_standing(state) for state in overview.states(using, mailer)],
+            "failures": [asdict(each) for each in overview.failures(using, mailer)] if failed else [],
+        }
+
+    def _print(self, report: dict[str, list[dict[str, Any]]]) -> None:
+        rows = [
+            (each["status"], each["mailer"] or "default", _count(each["later"], False), _age(each["oldest"]))
+            for each in report["waiting"]
+        ]
+        counts = [_count(each["count"], each["more"]) for each in report["waiting"]]
+        self._table(
+            ("status", "mailer", "emails", "later", "oldest due"),
+            [
+                (status, mailer, count, *rest)
+                for (status, mailer, *rest), count in zip(rows, counts, strict=True)
+            ],
+            "Nothing waits.",
+        )
+        if report["ended"]:
+            said = (f"{each['status']} {_count(each['count'], each['more'])}" for each in report["ended"])
+            self.stdout.write(f"\nEnded: {', '.join(said)}.")
+        for each in report["mailers"]:
+            probe = f", next try {_until(each['next_try'])}" if each["next_try"] else ""
+            self.stdout.write(
+                f"\nMailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
+                f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
+            )
+        if report["failures"]:
+            self.stdout.write("\nFailed last:")
+        for each in report["failures"]:
+            to = ", ".join(each["recipients"])
+            self.stdout.write(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['why'][:200]}")
+
+    def _table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+        if not rows:
+            self.stdout.write(nothing)
+            return
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            self.stdout.write(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
+
+
+def _ended(using: str, status: str | None) -> list[dict[str, Any]]:
+    counts = overview.ended(using, status)
+    return [{"status": name, "count": count, "more": more} for name, (count, more) in counts.items()]
+
+
+def _standing(state: MailerState) -> dict[str, Any]:
+    return {
+        "mailer": state.mailer,
+        "paused_by": state.paused_by,
+        "reason": state.reason,
+        "since": state.since,
+        "next_try": state.probe_at,
+        "tries": state.probes,
+    }
+
+
+def _count(count: int, more: bool) -> str:
+    return f"{count:,}{'+' if more else ''}"
+
+
+def _age(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{max(0, (timezone.now() - moment).total_seconds()):,.0f} s"
+
+
+def _until(moment: datetime) -> str:
+    return f"in {max(0, (moment - timezone.now()).total_seconds()):,.0f} s"
+
+
+def _time(moment: datetime) -> str:
+    return timezone.localtime(moment).isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,292 @@
+"""The records: one row per email, which says what is to be sent, to whom, and how far it got.
+
+The message on the channel carries a row's id and says "now"; the row is what people look at. Times, values and states
+are kept so that a worker of the release before, or after, can read them: columns have database defaults, migrations
+only add.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from mailrail import uuid7
+
+
+class Status(models.TextChoices):
+    """How an email stands."""
+
+    QUEUED = "queued", pgettext_lazy("email", "queued")
+    """Waits for its time, its turn, its next attempt, or its mailer."""
+    SENDING = "sending", pgettext_lazy("email", "sending")
+    """On its way: the final dot may have left. Found by a worker that has not sent it: nobody knows the outcome."""
+    SENT = "sent", pgettext_lazy("email", "sent")
+    """Accepted by the server for at least one recipient, and final for all."""
+    FAILED = "failed", pgettext_lazy("email", "failed")
+    HELD = "held", pgettext_lazy("email", "held")
+    """By a person, or because nobody knows whether it was sent."""
+    CANCELLED = "cancelled", pgettext_lazy("email", "cancelled")
+    EXPIRED = "expired", pgettext_lazy("email", "expired")
+    SUPPRESSED = "suppressed", pgettext_lazy("email", "suppressed")
+    """All its recipients are on the suppression list."""
+
+
+FINAL = ("sent", "failed", "cancelled", "expired", "suppressed")
+"""Statuses in which an email stays, unless a person sends it again."""
+
+
+def new_id() -> UUID:
+    """Of records in the order of their making."""
+    return uuid7()
+
+
+class Email(models.Model):
+    """An email as it was given to the backend, and what became of it.
+
+    ``recipients``: a list of ``{"address": …, "status": …}``, with ``code``, ``enhanced``, ``text`` and ``at`` once
+    there is a reply, and ``in_doubt`` once they may have got it without one. ``content``: what ``content.dump``
+    returns. ``events``: what happened, the last ones, each ``{"at": …, "what": …}`` with ``stage``, ``code``,
+    ``enhanced``, ``text`` and ``mailer`` where they apply.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    status = models.CharField(
+        pgettext_lazy("email", "status"),
+        max_length=10,
+        choices=Status,
+        default=Status.QUEUED,
+        db_default="queued",
+    )
+    mailer = models.CharField(
+        pgettext_lazy("email", "mailer"),
+        max_length=100,
+        db_default="",
+        help_text=_("Alias of the mailer that delivers it."),
+    )
+    via = models.CharField(
+        pgettext_lazy("email", "via"),
+        max_length=100,
+        db_default="",
+        default="",
+        help_text=_("Alias of the mailer that stands in for it, for the last attempt."),
+    )
+    sender = models.TextField(
+        pgettext_lazy("email", "sender"), db_default="", help_text=_("The envelope's: where bounces go.")
+    )
+    recipients = models.JSONField(pgettext_lazy("email", "recipients"), default=list, db_default=[])
+    subject = models.TextField(pgettext_lazy("email", "subject"), db_default="")
+    content = models.JSONField(pgettext_lazy("email", "content"), default=dict, db_default={})
+    message_id = models.CharField(_("Message-ID"), max_length=255, db_default="")
+    date = models.DateTimeField(
+        pgettext_lazy("email", "date"), default=timezone.now, help_text=_("In its Date header.")
+    )
+    size = models.BigIntegerField(
+        pgettext_lazy("email", "size"), db_default=0, help_text=_("Bytes of its attachments and bodies.")
+    )
+
+    priority = models.SmallIntegerField(pgettext_lazy("email", "priority"), db_default=0)
+    send_at = models.DateTimeField(_("not before"), null=True, db_default=None)
+    expires_at = models.DateTimeField(_("not after"), null=True, db_default=None)
+    attempts = models.IntegerField(pgettext_lazy("email", "attempts"), db_default=0, default=0)
+    turn = models.IntegerField(db_default=0, default=0, editable=False)
+    """Raised by every change of how it stands. Whoever changes it names the turn that was read: of two, one wins."""
+    call = models.IntegerField(db_default=0, default=0, editable=False)
+    """Which of its messages may send it: each release and each resend has a message of its own, and ends the older."""
+    events = models.JSONField(pgettext_lazy("email", "events"), default=list, db_default=[])
+
+    key = models.CharField(  # noqa: DJ001 - NULL: has none
+        pgettext_lazy("email", "key"),
+        max_length=255,
+        null=True,
+        db_default=None,
+        help_text=_("At most one email has it."),
+    )
+    digest = models.CharField(
+        pgettext_lazy("email", "digest"),
+        max_length=64,
+        db_default="",
+        help_text=_("Of what the key stands for."),
+    )
+    tags = models.JSONField(pgettext_lazy("email", "tags"), default=list, db_default=[])
+    about = models.CharField(
+        pgettext_lazy("email", "about"), max_length=255, db_default="", help_text="app_label.model:pk"
+    )
+
+    created_at = models.DateTimeField(pgettext_lazy("when an email was", "queued"), default=timezone.now)
+    changed_at = models.DateTimeField(pgettext_lazy("when an email was", "changed"), default=timezone.now)
+    sent_at = models.DateTimeField(pgettext_lazy("when an email was", "sent"), null=True, db_default=None)
+    emptied_at = models.DateTimeField(
+        _("content removed"),
+        null=True,
+        db_default=None,
+        help_text=_("Since when its bodies, headers and attachments are gone."),
+    )
+
+    objects: ClassVar[models.Manager[Email]] = models.Manager()
+
+    class Meta:
+        verbose_name = pgettext_lazy("email", "email")
+        verbose_name_plural = pgettext_lazy("email", "emails")
+        ordering = ("-id",)
+        permissions = (
+            ("resend_email", _("Can resend email")),
+            ("cancel_email", _("Can cancel email")),
+            ("hold_email", _("Can hold and release email")),
+        )
+        indexes = (
+            models.Index(fields=["status", "-id"], name="mailrail_mail_status"),
+            models.Index(fields=["about"], name="mailrail_mail_about", condition=~models.Q(about="")),
+            # Reconciliation: the oldest first, however many others there are. By the index above, PostgreSQL may rather
+            # read the table in the order of its ids, as it does not know that those queued are the last ones.
+            models.Index(
+                fields=["id"], name="mailrail_mail_queued", condition=models.Q(status=Status.QUEUED.value)
+            ),
+            # The two below are written once for each email, when it is final: what is queued and sent pays nothing.
+            # The search of the admin; nobody outside knows a Message-ID before it is sent.
+            models.Index(
+                fields=["message_id"],
+                name="mailrail_mail_message_id",
+                condition=models.Q(status__in=FINAL),
+            ),
+            # prunemail: whose content is old enough to go.
+            models.Index(
+                fields=["changed_at"],
+                name="mailrail_mail_has_content",
+                condition=models.Q(status__in=FINAL, emptied_at=None),
+            ),
+        )
+        constraints = (
+            # Not by unique=True: most have no key, and each of their versions would be written into two indexes more.
+            models.UniqueConstraint(
+                fields=["key"], name="mailrail_mail_key", condition=models.Q(key__isnull=False)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return str(self.subject or self.id)
+
+
+class File(models.Model):
+    """Bytes that emails refer to by their SHA-256: stored once, however many do.
+
+    In ``data``, or under that name in the Django storage that ``MAILRAIL["MAIL_STORAGE"]`` names.
+    """
+
+    sha256 = models.CharField(max_length=64, primary_key=True)
+    size = models.BigIntegerField(db_default=0)
+    data = models.BinaryField(null=True, db_default=None)
+    used_at = models.DateTimeField(default=timezone.now, help_text=_("When an email last referred to it."))
+
+    class Meta:
+        verbose_name = _("stored file")
+        verbose_name_plural = _("stored files")
+
+    def __str__(self) -> str:
+        return self.sha256
+
+
+class EmailFile(models.Model):
+    """Which email needs which file."""
+
+    email = models.ForeignKey(Email, on_delete=models.CASCADE, related_name="files")
+    file = models.ForeignKey(File, on_delete=models.PROTECT, related_name="emails", db_constraint=False)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["email", "file"], name="mailrail_mail_file_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.email_id} {self.file_id}"
+
+
+class Suppression(models.Model):
+    """An address that gets no more email, and why."""
+
+    address = models.CharField(pgettext_lazy("email", "address"), max_length=320, primary_key=True)
+    reason = models.CharField(
+        pgettext_lazy("email", "reason"),
+        max_length=20,
+        default="bounce",
+        help_text=_("bounce, complaint, or a person's own word"),
+    )
+    note = models.TextField(pgettext_lazy("email", "note"), blank=True, default="")
+    created_at = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("suppressed address")
+        verbose_name_plural = _("suppressed addresses")
+
+    def __str__(self) -> str:
+        return self.address
+
+
+class MailerState(models.Model):
+    """A mailer that is not simply working. No row: it is."""
+
+    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100, primary_key=True)
+    paused_by = models.CharField(
+        _("paused by"), max_length=10, db_default="", help_text=_("person, outage, or nobody")
+    )
+    reason = models.TextField(pgettext_lazy("email", "reason"), db_default="")
+    since = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
+    probe_at = models.DateTimeField(_("next try"), null=True, db_default=None)
+    probes = models.IntegerField(pgettext_lazy("email", "tries"), db_default=0)
+
+    class Meta:
+        verbose_name = pgettext_lazy("email", "mailer")
+        verbose_name_plural = pgettext_lazy("email", "mailers")
+        permissions = (("pause_mailerstate", _("Can pause and resume mailers")),)
+
+    def __str__(self) -> str:
+        return self.mailer
+
+
+class MailerPace(models.Model):
+    """How fast mail leaves by a mailer, to one domain or (empty) to all, where that is not simply as fast as it can.
+
+    ``share`` of ``pace``: emails a second, while the server asks for less; a share of 1 is no limit. ``lines``: up to
+    when turns are given away to emails that wait for a rate, ``{seconds of the rate: {priority: Unix time}}``.
+    """
+
+    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100)
+    domain = models.CharField(pgettext_lazy("email", "domain"), max_length=255, db_default="", default="")
+    share = models.FloatField(pgettext_lazy("email", "share"), db_default=1.0, default=1.0)
+    pace = models.FloatField(
+        pgettext_lazy("email", "pace"),
+        db_default=0.0,
+        default=0.0,
+        help_text=_("Emails a second before it was asked for less."),
+    )
+    reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
+    since = models.DateTimeField(pgettext_lazy("email", "since"), null=True, db_default=None, default=None)
+    changed_at = models.DateTimeField(pgettext_lazy("email", "changed"), default=timezone.now)
+    lines = models.JSONField(default=dict, db_default={}, editable=False)
+    turn = models.IntegerField(db_default=0, default=0, editable=False)
+
+    class Meta:
+        verbose_name = _("pace of a mailer")
+        verbose_name_plural = _("paces of mailers")
+        constraints = (models.UniqueConstraint(fields=["mailer", "domain"], name="mailrail_mail_pace_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.mailer} {self.domain}".strip()
+
+
+class MailerSlot(models.Model):
+    """One of the connections that a mailer may have at once; whoever holds it renews it, or it is free again."""
+
+    mailer = models.CharField(max_length=100)
+    number = models.IntegerField()
+    holder = models.CharField(max_length=64, db_default="", default="")
+    until = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["mailer", "number"], name="mailrail_mail_slot_once"),)
+        indexes = (models.Index(fields=["holder"], name="mailrail_mail_holder"),)
+
+    def __str__(self) -> str:
+        return f"{self.mailer} {self.number}"

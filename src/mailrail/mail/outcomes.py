@@ -1,0 +1,240 @@
+"""What became of an attempt, and what follows for the record: final, or again, and when.
+
+The rules: RFC 5321 4.2 and 4.5.4.1, RFC 3463; ``replies.classify`` reads a reply, here is what is done about it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from email.utils import parseaddr
+from functools import lru_cache
+from typing import Any
+
+from mailrail.conf import settings
+
+from .models import Email, Status
+from .policies import in_ascii, lifetime_of
+from .replies import Kind, Reply, Stage, classify
+from .smtp import Fate, Outcome
+from .values import storable
+
+FIRST_RETRY = 60.0
+"""Seconds to the second attempt, doubled for each later one. RFC 5321 4.5.4.1 has 30 minutes in mind; greylisting needs
+less."""
+LONGEST_RETRY = 4 * 3600.0
+SOON, NOT_SO_SOON = 5.0, 600.0
+"""Seconds to the next try when it was not the email's fault: at first, and at most. They grow, as a connection that
+breaks at the same email again and again may be that email's fault after all."""
+NOT_SENT = "not sent"
+IN_DOUBT = "it may have been sent; sending again"
+MOST_EVENTS = 20
+"""Events that a record keeps: the first one, and the last."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[A-Za-z0-9.-]+")
+"""Nothing for a parser to find, which takes as long as composing an email."""
+_STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANSIENT: Status.QUEUED}
+FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
+
+
+@dataclass
+class Result:
+    """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final."""
+
+    email: Email
+    status: Status
+    again: float | None = None
+    suppress: dict[str, str] = field(default_factory=dict)  # address -> why
+    slow_down: dict[str, str] = field(
+        default_factory=dict
+    )  # recipient domain, or "" for all mail -> who said so
+
+
+def waiting(email: Email) -> list[str]:
+    """The recipients that have no final outcome yet."""
+    return [each["address"] for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT]
+
+
+def bare(address: str) -> str:
+    """As the suppression list knows it: without a name, in lower case."""
+    return address.lower() if _PLAIN.fullmatch(address) else _bare(address)
+
+
+@lru_cache(maxsize=1024)
+def _bare(address: str) -> str:
+    return parseaddr(address)[1].lower() or address.lower()
+
+
+def domain_of(address: str) -> str:
+    """As rates know it."""
+    return in_ascii(bare(address).rpartition("@")[2])
+
+
+def is_in_doubt(email: Email) -> bool:
+    """May somebody who waits for it have it already? Then no other mailer may send it."""
+    return any(each.get("in_doubt") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT)
+
+
+def judge(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
+    """Note an outcome of SMTP in the record (which is not saved here)."""
+    if outcome.fate is Fate.UNSENT:
+        note(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
+        result = _again(email, now, _soon(email))
+        if outcome.reply is not None and classify(outcome.reply, outcome.stage).slow_down:
+            result.slow_down[""] = str(outcome.reply)
+        return result
+    if outcome.fate is Fate.AMBIGUOUS:
+        return doubt(email, now, str(outcome.error), mailer)
+    if outcome.fate is Fate.UNFIT:
+        email.attempts += 1
+        return fail(email, now, str(outcome.error), mailer)
+    return _by_replies(email, outcome, now, mailer)
+
+
+def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
+    """Nobody knows whether the server has it: ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
+
+    From now on it stays with this mailer, whose server may know its Message-ID; another one would make a second copy.
+    Again at once the first time, as a crash is seldom the email's doing; then less and less often, as each time may be
+    one more copy for the recipient; after the lifetime it is held.
+    """
+    doubts = sum(event.get("what") == IN_DOUBT for event in email.events)
+    for each in email.recipients:
+        if each["status"] not in FINAL_FOR_RECIPIENT:
+            each["in_doubt"] = True
+    if settings.mail_on_ambiguous == "hold" or (doubts and _is_too_old(email, now)):
+        note(email, now, "held: it may have been sent", mailer=mailer, why=why)
+        email.status, email.changed_at = Status.HELD, now
+        return Result(email, Status.HELD)
+    note(email, now, IN_DOUBT, mailer=mailer, why=why)
+    return _again(email, now, _delay(doubts) if doubts else SOON * random.uniform(0, 1))
+
+
+def fail_unsound(email: Email, now: datetime, why: str) -> Result:
+    """A record that is not as we write it: what it holds is left as it is."""
+    email.events = []
+    note(email, now, "failed", why=f"the record cannot be read: {why}")
+    email.status, email.changed_at = Status.FAILED, now
+    return Result(email, Status.FAILED)
+
+
+def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
+    """It can never be sent as it is."""
+    for each in email.recipients:
+        if each["status"] not in FINAL_FOR_RECIPIENT:
+            each.update(status=Status.FAILED.value, text=storable(why), at=now.isoformat())
+    note(email, now, "failed", mailer=mailer, why=why)
+    return _final(email, now)
+
+
+def expire(email: Email, now: datetime) -> Result:
+    note(email, now, "expired before it was sent")
+    email.status, email.changed_at = Status.EXPIRED, now
+    return Result(email, Status.EXPIRED)
+
+
+def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Result | None:
+    """Leave out recipients on the suppression list. A result if nobody is left."""
+    for each in email.recipients if suppressed else ():
+        if (
+            each["status"] not in FINAL_FOR_RECIPIENT
+            and (why := suppressed.get(bare(each["address"]))) is not None
+        ):
+            each.update(status=Status.SUPPRESSED.value, text=why, at=now.isoformat())
+    return None if waiting(email) else _final(email, now)
+
+
+def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
+    tried = waiting(email)
+    result = Result(email, Status.QUEUED)
+    about_email = False
+    for each in email.recipients:
+        reply = outcome.reply_for(each["address"])
+        if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
+            continue
+        stage = Stage.RCPT if each["address"] in outcome.refused else outcome.stage
+        verdict = classify(reply, stage, len(tried))
+        about_email = about_email or not verdict.connection
+        if verdict.suppress:
+            result.suppress[bare(each["address"])] = str(reply)
+        if verdict.slow_down:
+            result.slow_down[domain_of(each["address"]) if stage == Stage.RCPT else ""] = str(reply)
+        each.update(status=_STATUS[verdict.kind].value, at=now.isoformat(), **_facts(reply))
+    note(
+        email,
+        now,
+        "accepted" if outcome.fate is Fate.ACCEPTED else "refused",
+        mailer=mailer,
+        **_reply_of(outcome),
+    )
+    email.attempts += about_email
+    if waiting(email):
+        if not _is_too_old(email, now):
+            return _again(email, now, _delay(max(1, email.attempts)), result)
+        for each in email.recipients:
+            if each["status"] not in FINAL_FOR_RECIPIENT:
+                each["status"] = Status.FAILED.value
+        note(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
+    return _final(email, now, result)
+
+
+def _again(email: Email, now: datetime, delay: float, result: Result | None = None) -> Result:
+    result = result or Result(email, Status.QUEUED)
+    email.status, email.changed_at = Status.QUEUED, now
+    result.status, result.again = Status.QUEUED, delay
+    return result
+
+
+def _final(email: Email, now: datetime, result: Result | None = None) -> Result:
+    """The email stands as its best recipient does."""
+    stand = {each["status"] for each in email.recipients}
+    status = next(each for each in (Status.SENT, Status.FAILED, Status.SUPPRESSED) if each.value in stand)
+    email.status, email.changed_at = status, now
+    if status is Status.SENT:
+        email.sent_at = now
+    result = result or Result(email, status)
+    result.status, result.again = status, None
+    return result
+
+
+def _is_too_old(email: Email, now: datetime) -> bool:
+    return now - (email.send_at or email.created_at) >= timedelta(seconds=lifetime_of(email.mailer))
+
+
+def _soon(email: Email) -> float:
+    """Twice as long for each time in a row."""
+    times = 0
+    for event in reversed(email.events):
+        if event.get("what") != NOT_SENT:
+            break
+        times += 1
+    return min(NOT_SO_SOON, SOON * 2.0 ** max(0, times - 1)) * random.uniform(1, 1.5)
+
+
+def _delay(attempts: int) -> float:
+    return min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.75, 1.25)
+
+
+def _facts(reply: Reply) -> dict[str, Any]:
+    return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text[:500]}
+
+
+def _reply_of(outcome: Outcome) -> dict[str, Any]:
+    reply = outcome.reply or next(iter(outcome.refused.values()), None)
+    return {"stage": str(outcome.stage), **(_facts(reply) if reply else {})}
+
+
+def note(email: Email, now: datetime, what: str, **facts: Any) -> None:
+    said = {
+        name: storable(value) if isinstance(value, str) else value
+        for name, value in facts.items()
+        if value not in ("", None)
+    }
+    email.events = [
+        *email.events[:1],
+        *email.events[1:][2 - MOST_EVENTS :],
+        {"at": now.isoformat(), "what": what, **said},
+    ]

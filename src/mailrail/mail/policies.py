@@ -1,0 +1,173 @@
+"""What ``MAILRAIL["MAILERS"]`` says of each mailer: how fast, over how many connections, how long, who stands in.
+
+    MAILRAIL = {
+        "MAILERS": {
+            "smtp": {
+                "RATE": "14/s, 50000/d",
+                "RATES": {"gmail.com": "5/s"},
+                "CONNECTIONS": 10,
+                "LIFETIME": timedelta(days=1),
+                "FAILOVER": ["backup"],
+            },
+        },
+    }
+
+The keys are aliases in ``MAILERS``. Without that setting, "default" is the mailer of ``EMAIL_HOST`` and its like, and
+any other is defined here, by ``BACKEND`` and ``OPTIONS`` as Django 6.1 has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from mailrail.conf import settings
+from mailrail.errors import InvalidSettings
+from mailrail.routing import Rate
+
+UNNAMED = ""
+"""The alias of the one mailer there is without ``MAILERS``, ``MAILRAIL["DELIVER_WITH"]``; settings say "default"."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it."""
+
+    rate: tuple[Rate, ...] = ()
+    rates: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
+    connections: int | None = None
+    lifetime: float | None = None
+    failover: tuple[str, ...] = ()
+    backend: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+NONE = Policy()
+
+
+def policy_of(alias: str) -> Policy:
+    """Raises ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong; the checks say so earlier."""
+    return _policies().get(alias or "default", NONE)
+
+
+_built: tuple[Mapping[str, Any], Mapping[str, Policy]] | None = None
+
+
+def _policies() -> Mapping[str, Policy]:
+    """Built once for each value of the setting, as every email asks."""
+    global _built
+    raw = settings.mailers
+    if _built is None or _built[0] is not raw:
+        _built = raw, build(raw)
+    return _built[1]
+
+
+def lifetime_of(alias: str) -> float:
+    """Seconds for which an email is tried that a server refuses for now."""
+    lifetime = policy_of(alias).lifetime
+    return settings.mail_lifetime if lifetime is None else lifetime
+
+
+def build(raw: Mapping[str, Any]) -> dict[str, Policy]:
+    """Raises ``InvalidSettings`` that names the setting."""
+    return {alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", said) for alias, said in raw.items()}
+
+
+def _policy(where: str, said: Any) -> Policy:
+    if not isinstance(said, Mapping):
+        raise InvalidSettings(f"{where} must be a dictionary, not {said!r}.")
+    values: dict[str, Any] = {}
+    for key, value in said.items():
+        if key not in _READ:
+            raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
+        values[key.lower()] = _READ[key](f"{where}[{key!r}]", value)
+    return Policy(**values)
+
+
+# -- one value each --------------------------------------------------------------------------------------------------
+
+
+def _rate(where: str, value: Any) -> tuple[Rate, ...]:
+    """One or several; each over a time of its own, the shortest first."""
+    parts = value.split(",") if isinstance(value, str) else [value]
+    try:
+        rates = [Rate.parse(part) for part in parts]
+    except ValueError as error:
+        raise InvalidSettings(
+            f"{where} must be one rate or several, such as '10/s, 1000/h, 20000/d': {error}"
+        ) from None
+    if len({rate.seconds for rate in rates}) < len(rates):
+        raise InvalidSettings(f"{where} has two rates over the same time, {value!r}. Leave the lower one.")
+    return tuple(sorted(rates, key=lambda rate: rate.seconds))
+
+
+def _rates(where: str, value: Any) -> dict[str, tuple[Rate, ...]]:
+    if not isinstance(value, Mapping):
+        raise InvalidSettings(
+            f"{where} must be a dictionary of recipient domains, such as {{'gmail.com': '5/s'}}, not {value!r}."
+        )
+    rates: dict[str, tuple[Rate, ...]] = {}
+    for domain, rate in value.items():
+        if not isinstance(domain, str) or not 0 < len(domain) <= 253 or not domain.isprintable():
+            raise InvalidSettings(f"{where} has a key that is no domain: {domain!r}.")
+        if set(domain) & set("@* "):
+            raise InvalidSettings(
+                f"{where}[{domain!r}]: name one domain in each key, as it stands behind the @ of an address."
+            )
+        rates[in_ascii(domain)] = _rate(f"{where}[{domain!r}]", rate)
+    return rates
+
+
+def _connections(where: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1000:
+        raise InvalidSettings(f"{where} must be a whole number from 1 to 1000, not {value!r}.")
+    return value
+
+
+def _lifetime(where: str, value: Any) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise InvalidSettings(f"{where} must be a timedelta or seconds, greater than zero, not {value!r}.")
+    return float(seconds)
+
+
+def _failover(where: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) and each for each in value):
+        raise InvalidSettings(f"{where} must be a list of aliases of mailers, not {value!r}.")
+    return tuple(value)
+
+
+def _backend(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidSettings(f"{where} must be the dotted path of an email backend, not {value!r}.")
+    return value
+
+
+def _options(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidSettings(f"{where} must be a dictionary of the backend's options, not {value!r}.")
+    return value
+
+
+_READ: Mapping[str, Callable[[str, Any], Any]] = {
+    "RATE": _rate,
+    "RATES": _rates,
+    "CONNECTIONS": _connections,
+    "LIFETIME": _lifetime,
+    "FAILOVER": _failover,
+    "BACKEND": _backend,
+    "OPTIONS": _options,
+}
+
+
+def in_ascii(domain: str) -> str:
+    """A domain as it is compared: in lower case, in its ASCII form where it has one."""
+    domain = domain.strip().rstrip(".").lower()
+    if domain.isascii():
+        return domain
+    try:
+        return domain.encode("idna").decode()
+    except UnicodeError:
+        return domain

@@ -1,0 +1,348 @@
+"""Queueing: from an ``EmailMessage`` to a record and the message that says "now", in the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.core.mail import DNS_NAME, EmailMessage, make_msgid
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    models,
+    router,
+    transaction,
+)
+from django.utils import timezone
+
+from mailrail import Channel
+from mailrail import options as checked
+from mailrail.worker import Run
+
+from .acceptance import check_composed, check_message_id, check_recipient, check_text, message_id_in
+from .compose import compose
+from .content import dump
+from .errors import CannotQueue, KeyConflict
+from .files import Files, put_inline, store_large
+from .inserting import insert, insert_with_message
+from .mailers import check_delivering
+from .models import Email, Status
+from .values import CannotBeStored
+
+CHANNEL = "mailrail.mail"
+LONGEST_LABEL = 255
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the emails of one call have in common."""
+
+    mailer: str
+    priority: int
+    send_at: datetime | None
+    expires_at: datetime | None
+    tags: tuple[str, ...]
+    about: str
+
+
+def queue(
+    message: EmailMessage,
+    *,
+    priority: int = 0,
+    send_at: datetime | timedelta | float | None = None,
+    expires_at: datetime | timedelta | float | None = None,
+    key: str | None = None,
+    tags: Iterable[str] = (),
+    about: models.Model | str | None = None,
+    mailer: str | None = None,
+) -> Email:
+    """Queue an email, in the transaction of the caller, and return its record.
+
+    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: an aware ``datetime``, or seconds or a
+    ``timedelta`` from now; one that is not sent by then is "expired". ``key``: at most one email has it; a second call
+    with the same content returns the first record, with other content it raises ``KeyConflict``. ``tags``: words to
+    find it by. ``about``: the object it is about. ``mailer``: alias of the one that delivers it.
+
+    Raises what ``EmailMessage.send()`` would raise for headers and addresses, ``CannotQueue`` (of which
+    ``EmailTooLarge`` and ``KeyConflict`` are kinds) for an email that can never be sent, ``TypeError`` and
+    ``ValueError`` for options.
+    """
+    options = _options(mailer, priority, send_at, expires_at, tags, about)
+    email, files = _record(message, options)
+    if key is None:
+        _store([email], [files], options)
+        return email
+    return _store_once(email, files, options, checked.label("key", key))
+
+
+def queue_many(
+    messages: Iterable[EmailMessage],
+    *,
+    priority: int = 0,
+    send_at: datetime | timedelta | float | None = None,
+    expires_at: datetime | timedelta | float | None = None,
+    tags: Iterable[str] = (),
+    mailer: str | None = None,
+) -> list[Email]:
+    """Queue emails, all or none of them. Options, and what is raised, as for ``queue``."""
+    options = _options(mailer, priority, send_at, expires_at, tags, None)
+    made = [_record(message, options) for message in messages]
+    if made:
+        _store([email for email, _ in made], [files for _, files in made], options)
+    return [email for email, _ in made]
+
+
+def queue_in_run(messages: Iterable[EmailMessage], run: Run, mailer: str) -> None:
+    """Queue what a consumer sends, without what an earlier run for its message has queued.
+
+    The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
+    """
+    options = _options(mailer, 0, None, None, (), None)
+    made = [_record(message, options) for message in messages]
+    for email, _ in made:
+        email.digest = digest_of(email)
+        email.key = f"mailrail:{run.of}:{email.digest[:32]}:{run.count(email.digest)}"
+    try:
+        _store_missing(made, options)
+    except IntegrityError:
+        # Stored in this very moment, by a worker that has the message since our lease lapsed.
+        _store_missing(made, options)
+
+
+async def aqueue(message: EmailMessage, **options: Any) -> Email:
+    """``queue`` from async code; the same options."""
+    return await sync_to_async(queue)(message, **options)
+
+
+async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[Email]:
+    """``queue_many`` from async code; the same options."""
+    return await sync_to_async(queue_many)(messages, **options)
+
+
+# -- from a message to a record -------------------------------------------------------------------------------------
+
+
+def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
+    """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
+    recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
+    if not recipients:
+        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
+    for address in (str(message.from_email), *recipients):
+        check_recipient(address, message)
+    now = timezone.now()
+    message_id = _message_id(message)
+    composed = compose(message, message_id=message_id, date=now, smtputf8=True)
+    check_composed(composed.data)
+    try:
+        content, found = dump(message)
+    except CannotBeStored as error:
+        raise CannotQueue(str(error)) from error
+    files = dict(found)
+    if content["kind"] == "finished":
+        message_id = message_id_in(files[content["data"]]) or message_id
+    check_text(content, "The email")
+    check_message_id(message_id)
+    email = Email(
+        mailer=options.mailer,
+        sender=str(message.from_email),
+        recipients=[{"address": address, "status": Status.QUEUED.value} for address in recipients],
+        subject=str(message.subject),
+        content=content,
+        message_id=message_id,
+        date=now,
+        size=len(composed.data),
+        priority=options.priority,
+        send_at=options.send_at,
+        expires_at=options.expires_at,
+        tags=list(options.tags),
+        about=options.about,
+        created_at=now,
+        changed_at=now,
+        # What the database would say; the caller gets this object, which not every database fills in.
+        via="",
+        key=None,
+        digest="",
+        sent_at=None,
+        emptied_at=None,
+    )
+    return email, files
+
+
+def _message_id(message: EmailMessage) -> str:
+    for name, value in message.extra_headers.items():
+        if name.lower() == "message-id":
+            return str(value)
+    return make_msgid(domain=str(DNS_NAME))
+
+
+def new_message_id(email: Email) -> str:
+    """For a copy. One that its sender has chosen, or that is written in finished bytes, stays."""
+    fields = email.content.get("fields", {})
+    headers = fields.get("extra_headers") or {}
+    chosen = any(str(name).lower() == "message-id" for name in headers) or "$dict" in headers
+    if chosen or email.content.get("kind") == "finished":
+        return email.message_id
+    return make_msgid(domain=str(DNS_NAME))
+
+
+def digest_of(email: Email) -> str:
+    """Of what the receiver would see, and who the receivers are."""
+    seen = [email.content, [each["address"] for each in email.recipients], email.mailer]
+    return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+# -- storing --------------------------------------------------------------------------------------------------------
+
+
+def _store(emails: Sequence[Email], files: Sequence[Files], options: _Options) -> None:
+    """The records, their files and their messages: all of them, or none."""
+    using = router.db_for_write(Email)
+    large = [put_inline(email, its) for email, its in zip(emails, files, strict=True)]
+    with tables_said_missing(using):
+        if len(emails) == 1 and not large[0] and connections[using].vendor == "postgresql":
+            _store_one(emails[0], using, options)
+            return
+        with transaction.atomic(using, savepoint=False):
+            insert(emails, using)
+            store_large(emails, large, using)
+            announce([email.pk for email in emails], using, options.priority, options.send_at)
+
+
+def _store_one(email: Email, using: str, options: _Options) -> None:
+    """The record and its message in one round trip, where they can be: this is what somebody waits for."""
+    Channel(CHANNEL).send_with(
+        insert_with_message(email),
+        content_for(email.pk, email.call),
+        at=options.send_at,
+        priority=options.priority,
+        unique=True,
+        using=using,
+    )
+    email._state.adding, email._state.db = False, using
+
+
+@contextmanager
+def tables_said_missing(using: str) -> Iterator[None]:
+    """A traceback that ends in "no such table" goes on with what to do about it."""
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        text = str(error)
+        if "mailrail_mail_" in text and ("no such table" in text or "does not exist" in text):
+            database = "" if using == "default" else f" --database {using}"
+            error.add_note(f"Run: python manage.py migrate mailrail_mail{database}")
+        raise
+
+
+def _store_missing(made: Sequence[tuple[Email, Files]], options: _Options) -> None:
+    """Those whose keys nobody has. The others' messages may have been lost with the process, after its commit."""
+    using = router.db_for_write(Email)
+    with tables_said_missing(using), transaction.atomic(using):
+        keys = [email.key for email, _ in made]
+        stored = Email.objects.using(using).filter(key__in=keys).only("key", "status", "turn")
+        untouched = {
+            email.key: email.pk for email in stored if email.status == Status.QUEUED and email.turn == 0
+        }
+        known = {email.key for email in stored}
+        missing = [each for each in made if each[0].key not in known]
+        if missing:
+            emails, files = zip(*missing, strict=True)
+            _store(emails, files, options)
+        announce(list(untouched.values()), using)
+
+
+def _store_once(email: Email, files: Files, options: _Options, key: str) -> Email:
+    using = router.db_for_write(Email)
+    email.key, email.digest = key, digest_of(email)
+    try:
+        with transaction.atomic(using):  # a savepoint: the caller's transaction goes on after a conflict
+            _store([email], [files], options)
+    except IntegrityError:
+        first = Email.objects.using(using).filter(key=key).first()
+        if first is None:
+            raise
+        if first.digest != email.digest:
+            raise KeyConflict(
+                f"The key {key!r} belongs to another email with other content, {first.pk}. Use a key that says what "
+                "makes this one different."
+            ) from None
+        return first
+    return email
+
+
+def announce(
+    ids: Sequence[UUID],
+    using: str,
+    priority: int = 0,
+    send_at: datetime | None = None,
+    call: int = 0,
+) -> None:
+    """Tell the workers of these records, when the transaction of ``using`` commits.
+
+    It may be told again: while the first message is there, that changes nothing.
+    """
+    contents = [content_for(id, call) for id in ids]
+    Channel(CHANNEL).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
+
+
+def content_for(id: UUID, call: int) -> dict[str, Any]:
+    """The content of a record's message."""
+    return {"id": str(id), "call": call} if call else {"id": str(id)}
+
+
+# -- options --------------------------------------------------------------------------------------------------------
+
+
+def _options(
+    mailer: str | None,
+    priority: int,
+    send_at: datetime | timedelta | float | None,
+    expires_at: datetime | timedelta | float | None,
+    tags: Iterable[str],
+    about: models.Model | str | None,
+) -> _Options:
+    start, end = _moment("send_at", send_at), _moment("expires_at", expires_at)
+    if end is not None and end <= (start or timezone.now()):
+        raise ValueError("expires_at must be later than now, and than send_at.")
+    words = () if isinstance(tags, str | bytes) else tuple(tags)
+    if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"tags must be a list of strings, not {tags!r}.")
+    label = _label(about)
+    check_text([*words, label], "tags or about")
+    return _Options(check_delivering(_default(mailer)), priority, start, end, words, label)
+
+
+def _default(mailer: str | None) -> str:
+    from .backend import default_alias
+
+    return default_alias() if mailer is None else mailer
+
+
+def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return checked.moment(name, value)
+    return timezone.now() + timedelta(seconds=checked.seconds(name, value))
+
+
+def _label(about: models.Model | str | None) -> str:
+    """``app_label.model:pk``."""
+    if isinstance(about, models.Model):
+        if about.pk is None:
+            raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")
+        return f"{about._meta.label_lower}:{about.pk}"
+    if not isinstance(about, str | None):
+        raise TypeError(f"about must be a saved object or a string, not {about!r}.")
+    if about and len(about) > LONGEST_LABEL:
+        raise ValueError(f"about must be at most {LONGEST_LABEL} characters, not {len(about)}.")
+    return about or ""

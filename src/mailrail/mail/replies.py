@@ -1,0 +1,220 @@
+"""What an SMTP server says, and what follows from it (RFC 5321 4.2, RFC 3463, RFC 2034).
+
+``ReplyReader`` makes replies of bytes, ``classify`` says what one means for the mail, the address and the pace.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from .values import storable
+
+LONGEST_LINE = 8192
+"""Octets of one line. RFC 5321 4.5.3.1.5 allows 512; real servers send more, smtplib reads as much as this."""
+MOST_LINES = 512
+"""Lines of one reply."""
+MOST_UNREAD = 1024 * 1024
+"""Octets that may wait: replies to a thousand commands fit several times."""
+
+
+class Stage(StrEnum):
+    """How far a connection, and an email on it, had come."""
+
+    CONNECT = "connect"
+    GREETING = "greeting"
+    EHLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    MAIL = "MAIL FROM"
+    RCPT = "RCPT TO"
+    DATA = "DATA"
+    BODY = "body"
+    DOT = "final dot"
+    RSET = "RSET"
+    NOOP = "NOOP"
+    QUIT = "QUIT"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply. ``enhanced``: its status of RFC 3463, such as ``"5.1.1"``, or empty; ``text``: the rest."""
+
+    code: int
+    text: str
+    enhanced: str = ""
+
+    @property
+    def positive(self) -> bool:
+        return 200 <= self.code < 300
+
+    @property
+    def refusal(self) -> bool:
+        return 400 <= self.code < 600
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
+
+
+class Garbled(ValueError):
+    """The server said something that is no SMTP reply."""
+
+
+_LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)(.*)", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
+
+
+class ReplyReader:
+    """Takes in bytes as they come, split or merged in any way, and gives out replies."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+        self._lines: list[tuple[int, str]] = []
+
+    def __bool__(self) -> bool:
+        """Is anything there, be it half a line?"""
+        return bool(self._unread or self._lines)
+
+    def feed(self, received: bytes) -> None:
+        self._unread += received
+        if len(self._unread) > MOST_UNREAD:
+            raise Garbled(f"more than {MOST_UNREAD} octets that nobody asked for")
+
+    def next(self) -> Reply | None:
+        """Take off the next whole reply, if it is there. Raises ``Garbled``."""
+        while (end := self._unread.find(b"\n", 0, LONGEST_LINE)) >= 0:
+            line = bytes(self._unread[:end]).rstrip(b"\r")
+            del self._unread[: end + 1]
+            if not self._lines and line[3:4] != b"-":
+                return _whole(line)
+            if (reply := self._take(line)) is not None:
+                return reply
+        if len(self._unread) >= LONGEST_LINE:
+            raise Garbled(f"a line of more than {LONGEST_LINE} octets")
+        return None
+
+    def _take(self, line: bytes) -> Reply | None:
+        """One line of a reply of several."""
+        code, more, text = _parts(line)
+        if self._lines and self._lines[0][0] != code:
+            raise Garbled(f"a reply that begins with {self._lines[0][0]} and goes on with {code}")
+        self._lines.append((code, text))
+        if more:
+            if len(self._lines) >= MOST_LINES:
+                raise Garbled(f"a reply of more than {MOST_LINES} lines")
+            return None
+        lines, self._lines = self._lines, []
+        return _reply(code, [text for _, text in lines])
+
+
+@lru_cache(maxsize=256)
+def _whole(line: bytes) -> Reply:
+    """A reply of one line: most are, and most servers say the same ones again and again."""
+    code, _, text = _parts(line)
+    return _reply(code, [text])
+
+
+def _parts(line: bytes) -> tuple[int, bool, str]:
+    """Code, whether more lines follow, text."""
+    match = _LINE.fullmatch(line)
+    if match is None or not (match[2] or not match[3]):
+        raise Garbled(repr(line[:100].decode("utf-8", "replace")))
+    return int(match[1]), match[2] == b"-", storable(match[3].decode("utf-8", "replace"))
+
+
+def _reply(code: int, lines: list[str]) -> Reply:
+    """The status stands on every line (RFC 2034 4) and is kept once."""
+    found = _ENHANCED.match(lines[0])
+    if found is None or int(found[1][0]) != code // 100:  # they must agree (RFC 2034 4); the code decides
+        return Reply(code, "\n".join(lines).strip())
+    return Reply(code, "\n".join(_ENHANCED.sub("", line, count=1) for line in lines).strip(), found[1])
+
+
+class Kind(StrEnum):
+    ACCEPTED = "accepted"
+    TRANSIENT = "transient"
+    """The same may be accepted later: retry."""
+    PERMANENT = "permanent"
+    """The same will be refused again: failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a reply.
+
+    ``suppress``: no mail can ever reach this address, so write to it no more. ``slow_down``: the server wants less
+    mail per minute. ``connection``: the reply is about the connection, the account or the server, and says nothing
+    against this email: its attempts are not used up.
+    """
+
+    kind: Kind
+    suppress: bool = False
+    slow_down: bool = False
+    connection: bool = False
+
+
+NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.3", "5.1.6", "5.1.10"})
+"""Codes that speak against the address itself:
+
+5.1.1 there is no such mailbox, 5.1.3 its syntax is invalid, 5.1.6 it has moved and left no forwarding address (all
+RFC 3463 3.2), 5.1.10 its domain declares that it takes no mail (RFC 7505 4.2). Not 5.1.2, "bad destination system":
+the domain comes back when its DNS is mended, and a relay without DNS says it of everybody. Not 5.2.1, "disabled":
+mailboxes are enabled again. A 550 without such a code may be about policy just as well (RFC 5321 4.2.3).
+"""
+_OVERLOAD = frozenset({"4.3.1", "4.3.2", "4.4.5"})
+"""The server's disk is full, it takes nothing just now, it is congested (RFC 3463 3.4 and 3.5)."""
+_GREYLISTED = re.compile(r"gr[ea]y[- ]?list", re.IGNORECASE)
+_NOT_THE_MAIL = frozenset({500, 502, 503, 521, 530, 534, 535, 538})
+"""Commands not understood or out of turn (RFC 5321 4.2.2), a host that takes no mail at all (RFC 7504), logging in
+asked for or refused (RFC 4954 6): the next one on a sound connection may be taken."""
+_SESSION = frozenset(
+    {
+        Stage.CONNECT,
+        Stage.GREETING,
+        Stage.EHLO,
+        Stage.STARTTLS,
+        Stage.AUTH,
+        Stage.RSET,
+        Stage.NOOP,
+        Stage.QUIT,
+    }
+)
+
+
+def classify(reply: Reply, stage: Stage, recipients: int = 1) -> Verdict:
+    """What the reply at that stage means. ``recipients``: how many it speaks about."""
+    if reply.positive:
+        return Verdict(Kind.ACCEPTED)
+    slow_down = _asks_for_less(reply, stage)
+    if reply.code == 421 or stage in _SESSION or reply.code in _NOT_THE_MAIL:
+        return Verdict(Kind.TRANSIENT, slow_down=slow_down, connection=True)
+    if reply.code < 500 or _means_later(reply, stage):
+        return Verdict(Kind.TRANSIENT, slow_down=slow_down)
+    about_one = stage == Stage.RCPT or (stage == Stage.DOT and recipients == 1)
+    return Verdict(Kind.PERMANENT, suppress=about_one and reply.enhanced in NO_SUCH_ADDRESS)
+
+
+def _asks_for_less(reply: Reply, stage: Stage) -> bool:
+    """421 closes the channel, 4.7.x is policy: too many, too fast. Without a status, 450 and 451 are about one
+    mailbox when they answer RCPT, and about us otherwise. 454 is no reply to these commands (RFC 5321 4.3.2), but
+    Amazon's for too many. Greylisting wants us to come back, not to be slower (RFC 6647 2.1)."""
+    if reply.code == 421:
+        return True
+    if stage == Stage.RCPT and _GREYLISTED.search(reply.text):
+        return False
+    if reply.enhanced:
+        return reply.enhanced.startswith("4.7.") or reply.enhanced in _OVERLOAD
+    return reply.code in (450, 451, 454) and stage in (Stage.MAIL, Stage.DATA, Stage.DOT)
+
+
+def _means_later(reply: Reply, stage: Stage) -> bool:
+    """Permanent by their number, transient by their meaning.
+
+    A full mailbox can be emptied: X.2.2 "should be used as a persistent transient failure" (RFC 3463 3.3). 552 for a
+    recipient too many is to be taken for 452 (RFC 5321 4.5.3.1.10); 5.5.3 is its status (RFC 3463 3.6).
+    """
+    if reply.enhanced == "5.2.2":
+        return True
+    return stage == Stage.RCPT and (reply.enhanced == "5.5.3" or (reply.code == 552 and not reply.enhanced))

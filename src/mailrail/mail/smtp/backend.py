@@ -1,0 +1,206 @@
+"""Django's SMTP backend, with connections that stay open from one ``send()`` to the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp
+from django.core.mail.utils import DNS_NAME
+
+from ..compose import compose
+from .as_django import address_of, exception_for, exception_of
+from .connection import Connection
+from .courier import carry, drive
+from .envelope import Envelope, Fate, Outcome
+from .errors import EightBitNotOffered, SmtpError
+from .pool import Pool, pool_of
+from .server import Server, Timeouts, Tls
+
+logger = logging.getLogger("mailrail.mail")
+
+
+class EmailBackend(smtp.EmailBackend):
+    """Takes the options of Django's, means the same by them, and raises the same.
+
+    On top: ``pool_size``, ``pool_timeout``, ``max_messages``, ``max_age``, ``check_after``: how many connections this
+    process keeps to the server, and how long (``Server``); ``token``: a callable that returns an XOAUTH2 token;
+    ``ssl_context``: instead of the default one, shared by all that use it.
+    """
+
+    connection: Connection | None  # type: ignore[assignment]  # Django's holds smtplib's
+
+    def __init__(
+        self,
+        *args: Any,
+        pool_size: int = Server.pool_size,
+        pool_timeout: float = Server.pool_timeout,
+        max_messages: int = Server.max_messages,
+        max_age: float = Server.max_age,
+        check_after: float = Server.check_after,
+        token: Callable[[], str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Django 6.1 takes a missing alias for a call from outside of Django, and we stand between it and its own.
+        super().__init__(*args, **{"alias": None, **kwargs})
+        self._token = token
+        self._context = ssl_context
+        self._pooling: dict[str, Any] = {
+            "pool_size": pool_size,
+            "pool_timeout": pool_timeout,
+            "max_messages": max_messages,
+            "max_age": max_age,
+            "check_after": check_after,
+        }
+        self._pool: Pool | None = None
+
+    @property
+    def server(self) -> Server:
+        """What the options say. Equal servers share a pool, whichever backend objects they belong to."""
+        return server_of(self, token=self._token, context=self._context, **self._pooling)
+
+    def open(self) -> bool | None:
+        """Take a connection out of the pool until ``close``. True: done, False: it had one, None: failed silently."""
+        if self.connection is not None:
+            return False
+        if not self._take():
+            return None
+        assert self.connection is not None
+        try:
+            drive(self.connection.open())
+        except SmtpError as error:
+            self.close()
+            return self._fail(error)
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def _take_to_send(self) -> bool:
+        """What is sent over it opens it on the way; but somebody may do something in an ``open`` of their own."""
+        is_ours = getattr(self.open, "__func__", None) is EmailBackend.open
+        return self._take() if is_ours else bool(self.open())
+
+    def _take(self) -> bool:
+        """A connection out of the pool."""
+        self._pool = pool_of(self.server)
+        try:
+            self.connection = self._pool.take()
+        except SmtpError as error:
+            self._fail(error)
+        return self.connection is not None
+
+    def _fail(self, error: SmtpError) -> None:
+        if not self.fail_silently:
+            raise exception_for(error) from error
+
+    def close(self) -> None:
+        """Give the connection back to the pool, which keeps it open."""
+        if self.connection is not None and self._pool is not None:
+            connection, self.connection = self.connection, None
+            self._pool.give_back(connection)
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Send, and return how many were. As with Django's backend, the first failure is raised, and ends it.
+
+        An email that may have been accepted is never sent again from here.
+        """
+        if not email_messages:
+            return 0
+        with self._lock:
+            taken = self.connection is None and self._take_to_send()
+            if self.connection is None:
+                return 0
+            try:
+                return self._send_over(self.connection, email_messages)
+            finally:
+                if taken:
+                    self.close()
+
+    def _send_over(self, connection: Connection, email_messages: Sequence[EmailMessage]) -> int:
+        batch = _Batch(email_messages, self._envelope_of, bool(self.fail_silently))
+        for error in carry([connection], batch):
+            if batch.failure is None:
+                self._fail(error)
+        if batch.failure is not None:
+            raise batch.failure
+        return batch.sent
+
+    def _envelope_of(self, message: EmailMessage, eight_bit: bool) -> Envelope:
+        mail_from = address_of(self, message.from_email, message)
+        recipients = [address_of(self, recipient, message) for recipient in message.recipients()]
+        composed = compose(message, eight_bit=eight_bit)
+        return Envelope(
+            mail_from, recipients, composed.data, composed.eight_bit, composed.smtputf8, ref=message
+        )
+
+
+def server_of(backend: smtp.EmailBackend, **more: Any) -> Server:
+    """The server that a backend with Django's options means."""
+    tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
+    return Server(
+        host=str(backend.host),
+        port=int(backend.port),
+        tls=tls,
+        username=backend.username or "",
+        password=backend.password or "",
+        certfile=_path(backend.ssl_certfile),
+        keyfile=_path(backend.ssl_keyfile),
+        local_hostname=DNS_NAME.get_fqdn(),
+        timeouts=Timeouts().capped(backend.timeout),
+        **more,
+    )
+
+
+def _path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str | None:
+    return os.fsdecode(path) if path else None
+
+
+class _Batch:
+    """The messages of one call, as a mailbag."""
+
+    def __init__(
+        self,
+        messages: Sequence[EmailMessage],
+        envelope_of: Callable[[EmailMessage, bool], Envelope],
+        silent: bool,
+    ) -> None:
+        self._waiting = [(message, True) for message in messages if message.recipients()]
+        self._waiting.reverse()
+        self._envelope_of = envelope_of
+        self._silent = silent
+        self._eight_bit = True  # of the one that was taken last
+        self.failure: Exception | None = None
+        self.sent = 0
+
+    def __len__(self) -> int:
+        return 0 if self.failure else len(self._waiting)
+
+    def next(self) -> Envelope | None:
+        if not len(self):
+            return None
+        message, self._eight_bit = self._waiting.pop()
+        try:
+            return self._envelope_of(message, self._eight_bit)
+        except Exception as error:  # of this message alone: those before it are sent first
+            self.failure = error
+            return None
+
+    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+        return [self.failure is None for _ in envelopes]
+
+    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+        if outcome.fate is Fate.ACCEPTED:
+            self.sent += 1
+            for recipient, reply in outcome.refused.items():
+                logger.warning("%s was refused, others were not: %s", recipient, reply)
+        elif isinstance(outcome.error, EightBitNotOffered) and self._eight_bit:
+            # It is the one taken last: of each it is told before the next is taken.
+            self._waiting.append((envelope.ref, False))
+        elif self.failure is None and not self._silent:
+            self.failure = exception_of(envelope, outcome)

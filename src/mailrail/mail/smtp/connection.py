@@ -1,0 +1,134 @@
+"""A connection of a pool: opened when it is needed, checked before it is used again, replaced when it broke."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from ..replies import Stage
+from .dialogue import Dialogue
+from .envelope import Envelope, Fate, Mailbag, Outcome
+from .errors import NotPermitted, SmtpError
+from .link import Link, Read, Step, Write
+from .server import Server
+from .session import Extensions, command, open_session
+
+MOST_BREAKS = 3
+"""Connections in a row that broke before the server had decided over a single email."""
+
+
+class Connection:
+    """At most one open link at a time. ``work`` carries envelopes over it, and over its successors."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.extensions: Extensions = {}
+        self._link = Link()
+        self._carried = 0
+        self._opened_at = self._used_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._link.socket is not None
+
+    @property
+    def is_worn(self) -> bool:
+        """Has it carried or lived enough?"""
+        too_old = time.monotonic() - self._opened_at > self.server.max_age
+        return self._carried >= self.server.max_messages or too_old
+
+    def close(self) -> None:
+        """At once, without a word."""
+        self._link.close()
+
+    def open(self) -> Generator[Step, Any, bool]:
+        """Make it ready for email. Returns whether that took a new link. Raises ``SmtpError``."""
+        if self.is_open and (yield from self._is_alive()):
+            return False
+        self.close()
+        self._link = Link()
+        self.extensions = yield from open_session(self._link, self.server)
+        self._opened_at = self._used_at = time.monotonic()
+        self._carried = 0
+        return True
+
+    def quit(self) -> Generator[Step, Any, None]:
+        """Say goodbye, wait a moment for the answer, close."""
+        timeout = self.server.timeouts.quit
+        try:
+            yield Write(self._link, [b"QUIT\r\n"], Stage.QUIT, timeout)
+            yield Read(self._link, Stage.QUIT, timeout)
+        except SmtpError:
+            pass  # gone already
+        finally:
+            self.close()
+
+    def work(self, mailbag: Mailbag) -> Generator[Step, Any, SmtpError | None]:
+        """Deliver until no envelope waits. Returns why it gave up before, if it did."""
+        again: deque[Envelope] = deque()
+        breaks = 0
+        while again or len(mailbag):
+            try:
+                fresh = yield from self.open()
+            except SmtpError as error:
+                return self._give_up(mailbag, again, error)
+            dialogue = self._dialogue(mailbag, again)
+            try:
+                yield from dialogue.deliver()
+            except SmtpError as error:
+                self.close()
+                self._put_back(dialogue, fresh, mailbag, again, error)
+                innocent = dialogue.decided or not fresh or isinstance(error, NotPermitted)
+                breaks = 0 if innocent else breaks + 1
+                if breaks >= MOST_BREAKS:
+                    return self._give_up(mailbag, again, error)
+            except BaseException:  # nobody knows what has been said
+                self.close()
+                raise
+            else:
+                self._used_at = time.monotonic()
+                self._carried += dialogue.taken
+                if self.is_worn:
+                    yield from self.quit()
+                elif not dialogue.taken:
+                    break  # somebody else was quicker
+        return None
+
+    def _dialogue(self, mailbag: Mailbag, again: deque[Envelope]) -> Dialogue:
+        left = self.server.max_messages - self._carried
+        return Dialogue(self._link, self.extensions, self.server.timeouts, mailbag, again, left)
+
+    @staticmethod
+    def _put_back(
+        dialogue: Dialogue, fresh: bool, mailbag: Mailbag, again: deque[Envelope], error: SmtpError
+    ) -> None:
+        """A link out of the pool that broke at its first email was dead before: that email gets a new one."""
+        if dialogue.unsent is None:
+            return
+        if not fresh and not dialogue.decided:
+            again.appendleft(dialogue.unsent)
+        else:
+            mailbag.ended(dialogue.unsent, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
+
+    @staticmethod
+    def _give_up(mailbag: Mailbag, again: deque[Envelope], error: SmtpError) -> SmtpError:
+        for envelope in again:
+            mailbag.ended(envelope, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
+        again.clear()
+        return error
+
+    def _is_alive(self) -> Generator[Step, Any, bool]:
+        """Nothing said out of turn, not too old; asked by NOOP after a long silence."""
+        if self.is_worn:
+            yield from self.quit()
+            return False
+        try:
+            self._link.check_quiet(Stage.NOOP)
+            if time.monotonic() - self._used_at > self.server.check_after:
+                reply = yield from command(self._link, b"NOOP", Stage.NOOP, self.server.timeouts.command)
+                return reply.positive
+        except SmtpError:
+            return False
+        return True

@@ -1,0 +1,319 @@
+"""Emails over one open session: MAIL, RCPT, DATA, the content, the final dot, and who learns what.
+
+With PIPELINING (RFC 2920) the commands of an email go out together, and those of the next email behind the final dot
+of this one ("the actual transfer of message content is explicitly allowed to be the first command in a group",
+3.1): one round trip for each email. The next one's content waits for the reply to this dot and for the caller's leave.
+
+    we      MAIL RCPT DATA           content 1 . MAIL RCPT DATA           content 2 . MAIL RCPT DATA
+    server                250 250 354                     250 250 250 354
+    caller                           permit(1)                 ended(1)   permit(2)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from ..replies import Reply, Stage
+from .envelope import Envelope, Fate, Mailbag, Outcome
+from .errors import (
+    ConnectionLost,
+    EightBitNotOffered,
+    NotPermitted,
+    ProtocolError,
+    SmtpError,
+    TooLarge,
+    Unsendable,
+    Utf8NotOffered,
+)
+from .link import Link, Permit, Read, Step, Write
+from .server import Timeouts
+from .session import Extensions, command
+
+JOIN_UP_TO = 64 * 1024
+"""Octets that are copied into one write; larger contents are written as they are."""
+
+
+class Attempt:
+    """One envelope on one connection."""
+
+    __slots__ = ("commands", "envelope", "refused", "reply", "stage", "write")
+
+    def __init__(self, envelope: Envelope, commands: list[bytes]) -> None:
+        self.envelope = envelope
+        self.commands = commands
+        self.stage = Stage.MAIL
+        self.reply: Reply | None = None  # the refusal of the whole
+        self.refused: dict[str, Reply] = {}
+        self.write: Write | None = None  # of the content
+
+    @property
+    def hopeless(self) -> bool:
+        """Nobody is left to send it to."""
+        return self.reply is not None or len(self.refused) >= len(set(self.envelope.recipients))
+
+    @property
+    def doubtful(self) -> bool:
+        """May the server have accepted it?"""
+        return self.write is not None and self.write.dot_sent and not self.hopeless
+
+    def refusal(self) -> Outcome:
+        return Outcome(Fate.REFUSED, self.stage, self.reply, self.refused)
+
+
+class Dialogue:
+    """``again``: envelopes to begin with, and in the end those that were announced but never at fault.
+
+    ``most``: envelopes to take. ``unsent``: the one at which the connection failed, if it certainly was not accepted.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        extensions: Extensions,
+        timeouts: Timeouts,
+        mailbag: Mailbag,
+        again: deque[Envelope],
+        most: int,
+    ) -> None:
+        self._link = link
+        self._extensions = extensions
+        self._timeouts = timeouts
+        self._mailbag = mailbag
+        self._again = again
+        self._most = most
+        self._pipelining = "PIPELINING" in extensions
+        self._current: Attempt | None = None
+        self._following: Attempt | None = None
+        self._open_transaction = False
+        self.taken = 0
+        self.unsent: Envelope | None = None
+        self.decided = 0
+        """Envelopes over whose fate the server has decided."""
+
+    def deliver(self) -> Generator[Step, Any, None]:
+        """Until no envelope waits, or ``most`` were taken. Raises ``SmtpError``: the connection is of no use then."""
+        try:
+            yield from self._begin()
+            while self._current is not None:
+                yield from self._carry(self._current)
+            if self._open_transaction:
+                yield from self._reset()
+        except SmtpError as error:
+            self._fail(error)
+            raise
+
+    # -- one email --------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Generator[Step, Any, None]:
+        self._current = self._take()
+        if self._current is not None and self._pipelining:
+            yield self._write(Stage.MAIL, self._current.commands)
+
+    def _carry(self, attempt: Attempt) -> Generator[Step, Any, None]:
+        data: Reply | None
+        if self._pipelining:
+            data = yield from self._replies(attempt)
+        else:
+            data = yield from self._one_by_one(attempt)
+        if data is not None and data.code == 354:
+            yield from self._transfer(attempt)
+        else:
+            if data is not None and not attempt.hopeless:
+                attempt.stage, attempt.reply = Stage.DATA, data
+            self._end(attempt, attempt.refusal())
+        self._current, self._following = self._following, None
+        if self._current is None:
+            yield from self._begin()
+
+    def _transfer(self, attempt: Attempt) -> Generator[Step, Any, None]:
+        """The content, the dot, the next one's commands; then the reply to the dot.
+
+        With DATA accepted for no recipient at all, the dot alone (RFC 2920 3.1), whatever the reply to it.
+        """
+        content = b""
+        if not attempt.hopeless:
+            attempt.stage = Stage.BODY
+            if not (yield Permit(self._link, attempt.envelope)):
+                raise NotPermitted("Its final dot was not permitted", Stage.BODY)
+            content = attempt.envelope.content
+        self._open_transaction = False  # the dot ends it, whatever the reply (RFC 5321 4.1.1.4)
+        if self._pipelining:
+            self._following = self._take()
+        write = attempt.write = self._content(content, self._following.commands if self._following else [])
+        yield write
+        self._judge(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
+
+    def _judge(self, attempt: Attempt, write: Write, reply: Reply) -> None:
+        """What the reply to the dot means."""
+        hasty = write.early or not write.dot_sent
+        if attempt.hopeless:
+            self._end(attempt, attempt.refusal())
+        elif reply.code == 421:
+            attempt.write = None  # it answers the dot, so there is no doubt
+        elif reply.refusal:
+            attempt.stage, attempt.reply = Stage.DOT, reply
+            self._end(attempt, attempt.refusal())
+        elif hasty or not reply.positive:
+            raise ProtocolError("The content was answered in a way that means nothing", Stage.DOT, reply)
+        else:
+            self._end(attempt, Outcome(Fate.ACCEPTED, Stage.DOT, reply, attempt.refused))
+        if reply.code == 421:
+            raise ConnectionLost("The server closes the connection", Stage.DOT, reply)
+        if hasty:
+            raise ConnectionLost("The server answered before all was sent", Stage.BODY, reply)
+
+    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.decided += 1
+        self._current = None
+        self._mailbag.ended(attempt.envelope, outcome)
+
+    # -- commands and replies -----------------------------------------------------------------------------------
+
+    def _replies(self, attempt: Attempt) -> Generator[Step, Any, Reply]:
+        """To the commands that were written together, one for each, in order. Returns DATA's."""
+        if attempt.commands[0] == _RSET:
+            yield from self._answer(Stage.RSET)
+        self._take_mail(attempt, (yield from self._answer(Stage.MAIL)))
+        for recipient in attempt.envelope.recipients:
+            self._take_rcpt(attempt, recipient, (yield from self._answer(Stage.RCPT)))
+        return (yield from self._answer(Stage.DATA))
+
+    def _one_by_one(self, attempt: Attempt) -> Generator[Step, Any, Reply | None]:
+        """Write a command, wait for its reply. Returns DATA's, or None if it came to nothing before."""
+        lines = iter(attempt.commands)
+        if attempt.commands[0] == _RSET:
+            yield from self._say(next(lines), Stage.RSET)
+        self._take_mail(attempt, (yield from self._say(next(lines), Stage.MAIL)))
+        if attempt.hopeless:
+            return None
+        for recipient in attempt.envelope.recipients:
+            self._take_rcpt(attempt, recipient, (yield from self._say(next(lines), Stage.RCPT)))
+        if attempt.hopeless:
+            return None
+        return (yield from self._say(next(lines), Stage.DATA))
+
+    def _say(self, line: bytes, stage: Stage) -> Generator[Step, Any, Reply]:
+        yield self._write(stage, [line])
+        return (yield from self._answer(stage))
+
+    def _answer(self, stage: Stage) -> Generator[Step, Any, Reply]:
+        reply = self._link.reply(stage)  # those to commands that were written together come together
+        if reply is None:
+            timeout = self._timeouts.data if stage is Stage.DATA else self._timeouts.command
+            reply = yield Read(self._link, stage, timeout)
+        if reply.code == 421:
+            raise ConnectionLost("The server closes the connection", stage, reply)
+        expected = reply.code == 354 if stage is Stage.DATA else reply.positive
+        if not expected and not reply.refusal:
+            raise ProtocolError(f"An unexpected reply to {stage}", stage, reply)
+        return reply
+
+    def _take_mail(self, attempt: Attempt, reply: Reply) -> None:
+        self._open_transaction = reply.positive
+        if reply.code == 503:
+            raise ProtocolError("The server holds MAIL to be out of turn", Stage.MAIL, reply)
+        if reply.refusal:
+            attempt.reply = reply
+
+    def _take_rcpt(self, attempt: Attempt, recipient: str, reply: Reply) -> None:
+        if attempt.reply is None:  # else MAIL was refused, and that is the reason
+            attempt.stage = Stage.RCPT
+            if reply.refusal:
+                attempt.refused[recipient] = reply
+
+    def _reset(self) -> Generator[Step, Any, None]:
+        """Leave no transaction open to whoever uses the connection next."""
+        reply = yield from command(self._link, b"RSET", Stage.RSET, self._timeouts.command)
+        if not reply.positive:
+            raise ProtocolError("The server refused RSET", Stage.RSET, reply)
+        self._open_transaction = False
+
+    # -- what is written ----------------------------------------------------------------------------------------
+
+    def _write(self, stage: Stage, lines: list[bytes]) -> Write:
+        return Write(self._link, [b"".join(lines)], stage, self._timeouts.command)
+
+    def _content(self, content: bytes, behind: list[bytes]) -> Write:
+        """Dots stuffed (RFC 5321 4.5.2), the final one behind it, then what is pipelined."""
+        if content.startswith(b"."):
+            content = b"." + content
+        if b"\r\n." in content:
+            content = content.replace(b"\r\n.", b"\r\n..")
+        dot = b".\r\n" if not content or content.endswith(b"\r\n") else b"\r\n.\r\n"
+        chunks = [content, dot + b"".join(behind)]
+        dot_at = len(content) + len(dot)
+        if dot_at <= JOIN_UP_TO:
+            chunks = [b"".join(chunks)]
+        return Write(self._link, chunks, Stage.BODY, self._timeouts.block, dot_at)
+
+    def _take(self) -> Attempt | None:
+        """The next envelope that this server can take. The others end here."""
+        while self.taken < self._most:
+            envelope = self._again.popleft() if self._again else self._mailbag.next()
+            if envelope is None:
+                return None
+            try:
+                attempt = Attempt(envelope, self._commands(envelope))
+            except Unsendable as error:
+                self._mailbag.ended(envelope, Outcome(Fate.UNFIT, Stage.MAIL, error=error))
+            else:
+                self.taken += 1
+                self._open_transaction = False  # there is a RSET now, if there had to be
+                return attempt
+        return None
+
+    def _commands(self, envelope: Envelope) -> list[bytes]:
+        mail = b"MAIL FROM:<%b>%b\r\n" % (envelope.mail_from.encode(), self._parameters(envelope))
+        rcpts = [b"RCPT TO:<%b>\r\n" % recipient.encode() for recipient in envelope.recipients]
+        return [*([_RSET] if self._open_transaction else []), mail, *rcpts, b"DATA\r\n"]
+
+    def _parameters(self, envelope: Envelope) -> bytes:
+        offered = self._extensions
+        parameters = b""
+        if "SIZE" in offered:
+            _check_size(envelope, offered["SIZE"])
+            parameters += b" SIZE=%d" % envelope.size
+        if envelope.needs_8bit:
+            if "8BITMIME" not in offered:
+                raise EightBitNotOffered(
+                    "The content has octets above 127, and the server does not offer 8BITMIME."
+                )
+            parameters += b" BODY=8BITMIME"
+        if envelope.needs_smtputf8:
+            if "SMTPUTF8" not in offered:
+                raise Utf8NotOffered(
+                    "An address or a header is not ASCII, and the server does not offer SMTPUTF8."
+                )
+            parameters += b" SMTPUTF8"
+        return parameters
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------
+
+    def _fail(self, error: SmtpError) -> None:
+        """The connection is over: say what became of the envelope in hand; the one behind it is unharmed."""
+        if self._following is not None:
+            self._again.appendleft(self._following.envelope)
+        attempt, self._current = self._current, None
+        if attempt is None:
+            return
+        if attempt.doubtful:
+            self._mailbag.ended(
+                attempt.envelope, Outcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
+            )
+        elif attempt.hopeless:
+            self.decided += 1
+            self._mailbag.ended(attempt.envelope, attempt.refusal())
+        else:
+            self.unsent = attempt.envelope
+
+
+_RSET = b"RSET\r\n"
+
+
+def _check_size(envelope: Envelope, limit: str) -> None:
+    """RFC 1870 4: no number, or 0, is no limit."""
+    most = int(limit) if limit.isascii() and limit.isdigit() else 0
+    if 0 < most < envelope.size:
+        raise TooLarge(f"The email has {envelope.size} octets, the server takes {most} at most.")

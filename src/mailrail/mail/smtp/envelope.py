@@ -1,0 +1,148 @@
+"""What is to be sent, and what became of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from ..replies import Reply, Stage, Verdict, classify
+from .errors import BareNewline, InvalidAddress, SmtpError, Unsendable
+
+_ADDRESS = re.compile(r"[^\x00-\x20\x7f<>]+")
+LONGEST_ADDRESS = 254
+"""Octets (RFC 5321 4.5.3.1.3: 256 with its angle brackets)."""
+
+
+def check_address(address: str) -> None:
+    """Raise ``InvalidAddress`` for what could end its command, or never be an address."""
+    if not _ADDRESS.fullmatch(address):
+        raise InvalidAddress(
+            f"{address!r} is no address for SMTP: control characters, spaces, < and > cannot be in one. "
+            "Give the bare address, without a name."
+        )
+    try:
+        length = len(address.encode())
+    except UnicodeEncodeError:
+        raise InvalidAddress(f"{address!r} is no address for SMTP: it is not valid Unicode.") from None
+    if length > LONGEST_ADDRESS:
+        raise InvalidAddress(
+            f"{address[:40]!r}… is no address for SMTP: longer than {LONGEST_ADDRESS} octets."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """One email. An envelope that exists can be put into SMTP commands without harm.
+
+    ``mail_from``: may be empty, the null sender. ``recipients``: named twice, they get it once. ``content``: the
+    message in lines that end with CRLF, not dot-stuffed. ``needs_smtputf8``: its headers hold raw UTF-8 (an address
+    that does is seen). ``ref``: the caller's own.
+
+    Raises ``InvalidAddress`` and ``BareNewline``: a server that takes a bare LF for the end of a line would find a
+    second email in it (RFC 5321 2.3.8).
+    """
+
+    mail_from: str
+    recipients: Sequence[str]
+    content: bytes
+    needs_8bit: bool | None = None
+    needs_smtputf8: bool = False
+    ref: Any = None
+
+    def __post_init__(self) -> None:
+        if self.mail_from:
+            check_address(self.mail_from)
+        if isinstance(self.recipients, str) or not self.recipients:
+            raise InvalidAddress("recipients must be a list of at least one address.")
+        for address in self.recipients:
+            check_address(address)
+        if len(set(self.recipients)) < len(self.recipients):
+            object.__setattr__(self, "recipients", tuple(dict.fromkeys(self.recipients)))
+        lines = self.content.count(b"\r\n")
+        if self.content.count(b"\n") != lines or self.content.count(b"\r") != lines:
+            raise BareNewline(
+                "The content has a CR or an LF that stands alone; every line must end with CRLF."
+            )
+        if self.needs_8bit is None:
+            object.__setattr__(self, "needs_8bit", not self.content.isascii())
+        if not self.needs_smtputf8:
+            ascii_only = self.mail_from.isascii() and all(address.isascii() for address in self.recipients)
+            object.__setattr__(self, "needs_smtputf8", not ascii_only)
+
+    @property
+    def size(self) -> int:
+        """Octets as RFC 1870 4 counts them: without the dots that are stuffed."""
+        return len(self.content) + (0 if self.content.endswith(b"\r\n") or not self.content else 2)
+
+
+class Fate(StrEnum):
+    """What an envelope came to."""
+
+    ACCEPTED = "accepted"
+    """By the server, for at least one recipient."""
+    REFUSED = "refused"
+    """By the server, for every recipient."""
+    UNSENT = "unsent"
+    """The connection's fault: certainly not accepted, nothing against the email."""
+    UNFIT = "unfit"
+    """Not even tried: this server cannot take it. ``error`` says why."""
+    AMBIGUOUS = "ambiguous"
+    """The final dot may have arrived, its reply did not: accepted or not, nobody here knows."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an envelope.
+
+    ``stage``: the last one it reached. ``reply``: the one that decided over the whole envelope. ``refused``: the
+    recipients that were refused on their own, with their replies. ``error``: with ``UNSENT``, ``UNFIT`` and
+    ``AMBIGUOUS``.
+    """
+
+    fate: Fate
+    stage: Stage
+    reply: Reply | None = None
+    refused: dict[str, Reply] = field(default_factory=dict)
+    error: SmtpError | Unsendable | None = None
+
+    @property
+    def certain(self) -> bool:
+        return self.fate is not Fate.AMBIGUOUS
+
+    def reply_for(self, recipient: str) -> Reply | None:
+        """The reply that decided over this recipient."""
+        return self.refused.get(recipient, self.reply)
+
+    def verdict_for(self, recipient: str, envelope: Envelope) -> Verdict | None:
+        """What that reply means. None without one: ``UNFIT``, ``AMBIGUOUS``, and ``UNSENT`` unless by 421."""
+        if recipient in self.refused:
+            return classify(self.refused[recipient], Stage.RCPT)
+        if self.reply is None:
+            return None
+        return classify(self.reply, self.stage, len(envelope.recipients) - len(self.refused))
+
+
+class Mailbag(Protocol):
+    """Where envelopes come from, who allows them to leave, and who is told of their fate.
+
+    On each connection ``ended`` is called for an envelope before ``permit`` is asked for the next one, so that
+    ``permit`` can write down both, the outcomes it was told of and the intents it allows, in one transaction.
+    """
+
+    def __len__(self) -> int:
+        """How many envelopes wait."""
+
+    def next(self) -> Envelope | None:
+        """Take the next one. It must not wait: connections stand still meanwhile."""
+
+    def permit(self, envelopes: Sequence[Envelope]) -> Sequence[bool]:
+        """May the final dots of these leave, each on a connection of its own? One answer for each.
+
+        A no closes the connection, as nothing else takes an email back at that point (RFC 5321 4.1.1.4).
+        """
+
+    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+        """Told once for every envelope that was taken."""

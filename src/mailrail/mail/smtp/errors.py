@@ -1,0 +1,111 @@
+"""What the SMTP client raises, and puts into outcomes.
+
+MailrailError
+├── SmtpError                the connection's or the server's fault, never an email's
+│   ├── CannotConnect        no connection: name, network, port, firewall, time
+│   ├── ServerRefused        the greeting or EHLO was answered with 4xx or 5xx
+│   ├── TlsFailed            STARTTLS not offered or refused, a wrong certificate, no handshake
+│   ├── AuthenticationRefused
+│   ├── ConnectionLost       closed, reset, 421
+│   │   └── TimedOut         silence for longer than the stage allows
+│   ├── ProtocolError        what came is no SMTP, or out of turn
+│   ├── NotPermitted         the caller did not allow the final dot
+│   └── PoolExhausted        all connections are in use, and stayed so
+└── Unsendable               this email's fault: nothing of it was sent
+    ├── InvalidAddress       it would break out of its command
+    ├── BareNewline          a CR without LF, or an LF without CR
+    ├── TooLarge             larger than the server's SIZE
+    ├── EightBitNotOffered   bytes above 127 and no 8BITMIME: compose it again as 7bit
+    └── Utf8NotOffered       a non-ASCII address and no SMTPUTF8
+"""
+
+from __future__ import annotations
+
+from mailrail import MailrailError
+
+from ..replies import Reply, Stage
+
+
+class SmtpError(MailrailError):
+    """``stage``: where it happened; ``reply``: what the server said, if it did; ``code`` and ``text`` of it."""
+
+    advice = ""
+
+    def __init__(self, what: str, stage: Stage, reply: Reply | None = None) -> None:
+        said = f": {reply}" if reply else ""
+        advice = f" {self.advice}" if self.advice else ""
+        super().__init__(f"{what}{said}.{advice}")
+        self.what = what
+        self.stage = stage
+        self.reply = reply
+
+    @property
+    def code(self) -> int | None:
+        return self.reply.code if self.reply else None
+
+    @property
+    def text(self) -> str:
+        return self.reply.text if self.reply else self.what
+
+
+class CannotConnect(SmtpError):
+    advice = "Check host and port, and that this machine may reach them."
+
+
+class ServerRefused(SmtpError):
+    advice = "4xx: try later. 5xx: the server wants no mail from this machine; ask its operator."
+
+
+class TlsFailed(SmtpError):
+    advice = (
+        "Check use_tls (STARTTLS, port 587) or use_ssl (port 465), and that the certificate is for this host name and "
+        "signed by an authority this machine trusts."
+    )
+
+
+class AuthenticationRefused(SmtpError):
+    advice = "Check username and password, or the token; some servers take them over TLS only."
+
+
+class ConnectionLost(SmtpError):
+    pass
+
+
+class TimedOut(ConnectionLost):
+    advice = "The timeout option says how long to wait."
+
+
+class ProtocolError(SmtpError):
+    advice = "Is this an SMTP server, and does its port fit use_ssl?"
+
+
+class NotPermitted(SmtpError):
+    pass
+
+
+class PoolExhausted(SmtpError):
+    advice = "Raise pool_size, or send less at once."
+
+
+class Unsendable(MailrailError, ValueError):
+    """Nothing of this email was sent, and as it is it never will be through this server."""
+
+
+class InvalidAddress(Unsendable):
+    pass
+
+
+class BareNewline(Unsendable):
+    pass
+
+
+class TooLarge(Unsendable):
+    pass
+
+
+class EightBitNotOffered(Unsendable):
+    pass
+
+
+class Utf8NotOffered(Unsendable):
+    pass

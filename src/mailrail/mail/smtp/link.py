@@ -1,0 +1,273 @@
+"""One TCP connection that never blocks, and the steps that can be waited for on it.
+
+A step's ``attempt`` goes as far as it can. It returns 0 when it is done, else the events of ``select.poll`` that it
+waits for; it raises an ``SmtpError`` when there is nothing left to wait for. Whoever drives it (courier.py) does the
+waiting: for one connection or for many.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from errno import EINPROGRESS
+from os import strerror
+
+from ..replies import Garbled, Reply, ReplyReader, Stage
+from .envelope import Envelope
+from .errors import CannotConnect, ConnectionLost, ProtocolError, SmtpError, TimedOut, TlsFailed
+
+IN, OUT = select.POLLIN, select.POLLOUT
+CHUNK = 64 * 1024
+
+
+class Link:
+    """The socket, and the replies that have come out of it so far."""
+
+    def __init__(self) -> None:
+        self.socket: socket.socket | ssl.SSLSocket | None = None
+        self.reader = ReplyReader()
+        self.at_end = False
+        """Has the server closed its side?"""
+
+    @property
+    def live(self) -> socket.socket | ssl.SSLSocket:
+        assert self.socket is not None
+        return self.socket
+
+    def fileno(self) -> int:
+        return self.socket.fileno() if self.socket is not None else -1
+
+    @property
+    def secure(self) -> bool:
+        return isinstance(self.socket, ssl.SSLSocket)
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+    def receive(self, stage: Stage) -> int:
+        """Take in what has come. Returns 0 if that was something, or the end, else the event to wait for."""
+        try:
+            received = self.live.recv(CHUNK)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return IN
+        except ssl.SSLWantWriteError:
+            return OUT
+        except OSError as error:
+            raise ConnectionLost(f"The connection broke: {error}", stage) from error
+        self.at_end = self.at_end or not received
+        try:
+            self.reader.feed(received)
+        except Garbled as error:
+            raise ProtocolError(f"The server sent {error}", stage) from error
+        return 0
+
+    def reply(self, stage: Stage) -> Reply | None:
+        """The next reply, if all of it has come."""
+        try:
+            return self.reader.next()
+        except Garbled as error:
+            raise ProtocolError(f"The server sent {error}", stage) from error
+
+    def check_quiet(self, stage: Stage) -> None:
+        """Raise if the server has said something, or left, although it was not its turn."""
+        if not self.reader and self.receive(stage):
+            return
+        if self.reader:
+            reply = self.reply(stage)
+            if reply is not None and reply.code == 421:
+                raise ConnectionLost("The server closes the connection", stage, reply)
+            raise ProtocolError("The server spoke out of turn", stage, reply)
+        raise ConnectionLost("The server closed the connection", stage)
+
+
+class Step:
+    """``timeout``: seconds it may wait. ``progress`` grows when something moved and the time starts anew."""
+
+    stage = Stage.CONNECT
+    progress = 0
+
+    def __init__(self, link: Link, timeout: float) -> None:
+        self.link = link
+        self.timeout = timeout
+
+    def attempt(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def result(self) -> object:
+        return None
+
+    def too_late(self) -> SmtpError:
+        return TimedOut(f"No answer within {self.timeout:g} s ({self.stage})", self.stage)
+
+
+class Connect(Step):
+    """To the first address of the host that takes the connection."""
+
+    def __init__(self, link: Link, host: str, port: int, timeout: float) -> None:
+        super().__init__(link, timeout)
+        self._name = f"{host}:{port}"
+        self._addresses = self._resolve(host, port)
+        self._trying = False
+
+    def _resolve(self, host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
+            raise CannotConnect(f"The name of {self._name} is not known: {error}", self.stage) from error
+        return [(family, address) for family, _, _, _, address in found]
+
+    def attempt(self) -> int:
+        if self._trying:
+            self._trying = False
+            self._judge(self.link.live.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        while self.link.socket is None:
+            family, address = self._addresses.pop(0)
+            self.link.socket = socket.socket(family, socket.SOCK_STREAM)
+            self.link.socket.setblocking(False)
+            code = self.link.socket.connect_ex(address)
+            if code == EINPROGRESS:
+                self._trying = True
+                return OUT
+            self._judge(code)
+        self.link.live.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return 0
+
+    def _judge(self, code: int) -> None:
+        if code == 0:
+            return
+        self.link.close()
+        if not self._addresses:
+            error = OSError(code, strerror(code))  # the subclass that fits, such as ConnectionRefusedError
+            raise CannotConnect(f"{self._name} cannot be reached: {error.strerror}", self.stage) from error
+
+    def too_late(self) -> SmtpError:
+        error = CannotConnect(f"{self._name} did not answer within {self.timeout:g} s", self.stage)
+        error.__cause__ = TimeoutError("timed out")
+        return error
+
+
+class Handshake(Step):
+    """TLS from here on."""
+
+    def __init__(self, link: Link, context: ssl.SSLContext, host: str, timeout: float, stage: Stage) -> None:
+        super().__init__(link, timeout)
+        self.stage = stage
+        self._context = context
+        self._host = host
+
+    def attempt(self) -> int:
+        try:
+            return self._shake()
+        except ssl.SSLWantReadError:
+            return IN
+        except ssl.SSLWantWriteError:
+            return OUT
+        except (OSError, ValueError) as error:  # ValueError: no valid host name
+            raise TlsFailed(f"No TLS with {self._host}: {error}", self.stage) from error
+
+    def _shake(self) -> int:
+        if not isinstance(self.link.socket, ssl.SSLSocket):
+            self.link.socket = self._context.wrap_socket(
+                self.link.live, server_hostname=self._host, do_handshake_on_connect=False
+            )
+        assert isinstance(self.link.socket, ssl.SSLSocket)
+        self.link.socket.do_handshake()
+        return 0
+
+
+class Read(Step):
+    """The next reply."""
+
+    def __init__(self, link: Link, stage: Stage, timeout: float) -> None:
+        super().__init__(link, timeout)
+        self.stage = stage
+        self._reply: Reply | None = None
+
+    @property
+    def result(self) -> Reply | None:
+        return self._reply
+
+    def attempt(self) -> int:
+        while (reply := self.link.reply(self.stage)) is None:
+            if self.link.at_end:
+                raise ConnectionLost(f"The server closed the connection ({self.stage})", self.stage)
+            if events := self.link.receive(self.stage):
+                return events
+        self._reply = reply
+        return 0
+
+
+class Write(Step):
+    """Everything, reading meanwhile: a server that waits for its replies to be read takes nothing in.
+
+    ``dot_at``: how many octets in, the final dot is complete. ``early``: the server answered before that.
+    """
+
+    def __init__(
+        self, link: Link, chunks: Sequence[bytes], stage: Stage, timeout: float, dot_at: int | None = None
+    ) -> None:
+        super().__init__(link, timeout)
+        self.stage = stage
+        self._chunks = [memoryview(chunk) for chunk in reversed(chunks)]
+        self._dot_at = dot_at
+        self.early = False
+
+    @property
+    def dot_sent(self) -> bool:
+        """May the server have the final dot?"""
+        return self._dot_at is not None and self.progress >= self._dot_at
+
+    def attempt(self) -> int:
+        if self._dot_at is not None and not self.progress:
+            self.link.check_quiet(self.stage)
+        while self._chunks:
+            chunk = self._chunks[-1]
+            try:
+                sent = self.link.live.send(chunk)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if self._listen():
+                    return 0
+                return IN | OUT
+            except OSError as error:
+                self._listen(error)
+                return 0
+            self.progress += sent
+            if sent == len(chunk):
+                self._chunks.pop()
+            else:
+                self._chunks[-1] = chunk[sent:]
+        return 0
+
+    def _listen(self, broken: OSError | None = None) -> bool:
+        """Take in what comes. True: the server has answered, and gone; that answer is to be read."""
+        lost = None
+        if broken is not None:
+            lost = ConnectionLost(f"The connection broke ({self.stage}): {broken}", self.stage)
+        try:
+            while not self.link.at_end and not self.link.receive(self.stage):
+                self.early = self.early or not self.dot_sent
+        except ConnectionLost as error:
+            lost = lost or error
+        if self.link.at_end:
+            lost = lost or ConnectionLost(f"The server closed the connection ({self.stage})", self.stage)
+        if lost is not None and not self.link.reader:
+            raise lost from broken
+        return lost is not None
+
+
+class Permit(Step):
+    """Not the network's: the caller's leave to send the final dot. ``courier`` answers it."""
+
+    def __init__(self, link: Link, envelope: Envelope) -> None:
+        super().__init__(link, float("inf"))
+        self.envelope = envelope
+        self.granted = False
+
+    @property
+    def result(self) -> bool:
+        return self.granted

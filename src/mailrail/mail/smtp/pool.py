@@ -1,0 +1,108 @@
+"""Connections that stay open between emails: one pool for each server and process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..replies import Stage
+from .connection import Connection
+from .courier import drive_together
+from .errors import PoolExhausted
+from .server import Server
+
+
+class Pool:
+    """Thread-safe: a connection belongs to one caller at a time. The one used last is taken first."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._changed = threading.Condition()
+        self._idle: list[Connection] = []
+        self._in_use = 0
+
+    def take(self, timeout: float | None = None) -> Connection:
+        """A connection, not necessarily open; give it back. Raises ``PoolExhausted`` after ``timeout`` seconds.
+
+        The default is the server's ``pool_timeout``.
+        """
+        seconds = self.server.pool_timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._in_use >= self.server.pool_size:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    raise PoolExhausted(
+                        f"All {self.server.pool_size} connections to {self.server.host} were in use for {seconds:g} s",
+                        Stage.CONNECT,
+                    )
+            self._in_use += 1
+            return self._idle.pop() if self._idle else Connection(self.server)
+
+    def give_back(self, connection: Connection) -> None:
+        """Whatever state it is in: broken ones are not kept."""
+        with self._changed:
+            self._in_use -= 1
+            if connection.is_open:
+                self._idle.append(connection)
+            self._changed.notify()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        taken = self.take()
+        try:
+            yield taken
+        finally:
+            self.give_back(taken)
+
+    def close(self) -> None:
+        """Say goodbye to the idle ones. Those in use go on, and are kept again when they come back."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        drive_together([connection.quit() for connection in idle])
+
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's. Closing our copies of them says nothing to anybody."""
+        for connection in self._idle:
+            connection.close()
+        self.__init__(self.server)  # type: ignore[misc]  # the lock may be held by a thread that is not here
+
+
+_pools: dict[Server, Pool] = {}
+_lock = threading.Lock()
+
+
+def pool_of(server: Server) -> Pool:
+    """The pool that all users of an equal ``server`` share in this process."""
+    with _lock:
+        if (pool := _pools.get(server)) is None:
+            pool = _pools[server] = Pool(server)
+        return pool
+
+
+def close_all(connections: Sequence[Connection]) -> None:
+    """Say goodbye on those that are open."""
+    drive_together([connection.quit() for connection in connections if connection.is_open])
+
+
+def close_pools() -> None:
+    """Close what is idle, in all pools."""
+    with _lock:
+        pools = list(_pools.values())
+    for pool in pools:
+        pool.close()
+
+
+def _forget_all() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for pool in _pools.values():
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+atexit.register(close_pools)

@@ -1,0 +1,78 @@
+"""Which server, and how to talk to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Tls = Literal["none", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds of silence at most, by what is waited for. The defaults are those of RFC 5321 4.5.3.2."""
+
+    connect: float = 30.0
+    greeting: float = 300.0
+    command: float = 300.0
+    data: float = 120.0
+    block: float = 180.0
+    dot: float = 600.0
+    """The longest, as a server may check the email first and a doubt costs a second copy."""
+    quit: float = 2.0
+    """Ours: an answer to a goodbye is worth little."""
+
+    def capped(self, seconds: float | None) -> Timeouts:
+        """None of them longer than this."""
+        if seconds is None:
+            return self
+        return Timeouts(**{f.name: min(seconds, getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class Server:
+    """One way to one server. Equal ones share a pool of connections.
+
+    ``token``: called at each login for an XOAUTH2 access token, in place of a password. ``context``: instead of the
+    default one, which checks certificate and host name.
+    """
+
+    host: str
+    port: int = 25
+    tls: Tls = "none"
+    username: str = ""
+    password: str = dataclasses.field(default="", repr=False)
+    token: Callable[[], str] | None = None
+    context: ssl.SSLContext | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    local_hostname: str = "localhost"
+    timeouts: Timeouts = Timeouts()
+    pool_size: int = 20
+    """Connections that are open at once, per process."""
+    pool_timeout: float = 30.0
+    """Seconds to wait for one when all are in use."""
+    max_messages: int = 1000
+    """Emails over one connection."""
+    max_age: float = 3600.0
+    """Seconds after which a connection is replaced when it comes back."""
+    check_after: float = 15.0
+    """Seconds of idleness after which a connection is asked, by NOOP, whether it still is one."""
+
+    def tls_context(self) -> ssl.SSLContext:
+        if self.context is not None:
+            return self.context
+        return _context(self.certfile, self.keyfile)
+
+
+@cache
+def _context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
+    """Made once: loading the authorities takes longer than a whole email."""
+    context = ssl.create_default_context()
+    if certfile:
+        context.load_cert_chain(certfile, keyfile)
+    return context

@@ -1,0 +1,161 @@
+"""From nothing to a session that takes email: connect, greeting, EHLO, TLS, login.
+
+Generators of steps (link.py): they say what to wait for next and get its result.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Generator, Mapping
+from hmac import HMAC
+from typing import Any
+
+from ..replies import Reply, Stage
+from .errors import AuthenticationRefused, ConnectionLost, ProtocolError, ServerRefused, SmtpError, TlsFailed
+from .link import Connect, Handshake, Link, Read, Step, Write
+from .server import Server
+
+Extensions = Mapping[str, str]
+"""What EHLO offers: keyword in capitals -> its parameters."""
+Steps = Generator[Step, Any, Any]
+
+
+def command(link: Link, line: bytes, stage: Stage, timeout: float) -> Generator[Step, Any, Reply]:
+    """Send one command and wait for its reply."""
+    yield Write(link, [line + b"\r\n"], stage, timeout)
+    return (yield Read(link, stage, timeout))  # type: ignore[no-any-return]
+
+
+def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
+    """Connect the link and log in. Returns what the server offers. The link is closed if it raises."""
+    try:
+        yield Connect(link, server.host, server.port, server.timeouts.connect)
+        if server.tls == "implicit":
+            yield _handshake(link, server, Stage.CONNECT)
+        yield from _greeting(link, server)
+        extensions = yield from _ehlo(link, server)
+        if server.tls == "starttls":
+            extensions = yield from _start_tls(link, server, extensions)
+        if server.username and (server.password or server.token):
+            yield from _log_in(link, server, extensions)
+        return extensions
+    except BaseException:
+        link.close()
+        raise
+
+
+def _handshake(link: Link, server: Server, stage: Stage) -> Handshake:
+    return Handshake(link, server.tls_context(), server.host, server.timeouts.greeting, stage)
+
+
+def _greeting(link: Link, server: Server) -> Steps:
+    reply = yield Read(link, Stage.GREETING, server.timeouts.greeting)
+    if reply.refusal:
+        raise ServerRefused("The server turned us away", Stage.GREETING, reply)
+    if reply.code != 220:
+        raise ProtocolError("The server greets in a way that is not SMTP's", Stage.GREETING, reply)
+
+
+def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
+    name = server.local_hostname.encode("ascii", "replace")
+    reply = yield from command(link, b"EHLO " + name, Stage.EHLO, server.timeouts.command)
+    if reply.code in (500, 502):  # a server from before 1995: RFC 5321 3.2
+        reply = yield from command(link, b"HELO " + name, Stage.EHLO, server.timeouts.command)
+    if reply.code != 250:
+        raise _no(reply, ServerRefused("The server refused our EHLO", Stage.EHLO, reply))
+    extensions: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:]:
+        keyword, _, parameters = line.replace("=", " ", 1).partition(" ")  # AUTH=LOGIN: an old custom
+        known = extensions.get(keyword.upper(), "")
+        extensions[keyword.upper()] = f"{known} {parameters}".strip()
+    return extensions
+
+
+def _start_tls(link: Link, server: Server, offered: Extensions) -> Generator[Step, Any, Extensions]:
+    """RFC 3207. What was offered before counts no more: it could be forged (4.2)."""
+    if "STARTTLS" not in offered:
+        raise TlsFailed("The server does not offer STARTTLS", Stage.STARTTLS)
+    reply = yield from command(link, b"STARTTLS", Stage.STARTTLS, server.timeouts.command)
+    if reply.code != 220:
+        raise _no(reply, TlsFailed("The server refused STARTTLS", Stage.STARTTLS, reply))
+    if link.reader:  # somebody on the way slipped in replies that would be read as if they came through TLS
+        raise TlsFailed("Something came between STARTTLS and TLS", Stage.STARTTLS)
+    yield _handshake(link, server, Stage.STARTTLS)
+    return (yield from _ehlo(link, server))
+
+
+def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
+    """By the first mechanism that works, as smtplib does: servers offer some they have no secrets for."""
+    mechanisms = [m for m in _preferred(link, server) if m in offered.get("AUTH", "").upper().split()]
+    if not mechanisms:
+        what = f"AUTH {offered['AUTH']}" if "AUTH" in offered else "no AUTH"
+        raise AuthenticationRefused(f"The server offers {what}, nothing we can log in with", Stage.AUTH)
+    for mechanism in mechanisms:
+        reply = yield from _MECHANISMS[mechanism](link, server)
+        if reply.positive:
+            return
+        if reply.code == 421:
+            break
+    raise _no(reply, AuthenticationRefused("The server refused our login", Stage.AUTH, reply))
+
+
+def _preferred(link: Link, server: Server) -> list[str]:
+    if server.token is not None:
+        return ["XOAUTH2"]
+    return ["PLAIN", "LOGIN", "CRAM-MD5"] if link.secure else ["CRAM-MD5", "PLAIN", "LOGIN"]
+
+
+def _no(reply: Reply, error: SmtpError) -> SmtpError:
+    """421 closes the connection, whatever it answers (RFC 5321 3.8)."""
+    if reply.code == 421:
+        return ConnectionLost("The server closes the connection", error.stage, reply)
+    return error if reply.refusal else ProtocolError("An unexpected reply", error.stage, reply)
+
+
+# -- mechanisms -------------------------------------------------------------------------------------------------
+
+
+def _auth(link: Link, server: Server, line: bytes) -> Generator[Step, Any, Reply]:
+    return (yield from command(link, line, Stage.AUTH, server.timeouts.command))
+
+
+def _plain(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+    """RFC 4616."""
+    secret = f"\0{server.username}\0{server.password}".encode()
+    return (yield from _auth(link, server, b"AUTH PLAIN " + b64encode(secret)))
+
+
+def _login(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+    """Never standardized: draft-murchison-sasl-login."""
+    reply = yield from _auth(link, server, b"AUTH LOGIN")
+    for word in (server.username, server.password):
+        if reply.code != 334:
+            break
+        reply = yield from _auth(link, server, b64encode(word.encode()))
+    return reply
+
+
+def _cram_md5(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+    """RFC 2195."""
+    reply = yield from _auth(link, server, b"AUTH CRAM-MD5")
+    if reply.code != 334:
+        return reply
+    try:
+        challenge = b64decode(reply.text)
+    except ValueError as error:
+        raise ProtocolError("The challenge is not Base64", Stage.AUTH, reply) from error
+    digest = HMAC(server.password.encode(), challenge, "md5").hexdigest()
+    return (yield from _auth(link, server, b64encode(f"{server.username} {digest}".encode())))
+
+
+def _xoauth2(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+    """Google's and Microsoft's. A refusal comes as a challenge first, to be answered with an empty line."""
+    assert server.token is not None
+    secret = f"user={server.username}\1auth=Bearer {server.token()}\1\1".encode()
+    reply = yield from _auth(link, server, b"AUTH XOAUTH2 " + b64encode(secret))
+    if reply.code == 334:
+        reply = yield from _auth(link, server, b"")
+    return reply
+
+
+_MECHANISMS = {"PLAIN": _plain, "LOGIN": _login, "CRAM-MD5": _cram_md5, "XOAUTH2": _xoauth2}

@@ -1,0 +1,38 @@
+"""Who gets no more email, also where the list may not say whom it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from .models import Suppression
+from .reading import suppressions
+
+PREFIX = "sha256:"
+
+
+def disguised(address: str) -> str:
+    """What the list knows an erased address by: it is recognized when it comes again, and cannot be read off."""
+    return PREFIX + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def listed(addresses: Iterable[str], using: str) -> dict[str, str]:
+    """Those of these bare addresses that are on the list -> why."""
+    names = {name: address for address in addresses for name in (address, disguised(address))}
+    rows = suppressions(names, using)
+    return {names[row.address]: f"suppressed: {row.reason} {row.note}".strip() for row in rows}
+
+
+def disguise(address: str, using: str) -> None:
+    """Let an address go on being suppressed, if it is, without its name."""
+    named = Suppression.objects.using(using).filter(pk=address)
+    for row in named:
+        # the note may quote a server that quotes the address
+        kept = Suppression(address=disguised(address), reason=row.reason, created_at=row.created_at)
+        Suppression.objects.using(using).bulk_create([kept], ignore_conflicts=True)
+    named.delete()
+
+
+def forget(address: str, using: str) -> None:
+    """Take an address off the list, by either name."""
+    Suppression.objects.using(using).filter(pk__in=(address, disguised(address))).delete()

@@ -1,0 +1,99 @@
+"""Values of an email message as JSON and back, exactly, without pickle.
+
+JSON's own types stand for themselves. All others are an object with one key that begins with ``$``. An aware time
+keeps its offset, not the name of its zone.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from email.charset import Charset
+from email.headerregistry import Address
+from typing import Any
+from uuid import UUID
+
+from django.utils.functional import Promise
+
+
+class CannotBeStored(ValueError):
+    """The message names the part of the email that is no data, and says what to do."""
+
+
+def storable(text: str) -> str:
+    """What others say, as every database takes it: PostgreSQL's JSON has no zero and no half of a surrogate pair."""
+    if text.isprintable():
+        return text  # most is
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def pack(value: Any, where: str) -> Any:
+    """``where`` the value stands in the message, for the error."""
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return value
+    if isinstance(value, (str, Promise, Address)):
+        return str(value)  # a safe string, a translation, an address: Django takes str() of each
+    if isinstance(value, dict):
+        return _pack_dict(value, where)
+    if isinstance(value, (list, tuple)):
+        packed = [pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
+        return {"$tuple": packed} if isinstance(value, tuple) else packed
+    if isinstance(value, Charset):
+        return {"$charset": [value.input_charset, value.header_encoding, value.body_encoding]}
+    for name, (kind, write, _) in _tags.items():
+        if type(value) is kind:
+            return {name: write(value)}
+    raise CannotBeStored(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__} that cannot be stored with an email. "
+        "Give it as text, number, date, list or dict."
+    )
+
+
+def unpack(value: Any) -> Any:
+    if isinstance(value, list):
+        return [unpack(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (name, inner), *_ = value.items()
+        if name.startswith("$"):
+            return _unpack_tagged(name, inner)
+    return {key: unpack(each) for key, each in value.items()}
+
+
+def _pack_dict(value: Mapping[Any, Any], where: str) -> Any:
+    if all(type(key) is str for key in value) and not any(key.startswith("$") for key in value):
+        return {key: pack(each, f"{where}[{key!r}]") for key, each in value.items()}
+    items = [[pack(key, f"a key of {where}"), pack(each, f"{where}[{key!r}]")] for key, each in value.items()]
+    return {"$dict": items}
+
+
+def _unpack_tagged(name: str, inner: Any) -> Any:
+    if name == "$tuple":
+        return tuple(unpack(inner))
+    if name == "$dict":
+        return {unpack(key): unpack(each) for key, each in inner}
+    if name == "$charset":
+        charset = Charset(inner[0])
+        charset.header_encoding, charset.body_encoding = inner[1:]
+        return charset
+    _, _, read = _tags[name]
+    return read(inner)
+
+
+_tags: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "$bytes": (bytes, lambda value: base64.b64encode(value).decode(), base64.b64decode),
+    "$datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "$date": (date, date.isoformat, date.fromisoformat),
+    "$time": (time, time.isoformat, time.fromisoformat),
+    "$timedelta": (
+        timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda value: timedelta(*value),
+    ),
+    "$decimal": (Decimal, str, Decimal),
+    "$uuid": (UUID, str, UUID),
+}

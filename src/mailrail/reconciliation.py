@@ -1,0 +1,181 @@
+"""Reconciliation: records whose message is missing get it again.
+
+A message that points at a record can be made anew from it, whatever has become of the layer's storage (a wiped Redis, a
+restored backup, a send that came too late to its server). An app says once which records should have a message, in the
+module of their consumer:
+
+    @reconcile("send-invite")
+    def unsent(before):
+        return Invitation.objects.filter(sent=None, created__lt=before)
+
+and sends their messages with ``unique=True``, so that a record's message is known by its content. Workers look every
+``MAILRAIL["RECONCILE_EVERY"]`` seconds, one of them at a time; ``manage.py channels reconcile`` looks now.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, TypeVar
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from .conf import settings
+from .layers import DurableLayer, get_layer
+from .layers.transactions import send_with
+from .messages import Content, Message, Rate, check_channel_name, id_of_content
+
+__all__ = ["Reconciler", "reconcile", "reconcilers", "take_turn"]
+
+Find: TypeAlias = Callable[[datetime], QuerySet[Any]]
+F = TypeVar("F", bound=Find)
+
+PAGE = 500
+"""Records that are looked at together."""
+PART = 40
+"""Pages on which nothing is missing that one look of a worker goes through; the next look of its process goes on there.
+A long backlog keeps nobody busy, and what was lost is sent again at full speed."""
+
+logger = logging.getLogger("mailrail.reconciliation")
+
+
+def reconcile(
+    channel: str,
+    *,
+    content: Callable[[Any], Content] | None = None,
+    priority: Callable[[Any], int] | None = None,
+    older_than: float | timedelta = 300.0,
+    layer: str | None = None,
+) -> Callable[[F], F]:
+    """Register a function that finds the records which should have a message on this channel.
+
+    It is called with a moment (as ``timezone.now()`` gives them) and returns a ``QuerySet`` of the records that were
+    made before it and are not done. ``content``: a function that makes the content of a record's message, the very one
+    that is sent with ``unique=True``; by default ``{"id": record.pk}``. ``priority``: a function that says its
+    priority. ``older_than``: seconds (or a ``timedelta``) that a record and its message are left alone. ``layer``: as
+    for ``Channel``.
+
+    A message is missing if it neither waits nor runs, is not dead, and its record, looked at once more, is still not
+    done. What gives up on a message for good (``Discard``, ``channels cancel``, ``channels discard``) has to say so on
+    the record, or the message is sent again.
+    """
+    seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else float(older_than)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"older_than must be zero seconds or more, not {older_than!r}.")
+
+    def register(find: F) -> F:
+        new = Reconciler(check_channel_name(channel), find, content, priority, seconds, layer)
+        for old in [old for old in _registered if (old.channel, old.name) == (new.channel, new.name)]:
+            _registered.remove(old)  # the module was imported again
+        _registered.append(new)
+        return find
+
+    return register
+
+
+@dataclass
+class Place:
+    """How far the looks of a process have come: behind this primary key. ``None``: they begin again."""
+
+    after: Any = None
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """Finds the records of a channel whose message is missing, and sends it."""
+
+    channel: str
+    find: Find
+    content: Callable[[Any], Content] | None
+    priority: Callable[[Any], int] | None
+    older_than: float
+    layer: str | None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the function's dotted path."""
+        return f"{self.find.__module__}.{self.find.__qualname__}"
+
+    def run(
+        self,
+        older_than: float | None = None,
+        go_on: Callable[[], bool] = lambda: True,
+        place: Place | None = None,
+    ) -> int:
+        """Look at all records, page by page while ``go_on()``; returns how many messages were sent.
+
+        With a ``place``, look at a part of them: from there on, and the place is moved.
+        """
+        seconds = self.older_than if older_than is None else older_than
+        records = self.find(timezone.now() - timedelta(seconds=seconds))
+        if not isinstance(records, QuerySet):
+            raise TypeError(f"{self.name} must return a QuerySet of records, not {type(records).__name__}.")
+        layer, sent, in_vain = get_layer(self.layer), 0, 0
+        place, most = (Place(), float("inf")) if place is None else (place, PART)
+        for page in self._pages(records, place.after):
+            if in_vain >= most or not go_on():
+                break
+            missing = self._missing(layer, records, page)
+            if missing:
+                send_with(layer, missing)
+            sent, in_vain = sent + len(missing), in_vain + (not missing)
+            place.after = list(page)[-1]
+        else:
+            place.after = None
+        if sent:
+            logger.warning("sent %s message(s) on %s again: their records had none", sent, self.channel)
+        return sent
+
+    def _pages(self, records: QuerySet[Any], last: Any) -> Iterator[dict[Any, Message]]:
+        """The messages that the records should have, by primary key."""
+        ordered = records.order_by("pk")
+        while page := self._page(ordered if last is None else ordered.filter(pk__gt=last)):
+            yield page
+            last = list(page)[-1]
+
+    def _page(self, records: QuerySet[Any]) -> dict[Any, Message]:
+        if self.content is None and self.priority is None:
+            return {
+                pk: self._message({"id": _plain(pk)}) for pk in records.values_list("pk", flat=True)[:PAGE]
+            }
+        return {record.pk: self._message_of(record) for record in records[:PAGE]}
+
+    def _message_of(self, record: Any) -> Message:
+        content = {"id": _plain(record.pk)} if self.content is None else self.content(record)
+        return self._message(content, 0 if self.priority is None else self.priority(record))
+
+    def _message(self, content: Content, priority: int = 0) -> Message:
+        return Message(self.channel, content, id_of_content(self.channel, content), priority=priority)
+
+    def _missing(
+        self, layer: DurableLayer, records: QuerySet[Any], page: dict[Any, Message]
+    ) -> list[Message]:
+        known = layer.known(self.channel, [message.id for message in page.values()])
+        without = {pk: message for pk, message in page.items() if message.id not in known}
+        if not without:
+            return []
+        # Once more, in this order: a consumer that was done between the two looks has said so on the record.
+        still = set(records.filter(pk__in=list(without)).order_by().values_list("pk", flat=True))
+        return [message for pk, message in without.items() if pk in still]
+
+
+_registered: list[Reconciler] = []
+
+
+def reconcilers(layer: DurableLayer) -> list[Reconciler]:
+    """Those whose messages this layer carries. The routing of the layer has imported them."""
+    return [it for it in _registered if get_layer(it.layer) is layer]
+
+
+def take_turn(layer: DurableLayer) -> bool:
+    """May this process look now? One of all the layer's workers may, every ``RECONCILE_EVERY`` seconds."""
+    every = settings.reconcile_every
+    return every is not None and layer.take("mailrail.reconcile", 1, Rate(1, every)).granted == 1
+
+
+def _plain(pk: Any) -> Any:
+    """A primary key as JSON has it."""
+    return pk if isinstance(pk, int | str) else str(pk)

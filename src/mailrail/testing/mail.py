@@ -1,0 +1,134 @@
+"""For tests: queued email, delivered into Django's ``mail.outbox`` on the calling thread, without a socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.db import router
+from django.db.models import F
+from django.test import override_settings
+
+from ..mail.mailers import LOCMEM, configured, is_ours
+
+if TYPE_CHECKING:
+    from ..mail import Email
+
+CHANNEL = "mailrail.mail"
+QUEUES = "mailrail.mail.backend.EmailBackend"
+_MOVED = {
+    "Email": ("send_at", "expires_at", "created_at", "changed_at"),
+    "MailerState": ("probe_at", "since"),
+}
+
+
+def mail_queue() -> override_settings:
+    """Let Django's mail go through the queue: a decorator of tests and test classes, and a context manager.
+
+    Django's test runner has all mail go to ``mail.outbox`` at once, past the queue. Here, what the project queues is
+    queued, and ``deliver`` puts it into ``mail.outbox``.
+    """
+    if configured() is not None:
+        return override_settings(MAILERS=_queueing_mailers())
+    delivering = {**getattr(settings, "MAILRAIL", {}), "DELIVER_WITH": LOCMEM}
+    return override_settings(EMAIL_BACKEND=QUEUES, MAILRAIL=delivering)
+
+
+def _queueing_mailers() -> dict[str, Any]:
+    """The project's own that queue, and all others without a server. The default one queues in any case."""
+    found: dict[str, Any] = {alias: {"BACKEND": LOCMEM} for alias in {**settings.MAILERS, "outbox": {}}}
+    found["default"] = {"BACKEND": QUEUES, "OPTIONS": {"deliver_with": "outbox"}}
+    for alias, mailer in _mailers_of_the_project().items():
+        options = mailer.get("OPTIONS", {})
+        if is_ours(str(mailer.get("BACKEND", ""))) and options.get("deliver_with") in found:
+            found[alias] = {"BACKEND": QUEUES, "OPTIONS": options}
+    return found
+
+
+def _mailers_of_the_project() -> Mapping[str, Any]:
+    """As its settings have them: in ``django.conf.settings``, Django's test runner has replaced every backend."""
+    module = os.environ.get(ENVIRONMENT_VARIABLE)  # settings.SETTINGS_MODULE is None inside override_settings
+    written: Mapping[str, Any] = getattr(import_module(module), "MAILERS", {}) if module else {}
+    return written
+
+
+def queued_emails(*, to: str | None = None, subject: str | None = None) -> list[Email]:
+    """The records of email that waits to be sent, in the order of their queueing.
+
+    ``to``: one of the recipients. ``subject``: the whole of it.
+    """
+    _check_installed()
+    from ..mail import Email, Status
+
+    waiting = Email.objects.using(router.db_for_write(Email)).filter(status=Status.QUEUED).order_by("pk")
+    return [
+        email
+        for email in waiting
+        if (to is None or any(each["address"] == to for each in email.recipients))
+        and (subject is None or email.subject == subject)
+    ]
+
+
+def assert_queued(count: int = 1, *, to: str | None = None, subject: str | None = None) -> list[Email]:
+    """The same, if there are so many. Raises ``AssertionError``, which tells what is queued, if there are not."""
+    found = queued_emails(to=to, subject=subject)
+    if len(found) != count:
+        lines = [
+            f"  {email.subject!r} to {', '.join(each['address'] for each in email.recipients)}"
+            for email in queued_emails()
+        ]
+        raise AssertionError(
+            "\n".join(
+                [f"{len(found)} such email(s) are queued, not {count}. Queued:", *(lines or ["  none"])]
+            )
+        )
+    return found
+
+
+def deliver(*, raise_errors: bool = True) -> list[EmailMessage]:
+    """Deliver the queued email that is due, and return what came into ``mail.outbox``, in that order.
+
+    Settled as by a worker. With ``raise_errors``, email that was due and has not left raises ``AssertionError``.
+    """
+    _check_installed()
+    from . import drain
+
+    if not hasattr(mail, "outbox"):
+        raise AssertionError(
+            "There is no mail.outbox: deliver() is for tests, which Django's runner or pytest starts."
+        )
+    before = len(mail.outbox)
+    ran = drain(CHANNEL, raise_errors=raise_errors)
+    if raise_errors:
+        _check_left([each.message.get("id") for each in ran])
+    return list(mail.outbox[before:])
+
+
+def _check_left(ids: list[Any]) -> None:
+    from ..mail import Email, Status
+
+    kept = (Status.QUEUED, Status.SENDING, Status.FAILED)
+    for email in Email.objects.using(router.db_for_write(Email)).filter(pk__in=ids, status__in=kept):
+        event = email.events[-1] if email.events else {}
+        why = event.get("why") or event.get("text") or "its mailer cannot be used, or is paused"
+        raise AssertionError(f"{email.subject!r} is {email.status}, not sent: {why}")
+
+
+def advance_mail(seconds: float) -> None:
+    """Move the times that records of email have, where there are any: only with them does a message wait."""
+    by = timedelta(seconds=seconds)
+    for name, fields in _MOVED.items():
+        model: Any = apps.get_model("mailrail_mail", name)
+        model.objects.using(router.db_for_write(model)).update(**{field: F(field) - by for field in fields})
+
+
+def _check_installed() -> None:
+    if not apps.is_installed("mailrail.mail"):
+        raise AssertionError('"mailrail.mail" is not in INSTALLED_APPS, so no email is queued.')

@@ -1,0 +1,112 @@
+"""What a worker does on the side, on a thread of its own, as it may take long: it relays the outbox, reconciles records
+and messages, and looks for channels that nobody serves."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from ..conf import settings
+from ..layers import DurableLayer
+from ..reconciliation import Place, Reconciler, reconcilers, take_turn
+from .connections import close_connections, own_connection, tidy_after
+from .leases import OUTAGES
+from .log import logger
+
+RELAY_EVERY = 1.0
+"""Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
+LOOK_EVERY = 60.0
+"""Seconds between two looks at all channels; the first comes after ``RELAY_EVERY``."""
+LONGEST_WAIT = 5.0
+"""Seconds between two looks while the layer, or the database, cannot be used."""
+
+
+class Upkeep:
+    """Runs beside a worker until ``over`` is set. ``look``: at all channels."""
+
+    def __init__(self, layer: DurableLayer, over: threading.Event, look: Callable[[], None]) -> None:
+        self._layer = layer
+        self._over = over
+        self._look = look
+        self._look_at = time.monotonic() + RELAY_EVERY
+        self._only_looks = False
+        found = reconcilers(layer) if settings.reconcile_every is not None else []
+        self._reconcilers = [(each, Place()) for each in found]
+        self._reconcile_at = time.monotonic() + RELAY_EVERY
+        self._thread = threading.Thread(target=self._run, name="mailrail-upkeep", daemon=True)
+        self._failures = 0
+
+    def start(self, only_look: bool = False) -> None:
+        """``only_look``: leave the outbox and reconciliation to others."""
+        self._only_looks = only_look
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=3)
+
+    def _run(self) -> None:
+        try:
+            while not self._over.wait(self._pause()):
+                self._round()
+        finally:
+            close_connections()
+
+    def _pause(self) -> float:
+        """Seconds until the next look; not in all processes at the same moment."""
+        if self._failures:
+            return min(LONGEST_WAIT, RELAY_EVERY * 2.0 ** min(self._failures, 10)) * random.uniform(0.75, 1)
+        if self._layer.outbox and not self._only_looks:
+            return RELAY_EVERY * random.uniform(0.75, 1)
+        reconcile_at = self._reconcile_at if self._reconcilers and not self._only_looks else float("inf")
+        return max(0.0, min(self._look_at, reconcile_at) - time.monotonic())
+
+    def _round(self) -> None:
+        try:
+            if not self._only_looks:
+                self._move()
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_EVERY
+                with own_connection(self._layer):
+                    self._look()
+                close_connections()  # not needed for a while
+            self._failures = 0
+        except OUTAGES as error:
+            if not self._failures:
+                logger.warning(
+                    "the outbox, reconciliation and the look at all channels have to wait: %s", error
+                )
+            self._failures += 1
+            close_connections()
+        except Exception:
+            logger.exception("what a worker does on the side failed, trying again")
+            self._failures += 1
+        finally:
+            tidy_after()
+
+    def _move(self) -> None:
+        if self._layer.outbox and self._layer.outbox.is_due:
+            self._layer.outbox.relay()
+        if self._reconcilers and time.monotonic() >= self._reconcile_at:
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        every = settings.reconcile_every
+        assert every is not None  # else there are no reconcilers
+        if take_turn(self._layer):
+            for reconciler, place in self._reconcilers:
+                self._run_one(reconciler, place)
+        close_connections()  # not needed for a while
+        self._reconcile_at = time.monotonic() + every
+
+    def _run_one(self, reconciler: Reconciler, place: Place) -> None:
+        """What an app's function raises is its own matter, and keeps nothing else from running."""
+        try:
+            reconciler.run(go_on=lambda: not self._over.is_set(), place=place)
+        except OUTAGES:
+            raise
+        except Exception:
+            logger.exception("%s failed", reconciler.name)

@@ -1,0 +1,252 @@
+"""The part of the contract that people look at a layer by, held against every layer."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from mailrail.layers import DurableLayer, RedisChannelLayer
+from mailrail.layers.looking import EXCERPT
+from mailrail.messages import Listed, Message, error_class
+
+from ..servers import ValkeyServer
+
+LEASE = 15.0
+
+
+def claim(layer: DurableLayer, n: int = 10, channel: str = "work") -> list[Message]:
+    return layer.claim("w1", {channel: n}, LEASE).claims
+
+
+def bury(layer: DurableLayer, error: str, channel: str = "work", **content: Any) -> UUID:
+    layer.enqueue([message := Message(channel, content, priority=100)])
+    [claimed] = claim(layer, 1, channel)
+    assert claimed.id == message.id
+    layer.bury(claimed, error)
+    return message.id
+
+
+def raised(error: BaseException) -> str:
+    try:
+        raise error
+    except BaseException:
+        return traceback.format_exc()
+
+
+def ids(listed: list[Listed]) -> list[UUID]:
+    return [it.id for it in listed]
+
+
+class TestWaiting:
+    def test_each_state_is_listed_soonest_due_first(self, layer: DurableLayer) -> None:
+        running = Message("work", {"n": 1}, priority=9)
+        layer.enqueue([running])
+        [claimed] = claim(layer)
+        later, sooner = Message("work", {}, delay=200.0), Message("work", {}, delay=100.0, priority=5)
+        first, behind = Message("work", {"id": 7}, lane="l", key="k"), Message("other", {}, priority=-3)
+        layer.enqueue([later, sooner, first, behind])
+        both = ["work", "other", "unheard-of"]
+        listed = layer.list_waiting(both, 10)
+        assert ids(listed) == [first.id, behind.id, running.id, sooner.id, later.id]
+        assert [it.state for it in listed] == ["ready", "ready", "claimed", "scheduled", "scheduled"]
+        assert ids(layer.list_waiting(both, 10, state="ready")) == [first.id, behind.id]
+        assert ids(layer.list_waiting(both, 10, state="scheduled")) == [sooner.id, later.id]
+        [running_now] = layer.list_waiting(both, 10, state="claimed")
+        assert (running_now.id, running_now.worker, running_now.attempt, running_now.priority) == (
+            running.id,
+            "w1",
+            1,
+            9,
+        )
+        assert running_now.at == pytest.approx(claimed.claimed_until, abs=0.01)
+        assert (listed[0].channel, listed[0].excerpt, listed[0].lane, listed[0].key) == (
+            "work",
+            '{"id":7}',
+            "l",
+            "k",
+        )
+        assert layer.list_waiting([], 10) == [] == layer.list_waiting(["other"], 10, state="claimed")
+
+    def test_a_lapsed_lease_is_ready(self, layer: DurableLayer) -> None:
+        layer.enqueue([Message("work", {})])
+        claim(layer)
+        layer.shift(LEASE + 1)
+        assert layer.list_waiting(["work"], 10, state="claimed") == []
+        [listed] = layer.list_waiting(["work"], 10, state="ready")
+        assert (listed.state, listed.worker) == ("ready", "w1")
+
+    def test_those_behind_others_of_their_lane_are_listed(self, layer: DurableLayer) -> None:
+        names = sorted((uuid4() for _ in range(6)), reverse=True)
+        layer.enqueue([Message("work", {}, id=id, due=1.0, lane="l") for id in names])
+        assert ids(layer.list_waiting(["work"], 10)) == sorted(names)
+        assert ids(layer.list_waiting(["work"], 10, state="ready")) == sorted(names)
+        assert layer.list_waiting(["work"], 10, state="scheduled") == []
+
+    @pytest.mark.parametrize("state", [None, "ready", "scheduled"])
+    def test_pages_follow_each_other_through_equal_times(self, layer: DurableLayer, state: Any) -> None:
+        seed = random.randrange(2**32)
+        print(f"seed: {seed}")
+        chance = random.Random(seed)
+        due = {"ready": [1.0, 2.0, 3.0], "scheduled": [4e9, 5e9]}
+        times = due[state] if state else [*due["ready"], *due["scheduled"]]
+        messages = [
+            Message(
+                chance.choice("ab"),
+                {},
+                id=UUID(int=chance.getrandbits(128)),
+                due=chance.choice(times),
+                priority=chance.choice([0, 5]),
+                lane=chance.choice([None, None, "l"]),
+            )
+            for _ in range(60)
+        ]
+        layer.enqueue(messages)
+        seen: list[Listed] = []
+        while page := layer.list_waiting(["a", "b"], 7, seen[-1].place if seen else None, state):
+            seen += page
+        assert ids(seen) == [m.id for m in sorted(messages, key=lambda m: (m.due or 0, m.id))]
+
+
+class TestDead:
+    def test_the_last_buried_come_first(self, layer: DurableLayer) -> None:
+        first, second = bury(layer, "one", n=1), bury(layer, "two", "other", n=2)
+        third = bury(layer, "three " * EXCERPT, n=3, text="é" * 20_000)
+        listed = layer.list_dead(["work", "other"], 10)
+        assert ids(listed) == [third, second, first]
+        assert [it.channel for it in listed] == ["work", "other", "work"]
+        assert listed[2].error == "one" and listed[2].excerpt == '{"n":1}' and listed[2].state == "dead"
+        assert len(listed[0].excerpt) <= EXCERPT and listed[0].excerpt.startswith('{"n":3,"text":"éé')
+        assert listed[0].error == ("three " * EXCERPT)[-EXCERPT:] and listed[0].attempt == 1
+        assert ids(layer.list_dead(["other"], 10)) == [second] and layer.list_dead([], 10) == []
+
+    def test_they_are_found_by_what_they_died_of(self, layer: DurableLayer) -> None:
+        values = [bury(layer, raised(ValueError(f"no {n}"))) for n in range(3)]
+        key = bury(layer, raised(KeyError("k")), "other")
+        plain = bury(layer, "lost 3 times")
+        both = ["work", "other"]
+        assert layer.error_classes(both) == ["", "KeyError", "ValueError"]
+        assert layer.error_classes(["other"]) == ["KeyError"] and layer.error_classes([]) == []
+        assert ids(layer.list_dead(both, 10, error_class="ValueError")) == values[::-1]
+        assert ids(layer.list_dead(both, 10, error_class="KeyError")) == [key]
+        assert ids(layer.list_dead(both, 10, error_class="")) == [plain]
+        assert layer.list_dead(both, 10, error_class="TypeError") == []
+        [first, *_] = layer.list_dead(both, 2, error_class="ValueError")
+        assert first.error_class == "ValueError"
+        assert ids(layer.list_dead(both, 10, first.place, "ValueError")) == values[1::-1]
+
+    @pytest.mark.parametrize("verb", ["requeue", "discard"])
+    def test_what_is_gone_is_not_found_by_what_it_died_of(self, layer: DurableLayer, verb: str) -> None:
+        kept, gone = bury(layer, raised(ValueError())), bury(layer, raised(KeyError()))
+        assert getattr(layer, verb)("work", [gone]) == [gone]
+        assert layer.error_classes(["work"]) == ["ValueError"]
+        assert layer.list_dead(["work"], 10, error_class="KeyError") == []
+        assert ids(layer.list_dead(["work"], 10)) == [kept]
+
+    def test_who_died_again_is_found_by_its_last_death(self, layer: DurableLayer) -> None:
+        id = bury(layer, raised(ValueError()))
+        layer.enqueue([Message("work", {}, id=id)])
+        layer.bury(claim(layer)[0], raised(KeyError("x")))
+        assert layer.error_classes(["work"]) == ["KeyError"]
+        assert layer.list_dead(["work"], 10, error_class="ValueError") == []
+        assert ids(layer.list_dead(["work"], 10, error_class="KeyError")) == [id]
+
+    @pytest.mark.parametrize("kind", [None, "ValueError"])
+    def test_pages_follow_each_other_through_equal_times(self, layer: DurableLayer, kind: Any) -> None:
+        layer.enqueue([Message("work", {"n": n}) for n in range(20)])
+        for claimed in claim(layer, 20):
+            layer.bury(claimed, raised(ValueError()))
+        seen: list[Listed] = []
+        while page := layer.list_dead(["work"], 7, seen[-1].place if seen else None, kind):
+            seen += page
+        assert len(set(ids(seen))) == len(seen) == 20
+        assert seen == sorted(seen, key=lambda it: it.place, reverse=True)
+
+
+class TestFinding:
+    def test_a_message_is_found_while_it_waits_or_is_claimed(self, layer: DurableLayer) -> None:
+        waiting = Message("work", {"x": "y" * 5000}, headers={"a": 1}, delay=100.0, lane="l")
+        held = Message("work", {}, lane="l")
+        running = Message("work", {})
+        layer.enqueue([waiting, held, running])
+        [claimed] = claim(layer)
+        found = layer.find("work", waiting.id)
+        assert found and (found.content, found.headers, found.token) == (waiting.content, {"a": 1}, None)
+        assert layer.find("work", held.id) is not None
+        assert layer.find("work", running.id) == claimed
+        assert layer.find("other", running.id) is None is layer.find("work", uuid4())
+        layer.finish([claimed])
+        assert layer.find("work", running.id) is None
+
+    def test_a_dead_message_is_found(self, layer: DurableLayer) -> None:
+        id = bury(layer, "boom " * 1000, n=1)
+        dead = layer.find_dead("work", id)
+        assert dead and dead == layer.dead("work")[0] and dead.error == "boom " * 1000
+        assert layer.find("work", id) is None is layer.find_dead("other", id)
+        layer.requeue("work", [id])
+        assert layer.find_dead("work", id) is None and layer.find("work", id) is not None
+
+    def test_channels_are_those_that_hold_something_or_are_paused(self, layer: DurableLayer) -> None:
+        assert layer.list_channels() == []
+        layer.enqueue([Message("b", {}), Message("a", {}, delay=100.0), Message("c", {}, lane="l")])
+        claim(layer, channel="b")
+        bury(layer, "boom", "dead")
+        layer.pause("paused")
+        assert layer.list_channels() == ["a", "b", "c", "dead", "paused"]
+
+
+def test_of_what_is_encrypted_lists_show_what_is_short(valkey: ValkeyServer) -> None:
+    layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["a key"])
+    short, long = Message("work", {"id": 7}), Message("work", {"id": 7, "text": "x" * EXCERPT})
+    layer.enqueue([short, long])
+    listed = {it.id: it.excerpt for it in layer.list_waiting(["work"], 10)}
+    assert listed == {short.id: '{"id":7}', long.id: ""}
+    found = layer.find("work", long.id)
+    assert found and found.content == long.content
+    id = bury(layer, raised(ValueError("x" * EXCERPT)))
+    [dead] = layer.list_dead(["work"], 10, error_class="ValueError")
+    assert (dead.id, dead.error_class, dead.error) == (id, "ValueError", "")
+
+
+class TestErrorClass:
+    def test_it_is_that_of_the_last_exception(self) -> None:
+        class Broken(Exception):
+            pass
+
+        assert error_class(raised(ValueError("x"))) == "ValueError"
+        assert error_class(raised(ValueError())) == "ValueError"
+        assert error_class(raised(Broken("x"))).endswith("<locals>.Broken")
+        assert error_class(raised(KeyError("KeyError: no\nTypeError: neither\n  File"))) == "KeyError"
+        noted = OSError("first\nsecond: line")
+        noted.add_note("Note: this")
+        assert error_class(raised(noted)) == "OSError"
+        try:
+            try:
+                raise KeyError("cause")
+            except KeyError as cause:
+                raise RuntimeError("effect") from cause
+        except RuntimeError:
+            assert error_class(traceback.format_exc()) == "RuntimeError"
+        group = ExceptionGroup("many", [ValueError("a"), KeyError("b")])
+        assert error_class(raised(group)) == "ExceptionGroup"
+        with pytest.raises(SyntaxError) as wrong:
+            compile("a b", "x", "exec")
+        assert error_class("".join(traceback.format_exception(wrong.value))) == "SyntaxError"
+
+    def test_of_a_traceback_without_its_beginning_too(self) -> None:
+        def deeper(n: int) -> None:
+            if n == 0:
+                raise LookupError("x")
+            deeper(n - 1)
+
+        with pytest.raises(LookupError) as wrong:
+            deeper(5)
+        text = "".join(traceback.format_exception(wrong.value))
+        assert error_class("…" + text[200:]) == "LookupError"
+
+    @pytest.mark.parametrize("text", ["", "lost 3 times", "ValueError: told, not raised", "a\nb: c\n"])
+    def test_what_is_no_traceback_has_none(self, text: str) -> None:
+        assert error_class(text) == ""

@@ -1,0 +1,119 @@
+"""A project that queues its email, in either of the ways Django has for saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import django
+import pytest
+from django.core.mail import EmailMessage
+
+from mailrail.layers import get_layer
+from mailrail.mail import paces
+from mailrail.mail.smtp import close_pools
+from mailrail.routing import Routing
+from mailrail.worker import Worker
+
+BACKEND = "mailrail.mail.backend.EmailBackend"
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+MAILER = "out" if django.VERSION >= (6, 1) else "default"
+"""What settings call the mailer that delivers."""
+
+
+def messages(count: int, domain: str = "example.com") -> list[EmailMessage]:
+    return [
+        EmailMessage(f"Number {n}", "A body.\n", "me@example.com", [f"to{n}@{domain}"]) for n in range(count)
+    ]
+
+
+def work() -> None:
+    """One worker, in batches as in production, until nothing is due."""
+    Worker(get_layer(), Routing.of_layer(), ["mailrail.mail"], drain=True).run()
+
+
+@pytest.fixture
+def fresh_connections() -> Iterator[None]:
+    """None is kept for another test's server."""
+    yield
+    close_pools()
+
+
+@pytest.fixture
+def queueing(settings: Any) -> Callable[..., None]:
+    """``queueing(port)``: from now on email is queued, and delivered to that port by Django's SMTP backend.
+
+    Port 0 is for backends that have none.
+    """
+
+    def configure(port: int, delivering: str = SMTP, **options: Any) -> None:
+        if django.VERSION >= (6, 1):
+            own = {"host": "127.0.0.1", "port": port, **options} if port else options
+            settings.MAILERS = {
+                "default": {"BACKEND": BACKEND, "OPTIONS": {"deliver_with": "out"}},
+                "out": {"BACKEND": delivering, "OPTIONS": own},
+            }
+        else:
+            settings.EMAIL_BACKEND = BACKEND
+            settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
+            for name, value in options.items():
+                setattr(settings, f"EMAIL_{name.upper()}", value)
+            settings.MAILRAIL = {**settings.MAILRAIL, "DELIVER_WITH": delivering}
+
+    return configure
+
+
+@pytest.fixture
+def policy(settings: Any) -> Callable[..., None]:
+    """``policy(RATE="10/s")``: of the mailer that delivers."""
+
+    def configure(alias: str = MAILER, **said: Any) -> None:
+        others = settings.MAILRAIL.get("MAILERS", {})
+        settings.MAILRAIL = {**settings.MAILRAIL, "MAILERS": {**others, alias: said}}
+
+    return configure
+
+
+@pytest.fixture
+def second(settings: Any, policy: Callable[..., None]) -> Callable[..., None]:
+    """``second("backup", port)``: one more mailer, with a policy of its own."""
+
+    def configure(alias: str, port: int, backend: str = SMTP, **said: Any) -> None:
+        options: dict[str, Any] = {"host": "127.0.0.1", "port": port} if backend == SMTP else {}
+        if django.VERSION >= (6, 1):
+            settings.MAILERS = {**settings.MAILERS, alias: {"BACKEND": backend, "OPTIONS": options}}
+            policy(alias, **said)
+        else:
+            if backend == SMTP:  # what is not said is taken from EMAIL_HOST_USER and its like
+                options |= {"username": "", "password": ""}
+            policy(alias, BACKEND=backend, OPTIONS=options, **said)
+
+    return configure
+
+
+@pytest.fixture(autouse=True)
+def _no_beliefs() -> None:
+    """What this process has read of another test's paces."""
+    paces.forget()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("default", id="sqlite", marks=pytest.mark.django_db(transaction=True)),
+        pytest.param(
+            "postgres",
+            id="postgres",
+            marks=pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
+        ),
+    ]
+)
+def on(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Records of email and their messages are on this database; users of the admin are on the default one."""
+    alias: str = request.param
+    if alias != "default":
+        monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", alias)
+        settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": alias}}
+    }
+    return alias

@@ -1,0 +1,441 @@
+"""The admin of email: what it shows, to whom, and what it lets people decide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from email import message_from_bytes
+from email.mime.image import MIMEImage
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.db import connections
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from mailrail import key_lists, mail
+from mailrail.mail import Email, Status
+from mailrail.mail.ledger import write
+from mailrail.mail.models import MailerState, Suppression
+from mailrail.mail.outages import pause
+from mailrail.mail.outcomes import fail
+from mailrail.mail.suppressions import disguise, disguised
+from mailrail.testing import sent
+
+LIST = "/admin/mailrail_mail/email/"
+EVIL = "<script>alert(1)</script>"
+PNG = b"\x89PNG\r\n\x1a\n-not-really"
+
+
+@pytest.fixture(autouse=True)
+def queues(queueing: Callable[..., None], on: str) -> None:
+    queueing(1)
+
+
+@pytest.fixture
+def staff(admin_client: Client) -> Client:
+    return admin_client
+
+
+def message(subject: str = "Hello", *to: str, **options: Any) -> EmailMessage:
+    return EmailMessage(subject, "A body.\n", "me@example.com", to or ["you@example.com"], **options)
+
+
+def page(email: Email, name: str = "change") -> str:
+    return reverse(f"admin:mailrail_mail_email_{name}", args=(email.pk,))
+
+
+def ended(email: Email, why: str = "nobody there") -> Email:
+    """Failed, as a worker notes it."""
+    write([fail(email, timezone.now(), why, "out")], (), email._state.db or "default")
+    return Email.objects.get(pk=email.pk)
+
+
+def colleague(client: Client, *permissions: str) -> Client:
+    user = User.objects.create_user("colleague", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+    return client
+
+
+def subjects(response: Any) -> list[str]:
+    return [email.subject for email in response.context["cl"].result_list]
+
+
+# -- the list ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_shows_what_there_is_newest_first_and_counts_nothing(
+    staff: Client, on: str, django_assert_max_num_queries: Any
+) -> None:
+    mail.queue_many([message("First"), message(EVIL, "a@example.com", "b@example.com")])
+    with django_assert_max_num_queries(4, connection=connections[on]) as asked:
+        response = staff.get(LIST)
+    assert subjects(response) == [EVIL, "First"]
+    assert EVIL not in response.text and "a@example.com (+1)" in response.text and "queued" in response.text
+    assert not [query for query in asked.captured_queries if "COUNT(" in query["sql"].upper()]
+
+
+def test_pages_follow_by_key(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mailrail.mail.admin import EmailAdmin
+
+    monkeypatch.setattr(EmailAdmin, "list_per_page", 2)
+    mail.queue_many([message(str(n)) for n in range(5)])
+    seen, url = [], LIST
+    while True:
+        response = staff.get(url)
+        seen.append(subjects(response))
+        if response.context["cl"].next_page is None:
+            break
+        url = LIST + response.context["cl"].next_page
+    assert seen == [["4", "3"], ["2", "1"], ["0"]]
+    assert subjects(staff.get(LIST + response.context["cl"].first_page)) == ["4", "3"]
+    assert subjects(staff.get(LIST, {"behind": "nonsense", "o": "1", "p": "7", "all": ""})) == ["4", "3"]
+
+
+def test_filters(staff: Client) -> None:
+    about = User.objects.get()
+    mail.queue(message("tagged"), tags=["receipt", 'ünï"code'], about=about)
+    mail.queue(message("other"), tags=["receipts"])
+    ended(mail.queue(message("failed")))
+    paused = mail.queue(message("elsewhere"))
+    Email.objects.filter(pk=paused.pk).update(mailer="bulk")
+    MailerState.objects.create(mailer="bulk", paused_by="person")
+    found = {
+        "tagged": [{"tag": "receipt"}, {"tag": 'ünï"code'}, {"about": f"auth.user:{about.pk}"}],
+        "failed": [{"status": "failed"}],
+        "elsewhere": [{"mailer": "bulk"}],
+    }
+    for subject, queries in found.items():
+        for query in queries:
+            assert subjects(staff.get(LIST, query)) == [subject], query
+    assert subjects(staff.get(LIST, {"status": "failed", "tag": "receipt"})) == []
+    assert subjects(staff.get(LIST, {"about": "auth.user:0"})) == []
+
+
+def test_an_email_is_found_by_its_names_and_by_a_part_of_what_people_see(staff: Client) -> None:
+    mail.queue_many([message("Nothing of it")])
+    email = ended(mail.queue(message("Your Größe", "Jo Doe <jo%_doe@example.com>"), key="receipt-7"))
+    id, key, bare = str(email.pk), "receipt-7", email.message_id.strip("<>")
+    for term in (id, key, email.message_id, bare, "größe"[2:], "jo%_DOE@", "jo doe", bare[3:]):
+        assert subjects(staff.get(LIST, {"q": term})) == ["Your Größe"], term
+    assert subjects(staff.get(LIST, {"q": "jo__doe@"})) == []
+    assert subjects(staff.get(LIST, {"q": "nobody\x00"})) in ([], ["Your Größe", "Nothing of it"])
+
+
+def test_a_search_goes_on_where_its_window_ended(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_lists, "WINDOW", 10)
+    mail.queue_many([message("The needle"), *(message(f"Hay {n}") for n in range(25))])
+    looks, url = [], LIST + "?q=needle"
+    while True:
+        response = staff.get(url)
+        looks.append(subjects(response))
+        if response.context["cl"].next_page is None:
+            break
+        assert "Searched back to" in response.text
+        url = LIST + response.context["cl"].next_page
+    assert looks == [[], [], ["The needle"]]
+    assert subjects(staff.get(LIST, {"q": "Hay 24"})) == ["Hay 24"]
+    assert subjects(staff.get(LIST, {"q": "needle", "status": "failed"})) == []
+
+
+# -- one email --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rich() -> Email:
+    rich = EmailMultiAlternatives(
+        EVIL, f"Plain {EVIL}\n", "me@example.com", ["Ann <ann@example.com>"], bcc=["b@c.de"]
+    )
+    html = (
+        '<!DOCTYPE html><img src="cid:logo"><img src="cid:none"><img src="https://tracker.example/x.png">'
+        f"<b>Hello</b>{EVIL}"
+    )
+    rich.attach_alternative(html, "text/html")
+    logo = MIMEImage(PNG, "png")
+    logo["Content-ID"] = "<logo>"
+    rich.attachments.append(logo)
+    rich.attach("../../evil\r\n\u202egpj.exe".replace("\r\n", ""), b"MZ" * 30_000, "application/x-msdownload")
+    rich.attach("größe.txt", "Größe", "text/plain")
+    return mail.queue(rich)
+
+
+def test_the_page_of_an_email_tells_everything_and_runs_nothing(staff: Client, rich: Email) -> None:
+    email = ended(rich, f"550 {EVIL}")
+    text = staff.get(page(email)).text
+    assert EVIL not in text
+    for shown in (
+        "ann@example.com",
+        "b@c.de",
+        "failed",
+        "550 &lt;script&gt;",
+        email.message_id.strip("<>"),
+        "größe.txt",
+    ):
+        assert shown in text, shown
+    [frame] = re.findall(r"<iframe[^>]*>", text)
+    assert 'sandbox=""' in frame and page(email, "preview") in frame
+    headers = dict(staff.get(page(email)).context["contents"].headers)
+    assert headers["To"] == "Ann <ann@example.com>" and headers["Subject"] == EVIL and "Bcc" not in headers
+
+
+def test_the_preview_shows_the_emails_own_images_and_may_do_nothing(staff: Client, rich: Email) -> None:
+    response = staff.get(page(rich, "preview"))
+    policy = {rule.split()[0]: rule.split()[1:] for rule in response["Content-Security-Policy"].split("; ")}
+    assert policy["default-src"] == ["'none'"] and policy["img-src"] == ["data:"] and policy["sandbox"] == []
+    assert policy.keys() == {
+        "default-src",
+        "img-src",
+        "style-src",
+        "base-uri",
+        "form-action",
+        "frame-ancestors",
+        "sandbox",
+    }
+    assert response["X-Frame-Options"] == "SAMEORIGIN" and response["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in response["Cache-Control"]
+    assert response.text.startswith(
+        '<!DOCTYPE html><base target="_blank"><img src="data:image/png;base64,iVBOR'
+    )
+    assert '"cid:none"' in response.text
+    plain = staff.get(page(rich, "preview"), {"text": ""}).text
+    assert EVIL not in plain and "Plain &lt;script&gt;" in plain
+
+
+def test_the_source_is_what_is_sent(staff: Client, rich: Email) -> None:
+    response = staff.get(page(rich, "source"))
+    assert response["Content-Type"] == "message/rfc822" and response["X-Content-Type-Options"] == "nosniff"
+    assert response["Content-Disposition"] == f'attachment; filename="{rich.pk}.eml"'
+    parsed = message_from_bytes(response.content)
+    assert parsed["Message-ID"] == rich.message_id and parsed["Bcc"] is None
+    assert response.content.count(b"Content-Disposition: attachment") == 2
+
+
+def test_attachments_are_downloaded_under_harmless_names(staff: Client, rich: Email) -> None:
+    contents = staff.get(page(rich)).context["contents"]
+    got = {}
+    for part in contents.attachments:
+        response = staff.get(reverse("admin:mailrail_mail_email_part", args=(rich.pk, part.number)))
+        assert response["Content-Type"] == "application/octet-stream"
+        assert (
+            response["X-Content-Type-Options"] == "nosniff"
+            and "sandbox" in response["Content-Security-Policy"]
+        )
+        got[response["Content-Disposition"]] = response.content.rstrip()
+    assert got == {
+        f'attachment; filename="part-{contents.attachments[0].number}"': PNG,
+        'attachment; filename="_.._evil_gpj.exe"': b"MZ" * 30_000,
+        "attachment; filename*=utf-8''gr%C3%B6%C3%9Fe.txt": "Größe".encode(),
+    }
+    assert staff.get(reverse("admin:mailrail_mail_email_part", args=(rich.pk, 99))).status_code == 404
+
+
+def test_a_large_email_is_read_on_demand(staff: Client) -> None:
+    big = message()
+    big.attach("big.bin", b"\0" * 2_000_000, "application/octet-stream")
+    email = mail.queue(big)
+    assert staff.get(page(email)).context["contents"] is None
+    assert "big.bin" in staff.get(page(email), {"contents": ""}).text
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"v": 99, "kind": "message"}, {"v": 1, "kind": "finished", "data": "00"}, []]
+)
+def test_what_cannot_be_read_is_said(staff: Client, content: Any) -> None:
+    email = mail.queue(message())
+    Email.objects.filter(pk=email.pk).update(
+        content=content, events=["x", {"at": 7}], recipients=[3, {"at": "x"}]
+    )
+    assert "It cannot be read" in staff.get(page(email)).text
+    assert staff.get(page(email, "preview")).status_code == 404
+    assert subjects(staff.get(LIST)) == ["Hello"]
+
+
+# -- permissions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["change", "preview", "source"])
+def test_who_may_not_view_sees_nothing(client: Client, name: str) -> None:
+    email = mail.queue(message())
+    assert client.get(page(email, name)).status_code == 302  # to log in
+    colleague(client, "resend_email", "delete_email")
+    assert client.get(page(email, name)).status_code == 403
+    assert client.get(LIST).status_code == 403
+    assert client.get(reverse("admin:mailrail_mail_email_part", args=(email.pk, 0))).status_code == 403
+
+
+@pytest.mark.parametrize("decision", ["resend", "cancel", "hold", "release"])
+def test_each_decision_needs_its_permission_and_a_post(client: Client, decision: str) -> None:
+    email = mail.queue(message())
+    colleague(client, "view_email", *({"resend_email", "cancel_email", "hold_email"} - {f"{decision}_email"}))
+    if decision == "release":
+        User.objects.get().user_permissions.remove(Permission.objects.get(codename="hold_email"))
+    assert client.get(page(email, "decide")).status_code == 405
+    assert client.post(page(email, "decide"), {"decision": decision}).status_code == 403
+    assert f'value="{decision}"' not in client.get(LIST).text
+    client.post(LIST, {"action": decision, "_selected_action": [str(email.pk)]})
+    assert Email.objects.get().status == Status.QUEUED
+
+
+def test_nobody_makes_or_changes_emails(staff: Client) -> None:
+    email = mail.queue(message())
+    assert staff.get(LIST + "add/").status_code == 403
+    assert staff.post(page(email), {"subject": "Changed"}).status_code == 403
+    assert Email.objects.get().subject == "Hello"
+
+
+def test_a_post_from_another_site_decides_nothing(admin_user: User) -> None:
+    email = mail.queue(message())
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    assert client.post(page(email, "decide"), {"decision": "cancel"}).status_code == 403
+    assert (
+        client.post("/admin/mailrail_mail/mailerstate/switch/", {"mailer": "", "what": "pause"}).status_code
+        == 403
+    )
+    assert Email.objects.get().status == Status.QUEUED
+
+
+# -- decisions --------------------------------------------------------------------------------------------------------
+
+
+def test_buttons_decide_and_say_what_was_done(staff: Client) -> None:
+    email = mail.queue(message("Dear Ann"))
+    for decision, status in (
+        ("hold", "held"),
+        ("release", "queued"),
+        ("cancel", "cancelled"),
+        ("resend", "queued"),
+    ):
+        assert f'value="{decision}"' in staff.get(page(email)).text
+        response = staff.post(page(email, "decide"), {"decision": decision}, follow=True)
+        assert Email.objects.get().status == status
+        assert "1 email." in response.text
+    assert LogEntry.objects.count() == 4
+    assert not LogEntry.objects.filter(object_repr__contains="Ann").exists()
+    assert len(sent("mailrail.mail")) >= 2
+    response = staff.post(page(email, "decide"), {"decision": "release"}, follow=True)
+    assert "Refused for 1 email: it waits to be sent already." in response.text
+    assert staff.post(page(email, "decide"), {"decision": "burn"}).status_code == 404
+
+
+def test_actions_decide_for_those_selected(staff: Client) -> None:
+    emails = mail.queue_many([message(), message(), message()])
+    mail.hold(emails[1])
+    chosen = [str(email.pk) for email in emails[:2]]
+    response = staff.post(LIST, {"action": "hold", "_selected_action": chosen}, follow=True)
+    assert (
+        "Hold: 1 email." in response.text and "Refused for 1 email: it is held: release it." in response.text
+    )
+    assert [email.status for email in Email.objects.order_by("pk")] == ["held", "held", "queued"]
+    response = staff.post(
+        LIST, {"action": "cancel", "_selected_action": chosen, "select_across": "1"}, follow=True
+    )
+    assert "Select rows of this page." in response.text
+    assert not Email.objects.filter(status=Status.CANCELLED).exists()
+
+
+def test_what_is_queued_cannot_be_deleted(staff: Client) -> None:
+    email = mail.queue(message())
+    assert "cancel it first" in staff.get(page(email)).text
+    assert staff.post(page(email, "delete"), {"post": "yes"}).status_code == 403
+    chosen = {"action": "delete_selected", "_selected_action": [str(email.pk)]}
+    assert "cancel it first" in staff.post(LIST, chosen).text
+    staff.post(LIST, {**chosen, "post": "yes"})
+    assert Email.objects.exists()
+    mail.cancel(email)
+    assert staff.get(page(email, "delete")).status_code == 200
+    assert staff.post(page(email, "delete"), {"post": "yes"}).status_code == 302
+    assert not Email.objects.exists()
+    assert [entry.object_repr for entry in LogEntry.objects.all()] == [str(email.pk)]
+
+
+def test_ended_emails_are_deleted_from_the_list(staff: Client) -> None:
+    emails = mail.queue_many([message(), message()])
+    mail.cancel(emails)
+    chosen = [str(email.pk) for email in emails]
+    assert (
+        staff.post(LIST, {"action": "delete_selected", "_selected_action": chosen, "post": "yes"}).status_code
+        == 302
+    )
+    assert not Email.objects.exists()
+
+
+def test_deleting_needs_djangos_permission(client: Client) -> None:
+    email = mail.queue(message())
+    mail.cancel(email)
+    colleague(client, "view_email")
+    assert client.post(page(email, "delete"), {"post": "yes"}).status_code == 403
+    assert Email.objects.exists()
+
+
+# -- mailers and suppressed addresses ---------------------------------------------------------------------------------
+
+MAILERS = "/admin/mailrail_mail/mailerstate/"
+
+
+def test_a_mailer_is_paused_and_resumed(staff: Client, on: str) -> None:
+    from mailrail.mail.mailers import delivering
+
+    [mailer] = delivering()
+    assert "works" in staff.get(MAILERS).text
+    asked = {"mailer": mailer, "what": "pause", "reason": EVIL}
+    assert "is paused" in staff.post(MAILERS + "switch/", asked, follow=True).text
+    state = MailerState.objects.get()
+    assert (state.mailer, state.paused_by, state.reason) == (mailer, "person", EVIL)
+    text = staff.get(MAILERS).text
+    assert EVIL not in text and "paused; its email waits" in text
+    staff.post(MAILERS + "switch/", {"mailer": mailer, "what": "resume"})
+    assert not MailerState.objects.exists()
+    assert staff.post(MAILERS + "switch/", {"mailer": "nowhere", "what": "pause"}).status_code == 404
+    assert staff.get(MAILERS + "switch/").status_code == 405
+
+
+def test_pausing_needs_its_permission(client: Client, on: str) -> None:
+    pause("", on, "because")
+    colleague(client, "view_mailerstate", "delete_mailerstate", "change_mailerstate")
+    assert client.post(MAILERS + "switch/", {"mailer": "", "what": "resume"}).status_code == 403
+    assert "because" in client.get(MAILERS).text and "Resume" not in client.get(MAILERS).text
+    assert MailerState.objects.exists()
+
+
+SUPPRESSIONS = "/admin/mailrail_mail/suppression/"
+
+
+def test_addresses_are_found_taken_off_the_list_and_put_on_it(staff: Client, on: str) -> None:
+    for address in ("ann@example.com", "bob@example.com", "gone@example.com"):
+        Suppression.objects.create(address=address)
+    disguise("gone@example.com", on)
+
+    def found(term: str) -> list[str]:
+        return [row.pk for row in staff.get(SUPPRESSIONS, {"q": term}).context["cl"].result_list]
+
+    assert found("") == ["ann@example.com", "bob@example.com", disguised("gone@example.com")]
+    assert found("ANN@") == ["ann@example.com"] and found("nobody") == []
+    assert found("Gone@example.com") == [disguised("gone@example.com")]
+    assert staff.get(SUPPRESSIONS + "ann_40example.com/delete/").status_code == 200
+    assert Suppression.objects.count() == 3
+    staff.post(SUPPRESSIONS + "ann_40example.com/delete/", {"post": "yes"})
+    assert found("ann") == []
+    added = {"address": "Cy <CY@example.com>", "reason": "asked", "note": ""}
+    assert staff.post(SUPPRESSIONS + "add/", added).status_code == 302
+    assert found("cy") == ["cy@example.com"]
+    assert staff.post(SUPPRESSIONS + "add/", {**added, "address": "nothing"}).status_code == 200
+
+
+def test_taking_an_address_off_the_list_needs_djangos_permission(client: Client) -> None:
+    Suppression.objects.create(address="ann@example.com")
+    colleague(client, "view_suppression")
+    assert client.post(SUPPRESSIONS + "ann_40example.com/delete/", {"post": "yes"}).status_code == 403
+    assert Suppression.objects.exists()
+
+
+def test_ids_of_other_hands_do_no_harm(staff: Client) -> None:
+    assert staff.get(f"{LIST}{UUID(int=1)}/preview/").status_code == 404
+    assert staff.get(f"{LIST}nonsense/source/").status_code == 404
+    assert staff.get(f"{LIST}nonsense/change/").status_code == 302

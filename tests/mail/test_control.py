@@ -1,0 +1,243 @@
+"""What people may decide about queued email, and who wins when a worker is at it, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import User
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from mailrail import mail
+from mailrail.mail import Email, Status
+from mailrail.mail.delivery import Delivery
+from mailrail.mail.ledger import write
+from mailrail.mail.outcomes import fail
+from mailrail.testing import advance, drain, sent
+from mailrail.worker import IncomingMessage
+
+from ..smtp_server import Fault, ScriptedServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Queueing = Callable[..., None]
+
+
+def message(subject: str = "Hello", *to: str) -> EmailMessage:
+    return EmailMessage(subject, "A body.\n", "me@example.com", to or ["you@example.com"])
+
+
+def status_of(email: Email) -> str:
+    return Email.objects.get(pk=email.pk).status
+
+
+def test_a_cancelled_email_is_never_sent(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        email = mail.queue(message())
+        assert mail.cancel(email) == mail.Changed([email.pk])
+        drain("mailrail.mail")
+        assert server.connections == 0
+    assert status_of(email) == Status.CANCELLED and sent("mailrail.mail") == []
+
+
+def test_one_that_is_being_sent_or_is_sent_cannot_be_cancelled(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        email = mail.queue(message())
+        write((), [email], "default")
+        assert mail.cancel(email.pk).refused == {email.pk: "it is being sent just now"}
+        advance(60)
+        drain("mailrail.mail")
+        advance(60)
+        drain("mailrail.mail")
+        assert mail.cancel(str(email.pk)).refused == {email.pk: "it is sent"}
+        assert len(server.mails) == 1
+
+
+def test_a_held_email_waits_until_it_is_released(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        email = mail.queue(message())
+        assert mail.hold([email]).done == [email.pk]
+        drain("mailrail.mail")
+        assert (server.connections, status_of(email)) == (0, Status.HELD)
+        assert mail.release([email]).done == [email.pk]
+        assert mail.release([email]).refused == {email.pk: "it waits to be sent already"}
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+    assert status_of(email) == Status.SENT
+
+
+def test_what_was_held_for_longer_than_its_lifetime_is_tried_for_all_of_it(queueing: Queueing) -> None:
+    with ScriptedServer([Fault("RCPT", "450 4.2.1 greylisted")]) as server:
+        queueing(server.port)
+        emails = mail.queue_many([message(), message()])
+        mail.hold(emails)
+        advance(4 * 86400)
+        assert len(mail.release(emails).done) == 2
+        drain("mailrail.mail")
+        assert sorted(Email.objects.values_list("status", flat=True)) == [Status.QUEUED, Status.SENT]
+        advance(120)
+        drain("mailrail.mail")
+        assert len(server.mails) == 2
+
+
+def test_a_release_does_not_hasten_what_is_for_later(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        email = mail.queue(message(), send_at=3600)
+        mail.hold(email)
+        mail.release(email)
+        drain("mailrail.mail")
+        assert not server.mails
+        advance(3600)
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+
+
+def test_to_resend_a_failed_one_goes_to_those_who_do_not_have_it(queueing: Queueing) -> None:
+    with ScriptedServer(refused={"b@example.com": "550 5.7.1 no"}) as server:
+        queueing(server.port)
+        email = mail.queue(message("Hello", "a@example.com", "b@example.com"))
+        drain("mailrail.mail")
+        server._refused.clear()
+        assert mail.resend(email) == mail.Changed([email.pk])
+        drain("mailrail.mail")
+        assert [each.recipients for each in server.mails] == [("a@example.com",), ("b@example.com",)]
+        assert all(email.message_id.encode() in each.content for each in server.mails)
+    assert Email.objects.get().status == Status.SENT
+
+
+def test_to_resend_a_sent_one_makes_a_copy(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        big = message()
+        big.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
+        email = mail.queue(big, key="once")
+        drain("mailrail.mail")
+        [copied] = mail.resend(email).copies.values()
+        drain("mailrail.mail")
+        assert len(server.mails) == 2
+    first, second = Email.objects.get(pk=email.pk), Email.objects.get(pk=copied)
+    assert first.message_id != second.message_id and second.key is None
+    assert first.events[-1]["why"] == str(copied) and second.events[0]["why"] == str(email.pk)
+    assert (first.attempts, second.attempts, second.status) == (1, 1, Status.SENT)
+
+
+def test_what_is_open_cannot_be_sent_again(queueing: Queueing) -> None:
+    queueing(1)
+    email = mail.queue(message())
+    assert mail.resend(email).refused == {email.pk: "it waits to be sent already"}
+    assert mail.resend(mail.Email().pk).done == []
+
+
+def test_an_email_cancelled_between_its_loading_and_its_dot_does_not_leave(
+    queueing: Queueing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mailrail.mail import delivery
+    from mailrail.mail.load import load_messages
+
+    load = load_messages
+
+    def load_and_cancel(emails: Sequence[Email], using: str) -> Any:
+        loaded = load(emails, using)
+        first, second, _ = sorted(emails, key=lambda email: email.pk)
+        assert mail.cancel(first).done and mail.hold(second).done
+        return loaded
+
+    with ScriptedServer() as server:
+        queueing(server.port)
+        emails = mail.queue_many([message("One"), message("Two"), message("Three")])
+        monkeypatch.setattr(delivery, "load_messages", load_and_cancel)
+        messages = [IncomingMessage(each) for each in sent("mailrail.mail")]
+        Delivery(messages).run()
+        assert [b"Subject: Three" in each.content for each in server.mails] == [True]
+    assert [status_of(email) for email in emails] == [Status.CANCELLED, Status.HELD, Status.SENT]
+    kinds = {message["id"]: message.outcome and message.outcome.kind for message in messages}
+    assert [kinds[str(email.pk)] for email in emails] == ["released", "released", "finished"]
+
+
+def test_of_two_workers_with_the_same_email_one_sends_it(queueing: Queueing) -> None:
+    queueing(1)
+    id = mail.queue(message()).pk
+    first, second = Email.objects.get(pk=id), Email.objects.get(pk=id)
+    assert write((), [first], "default").permitted == {id}
+    assert write((), [second], "default").permitted == set()
+    assert write([fail(second, timezone.now(), "late")], (), "default").noted == set()
+    assert status_of(first) == Status.SENDING
+
+
+def test_an_outcome_does_not_overwrite_a_later_decision(queueing: Queueing) -> None:
+    queueing(1)
+    email = mail.queue(message())
+    loaded = Email.objects.get()
+    mail.cancel(email)
+    assert write([fail(loaded, timezone.now(), "late")], (), "default").noted == set()
+    assert status_of(email) == Status.CANCELLED
+
+
+def test_a_decision_that_is_rolled_back_was_never_taken(queueing: Queueing) -> None:
+    from django.db import transaction
+
+    queueing(1)
+    email = mail.queue(message())
+    with transaction.atomic():
+        mail.cancel(email)
+        transaction.set_rollback(True)
+    assert status_of(email) == Status.QUEUED
+
+
+def test_the_async_twins(queueing: Queueing) -> None:
+    queueing(1)
+
+    async def all_of_them() -> list[mail.Changed]:
+        email = await mail.aqueue(message())
+        await mail.aqueue_many([message()])
+        return [
+            await mail.ahold(email),
+            await mail.arelease(email),
+            await mail.acancel(email),
+            await mail.aresend(email),
+        ]
+
+    assert all(changed.done for changed in async_to_sync(all_of_them)())
+    assert Email.objects.count() == 2
+
+
+def test_a_key_stands_for_one_email(queueing: Queueing) -> None:
+    queueing(1)
+    first = mail.queue(message(), key="receipt-1")
+    assert mail.queue(message(), key="receipt-1").pk == first.pk
+    with pytest.raises(mail.KeyConflict, match="receipt-1"):
+        mail.queue(message("Another"), key="receipt-1")
+    assert Email.objects.count() == len(sent("mailrail.mail")) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"send_at": timezone.now().replace(tzinfo=None)},
+        {"send_at": "tomorrow"},
+        {"send_at": float("inf")},
+        {"expires_at": timedelta(seconds=-1)},
+        {"priority": 101},
+        {"key": ""},
+        {"tags": "one"},
+        {"about": User(username="unsaved")},
+        {"mailer": "nowhere"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_wrong_options_are_refused_by_name(queueing: Queueing, options: dict[str, Any]) -> None:
+    queueing(1)
+    if "mailer" in options:
+        pytest.importorskip("django", minversion="6.1")
+    with pytest.raises(Exception, match=next(iter(options))) as caught:
+        mail.queue(message(), **options)
+    assert isinstance(caught.value, (TypeError, ValueError, mail.CannotQueue)) or "mailer" in options
+    assert not Email.objects.exists()

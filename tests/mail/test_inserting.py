@@ -1,0 +1,91 @@
+"""What is queued is stored in full, and read so, on each database: by statements of our own on PostgreSQL, by Django
+elsewhere."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from mailrail import uuid7
+from mailrail.mail import reading
+from mailrail.mail.inserting import insert, insert_with_message
+from mailrail.mail.models import Email, Status, Suppression
+from mailrail.mail.reading import UNREAD
+from mailrail.mail.suppressions import disguised, listed
+
+pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
+
+NAMES = [field.attname for field in Email._meta.concrete_fields]
+
+
+def check(emails: list[Email], using: str) -> dict[UUID, Email]:
+    stored = Email.objects.using(using).in_bulk([email.pk for email in emails])
+    for email in emails:
+        for name in NAMES:
+            given = vars(email)[name]
+            if type(given).__name__ != "DatabaseDefault":
+                assert getattr(stored[email.pk], name) == given, name
+    return stored
+
+
+def odd_ones() -> list[Email]:
+    now = timezone.now() + timedelta(microseconds=7)
+    odd = "Größe '\"\\ %s {} \x85\u2028 👍\n\t"
+    return [
+        Email(subject=odd, content={"v": 1, "fields": {"body": odd, "n": [1, 2.5, None, True]}}, message_id="<1@x>"),
+        Email(recipients=[{"address": "ann@example.com", "status": Status.QUEUED.value}], tags=["a", odd]),
+        Email(key="k", digest="d", size=2**40, priority=-100, send_at=now, expires_at=now, date=now, about="a.b:1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_records_are_stored_as_they_are(using: str) -> None:
+    emails = odd_ones()
+    insert(emails, using)
+    assert all((email._state.adding, email._state.db) == (False, using) for email in emails)
+    stored = check(emails, using)
+    assert (stored[emails[0].pk].mailer, stored[emails[0].pk].key, stored[emails[0].pk].turn) == ("", None, 0)
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_more_than_one_statement_holds_are_all_stored(using: str) -> None:
+    insert([Email(subject=str(n)) for n in range(2001)], using)
+    assert Email.objects.using(using).count() == 2001
+
+
+def test_one_is_stored_with_its_message_as_many_are() -> None:
+    emails = odd_ones()
+    with connections["postgres"].cursor() as cursor:
+        for email in emails:
+            cursor.execute(*insert_with_message(email))
+    check(emails, "postgres")
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_records_are_read_as_they_are_stored(using: str) -> None:
+    emails = odd_ones()
+    insert(emails, using)
+    read = reading.emails([*(email.pk for email in emails), uuid7()], using)
+    for id, stored in Email.objects.using(using).in_bulk().items():
+        assert not UNREAD & vars(read[id]).keys() and not read[id]._state.adding
+        for name in NAMES:  # also those that are fetched when they are asked for
+            assert getattr(read[id], name) == getattr(stored, name), name
+        read[id].attempts += 1
+        read[id].save()
+    assert set(Email.objects.using(using).values_list("attempts", flat=True)) == {1}
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_the_suppression_list_is_read_by_addresses(using: str) -> None:
+    odd = "o'neill,{}\"\\%s@example.com"
+    for address in (odd, disguised("erased@example.com"), "other@example.com"):
+        Suppression.objects.using(using).create(address=address, reason="bounce", note="550")
+    assert listed([odd, "erased@example.com", "ann@example.com"], using) == {
+        odd: "suppressed: bounce 550",
+        "erased@example.com": "suppressed: bounce 550",
+    }
+    assert listed([], using) == {}

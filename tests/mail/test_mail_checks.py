@@ -1,0 +1,183 @@
+"""What the checks say about a mail queue that would not deliver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django
+import pytest
+from django.core.mail import send_mail
+from django.core.management import call_command
+from django.db import OperationalError, connection, transaction
+
+from mailrail.checks import check_settings
+from mailrail.errors import InvalidSettings
+from mailrail.mail.checks import check_mail
+
+QUEUE = "mailrail.mail.backend.EmailBackend"
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+CONSOLE = "django.core.mail.backends.console.EmailBackend"
+
+
+def queueing(settings: Any, delivering: str, **options: Any) -> None:
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {
+            "default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "out", **options}},
+            "out": {"BACKEND": delivering, "OPTIONS": {"host": "a"} if delivering == SMTP else {}},
+        }
+    else:
+        settings.EMAIL_BACKEND = QUEUE
+        settings.MAILRAIL = {**settings.MAILRAIL, "DELIVER_WITH": delivering}
+
+
+def said() -> list[str | None]:
+    return [each.id for each in check_mail()]
+
+
+def test_smtp_is_fine(settings: Any) -> None:
+    queueing(settings, SMTP)
+    assert said() == []
+
+
+def test_nothing_is_said_of_a_project_that_does_not_queue(settings: Any) -> None:
+    assert said() == []
+
+
+def test_a_queue_that_delivers_to_itself(settings: Any) -> None:
+    queueing(settings, QUEUE)
+    assert "mailrail.mail.E001" in said()
+
+
+def test_a_backend_that_does_not_import(settings: Any) -> None:
+    queueing(settings, "nowhere.EmailBackend")
+    assert said() == ["mailrail.mail.E003"]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_screen_is_no_mail_server(settings: Any, debug: bool) -> None:
+    settings.DEBUG = debug
+    queueing(settings, CONSOLE)
+    assert said() == ([] if debug else ["mailrail.mail.W001"])
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+@pytest.mark.parametrize("options", [{}, {"deliver_with": "nowhere"}])
+def test_a_mailer_that_is_missing(settings: Any, options: dict[str, str]) -> None:
+    settings.MAILERS = {"default": {"BACKEND": QUEUE, "OPTIONS": options}}
+    assert said() == ["mailrail.mail.E002"]
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+def test_silence_is_warned_of(settings: Any) -> None:
+    queueing(settings, SMTP, fail_silently=True)
+    assert said() == ["mailrail.mail.W002"]
+
+
+def test_the_backend_without_its_app(settings: Any) -> None:
+    queueing(settings, SMTP)
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "mailrail.mail"]
+    assert [each.id for each in check_settings()] == ["mailrail.E007"]
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+@pytest.mark.parametrize(
+    ("mailers", "expected"),
+    [
+        ({"default": QUEUE}, []),  # Django's own check tells
+        ({"default": {"BACKEND": QUEUE, "OPTIONS": ["smtp"]}}, []),
+        ({"default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": ["smtp"]}}}, ["mailrail.mail.E002"]),
+        (
+            {"default": {"BACKEND": QUEUE, "deliver_with": "smtp"}, "smtp": {"OPTIONS": {"host": "a"}}},
+            ["mailrail.mail.E002"],
+        ),
+        (
+            {"default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "smtp"}}, "smtp": SMTP},
+            ["mailrail.mail.E002"],
+        ),
+        (
+            {"default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "smtp"}}, "smtp": {}},
+            ["mailrail.mail.E005"],  # no host
+        ),
+        (
+            {
+                "default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "smtp"}},
+                "smtp": {"BACKEND": SMTP, "OPTIONS": {"host": "a", "hots": "a"}},
+            },
+            ["mailrail.mail.E005"],
+        ),
+        ({"default": {"BACKEND": "mailrail.mail.EmailBackend"}}, ["mailrail.mail.E006"]),
+    ],
+)
+def test_mailers_that_are_mistaken(settings: Any, mailers: dict[str, Any], expected: list[str]) -> None:
+    settings.MAILERS = mailers
+    assert said() == expected
+    assert check_settings() == []
+
+
+def test_options_that_contradict_each_other(settings: Any) -> None:
+    if django.VERSION >= (6, 1):
+        options = {"host": "a", "use_tls": True, "use_ssl": True}
+        settings.MAILERS = {
+            "default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "out"}},
+            "out": {"BACKEND": SMTP, "OPTIONS": options},
+        }
+    else:
+        queueing(settings, SMTP)
+        settings.EMAIL_USE_TLS = settings.EMAIL_USE_SSL = True
+    [found] = check_mail()
+    assert found.id == "mailrail.mail.E005" and "cannot be made" in found.msg
+
+
+def test_a_class_that_is_no_backend(settings: Any) -> None:
+    queueing(settings, "django.core.mail.EmailMessage")
+    [found] = check_mail()
+    assert found.id == "mailrail.mail.E003" and "send_messages" in found.msg
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 1), reason="MAILERS is read")
+def test_mailers_that_nobody_reads(settings: Any) -> None:
+    settings.MAILERS = {"default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "smtp"}}}
+    [found] = check_mail()
+    assert found.id == "mailrail.mail.W003" and "does not read MAILERS" in found.msg
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 1), reason="needs EMAIL_BACKEND")
+def test_a_backend_that_is_misspelled(settings: Any) -> None:
+    settings.EMAIL_BACKEND = "mailrail.mail.EmailBackend"
+    assert said() == ["mailrail.mail.E006"]
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+def test_a_backend_that_nobody_reads(settings: Any) -> None:
+    queueing(settings, SMTP)
+    settings.MAILERS["out"]["OPTIONS"] = {"host": "a"}
+    settings.MAILRAIL = {**settings.MAILRAIL, "DELIVER_WITH": SMTP}
+    assert said() == ["mailrail.mail.W003"]
+
+
+def test_the_app_without_mailrail(settings: Any) -> None:
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "mailrail"]
+    assert said() == ["mailrail.mail.E007"]
+
+
+def test_sending_without_the_app_says_what_to_do(settings: Any) -> None:
+    """``manage.py shell`` runs no checks."""
+    queueing(settings, SMTP)
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "mailrail.mail"]
+    with pytest.raises(InvalidSettings, match=r'Add "mailrail\.mail" to INSTALLED_APPS, and migrate'):
+        send_mail("Hello", "A body.", "me@example.com", ["you@example.com"])
+
+
+@pytest.mark.django_db
+def test_sending_without_the_tables_says_what_to_do(settings: Any) -> None:
+    queueing(settings, SMTP)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE mailrail_mail_email RENAME TO mailrail_mail_gone")
+    with pytest.raises(OperationalError) as raised, transaction.atomic():
+        send_mail("Hello", "A body.", "me@example.com", ["you@example.com"])
+    with pytest.raises(OperationalError) as looked, transaction.atomic():
+        call_command("mailq")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE mailrail_mail_gone RENAME TO mailrail_mail_email")
+    assert raised.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]
+    assert looked.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]

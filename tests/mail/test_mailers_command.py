@@ -1,0 +1,70 @@
+"""``manage.py mailers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+
+import pytest
+from django.core.mail import EmailMessage
+from django.core.management import CommandError, call_command
+
+from mailrail import mail
+from mailrail.mail import Email, outages, paces
+from mailrail.mail.mailers import alias_of
+from mailrail.mail.models import MailerState
+from mailrail.testing import advance, drain
+
+from ..smtp_server import ScriptedServer
+from .conftest import MAILER
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Configure = Callable[..., None]
+
+
+def told(*arguments: str) -> str:
+    out = StringIO()
+    call_command("mailers", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_how_each_mailer_stands(queueing: Configure, policy: Configure, second: Configure) -> None:
+    queueing(25)
+    policy(FAILOVER=["backup"])
+    second("backup", 26)
+    second("third", 27)
+    assert told() == f"{MAILER}: works\nbackup: works\nthird: works\n"
+    outages.begins(alias_of(MAILER), "nobody answers", "default")
+    mail.pause("backup", reason="the bill is not paid")
+    paces.slow_down("third", "example.com", 10.0, "421 too fast", "default")
+    first, backup, third = told().splitlines()
+    assert first.startswith(f"{MAILER}: out since 20") and first.endswith(
+        "nobody answers; its mail goes by backup"
+    )
+    assert backup.startswith("backup: paused since 20") and backup.endswith(": the bill is not paid")
+    assert third == "third: works; slowed down to 5 emails a second for mail to example.com: 421 too fast"
+
+
+def test_pause_and_resume(queueing: Configure) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        assert "paused since" in told("pause", MAILER, "--reason", "moving house")
+        assert MailerState.objects.get().reason == "moving house"
+        EmailMessage("Hello", "A body.\n", "me@example.com", ["you@example.com"]).send()
+        drain("mailrail.mail")
+        advance(2)
+        drain("mailrail.mail")
+        assert server.connections == 0 and Email.objects.get().attempts == 0
+        assert told("resume", MAILER) == f"{MAILER}: works\n"
+        advance(2)
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_name_that_nobody_has(queueing: Configure, verb: str) -> None:
+    queueing(25)
+    with pytest.raises(CommandError, match="There is no mailer 'nowhere' to deliver with"):
+        told(verb, "nowhere")
+    assert not MailerState.objects.exists()

@@ -1,0 +1,304 @@
+"""Email that can never be sent is refused at once; a record that cannot be read fails, and holds up nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email import message_from_bytes, policy
+from email.mime.base import MIMEBase
+from typing import Any
+
+import django
+import pytest
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+
+from mailrail import mail
+from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
+from mailrail.mail.models import EmailFile, File
+from mailrail.testing import advance, drain, sent
+
+from ..smtp_server import ScriptedServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Queueing = Callable[..., None]
+
+
+def message(**more: Any) -> EmailMessage:
+    fields = {
+        "subject": "Hello",
+        "body": "A body.\n",
+        "from_email": "me@example.com",
+        "to": ["you@example.com"],
+    }
+    return EmailMessage(**{**fields, **more})
+
+
+class Unpicklable:
+    pass
+
+
+def own() -> EmailMessage:
+    made = message()
+    made.template_context = Unpicklable()  # type: ignore[attr-defined]
+    return made
+
+
+CASES: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {
+    "no recipients": (lambda: message(to=[]), CannotQueue, "no recipients"),
+    "NUL in the body": (lambda: message(body="a\0b"), CannotQueue, "NUL"),
+    "NUL in the subject": (lambda: message(subject="a\0b"), ValueError, "."),
+    "half a character": (lambda: message(body="a\ud800b"), ValueError, "."),
+    "CR LF in the subject": (lambda: message(subject="a\r\nBcc: x@example.com"), ValueError, "."),
+    "CR LF in a header": (lambda: message(headers={"X-A": "a\r\nB: c"}), ValueError, "."),
+    "CR LF in an address": (lambda: message(to=["a@example.com\r\nBcc: x@example.com"]), ValueError, "."),
+    "no address": (lambda: message(to=["not an address"]), ValueError, "."),
+    "a long address": (lambda: message(to=["a" * 300 + "@example.com"]), CannotQueue, "longer than 254"),
+    "a bad sender": (lambda: message(from_email="a b@example.com"), ValueError, "."),
+    "a long Message-ID": (
+        lambda: message(headers={"Message-ID": f"<{'a' * 300}@x>"}),
+        CannotQueue,
+        "Message-ID",
+    ),
+    "what is no data": (own, CannotQueue, "template_context"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_can_never_be_sent_is_refused_at_once(queueing: Queueing, case: str) -> None:
+    queueing(1)
+    make, error, said = CASES[case]
+    with pytest.raises(error, match=said):
+        mail.queue(make())
+    assert not Email.objects.exists() and sent("mailrail.mail") == []
+
+
+def test_a_large_email_is_refused_and_says_by_which_setting(queueing: Queueing, settings: Any) -> None:
+    queueing(1)
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_MAX_BYTES": 1_000_000}
+    large = message()
+    large.attach("a.bin", b"\0" * 1_000_000, "application/octet-stream")
+    with pytest.raises(EmailTooLarge, match="MAIL_MAX_BYTES"):
+        large.send()
+    assert not File.objects.exists()
+
+
+def test_one_that_is_refused_takes_none_of_the_others_with_it_half(queueing: Queueing) -> None:
+    queueing(1)
+    with pytest.raises(CannotQueue):
+        mail.queue_many([message(), message(body="\0")])
+    assert not Email.objects.exists()
+
+
+def test_a_long_header_that_can_be_folded_is_no_trouble(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        mail.queue(message(subject="word " * 2000))
+        drain("mailrail.mail")
+        [arrived] = server.mails
+    assert max(map(len, arrived.content.split(b"\r\n"))) <= 998
+
+
+def test_a_long_header_that_cannot_be_folded_is_refused_or_encoded(queueing: Queueing) -> None:
+    """Django encodes it since 6.0."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        if django.VERSION < (6, 0):
+            with pytest.raises(CannotQueue, match="X-A"):
+                mail.queue(message(headers={"X-A": "a" * 10_000}))
+            return
+        mail.queue(message(headers={"X-A": "a" * 10_000}))
+        drain("mailrail.mail")
+        [arrived] = server.mails
+    assert max(map(len, arrived.content.split(b"\r\n"))) <= 998
+    assert message_from_bytes(arrived.content, policy=policy.default)["X-A"] == "a" * 10_000
+
+
+POISON: dict[str, dict[str, Any]] = {
+    "content is a list": {"content": []},
+    "content is empty": {"content": {}},
+    "content of the future": {"content": {"v": 99}},
+    "fields are gone": {"content": {"v": 1, "kind": "message"}},
+    "a file is gone": {
+        "content": {"v": 1, "kind": "finished", "data": "0" * 64, "recipients": [], "fields": {}}
+    },
+    "files are nonsense": {"content": {"v": 1, "files": {"a": "!"}, "large": 7}},
+    "recipients are text": {"recipients": "you@example.com"},
+    "recipients are nothing": {"recipients": []},
+    "a recipient has no address": {"recipients": [{"status": "queued"}]},
+    "a recipient is injected": {"recipients": [{"address": "a@example.com>\r\nDATA", "status": "queued"}]},
+    "events are numbers": {"events": [1]},
+    "an unknown status": {"status": "nonsense"},
+    "a sender with a newline": {"sender": "a@example.com\r\nX"},
+}
+
+
+@pytest.mark.parametrize("case", POISON)
+def test_a_record_that_cannot_be_read_fails_with_its_reason_and_holds_up_nothing(
+    queueing: Queueing, case: str
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        poisoned, *others = mail.queue_many([message(), message(), message()])
+        Email.objects.filter(pk=poisoned.pk).update(**POISON[case])
+        drain("mailrail.mail")
+        assert len(server.mails) == 2
+    email = Email.objects.get(pk=poisoned.pk)
+    assert email.status == Status.FAILED and email.events[-1]["why"]
+    assert {Email.objects.get(pk=each.pk).status for each in others} == {Status.SENT}
+    assert sent("mailrail.mail") == []
+
+
+def test_an_email_whose_file_is_gone_fails(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        large = message()
+        large.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
+        mail.queue(large)
+        EmailFile.objects.all().delete()
+        File.objects.all().delete()
+        drain("mailrail.mail")
+        assert server.connections == 0
+    assert Email.objects.get().status == Status.FAILED
+
+
+def test_a_storage_that_is_away_loses_nothing(queueing: Queueing, settings: Any, tmp_path: Any) -> None:
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "mail": {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": str(tmp_path)},
+        },
+    }
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "mail"}
+    with ScriptedServer() as server:
+        queueing(server.port)
+        large = message()
+        large.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
+        mail.queue_many([large, message()])
+        [stored] = [each for each in tmp_path.rglob("*") if each.is_file()]
+        away = stored.rename(tmp_path / "away")
+        stored.mkdir()  # to open it is an IsADirectoryError
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+        stored.rmdir()
+        away.rename(stored)
+        advance(120)
+        drain("mailrail.mail")
+        assert len(server.mails) == 2
+
+
+def test_a_shared_attachment_is_stored_once(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+
+        def with_file() -> EmailMessage:
+            made = EmailMultiAlternatives("Hello", "Text", "me@example.com", ["you@example.com"])
+            part = MIMEBase("application", "octet-stream")
+            part.set_payload(b"\1" * 50_000)
+            made.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
+            return made
+
+        mail.queue_many(with_file() for _ in range(20))
+        assert File.objects.count() == 1 and EmailFile.objects.count() == 20
+        drain("mailrail.mail")
+        assert len(server.mails) == 20
+
+
+class Unbuildable(EmailMessage):
+    """As of a project whose template is gone."""
+
+    def message(self, **kwargs: Any) -> Any:
+        raise LookupError("the template welcome.txt is gone")
+
+
+TEXTS: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {
+    "30 MB": (
+        lambda: message(attachments=[("a.bin", b"\0" * 30_000_000, "application/octet-stream")]),
+        EmailTooLarge,
+        r"MAILRAIL\['MAIL_MAX_BYTES'\] allows 26,214,400. Send a link to the file instead, or raise the limit",
+    ),
+    "NUL": (
+        lambda: message(body="a\0b"),
+        CannotQueue,
+        "has a NUL character, which SMTP cannot carry. Remove it",
+    ),
+    "no recipients": (lambda: message(to=[]), CannotQueue, "put at least one address into to, cc or bcc"),
+    "an attribute": (
+        own,
+        CannotQueue,
+        "template_context is a .*Unpicklable .* Give it as text, number, date",
+    ),
+    "a subclass": (
+        lambda: Unbuildable("Hi", "x", "me@example.com", ["you@example.com"]),
+        LookupError,
+        "welcome.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_the_error_says_what_to_do(queueing: Queueing, case: str) -> None:
+    queueing(1)
+    make, error, said = TEXTS[case]
+    with pytest.raises(error, match=said):
+        mail.queue(make())
+    assert not Email.objects.exists() and sent("mailrail.mail") == []
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\n\r", "\r\r\n"])
+def test_bare_ends_of_lines_arrive_as_whole_ones(queueing: Queueing, end: str) -> None:
+    """In a body they are no danger: nothing but CRLF leaves."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        message(body=f"one{end}.{end}MAIL FROM:<x@example.com>{end}").send()
+        drain("mailrail.mail")
+        [arrived] = server.mails
+    lines = arrived.content.count(b"\r\n")
+    assert (arrived.content.count(b"\n"), arrived.content.count(b"\r")) == (lines, lines)
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_an_address_of_any_script_is_sent_to_where_the_server_offers_smtputf8(
+    queueing: Queueing, offered: bool
+) -> None:
+    extensions = ("8BITMIME", "SMTPUTF8") if offered else ("8BITMIME",)
+    with ScriptedServer(extensions=extensions) as server:
+        queueing(server.port)
+        message(
+            from_email="Jörg <jörg@example.com>", to=["Nø <nø@example.com>"], bcc=["ü@example.com"]
+        ).send()
+        message().send()
+        drain("mailrail.mail")
+        found = [(each.sender, each.recipients) for each in server.mails]
+    first, second = Email.objects.order_by("pk")
+    assert second.status == Status.SENT and sent("mailrail.mail") == []
+    if not offered:
+        assert first.status == Status.FAILED and "does not offer SMTPUTF8" in first.events[-1]["why"]
+        assert "does not offer SMTPUTF8" in first.recipients[0]["text"] and len(found) == 1
+        return
+    assert found[0] == ("jörg@example.com", ("nø@example.com", "ü@example.com"))
+    assert first.status == Status.SENT and "nø@example.com>\r\n".encode() in server.mails[0].content
+    assert b" SMTPUTF8" in next(line for line in server.lines if line.startswith(b"MAIL"))
+
+
+class Raw(EmailMessage):
+    """Bytes that no encoding of text takes."""
+
+    def message(self, **kwargs: Any) -> Any:
+        return _RawBytes()
+
+
+class _RawBytes:
+    def as_bytes(self, *args: Any, **kwargs: Any) -> bytes:
+        head = b"Subject: x\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: 8bit\r\n"
+        return head + b"\r\n\xff\xfe\r\n"
+
+
+def test_bytes_that_a_server_of_seven_bits_cannot_take_fail_with_the_reason(queueing: Queueing) -> None:
+    with ScriptedServer(extensions=()) as server:
+        queueing(server.port)
+        Raw("Hi", "x", "me@example.com", ["you@example.com"]).send()
+        drain("mailrail.mail")
+        assert server.mails == []
+    email = Email.objects.get()
+    assert email.status == Status.FAILED and "does not offer 8BITMIME" in email.events[-1]["why"]

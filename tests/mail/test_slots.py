@@ -1,0 +1,95 @@
+"""``CONNECTIONS``: never more at once, whoever opens them, and none lost with a process that dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from mailrail.layers import get_layer
+from mailrail.mail import queue_many
+from mailrail.mail.models import MailerSlot
+from mailrail.mail.slots import _keeper, _renew, slots
+from mailrail.routing import Routing
+from mailrail.testing import advance
+from mailrail.worker import Worker
+
+from ..processes import until
+from ..smtp_server import ScriptedServer
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fresh_connections")]
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture(
+    params=["default", pytest.param("postgres", marks=pytest.mark.django_db(databases=["postgres"]))]
+)
+def using(request: pytest.FixtureRequest) -> str:
+    alias: str = request.param
+    return alias
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_so_many_at_once_and_no_more(policy: Configure, using: str, elsewhere: Callable[..., Any]) -> None:
+    policy("smtp", CONNECTIONS=3)
+
+    def take(most: int) -> int | None:
+        with slots("smtp", most, using) as taken:
+            return taken
+
+    with slots("smtp", 2, using) as first:
+        assert first == 2
+        assert elsewhere(take, 20) == 1
+        with slots("smtp", 20, using) as second:
+            assert second == 1
+            assert elsewhere(take, 1) == 0
+        assert elsewhere(take, 20) == 1
+    assert elsewhere(take, 20) == 3
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Configure, using: str) -> None:
+    policy("smtp", CONNECTIONS=1)
+
+    def nearly_over() -> None:
+        MailerSlot.objects.using(using).update(until=timezone.now() + timedelta(seconds=0.2))
+
+    def is_free() -> int | None:
+        with slots("smtp", 1, using) as taken:
+            return taken
+
+    with slots("smtp", 1, using):
+        nearly_over()
+        _renew(dict(_keeper._held))
+        assert is_free() == 0
+        assert MailerSlot.objects.using(using).get().until > timezone.now() + timedelta(seconds=15)
+        nearly_over()  # and now nobody renews
+        until(is_free, 10, "the end of the lease")
+
+
+def test_no_setting_no_row(policy: Configure) -> None:
+    policy("smtp", RATE="10/s")
+    with slots("smtp", 5, "default") as taken:
+        assert taken is None
+    assert not MailerSlot.objects.exists()
+
+
+def test_delivery_keeps_to_it_and_leaves_no_connection_open(queueing: Configure, policy: Configure) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        policy(CONNECTIONS=2)
+        queue_many(
+            EmailMessage(f"Number {n}", "A body.\n", "me@example.com", ["you@example.com"]) for n in range(60)
+        )
+        for _ in range(20):
+            Worker(get_layer(), Routing.of_layer(), ["mailrail.mail"], drain=True).run()
+            advance(70)
+        assert len(server.mails) == 60
+        until(lambda: server.open_connections == 0, 10, "the end of all connections")
+        assert server.most_connections <= 2
+    assert not MailerSlot.objects.exclude(holder="").exists()

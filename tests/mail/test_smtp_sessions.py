@@ -1,0 +1,298 @@
+"""Connecting, TLS and logging in: against a server that misbehaves, and against aiosmtpd."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trustme
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+from mailrail.mail.replies import Stage
+from mailrail.mail.smtp import Connection, Server, Timeouts, carry
+from mailrail.mail.smtp.courier import drive
+from mailrail.mail.smtp.errors import (
+    AuthenticationRefused,
+    CannotConnect,
+    ConnectionLost,
+    ProtocolError,
+    ServerRefused,
+    SmtpError,
+    TimedOut,
+    TlsFailed,
+)
+from tests.mail.test_smtp_dialogue import Bag, envelope
+from tests.smtp_server import PASSWORD, USER, Fault, ScriptedServer
+
+PATIENCE = Timeouts().capped(30)
+HASTE = Timeouts().capped(1)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def serving(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def connect(
+    server: Any, host: str = "localhost", timeouts: Timeouts = PATIENCE, **options: Any
+) -> Connection:
+    connection = Connection(Server(host, server.port, timeouts=timeouts, **options))
+    try:
+        drive(connection.open())
+        bag = Bag([envelope("x", content=b"Subject: x\r\n\r\nHello\r\n")])
+        assert carry([connection], bag) == [] and list(bag.fates.values()) == ["accepted"]
+    finally:
+        connection.close()
+    return connection
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "starttls"])
+def test_tls(implicit: bool, serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+    with ScriptedServer(tls=serving, implicit_tls=implicit) as server:
+        connect(server, tls="implicit" if implicit else "starttls", context=trusting)
+        assert server.lines.count(b"EHLO localhost") == (1 if implicit else 2)
+        assert len(server.mails) == 1
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "starttls"])
+def test_a_large_content_through_tls(
+    implicit: bool, serving: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    content = b"0123456789\r\n" * 500_000
+    bag = Bag([envelope("large", content=content), envelope("small")])
+    with ScriptedServer(tls=serving, implicit_tls=implicit) as server:
+        connection = Connection(
+            Server("localhost", server.port, tls="implicit" if implicit else "starttls", context=trusting)
+        )
+        assert carry([connection], bag) == []
+        connection.close()
+    assert server.mails[0].content == content and len(server.mails) == 2
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "starttls"])
+def test_a_certificate_for_another_host_is_refused(
+    implicit: bool, serving: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    with (
+        ScriptedServer(tls=serving, implicit_tls=implicit) as server,
+        pytest.raises(
+            TlsFailed, match=r"No TLS with 127\.0\.0\.1: .*[Cc]ertificate.*for this host name"
+        ) as caught,
+    ):
+        connect(server, "127.0.0.1", tls="implicit" if implicit else "starttls", context=trusting)
+    assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+    assert not [line for line in server.lines if line.startswith(b"MAIL")]
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "starttls"])
+def test_an_unknown_authority_is_refused_by_default(implicit: bool, serving: ssl.SSLContext) -> None:
+    with (
+        ScriptedServer(tls=serving, implicit_tls=implicit) as server,
+        pytest.raises(TlsFailed, match=r"self.signed|unable to get local issuer"),
+    ):
+        connect(server, tls="implicit" if implicit else "starttls")
+
+
+def test_what_was_slipped_in_before_tls_is_refused(serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+    """The server's octets may come with the reply to STARTTLS or right behind it: both end the same way."""
+    with ScriptedServer(
+        [Fault("STARTTLS", "220 2.0.0 Go\r\n250 forged")], tls=serving
+    ) as server, pytest.raises(TlsFailed, match="Something came between STARTTLS and TLS"):  # fmt: skip
+        connect(server, tls="starttls", context=trusting)
+    with ScriptedServer(tls=serving, injected=b"250 forged\r\n") as server, pytest.raises(TlsFailed):
+        connect(server, tls="starttls", context=trusting)
+
+
+def test_starttls_that_is_not_offered_is_not_done_without() -> None:
+    with (
+        ScriptedServer() as server,
+        pytest.raises(TlsFailed, match=r"does not offer STARTTLS\. Check use_tls"),
+    ):
+        connect(server, tls="starttls")
+    assert server.lines == [b"EHLO localhost"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "what", "kind", "where"),
+    [
+        ("CONNECT", "disconnect", ConnectionLost, Stage.GREETING),
+        ("CONNECT", "silence", TimedOut, Stage.GREETING),
+        ("CONNECT", "garbage", ProtocolError, Stage.GREETING),
+        ("CONNECT", "250 2.0.0 Hm", ProtocolError, Stage.GREETING),
+        ("CONNECT", "421 4.3.2 Busy", ServerRefused, Stage.GREETING),
+        ("CONNECT", "554 5.7.1 Go away", ServerRefused, Stage.GREETING),
+        ("EHLO", "disconnect", ConnectionLost, Stage.EHLO),
+        ("EHLO", "421 4.3.2 Busy", ConnectionLost, Stage.EHLO),
+        ("EHLO", "550 5.7.1 Bad name", ServerRefused, Stage.EHLO),
+        ("STARTTLS", "disconnect", ConnectionLost, Stage.STARTTLS),
+        ("STARTTLS", "silence", TimedOut, Stage.STARTTLS),
+        ("STARTTLS", "garbage", ProtocolError, Stage.STARTTLS),
+        ("STARTTLS", "421 4.3.2 Busy", ConnectionLost, Stage.STARTTLS),
+        ("STARTTLS", "454 4.3.0 Not now", TlsFailed, Stage.STARTTLS),
+        ("STARTTLS", "501 5.5.4 No", TlsFailed, Stage.STARTTLS),
+        ("HANDSHAKE", "disconnect", TlsFailed, Stage.STARTTLS),
+        ("HANDSHAKE", "silence", TimedOut, Stage.STARTTLS),
+        ("HANDSHAKE", "garbage", TlsFailed, Stage.STARTTLS),
+        ("AUTH", "disconnect", ConnectionLost, Stage.AUTH),
+        ("AUTH", "silence", TimedOut, Stage.AUTH),
+        ("AUTH", "garbage", ProtocolError, Stage.AUTH),
+        ("AUTH", "421 4.3.2 Busy", ConnectionLost, Stage.AUTH),
+        ("AUTH", "354 Hm", ProtocolError, Stage.AUTH),
+        ("AUTH", "454 4.7.0 Not now", AuthenticationRefused, Stage.AUTH),
+        ("AUTH", "535 5.7.8 Wrong", AuthenticationRefused, Stage.AUTH),
+    ],
+)
+def test_what_goes_wrong_before_the_first_email(
+    stage: str,
+    what: str,
+    kind: type[SmtpError],
+    where: Stage,
+    serving: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+) -> None:
+    faults = [Fault(stage, what)]
+    with ScriptedServer(faults, tls=serving, extensions=("AUTH PLAIN",)) as server:
+        options: dict[str, Any] = {
+            "tls": "starttls",
+            "context": trusting,
+            "username": USER,
+            "password": PASSWORD,
+        }
+        haste = HASTE if what == "silence" else PATIENCE
+        with pytest.raises(SmtpError) as caught:
+            connect(server, timeouts=haste, **options)
+        error = caught.value
+        assert (type(error), error.stage) == (kind, where)
+        if what[0] in "45":
+            assert error.code == int(what[:3]) and what[10:] in str(error)
+        assert server.mails == []
+        connect(server, timeouts=PATIENCE, **options)
+
+
+def test_no_address_of_the_host_answers() -> None:
+    with pytest.raises(CannotConnect, match=r"The name of no\.such\.host\.invalid:25 is not known"):
+        drive(Connection(Server("no.such.host.invalid")).open())
+    with pytest.raises(CannotConnect, match=r"The name of .* is not known"):
+        drive(Connection(Server("a..b")).open())
+
+
+# -- logging in -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "CRAM-MD5", "PLAIN LOGIN CRAM-MD5"])
+def test_logging_in(mechanisms: str) -> None:
+    with ScriptedServer(extensions=(f"AUTH {mechanisms}",)) as server:
+        connect(server, username=USER, password=PASSWORD)
+        first = next(line for line in server.lines if line.startswith(b"AUTH"))
+        preferred = "CRAM-MD5" if "CRAM-MD5" in mechanisms else mechanisms
+        assert first.split(b" ")[1].decode() == preferred  # without TLS, no password goes over the wire
+    with ScriptedServer(extensions=(f"AUTH={mechanisms}",)) as server:
+        with pytest.raises(
+            AuthenticationRefused, match=r"535 5\.7\.8 Wrong\. Check username and password"
+        ) as caught:
+            connect(server, username=USER, password="wrong")
+        assert caught.value.code == 535
+        assert server.count("AUTH") == len(mechanisms.split())
+
+
+def test_the_next_mechanism_is_tried() -> None:
+    with ScriptedServer(
+        [Fault("AUTH", "535 5.7.8 No secrets")], extensions=("AUTH CRAM-MD5 LOGIN",)
+    ) as server:
+        connect(server, username=USER, password=PASSWORD)
+        assert server.count("AUTH") == 2
+
+
+def test_an_oauth_token_is_asked_for_at_each_login() -> None:
+    tokens = iter(["tok", "stale"])
+    with ScriptedServer(extensions=("AUTH PLAIN XOAUTH2",)) as server:
+        connect(server, username=USER, token=lambda: next(tokens))
+        with pytest.raises(AuthenticationRefused, match="535"):
+            connect(server, username=USER, token=lambda: next(tokens))
+
+
+def test_a_server_without_auth() -> None:
+    with ScriptedServer() as server, pytest.raises(AuthenticationRefused, match="The server offers no AUTH"):
+        connect(server, username=USER, password=PASSWORD)
+    with (
+        ScriptedServer(extensions=("AUTH GSSAPI",)) as server,
+        pytest.raises(AuthenticationRefused, match="AUTH GSSAPI"),
+    ):
+        connect(server, username=USER, password=PASSWORD)
+
+
+# -- aiosmtpd ---------------------------------------------------------------------------------------------------------
+
+
+class Keeping:
+    def __init__(self) -> None:
+        self.contents: list[bytes] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        assert session.ssl is not None and session.authenticated
+        self.contents.append(envelope.original_content)
+        return "250 OK"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def aiosmtpd(context: ssl.SSLContext) -> Iterator[tuple[Controller, Keeping]]:
+    def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        return AuthResult(
+            success=data.login == USER.encode() and data.password == PASSWORD.encode(), handled=False
+        )
+
+    handler = Keeping()
+    controller = Controller(
+        handler,
+        hostname="127.0.0.1",
+        port=free_port(),
+        tls_context=context,
+        require_starttls=True,
+        auth_required=True,
+        authenticator=authenticate,
+        decode_data=False,
+    )
+    controller.start()
+    try:
+        yield controller, handler
+    finally:
+        controller.stop()
+
+
+def test_aiosmtpd_with_starttls_and_login(serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+    options: dict[str, Any] = {"tls": "starttls", "username": USER}
+    with aiosmtpd(serving) as (controller, handler):
+        connect(controller, context=trusting, password=PASSWORD, **options)
+        assert handler.contents == [b"Subject: x\r\n\r\nHello\r\n"]
+        with pytest.raises(AuthenticationRefused, match="535"):
+            connect(controller, context=trusting, password="wrong", **options)
+        with pytest.raises(TlsFailed):
+            connect(controller, password=PASSWORD, **options)
+        with pytest.raises(TlsFailed):
+            connect(controller, "127.0.0.1", context=trusting, password=PASSWORD, **options)
+        assert len(handler.contents) == 1

@@ -1,0 +1,252 @@
+"""The health pages and ``channels check``: what they say, to whom, and that asking costs next to nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.management import CommandError, call_command
+from django.db import connection, connections
+from django.test import AsyncClient, Client
+
+from mailrail import Channel
+from mailrail.health import Readiness, look, readiness, views
+from mailrail.layers import DurableLayer, get_layer
+from mailrail.messages import Message
+from mailrail.routing import Routing, route
+
+from .servers import free_port
+
+LATE = 400.0
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No answer of an earlier test; one consumer, of the channel "reports"."""
+    monkeypatch.setattr(
+        Routing, "of_layer", classmethod(lambda cls, alias=None: Routing([route("reports", print)]))
+    )
+    views.watch.forget()
+    yield
+    views.watch.forget()
+
+
+def check(*arguments: str) -> str:
+    out = StringIO()
+    call_command("channels", "check", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def failure(*arguments: str) -> str:
+    with pytest.raises(CommandError) as failed:
+        check(*arguments)
+    return str(failed.value)
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+def test_every_layer_tells_that_work_is_late(layer: DurableLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "get_layer", lambda alias: layer)
+    layer.enqueue([Message(channel="reports", content={})])
+    assert look(limit=300).is_ready
+    layer.shift(LATE)
+    found = look(limit=300)
+    assert found.reason and found.detail
+    assert found.reason.startswith("a message has been due for 40") and found.reason.endswith(
+        " s, more than 300 s"
+    )
+    assert "on reports" in found.detail
+    assert look(limit=LATE + 100).is_ready and look(limit=None).is_ready
+    layer.pause("reports")
+    assert look(limit=300).is_ready
+    layer.resume("reports")
+    [claim] = layer.claim("worker", {"reports": 1}, 15.0).claims
+    assert look(limit=300).is_ready, "somebody works on it"
+    layer.shift(LATE)
+    assert not look(limit=300).is_ready, "whoever worked on it is gone"
+    layer.finish([claim])
+
+
+@pytest.mark.django_db
+def test_channels_that_nobody_here_consumes_are_others_matter() -> None:
+    Channel("of-another-project").send({})
+    get_layer().shift(LATE)
+    assert look(limit=300).is_ready
+
+
+def test_a_layer_that_there_is_not_is_a_reason(settings: Any) -> None:
+    found = look("nowhere")
+    assert found.reason == "the layer 'nowhere' cannot be used"
+    assert found.detail and "CHANNEL_LAYERS" in found.detail
+
+
+@pytest.mark.django_db
+def test_a_database_without_tables_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE mailrail_message RENAME TO elsewhere")
+    assert look().reason == "the layer 'default' cannot be used"
+
+
+# -- the pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_ready_and_late(client: Client, settings: Any) -> None:
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True})
+    assert "no-store" in answer["Cache-Control"] and "private" in answer["Cache-Control"]
+    Channel("reports").send({"secret": "of the content"})
+    get_layer().shift(LATE)
+    assert client.get("/readyz").status_code == 200, "answered a moment ago"
+    views.watch.forget()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503 and "no-store" in answer["Cache-Control"]
+    assert answer.json()["ready"] is False and "more than 300 s" in answer.json()["reason"]
+    assert "reports" not in answer.text and "secret" not in answer.text
+    settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": None}
+    views.watch.forget()
+    assert client.get("/readyz").status_code == 200
+    assert client.head("/readyz").status_code == 200
+    assert client.post("/readyz").status_code == 405
+
+
+def test_a_server_that_is_not_there_and_no_word_on_where(client: Client, settings: Any, caplog: Any) -> None:
+    port = free_port()
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "mailrail.layers.RedisChannelLayer",
+            "CONFIG": {"hosts": [f"redis://:s3cret@127.0.0.1:{port}/0"]},
+        }
+    }
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reason": "the layer 'default' cannot be used"}
+    assert f"127.0.0.1:{port}" in caplog.text and "s3cret" not in caplog.text
+    assert client.get("/healthz").json() == {"alive": True}
+
+
+@pytest.mark.django_db(transaction=True, databases=["postgres"])
+def test_a_database_goes_away_and_comes_back(
+    client: Client, on_postgres: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/readyz").status_code == 200
+    with monkeypatch.context() as away:
+        away.setitem(connections["postgres"].settings_dict, "PORT", free_port())
+        connections["postgres"].close()
+        views.watch.forget()
+        answer = client.get("/readyz")
+        assert answer.json() == {"ready": False, "reason": "the layer 'default' cannot be used"}
+        assert client.get("/healthz").status_code == 200
+    views.watch.forget()
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_they_answer_async_servers(path: str) -> None:
+    assert async_to_sync(AsyncClient().get)(path).status_code == 200
+
+
+@pytest.mark.django_db
+def test_being_alive_takes_no_database_no_login_and_no_transaction(
+    client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    with django_assert_num_queries(0):
+        answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"alive": True})
+    assert "no-store" in answer["Cache-Control"]
+    assert client.get("/readyz").status_code == 200
+
+
+# -- the price of asking --------------------------------------------------------------------------------------------
+
+
+def test_many_who_ask_at_once_cause_one_look() -> None:
+    looks: list[int] = []
+    together = threading.Barrier(8)
+
+    def one() -> Readiness:
+        looks.append(1)
+        return Readiness()
+
+    watch = readiness.Watch(one)
+
+    def ask() -> Readiness:
+        together.wait(30)
+        return watch.ask()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [each.result(60) for each in [pool.submit(ask) for _ in range(8)]]
+    assert looks == [1] and all(each.is_ready for each in found)
+    watch.forget()
+    watch.ask()
+    assert looks == [1, 1]
+
+
+def test_while_a_look_hangs_everybody_else_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "PATIENCE", 0.05)
+    began, over = threading.Event(), threading.Event()
+
+    def hang() -> Readiness:
+        began.set()
+        assert over.wait(60)
+        return Readiness()
+
+    watch = readiness.Watch(hang)
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(watch.ask)
+        assert began.wait(60)
+        assert watch.ask().reason == "the layer 'default' does not answer"
+        over.set()
+        assert hanging.result(60).is_ready
+    assert watch.ask().is_ready
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_check_fails_without_a_worker_and_for_late_work() -> None:
+    layer = get_layer()
+    assert failure() == "0 worker(s) live, fewer than 1"
+    layer.heartbeat("one", {"host": socket.gethostname()})
+    layer.heartbeat("two", {"host": "elsewhere"})
+    assert check() == "Well: 2 worker(s)\n"
+    assert check("--here") == "Well: 1 worker(s)\n"
+    assert failure("--here", "--workers", "2") == "1 worker(s) live on this machine, fewer than 2"
+    Channel("reports").send({})
+    layer.shift(10)
+    assert check("--oldest", "100")
+    assert failure("--oldest", "0").startswith("a message on reports has been due for 10 s, more than 0 s")
+    layer.shift(50)  # the workers are forgotten
+    assert failure() == "0 worker(s) live, fewer than 1"
+
+
+@pytest.mark.django_db
+def test_check_for_machines() -> None:
+    get_layer().heartbeat("one", {"host": "elsewhere"})
+    assert json.loads(check("--json")) == {"well": True, "problems": [], "workers": 1}
+    out = StringIO()
+    with pytest.raises(CommandError):
+        call_command("channels", "--json", "check", "--workers", "2", stdout=out)
+    assert json.loads(out.getvalue())["problems"] == ["1 worker(s) live, fewer than 2"]
+
+
+def test_check_says_why_the_layer_cannot_be_used(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "mailrail.layers.RedisChannelLayer",
+            "CONFIG": {"hosts": [f"redis://127.0.0.1:{free_port()}/0"]},
+        }
+    }
+    assert failure().startswith("the layer 'default' cannot be used: ")

@@ -1,0 +1,143 @@
+"""What the pages on email say is so: their code runs, their tables are whole."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+from django.core.mail import EmailMessage
+from django.utils.log import AdminEmailHandler
+
+from mailrail import conf, mail
+from mailrail.mail import Email, Status
+from mailrail.mail.checks import check_mail
+from mailrail.testing import mail_queue, queued_emails
+
+ROOT = Path(__file__).resolve().parent.parent
+QUEUE = "mailrail.mail.backend.EmailBackend"
+needs_mailers = pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+
+
+def blocks(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def rows(path: str) -> list[list[str]]:
+    """The cells of the tables of a page, without their heads."""
+    lines = re.findall(r"^\| `.*\|$", (ROOT / path).read_text(), re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def run(code: str, **names: Any) -> dict[str, Any]:
+    exec(code, names)
+    return names
+
+
+# -- testing-mail.md: its tests are collected and run, as in a project -------------------------------------------------
+
+IN_TEST_CASE, WITH_PYTEST = blocks("docs/how-to/testing-mail.md")
+
+
+def _set_up(cls: Any) -> None:
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.create_user("ada", "ada@example.com", "a password")
+
+
+# Made without a name for the class of the page: pytest would run that one, too.
+TestOfThePage = type(
+    "TestOfThePage",
+    (run(IN_TEST_CASE, __name__=__name__)["PasswordResetTests"],),
+    {"setUpTestData": classmethod(_set_up)},
+)
+
+
+@pytest.fixture
+def user(django_user_model: Any) -> Any:
+    return django_user_model.objects.create_user("ada", "ada@example.com", "a password")
+
+
+test_of_the_page_with_pytest = pytest.mark.django_db(run(WITH_PYTEST)["test_a_reset_is_mailed"])
+
+
+# -- mail-queue.md, anymail.md, the README -----------------------------------------------------------------------------
+
+MAILERS, BEFORE, LOGGING, QUEUEING = blocks("docs/how-to/mail-queue.md")[:4]
+
+
+@needs_mailers
+def test_the_mailers_of_the_page_pass_the_checks(settings: Any) -> None:
+    settings.MAILERS = run(MAILERS)["MAILERS"]
+    assert check_mail() == []
+    [handler] = run(LOGGING)["LOGGING"]["handlers"].values()
+    assert handler["using"] in settings.MAILERS
+    made: Any = AdminEmailHandler(using=handler["using"])
+    assert made.using == "smtp"
+
+
+@needs_mailers
+def test_the_mailers_of_the_readme_pass_the_checks(settings: Any) -> None:
+    [block] = [each for each in blocks("README.md") if "MAILERS =" in each]
+    settings.MAILERS = run(block)["MAILERS"]
+    assert check_mail() == []
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 1), reason="needs EMAIL_BACKEND")
+def test_the_settings_before_django_6_1_pass_the_checks(settings: Any) -> None:
+    for name, value in run(BEFORE).items():
+        if name.isupper():
+            setattr(settings, name, value)
+    assert settings.EMAIL_BACKEND == QUEUE and check_mail() == []
+
+
+def test_the_settings_for_anymail_queue() -> None:
+    with_mailers, before = (run(block) for block in blocks("docs/how-to/anymail.md"))
+    assert with_mailers["MAILERS"]["default"]["BACKEND"] == before["EMAIL_BACKEND"] == QUEUE
+    assert with_mailers["MAILERS"]["esp"]["BACKEND"] == before["MAILRAIL"]["DELIVER_WITH"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("page", ["docs/how-to/mail-queue.md", "README.md"])
+def test_what_queue_can_do_runs(page: str, user: Any) -> None:
+    [block] = [each for each in blocks(page) if "mail.queue(" in each]
+    message = EmailMessage("Hello", "A body.", "me@example.com", ["you@example.com"])
+    with mail_queue():
+        run(block, message=message, order=user, timedelta=timedelta, messages=[message], mail=mail)
+    first = Email.objects.order_by("pk")[0]
+    assert first.key == f"receipt-{user.pk}" and first.send_at is not None
+    assert (len(queued_emails()), first.status) == (
+        (2, "queued") if "messages" in block else (0, "cancelled")
+    )
+
+
+# -- the references ----------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_of_settings_is_that_of_the_code() -> None:
+    source = inspect.getsource(conf.Settings)
+    found = re.findall(r'\n    (\w+): [^=\n]+ = ([^\n]*)\n    """(.*?)"""', source, re.DOTALL)
+    assert [name for name, _, _ in found] == list(conf.Settings.__dataclass_fields__)
+    written = [
+        [f"`{name.upper()}`", f"`{default}`", " ".join(text.split()).replace("``", "`")]
+        for name, default, text in found
+    ]
+    assert rows("docs/reference/settings.md") == written
+
+
+def test_the_settings_of_email_are_on_its_page() -> None:
+    named = {cells[0].strip("`") for cells in rows("docs/how-to/mail-queue.md")}
+    fields = {name.upper() for name in conf.Settings.__dataclass_fields__}
+    assert {name for name in fields if name.startswith("MAIL_")} | {"DELIVER_WITH"} <= named
+    assert all(
+        isinstance(ast.parse(cells[1].strip("`")), ast.Module) for cells in rows("docs/reference/settings.md")
+    )
+
+
+def test_the_reference_of_statuses_is_whole() -> None:
+    assert [cells[0].strip("`") for cells in rows("docs/reference/email-statuses.md")] == Status.values
