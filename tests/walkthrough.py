@@ -175,11 +175,14 @@ class Reader:
     def _run(self, command: str) -> str:
         if "createsuperuser" in command:
             command += " --noinput"  # the password is in the environment
+        environment = self._environment
+        if "-m pip " in command:  # an old pip warns of its own parts
+            environment = {**environment, "PYTHONWARNINGS": "default"}
         done = subprocess.run(
             command,
             shell=True,
             cwd=self._folder,
-            env=self._environment,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
