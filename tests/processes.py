@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from django.db import connections
 
-ROOT = Path(__file__).resolve().parent.parent
+from .warm import ROOT as ROOT
+from .warm import WarmProcess, is_warm
+
 DJANGO = (sys.executable, "-m", "django")
 
 
@@ -40,23 +43,49 @@ class Manage:
         self.environment = environment(ledger.path)
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*DJANGO, *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        print(done.stdout, done.stderr)
-        return done
+        with TemporaryFile() as out, TemporaryFile() as err:
+            process = start(DJANGO, arguments, self.environment, out, err)
+            try:
+                code = process.wait(60)
+            finally:
+                process.kill()
+            said = [_read(out), _read(err)]
+        print(*said)
+        return subprocess.CompletedProcess(arguments, code, *said)
 
     def use_settings(self, folder: Path, text: str) -> None:
         """From now on with the settings of these tests, changed."""
         folder.joinpath("changed_settings.py").write_text(f"from tests.settings import *\n{text}\n")
         self.environment["DJANGO_SETTINGS_MODULE"] = "changed_settings"
         self.environment["PYTHONPATH"] += f":{folder}"
+
+
+def start(
+    command: Sequence[str],
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    out: IO[bytes],
+    err: IO[bytes],
+    *,
+    session: bool = False,
+) -> subprocess.Popen[bytes] | WarmProcess:
+    """Django's own command by a process that has Django ready, where that makes no difference."""
+    if command == DJANGO and is_warm(env):
+        return WarmProcess(arguments, env, out, err, start_new_session=session)
+    return subprocess.Popen(
+        [*command, *arguments],
+        env=env,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        start_new_session=session,
+    )
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "it") -> Any:
@@ -112,15 +141,8 @@ class WorkerProcess:
     ) -> None:
         self.log_path = ledger.path.with_name(f"worker-{time.monotonic_ns()}.log")
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "runworker", "-v2", *arguments],
-                env=env or environment(ledger.path),
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            environ = env or environment(ledger.path)
+            self.process = start(command, ["runworker", "-v2", *arguments], environ, log, log, session=True)
 
     @property
     def log(self) -> str:
