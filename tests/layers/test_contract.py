@@ -147,6 +147,12 @@ class TestClaiming:
         assert layer.claim("w", {"a": 0}, LEASE).claims == []
         assert layer.claim("w", {}, LEASE).claims == []
 
+    @pytest.mark.parametrize("name", ["null", "NULL", "true", "-", "."])
+    def test_a_word_of_the_storage_is_a_name_like_others(self, layer: DurableLayer, name: str) -> None:
+        sent = send(layer, name)
+        assert layer.poll([name]) == 0.0
+        assert ids(claim(layer, channel=name)) == [sent.id]
+
     def test_other_channels_are_left_alone(self, layer: DurableLayer) -> None:
         send(layer, "a")
         assert claim(layer, channel="b") == []

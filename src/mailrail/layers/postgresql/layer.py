@@ -31,6 +31,7 @@ from .rows import (
     Call,
     columns_of,
     lane_columns,
+    name_array,
     named,
     plain_array,
     read_answer,
@@ -188,7 +189,7 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
     ) -> Answer:
         floors = self._frontier.floors(call.worker)
         values = {
-            "channels": plain_array(call.limits),
+            "channels": name_array(call.limits),
             "rooms": plain_array(map(str, call.limits.values())),
             "leases": plain_array(map(str, call.leases.values())),
             "total": call.total,
@@ -202,7 +203,7 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
             statement = claiming_sql.CLAIM_OF_MANY if of_many else claiming_sql.CLAIM
         else:
             statement = claiming_sql.CLAIM_OF_MANY_ON if of_many else claiming_sql.CLAIM_ON
-            values["known_channels"] = plain_array(level.channel for level in floors)
+            values["known_channels"] = name_array(level.channel for level in floors)
             values["known_priorities"] = plain_array(str(level.priority) for level in floors)
             values["floors"] = plain_array(map(str, floors.values()))
         begun = time.monotonic()

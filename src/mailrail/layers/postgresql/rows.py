@@ -119,6 +119,11 @@ def plain_array(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
+def name_array(names: Iterable[str]) -> str:
+    """The same of channel names: one may be "null", which without quotes is no text at all."""
+    return plain_array(f'"{name}"' for name in names)
+
+
 def named(rows: Iterable[tuple[Any, ...]], claims: Sequence[Message]) -> list[Message]:
     """The claims that these rows of (id, token) name."""
     names = set(rows)
