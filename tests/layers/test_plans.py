@@ -48,6 +48,7 @@ VALUES: dict[str, Any] = {
     "error": "",
     "error_class": "",
     "lanes": ["l"] * 50,
+    "gone": [0] * 50,
     "channel": "c1",
     "limit": 100,
     "most": 100,

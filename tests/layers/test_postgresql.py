@@ -206,6 +206,40 @@ class TestLanes:
         assert finishing.result(30) == []
         assert [m.id for m in claim(layer)] == [ids[2]]
 
+    def test_nobody_is_left_behind_one_that_is_cancelled_while_the_head_ends(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        ids = [send(layer, lane="l") for _ in range(3)]
+        [head] = claim(layer, 1)
+        with transaction.atomic("postgres"):
+            assert layer.cancel("work", [ids[1]]) == [ids[1]]
+            assert elsewhere(claim, layer) == []  # parks the third, and cannot park the second
+            finishing = elsewhere.submit(layer.finish, [head])
+            until(lambda: waits_for_a_lock(layer), what="the second, to know who is next")
+        assert finishing.result(30) == []
+        assert [m.id for m in claim(layer)] == [ids[2]]
+
+    def test_nor_behind_one_that_is_cancelled_just_after(self, layer: Any, elsewhere: Any) -> None:
+        ids = [send(layer, lane="l") for _ in range(3)]
+        [head] = claim(layer, 1)
+        with transaction.atomic("postgres"):
+            assert layer.finish([head]) == []
+            assert elsewhere(claim, layer) == []  # parks the third, behind the second: the head is locked
+            cancelling = elsewhere.submit(layer.cancel, "work", [ids[1]])
+            until(lambda: waits_for_a_lock(layer), what="the head, to know who is next")
+        assert cancelling.result(30) == [ids[1]]
+        assert [m.id for m in claim(layer)] == [ids[2]]
+
+    def test_who_cancels_behind_the_head_keeps_nobody_from_running_it(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        ids = [send(layer, lane="l") for _ in range(3)]
+        with transaction.atomic("postgres"):
+            assert layer.cancel("work", [ids[2]]) == [ids[2]]
+            [head] = elsewhere(claim, layer, 1)
+            [second] = elsewhere(claim, layer, 1, finished=[head])
+        assert (head.id, second.id) == (ids[0], ids[1])
+
     def test_places_follow_the_order_of_commits_whatever_the_isolation(
         self, layer: Any, elsewhere: Any
     ) -> None:
@@ -276,6 +310,12 @@ class TestLanes:
         for places in order.values():
             assert places == sorted(places)
         assert layer.stats() == {}
+
+
+def waits_for_a_lock(layer: Any) -> bool:
+    with connections[layer.using].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
 
 
 @contextmanager

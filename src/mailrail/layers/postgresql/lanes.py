@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...messages import Message
 from . import lanes_sql as sql
 from .execution import MOST_TRIES
 from .rows import by_name, lane_columns, lane_number, token_columns
+
+Place: TypeAlias = Sequence[Any]
+"""Channel, lane (``None``: in none) and number."""
 
 
 def lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
@@ -22,21 +25,31 @@ def finish_in_lanes(cursor: Any, claims: Sequence[Message]) -> list[Message]:
 
 
 def not_found(cursor: Any, claims: Sequence[Message]) -> list[Message]:
-    """After a statement that removed claims and returned (id, token, channel, lane) of each: those it did not find."""
+    """After a statement that removed claims and returned (id, token, channel, lane, lane_seq) of each: those it did not
+    find."""
     gone = cursor.fetchall()
-    advance_lanes(cursor, {(channel, lane) for *_, channel, lane in gone if lane is not None})
+    advance_lanes(cursor, (place for _, _, *place in gone))
     found = {(id, token) for id, token, *_ in gone}
     return [claim for name, claim in by_name(claims).items() if name not in found]
 
 
-def lanes_of(messages: Iterable[Message]) -> set[tuple[str, str]]:
-    return {(m.channel, m.lane) for m in messages if m.lane is not None}
+def places_of(messages: Iterable[Message]) -> Iterable[Place]:
+    return ((m.channel, m.lane, m.lane_seq) for m in messages)
 
 
-def advance_lanes(cursor: Any, lanes: set[tuple[str, str]]) -> None:
-    """After messages are gone from (channel, lane): the next of each lane may be claimed."""
-    for _ in range(MOST_TRIES if lanes else 0):
-        cursor.execute(sql.ADVANCE_LANES, lane_columns(lanes))
+def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
+    """After messages are gone from these places: the next of each lane may be claimed."""
+    columns = _lowest_places(gone)
+    for _ in range(MOST_TRIES if columns["lanes"] else 0):
+        cursor.execute(sql.ADVANCE_LANES, columns)
         (missed,) = cursor.fetchone()
         if not missed:
             return
+
+
+def _lowest_places(gone: Iterable[Place]) -> dict[str, list[Any]]:
+    lowest: dict[tuple[str, str], int | None] = {}
+    for channel, lane, seq in sorted(gone, key=lambda place: place[2] or 0, reverse=True):
+        if lane is not None:
+            lowest[channel, lane] = seq
+    return lane_columns(lowest) | {"gone": [lowest[lane] for lane in sorted(lowest)]}

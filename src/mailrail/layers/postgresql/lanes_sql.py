@@ -25,22 +25,28 @@ UPDATE mailrail_message m SET held = 1 WHERE m.id = ANY (ARRAY (
 ))
 """
 
-# After something left these lanes: their lowest place becomes claimable. Has to be a statement of its own, after the
-# removal: its snapshot shows what was parked until then. Says how many were held and could not be let go (removed by
-# somebody in the same moment): then once more.
+# After something left these lanes, from the place `gone` on: their lowest place becomes claimable. Has to be a
+# statement of its own, after the removal: its snapshot shows what was parked until then. A lowest place behind what is
+# gone is locked against removal until we commit: whoever removed it in the same moment would still see what is gone
+# ahead of it, and neither of us would let the next one go. Says how many of them somebody has removed while we waited:
+# then once more.
 ADVANCE_LANES = """
 WITH heads AS MATERIALIZED (
-    SELECT head.id, lane.channel
-    FROM unnest(%(channels)s::text[], %(lanes)s::text[]) AS lane (channel, name)
+    SELECT head.id, head.held
+    FROM unnest(%(channels)s::text[], %(lanes)s::text[], %(gone)s::bigint[]) AS lane (channel, name, gone)
     CROSS JOIN LATERAL (
-        SELECT id, held FROM mailrail_message h WHERE h.channel = lane.channel AND h.lane = lane.name
+        SELECT id, held, lane_seq FROM mailrail_message h WHERE h.channel = lane.channel AND h.lane = lane.name
         ORDER BY lane_seq LIMIT 1) AS head
-    WHERE head.held = 1),
+    WHERE head.held = 1 OR head.lane_seq > lane.gone),
+kept AS MATERIALIZED (
+    SELECT m.id FROM mailrail_message m
+    WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 0)) AND m.held = 0 FOR KEY SHARE),
 free AS (
     UPDATE mailrail_message m SET held = 0
-    WHERE m.id = ANY (ARRAY (SELECT id FROM heads)) RETURNING m.id, m.channel),
+    WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 1)) RETURNING m.id, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM free) AS channels)
-SELECT (SELECT count(*) FROM heads) - (SELECT count(*) FROM free) + 0 * (SELECT count(*) FROM told)
+SELECT (SELECT count(*) FROM heads) - (SELECT count(*) FROM kept) - (SELECT count(*) FROM free)
+    + 0 * (SELECT count(*) FROM told)
 """
 
 # ADVANCE_LANES follows in the same transaction.
@@ -48,5 +54,5 @@ FINISH_IN_LANES = f"""
 WITH {GIVEN}
 DELETE FROM mailrail_message m USING given
 WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
-RETURNING m.id, m.token, m.channel, m.lane
+RETURNING m.id, m.token, m.channel, m.lane, m.lane_seq
 """

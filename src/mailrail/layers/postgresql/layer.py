@@ -23,7 +23,7 @@ from ..unanswered import Unanswered
 from . import claiming_sql, lanes_sql, sending_sql, settling_sql
 from .execution import LOCK_NOT_AVAILABLE, MOST_TRIES, plain_words, sqlstate
 from .frontier import Frontier
-from .lanes import advance_lanes, finish_in_lanes, lanes_of, lock_lanes, not_found
+from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
 from .operating import PostgresqlOperating
 from .rows import (
@@ -251,7 +251,7 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
             with self._write() as cursor:
                 cursor.execute(claiming_sql.DROP_EXPIRED, {"channels": channels})
                 dropped = [read_message(row) for row in cursor.fetchall()]
-                advance_lanes(cursor, lanes_of(dropped))
+                advance_lanes(cursor, places_of(dropped))
                 return dropped
 
         return self._patiently(drop)

@@ -37,7 +37,7 @@ class PostgresqlOperating(PostgresqlLooking):
             with self._write() as cursor:
                 cursor.execute(sql.CANCEL, {"channel": channel, "ids": ids})
                 gone = cursor.fetchall()
-                advance_lanes(cursor, {(channel, lane) for _, channel, lane in gone if lane is not None})
+                advance_lanes(cursor, (place for _, *place in gone))
                 return [id for id, *_ in gone]
 
         return self._patiently(cancel)

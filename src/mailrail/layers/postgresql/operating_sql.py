@@ -8,7 +8,7 @@ from .sql import CLOCK, IN_USE, LEVELS, NOW, OF_DEAD
 CANCEL = """
 DELETE FROM mailrail_message
 WHERE id = ANY (%(ids)s::uuid[]) AND channel = %(channel)s AND token IS NULL
-RETURNING id, channel, lane
+RETURNING id, channel, lane, lane_seq
 """
 
 # Per level, as claims read them, and beside them those of lanes that are held.

@@ -54,5 +54,5 @@ kept AS (
     SELECT {DEAD_COLUMNS}, %(error)s, %(error_class)s, now FROM gone, clock
     ON CONFLICT (id) DO UPDATE SET -- the id was sent again after its first death
         {", ".join(f"{name} = excluded.{name}" for name in [*_DEAD_NAMES[1:], "error", "error_class", "buried_at"])})
-SELECT id, token, channel, lane FROM gone -- ADVANCE_LANES follows in the same transaction
+SELECT id, token, channel, lane, lane_seq FROM gone -- ADVANCE_LANES follows in the same transaction
 """
