@@ -17,7 +17,7 @@ from django.db import OperationalError, connections, transaction
 from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
 from mailrail.layers.postgresql.frontier import IN_A_ROW, SLOW, Frontier, Level
-from mailrail.messages import Message
+from mailrail.messages import Message, Rate
 
 from ..plans import rows
 from ..processes import until
@@ -33,6 +33,25 @@ def layer() -> Iterator[Any]:
     layer = DatabaseChannelLayer(using="postgres")
     yield layer
     layer.stop_listening()
+
+
+@pytest.fixture
+def of_new_sessions(layer: Any) -> Iterator[Callable[..., None]]:
+    """Set parameters of sessions that begin from now on, as an administrator may for a database or a role."""
+    given: list[str] = []
+
+    def set_them(**parameters: str) -> None:
+        with connections["postgres"].cursor() as cursor:
+            for name, value in parameters.items():
+                given.append(name)
+                cursor.execute(f"ALTER DATABASE mailrail SET {name} = '{value}'")
+        connections["postgres"].close()
+
+    yield set_them
+    with connections["postgres"].cursor() as cursor:
+        for name in given:
+            cursor.execute(f"ALTER DATABASE mailrail RESET {name}")
+    connections["postgres"].close()
 
 
 def send(layer: DurableLayer, channel: str = "work", **fields: Any) -> UUID:
@@ -156,6 +175,17 @@ class TestTransactions:
                 layer.enqueue_immediately([Message("work", {}, key="k")])
         assert len(claim(layer)) == 1
 
+    def test_short_ones_of_our_own_see_what_was_committed_while_they_waited(
+        self, layer: Any, elsewhere: Any, of_new_sessions: Callable[..., None]
+    ) -> None:
+        of_new_sessions(default_transaction_isolation="repeatable read")
+        assert layer.take("bucket", 1, Rate(10, 3600)).granted == 1
+        with transaction.atomic("postgres"):
+            assert layer.take("bucket", 7, Rate(10, 3600)).granted == 7
+            taking = elsewhere.submit(layer.take, "bucket", 7, Rate(10, 3600))
+            until(lambda: waits_for_a_lock(layer), what="the bucket")
+        assert taking.result(30).granted == 2
+
     def test_tables_that_are_not_there_are_named_with_the_command(self, layer: Any) -> None:
         with connections["postgres"].cursor() as cursor:
             cursor.execute("ALTER TABLE mailrail_message RENAME TO hidden")
@@ -252,13 +282,35 @@ class TestLanes:
         assert first.id == before and claim(layer) == []
         assert [m.id for m in claim(layer, finished=[first])] == [after]
 
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    @pytest.mark.parametrize("verb", ["finish", "cancel"])
+    def test_a_transaction_that_sees_the_past_keeps_nobody_held(
+        self, layer: Any, elsewhere: Any, level: str, verb: str
+    ) -> None:
+        head = send(layer, lane="l", delay=0.0 if verb == "finish" else 1000.0)
+        running = claim(layer)
+        with transaction.atomic("postgres"):
+            connections["postgres"].cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            claim(layer, channel="other")  # takes the snapshot
+            second = elsewhere(send, layer, lane="l")
+            assert elsewhere(claim, layer) == []  # parks it
+            if verb == "finish":
+                assert layer.finish(running) == []
+            else:
+                assert layer.cancel("work", [head]) == [head]
+        assert [m.id for m in claim(layer)] == [second]
+
     def test_a_long_lane_is_parked_and_what_is_behind_it_in_the_index_found(self, layer: Any) -> None:
         ids = layer.enqueue([Message("work", {}, lane="long") for _ in range(2500)])
         other = send(layer)
         assert [m.id for m in claim(layer, 2)] == [ids[0], other]
 
-    def test_in_order_one_at_a_time_whatever_happens(self, layer: Any) -> None:
+    @pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+    def test_in_order_one_at_a_time_whatever_happens(
+        self, layer: Any, level: str, of_new_sessions: Callable[..., None]
+    ) -> None:
         """Senders that commit late, workers that finish, retry, bury and die; a person who requeues."""
+        of_new_sessions(default_transaction_isolation=level)
         chance = random.Random(seed := random.randrange(10**6))
         print(f"seed: {seed}")
         lanes, per_sender = ["a", "b"], 40

@@ -33,10 +33,28 @@ class PostgresqlExecution(DatabaseChannelLayer):
         """A cursor in a transaction: the caller's, if there is one, else a short one of our own."""
         with (
             plain_words(self.using),
+            self._reading_committed(),
             transaction.atomic(self.using, savepoint=False),
             self._connection.cursor() as cursor,
         ):
             yield cursor
+
+    @contextmanager
+    def _reading_committed(self) -> Iterator[None]:
+        """A transaction of our own sees with each statement what others have committed before that, although OPTIONS or
+        the role may ask for another isolation: lanes and buckets go wrong, or fail, on what was true some time ago."""
+        if self._is_in_transaction():
+            yield
+            return
+        from psycopg import IsolationLevel
+
+        driver = self._connection.connection
+        usual, driver.isolation_level = driver.isolation_level, IsolationLevel.READ_COMMITTED
+        try:
+            yield
+        finally:
+            if not driver.closed:
+                driver.isolation_level = usual
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """One statement: a transaction of its own, or part of the caller's."""

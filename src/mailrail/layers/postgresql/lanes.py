@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
+
+from django.db import connections, transaction
 
 from ...messages import Message
 from . import lanes_sql as sql
@@ -40,11 +43,26 @@ def places_of(messages: Iterable[Message]) -> Iterable[Place]:
 def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
     """After messages are gone from these places: the next of each lane may be claimed."""
     columns = _lowest_places(gone)
-    for _ in range(MOST_TRIES if columns["lanes"] else 0):
+    if columns["lanes"] and _advance(cursor, columns) and cursor.db.in_atomic_block:
+        # What its caller's transaction cannot see, it cannot let go.
+        transaction.on_commit(
+            partial(_look_again, cursor.db.alias, columns), using=cursor.db.alias, robust=True
+        )
+
+
+def _advance(cursor: Any, columns: dict[str, list[Any]]) -> bool:
+    """Returns whether it was blind to what others have committed since the transaction began."""
+    for _ in range(MOST_TRIES):
         cursor.execute(sql.ADVANCE_LANES, columns)
-        (missed,) = cursor.fetchone()
+        missed, is_blind = cursor.fetchone()
         if not missed:
-            return
+            break
+    return bool(is_blind)
+
+
+def _look_again(using: str, columns: dict[str, list[Any]]) -> None:
+    with connections[using].cursor() as cursor:
+        _advance(cursor, columns)
 
 
 def _lowest_places(gone: Iterable[Place]) -> dict[str, list[Any]]:

@@ -29,7 +29,7 @@ UPDATE mailrail_message m SET held = 1 WHERE m.id = ANY (ARRAY (
 # statement of its own, after the removal: its snapshot shows what was parked until then. A lowest place behind what is
 # gone is locked against removal until we commit: whoever removed it in the same moment would still see what is gone
 # ahead of it, and neither of us would let the next one go. Says how many of them somebody has removed while we waited:
-# then once more.
+# then once more; and whether all that is seen is what was true at the beginning of the transaction.
 ADVANCE_LANES = """
 WITH heads AS MATERIALIZED (
     SELECT head.id, head.held
@@ -46,7 +46,7 @@ free AS (
     WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 1)) RETURNING m.id, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM free) AS channels)
 SELECT (SELECT count(*) FROM heads) - (SELECT count(*) FROM kept) - (SELECT count(*) FROM free)
-    + 0 * (SELECT count(*) FROM told)
+    + 0 * (SELECT count(*) FROM told), current_setting('transaction_isolation') <> 'read committed'
 """
 
 # ADVANCE_LANES follows in the same transaction.
