@@ -537,6 +537,12 @@ class TestFrontier:
         self.learn(frontier, 1, 0.001, due=9.0)
         assert frontier.floors("w") == {self.LEVEL: 9.0}
 
+    def test_one_that_stood_still_is_no_measure_of_the_others(self) -> None:
+        frontier = Frontier()
+        self.learn(frontier, IN_A_ROW - 1, SLOW * 2)
+        self.learn(frontier, 1, 60.0)
+        assert frontier._known["w"].until - time.monotonic() < 1.0
+
     def test_a_claim_that_was_not_full_ends_it(self) -> None:
         frontier = Frontier()
         self.learn(frontier, IN_A_ROW, 10.0)

@@ -5,14 +5,14 @@ away, but comes once a minute by default, and not at all while a transaction som
 dump, a forgotten session): then each claim reads past all of them, and gets slower with every message. So after some
 slow claims in a row the last one tells the next where it found its messages, and for a while they begin there.
 
-Only a hint, and one with an end: a message with an earlier `due` (committed late, released) waits for the next claim
-that begins at the front, `SHARE` times as long as such a claim takes.
+Only a hint, and one with an end: a message with an earlier `due` (committed late, released), or of a priority that was
+not there, waits for the next claim that begins at the front, `SHARE` times as long as such a claim takes: the quickest
+one of the last few, as one that stood still (a lock on the table, a full disk) says nothing about the next.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Frontier:
     """What each worker of this process knows."""
 
     _known: dict[str, _Known] = field(default_factory=dict)
-    _slow: Counter[str] = field(default_factory=Counter)  # claims from the front in a row
+    _slow: dict[str, list[float]] = field(default_factory=dict)  # seconds of the last claims from the front
 
     def floors(self, worker: str) -> Mapping[Level, float] | None:
         """The lowest ``due`` that is still there, per channel and priority; ``None``: begin at the front."""
@@ -64,9 +64,10 @@ class Frontier:
         A claim that was not full has seen everything from its floors on; what is left lies before them.
         """
         if floors is None:
-            self._slow[worker] = self._slow[worker] + 1 if full and seconds > SLOW else 0
-            if self._slow[worker] >= IN_A_ROW:
-                self._known[worker] = _Known(_highest(found), time.monotonic() + SHARE * seconds)
+            slow = [*self._slow.get(worker, ()), seconds][-IN_A_ROW:] if full and seconds > SLOW else []
+            self._slow[worker] = slow
+            if len(slow) == IN_A_ROW:
+                self._known[worker] = _Known(_highest(found), time.monotonic() + SHARE * min(slow))
         elif full and worker in self._known:
             self._known[worker].floors = {**floors, **_highest(found)}
         else:
