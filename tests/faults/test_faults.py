@@ -108,6 +108,16 @@ def test_a_poison_message_among_100_dies_after_3_losses_and_the_100_are_done(
     assert {line.losses for line in lost} <= {1}
 
 
+def test_a_consumer_that_ends_its_process_as_if_all_were_well_has_not_drained(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    Channel("behave").send({"do": "leave"}, priority=1)
+    ids = set(map(str, Channel("ledger").send_many([{}] * 20)))
+    with workers(ledger, "behave", "ledger", "--drain", "--threads", "1") as [worker]:
+        assert worker.wait() == 0
+    assert set(ledger.counts()) == ids
+
+
 @pytest.mark.parametrize("do", ["raise", "exit", "recurse", "generator", "interrupt", "unprintable", "retry"])
 def test_bad_consumers_are_retried_then_dead_and_nobody_else_suffers(
     layer: DurableLayer, ledger: Ledger, do: str

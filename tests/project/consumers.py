@@ -90,6 +90,8 @@ def behave(message: IncomingMessage) -> Any:
             sys.exit(3)
         case "die":
             os._exit(3)
+        case "leave":
+            os._exit(0)
         case "leave-a-process-and-die":
             if os.fork() == 0:
                 time.sleep(30)

@@ -39,6 +39,8 @@ AT_ONCE = signal.SIGUSR1
 """What a supervisor sends to say: give back what runs, now. Not a second SIGTERM: service managers send one to every
 process of a service at the same time as the supervisor does, and nobody meant "at once" by that."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
+WELL = 74
+"""Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
 WORN_OUT = 75
 """Exit code of a worker that has stopped by itself, to be replaced."""
 FORK_AGAIN_AFTER = 1.0
@@ -214,14 +216,14 @@ class Supervisor:
         child.link.close()
         if child.message is not None:
             if child.asked_by is not None:
-                _tell(child.asked_by, (_name(child.message), code == 0))
-            if code:
+                _tell(child.asked_by, (_name(child.message), code == WELL))
+            if code != WELL:
                 logger.error(
                     "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
                 )
             return
         self._forget(child)
-        if self._signals or (self._job.drain and code == 0):
+        if self._signals or (self._job.drain and code == WELL):
             return
         self._replace(child, code)
 
@@ -232,7 +234,7 @@ class Supervisor:
         delay = 0.0
         if code == WORN_OUT:
             logger.info("%s was worn out after %.1f s; starting another", child.name, age)
-        elif code:
+        elif code != WELL:
             delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
             self._early_deaths += 1
             logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
@@ -316,7 +318,7 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     link_end.listen(worker.stop)
     worker.run()
-    return WORN_OUT if worker.worn_out and message is None else 0
+    return WORN_OUT if worker.worn_out and message is None else WELL
 
 
 def _stop_signals() -> list[signal.Signals]:
