@@ -40,7 +40,9 @@ WITH heads AS MATERIALIZED (
     WHERE head.held = 1 OR head.lane_seq > lane.gone),
 kept AS MATERIALIZED (
     SELECT m.id FROM mailrail_message m
-    WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 0)) AND m.held = 0 FOR KEY SHARE),
+    WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 0))
+        AND m.held < 1 -- = 0 would be true of all rows of an index that is not that of ids
+    FOR KEY SHARE),
 free AS (
     UPDATE mailrail_message m SET held = 0
     WHERE m.id = ANY (ARRAY (SELECT id FROM heads WHERE held = 1)) RETURNING m.id, m.channel),
