@@ -36,6 +36,10 @@ class Proxy:
         self._muted: set[socket.socket] = set()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
+    def lead_to(self, target: int) -> None:
+        """New connections go to that port; those that are open stay where they are."""
+        self._target = target
+
     def cut(self) -> None:
         """Break every connection, and refuse new ones until ``mend``."""
         self._open = False

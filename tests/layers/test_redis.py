@@ -328,6 +328,31 @@ class TestOutages:
         bare.client_kill_filter(_type="normal", skipme=True)
         assert len(claim(layer)) == 1
 
+    def test_a_failover_behind_the_same_address_is_followed(self, own_server: ValkeyServer) -> None:
+        """As behind a name in the DNS: the old master lives on as a replica, and its connections stay open."""
+        follows = {"replicaof": f"127.0.0.1 {own_server.port}", "masterauth": "secret"}
+        other = ValkeyServer(requirepass="secret", **follows)
+        other.start()
+        proxy = Proxy(own_server.port)
+        try:
+            layer = RedisChannelLayer([f"redis://:secret@127.0.0.1:{proxy.port}/0"])
+            layer.claim("w", {"work": 1}, LEASE)
+            with own_server.client() as master, other.client() as replica:
+                until(
+                    lambda: replica.info("replication")["master_link_status"] == "up", what="the first copy"
+                )
+                replica.replicaof("NO", "ONE")
+                proxy.lead_to(other.port)
+                master.config_set("masterauth", "secret")
+                master.replicaof("127.0.0.1", str(other.port))
+            with pytest.raises(LayerUnavailable, match="read only replica"):  # a claim is never repeated
+                claim(layer)
+            id = send(layer)
+            assert [m.id for m in claim(layer)] == [id]
+        finally:
+            proxy.close()
+            other.remove()
+
     def test_threads_wait_for_their_turn(self, valkey: ValkeyServer, bare: Any) -> None:
         layer = RedisChannelLayer([{"address": valkey.url, "max_connections": 2}])
         before = len(bare.client_list())

@@ -20,6 +20,9 @@ import redis
 IDLE_BEFORE_LOOK = 1.0
 """Seconds without use after which a connection is looked at before it is used again."""
 
+_NO_MASTER = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+"""What a server answers that was a master before a failover."""
+
 Command: TypeAlias = Sequence[bytes | str | int | float]
 
 
@@ -111,5 +114,8 @@ def _bulk(argument: str | int | float) -> bytes:
 def _answer(connection: Any) -> Any:
     try:
         return connection.read_response()
+    except _NO_MASTER as error:
+        # It has run nothing, and never will. Its address may lead to another one by now: connect anew.
+        raise redis.ConnectionError(str(error)) from error
     except redis.ResponseError as error:
         return error
