@@ -34,7 +34,13 @@ class WouldDeadlock(MailrailError):
 
 
 class LayerUnavailable(MailrailError):
-    """The layer cannot be reached or is locked by somebody else; trying again later may work."""
+    """The layer cannot be reached or is locked by somebody else; trying again later may work.
+
+    ``channels``: those whose part of the layer it is, where others could be reached; ``None``: perhaps all of it.
+    """
+
+    channels: frozenset[str] | None = None
+    may_have_run = True  # for layers: could what was asked have been done all the same?
 
 
 class LostClaim(MailrailError):

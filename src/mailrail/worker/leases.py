@@ -31,6 +31,7 @@ def clock() -> float:
 class _Kept:
     claim: Message
     renewed_at: float  # by clock()
+    asked_at: float  # the same, or later: somebody else may have it, of which nobody was told
 
 
 class LeaseKeeper:
@@ -53,6 +54,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
         self._beaten_at = float("-inf")
         self._in_outage = False
+        self._away: frozenset[str] = frozenset()  # channels whose part of the layer could not be reached
 
     def start(self) -> None:
         self._thread.start()
@@ -66,7 +68,7 @@ class LeaseKeeper:
         since = clock() if since is None else since
         with self._lock:
             for claim in claims:
-                self._kept[claim.id] = _Kept(claim, since)
+                self._kept[claim.id] = _Kept(claim, since, since)
 
     def safe_until(self, claim: Message) -> float:
         """Until then, by ``clock``, nobody else can have claimed this message."""
@@ -88,14 +90,22 @@ class LeaseKeeper:
 
         Returns the moment from which on the leases of what is claimed next may count.
         """
+        if self._is_late():
+            try:
+                self._renew()
+            except LayerUnavailable as error:
+                if error.channels is None:
+                    raise
+        return clock()
+
+    def _is_late(self) -> bool:
         now = clock()
         with self._lock:
-            late = [
-                k for k in self._kept.values() if now - k.renewed_at >= self._leases[k.claim.channel] * 2 / 3
-            ]
-        if late:
-            self._renew()
-        return clock()
+            return any(
+                now - k.asked_at >= self._leases[k.claim.channel] * 2 / 3
+                for k in self._kept.values()
+                if k.claim.channel not in self._away
+            )
 
     def _run(self) -> None:
         with own_connection(self._layer):
@@ -120,14 +130,26 @@ class LeaseKeeper:
     def _renew(self) -> None:
         now = clock()
         with self._lock:
-            due = [k for k in self._kept.values() if now - k.renewed_at >= self._leases[k.claim.channel] / 3]
+            due = [k for k in self._kept.values() if now - k.asked_at >= self._leases[k.claim.channel] / 3]
         if not due:
             return
-        lost = self._layer.renew([kept.claim for kept in due], self._leases)
+        try:
+            lost = self._layer.renew([kept.claim for kept in due], self._leases)
+        except LayerUnavailable as error:
+            self._part_is_away(error.channels, due, now)
+            raise
+        self._away = frozenset()
         for kept in due:
-            kept.renewed_at = now
+            kept.renewed_at = kept.asked_at = now
         for claim in lost:
             self.forget(claim)
+
+    def _part_is_away(self, channels: frozenset[str] | None, due: Iterable[_Kept], now: float) -> None:
+        """The claims of other channels were renewed, or are lost."""
+        self._away = channels or frozenset()
+        for kept in due:
+            if channels is not None and kept.claim.channel not in channels:
+                kept.asked_at = now
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:

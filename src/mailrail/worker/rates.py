@@ -10,6 +10,8 @@ from ..messages import Message, Rate
 
 LONGEST_CLOSED = 5.0
 """Seconds after which an empty bucket is tried again in any case: somebody may have given tokens back."""
+CLOSED_FOR = 1.0
+"""Seconds until a bucket that could not be reached is tried again."""
 
 
 class RateGate:
@@ -40,6 +42,10 @@ class RateGate:
             return 1
         self._taken = self._take(room)
         return self._taken
+
+    def close(self) -> None:
+        """Its bucket cannot be asked just now."""
+        self._open_at = time.monotonic() + CLOSED_FOR
 
     def account(self, claims: Sequence[Message]) -> list[Message]:
         """Square tokens with what was claimed. Returns the claims that must be released again."""

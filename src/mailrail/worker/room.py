@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..routing import Plan
 from .pools import Threads
@@ -21,6 +22,8 @@ class Room:
         self._wear = wear
         self.gates = {c: RateGate(layer, c, plan.rate) for c, plan in plans.items() if plan.rate}
         self._slots = Counter({c: _concurrency(plan, layer, threads) for c, plan in plans.items()})
+        self._layer = layer
+        self._away: LayerUnavailable | None = None  # why a gate could not be asked
 
     def is_full(self, channel: str) -> bool:
         """Do as many consumers of this channel run as may?"""
@@ -37,16 +40,33 @@ class Room:
     def limits(self) -> dict[str, int]:
         """Messages that may be claimed now, per channel with room."""
         limits: dict[str, int] = {}
+        self._away = None
         for channel, plan in self._plans.items():
             slots = self._slots[channel]
             if not plan.is_async:
                 slots = min(slots, self._threads.free)
             room = slots * (plan.batch or 1)
             if room > 0 and channel in self.gates:
-                room = self.gates[channel].allow(room)
+                room = self._allowed(self.gates[channel], room)
             if room > 0:
                 limits[channel] = room
         return limits
+
+    def _allowed(self, gate: RateGate, room: int) -> int:
+        """A bucket that is away keeps its own channel waiting, and no other."""
+        try:
+            return gate.allow(room)
+        except LayerUnavailable as error:
+            if not self._layer.has_parts:
+                raise
+            self._away = error
+            gate.close()
+            return 0
+
+    def check(self) -> None:
+        """Raise what kept the last ``limits`` from knowing what a rate allows."""
+        if self._away is not None:
+            raise self._away
 
     def total(self, limits: Mapping[str, int]) -> int:
         """Sync consumers share the threads; async ones and batches are bounded by their channel alone."""

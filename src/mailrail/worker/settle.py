@@ -15,6 +15,9 @@ from .leases import OUTAGES, LeaseKeeper, clock
 from .log import logger
 from .report import report, report_lost
 
+PATIENCE = 5.0
+"""Seconds that one look spends on telling parts of a layer that do not answer."""
+
 
 @dataclass(slots=True, eq=False)
 class _Open:
@@ -41,6 +44,7 @@ class Settler:
         self._keeper = keeper
         self._finished: list[_Open] = []
         self._others: deque[_Open] = deque()
+        self._away: Exception | None = None  # why some of the others are left
 
     @property
     def has_work(self) -> bool:
@@ -72,19 +76,45 @@ class Settler:
         self.add(message)
 
     def settle(self) -> None:
-        """Settle all but the finished. What the layer cannot take now stays for the next time."""
-        while self._others:
+        """Settle all but the finished. What the layer cannot take now stays for the next time.
+
+        Where only a part of the layer is away, the others are told; ``check`` raises what was not raised here.
+        """
+        self._away = None
+        away: set[str] = set()
+        until = clock() + PATIENCE
+        for _ in range(len(self._others)):
             entry = self._others[0]
-            try:
-                lost = settle_one(self._layer, entry.claim, entry.outcome)
-            except Exception as error:
-                if _is_outage(error):
-                    entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
-                    raise
-                self._set_aside(entry, error)
-            else:
-                self._close(entry, () if clock() < entry.unanswered_until else lost)
-            self._others.popleft()
+            if entry.claim.channel not in away:
+                try:
+                    self._settle(entry)
+                except OUTAGES as error:
+                    if not self._layer.has_parts:
+                        raise
+                    away.add(entry.claim.channel)
+                    self._away = error
+                else:
+                    self._others.popleft()
+                    continue
+            self._others.rotate(-1)
+            if clock() >= until:
+                break
+
+    def _settle(self, entry: _Open) -> None:
+        try:
+            lost = settle_one(self._layer, entry.claim, entry.outcome)
+        except Exception as error:
+            if _is_outage(error):
+                entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
+                raise
+            self._set_aside(entry, error)
+        else:
+            self._close(entry, () if clock() < entry.unanswered_until else lost)
+
+    def check(self) -> None:
+        """Raise what keeps the last ``settle`` from having told all."""
+        if self._away is not None:
+            raise self._away
 
     def _set_aside(self, entry: _Open, error: Exception) -> None:
         """The layer refuses this one, and will again: its lease lapses, so that it holds nobody else up."""
@@ -92,6 +122,17 @@ class Settler:
         logger.error(
             "%r cannot be %s; it will count as lost", entry.message, entry.outcome.kind, exc_info=error
         )
+
+    def finish_apart(self) -> None:
+        """The ``claim`` that was to settle ``finished`` has failed.
+
+        If that was for a part of the layer, the next one must not fail for it again: they are settled one by one.
+        """
+        if self._layer.has_parts:
+            for entry in self._finished:
+                entry.unanswered_until = self._keeper.safe_until(entry.claim)
+            self._others.extend(self._finished)
+            self._finished = []
 
     def finished_by_claim(self, claimed: Claimed) -> None:
         """The last ``claim`` has settled ``finished``."""

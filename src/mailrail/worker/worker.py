@@ -103,7 +103,7 @@ class Worker:
         self._upkeep = Upkeep(layer, self._stopping, self._report_unrouted)
         self._stop_at = float("inf")
         self._pace = 0.0  # seconds the last claim took
-        self._outages = Outages(self._stopping)
+        self._outages = Outages(self._stopping, layer.has_parts)
         self._unrouted: set[str] = set()
         #: Set when the process should be replaced: it is used up, or code past its limit holds a thread or the loop.
         self.worn_out = False
@@ -150,6 +150,7 @@ class Worker:
             claims = self._claim()
             self._consume(claims)
             if not claims and not self._ended:
+                self._check()
                 self._wait(seen)
             self._let_more_end()
             self._outages.over()
@@ -182,11 +183,20 @@ class Worker:
         since = self._keeper.catch_up()
         begun = time.monotonic()
         total = self._room.total(limits)
-        claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
+        try:
+            claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
+        except OUTAGES:
+            self._settler.finish_apart()
+            raise
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.finished_by_claim(claimed)
         return self._admit(claimed)
+
+    def _check(self) -> None:
+        """Raise for a part of the layer that is away, when there is nothing to do on the others."""
+        self._settler.check()
+        self._room.check()
 
     def _admit(self, claimed: Claimed) -> list[Message]:
         """Report what expired, and give back what its channel's rate does not allow."""
@@ -376,6 +386,7 @@ class Worker:
         try:
             self._collect()
             self._claim()  # claims nothing now; settles what is finished
+            self._settler.check()
         except OUTAGES as error:
             logger.error("the layer cannot be used; %s", error)
 

@@ -60,12 +60,10 @@ class Cluster(Server):
     # -- what the verbs use -------------------------------------------------------------------------------------
 
     def exchange(self, commands: Sequence[Command], again: bool = False) -> list[Any]:
-        answers = self._exchange(commands, PATIENCE)
+        answers = self._follow(commands, PATIENCE)
         broken = [n for n, answer in enumerate(answers) if isinstance(answer, redis.ConnectionError)]
         if broken and again:
-            for n, answer in zip(
-                broken, self._exchange([commands[n] for n in broken], PATIENCE), strict=True
-            ):
+            for n, answer in zip(broken, self._follow([commands[n] for n in broken], PATIENCE), strict=True):
                 answers[n] = answer
         for answer in answers:
             if isinstance(answer, _BROKEN):
@@ -73,7 +71,7 @@ class Cluster(Server):
         return answers
 
     def exchange_each(self, commands: Sequence[Command]) -> list[Any]:
-        return self._exchange(commands, SHORT_PATIENCE)
+        return self._follow(commands, SHORT_PATIENCE)
 
     def nodes(self) -> list[Server]:
         """All that can be reached, replicas among them."""
@@ -97,11 +95,14 @@ class Cluster(Server):
         return self._node(random.choice(addresses)).listen() if addresses else self._seeds[0].listen()
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
+        has_not_run = isinstance(error, _NOT_RUN)
         if isinstance(error, redis.exceptions.AskError | redis.exceptions.TryAgainError):
             error = redis.exceptions.TryAgainError(
                 "a slot is being moved to another node; its channels stand still until it is there"
             )
-        return super().unavailable(error)
+        unavailable = super().unavailable(error)
+        unavailable.may_have_run = unavailable.may_have_run and not has_not_run
+        return unavailable
 
     def close(self) -> None:
         for node in (*self._seeds, *self._nodes.values()):
@@ -109,7 +110,7 @@ class Cluster(Server):
 
     # -- routing ------------------------------------------------------------------------------------------------
 
-    def _exchange(self, commands: Sequence[Command], patience: float) -> list[Any]:
+    def _follow(self, commands: Sequence[Command], patience: float) -> list[Any]:
         """Answers and errors, each in its place. What has not run is sent again, at once where it has moved."""
         answers: list[Any] = [None] * len(commands)
         left: Sequence[int] = range(len(commands))
@@ -137,7 +138,9 @@ class Cluster(Server):
                 by_node.setdefault(self._owner(keys_of(commands[n])[0]), []).append(n)
             except redis.RedisError as error:
                 answers[n] = error
-        for node, of_node in by_node.items():
+        for node, of_node in sorted(
+            by_node.items(), key=lambda it: it[0].is_away
+        ):  # others need not wait for it
             found = node.exchange_each([commands[n] for n in of_node])
             for n, answer in zip(of_node, found, strict=True):
                 answers[n] = answer

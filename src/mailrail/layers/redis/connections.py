@@ -23,6 +23,9 @@ IDLE_BEFORE_LOOK = 1.0
 _NO_MASTER = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 """What a server answers that was a master before a failover."""
 
+_SENT = "mailrail_sent"
+"""What tells of an error whether it came before the commands were sent."""
+
 Command: TypeAlias = Sequence[bytes | str | int | float]
 
 
@@ -61,14 +64,17 @@ class Connections:
             connection, used_at = self._idle.pop()
         except IndexError:
             connection, used_at = self._source.make_connection(), 0.0
+        is_sent = False
         try:
             if time.monotonic() - used_at > IDLE_BEFORE_LOOK and _is_spoilt(connection):
                 connection.disconnect()
             connection.connect()  # if it is not
+            is_sent = True
             connection.send_packed_command([_packed(command) for command in commands])
             return [_answer(connection) for _ in commands]
-        except BaseException:  # an answer may still be on its way
+        except BaseException as error:  # an answer may still be on its way
             connection.disconnect()
+            setattr(error, _SENT, is_sent)
             raise
         finally:
             self._idle.append((connection, time.monotonic()))
@@ -77,6 +83,11 @@ class Connections:
         """Close those that nobody uses at the moment."""
         while self._idle:
             self._idle.pop()[0].disconnect()
+
+
+def may_have_run(error: redis.RedisError) -> bool:
+    """May the server have got the commands that failed with this?"""
+    return bool(getattr(error, _SENT, True))
 
 
 def keys_of(command: Command) -> Sequence[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -74,6 +75,7 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         )
         DurableLayer.__init__(self)
         self.orders_channels = not cluster and len(self._servers.all) == 1
+        self.has_parts = not self.orders_channels
         self.is_on_cluster = cluster
         if cluster:
             self.extensions: list[str] = []  # no groups: Channels and our checks look here
@@ -139,8 +141,9 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
             if claimed is None:
                 claimed = self._claim_all(call, total)
                 claimed = claimed._replace(lost=self._really_lost(claimed.lost))
-        except LayerUnavailable:  # whatever has this token by now will be adopted
-            self._unanswered.note(worker, call.token, call.longest_lease, finished)
+        except LayerUnavailable as error:  # whatever has this token by now will be adopted
+            if error.may_have_run or finished:
+                self._unanswered.note(worker, call.token, call.longest_lease, finished)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
@@ -153,11 +156,34 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         )
 
     def _claim_at_once(self, call: Call, total: int) -> Claimed:
+        parts = self._in_turn(self._servers.parts({**call.limits, **call.finished}))
+        if len(parts) == 1:
+            [(server, channels)] = parts
+            return self._claim(server, channels, call, total)
+        return self._claim_from_each(parts, call, total)
+
+    def _claim_from_each(self, parts: Sequence[tuple[Server, list[str]]], call: Call, total: int) -> Claimed:
+        """What is away keeps nobody from what the others gave, unless something would pass for finished."""
         claimed = Claimed([], [], [])
-        for server, channels in self._in_turn(self._servers.parts({**call.limits, **call.finished})):
-            part = self._claim(server, channels, call, total - len(claimed.claims))
-            for all_of_them, these in zip(claimed, part, strict=True):
-                all_of_them += these
+        errors, tokens, is_open = list[LayerUnavailable](), list[int](), False
+        for server, channels in parts:
+            own = replace(call, token=new_token())  # one that is not answered must name nothing that runs
+            try:
+                part = self._claim(server, channels, own, total - len(claimed.claims))
+            except LayerUnavailable as error:
+                errors.append(error)
+                finished = [claim for channel in channels for claim in call.finished.get(channel, ())]
+                is_open = is_open or bool(finished)
+                if error.may_have_run or finished:
+                    self._unanswered.note(call.worker, own.token, call.longest_lease, finished)
+            else:
+                tokens.append(own.token)
+                for all_of_them, these in zip(claimed, part, strict=True):
+                    all_of_them += these
+        if errors and (is_open or not any(claimed)):
+            for token in tokens:
+                self._unanswered.note(call.worker, token, call.longest_lease, ())
+            raise errors[0]
         return claimed
 
     def _in_turn(self, parts: list[tuple[Server, list[str]]]) -> list[tuple[Server, list[str]]]:
@@ -171,7 +197,8 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         turns = Turns(self._servers.of(""), self._names.tag, self._messages, call)
         turns.claim(total, self._claims_so_far)
         for asked in turns.unanswered():
-            self._unanswered.note(call.worker, asked.token, asked.lease, asked.finished)
+            channels = [asked.channel] if asked.room else []
+            self._unanswered.note(call.worker, asked.token, asked.lease, asked.finished, channels=channels)
         if turns.error is not None:
             raise turns.error
         return turns.claimed
@@ -217,7 +244,8 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
             ]
             for (group, token), rows in zip(groups, run_each(server, "adopt", calls), strict=True):
                 if isinstance(rows, LayerUnavailable):
-                    self._unanswered.note(call.worker, token, call.longest_lease, ())
+                    if rows.may_have_run:
+                        self._unanswered.note(call.worker, token, call.longest_lease, ())
                 else:
                     found += self._messages(group, rows)
                     adopted.append(token)
@@ -265,14 +293,38 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
     def _settle(
         self, claims: Sequence[Message], verb: str, arguments: Callable[[str], list[Any]]
     ) -> list[Message]:
-        """Run a script on the claims of each channel. Returns those that it calls lost."""
+        """Run a script on the claims of each channel. Returns those that it calls lost.
+
+        A server that is away keeps nobody from the others; then it raises, and says of which channels.
+        """
         of_channel = by_channel(claims)
         lost: list[Message] = []
-        for server, channels in self._servers.parts(of_channel):
+        away: dict[str, LayerUnavailable] = {}
+        parts = sorted(
+            self._servers.parts(of_channel), key=lambda part: part[0].is_away
+        )  # let nobody wait for it
+        for server, channels in parts:
             calls = [([self._names.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
-            for channel, numbers in zip(channels, run_all(server, verb, calls), strict=True):
-                lost += [of_channel[channel][number - 1] for number in numbers]
+            for channel, numbers in zip(channels, self._answers(server, verb, calls), strict=True):
+                if isinstance(numbers, LayerUnavailable):
+                    away[channel] = numbers
+                else:
+                    lost += [of_channel[channel][number - 1] for number in numbers]
+        if away:
+            error = next(iter(away.values()))
+            error.channels = frozenset(away) if self.has_parts else None
+            raise error
         return lost
+
+    def _answers(
+        self, server: Server, verb: str, calls: Sequence[tuple[list[bytes], list[Any]]]
+    ) -> list[Any]:
+        if verb == "renew":  # the leases of other channels are not to wait for one whose slot is being moved
+            return run_each(server, verb, calls)
+        try:
+            return run_all(server, verb, calls)
+        except LayerUnavailable as error:
+            return [error] * len(calls)
 
     def poll(self, channels: Sequence[str]) -> float | None:
         soon: list[float] = []

@@ -19,7 +19,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from ...errors import InvalidSettings, LayerUnavailable
-from .connections import Command, Connections
+from .connections import Command, Connections, may_have_run
 
 CONNECT_TIMEOUT = 5.0
 """Seconds until a server that cannot be reached is given up (``socket_connect_timeout`` in ``hosts``)."""
@@ -41,6 +41,8 @@ class Server:
     """One server (or the master that Sentinels name), and what people call it."""
 
     kind = "server"
+    is_away = False
+    """Could the last exchange not be made?"""
 
     def __init__(self, host: Mapping[str, Any]) -> None:
         self.name = _name(host)
@@ -62,6 +64,15 @@ class Server:
         ``again``: once more on a new connection when the present one breaks; they must be safe to repeat. Raises
         redis-py's errors.
         """
+        try:
+            answers = self._exchange(commands, again)
+        except redis.RedisError:
+            self.is_away = True
+            raise
+        self.is_away = False
+        return answers
+
+    def _exchange(self, commands: Sequence[Command], again: bool) -> list[Any]:
         try:
             return self._connections.exchange(commands)
         except redis.ConnectionError:
@@ -108,9 +119,11 @@ class Server:
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         """What to raise instead of one of redis-py's errors: it names the server."""
-        return LayerUnavailable(
+        unavailable = LayerUnavailable(
             f"The Redis {self.kind} {self.name}, from CONFIG['hosts'] of the layer, cannot be used: {_said(error)}"
         )
+        unavailable.may_have_run = may_have_run(error)
+        return unavailable
 
     @contextmanager
     def plain_words(self) -> Iterator[None]:

@@ -85,7 +85,11 @@ class Turns:
 
     def unanswered(self) -> list[Asked]:
         """Those of whose claims nobody knows. All of them, if what the others gave is not returned either."""
-        return [asked for asked in self._asked if asked.error or self.error]
+        return [
+            asked
+            for asked in self._asked
+            if (asked.error.may_have_run if asked.error else self.error is not None)
+        ]
 
     def _in_turn(self, total: int, turn: int) -> list[str]:
         call = self._call
