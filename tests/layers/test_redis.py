@@ -421,6 +421,26 @@ class TestLostAnswers:
         assert proxy.swallowed == 1 and layer.stats()["work"].ready == 2
         assert send(layer, key="k") == id
 
+    def test_a_claim_that_a_server_makes_long_after_it_was_given_up_is_adopted(
+        self, own_server: ValkeyServer
+    ) -> None:
+        """It stood still, for longer than a lease, with the claim in its socket."""
+        host = {"address": own_server.url, "password": "secret", "socket_timeout": 0.3}
+        layer = RedisChannelLayer([host])
+        assert claim(layer) == []  # the server knows the script
+        id, lease = send(layer), 1.0
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            with pytest.raises(LayerUnavailable, match="Timeout"):
+                layer.claim("w", {"work": 1}, lease)
+            until(lambda: time.monotonic() > begun + 0.3 + 1.5 * lease)
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        layer.stats()  # it is back
+        [found] = until(lambda: layer.claim("w", {"work": 1}, lease).claims)
+        assert (found.id, found.attempt, found.losses) == (id, 1, 0)
+
 
 class TestScripts:
     def test_a_server_that_has_forgotten_them_gets_them_again(self, layer: Any, bare: Any) -> None:

@@ -15,13 +15,17 @@ from ..messages import Message
 
 LOOK_EVERY = 0.5
 """Seconds between looks: the server may still be at work on the statement when we are back."""
+LATE = 15.0
+"""Seconds that a call may come late: a server that stood still does what it has been sent once it goes on."""
 
 
 @dataclass
 class _Call:
     worker: str
     token: int
-    until: float  # time.monotonic() after which its leases have lapsed in any case
+    lease: float
+    channels: set[str]  # that it may yet claim from, as their server has not answered since
+    until: float  # time.monotonic() after which its leases have lapsed in any case, if all have answered
     finished: frozenset[tuple[UUID, int | None]]
 
 
@@ -40,14 +44,17 @@ class Unanswered:
         longest_lease: float,
         finished: Iterable[Message],
         expired: Iterable[Message] = (),
+        channels: Iterable[str] = (),
     ) -> None:
         """This call failed, and nobody knows where. ``expired``: what it has dropped for certain.
 
         ``longest_lease``: of what it may have claimed, and of what it was to finish: so long nobody else has that.
+        ``channels``: those that it may claim from, now or when their server goes on.
         """
         self._expired.setdefault(worker, []).extend(expired)
         names = frozenset((message.id, message.token) for message in finished)
-        self._calls.append(_Call(worker, token, time.monotonic() + longest_lease, names))
+        until = time.monotonic() + longest_lease
+        self._calls.append(_Call(worker, token, longest_lease, set(channels), until, names))
         self._looked_at.pop(worker, None)
 
     def tokens(self, worker: str) -> list[int]:
@@ -55,11 +62,19 @@ class Unanswered:
         if not self._calls:
             return []
         now = time.monotonic()
-        self._calls = [call for call in self._calls if call.until > now]
+        self._calls = [call for call in self._calls if call.channels or call.until > now]
         if now - self._looked_at.get(worker, 0.0) < LOOK_EVERY:
             return []
         self._looked_at[worker] = now
         return [call.token for call in self._calls if call.worker == worker]
+
+    def answered(self, worker: str, channels: Iterable[str]) -> None:
+        """The server of these channels answers: it has done what it was sent before, or does so very soon."""
+        until = time.monotonic() + LATE
+        for call in self._calls:
+            if call.worker == worker and call.channels:
+                call.channels.difference_update(channels)
+                call.until = until + call.lease
 
     def take_expired(self, worker: str) -> list[Message]:
         """What the failed calls of this worker have dropped, once."""

@@ -140,7 +140,7 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
             claimed = claimed._replace(lost=self._really_lost(claimed.lost))
         except (DatabaseError, LayerUnavailable):  # whatever has this token by now will be adopted
             longest = max(lease_for(channel, lease) for channel in {*limits, *(m.channel for m in finished)})
-            self._unanswered.note(worker, call.token, longest, finished, call.expired)
+            self._unanswered.note(worker, call.token, longest, finished, call.expired, limits)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
@@ -223,7 +223,9 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
             "unanswered": unanswered,
             "token": call.token,
         }
-        return [read_message(row) for row in self._execute(claiming_sql.ADOPT, values)]
+        rows = self._execute(claiming_sql.ADOPT, values)
+        self._unanswered.answered(call.worker, call.limits)
+        return [read_message(row) for row in rows]
 
     def _really_lost(self, lost: list[Message]) -> list[Message]:
         """Without those that a call of ours has finished whose answer was lost."""

@@ -143,7 +143,8 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
                 claimed = claimed._replace(lost=self._really_lost(claimed.lost))
         except LayerUnavailable as error:  # whatever has this token by now will be adopted
             if error.may_have_run or finished:
-                self._unanswered.note(worker, call.token, call.longest_lease, finished)
+                channels = () if self.has_parts else limits  # parts have tokens of their own
+                self._unanswered.note(worker, call.token, call.longest_lease, finished, channels=channels)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
@@ -175,7 +176,10 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
                 finished = [claim for channel in channels for claim in call.finished.get(channel, ())]
                 is_open = is_open or bool(finished)
                 if error.may_have_run or finished:
-                    self._unanswered.note(call.worker, own.token, call.longest_lease, finished)
+                    limited = [channel for channel in channels if channel in call.limits]
+                    self._unanswered.note(
+                        call.worker, own.token, call.longest_lease, finished, channels=limited
+                    )
             else:
                 tokens.append(own.token)
                 for all_of_them, these in zip(claimed, part, strict=True):
@@ -245,8 +249,9 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
             for (group, token), rows in zip(groups, run_each(server, "adopt", calls), strict=True):
                 if isinstance(rows, LayerUnavailable):
                     if rows.may_have_run:
-                        self._unanswered.note(call.worker, token, call.longest_lease, ())
+                        self._unanswered.note(call.worker, token, call.longest_lease, (), channels=group)
                 else:
+                    self._unanswered.answered(call.worker, group)
                     found += self._messages(group, rows)
                     adopted.append(token)
         if not found:
