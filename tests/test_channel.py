@@ -496,6 +496,13 @@ class TestUnique:
         content = {"id": 7, "who": ["é", None, 1.5]}
         assert id_of_content("send-invite", content) == UUID("bc31f388-5cb7-53fc-8891-7e9807ab3197")
 
+    def test_the_id_of_a_record_with_a_uuid7_begins_with_its_time_and_stays_what_it_is(self) -> None:
+        record = "019a5f3c-7d21-7abc-9def-0123456789ab"
+        assert id_of_content("work", {"id": record}) == UUID("019a5f3c-7d21-8abc-aefe-b16d9d3cee2e")
+        assert id_of_content("work", {"id": record, "call": 1}) == UUID(
+            "019a5f3c-7d21-8abc-95aa-dbca058a417b"
+        )
+
     @pytest.mark.parametrize(
         "value", ["a", "é", "\x7f", 'a"\n\\/', 1, True, 1.5, {"b": 1, "a": 2}, [{"b": 1, "a": 2}]]
     )

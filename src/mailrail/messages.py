@@ -338,12 +338,23 @@ _of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # made up once
 def id_of_content(channel: str, content: Content) -> uuid.UUID:
     """The id of messages that are told apart by their content only: always the same one (UUIDv5, RFC 9562, 5.5).
 
+    Where the content's own ``id`` is a UUIDv7, its time is in front (UUIDv8, RFC 9562, 5.8): messages that are due at
+    the same moment go in the order of their ids, so those of records in the order in which the records were made.
+
     Raises what ``encode`` raises.
     """
     text = encode(content)
+    record = content.get("id")
     if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
         text = _sorting.encode(content)  # else it is the same text, and most are
-    return uuid.uuid5(_of_contents, f"{channel}\0{text}")
+    made = uuid.uuid5(_of_contents, f"{channel}\0{text}")
+    if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
+        return made
+    front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)
+    return uuid.UUID(int=front << 64 | made.int & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+_uuid7_text = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def _is_plain(text: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
-from mailrail.messages import Message, Rate, new_token
+from mailrail.messages import Message, Rate, id_of_content, new_token, uuid7
 
 LEASE = 15.0
 
@@ -112,6 +112,21 @@ class TestClaiming:
         ]
         order = [sent[i].id for i in (5, 2, 1, 4, 0, 3)]
         assert ids(claim(layer, 4)) + ids(claim(layer, 4)) == order
+
+    @pytest.mark.parametrize("fields", [{}, {"due": time.time() - 100}], ids=["due now", "of one moment"])
+    def test_messages_of_records_go_in_the_order_of_their_records(
+        self, layer: DurableLayer, fields: dict[str, Any]
+    ) -> None:
+        """Whose ids are made of their content; those of several calls, too."""
+        contents = [{"id": str(uuid7())} for _ in range(90)]
+        for begin in (0, 30, 60):
+            layer.enqueue(
+                [Message("work", c, id_of_content("work", c), **fields) for c in contents[begin : begin + 30]]
+            )
+        claims = claim(layer, 50) + claim(layer, 50)
+        assert [c.content for c in claims] == contents
+        layer.release(claims[:20])
+        assert [c.content for c in claim(layer, 50)] == contents[:20]
 
     def test_order_holds_across_channels(self, layer: DurableLayer) -> None:
         now = time.time()
