@@ -15,8 +15,11 @@ from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
 
+from ..servers import ValkeyServer
+
 BACKEND = "mailrail.mail.backend.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 MAILER = "out" if django.VERSION >= (6, 1) else "default"
 """What settings call the mailer that delivers."""
 
@@ -117,3 +120,33 @@ def on(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.Monkey
         "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": alias}}
     }
     return alias
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis", "redis with an outbox"])
+def each_layer(
+    request: pytest.FixtureRequest,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    valkey: ValkeyServer,
+    queueing: Callable[..., None],
+) -> None:
+    """The default layer, of every kind; the records are beside the messages where those are in a database.
+
+    What is delivered is in ``django.core.mail.outbox``. For tests that may use the database "postgres".
+    """
+    kind: str = request.param
+    configs: dict[str, tuple[str, dict[str, Any]]] = {
+        "memory": ("InMemoryChannelLayer", {}),
+        "sqlite": ("DatabaseChannelLayer", {}),
+        "postgres": ("DatabaseChannelLayer", {"using": "postgres"}),
+        "redis": ("RedisChannelLayer", {"hosts": [valkey.url]}),
+        "redis with an outbox": ("RedisChannelLayer", {"hosts": [valkey.url], "outbox": True}),
+    }
+    backend, config = configs[kind]
+    if backend != "DatabaseChannelLayer":
+        config = {**config, "routing": "tests.routes.on_redis"}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"mailrail.layers.{backend}", "CONFIG": config}}
+    if kind == "postgres":
+        monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", "postgres")
+        settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
+    queueing(0, LOCMEM)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.core import mail
@@ -15,40 +14,12 @@ from mailrail.layers import get_layer
 from mailrail.mail import hold, queue_many, release
 from mailrail.testing import advance
 
-from ..servers import ValkeyServer
 from .conftest import messages, work
 
-LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+
 MANY = 150
 """Of one batch: two are delivered side by side."""
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres", "redis", "redis with an outbox"])
-def layer(
-    request: pytest.FixtureRequest,
-    settings: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    valkey: ValkeyServer,
-    queueing: Callable[..., None],
-) -> str:
-    """The default layer, of every kind; the records are beside the messages where those are in a database."""
-    kind: str = request.param
-    configs: dict[str, tuple[str, dict[str, Any]]] = {
-        "memory": ("InMemoryChannelLayer", {}),
-        "sqlite": ("DatabaseChannelLayer", {}),
-        "postgres": ("DatabaseChannelLayer", {"using": "postgres"}),
-        "redis": ("RedisChannelLayer", {"hosts": [valkey.url]}),
-        "redis with an outbox": ("RedisChannelLayer", {"hosts": [valkey.url], "outbox": True}),
-    }
-    backend, config = configs[kind]
-    if backend != "DatabaseChannelLayer":
-        config = {**config, "routing": "tests.routes.on_redis"}
-    settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"mailrail.layers.{backend}", "CONFIG": config}}
-    if kind == "postgres":
-        monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", "postgres")
-        settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
-    queueing(0, LOCMEM)
-    return kind
 
 
 def left() -> list[str]:
@@ -64,8 +35,7 @@ def subjects(of: Sequence[EmailMessage]) -> list[str]:
     return [str(each.subject) for each in of]
 
 
-@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
-@pytest.mark.usefixtures("layer")
+@pytest.mark.usefixtures("each_layer")
 class TestOrder:
     def test_of_one_call(self) -> None:
         these = messages(MANY)

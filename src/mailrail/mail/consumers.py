@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import router
 from django.db.models import QuerySet
 from django.dispatch import receiver
 from django.utils import timezone
 
+from mailrail import Channel
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 from mailrail.signals import message_buried
 from mailrail.worker import IncomingMessage
 
-from .delivery import Delivery, call_of
+from .delivery import Delivery, call_of, id_of
 from .models import Email, Status
+from .outcomes import note
 from .queueing import CHANNEL, content_for
 from .retention import first_id
-from .values import storable
 
 BATCH = 200
 CONCURRENCY = 2
@@ -29,6 +32,8 @@ ALWAYS = 1_000_000
 LOSSES = 20
 """Workers that may die over an email: most are killed for other reasons, and its record knows whether it was sent."""
 
+DEAD_AT_ONCE = 500
+"""Dead messages that are looked at together."""
 LONGEST_DIALOGUE = timedelta(minutes=10)
 """For which the reply to a final dot may be waited for (RFC 5321 4.5.3.2.6), after the others."""
 
@@ -58,6 +63,7 @@ def _records(before: datetime, status: Status) -> QuerySet[Email]:
 
 @reconcile(CHANNEL, content=_content, priority=_priority)
 def queued(before: datetime) -> QuerySet[Email]:
+    hold_what_is_dead()  # for reconciliation, a record whose message is dead has one
     return _records(before, Status.QUEUED)
 
 
@@ -67,19 +73,42 @@ def sending(before: datetime) -> QuerySet[Email]:
     return _records(before, Status.SENDING).filter(changed_at__lt=before - LONGEST_DIALOGUE)
 
 
+# -- records whose message is dead: nobody will run it, so a person decides, and ``release`` sends another one -------
+
+
 @receiver(message_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
 def hold_what_was_buried(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
-    """No record waits for a message that nobody will run: a person decides, and ``release`` sends it again."""
-    using = router.db_for_write(Email)
-    waiting = Email.objects.using(using).filter(
-        pk=message.get("id"), status__in=(Status.QUEUED, Status.SENDING)
+    for email in _waiting([id_of(message.content)]):
+        if email.call <= call_of(message.content):
+            _hold(email, error)
+
+
+def hold_what_is_dead() -> None:
+    """What the worker that buried it did not hold: it was killed in between, or its database was away."""
+    layer, last = Channel(CHANNEL).layer, None
+    while page := layer.dead(CHANNEL, DEAD_AT_ONCE, last):
+        last = page[-1]
+        waiting = {email.pk: email for email in _waiting(id_of(dead.message.content) for dead in page)}
+        for dead in page if waiting else ():
+            content, id = dead.message.content, dead.message.id
+            email = waiting.get(id_of(content))
+            if email is None or email.call > call_of(content):
+                continue
+            # Once more, after the record was read: somebody may have sent the message again.
+            if layer.find_dead(CHANNEL, id) and not layer.find(CHANNEL, id):
+                _hold(email, dead.error)
+
+
+def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
+    found = Email.objects.using(router.db_for_write(Email)).filter(
+        pk__in=[id for id in ids if id is not None], status__in=(Status.QUEUED, Status.SENDING)
     )
-    for email in waiting.filter(call__lte=call_of(message)):
-        told = {
-            "at": timezone.now().isoformat(),
-            "what": "held: its message was buried",
-            "why": storable(error[:500]),
-        }
-        waiting.filter(pk=email.pk, turn=email.turn).update(
-            status=Status.HELD, turn=email.turn + 1, events=[*email.events, told], changed_at=timezone.now()
-        )
+    return found.only("id", "call", "turn", "events")
+
+
+def _hold(email: Email, error: str) -> None:
+    email.events = email.events if isinstance(email.events, list) else []  # other hands may have written it
+    note(email, now := timezone.now(), "held: its message was buried", why=error[:500])
+    Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
+        status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now
+    )

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -80,13 +80,14 @@ class Delivery:
 
     def _take_in(self) -> None:
         for message in self._all:
-            id = _id_of(message)
+            id = id_of(message.content)
             if id is None:
+                logger.warning("%r names no email: %r", message, message.content)
                 _finish(message)
                 continue
             twin = self._messages.setdefault(id, message)
             if twin is not message:  # the later one's record is committed, and makes the other one void
-                older, self._messages[id] = sorted((twin, message), key=call_of)
+                older, self._messages[id] = sorted((twin, message), key=lambda it: call_of(it.content))
                 _finish(older)
 
     def _run(self) -> None:
@@ -106,7 +107,7 @@ class Delivery:
         now = timezone.now()
         sound, results, ready = [], [], []
         for email in emails:
-            if email.status in NOTHING_TO_DO or call_of(self._messages[email.pk]) < email.call:
+            if email.status in NOTHING_TO_DO or call_of(self._messages[email.pk].content) < email.call:
                 _finish(self._messages[email.pk])
             elif defect := defect_of(email):
                 results.append(outcomes.fail_unsound(email, now, defect))
@@ -379,14 +380,13 @@ def _say(message: IncomingMessage, what: Callable[[], None]) -> None:
             pass  # in that very moment
 
 
-def call_of(message: IncomingMessage) -> int:
-    call = message.get("call", 0)
+def call_of(content: Mapping[str, object]) -> int:
+    call = content.get("call", 0)
     return call if isinstance(call, int) else 0
 
 
-def _id_of(message: IncomingMessage) -> UUID | None:
+def id_of(content: Mapping[str, object]) -> UUID | None:
     try:
-        return UUID(str(message.get("id")))
+        return UUID(str(content.get("id")))
     except ValueError:
-        logger.warning("%r names no email: %r", message, message.content)
         return None

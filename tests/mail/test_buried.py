@@ -1,0 +1,133 @@
+"""A record whose message is dead does not wait for ever: whatever happens around the burial, it is held in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.core import mail
+
+from mailrail import Channel
+from mailrail.layers import get_layer
+from mailrail.mail import queue, release
+from mailrail.mail.consumers import LOSSES, hold_what_was_buried
+from mailrail.mail.models import Email, Status
+from mailrail.mail.queueing import CHANNEL
+from mailrail.messages import Message
+from mailrail.reconciliation import reconcilers
+from mailrail.routing import Routing
+from mailrail.signals import message_buried
+
+from ..processes import Ledger, Manage, WorkerProcess, until
+from .conftest import messages, work
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+
+
+@pytest.fixture
+def nobody_holds() -> Iterator[None]:
+    """As if the process had died right after each burial."""
+    message_buried.disconnect(hold_what_was_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
+    yield
+    message_buried.connect(hold_what_was_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
+
+
+def lose(times: int = LOSSES) -> None:
+    """Workers die over all messages that wait."""
+    layer = get_layer()
+    if layer.outbox:
+        layer.outbox.relay()
+    for _ in range(times):
+        layer.renew(layer.claim("dying", {CHANNEL: 100}, 60.0).claims, 0.0)
+
+
+def reconcile() -> None:
+    Routing.of_layer()
+    for each in reconcilers(get_layer()):
+        if each.channel == CHANNEL:
+            each.run()
+
+
+def statuses() -> list[str]:
+    return [each.status for each in Email.objects.order_by("pk")]
+
+
+@pytest.mark.usefixtures("each_layer", "nobody_holds")
+class TestReconciliationHolds:
+    def test_what_was_buried_and_not_held(self) -> None:
+        email, other = [queue(each) for each in messages(2)]
+        Email.objects.filter(pk=other.pk).update(status=Status.SENDING)
+        lose()
+        work()
+        assert statuses() == ["queued", "sending"] and len(get_layer().dead(CHANNEL)) == 2
+        reconcile()
+        assert statuses() == ["held", "held"]
+        email.refresh_from_db()
+        assert email.events[-1]["what"] == "held: its message was buried" and email.events[-1]["why"]
+        assert release(email).done == [email.pk]
+        reconcile()  # the message that is dead is not the one that it has now
+        assert statuses() == ["queued", "held"]
+        lose(0)
+        work()
+        assert [str(each.subject) for each in mail.outbox] == ["Number 0"]
+
+    def test_what_has_ended_and_what_has_a_message_again_is_left_alone(self) -> None:
+        ended, again = [queue(each) for each in messages(2)]
+        lose()
+        work()
+        Email.objects.filter(pk=ended.pk).update(status=Status.SENT)
+        Channel(CHANNEL).send({"id": str(again.pk)}, unique=True)
+        lose(0)
+        reconcile()
+        assert statuses() == ["sent", "queued"]
+
+    def test_dead_messages_of_other_hands_change_nothing(self) -> None:
+        email = queue(messages(1)[0])
+        layer = get_layer()
+        lose(0)
+        get_layer().cancel(CHANNEL, [each.id for each in layer.waiting(CHANNEL)])
+        odd: list[dict[str, Any]] = [{"id": "nothing"}, {}, {"id": [1]}, {"id": str(uuid4()), "call": "x"}]
+        layer.enqueue([Message(CHANNEL, each) for each in [*odd, {"id": str(email.pk)}]])
+        for claim in layer.claim("w", {CHANNEL: 9}, 60.0).claims:
+            layer.bury(claim, "boom \0")
+        Email.objects.update(events={"not": "a list"})
+        reconcile()
+        email.refresh_from_db()
+        assert email.status == Status.HELD and len(email.events) == 1
+
+
+SETTINGS = """
+import os, signal
+from pathlib import Path
+from mailrail.signals import message_buried
+
+def killed(**facts):
+    Path({once!r}).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+message_buried.connect(killed, weak=False)  # before the mail queue's own
+MAILRAIL |= {{"LEASE": 1.0, "RECONCILE_EVERY": 1.0}}
+CHANNEL_LAYERS = {layers!r}
+"""
+
+
+def test_a_worker_that_is_killed_between_burying_and_holding(settings: Any, tmp_path: Path) -> None:
+    layers = {"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"}}
+    settings.CHANNEL_LAYERS = layers
+    queue(messages(1)[0])
+    lose()
+    ledger, once = Ledger(tmp_path / "ledger"), tmp_path / "once"
+    manage = Manage(ledger)
+    manage.use_settings(tmp_path, SETTINGS.format(once=str(once), layers=layers))
+    worker = WorkerProcess(ledger, env=manage.environment)
+    try:
+        until(lambda: statuses() == [Status.HELD], what="the end")
+    except BaseException:
+        print(worker.log)
+        raise
+    finally:
+        worker.kill_all()
+    assert once.exists() and len(get_layer().dead(CHANNEL)) == 1
