@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.mime.base import MIMEBase
+from pathlib import Path
 from typing import Any
 
 import django
@@ -13,10 +14,11 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 from mailrail import mail
 from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
-from mailrail.mail.models import EmailFile, File
+from mailrail.mail.models import EmailFile, File, MailerState
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import ScriptedServer
+from .test_outcomes import pass_time
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -161,22 +163,33 @@ def test_an_email_whose_file_is_gone_fails(queueing: Queueing) -> None:
     assert Email.objects.get().status == Status.FAILED
 
 
-def test_a_storage_that_is_away_loses_nothing(queueing: Queueing, settings: Any, tmp_path: Any) -> None:
-    settings.STORAGES = {
-        **settings.STORAGES,
-        "mail": {
-            "BACKEND": "django.core.files.storage.FileSystemStorage",
-            "OPTIONS": {"location": str(tmp_path)},
-        },
-    }
+@pytest.fixture
+def storage(settings: Any, tmp_path: Path) -> Path:
+    """Where large attachments are kept."""
+    backend = "django.core.files.storage.FileSystemStorage"
+    kept = {"BACKEND": backend, "OPTIONS": {"location": str(tmp_path)}}
+    settings.STORAGES = {**settings.STORAGES, "mail": kept}
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "mail"}
+    return tmp_path
+
+
+def large() -> EmailMessage:
+    made = message()
+    made.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
+    return made
+
+
+def only_file(storage: Path) -> Path:
+    [stored] = [each for each in storage.rglob("*") if each.is_file()]
+    return stored
+
+
+def test_a_storage_that_is_away_loses_nothing(queueing: Queueing, storage: Path) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
-        large = message()
-        large.attach("a.bin", b"\0" * 100_000, "application/octet-stream")
-        mail.queue_many([large, message()])
-        [stored] = [each for each in tmp_path.rglob("*") if each.is_file()]
-        away = stored.rename(tmp_path / "away")
+        mail.queue_many([large(), message()])
+        stored = only_file(storage)
+        away = stored.rename(storage / "away")
         stored.mkdir()  # to open it is an IsADirectoryError
         drain("mailrail.mail")
         assert len(server.mails) == 1
@@ -185,6 +198,75 @@ def test_a_storage_that_is_away_loses_nothing(queueing: Queueing, settings: Any,
         advance(120)
         drain("mailrail.mail")
         assert len(server.mails) == 2
+
+
+def test_a_storage_that_is_not_mounted_loses_nothing(queueing: Queueing, storage: Path) -> None:
+    """It says that there is no such file."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        mail.queue_many([large(), message()])
+        stored = only_file(storage)
+        away = stored.rename(storage / "away")
+        for _ in range(3):
+            drain("mailrail.mail")
+            pass_time(60)
+        assert len(server.mails) == 1
+        email = Email.objects.get(status=Status.QUEUED)
+        assert [event["what"] for event in email.events] == ["not sent"] * 3
+        assert f"No such file or directory: '{stored}'" in email.events[-1]["why"]
+        assert email.attempts == 0
+        away.rename(stored)
+        drain("mailrail.mail")
+        assert len(server.mails) == 2 and not Email.objects.exclude(status=Status.SENT).exists()
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["for its lifetime", "since its lifetime was over"])
+def test_an_email_whose_file_stays_missing_fails(queueing: Queueing, storage: Path, paused: bool) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        queued = mail.queue(large())
+        only_file(storage).unlink()
+        if not paused:
+            drain("mailrail.mail")
+        pass_time(4 * 24 * 3600)
+        drain("mailrail.mail")
+        queued.refresh_from_db()
+        assert queued.status == (Status.QUEUED if paused else Status.FAILED)
+        pass_time(60)
+        drain("mailrail.mail")
+        assert server.connections == 0
+    queued.refresh_from_db()
+    assert queued.status == Status.FAILED and "a file is missing" in queued.events[-1]["why"]
+    assert sent("mailrail.mail") == []
+
+
+def test_a_storage_that_the_settings_do_not_name_any_more_loses_nothing(
+    queueing: Queueing, storage: Path, settings: Any
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        mail.queue(large())
+        before = settings.MAILRAIL
+        settings.MAILRAIL = {**before, "MAIL_STORAGE": None}
+        drain("mailrail.mail")
+        assert "MAILRAIL['MAIL_STORAGE'] names none" in Email.objects.get().events[-1]["why"]
+        settings.MAILRAIL = before
+        pass_time(60)
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+
+
+def test_what_was_not_sent_says_nothing_of_its_mailer(queueing: Queueing, storage: Path) -> None:
+    """That is out, and would have been tried with this email."""
+    queueing(1)
+    mail.queue(large())
+    drain("mailrail.mail")
+    assert MailerState.objects.get().probes == 1
+    only_file(storage).unlink()
+    pass_time(60)
+    drain("mailrail.mail")
+    assert MailerState.objects.get().probes == 1
+    assert Email.objects.get().events[-1]["what"] == "not sent"
 
 
 def test_a_shared_attachment_is_stored_once(queueing: Queueing) -> None:

@@ -234,12 +234,12 @@ class Delivery:
 
     def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
         batch, now = load_messages(emails, self._using), timezone.now()
+        ended = self._ended
         self._settle(
-            [
-                outcomes.fail(email, now, f"it cannot be read: {error}", mailer)
-                for email, error in batch.unreadable
-            ]
+            [outcomes.fail(it, now, f"it cannot be read: {error}", mailer) for it, error in batch.unreadable]
+            + [outcomes.lack(it, now, f"a file is missing: {error}", mailer) for it, error in batch.missing]
         )
+        self._ended = ended  # which says nothing of the mailer
         for email, error in batch.later:
             logger.error("a file of email %s cannot be read just now: %s", email.pk, error)
             self._later([email], 12 * SHORTLY, f"a file cannot be read: {error}")

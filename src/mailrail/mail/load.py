@@ -28,10 +28,12 @@ class Loaded(NamedTuple):
 
 @dataclass
 class Batch:
-    """``unreadable``: never to be sent. ``later``: the storage of their files does not answer now."""
+    """``unreadable``: never to be sent. ``missing``: their storage says that it has not got a file of theirs.
+    ``later``: it does not answer now."""
 
     loaded: list[Loaded] = field(default_factory=list)
     unreadable: list[tuple[Email, Exception]] = field(default_factory=list)
+    missing: list[tuple[Email, Exception]] = field(default_factory=list)
     later: list[tuple[Email, Exception]] = field(default_factory=list)
 
 
@@ -54,12 +56,11 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
     large, errors = load_files([email for email in emails if email.content.get("large")], using)
     for email in emails:
         failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
-        if any(not isinstance(error, FileNotFoundError) for error in failed):
-            batch.later.append((email, failed[0]))
+        if failed:
+            is_missing = all(isinstance(error, FileNotFoundError) for error in failed)
+            (batch.missing if is_missing else batch.later).append((email, failed[0]))
             continue
         try:
-            if failed:
-                raise failed[0]
             batch.loaded.append(Loaded(email, load(email.content, {**large, **inline_files(email)})))
         except Exception as error:  # whatever the record holds
             batch.unreadable.append((email, error))

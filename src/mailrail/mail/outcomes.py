@@ -130,6 +130,17 @@ def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
     return _final(email, now)
 
 
+def lack(email: Email, now: datetime, why: str, mailer: str) -> Result:
+    """A storage says that it has not got a file of its own: not mounted, it may be, or not there yet.
+
+    Again for the lifetime; once more also where that is over before the first look.
+    """
+    if _times_unsent(email) and _is_too_old(email, now):
+        return fail(email, now, why, mailer)
+    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    return _again(email, now, _soon(email))
+
+
 def expire(email: Email, now: datetime) -> Result:
     note(email, now, "expired before it was sent")
     email.status, email.changed_at = Status.EXPIRED, now
@@ -206,12 +217,17 @@ def _is_too_old(email: Email, now: datetime) -> bool:
 
 def _soon(email: Email) -> float:
     """Twice as long for each time in a row."""
+    return min(NOT_SO_SOON, SOON * 2.0 ** max(0, _times_unsent(email) - 1)) * random.uniform(1, 1.5)
+
+
+def _times_unsent(email: Email) -> int:
+    """In a row, and as far as the record knows."""
     times = 0
     for event in reversed(email.events):
         if event.get("what") != NOT_SENT:
             break
         times += 1
-    return min(NOT_SO_SOON, SOON * 2.0 ** max(0, times - 1)) * random.uniform(1, 1.5)
+    return times
 
 
 def _delay(attempts: int) -> float:
