@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from mailrail import Channel
@@ -22,7 +22,7 @@ from mailrail.testing import drain, sent
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TRANSACTIONS = (DOCS / "how-to/transactions.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TRANSACTIONS, re.DOTALL)
-IN_TRANSACTION, WITH_RECORD, SETTINGS, RECONCILED, UNIQUE = EXAMPLES
+IN_TRANSACTION, SETTINGS, RECONCILED, UNIQUE = EXAMPLES
 
 
 @pytest.mark.django_db
@@ -31,16 +31,6 @@ def test_the_send_in_a_transaction_is_sent(django_user_model: Any) -> None:
     names = {"transaction": transaction, "Invitation": Invitation, "Channel": Channel, "user": user}
     exec(IN_TRANSACTION, names)
     assert [m.content for m in sent("send-invite")] == [{"id": Invitation.objects.get().pk}]
-
-
-@pytest.mark.django_db
-def test_the_record_and_its_message_are_stored() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE shop_receipt (id text, total integer)")
-        exec(WITH_RECORD, {"Channel": Channel, "id": "r-1"})
-        cursor.execute("SELECT id, total FROM shop_receipt")
-        assert cursor.fetchall() == [("r-1", 20)]
-    assert [m.content for m in sent("print-receipt")] == [{"id": "r-1"}]
 
 
 @pytest.mark.django_db

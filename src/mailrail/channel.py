@@ -87,7 +87,15 @@ class Channel:
         options = _options(delay, at, expires, priority, None, lane, headers)
         return self._send(list(contents), options, unique, using, immediately)
 
-    def send_with(
+    async def asend(self, content: Content, **options: Any) -> UUID:
+        """``send`` from async code; the same options."""
+        return await sync_to_async(self.send)(content, **options)
+
+    async def asend_many(self, contents: Iterable[Content], **options: Any) -> list[UUID]:
+        """``send_many`` from async code; the same options."""
+        return await sync_to_async(self.send_many)(contents, **options)
+
+    def _send_with(
         self,
         record: Statement,
         content: Content,
@@ -99,20 +107,14 @@ class Channel:
     ) -> UUID:
         """Store the record that a message is about, and send the message: both, or none. Returns the message's id.
 
+        For the mail queue: not public, as it takes SQL of its caller.
+
         ``record``: an INSERT with its values (``%(name)s``) for the database ``using``. Where that is the layer's, and
         PostgreSQL, all of it is one round trip; a transaction of its own would be four. Options as for ``send``.
         """
         options = _options(None, at, None, priority, None, None, None)
         [id] = send_with(self.layer, self._messages([content], options, unique), using, record)
         return id
-
-    async def asend(self, content: Content, **options: Any) -> UUID:
-        """``send`` from async code; the same options."""
-        return await sync_to_async(self.send)(content, **options)
-
-    async def asend_many(self, contents: Iterable[Content], **options: Any) -> list[UUID]:
-        """``send_many`` from async code; the same options."""
-        return await sync_to_async(self.send_many)(contents, **options)
 
     def _send(
         self,

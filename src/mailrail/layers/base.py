@@ -90,7 +90,7 @@ class DurableLayer(LookedAt):
         returned, and the earlier ``due`` and the later ``expires`` of the two win.
         """
 
-    def enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:
+    def _enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:
         """``enqueue``, and before it a statement for the layer's database: both, or none.
 
         Only where the layer joins transactions.

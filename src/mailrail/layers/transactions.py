@@ -55,7 +55,7 @@ def _store_and_send(
     layer: DurableLayer, messages: Sequence[Message], using: str, record: Statement
 ) -> list[UUID]:
     if layer.joins_transactions and using == layer.using and layer.outbox is None:
-        return layer.enqueue_with(record, messages)
+        return layer._enqueue_with(record, messages)
     with transaction.atomic(using, savepoint=False):
         with connections[using].cursor() as cursor:
             cursor.execute(*record)

@@ -33,7 +33,7 @@ def insert(emails: Sequence[Email], using: str) -> None:
 
 
 def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
-    """The INSERT of one record, for ``Channel.send_with``; only for PostgreSQL.
+    """The INSERT of one record, for ``Channel._send_with``; only for PostgreSQL.
 
     As plain values: for one row, that is less work for the server than reading JSON. Columns that the database would
     fill in the same way are left out.

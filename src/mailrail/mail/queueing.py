@@ -219,7 +219,7 @@ def _store(emails: Sequence[Email], files: Sequence[Files], options: _Options) -
 
 def _store_one(email: Email, using: str, options: _Options) -> None:
     """The record and its message in one round trip, where they can be: this is what somebody waits for."""
-    Channel(CHANNEL).send_with(
+    Channel(CHANNEL)._send_with(
         insert_with_message(email),
         content_for(email.pk, email.call),
         at=options.send_at,

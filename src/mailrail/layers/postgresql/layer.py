@@ -65,11 +65,11 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
             return [messages[0].id]
         return self._patiently(lambda: self._enqueue_all(rows))
 
-    def enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:
+    def _enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:
         """Both statements in one query are one transaction, without a BEGIN and a COMMIT of their own (PostgreSQL
         manual, 55.2.2.1). The extended protocol, which binds values on the server, takes one at a time."""
         if not _is_plain(messages) or self._connection.features.uses_server_side_binding:
-            return super().enqueue_with(record, messages)
+            return super()._enqueue_with(record, messages)
         statement, values = record
         both, row = f"{statement};{sending_sql.ENQUEUE}", row_of(messages[0])
         if shared := values.keys() & row.keys():
