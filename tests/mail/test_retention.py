@@ -222,6 +222,39 @@ def test_what_a_rolled_back_transaction_left_in_the_storage_goes_once_it_is_old(
     assert {path.name for path in storage.iterdir()} == {"somebody-elses", *kept.content["large"]}
 
 
+def somebody_waits(on: str) -> bool:
+    with connections[on].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
+
+
+def test_senders_of_the_same_file_do_not_wait_for_each_other(on: str, elsewhere: Callable[..., Any]) -> None:
+    """A logo that is in all emails would put all requests in a row, until their transactions end."""
+    if on == "default":
+        pytest.skip("SQLite has one writer")
+    mail.queue(message(big=BIG))
+    with transaction.atomic(on):
+        mail.queue(message(big=BIG))
+        waiting = elsewhere.submit(mail.queue, message(big=BIG))  # type: ignore[attr-defined]
+        waiting.result(timeout=10)
+    assert File.objects.count() == 1 and EmailFile.objects.count() == 3
+
+
+def test_a_file_that_is_needed_again_in_an_open_transaction_is_not_pruned(
+    on: str, elsewhere: Callable[..., Any]
+) -> None:
+    if on == "default":
+        pytest.skip("SQLite has one writer")
+    [old] = aged([mail.queue(message(big=BIG))], 40)
+    with transaction.atomic(on):
+        mail.queue(message(big=BIG))
+        pruning = elsewhere.submit(prune, "--records-after", "30")  # type: ignore[attr-defined]
+        until(lambda: somebody_waits(on))
+        assert not pruning.done()
+    pruning.result(timeout=20)
+    assert not Email.objects.filter(pk=old.pk).exists() and File.objects.count() == 1
+
+
 def test_a_file_that_is_stored_again_while_it_is_removed_is_there(
     storage: Path, on: str, elsewhere: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,13 +271,8 @@ def test_a_file_that_is_stored_again_while_it_is_removed_is_there(
     def delete_while_somebody_waits(self: Any, name: str) -> None:
         removing.set()
         if on == "postgres":  # on SQLite nobody can see who waits
-            until(somebody_waits)
+            until(lambda: somebody_waits(on))
         delete(self, name)
-
-    def somebody_waits() -> bool:
-        with connections[on].cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            return bool(cursor.fetchone()[0])
 
     monkeypatch.setattr(FileSystemStorage, "delete", delete_while_somebody_waits)
     queued = elsewhere.submit(queue_meanwhile)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TypeAlias
 
 from django.core.files.storage import Storage, storages
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
@@ -49,9 +49,7 @@ def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> 
         return
     every = {digest: data for its in files for digest, data in its.items()}
     now = timezone.now()
-    known = File.objects.using(using).filter(pk__in=every)
-    known.update(used_at=now)  # locks them: whoever prunes looks at this again
-    missing = every.keys() - set(known.values_list("pk", flat=True))
+    missing = every.keys() - _kept(every, using)
     storage = _storage()
     # In one order: no two senders wait for each other. One by one: twice the memory of one.
     for digest in sorted(missing):
@@ -64,6 +62,19 @@ def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> 
         if storage is not None and not storage.exists(name := f"{FOLDER}/{digest}"):
             storage.save(name, _Content(data))
     EmailFile.objects.using(using).bulk_create(links, batch_size=1000)
+
+
+def _kept(digests: Collection[str], using: str) -> set[str]:
+    """Those that are stored, and stay until the transaction ends: whoever prunes waits for it, and looks again."""
+    if connections[using].vendor != "postgresql":  # one writer at a time, and that is us
+        return _known(digests, using)
+    with connections[using].cursor() as cursor:
+        # Shared. Senders of the same file are no reason for each other to wait, for as long as a transaction takes.
+        cursor.execute(
+            "SELECT sha256 FROM mailrail_mail_file WHERE sha256 = ANY (%s) ORDER BY sha256 FOR SHARE",
+            [list(digests)],
+        )
+        return {digest for (digest,) in cursor.fetchall()}
 
 
 def load_files(emails: Iterable[Email], using: str) -> tuple[dict[str, bytes], dict[str, Exception]]:

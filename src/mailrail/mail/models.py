@@ -180,7 +180,7 @@ class File(models.Model):
     sha256 = models.CharField(max_length=64, primary_key=True)
     size = models.BigIntegerField(db_default=0)
     data = models.BinaryField(null=True, db_default=None)
-    used_at = models.DateTimeField(default=timezone.now, help_text=_("When an email last referred to it."))
+    used_at = models.DateTimeField(default=timezone.now, help_text=_("When it was last stored."))
 
     class Meta:
         verbose_name = _("stored file")

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
                 ('sha256', models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ('size', models.BigIntegerField(db_default=0)),
                 ('data', models.BinaryField(db_default=None, null=True)),
-                ('used_at', models.DateTimeField(default=django.utils.timezone.now, help_text='When an email last referred to it.')),
+                ('used_at', models.DateTimeField(default=django.utils.timezone.now, help_text='When it was last stored.')),
             ],
             options={
                 'verbose_name': 'stored file',
