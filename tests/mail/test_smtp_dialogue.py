@@ -25,6 +25,7 @@ from mailrail.mail.smtp.errors import (
     Utf8NotOffered,
 )
 from mailrail.mail.smtp.link import Link, Read, Step, Write
+from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
 
 PATIENCE = Timeouts().capped(30)
@@ -574,6 +575,40 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
             connection.close()
     if executor is not None:
         executor.shutdown()
+
+
+def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> None:
+    """Replies to final dots that are under way are read first."""
+    envelopes = batch(40)
+
+    class Failing(Bag):
+        """Raises at the second one of a group, when the first one's final dot has left and is not answered yet."""
+
+        to_come = 0
+
+        def permit(self, asked: Sequence[Envelope]) -> list[bool]:
+            if len(asked) > 1:
+                server._lock.acquire()
+                self.to_come = 2
+            return super().permit(asked)
+
+        def next(self) -> Envelope | None:
+            self.to_come -= 1
+            if self.to_come == 0:
+                server._lock.release()
+                raise RuntimeError("a mistake")
+            return super().next()
+
+    bag = Failing(envelopes)
+    with ScriptedServer() as server:
+        used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
+        with pytest.raises(RuntimeError, match="a mistake"):
+            carry(used, bag)
+        for connection in used:
+            connection.close()
+        until(lambda: server.open_connections == 0)
+        known = Counter(on_arrival(each) for each, outcome in bag.outcomes if outcome.fate is Fate.ACCEPTED)
+        assert accepted(server) == known and len(bag) >= 20
 
 
 def test_connections_are_permitted_in_groups_elsewhere() -> None:

@@ -75,7 +75,11 @@ class Courier:
             self._bell, self._ring = socket.socketpair()
 
     def run(self, works: Sequence[Work]) -> list[Any]:
-        """Returns what each returned. What ``permit`` raised is raised once nothing is under way any more."""
+        """Returns what each returned.
+
+        What ``permit`` raised, or anything that nobody foresaw, is raised once nothing is under way any more: what
+        ends one connection must not leave those in doubt whose dots have left on others.
+        """
         lines = [_Line(work) for work in works]
         try:
             for line in lines:
@@ -95,7 +99,7 @@ class Courier:
 
     # -- one line ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, line: _Line, error: SmtpError | None = None) -> None:
+    def _advance(self, line: _Line, error: Exception | None = None) -> None:
         """As far as it goes without waiting."""
         events = 0
         try:
@@ -114,6 +118,9 @@ class Courier:
         except StopIteration as end:
             line.result = end.value
             self._forget(line)
+        except Exception as unforeseen:
+            self._forget(line)
+            self._fail(unforeseen)
         except BaseException:
             self._forget(line)
             raise
@@ -122,10 +129,10 @@ class Courier:
             self._await(line, events)
 
     @staticmethod
-    def _attempt(step: Step) -> tuple[int, SmtpError | None]:
+    def _attempt(step: Step) -> tuple[int, Exception | None]:
         try:
             return step.attempt(), None
-        except SmtpError as error:
+        except Exception as error:
             return 0, error
 
     def _try_again(self, line: _Line) -> None:
@@ -217,11 +224,15 @@ class Courier:
         self._tell(group, answers)
 
     def _no_answer(self, error: Exception, group: Sequence[_Line]) -> list[bool]:
-        """Is a no: the others are brought to an end before the error is raised."""
-        self._failure = self._failure or error
-        assert self._mailbag is not None
-        self._mailbag.shut = True
+        """Is a no."""
+        self._fail(error)
         return [False] * len(group)
+
+    def _fail(self, error: Exception) -> None:
+        """The others are brought to an end before it is raised."""
+        self._failure = self._failure or error
+        if self._mailbag is not None:
+            self._mailbag.shut = True
 
     def _tell(self, group: Sequence[_Line], answers: Sequence[bool]) -> None:
         for line, granted in zip(group, answers, strict=True):
