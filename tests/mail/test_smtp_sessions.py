@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from mailrail.mail.smtp import Connection, Server, Timeouts, carry
 from mailrail.mail.smtp.courier import drive
 from mailrail.mail.smtp.errors import (
     AuthenticationRefused,
+    CannotBegin,
     CannotConnect,
     ConnectionLost,
     ProtocolError,
@@ -195,6 +197,54 @@ def test_no_address_of_the_host_answers() -> None:
         drive(Connection(Server("a..b")).open())
 
 
+@contextmanager
+def black_hole() -> Iterator[tuple[str, int]]:
+    """An address that answers nothing, as behind a firewall: its queue of connections is full."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = []
+        try:
+            for _ in range(3):
+                waiting.append(socket.socket())
+                waiting[-1].setblocking(False)
+                waiting[-1].connect_ex(address)
+            yield address
+        finally:
+            for each in waiting:
+                each.close()
+
+
+def test_an_address_that_does_not_answer_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a host has an IPv6 address, and nothing comes through by it."""
+    with ScriptedServer() as server, black_hole() as hole:
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in (hole, ("127.0.0.1", server.port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        connect(server, timeouts=Timeouts(connect=0.2))
+        found.reverse()
+        connect(server, timeouts=Timeouts(connect=0.2))
+        found[:] = [found[1], found[1]]
+        with pytest.raises(CannotConnect, match=r"did not answer within 0\.2 s") as caught:
+            connect(server, timeouts=Timeouts(connect=0.2))
+        assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_an_address_of_a_family_that_this_machine_lacks_is_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As IPv6 addresses are where it is switched off in the kernel; names are resolved to them all the same."""
+    with ScriptedServer() as server:
+        lacking = (socket.AF_X25, socket.SOCK_STREAM, 0, "", ("::1", server.port, 0, 0))
+        found = [lacking, (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        connect(server)
+        del found[1]
+        with pytest.raises(CannotConnect, match="cannot be reached: Address family not supported") as caught:
+            connect(server)
+        assert isinstance(caught.value.__cause__, OSError)
+
+
 # -- logging in -------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +278,25 @@ def test_an_oauth_token_is_asked_for_at_each_login() -> None:
         connect(server, username=USER, token=lambda: next(tokens))
         with pytest.raises(AuthenticationRefused, match="535"):
             connect(server, username=USER, token=lambda: next(tokens))
+
+
+def test_what_the_caller_provides_and_does_not_work_is_said(tmp_path: Path) -> None:
+    """It is no email's fault, and none of the other connections'."""
+
+    def token() -> str:
+        raise LookupError("the service of tokens is away")
+
+    with ScriptedServer(extensions=("AUTH XOAUTH2",)) as server:
+        with pytest.raises(CannotBegin, match="LookupError: the service of tokens is away") as caught:
+            connect(server, username=USER, token=token)
+        assert isinstance(caught.value.__cause__, LookupError)
+        missing = str(tmp_path / "missing.pem")
+        with pytest.raises(CannotBegin, match="FileNotFoundError"):
+            connect(server, tls="implicit", certfile=missing)
+        bag = Bag([envelope("x")])
+        used = [Connection(Server("localhost", server.port, tls="implicit", certfile=missing))]
+        [error] = carry(used, bag)
+        assert isinstance(error, CannotBegin) and len(bag) == 1
 
 
 def test_a_server_without_auth() -> None:

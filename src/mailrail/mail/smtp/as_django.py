@@ -16,6 +16,7 @@ from ..replies import Reply, Stage
 from .envelope import Envelope, Outcome
 from .errors import (
     AuthenticationRefused,
+    CannotBegin,
     CannotConnect,
     PoolExhausted,
     ServerRefused,
@@ -85,11 +86,15 @@ def exception_of(envelope: Envelope, outcome: Outcome) -> Exception:
     return smtplib.SMTPDataError(outcome.reply.code, _said(outcome.reply))
 
 
-def exception_for(error: SmtpError) -> OSError:
+def exception_for(error: SmtpError) -> Exception:
     """The same, for a connection. Sockets' and ssl's own errors are raised as they are, with our advice as a note."""
-    if isinstance(error, CannotConnect | TlsFailed) and isinstance(error.__cause__, OSError):
-        error.__cause__.add_note(str(error))
-        return error.__cause__
+    cause = error.__cause__
+    if isinstance(error, CannotBegin) or (
+        isinstance(error, CannotConnect | TlsFailed) and isinstance(cause, OSError)
+    ):
+        assert isinstance(cause, Exception)
+        cause.add_note(str(error))
+        return cause
     reply = error.reply
     if isinstance(error, ServerRefused) and reply:
         kind = smtplib.SMTPConnectError if error.stage is Stage.GREETING else smtplib.SMTPHeloError

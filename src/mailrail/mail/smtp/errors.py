@@ -3,6 +3,7 @@
 MailrailError
 ├── SmtpError                the connection's or the server's fault, never an email's
 │   ├── CannotConnect        no connection: name, network, port, firewall, time
+│   ├── CannotBegin          what we were given to begin with does not work: a certificate's file, a token's function
 │   ├── ServerRefused        the greeting or EHLO was answered with 4xx or 5xx
 │   ├── TlsFailed            STARTTLS not offered or refused, a wrong certificate, no handshake
 │   ├── AuthenticationRefused
@@ -50,6 +51,10 @@ class SmtpError(MailrailError):
 
 class CannotConnect(SmtpError):
     advice = "Check host and port, and that this machine may reach them."
+
+
+class CannotBegin(SmtpError):
+    advice = "Check the options of the mailer: certificate, key, user name, password, token."
 
 
 class ServerRefused(SmtpError):

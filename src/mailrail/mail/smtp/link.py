@@ -105,45 +105,45 @@ class Step:
         return TimedOut(f"No answer within {self.timeout:g} s ({self.stage})", self.stage)
 
 
+Address = tuple[int, tuple[object, ...]]
+"""Its family, and what sockets of that family take."""
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """All addresses of the host, in the order in which they are to be tried."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
+        raise CannotConnect(f"The name of {host}:{port} is not known: {error}", Stage.CONNECT) from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
 class Connect(Step):
-    """To the first address of the host that takes the connection."""
+    """To one address. ``name``: what it is an address of."""
 
-    def __init__(self, link: Link, host: str, port: int, timeout: float) -> None:
+    def __init__(self, link: Link, name: str, address: Address, timeout: float) -> None:
         super().__init__(link, timeout)
-        self._name = f"{host}:{port}"
-        self._addresses = self._resolve(host, port)
-        self._trying = False
-
-    def _resolve(self, host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
-            raise CannotConnect(f"The name of {self._name} is not known: {error}", self.stage) from error
-        return [(family, address) for family, _, _, _, address in found]
+        self._name = name
+        self._family, self._address = address
 
     def attempt(self) -> int:
-        if self._trying:
-            self._trying = False
-            self._judge(self.link.live.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        while self.link.socket is None:
-            family, address = self._addresses.pop(0)
-            self.link.socket = socket.socket(family, socket.SOCK_STREAM)
-            self.link.socket.setblocking(False)
-            code = self.link.socket.connect_ex(address)
-            if code == EINPROGRESS:
-                self._trying = True
-                return OUT
-            self._judge(code)
-        self.link.live.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return 0
-
-    def _judge(self, code: int) -> None:
-        if code == 0:
-            return
-        self.link.close()
-        if not self._addresses:
-            error = OSError(code, strerror(code))  # the subclass that fits, such as ConnectionRefusedError
+        try:
+            if self.link.socket is None:
+                self.link.socket = socket.socket(self._family, socket.SOCK_STREAM)
+                self.link.socket.setblocking(False)
+                code = self.link.socket.connect_ex(self._address)
+                if code == EINPROGRESS:
+                    return OUT
+            else:
+                code = self.link.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, strerror(code))  # the subclass that fits, such as ConnectionRefusedError
+            self.link.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except (
+            OSError
+        ) as error:  # no socket at all, too: a family that this machine lacks, no file left to open
             raise CannotConnect(f"{self._name} cannot be reached: {error.strerror}", self.stage) from error
+        return 0
 
     def too_late(self) -> SmtpError:
         error = CannotConnect(f"{self._name} did not answer within {self.timeout:g} s", self.stage)

@@ -11,8 +11,17 @@ from hmac import HMAC
 from typing import Any
 
 from ..replies import Reply, Stage
-from .errors import AuthenticationRefused, ConnectionLost, ProtocolError, ServerRefused, SmtpError, TlsFailed
-from .link import Connect, Handshake, Link, Read, Step, Write
+from .errors import (
+    AuthenticationRefused,
+    CannotBegin,
+    CannotConnect,
+    ConnectionLost,
+    ProtocolError,
+    ServerRefused,
+    SmtpError,
+    TlsFailed,
+)
+from .link import Connect, Handshake, Link, Read, Step, Write, resolve
 from .server import Server
 
 Extensions = Mapping[str, str]
@@ -29,7 +38,7 @@ def command(link: Link, line: bytes, stage: Stage, timeout: float) -> Generator[
 def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
     """Connect the link and log in. Returns what the server offers. The link is closed if it raises."""
     try:
-        yield Connect(link, server.host, server.port, server.timeouts.connect)
+        yield from _connect(link, server)
         if server.tls == "implicit":
             yield _handshake(link, server, Stage.CONNECT)
         yield from _greeting(link, server)
@@ -39,9 +48,24 @@ def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]
         if server.username and (server.password or server.token):
             yield from _log_in(link, server, extensions)
         return extensions
-    except BaseException:
+    except BaseException as error:
         link.close()
+        if isinstance(error, Exception) and not isinstance(error, SmtpError):
+            raise CannotBegin(f"{type(error).__name__}: {error}", Stage.CONNECT) from error
         raise
+
+
+def _connect(link: Link, server: Server) -> Steps:
+    """To the first address of the host that takes the connection. Each has its time, as one may lead nowhere."""
+    name, timeout = f"{server.host}:{server.port}", server.timeouts.connect
+    *others, last = resolve(server.host, server.port)
+    for address in others:
+        try:
+            yield Connect(link, name, address, timeout)
+            return
+        except CannotConnect:
+            link.close()
+    yield Connect(link, name, last, timeout)
 
 
 def _handshake(link: Link, server: Server, stage: Stage) -> Handshake:
