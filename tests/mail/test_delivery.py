@@ -78,6 +78,22 @@ def test_a_refused_recipient_is_final_and_the_others_have_it(queueing: Queueing)
     assert Suppression.objects.get().address == "gone@example.com"
 
 
+def test_who_was_refused_before_the_connection_broke_is_not_tried_again(queueing: Queueing) -> None:
+    """Servers close after so many errors (Postfix: smtpd_hard_error_limit), which the next attempt would repeat."""
+    closing = [Fault("RCPT", "421 4.7.0 Too many errors", nth) for nth in (1, 3, 5)]
+    with ScriptedServer(closing, refused={"gone@example.com": "550 5.1.1 no such user"}) as server:
+        queueing(server.port)
+        EmailMessage("Hello", "A body.", "me@example.com", ["gone@example.com", "you@example.com"]).send()
+        drain("mailrail.mail")
+        assert (only().status, only().attempts) == (Status.QUEUED, 0)
+        assert [each["status"] for each in only().recipients] == ["failed", "queued"]
+        assert Suppression.objects.get().address == "gone@example.com"
+        advance(60)
+        drain("mailrail.mail")
+        assert [mail.recipients for mail in server.mails] == [("you@example.com",)]
+    assert only().status == Status.SENT
+
+
 def test_a_suppressed_address_gets_nothing(queueing: Queueing) -> None:
     Suppression.objects.create(address="you@example.com", reason="complaint")
     with ScriptedServer() as server:

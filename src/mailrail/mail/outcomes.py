@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import parseaddr
 from functools import lru_cache
@@ -80,18 +80,27 @@ def is_in_doubt(email: Email) -> bool:
 
 def judge(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
     """Note an outcome of SMTP in the record (which is not saved here)."""
-    if outcome.fate is Fate.UNSENT:
-        note(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
-        result = _again(email, now, _soon(email))
-        if outcome.reply is not None and classify(outcome.reply, outcome.stage).slow_down:
-            result.slow_down[""] = str(outcome.reply)
-        return result
-    if outcome.fate is Fate.AMBIGUOUS:
-        return doubt(email, now, str(outcome.error), mailer)
+    if outcome.fate in (Fate.UNSENT, Fate.AMBIGUOUS):
+        return _by_the_break(email, outcome, now, mailer)
     if outcome.fate is Fate.UNFIT:
         email.attempts += 1
         return fail(email, now, str(outcome.error), mailer)
     return _by_replies(email, outcome, now, mailer)
+
+
+def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
+    """The connection broke. Who had been refused by then stays so: servers close after too many errors, and would do
+    so at every attempt, before they come to the others."""
+    result = Result(email, Status.QUEUED)
+    _heed(email, replace(outcome, reply=None), now, result)
+    if outcome.fate is Fate.AMBIGUOUS:
+        doubted = doubt(email, now, str(outcome.error), mailer)
+        result.status, result.again = doubted.status, doubted.again
+        return result
+    note(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
+    if outcome.reply is not None and classify(outcome.reply, outcome.stage).slow_down:
+        result.slow_down[""] = str(outcome.reply)
+    return _again(email, now, _soon(email), result)
 
 
 def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
@@ -159,21 +168,8 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
 
 
 def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
-    tried = waiting(email)
     result = Result(email, Status.QUEUED)
-    about_email = False
-    for each in email.recipients:
-        reply = outcome.reply_for(each["address"])
-        if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
-            continue
-        stage = Stage.RCPT if each["address"] in outcome.refused else outcome.stage
-        verdict = classify(reply, stage, len(tried))
-        about_email = about_email or not verdict.connection
-        if verdict.suppress:
-            result.suppress[bare(each["address"])] = str(reply)
-        if verdict.slow_down:
-            result.slow_down[domain_of(each["address"]) if stage == Stage.RCPT else ""] = str(reply)
-        each.update(status=_STATUS[verdict.kind].value, at=now.isoformat(), **_facts(reply))
+    email.attempts += _heed(email, outcome, now, result)
     note(
         email,
         now,
@@ -181,7 +177,6 @@ def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> R
         mailer=mailer,
         **_reply_of(outcome),
     )
-    email.attempts += about_email
     if waiting(email):
         if not _is_too_old(email, now):
             return _again(email, now, _delay(max(1, email.attempts)), result)
@@ -190,6 +185,25 @@ def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> R
                 each["status"] = Status.FAILED.value
         note(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
     return _final(email, now, result)
+
+
+def _heed(email: Email, outcome: Outcome, now: datetime, result: Result) -> bool:
+    """Note the replies that decided over recipients. Was any of them about the email?"""
+    tried = len(waiting(email))
+    about_email = False
+    for each in email.recipients:
+        reply = outcome.reply_for(each["address"])
+        if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
+            continue
+        stage = Stage.RCPT if each["address"] in outcome.refused else outcome.stage
+        verdict = classify(reply, stage, tried)
+        about_email = about_email or not verdict.connection
+        if verdict.suppress:
+            result.suppress[bare(each["address"])] = str(reply)
+        if verdict.slow_down:
+            result.slow_down[domain_of(each["address"]) if stage == Stage.RCPT else ""] = str(reply)
+        each.update(status=_STATUS[verdict.kind].value, at=now.isoformat(), **_facts(reply))
+    return about_email
 
 
 def _again(email: Email, now: datetime, delay: float, result: Result | None = None) -> Result:

@@ -105,12 +105,13 @@ class Connection:
         dialogue: Dialogue, fresh: bool, mailbag: Mailbag, again: deque[Envelope], error: SmtpError
     ) -> None:
         """A link out of the pool that broke at its first email was dead before: that email gets a new one."""
-        if dialogue.unsent is None:
+        if (unsent := dialogue.unsent) is None:
             return
         if not fresh and not dialogue.decided:
-            again.appendleft(dialogue.unsent)
+            again.appendleft(unsent.envelope)
         else:
-            mailbag.ended(dialogue.unsent, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
+            outcome = Outcome(Fate.UNSENT, error.stage, error.reply, unsent.refused, error)
+            mailbag.ended(unsent.envelope, outcome)
 
     @staticmethod
     def _give_up(mailbag: Mailbag, again: deque[Envelope], error: SmtpError) -> SmtpError:

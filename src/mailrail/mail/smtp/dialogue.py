@@ -65,7 +65,7 @@ class Attempt:
 class Dialogue:
     """``again``: envelopes to begin with, and in the end those that were announced but never at fault.
 
-    ``most``: envelopes to take. ``unsent``: the one at which the connection failed, if it certainly was not accepted.
+    ``most``: envelopes to take. ``unsent``: the attempt at which the connection failed, if it certainly was not accepted.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Dialogue:
         self._following: Attempt | None = None
         self._open_transaction = False
         self.taken = 0
-        self.unsent: Envelope | None = None
+        self.unsent: Attempt | None = None
         self.decided = 0
         """Envelopes over whose fate the server has decided."""
 
@@ -306,7 +306,7 @@ class Dialogue:
             self.decided += 1
             self._mailbag.ended(attempt.envelope, attempt.refusal())
         else:
-            self.unsent = attempt.envelope
+            self.unsent = attempt
 
 
 _RSET = b"RSET\r\n"
