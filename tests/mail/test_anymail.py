@@ -296,15 +296,66 @@ def test_an_address_that_smtplib_cannot_tell_the_server_fails_with_the_reason(
             assert [each.recipients for each in server.mails] == [("=?utf-8?b?bsO4?=@example.com",)]
 
 
+def test_what_smtplib_was_told_is_understood_as_from_our_own_client(queueing: Queueing) -> None:
+    refused = {
+        "gone@example.com": "550 5.1.1 no such user",
+        "full@example.com": "552 5.2.2 mailbox full",
+        "spam@example.com": "550 5.7.1 not wanted",
+    }
+    faults = [Fault("MAIL", "550 5.1.1 no such sender", 3)]
+    with ScriptedServer(faults, refused=refused) as server:
+        queueing(server.port, BY_SMTP)
+        for name in (*refused, "you@example.com"):
+            EmailMessage("Hi", "Text.", "me@example.com", [name]).send()
+            deliver()
+    emails = {each.recipients[0]["address"]: each for each in Email.objects.all()}
+    assert {name: (each.status, each.recipients[0]["enhanced"]) for name, each in emails.items()} == {
+        "gone@example.com": (Status.FAILED, "5.1.1"),
+        "full@example.com": (Status.QUEUED, "5.2.2"),
+        "spam@example.com": (Status.FAILED, "5.7.1"),
+        "you@example.com": (Status.FAILED, "5.1.1"),  # that was about the sender
+    }
+    assert [each.address for each in Suppression.objects.all()] == ["gone@example.com"]
+
+
+def test_a_recipient_that_smtplib_did_not_come_to_is_not_refused(queueing: Queueing) -> None:
+    """It stops at 421, and names those that were refused before."""
+    faults = [Fault("RCPT", "421 4.7.0 Too many errors", 1)]
+    with ScriptedServer(faults, refused={"gone@example.com": "550 5.1.1 no such user"}) as server:
+        queueing(server.port, BY_SMTP)
+        names = ["gone", "a", "b", "c"]
+        EmailMessage("Hi", "Text.", "me@example.com", [f"{name}@example.com" for name in names]).send()
+        deliver()
+        assert [each["status"] for each in only().recipients] == ["failed", "queued", "queued", "queued"]
+        assert [each.address for each in Suppression.objects.all()] == ["gone@example.com"]
+        advance(60)
+        deliver()
+        assert [each.recipients for each in server.mails] == [
+            ("a@example.com", "b@example.com", "c@example.com")
+        ]
+    assert only().status == Status.SENT
+
+
+def test_whom_smtplib_told_the_server_in_another_form_has_the_reply_to_it(queueing: Queueing) -> None:
+    refused = {"gone@xn--bcher-kva.example": "550 5.1.1 no such user", "b@example.com": "450 4.2.0 later"}
+    with ScriptedServer(refused=refused) as server:
+        queueing(server.port, BY_SMTP)
+        EmailMessage("Hi", "Text.", "me@example.com", ["B <b@example.com>", "gone@bücher.example"]).send()
+        deliver()
+    assert [each["code"] for each in only().recipients] == [450, 550]
+    assert [each.address for each in Suppression.objects.all()] == ["gone@bücher.example"]
+
+
 # -- no answer of a service -------------------------------------------------------------------------------------------
 
 
 class Mute:
-    """Takes requests, and closes the connection, or says nothing, in the place of an answer."""
+    """Takes requests, and closes the connection, or says nothing, in the place of an answer or of its rest."""
 
-    def __init__(self, silent: bool) -> None:
+    def __init__(self, silent: bool, begun: bytes = b"") -> None:
         self.requests: list[bytes] = []
         self._silent = silent
+        self._begun = begun
         self._open: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
@@ -327,6 +378,7 @@ class Mute:
                 client, _ = self._listening.accept()
                 self._open.append(client)
                 self.requests.append(_request(client))
+                client.sendall(self._begun)
                 if not self._silent:
                     client.shutdown(socket.SHUT_RDWR)
 
@@ -352,14 +404,23 @@ def postmark(settings: Any, queueing: Queueing) -> Callable[[str], None]:
     return use
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+        b"no answer\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{",
+    ],
+)
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("decided", ["resend", "hold"])
 def test_an_answer_of_the_service_that_does_not_come_is_a_doubt(
-    postmark: Callable[[str], None], settings: Any, silent: bool, decided: str
+    postmark: Callable[[str], None], settings: Any, silent: bool, decided: str, begun: bytes
 ) -> None:
     """It may have been sent: no other mailer may send it, and the setting decides."""
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_ON_AMBIGUOUS": decided}
-    with Mute(silent) as there:
+    with Mute(silent, begun) as there:
         postmark(there.url)
         AnymailMessage("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
         deliver()

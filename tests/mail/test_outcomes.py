@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -250,6 +253,18 @@ class Failing(BaseEmailBackend):
         return len(email_messages)
 
 
+class Handshaking(BaseEmailBackend):
+    port = 0
+
+    def send_messages(self, email_messages: Any) -> int:
+        with socket.create_connection(("127.0.0.1", self.port)) as plain:
+            try:
+                ssl.create_default_context().wrap_socket(plain, server_hostname="localhost").close()
+            except ssl.SSLError as error:
+                raise OSError("no TLS") from error
+        raise AssertionError
+
+
 @pytest.fixture
 def failing() -> type[Failing]:
     Failing.error = None
@@ -294,6 +309,34 @@ def test_an_exception_that_nobody_knows_is_tried_again(queueing: Queueing, faili
     assert len(failing.taken) == 2 and set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
 
 
+def test_a_connection_that_broke_behind_the_handshake_of_tls_is_a_doubt(
+    queueing: Queueing, failing: type[Failing]
+) -> None:
+    queueing(0, FAILING)
+    mail.queue(message())
+    failing.error = ssl.SSLEOFError("EOF occurred in violation of protocol")
+    deliver()
+    assert only().recipients[0]["in_doubt"] and only().attempts == 0
+
+
+@pytest.mark.parametrize("hears", [0, 65536], ids=["reset", "closed"])
+def test_a_connection_that_broke_in_the_handshake_of_tls_is_none(queueing: Queueing, hears: int) -> None:
+    def close_one(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        client.recv(hears or 1)
+        client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Handshaking.port = listening.getsockname()[1]
+        closing = threading.Thread(target=close_one, args=(listening,))
+        closing.start()
+        queueing(0, f"{__name__}.Handshaking")
+        mail.queue(message())
+        deliver()
+        closing.join()
+    assert "in_doubt" not in only().recipients[0]
+
+
 def test_a_backend_that_is_away_pauses_the_mailer(queueing: Queueing, failing: type[Failing]) -> None:
     queueing(0, FAILING)
     mail.queue_many([message("One"), message("Two")])
@@ -301,6 +344,9 @@ def test_a_backend_that_is_away_pauses_the_mailer(queueing: Queueing, failing: t
     deliver()
     assert MailerState.objects.get().paused_by == "outage"
     assert set(Email.objects.values_list("status", "attempts")) == {(Status.QUEUED, 0)}
+    assert [each.events[0]["why"] for each in Email.objects.all() if each.events] == [
+        "ConnectionRefusedError: no."
+    ]
     failing.error = None
     for _ in range(3):
         pass_time(400)

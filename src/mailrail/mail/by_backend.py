@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import format_datetime
+from http.client import BadStatusLine, IncompleteRead
 from smtplib import (
     SMTPAuthenticationError,
     SMTPConnectError,
@@ -13,9 +14,12 @@ from smtplib import (
     SMTPNotSupportedError,
     SMTPRecipientsRefused,
     SMTPResponseException,
+    SMTPSenderRefused,
     SMTPServerDisconnected,
 )
 from socket import gaierror
+from ssl import SSLEOFError, SSLZeroReturnError
+from traceback import walk_tb
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -27,8 +31,9 @@ from .ledger import write
 from .load import Loaded
 from .models import Email
 from .outcomes import Result, bare, judge, waiting
-from .replies import Reply, Stage
-from .smtp import Fate, Outcome
+from .policies import in_ascii
+from .replies import Reply, Stage, reply_of
+from .smtp import Fate, Outcome, SmtpError
 from .smtp.errors import ConnectionLost, Unsendable
 from .values import storable
 
@@ -48,8 +53,19 @@ AWAY = (
     NeverConnected,
 )
 """The server's fault, whatever the email: nothing was sent."""
-BROKEN = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, TimeoutError)
-"""The request may have come there, and its answer did not come back."""
+BROKEN = (
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    TimeoutError,
+    SSLEOFError,
+    SSLZeroReturnError,
+    IncompleteRead,
+    BadStatusLine,
+)
+"""The request may have come there, and its answer did not come back, or not all of it."""
+BREAKING = {"RemoteProtocolError", "ServerDisconnectedError"}
+"""The same, by name: of httpx and aiohttp."""
 CONNECTING = {"NewConnectionError", "ConnectTimeoutError", "ConnectTimeout", "ConnectError"}
 """Errors of urllib3, requests and httpx, by name, that come before anything is sent."""
 UNKNOWN = "4.0.0"
@@ -81,7 +97,8 @@ def send_by_backend(
             try:
                 outcome = _outcome_of(backend, each)
             except AWAY as error:
-                settle([judge(each.email, Outcome(Fate.UNSENT, Stage.CONNECT), timezone.now(), mailer)])
+                unsent = Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(_said(error), Stage.CONNECT))
+                settle([judge(each.email, unsent, timezone.now(), mailer)])
                 return [each.email for each in left], _said(error)
             settle([judge(each.email, outcome, timezone.now(), mailer)])
             if _has_lost_its_connection(outcome) and (why := _reopen(backend)):
@@ -129,16 +146,17 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded) -> Outcome:
     except SMTPNotSupportedError as error:
         return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
     except SMTPRecipientsRefused as error:
-        return Outcome(Fate.REFUSED, Stage.RCPT, None, _refusals(error, waiting(email)))
+        return _by_recipients(error, waiting(email))
     except SMTPResponseException as error:
-        return Outcome(Fate.REFUSED, Stage.DOT, _reply(error.smtp_code, error.smtp_error))
+        stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.DOT
+        return Outcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
     except (SMTPServerDisconnected, TimeoutError) as error:  # at which stage, smtplib does not say
         return Outcome(Fate.AMBIGUOUS, Stage.DOT, error=ConnectionLost(_said(error), Stage.DOT))
     except Exception as error:
         causes = list(_causes(error))
         if any(isinstance(each, AWAY) or CONNECTING & _names(each) for each in causes):
             raise NeverConnected(_said(error)) from error
-        if any(isinstance(each, BROKEN) for each in causes):
+        if any(map(_is_a_doubt, causes)):
             return Outcome(Fate.AMBIGUOUS, Stage.DOT, error=ConnectionLost(_said(error), Stage.DOT))
         refused = _refused_by_service(message, waiting(email))
         return Outcome(Fate.REFUSED, Stage.DOT, Reply(451, _said(error), _status_of(error)), refused)
@@ -155,6 +173,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _is_a_doubt(error: BaseException) -> bool:
+    """Also one of Anymail's about an answer that it cannot read, where the service has taken the request."""
+    if _is_of_a_handshake(error):
+        return False
+    status = getattr(error, "status_code", None)
+    taken = isinstance(status, int) and 200 <= status < 300
+    return taken or isinstance(error, BROKEN) or bool(BREAKING & _names(error))
+
+
+def _is_of_a_handshake(error: BaseException) -> bool:
+    """Of TLS: nothing had been sent."""
+    return any(frame.f_code.co_name == "do_handshake" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _names(error: BaseException) -> set[str]:
@@ -201,15 +233,31 @@ def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
         setattr(message, name, [each for each in getattr(message, name) if str(each) in wanted])
 
 
-def _refusals(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> dict[str, Reply]:
-    """By the record's addresses. All were refused, so one that was told to the server in another form, too."""
-    replies = {bare(address): _reply(*said) for address, said in error.recipients.items()}
-    any_of_them = next(iter(replies.values()), Reply(451, "refused without a reply"))
-    return {address: replies.get(bare(address), any_of_them) for address in addresses}
+def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Outcome:
+    """All were refused; or the server closed at one of them (421), and those behind it were not asked for."""
+    replies = {_as_told(address): _reply(*said) for address, said in error.recipients.items()}
+    told = {address: _as_told(address) for address in addresses}
+    refused = {address: replies[told[address]] for address in addresses if told[address] in replies}
+    last = next((reply for reply in replies.values() if reply.code == 421), None)
+    if last is not None:
+        refused = {address: reply for address, reply in refused.items() if reply is not last}
+        lost = ConnectionLost("The server closes the connection", Stage.RCPT, last)
+        return Outcome(Fate.UNSENT, Stage.RCPT, last, refused, lost)
+    others = [address for address in addresses if address not in refused]
+    unheard = [reply for address, reply in replies.items() if address not in told.values()]
+    if len(unheard) != len(others):
+        unheard = [Reply(451, "refused, and nobody knows by which reply", UNKNOWN)] * len(others)
+    return Outcome(Fate.REFUSED, Stage.RCPT, None, {**refused, **dict(zip(others, unheard, strict=True))})
+
+
+def _as_told(address: str) -> str:
+    """As a server is told it: without a name, the domain in its ASCII form."""
+    local, at, domain = bare(address).rpartition("@")
+    return f"{local}{at}{in_ascii(domain)}"
 
 
 def _reply(code: int, text: bytes | str) -> Reply:
-    return Reply(code, storable(text.decode("utf-8", "replace") if isinstance(text, bytes) else text))
+    return reply_of(code, text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
 
 
 def _said(error: Exception) -> str:

@@ -124,6 +124,11 @@ def _parts(line: bytes) -> tuple[int, bool, str]:
     return int(match[1]), match[2] == b"-", storable(match[3].decode("utf-8", "replace"))
 
 
+def reply_of(code: int, text: str) -> Reply:
+    """One that somebody else has read, its lines without their code."""
+    return _reply(code, storable(text).split("\n"))
+
+
 def _reply(code: int, lines: list[str]) -> Reply:
     """The status stands on every line (RFC 2034 4) and is kept once."""
     found = _ENHANCED.match(lines[0])

@@ -65,7 +65,8 @@ class Attempt:
 class Dialogue:
     """``again``: envelopes to begin with, and in the end those that were announced but never at fault.
 
-    ``most``: envelopes to take. ``unsent``: the attempt at which the connection failed, if it certainly was not accepted.
+    ``most``: envelopes to take. ``unsent``: the attempt at which the connection failed, if that was certainly not
+    accepted.
     """
 
     def __init__(
