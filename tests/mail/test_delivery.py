@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from django.core.mail import EmailMessage, send_mail
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from mailrail.layers import get_layer
@@ -102,6 +103,20 @@ def test_a_suppressed_address_gets_nothing(queueing: Queueing) -> None:
         drain("mailrail.mail")
         assert server.connections == 0
     assert only().status == Status.SUPPRESSED
+
+
+def test_more_recipients_than_sqlite_takes_values_are_looked_up_together(queueing: Queueing) -> None:
+    Suppression.objects.create(address="to7@example.com", reason="complaint")
+    connection.ensure_connection()
+    most = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    try:
+        with ScriptedServer() as server:
+            queueing(server.port)
+            message(to="to7@example.com", bcc=[f"to{n}@example.com" for n in range(1000)]).send()
+            drain("mailrail.mail")
+            assert [len(mail.recipients) for mail in server.mails] == [999]
+    finally:
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, most)
 
 
 def test_a_transient_refusal_is_tried_again_later_and_only_for_whom_it_concerned(queueing: Queueing) -> None:

@@ -31,12 +31,17 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
 
 def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppression]:
     """The rows of these names."""
-    rows = Suppression.objects.using(using)
-    if connections[using].vendor != "postgresql":
-        return rows.filter(pk__in=names)
-    # Hundreds of values one by one take the driver longer to write than the server to look up.
-    these = "address IN (SELECT jsonb_array_elements_text(%s::jsonb))"
-    return rows.filter(RawSQL(these, [json.dumps(list(names))], output_field=models.BooleanField()))
+    # As one value. Hundreds one by one take PostgreSQL's driver longer to write than the server to look up, and SQLite
+    # takes 32,766 at most (SQLITE_MAX_VARIABLE_NUMBER): a batch may have more recipients.
+    these = _AMONG_THESE[connections[using].vendor]
+    named = RawSQL(these, [json.dumps(list(names))], output_field=models.BooleanField())
+    return Suppression.objects.using(using).filter(named)
+
+
+_AMONG_THESE = {
+    "postgresql": "address IN (SELECT jsonb_array_elements_text(%s::jsonb))",
+    "sqlite": "address IN (SELECT value FROM json_each(%s))",
+}
 
 
 def _email(row: tuple[Any, ...], using: str) -> Email:
