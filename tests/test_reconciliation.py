@@ -288,6 +288,12 @@ class TestRegistering:
         with pytest.raises(ValueError, match=told):
             reconcile(*arguments, older_than=-1 if "older" in told else 0)(lambda before: Group.objects.all())
 
+    def test_a_decorator_without_a_channel_is_refused_as_nothing_would_be_registered(self) -> None:
+        def unsent(before: Any) -> Any: ...
+
+        with pytest.raises(TypeError, match=r'needs a channel, not .*unsent.*: @reconcile\("name"\)\.$'):
+            reconcile(unsent)  # type: ignore[arg-type]
+
 
 def call(*arguments: str) -> str:
     out = StringIO()

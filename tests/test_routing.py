@@ -202,6 +202,12 @@ class TestOptions:
             with pytest.raises(TypeError, match="needs a channel"):
                 route(nothing, first)  # type: ignore[arg-type]
 
+    def test_a_decorator_without_a_channel_is_refused_as_nothing_would_be_registered(self) -> None:
+        with pytest.raises(
+            TypeError, match=r'^consumer\(\) needs a channel.*first.*: @consumer\("name"\)\.$'
+        ):
+            consumer(first)  # type: ignore[arg-type]
+
     def test_an_option_misspelt_is_taken_for_a_filter_and_the_error_lists_the_options(self) -> None:
         with pytest.raises(
             TypeError, match=r"^route\(atempts=3\): a filter is .* Options are: attempts, backoff"

@@ -62,6 +62,8 @@ def reconcile(
     done. What gives up on a message for good (``Discard``, ``channels cancel``, ``channels discard``) has to say so on
     the record, or the message is sent again.
     """
+    if callable(channel):
+        raise TypeError(f'reconcile() needs a channel, not {channel!r}: @reconcile("name").')
     seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else float(older_than)
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"older_than must be zero seconds or more, not {older_than!r}.")

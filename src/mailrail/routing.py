@@ -200,6 +200,10 @@ def consumer(channels: str | Iterable[str], **options: Any) -> Callable[[F], F]:
 
     The options are those of ``route``. The function itself stays as it is.
     """
+    if callable(channels):
+        raise TypeError(
+            f'consumer() needs a channel, or a list of them, not {channels!r}: @consumer("name").'
+        )
 
     def register(function: F) -> F:
         new = route(channels, function, **options)
