@@ -55,8 +55,12 @@ class Retry(Exception):
     """
 
     def __init__(self, why: str = "", *, after: float | timedelta | None = None) -> None:
+        if isinstance(why, int | float | timedelta):
+            raise TypeError(f"Retry({why!r}) does not say what that is. Write Retry(after={why!r}).")
         super().__init__(why or "the consumer asked for a retry")
         seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        if not isinstance(seconds, int | float | None):
+            raise TypeError(f"Retry(after=…) takes seconds or a timedelta, not {after!r}.")
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise ValueError(f"Retry(after=…) takes seconds from now, zero or more, not {after!r}.")
         self.after = seconds

@@ -228,6 +228,15 @@ class TestConsumers:
         work(layer, route("work", consume, attempts=2))
         assert layer.dead("work")[0].message.attempt == 2
 
+    @pytest.mark.parametrize("seconds", [60, 1.5, timedelta(minutes=1)])
+    def test_a_time_that_stands_in_place_of_a_reason_says_where_it_belongs(self, seconds: Any) -> None:
+        with pytest.raises(TypeError, match=r"Write Retry\(after="):
+            Retry(seconds)
+
+    def test_a_time_as_text_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"Retry\(after=…\) takes seconds or a timedelta, not '60'"):
+            Retry(after="60")  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("after", [float("nan"), float("inf"), -1, timedelta(seconds=-1)])
     def test_a_retry_at_no_time_at_all_is_an_error_of_its_consumer(
         self, layer: DurableLayer, after: Any
