@@ -45,6 +45,8 @@ atomic_async = [route("one", later, atomic=True)]
 atomic = [route("one", first, atomic=True)]
 on_redis = [route(name, f"tests.project.consumers.{name}") for name in ("noop", "ledger", "slow")]
 reserved = [route("mailrail.anything", first), route("tasks.default", first)]
+shadowed = [route("one", first), route("one", second), route("two", first, kind="x"), route("two", second)]
+filtered = [route("one", first, kind="paid"), route("one", second, kind="refunded"), route("one", later)]
 long_lease = [
     route("one", first, lease=7200),
     route("two", first, lease=0.5),

@@ -20,6 +20,7 @@ from mailrail.checks import check_settings, check_sqlite
 from mailrail.conf import Settings, build
 from mailrail.conf import settings as ours
 from mailrail.layers import durable_aliases, get_layer
+from mailrail.layers.database import tables_are_missing
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = "mailrail.layers.InMemoryChannelLayer"
@@ -37,7 +38,7 @@ WRONG = [
     *[("MAX_MESSAGES", value) for value in (0, -1, 1.5, "3", True)],
     *[("MAX_MEMORY", value) for value in (0, -1, 1.5, True, "", "0", "-1M", "lots", "300X", "1e9", "²", "9" * 400)],
     *[("CONSUMER_MIDDLEWARE", value) for value in ("a.b", [7], {"a.b"}, None)],
-    *[("BASE_URL", value) for value in (7, True, b"https://x")],
+    *[("BASE_URL", value) for value in (7, True, b"https://x", "example.com", "//example.com", "ftp://x")],
     *[("INVITATION_MODEL", value) for value in (7, None)],
     *[("INVITATION_LIFETIME", value) for value in (0, -1, "7d", True, float("inf"))],
     *[(key, value) for key in ("INVITATIONS_PER_SENDER", "INVITATIONS_PER_DAY", "INVITATIONS_PER_RECIPIENT")
@@ -212,15 +213,24 @@ class TestE002:
                 "CHANNEL_LAYERS['default']: Cannot import BACKEND 'no.such.Layer'",
             ),
             ({}, "CHANNEL_LAYERS['default']: No BACKEND"),
+            (DATABASE, f"CHANNEL_LAYERS['default'] must be a dictionary, not '{DATABASE}'. Write {{"),
+            (
+                {"BACKEND": DATABASE, "CONFIG": ["default"]},
+                "CHANNEL_LAYERS['default']['CONFIG'] must be a dictionary, not ['default'].",
+            ),
             ({"CONFIG": {}}, "CHANNEL_LAYERS['default']: No BACKEND"),
         ],
     )
-    def test_a_layer_that_cannot_be_built_names_the_entry(
-        self, settings: Any, entry: dict[str, Any], said: str
-    ) -> None:
+    def test_a_layer_that_cannot_be_built_names_the_entry(self, settings: Any, entry: Any, said: str) -> None:
         settings.CHANNEL_LAYERS = {"default": entry}
         [(id, text)] = errors()
         assert id == "mailrail.E002" and said in text
+
+    def test_layers_that_are_no_dictionary_say_what_to_write(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = DATABASE
+        [(id, text)] = errors()
+        assert id == "mailrail.E002"
+        assert text.startswith('CHANNEL_LAYERS must be a dictionary such as {"default": {"BACKEND": ')
 
     def test_routing_one_level_too_high_says_where_it_goes(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = {
@@ -362,6 +372,18 @@ class TestWarnings:
         assert found[0][1].startswith("The lease of channel 'one' is 7200 s")
         assert found[1][1].startswith("The lease of channel 'two' is 0.5 s")
 
+    def test_w008_when_a_consumer_gets_nothing(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.shadowed"}))
+        [(id, text)] = errors()
+        assert id == "mailrail.W008"
+        assert text.startswith(
+            "tests.routes.second gets nothing of channel 'one': tests.routes.first stands before"
+        )
+
+    def test_w008_is_not_about_filters(self, settings: Any) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.filtered"}))
+        assert errors() == []
+
     def test_w005_does_not_matter_in_one_process(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.long_lease"}))
         assert errors() == []
@@ -379,9 +401,9 @@ class TestSqlite:
         found = check_sqlite(databases=[plain])
         assert ids(found) == ["mailrail.W002", "mailrail.W003"]
         mode, journal = (message.hint or "" for message in found)
-        assert mode == "DATABASES['plain']['OPTIONS'][\"transaction_mode\"] = \"IMMEDIATE\""
+        assert mode == 'In DATABASES[\'plain\']: "OPTIONS": {"transaction_mode": "IMMEDIATE"}'
         assert journal.startswith(
-            "DATABASES['plain']['OPTIONS'][\"init_command\"] = \"PRAGMA journal_mode=WAL;"
+            'In DATABASES[\'plain\']: "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL;'
         )
         assert "keeps a delete journal" in found[1].msg
 
@@ -410,6 +432,16 @@ class TestSqlite:
     def test_settings_that_cannot_be_followed_are_left_to_the_other_check(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = {"default": {}}
         assert check_sqlite(databases=["default"]) == []
+
+
+def test_missing_tables_of_an_app_that_is_missing_say_both(settings: Any) -> None:
+    """``manage.py shell`` runs no checks, and ``migrate mailrail`` alone would fail."""
+    error = Exception("no such table: mailrail_message")
+    assert str(tables_are_missing(error, "default")) == f"{error}. Run: python manage.py migrate mailrail"
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "mailrail"]
+    assert f'{error}. Put "mailrail" at the top of INSTALLED_APPS. Run: ' in str(
+        tables_are_missing(error, "default")
+    )
 
 
 class TestAGoodProject:

@@ -15,6 +15,7 @@ mailrail.W004  a route on a reserved name
 mailrail.W005  a lease so long or short that recovery or renewal suffers
 mailrail.W006  a layer's server may lose messages, or cannot be asked (with --deploy)
 mailrail.W007  Channels is used, and no layer has groups
+mailrail.W008  a consumer gets nothing, as one before it takes all messages of its channel
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def _check_layer(alias: str) -> Iterable[CheckMessage]:
         return
     yield from _check_router(layer)
     yield from _check_names(routing)
+    yield from _check_shadows(routing)
     if layer.is_shared:
         yield from _check_leases(routing)
 
@@ -133,6 +135,19 @@ def _check_names(routing: Routing) -> Iterable[CheckMessage]:
                 "Mailrail's own.",
                 hint="Give the channel another name.",
                 id="mailrail.W004",
+            )
+
+
+def _check_shadows(routing: Routing) -> Iterable[CheckMessage]:
+    """The first route that matches gets a message, and one without a filter matches every message."""
+    for channel, plan in routing.plans.items():
+        takes_all = next((route for route in plan.routes if not route.filters), plan.routes[-1])
+        for route in plan.routes[plan.routes.index(takes_all) + 1 :]:
+            yield Warning(
+                f"{route.name} gets nothing of channel {channel!r}: {takes_all.name} stands before it, and takes "
+                "every message.",
+                hint="Give one of them another channel, or the first one a filter. A message goes to one consumer.",
+                id="mailrail.W008",
             )
 
 
@@ -212,12 +227,12 @@ def _check_sqlite(using: str) -> Iterable[CheckMessage]:
     connection: Any = connections[using]
     if connection.vendor != "sqlite" or connection.is_in_memory_db():
         return
-    options = f"DATABASES[{using!r}]['OPTIONS']"
+    where = f"In DATABASES[{using!r}]"
     if (connection.settings_dict["OPTIONS"].get("transaction_mode") or "").upper() != "IMMEDIATE":
         yield Warning(
             f"The database layer shares the SQLite database {using!r} with transactions that read first and write "
             "later; those fail with 'database is locked' when somebody writes in between.",
-            hint=f'{options}["transaction_mode"] = "IMMEDIATE"',
+            hint=f'{where}: "OPTIONS": {{"transaction_mode": "IMMEDIATE"}}',
             id="mailrail.W002",
         )
     with connection.cursor() as cursor:
@@ -226,6 +241,6 @@ def _check_sqlite(using: str) -> Iterable[CheckMessage]:
     if mode != "wal":
         yield Warning(
             f"The SQLite database {using!r} keeps a {mode} journal, in which readers and writers wait for each other.",
-            hint=f'{options}["init_command"] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"',
+            hint=f'{where}: "OPTIONS": {{"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}}',
             id="mailrail.W003",
         )

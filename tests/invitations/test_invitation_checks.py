@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from django.conf import LazySettings
 
-from mailrail.invitations.checks import check_base_url, check_names, check_site
+from mailrail.invitations.checks import check_apps, check_base_url, check_names, check_site
+
+
+def test_invitations_without_mailrail_are_an_error(settings: LazySettings) -> None:
+    assert check_apps() == []
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "mailrail"]
+    [error] = check_apps()
+    assert error.id == "mailrail.invitations.E002" and "INSTALLED_APPS" in str(error.hint)
 
 
 def test_what_is_named_and_exists_is_no_error() -> None:

@@ -1,6 +1,7 @@
 """System checks of invitations.
 
 mailrail.invitations.E001  MAILRAIL names a model or a function that cannot be used
+mailrail.invitations.E002  "mailrail" is not in INSTALLED_APPS
 mailrail.invitations.W001  nobody has said where the site is
 mailrail.invitations.W002  the site is still example.com (with --database)
 """
@@ -23,6 +24,20 @@ from mailrail.errors import InvalidSettings
 from .models import get_invitation_model
 
 FUNCTIONS = ("invitation_may_invite", "invitation_emails_of")
+
+
+@register()
+def check_apps(**kwargs: Any) -> list[CheckMessage]:
+    """Is there something that carries the messages?"""
+    if apps.is_installed("mailrail"):
+        return []
+    return [
+        Error(
+            '"mailrail.invitations" is in INSTALLED_APPS without "mailrail", which has the messages and the worker.',
+            hint='Put "mailrail" at the top of INSTALLED_APPS, and migrate.',
+            id="mailrail.invitations.E002",
+        )
+    ]
 
 
 @register()

@@ -103,7 +103,8 @@ def _migrate(using: str) -> str:
 def tables_are_missing(error: Exception, using: str) -> LayerUnavailable:
     """What to raise when the tables are not there."""
     [first, *_] = str(error).splitlines()
-    return LayerUnavailable(f"{first.rstrip('.')}. Run: {_migrate(using)}")
+    first_of_all = "" if apps.is_installed("mailrail") else 'Put "mailrail" at the top of INSTALLED_APPS. '
+    return LayerUnavailable(f"{first.rstrip('.')}. {first_of_all}Run: {_migrate(using)}")
 
 
 def storable(text: str) -> str:

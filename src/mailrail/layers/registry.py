@@ -26,7 +26,7 @@ def default_alias() -> str:
 
 def durable_aliases() -> list[str]:
     """The aliases whose layers have the durable verbs; the others are left to Channels."""
-    configured = getattr(django_settings, "CHANNEL_LAYERS", None)
+    configured = _configured()
     if not configured:
         return ["default"]
     return [alias for alias in configured if isinstance(_from_channels(alias), DurableLayer)]
@@ -38,7 +38,7 @@ def get_layer(alias: str | None = None) -> DurableLayer:
     Raises ``InvalidSettings`` when there is none, when it cannot be built, or when it has no durable verbs.
     """
     alias = alias or default_alias()
-    if not getattr(django_settings, "CHANNEL_LAYERS", None) and alias == "default":
+    if not _configured() and alias == "default":
         return _default_layer()
     layer = _from_channels(alias)
     if not isinstance(layer, DurableLayer):
@@ -62,8 +62,26 @@ def _default_layer() -> DurableLayer:
     return _built_in
 
 
-def _from_channels(alias: str) -> Any:
+def _configured() -> dict[str, Any]:
+    """``CHANNEL_LAYERS``, as far as it can be read; what Channels would stumble over is said in words."""
     configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
+    example = '{"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {…}}}'
+    if not isinstance(configured, dict):
+        raise InvalidSettings(f"CHANNEL_LAYERS must be a dictionary such as {example}, not {configured!r}.")
+    for alias, entry in configured.items():
+        if not isinstance(entry, dict):
+            raise InvalidSettings(
+                f"CHANNEL_LAYERS[{alias!r}] must be a dictionary, not {entry!r}. Write {example}."
+            )
+        if not isinstance(entry.get("CONFIG", {}), dict):
+            raise InvalidSettings(
+                f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] must be a dictionary, not {entry['CONFIG']!r}."
+            )
+    return configured
+
+
+def _from_channels(alias: str) -> Any:
+    configured = _configured()
     if alias not in configured:
         known = ", ".join(map(repr, configured)) or "none"
         raise InvalidSettings(f"CHANNEL_LAYERS has no layer {alias!r} (it has: {known}).")
