@@ -12,7 +12,7 @@ from django.db import OperationalError, connection, transaction
 
 from mailrail.checks import check_settings
 from mailrail.errors import InvalidSettings
-from mailrail.mail.checks import check_mail
+from mailrail.mail.checks import check_mail, check_storage
 
 QUEUE = "mailrail.mail.backend.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -71,6 +71,25 @@ def test_a_mailer_that_is_missing(settings: Any, options: dict[str, str]) -> Non
 def test_silence_is_warned_of(settings: Any) -> None:
     queueing(settings, SMTP, fail_silently=True)
     assert said() == ["mailrail.mail.W002"]
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+@pytest.mark.parametrize("left_behind", ["host", "colour"])
+def test_options_of_a_server_that_stayed_behind(settings: Any, left_behind: str) -> None:
+    queueing(settings, SMTP, **{left_behind: "a"})
+    [found] = check_mail()
+    assert found.id == "mailrail.mail.E005"
+    assert "MAILERS['default']: Unknown options" in found.msg and left_behind in found.msg
+    assert "belongs into MAILERS['out']" in str(found.hint)
+
+
+def test_a_storage_that_is_none(settings: Any) -> None:
+    assert check_storage() == []
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "default"}
+    assert check_storage() == []
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "nope"}
+    [found] = check_storage()
+    assert found.id == "mailrail.mail.E008" and "MAILRAIL['MAIL_STORAGE'] is 'nope'" in found.msg
 
 
 def test_the_backend_without_its_app(settings: Any) -> None:

@@ -4,9 +4,10 @@ mailrail.mail.E001  what is queued would be queued again: the mailer that delive
 mailrail.mail.E002  the mailer that delivers is missing, or nobody has named it
 mailrail.mail.E003  the backend that delivers does not import, or is none
 mailrail.mail.E004  MAILRAIL["MAILERS"] has an unknown key, a wrong value, or names a mailer that there is not
-mailrail.mail.E005  the backend that delivers cannot be made with its options
+mailrail.mail.E005  the backend that delivers, or the one that queues, cannot be made with its options
 mailrail.mail.E006  the backend that queues is misspelled
 mailrail.mail.E007  "mailrail" is not in INSTALLED_APPS
+mailrail.mail.E008  MAILRAIL["MAIL_STORAGE"] is no alias in STORAGES
 mailrail.mail.W001  outside development, the mailer that delivers writes to a screen, a file or nowhere
 mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
@@ -78,6 +79,25 @@ def check_policies(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+@register()
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """Is there a place for attachments? Small ones never ask for it."""
+    try:
+        alias = settings.mail_storage
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+    if alias is None or alias in django_settings.STORAGES:
+        return []
+    return [
+        Error(
+            f"MAILRAIL['MAIL_STORAGE'] is {alias!r}, which is no alias in STORAGES. It has: "
+            f"{', '.join(sorted(django_settings.STORAGES))}.",
+            hint="Name one of them, or leave MAIL_STORAGE out: then attachments are kept in the database.",
+            id="mailrail.mail.E008",
+        )
+    ]
+
+
 def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
     known = configured()
     if (policy.backend is not None or policy.options) and (known is not None or alias_of(alias) == UNNAMED):
@@ -129,7 +149,23 @@ def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage
             id="mailrail.mail.E002",
         )
         return
+    yield from _check_queueing(alias, target)
     yield from _check_delivering(target, f"MAILERS[{target!r}]", str(known[target].get("BACKEND", _SMTP)))
+
+
+def _check_queueing(alias: str, target: str) -> Iterable[CheckMessage]:
+    """A server's options that stayed behind when a mailer began to queue would be found out by its first email."""
+    from django.core.mail import mailers
+
+    try:
+        mailers[alias]
+    except Exception as error:  # whatever a subclass says of its options
+        yield Error(
+            f"The mailer that queues cannot be made: {error}",
+            hint=f'Its "OPTIONS" are {{"deliver_with": {target!r}}}; what they say of a server belongs into '
+            f"MAILERS[{target!r}].",
+            id="mailrail.mail.E005",
+        )
 
 
 def _check_spelling(where: str, path: str) -> Iterable[CheckMessage]:
