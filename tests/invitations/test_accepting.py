@@ -41,15 +41,40 @@ def test_who_has_the_invited_address_accepts(client: Client, guest: User, invita
     assert Invitation.objects.get().accepted_by == guest
 
 
-@pytest.mark.parametrize("email", ["other@example.com", "", "not an address", "x@" + "ü" * 70])
+@pytest.mark.parametrize(
+    "email",
+    [
+        "other@example.com",
+        "",
+        "not an address",
+        "x@" + "ü" * 70,
+        "\N{KELVIN SIGN}ing@example.com",
+        "guest+1@example.com",
+        "g.uest@example.com",
+    ],
+)
 def test_who_has_another_address_may_not_and_is_told_so(
     client: Client, guest: User, invitation: Invitation, email: str
 ) -> None:
     User.objects.filter(pk=guest.pk).update(email=email)
+    invitation.email = "king@example.com" if "ing" in email else invitation.email
+    invitation.save()
     for response in (client.get(invitation.accept_path()), client.post(invitation.accept_path())):
         assert response.status_code == 403
         assert "You are logged in as guest, whose address is another one." in response.text
     assert not accepted()
+
+
+def test_whose_account_has_no_address_has_another_one(
+    client: Client, guest: User, invitation: Invitation, with_settings: Any
+) -> None:
+    with_settings(INVITATION_EMAILS_OF=f"{__name__}.no_addresses")
+    assert client.get(invitation.accept_path()).status_code == 403
+
+
+def no_addresses(user: Any) -> list[Any]:
+    """As of a user model whose address may be NULL."""
+    return [None]
 
 
 def test_who_is_not_logged_in_is_asked_to_and_comes_back(client: Client, invitation: Invitation) -> None:
@@ -223,6 +248,17 @@ def test_next_is_kept_while_somebody_logs_in(client: Client, invitation: Invitat
     assert response["Location"] == f"{invitation.accept_path()}?next=%2Fprojects%2F7%2F"
 
 
+@pytest.mark.parametrize(
+    ("url", "to"), [("/projects/7/", "/projects/7/"), ("//evil.example/", None), ("", None)]
+)
+def test_next_is_kept_while_somebody_signs_up(
+    client: Client, invitation: Invitation, url: str, to: str | None
+) -> None:
+    page = client.post(invitation.accept_path(), {"next": url, "go": "sign-up"})["Location"]
+    response = client.post(page, NEW, follow=True)
+    assert accepted() and response.redirect_chain[-1] == (to or invitation.accept_path(), 302)
+
+
 @pytest.mark.parametrize("url", [CONTINUE, SIGN_UP])
 @pytest.mark.django_db
 def test_who_comes_from_no_invitation_gets_a_friendly_page(client: Client, url: str) -> None:
@@ -295,6 +331,17 @@ def test_a_project_without_sign_up_offers_none(
     assert "Sign up" not in client.get(invitation.accept_path()).text
     response = client.post(invitation.accept_path(), {"go": "sign-up"})
     assert response["Location"].startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("page", [None, "/accounts/join/"])
+def test_nobody_signs_up_where_the_project_does_not_have_them_sign_up(
+    client: Client, invitation: Invitation, with_settings: Any, page: str | None
+) -> None:
+    with_settings(INVITATION_SIGNUP=page)
+    client.post(invitation.accept_path(), {"go": "log-in"})
+    for response in (client.get(SIGN_UP), client.post(SIGN_UP, NEW)):
+        assert response.status_code == 302 and response["Location"] == invitation.accept_path()
+    assert User.objects.count() == 1 and not accepted()
 
 
 def test_a_scanner_that_opens_every_link_burns_nothing(client: Client, invitation: Invitation) -> None:

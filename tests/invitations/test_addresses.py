@@ -12,7 +12,17 @@ from django.core.mail.backends import smtp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailrail.invitations.addresses import Entry, Problem, clean, entries, in_ascii, normalise, read_list
+from mailrail.invitations.addresses import (
+    Entry,
+    Problem,
+    clean,
+    entries,
+    identity,
+    in_ascii,
+    normalise,
+    read_list,
+    spellings,
+)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,17 @@ def test_an_address_in_another_spelling_is_a_duplicate_and_the_first_line_is_nam
     good, problems = read_list([Entry(3, "guest@bücher.example"), Entry(9, again)])
     assert good == [Entry(3, "guest@bücher.example")]
     assert problems == [Problem(9, again, "It is already on line 3.", "duplicate")]
+
+
+@pytest.mark.parametrize("domain", ["xn--fa-hia.de", "xn--zz.example", "xn--0.example", "xn--a.example"])
+def test_a_domain_that_has_no_other_spelling_here_has_its_own(domain: str) -> None:
+    assert clean(f"guest@{domain}") == f"guest@{domain}"
+    assert spellings(f"Guest@{domain}") == [f"guest@{domain}"]
+
+
+def test_other_letters_than_those_of_ascii_are_no_other_case_of_these() -> None:
+    assert identity("King@EXAMPLE.com") == identity("king@example.com")
+    assert identity("\N{KELVIN SIGN}ing@example.com") != identity("king@example.com")
 
 
 def test_errors_show_neither_control_characters_nor_endless_lines() -> None:

@@ -96,7 +96,7 @@ def _judge(request: HttpRequest, invitation: Any) -> Verdict:
 def has_address(user: Any, email: str) -> bool:
     """Tell whether this is one of the user's addresses, in whatever spelling."""
     theirs: Iterable[str] = import_string(settings.invitation_emails_of)(user)
-    return identity(email) in {_identity(address) for address in theirs}
+    return identity(email) in {_identity(address) for address in theirs if address}  # a user may have none
 
 
 def _identity(address: str) -> str:

@@ -40,17 +40,27 @@ def in_ascii(address: str) -> str:
 
 
 def identity(address: str) -> str:
-    """Return what two spellings of one mailbox have in common: upper and lower case, ``ü`` and ``xn--…``."""
-    return in_ascii(address).lower()
+    """Return what two spellings of one mailbox have in common: upper and lower case, ``ü`` and ``xn--…``.
+
+    Before the @ only ASCII has two cases. Else ``K`` (the Kelvin sign), another mailbox, would be taken for ``k``.
+    """
+    local, at, domain = in_ascii(address).rpartition("@")
+    return f"{local.lower() if local.isascii() else local}{at}{domain.lower()}"
 
 
 def spellings(address: str) -> list[str]:
-    """Return how a stored address of the same mailbox may be written, in lower case: with ``ü``, with ``xn--…``."""
+    """Return how a stored address of the same mailbox may be written, in lower case: with ``ü``, with ``xn--…``.
+
+    A domain may have ``xn--…`` alone: ``xn--fa-hia.de`` is of a later IDNA (RFC 5891) than the one that Python knows.
+    """
     mailbox = identity(address)
     local, _at, domain = mailbox.rpartition("@")
     if "xn--" not in domain:
         return [mailbox]
-    return [mailbox, f"{local}@{domain.encode('ascii').decode('idna')}"]
+    try:
+        return [mailbox, f"{local}@{domain.encode('ascii').decode('idna')}"]
+    except UnicodeError:
+        return [mailbox]
 
 
 def validate_address(address: str) -> None:

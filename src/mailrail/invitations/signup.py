@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django import forms
 from django.conf import settings as django_settings
@@ -10,7 +11,7 @@ from django.contrib.auth import get_user_model, login
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.db import IntegrityError, router, transaction
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect, render, resolve_url
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 from django.views import View
@@ -18,9 +19,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
+from mailrail.conf import settings
+
 from . import accepting
 from .accepting import Verdict
-from .views import closed_page, keeps_its_address
+from .views import closed_page, keeps_its_address, next_page
 
 
 def sign_up_form() -> type[forms.ModelForm]:  # type: ignore[type-arg]  # generic only for the type checker
@@ -29,6 +32,12 @@ def sign_up_form() -> type[forms.ModelForm]:  # type: ignore[type-arg]  # generi
     names = [user.USERNAME_FIELD, *user.REQUIRED_FIELDS]
     fields = [name for name in names if name != user.get_email_field_name()]
     return forms.modelform_factory(user, form=BaseUserCreationForm, fields=fields)
+
+
+def is_sign_up(path: str) -> bool:
+    """Tell whether this is the page where ``MAILRAIL["INVITATION_SIGNUP"]`` has people sign up."""
+    page = settings.invitation_signup
+    return page is not None and urlsplit(resolve_url(page)).path == path
 
 
 @method_decorator(
@@ -52,7 +61,8 @@ class InvitationSignUp(View):
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         verdict, invitation = accepting.stashed(request)
-        if verdict is Verdict.DONE or (invitation is not None and request.user.is_authenticated):
+        is_wanted = not request.user.is_authenticated and is_sign_up(request.path)
+        if verdict is Verdict.DONE or (invitation is not None and not is_wanted):
             return redirect(invitation.accept_path())
         if verdict not in (Verdict.WELCOME, Verdict.LOG_IN):
             return closed_page(request, verdict)
@@ -61,7 +71,7 @@ class InvitationSignUp(View):
         form = self.get_form_class()(request.POST if request.method == "POST" else None, instance=instance)
         if form.is_valid() and self._made(form, invitation):
             login(request, form.instance, backend=django_settings.AUTHENTICATION_BACKENDS[0])
-            return redirect(invitation.accept_path())
+            return redirect(next_page(request) or invitation.accept_path())
         return render(request, self.template_name, {"form": form, "invitation": invitation})
 
     def _made(self, form: Any, invitation: Any) -> bool:

@@ -189,6 +189,13 @@ def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
     return wrapped
 
 
+def next_page(request: HttpRequest) -> str:
+    """Return where to go afterwards, as the request says it; empty unless that is a page of this site."""
+    url = request.POST.get("next") or request.GET.get("next") or ""
+    hosts, secure = {request.get_host()}, request.is_secure()
+    return url if url_has_allowed_host_and_scheme(url, hosts, require_https=secure) else ""
+
+
 def closed_page(request: HttpRequest, verdict: Verdict) -> HttpResponse:
     """Say, in a friendly way, why a link opens nothing, with the status that says so to machines."""
     if verdict is Verdict.FORGED:
@@ -250,10 +257,8 @@ class InvitationAccept(View):
         return redirect_to_login(here)
 
     def next(self) -> str:
-        """Return where to go afterwards, as the request says it; empty unless that is a page of this site."""
-        url = self.request.POST.get("next") or self.request.GET.get("next") or ""
-        hosts, secure = {self.request.get_host()}, self.request.is_secure()
-        return url if url_has_allowed_host_and_scheme(url, hosts, require_https=secure) else ""
+        """Return where to go afterwards, as ``next_page`` does."""
+        return next_page(self.request)
 
     def get_success_url(self, invitation: Any) -> str:
         """Return where to go once it is accepted: ``next``, else this page, which says so."""
@@ -262,11 +267,16 @@ class InvitationAccept(View):
 
 @method_decorator([never_cache, keeps_its_address], name="dispatch")
 class InvitationContinue(View):
-    """Back from logging in or signing up: leads to the page of the link that was remembered."""
+    """Back from logging in or signing up: leads to the page of the link that was remembered.
+
+    Who has accepted it by signing up goes where that page would have led.
+    """
 
     def get(self, request: HttpRequest) -> HttpResponse:
         judged = accepting.stashed(request)
         if judged.invitation is None:
             return closed_page(request, judged.verdict)
+        if judged.verdict is Verdict.DONE and (url := next_page(request)):
+            return redirect(url)
         url = str(judged.invitation.accept_path())
         return redirect(f"{url}?{request.GET.urlencode()}" if request.GET else url)
