@@ -285,6 +285,13 @@ class TestSettling:
         [third] = claim(layer)
         assert (third.attempt, third.losses) == (1, 1)
 
+    def test_an_error_that_is_no_text_is_kept_as_one(self, layer: DurableLayer) -> None:
+        send(layer)
+        [m] = claim(layer)
+        assert layer.bury(m, "no such file: \udcff") == []
+        [dead] = layer.dead("work")
+        assert dead.error.encode() == b"no such file: \\udcff"
+
     def test_bury_keeps_message_and_error(self, layer: DurableLayer) -> None:
         sent = send(layer, content={"id": 7}, headers={"a": 1}, key="k", priority=4)
         assert layer.bury(claim(layer)[0], "Traceback: \0 boom é") == []

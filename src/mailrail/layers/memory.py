@@ -246,6 +246,7 @@ class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
         return lost
 
     def bury(self, claim: Message, error: str) -> list[Message]:
+        error = error.encode("utf-8", "backslashreplace").decode()  # as other layers keep it: it can be shown
         with self._lock:
             ours, lost = self._held([claim])
             for m in ours:
