@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -16,8 +17,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mailrail import key_lists
-from mailrail.invitations.admin import DECISIONS
+from mailrail.invitations import resend
+from mailrail.invitations.admin import DECISIONS, InvitationAdmin
 from mailrail.invitations.models import Invitation, Status
+from mailrail.mail.models import Suppression
 from mailrail.testing import sent
 
 from ..plans import plan_of, rows
@@ -94,6 +97,45 @@ def test_the_address_cannot_be_changed_and_a_change_sends_nothing(
     assert invitation.email == "guest@example.com"
     assert invitation.sender == admin_user
     assert sent("send-invite") == []
+
+
+def test_a_change_takes_back_nothing_that_is_decided_at_the_same_moment(
+    staff: Client, invitation: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = InvitationAdmin.save_model
+
+    def overtaken(self: InvitationAdmin, request: Any, obj: Any, *rest: Any) -> None:
+        resend(Invitation.objects.get())
+        Invitation.objects.get().accept(obj.sender)
+        save(self, request, obj, *rest)
+
+    monkeypatch.setattr(InvitationAdmin, "save_model", overtaken)
+    change = {"sender": invitation.sender_id, "role": "editor"}
+    assert staff.post(f"{LIST}{invitation.pk}/change/", change).status_code == 302
+    found = Invitation.objects.get()
+    assert (found.role, found.status, found.generation) == ("editor", "accepted", 2)
+
+
+def test_one_that_may_not_be_sent_is_not_made_in_the_admin_either(
+    staff: Client, admin_user: User, sender: User, with_settings: Any
+) -> None:
+    with_settings(INVITATIONS_PER_RECIPIENT=1, INVITATIONS_PER_SENDER=3)
+    User.objects.filter(pk=sender.pk).update(is_active=False)
+    Suppression.objects.create(address="gone@example.com", reason="asked")
+    Invitation.objects.create(email="guest@example.com", sender=sender)
+    for email, by, why in (
+        ("other@example.com", sender, "You may not send this invitation."),
+        ("GUEST@example.com", admin_user, "GUEST@example.com has got many invitations lately."),
+        ("gone@example.com", admin_user, "gone@example.com gets no email from this site"),
+    ):
+        response = staff.post(LIST + "add/", {"email": email, "sender": by.pk})
+        assert response.status_code == 200 and why in response.text
+    assert Invitation.objects.count() == 1 and sent("send-invite") == []
+
+
+def test_filters_of_other_hands_do_no_harm(staff: Client) -> None:
+    for name in ("role", "status", "q", "behind", "email__contains"):
+        assert staff.get(LIST, {name: "\0"}, follow=True).status_code == 200
 
 
 def test_a_bad_address_is_explained(staff: Client, admin_user: User) -> None:

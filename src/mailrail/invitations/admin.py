@@ -10,6 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import PermissionDenied
+from django.db import router
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -31,7 +32,9 @@ from mailrail.key_lists import (
 from .addresses import normalise
 from .errors import InvitationRefused
 from .inviting import resend, revoke
-from .models import AbstractInvitation, Invitation, Status
+from .limits import check_limits
+from .models import AbstractInvitation, Invitation, Status, every_invitation
+from .rights import check_rights
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,25 @@ class InvitationList(KeyList):
         return rows.filter(sent=None, accepted_at=None) if is_unsent else rows
 
 
+class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
+    """A new one is held to what its sender may, and to the limits, as by the form of the site."""
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]  # Django's stubs leave it out
+        if self.instance._state.adding and not self.errors:
+            database = router.db_for_write(type(self.instance), instance=self.instance)
+            try:
+                check_rights(self.instance.sender, self.instance)
+                check_limits(every_invitation(database), self.instance.sender, [self.instance.email])
+            except InvitationRefused as refused:
+                self.add_error(None, str(refused))
+
+
 @admin.register(Invitation)
 class InvitationAdmin(KeyListAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
 
+    form = InvitationAdminForm
     change_form_template = "mailrail_invitations/admin/invitation.html"
     list_display = ("email", "sender", "role", "status", "created", "sent")
     list_filter = (StatusFilter, RoleFilter)
@@ -160,10 +178,18 @@ class InvitationAdmin(KeyListAdmin):
         return self.readonly_fields if obj is None else ("email", *self.readonly_fields)
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: bool) -> None:
-        """Save it; a new one is sent as by the form (the admin's view is one transaction)."""
+        """Save it; a new one is sent as by the form (the admin's view is one transaction).
+
+        Of an old one only what was changed here: it may be accepted, revoked or sent again at this very moment.
+        """
+        if change:
+            fields = self.opts.concrete_fields
+            stamps = {field.name for field in fields if getattr(field, "auto_now", False)}
+            changed = {field.name for field in fields}.intersection(form.changed_data)
+            obj.save(update_fields=changed | stamps)
+            return
         super().save_model(request, obj, form, change)
-        if not change:
-            Channel("send-invite").send(obj.content, unique=True, using=obj._state.db)
+        Channel("send-invite").send(obj.content, unique=True, using=obj._state.db)
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
