@@ -334,6 +334,13 @@ def test_addresses_of_other_hands_do_no_harm(on_sqlite: DurableLayer, staff: Cli
         assert staff.post(f"{url}{quote(name)}/decide/", decision).status_code == 404
 
 
+@pytest.mark.parametrize("name", ["channel", "layer", "error", "state", "behind"])
+def test_filters_of_other_hands_do_no_harm(on_postgres: DurableLayer, staff: Client, name: str) -> None:
+    bury(on_postgres, "boom")
+    for url in (DEAD, WAITING):
+        assert staff.get(url, {name: "\0"}, follow=True).status_code == 200
+
+
 # -- several layers, and layers that are away -------------------------------------------------------------------------
 
 

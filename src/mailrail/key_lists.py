@@ -12,6 +12,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
@@ -20,6 +21,8 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext
 
+NUL = "\0"
+"""Is in no text of PostgreSQL's, which refuses to look for it."""
 BEHIND = "behind"
 """Of the query string: the key that the page begins behind."""
 WINDOW = 20_000
@@ -45,6 +48,8 @@ class KeyList(ChangeList):
     first_page = "?"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        if any(NUL in value for value in self.params.values()):
+            raise IncorrectLookupParameters  # no database could be asked; Django shows the list without them
         if BEHIND in self.params:  # not in the links of filters, which begin anew
             self.behind = self.params.pop(BEHIND)
             del self.filter_params[BEHIND]
@@ -158,6 +163,9 @@ class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeyList]:
         return KeyList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        return None if NUL in object_id else super().get_object(request, object_id, from_field)
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any

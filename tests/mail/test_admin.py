@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from mailrail import key_lists, mail
 from mailrail.mail import Email, Status
+from mailrail.mail.admin.contents import Part
 from mailrail.mail.ledger import write
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.mail.outages import pause
@@ -439,3 +440,25 @@ def test_ids_of_other_hands_do_no_harm(staff: Client) -> None:
     assert staff.get(f"{LIST}{UUID(int=1)}/preview/").status_code == 404
     assert staff.get(f"{LIST}nonsense/source/").status_code == 404
     assert staff.get(f"{LIST}nonsense/change/").status_code == 302
+
+
+@pytest.mark.parametrize("name", ["tag", "mailer", "about", "behind", "status", "q", "subject__contains"])
+def test_filters_of_other_hands_do_no_harm(staff: Client, name: str) -> None:
+    mail.queue(message())
+    for url in (LIST, SUPPRESSIONS):
+        assert staff.get(url, {name: "\0"}, follow=True).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["change", "delete", "history"])
+def test_names_that_no_database_stores_are_found_nowhere(staff: Client, name: str) -> None:
+    assert staff.get(f"{SUPPRESSIONS}a_00/{name}/").status_code in (302, 404)
+    assert staff.get(f"{LIST}a_00/{name}/").status_code in (302, 403, 404)
+    assert staff.post(MAILERS + "switch/", {"mailer": "\0", "what": "pause"}).status_code == 404
+
+
+@pytest.mark.parametrize("charset", ["idna", "undefined", "hex", "nonsense"])
+def test_a_body_in_a_charset_that_cannot_be_is_shown(charset: str) -> None:
+    part = Part(
+        0, message_from_bytes(f"Content-Type: text/plain; charset={charset}\n\nHall\xf6\n".encode("latin-1"))
+    )
+    assert part.text == "Hall\N{REPLACEMENT CHARACTER}\n"

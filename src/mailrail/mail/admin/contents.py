@@ -69,9 +69,9 @@ class Part:
 
     @cached_property
     def data(self) -> bytes:
-        payload: Any = self.message.get_payload()
-        if isinstance(payload, list):  # an email in the email
-            return b"".join(each.as_bytes() for each in payload)
+        if self.message.is_multipart():  # an email in the email
+            inner: Any = self.message.get_payload()
+            return b"".join(each.as_bytes() for each in inner)
         found: Any = self.message.get_payload(decode=True)
         return bytes(found or b"")
 
@@ -84,7 +84,7 @@ class Part:
         charset = self.message.get_content_charset() or "utf-8"
         try:
             return self.data.decode(charset, "replace")
-        except LookupError:
+        except (LookupError, UnicodeError):  # some charsets of Python's, such as "idna", replace nothing
             return self.data.decode("utf-8", "replace")
 
     def is_body(self, mimetype: str) -> bool:

@@ -50,7 +50,8 @@ class MailerStateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic o
             raise PermissionDenied
         mailer, what = request.POST.get("mailer", ""), request.POST.get("what")
         using = router.db_for_write(MailerState)
-        is_known = mailer in delivering() or MailerState.objects.using(using).filter(pk=mailer).exists()
+        states = MailerState.objects.using(using).values_list("pk", flat=True)  # few: one for each mailer
+        is_known = mailer in {*delivering(), *states}
         if not is_known or what not in ("pause", "resume"):
             raise Http404
         if what == "pause":
