@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -216,9 +217,18 @@ def test_a_button_of_an_invitations_page_decides(staff: Client, invitation: Invi
     assert LogEntry.objects.get().change_message == str(DECISIONS[what].label)
 
 
+def test_enter_in_a_field_presses_save_and_no_decision(staff: Client, invitation: Invitation) -> None:
+    """Browsers take the first submit button of the field's form (HTML, 4.10.21.2)."""
+    text = staff.get(f"{LIST}{invitation.pk}/change/").text
+    assert 'name="decision"' in text
+    form = text.partition('id="invitation_form"')[2].partition("</form>")[0]
+    first = re.search(r'<(?:input|button)[^>]* ?type="submit"[^>]*>', form)
+    assert first and 'name="_save"' in first[0]
+
+
 def test_buttons_are_those_of_its_status_and_of_who_may(staff: Client, invitation: Invitation) -> None:
     invitation.accept()
-    assert "formaction" not in staff.get(f"{LIST}{invitation.pk}/change/").text
+    assert 'name="decision"' not in staff.get(f"{LIST}{invitation.pk}/change/").text
     page = f"{LIST}{invitation.pk}/decide/"
     text = staff.post(page, {"decision": "revoke", "post": "yes"}, follow=True).text
     assert "was accepted already" in text
