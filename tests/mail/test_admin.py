@@ -208,6 +208,17 @@ def test_the_preview_shows_the_emails_own_images_and_may_do_nothing(staff: Clien
     assert EVIL not in plain and "Plain &lt;script&gt;" in plain
 
 
+def test_the_preview_opens_no_connection(staff: Client) -> None:
+    """Chromium connects to these hosts whatever the policy of the page says."""
+    email = EmailMultiAlternatives("Hello", "A body.", "me@example.com", ["you@example.com"])
+    html = "<LINK rel=preconnect href=//t.example><iframe\tsrc=//t.example></iframe><frame src=//t.example><linked>"
+    email.attach_alternative(f"{html}<svg><link/rel=preconnect href=//t.example></svg>", "text/html")
+    shown = staff.get(page(mail.queue(email), "preview")).text
+    assert re.findall(r"<([\w-]+)", shown) == [
+        *("base", "x-LINK", "x-iframe", "x-frame", "linked", "svg", "x-link")
+    ]
+
+
 def test_the_source_is_what_is_sent(staff: Client, rich: Email) -> None:
     response = staff.get(page(rich, "source"))
     assert response["Content-Type"] == "message/rfc822" and response["X-Content-Type-Options"] == "nosniff"
