@@ -116,7 +116,7 @@ def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage
 
 def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
     for name, value in {**content["fields"], **content["attributes"]}.items():
-        setattr(message, name, unpack(value))
+        setattr(message, name, value if type(value) is str else unpack(value))
 
 
 def _dump(message: EmailMessage, files: Files) -> dict[str, Any]:

@@ -53,9 +53,11 @@ def pack(value: Any, where: str) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    if isinstance(value, list):
-        return [unpack(each) for each in value]
-    if not isinstance(value, dict):
+    """``value``: as JSON has it. Most of it is text, alone or in lists."""
+    kind = type(value)
+    if kind is list:
+        return [each if type(each) is str else unpack(each) for each in value]
+    if kind is not dict:
         return value
     if len(value) == 1:
         (name, inner), *_ = value.items()
