@@ -104,6 +104,8 @@ ROOT_URLCONF = "tests.urls"
 ASGI_APPLICATION = os.environ.get("MAILRAIL_TEST_ASGI", "tests.asgi.application")
 STATIC_URL = "/static/"
 LOGIN_URL = "/accounts/login/"
+# Half a second for each password is for those who steal the hashes.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

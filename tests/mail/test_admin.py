@@ -126,7 +126,8 @@ def test_an_email_is_found_by_its_names_and_by_a_part_of_what_people_see(staff: 
     for term in (id, key, email.message_id, bare, "größe"[2:], "jo%_DOE@", "jo doe", bare[3:]):
         assert subjects(staff.get(LIST, {"q": term})) == ["Your Größe"], term
     assert subjects(staff.get(LIST, {"q": "jo__doe@"})) == []
-    assert subjects(staff.get(LIST, {"q": "nobody\x00"})) in ([], ["Your Größe", "Nothing of it"])
+    shown = subjects(staff.get(LIST, {"q": "nobody\x00"}, follow=True))  # a zero byte is in no text
+    assert sorted(shown) == ["Nothing of it", "Your Größe"]
 
 
 def test_a_search_goes_on_where_its_window_ended(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
