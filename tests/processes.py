@@ -69,9 +69,13 @@ def start(
     *,
     session: bool = False,
 ) -> subprocess.Popen[bytes] | WarmProcess:
-    """Django's own command by a process that has Django ready, where that makes no difference."""
+    """Django's own command by a process that has Django ready, where that makes no difference.
+
+    System checks, a third of what is left to do, have been run by the first command with the same settings.
+    """
     if command == DJANGO and is_warm(env):
-        return WarmProcess(arguments, env, out, err, start_new_session=session)
+        unchecked = ["--skip-checks"] if arguments[0] == "runworker" else []
+        return WarmProcess([*arguments, *unchecked], env, out, err, start_new_session=session)
     return subprocess.Popen(
         [*command, *arguments],
         env=env,
