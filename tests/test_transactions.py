@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -146,6 +147,20 @@ def bound(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     begin_anew()
     yield request.param
     begin_anew()
+
+
+def test_keys_and_lanes_do_not_mind_who_binds_values(layer: Any, bound: str, elsewhere: Any) -> None:
+    first = Channel("work").send({"n": 1}, key="k", lane="l", expires=60)
+    assert Channel("work").send({"n": 2}, key="k", delay=5) == first
+    second = Channel("work").send({"n": 3}, key="k2", at=datetime.now(UTC))
+    Channel("work").send_many([{"n": 4}, {"n": 5}], lane="l", priority=1)
+    one, two = elsewhere(claim, layer)
+    assert {one.id, two.id} == {first, second}
+    assert elsewhere(layer.bury, one, "why") == elsewhere(layer.finish, [two]) == []
+    assert elsewhere(layer.requeue, "work", [one.id]) == [one.id]
+    [four] = elsewhere(claim, layer)
+    [five] = elsewhere(claim, layer, finished=[four])
+    assert (four.content, five.content) == ({"n": 4}, {"n": 5})
 
 
 class TestSendsWithTheirRecord:

@@ -46,14 +46,15 @@ WITH stored AS (
 SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM stored) AS channels
 """
 
-# With a key. DO NOTHING without a target gives way to a twin as well as to a repeat of the id.
+# With a key. DO NOTHING without a target gives way to a twin as well as to a repeat of the id. A value that is named
+# twice has to be of one type, where the server binds it.
 ENQUEUE_WITH_KEY = f"""
 WITH stored AS (
     INSERT INTO mailrail_message
         (id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
          expires, sent_at, key, unique_key)
     SELECT
-        %(id)s, %(channel)s, %(content)s, %(headers)s, %(v)s, %(lane)s,
+        %(id)s, %(channel)s, %(content)s, %(headers)s, %(v)s, %(lane)s::text,
         CASE WHEN %(lane)s::text IS NOT NULL THEN nextval('mailrail_lane_seq') END,
         %(attempt)s, %(losses)s, %(alone)s, %(max_attempts)s, %(priority)s, COALESCE(%(due)s::float8, now + %(delay)s),
         COALESCE(now + %(lifetime)s::float8, %(expires)s::float8), now, %(key)s, %(key)s
