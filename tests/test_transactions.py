@@ -290,6 +290,20 @@ class TestNobodyWaits:
             assert claimed.claims == claimed.expired == []
         assert head in {m.id for m in elsewhere(claim, layer)}
 
+    def test_a_twin_that_a_sender_holds_is_let_go_in_its_lane_and_runs_after_the_commit(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        Channel("work").send({"n": 1}, lane="l")
+        [head] = elsewhere(claim, layer)
+        twin = Channel("work").send({"n": 2}, key="k", lane="l")
+        assert elsewhere(claim, layer) == []  # parks it
+        with transaction.atomic("postgres"):
+            assert Channel("work").send({"n": 3}, key="k", lane="l") == twin
+            assert elsewhere(Channel("work").send, {"n": 4}, key="k") == twin  # nor does another sender wait
+            assert elsewhere(layer.finish, [head]) == []
+            assert elsewhere(claim, layer) == []
+        assert [m.id for m in elsewhere(claim, layer)] == [twin]
+
     def test_a_sender_never_waits_for_one_that_runs(self, layer: Any, elsewhere: Any) -> None:
         Channel("work").send({"n": 1}, key="k", lane="l")
         [running] = elsewhere(claim, layer)

@@ -65,16 +65,24 @@ SELECT id, pg_notify('mailrail', channel) FROM stored
 """
 
 # The waiting twin is locked until the sender's transaction ends: it cannot run before the sender's change is visible.
-# Claimed meanwhile, its unique_key is gone and nothing is found.
+# As weakly as keeps claims away, and changed only where it has to be: whoever lets it go in its lane must not wait for
+# the sender. Claimed meanwhile, its unique_key is gone and nothing is found.
 JOIN_TWIN = f"""
-WITH {CLOCK}, twin AS (
+WITH {CLOCK}, twin AS MATERIALIZED (
+    SELECT id, channel FROM mailrail_message
+    WHERE channel = %(channel)s AND unique_key = %(key)s FOR KEY SHARE),
+given AS (
+    SELECT COALESCE(%(due)s::float8, now + %(delay)s) AS due,
+        COALESCE(now + %(lifetime)s::float8, %(expires)s::float8) AS expires
+    FROM clock),
+changed AS (
     UPDATE mailrail_message m SET
-        due = LEAST(due, COALESCE(%(due)s::float8, now + %(delay)s)), -- the earlier of the twins
+        due = LEAST(m.due, given.due), -- the earlier of the twins
         -- the later one; NULL, never, wins
-        expires = CASE WHEN m.expires IS NOT NULL AND COALESCE(%(expires)s::float8, %(lifetime)s::float8) IS NOT NULL
-            THEN GREATEST(m.expires, COALESCE(now + %(lifetime)s::float8, %(expires)s::float8)) END
-    FROM clock
-    WHERE m.channel = %(channel)s AND m.unique_key = %(key)s
-    RETURNING m.id, m.channel)
+        expires = CASE WHEN m.expires IS NOT NULL AND given.expires IS NOT NULL
+            THEN GREATEST(m.expires, given.expires) END
+    FROM given
+    WHERE m.id = ANY (ARRAY (SELECT id FROM twin))
+        AND (given.due < m.due OR m.expires < COALESCE(given.expires, 'infinity')))
 SELECT id, pg_notify('mailrail', channel) FROM twin
 """
