@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -834,6 +834,32 @@ class TestStopping:
         gate.set()
         [message] = layer.waiting("work")
         assert (message.attempt, message.losses) == (0, 0) and worker.worn_out
+
+    def test_all_that_is_released_at_the_deadline_is_one_step(
+        self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The supervisor kills a worker that takes long for it, and what it still holds would count as lost."""
+        entered, gate, steps = threading.Event(), threading.Event(), []
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            entered.set()
+            gate.wait(20)
+
+        def release(claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
+            steps.append(len(claims))
+            return usual(claims, delay)
+
+        usual = layer.release
+        monkeypatch.setattr(layer, "release", release)
+        send(layer, n=100)
+        running = Running(layer, route("work", consume, lease=60, batch=100, concurrency=1))
+        with running as worker:
+            entered.wait(20)
+            worker.stop(0.1)
+            running.thread.join(20)
+        gate.set()
+        assert steps == [100]
+        assert {(m.attempt, m.losses) for m in layer.waiting("work")} == {(0, 0)}
 
     def test_a_claim_it_was_started_for_is_given_back_when_it_is_stopped_before_it_began(
         self, layer: DurableLayer

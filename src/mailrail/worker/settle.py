@@ -35,8 +35,8 @@ class _Open:
 class Settler:
     """Holds outcomes until the layer has taken them: an outage loses none.
 
-    Finished messages wait for the next ``claim``, which settles them in the same round trip; the others, which are
-    few, are settled one by one.
+    Finished messages wait for the next ``claim``, which settles them in the same round trip; what is released has one of
+    its own, as a worker that has to stop may hold thousands; the others, which are few, are settled one by one.
     """
 
     def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:
@@ -81,6 +81,7 @@ class Settler:
         Where only a part of the layer is away, the others are told; ``check`` raises what was not raised here.
         """
         self._away = None
+        self._release_together()
         away: set[str] = set()
         until = clock() + PATIENCE
         for _ in range(len(self._others)):
@@ -105,7 +106,7 @@ class Settler:
             lost = settle_one(self._layer, entry.claim, entry.outcome)
         except Exception as error:
             if _is_outage(error):
-                entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
+                self._note_unanswered(entry)
                 raise
             self._set_aside(entry, error)
         else:
@@ -115,6 +116,36 @@ class Settler:
         """Raise what keeps the last ``settle`` from having told all."""
         if self._away is not None:
             raise self._away
+
+    def _release_together(self) -> None:
+        """Where that cannot be, they are tried one by one."""
+        by_delay: dict[float, list[_Open]] = {}
+        for entry in self._others:
+            if entry.outcome.kind == "released":
+                by_delay.setdefault(entry.outcome.delay, []).append(entry)
+        for delay, entries in by_delay.items():
+            if len(entries) > 1:
+                self._release(entries, delay)
+
+    def _release(self, entries: list[_Open], delay: float) -> None:
+        try:
+            lost = self._layer.release([entry.claim for entry in entries], delay)
+        except Exception as error:
+            if not _is_outage(error):
+                return
+            for entry in entries:
+                self._note_unanswered(entry)
+            if self._layer.has_parts:
+                return  # which of them is away is found out one by one
+            raise
+        settled = set(entries)
+        self._others = deque(entry for entry in self._others if entry not in settled)
+        now = clock()
+        for entry in entries:
+            self._close(entry, () if now < entry.unanswered_until else lost)
+
+    def _note_unanswered(self, entry: _Open) -> None:
+        entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
 
     def _set_aside(self, entry: _Open, error: Exception) -> None:
         """The layer refuses this one, and will again: its lease lapses, so that it holds nobody else up."""
