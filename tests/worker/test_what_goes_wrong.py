@@ -400,3 +400,11 @@ def test_a_signal_while_processes_are_about_to_be_replaced_stops_the_supervisor(
     supervisor._restart_at.update({"one": Due(), "other": Due()})
     supervisor._start_due()
     assert supervisor._restart_at == {} and supervisor._children == []
+
+
+def test_a_signal_just_before_the_next_start_is_noted_waits_for_no_start() -> None:
+    supervisor = Supervisor(Job(processes=0))
+    supervisor._signals = 1
+    supervisor._restart_at["one"] = (at := time.monotonic() + 30)
+    supervisor.run()
+    assert time.monotonic() < at

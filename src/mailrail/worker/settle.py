@@ -35,8 +35,8 @@ class _Open:
 class Settler:
     """Holds outcomes until the layer has taken them: an outage loses none.
 
-    Finished messages wait for the next ``claim``, which settles them in the same round trip; what is released has one of
-    its own, as a worker that has to stop may hold thousands; the others, which are few, are settled one by one.
+    Finished messages wait for the next ``claim``, which settles them in the same round trip; what is released has one
+    of its own, as a worker that has to stop may hold thousands; the others, which are few, are settled one by one.
     """
 
     def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:

@@ -95,7 +95,8 @@ class Supervisor:
             leave_no_pools()
             for number in range(self._job.processes):
                 self._start_worker(f"{self._job.worker_id}:{number}")
-            while self._children or self._restart_at:
+            # The signal may come just before the next start is noted: that one is not waited for.
+            while self._children or (self._restart_at and not self._signals):
                 self._step()
         finally:
             for s, handler in previous.items():
