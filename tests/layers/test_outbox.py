@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from mailrail import Channel, InvalidSettings, LayerUnavailable
 from mailrail.layers import RedisChannelLayer, get_layer
-from mailrail.layers.outbox import LEASE, Outbox
+from mailrail.layers.outbox import LEASE, PARTS_REST, Outbox
 from mailrail.management.commands.runworker import tell_concerns
 from mailrail.messages import Message
 from mailrail.testing import advance, drain, sent
@@ -288,6 +288,41 @@ class TestRelaying:
         [claim] = layer.claim("w", {"work": 9}, 15.0).claims
         assert claim.id == id and layer.finish([claim]) == []
         assert layer.stats() == {} and in_outbox(outbox) == 0
+
+    def test_a_server_of_several_that_is_down_keeps_nobody_from_the_others(
+        self, settings: Any, server: ValkeyServer, valkey: ValkeyServer, using: str
+    ) -> None:
+        hosts = [server.url, valkey.url]
+        config = {"hosts": hosts, "outbox": True, "using": using}
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": BACKEND, "CONFIG": config}}
+        layer: Any = get_layer()
+        assert layer.outbox is not None
+        names = [f"channel-{n}" for n in range(20)]
+        down = [name for name in names if layer._servers.of(name) is layer._servers.all[0]]
+        server.stop()
+        ids = {Channel(name).send({"n": n, "of": name}) for name in reversed(down) for n in range(40)}
+        ids |= {Channel(name).send({"n": n, "of": name}) for name in names for n in range(40)}
+        ran: list[UUID] = []
+
+        def work(channels: Sequence[str]) -> None:
+            claims = layer.claim("w", dict.fromkeys(channels, 1000), 15.0).claims
+            assert layer.finish(claims) == []
+            ran.extend(claim.id for claim in claims)
+
+        up = [name for name in names if name not in down]
+        assert up and down
+        for _ in range(3):
+            with pytest.raises(LayerUnavailable, match=f"127.0.0.1:{server.port}"):
+                layer.outbox.relay()
+            work(up)
+            layer.outbox.store.shift(PARTS_REST)
+        assert len(ran) == len(set(ran)) == 40 * len(up)
+        assert in_outbox(layer.outbox) == 80 * len(down)
+        server.start()
+        layer.outbox.store.shift(60)
+        assert layer.outbox.relay() == 80 * len(down)
+        work(names)
+        assert sorted(ran) == sorted(ids)
 
     def test_what_cannot_be_handed_on_is_buried_and_the_others_go_on(
         self, settings: Any, layer: RedisChannelLayer, outbox: Outbox, server: ValkeyServer

@@ -343,6 +343,14 @@ class TestNodesThatDie:
         again = layer.claim("w", limits, LEASE).claims
         assert sorted(m.channel for m in again) == sorted(alive)
         assert {(m.attempt, m.losses) for m in again} == {(1, 0)}
+        with pytest.raises(LayerUnavailable) as caught:
+            layer.enqueue([Message(channel, {}) for channel in (lost, *alive)])
+        assert caught.value.channels == frozenset({lost})
+        assert [len(layer.waiting(channel)) for channel in alive] == [3, 3]
+        with pytest.raises(LayerUnavailable) as caught:
+            layer.renew([claim, *again], 100.0)
+        assert caught.value.channels == frozenset({lost})
+        assert all(layer.find(m.channel, m.id).due > m.due + 50 for m in again)
         assert not {m.id for m in first} & {m.id for m in again}
         with pytest.raises(LayerUnavailable):
             send(layer, lost)

@@ -40,6 +40,11 @@ LEASE = 30.0
 SENDERS_REST = 30.0
 """Seconds for which this process's senders leave it to the workers after they have found the server down."""
 
+PARTS_REST = 5.0
+"""Seconds after which a message is tried again whose part of the layer is away."""
+MOST_IN_VAIN = 4
+"""Batches in a row of which each message rests, until a relay gives up. The next one comes to those behind them."""
+
 OUTAGES = (LayerUnavailable, InvalidSettings, Error, OSError)
 """What says something of the server, or the database, and nothing of a message."""
 
@@ -153,45 +158,67 @@ class Outbox:
     def relay(self, most: int | None = None) -> int:
         """Hand on what waits, at most so many; returns how many. What cannot be handed on waits on.
 
-        Raises ``LayerUnavailable`` when the server cannot be reached. After that it is tried with one message first.
+        Raises ``LayerUnavailable`` when the server cannot be reached, after that it is tried with one message first;
+        when a part of the layer cannot, after the others have got theirs.
         """
         channel, worker = self.channel, f"relay-{socket.gethostname()}-{os.getpid()}"
         done, handed_on = 0, list[Message]()
+        away: dict[str, LayerUnavailable] = {}
+        in_vain = 0
         while True:
             room = 1 if self._is_down else BATCH
             room = room if most is None else min(room, most - done)
-            limits = {channel: room} if room > 0 else {}
+            limits = {channel: room} if room > 0 and in_vain < MOST_IN_VAIN else {}
             claims = self._store.claim(worker, limits, LEASE, handed_on).claims
             if not claims:
-                return done
-            handed_on = self._hand_on(claims)
+                break
+            handed_on = self._hand_on(claims, away)
             done += len(claims)
+            in_vain = in_vain + 1 if away and not handed_on else 0
+        if away:
+            raise next(iter(away.values()))
+        return done
 
-    def _hand_on(self, claims: Sequence[Message]) -> list[Message]:
-        """Give the messages to the server. Returns what is to be finished; what never can be is buried here."""
+    def _hand_on(self, claims: Sequence[Message], away: dict[str, LayerUnavailable]) -> list[Message]:
+        """Give the messages to the server. Returns what is to be finished; what never can be is buried here.
+
+        ``away``: channels that cannot be reached where others can.
+        """
         read = [(claim, self._message_of(claim)) for claim in claims]
         good = [(claim, message) for claim, message in read if message is not None]
         try:
-            if good:
-                self._layer.enqueue([message for _, message in good])
+            handed_on = self._enqueue([pair for pair in good if pair[1].channel not in away], away)
         except OUTAGES:
             self._is_down = True
             self._store.release([claim for claim, _ in good])
             raise
-        except Exception:  # one of them is at fault: it is too large by now, say
-            return [claim for claim, message in good if self._can_hand_on(claim, message)]
         self._is_down, self._senders_rest_until = False, 0.0
-        return [claim for claim, _ in good]
+        done = {claim.id for claim in handed_on}
+        resting = [claim for claim, message in good if message.channel in away and claim.id not in done]
+        if resting:
+            self._store.release(resting, PARTS_REST)  # behind the others
+        return handed_on
 
-    def _can_hand_on(self, claim: Message, message: Message) -> bool:
+    def _enqueue(
+        self, pairs: Sequence[tuple[Message, Message]], away: dict[str, LayerUnavailable]
+    ) -> list[Message]:
+        """Returns the claims whose messages are on the server."""
         try:
-            self._layer.enqueue([message])
+            if pairs:
+                self._layer.enqueue([message for _, message in pairs])
+        except LayerUnavailable as error:
+            if error.channels is None:
+                raise
+            away.update(dict.fromkeys(error.channels, error))
+            return [claim for claim, message in pairs if message.channel not in away]
         except OUTAGES:
             raise
-        except Exception:
-            self._bury(claim, traceback.format_exc())
-            return False
-        return True
+        except Exception:  # one of them is at fault: it is too large by now, say
+            if len(pairs) > 1:
+                return [claim for pair in pairs for claim in self._enqueue([pair], away)]
+            self._bury(pairs[0][0], traceback.format_exc())
+            return []
+        return [claim for claim, _ in pairs]
 
     def _message_of(self, claim: Message) -> Message | None:
         """The message that a row holds. ``None``, and buried, if it holds none."""

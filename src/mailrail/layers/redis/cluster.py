@@ -60,18 +60,22 @@ class Cluster(Server):
     # -- what the verbs use -------------------------------------------------------------------------------------
 
     def exchange(self, commands: Sequence[Command], again: bool = False) -> list[Any]:
-        answers = self._follow(commands, PATIENCE)
-        broken = [n for n, answer in enumerate(answers) if isinstance(answer, redis.ConnectionError)]
-        if broken and again:
-            for n, answer in zip(broken, self._follow([commands[n] for n in broken], PATIENCE), strict=True):
-                answers[n] = answer
+        answers = self._exchange(commands, again)
         for answer in answers:
             if isinstance(answer, _BROKEN):
                 raise answer
         return answers
 
-    def exchange_each(self, commands: Sequence[Command]) -> list[Any]:
-        return self._follow(commands, SHORT_PATIENCE)
+    def _exchange(self, commands: Sequence[Command], again: bool) -> list[Any]:
+        answers = self._follow(commands, PATIENCE)
+        broken = [n for n, answer in enumerate(answers) if isinstance(answer, redis.ConnectionError)]
+        if broken and again:
+            for n, answer in zip(broken, self._follow([commands[n] for n in broken], PATIENCE), strict=True):
+                answers[n] = answer
+        return answers
+
+    def exchange_each(self, commands: Sequence[Command], again: bool = False) -> list[Any]:
+        return self._exchange(commands, again) if again else self._follow(commands, SHORT_PATIENCE)
 
     def nodes(self) -> list[Server]:
         """All that can be reached, replicas among them."""

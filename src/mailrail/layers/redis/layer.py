@@ -96,7 +96,10 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
             [message] = messages
             verb = "enqueue" if message.key or message.lane else "send"
             body = body_of(message, self._cipher.seal)
-            twins = self._run_listed(message.channel, verb, record_of(message), body)
+            try:
+                twins = self._run_listed(message.channel, verb, record_of(message), body)
+            except LayerUnavailable as error:
+                raise self._away({message.channel: error}) from error.__cause__
             return [UUID(bytes=twins[1]) if twins else message.id]
         return self._enqueue_many(messages)
 
@@ -108,14 +111,26 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         _check_number(numbers)
         ids = [message.id for message in messages]
         self._list(numbers)
+        away: dict[str, LayerUnavailable] = {}
         for server, channels in self._servers.parts(numbers):
             calls = [
                 (self._names.listing(c), [c, *(s for n in numbers[c] for s in parts[n])]) for c in channels
             ]
-            for channel, twins in zip(channels, run_all(server, "enqueue", calls, again=True), strict=True):
+            for channel, twins in zip(channels, run_each(server, "enqueue", calls, again=True), strict=True):
+                if isinstance(twins, LayerUnavailable):
+                    away[channel] = twins
+                    continue
                 for place, twin in parts_of(twins, 2):
                     ids[numbers[channel][place - 1]] = UUID(bytes=twin)
+        if away:
+            raise self._away(away)
         return ids
+
+    def _away(self, away: Mapping[str, LayerUnavailable]) -> LayerUnavailable:
+        """What to raise for these channels when the others were reached, if there are others."""
+        error = next(iter(away.values()))
+        error.channels = frozenset(away) if self.has_parts else None
+        return error
 
     def check_immediately(self) -> None:
         """The server knows nothing of the caller's transaction."""
@@ -316,9 +331,7 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
                 else:
                     lost += [of_channel[channel][number - 1] for number in numbers]
         if away:
-            error = next(iter(away.values()))
-            error.channels = frozenset(away) if self.has_parts else None
-            raise error
+            raise self._away(away)
         return lost
 
     def _answers(

@@ -66,15 +66,17 @@ def run_all(
     return _run(server, wanted, commands, again) if commands else []
 
 
-def run_each(server: Server, name: str, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+def run_each(
+    server: Server, name: str, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], again: bool = False
+) -> list[Any]:
     """The same where one call may fail and another not: what fails has its ``LayerUnavailable`` for an answer."""
     wanted = script(name)
     commands = [("EVALSHA", wanted.sha, len(keys), *keys, *args) for keys, args in calls]
-    answers = server.exchange_each(commands) if commands else []
+    answers = server.exchange_each(commands, again) if commands else []
     for n, answer in enumerate(answers):
         if isinstance(answer, redis.exceptions.NoScriptError):
             try:
-                [answers[n]] = _run(server, wanted, [commands[n]], again=False)
+                [answers[n]] = _run(server, wanted, [commands[n]], again)
             except LayerUnavailable as error:
                 answers[n] = error
         elif isinstance(answer, redis.RedisError):

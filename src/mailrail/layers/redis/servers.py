@@ -80,10 +80,10 @@ class Server:
                 raise
         return self._connections.exchange(commands)
 
-    def exchange_each(self, commands: Sequence[Command]) -> list[Any]:
+    def exchange_each(self, commands: Sequence[Command], again: bool = False) -> list[Any]:
         """The same, with redis-py's errors in the place of the answers that are missing."""
         try:
-            return self.exchange(commands)
+            return self.exchange(commands, again)
         except redis.RedisError as error:
             return [error] * len(commands)
 
