@@ -550,6 +550,15 @@ class TestWhatIsStored:
         assert (got.content, got.priority, got.attempt) == ({"n": 1}, 7, 1)
         assert layer.finish([got]) == []
 
+    def test_a_key_whose_message_lost_its_state_is_free(self, layer: Any, bare: Any) -> None:
+        first = send(layer, key="k")
+        bare.delete(f"{TAG}:state")
+        second = send(layer, key="k")
+        assert second != first and send(layer, key="k") == second
+        bare.hdel(f"{TAG}:state", second.bytes)
+        assert {m.id for m in claim(layer)} == {first, second}  # as if they were new
+        assert send(layer, key="k") not in (first, second)
+
     def test_a_wiped_server_is_an_empty_one(self, layer: Any, bare: Any) -> None:
         send(layer)
         [got] = claim(layer)

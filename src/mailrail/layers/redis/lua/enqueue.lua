@@ -6,9 +6,16 @@ local state_key, body_key = tag .. ':state', tag .. ':body'
 local RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4
 local twins, is_new = {}, false
 
+-- What waits under a key, and its state; nothing if that is gone without having freed it: an eviction, a hand.
+local function twin_of(key)
+    local id = key ~= '' and call('HGET', tag .. ':keys', key)
+    local state = id and call('HGET', state_key, id)
+    local s = state and read(state)
+    if s and s.key == key and s.token == UNCLAIMED then return id, s end
+end
+
 -- The earlier due and the later expiry of the two.
-local function join(id, due, expires)
-    local s = read(call('HGET', state_key, id))
+local function join(id, s, due, expires)
     if call('ZSCORE', tag .. ':held', id) then
         call('ZADD', tag .. ':held', 'LT', due, id)
     elseif due < tonumber(call('ZSCORE', tag .. ':due:' .. s.priority, id) or never) then
@@ -29,9 +36,9 @@ end
 local function store_in_order(id, state, due, expires)
     local KEYED = 2 -- as in flags.lua
     local s = read(state)
-    local twin = s.key ~= '' and call('HGET', tag .. ':keys', s.key)
+    local twin, of_twin = twin_of(s.key)
     if twin then
-        join(twin, due, expires)
+        join(twin, of_twin, due, expires)
         return twin
     end
     if s.key ~= '' then
