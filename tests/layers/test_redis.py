@@ -353,8 +353,10 @@ class TestOutages:
             proxy.close()
             other.remove()
 
-    def test_threads_wait_for_their_turn(self, valkey: ValkeyServer, bare: Any) -> None:
-        layer = RedisChannelLayer([{"address": valkey.url, "max_connections": 2}])
+    @pytest.mark.parametrize("is_in_url", [False, True])
+    def test_threads_wait_for_their_turn(self, valkey: ValkeyServer, bare: Any, is_in_url: bool) -> None:
+        host: Any = {"address": valkey.url, "max_connections": 2}
+        layer = RedisChannelLayer([f"{valkey.url}?max_connections=2" if is_in_url else host])
         before = len(bare.client_list())
         threads = [threading.Thread(target=lambda: [send(layer) for _ in range(50)]) for _ in range(8)]
         for thread in threads:

@@ -18,7 +18,7 @@ from redis.crc import key_slot
 
 from ...errors import InvalidSettings, LayerUnavailable
 from .connections import Command, keys_of
-from .servers import Server, Servers
+from .servers import Server, Servers, options_of
 
 PATIENCE = 5.0
 """Seconds that a call waits for a slot that is being moved or has no node, before it is given up."""
@@ -48,8 +48,8 @@ class Cluster(Server):
     """The nodes, and which one has what. Threads share it without a lock: the map is replaced as a whole."""
 
     def __init__(self, hosts: Sequence[Mapping[str, Any]]) -> None:
-        self._seeds = [Server(_options(host)) for host in hosts]
-        self._options = _options(hosts[0])
+        self._seeds = [Server(options_of(host)) for host in hosts]
+        self._options = options_of(hosts[0])
         self.name = ", ".join(seed.name for seed in self._seeds)
         self.kind = "Cluster"
         self._nodes: dict[Address, Server] = {}
@@ -227,17 +227,6 @@ class ClusterServers(Servers):
 
     def are_listed(self, channels: Iterable[str]) -> None:
         self._listed_at.update(dict.fromkeys(channels, time.monotonic()))
-
-
-def _options(host: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a URL, one by one: all nodes share them."""
-    options = dict(host)
-    if (address := options.pop("address", None)) is not None:
-        parsed = redis.connection.parse_url(address)
-        if issubclass(parsed.pop("connection_class", redis.Connection), redis.SSLConnection):
-            parsed["ssl"] = True
-        options = {**parsed, **options}
-    return options
 
 
 def _answers(node: Server) -> bool:

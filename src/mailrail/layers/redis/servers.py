@@ -32,6 +32,17 @@ MOST_CONNECTIONS = 50
 OLDEST_REDIS, OLDEST_VALKEY = (7, 0), (8, 0)
 
 
+def options_of(host: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one of ``hosts``, those in its URL among them, one by one."""
+    options = dict(host)
+    if (address := options.pop("address", None)) is not None:
+        parsed = redis.connection.parse_url(address)
+        if issubclass(parsed.pop("connection_class", redis.Connection), redis.SSLConnection):
+            parsed["ssl"] = True
+        options.update(parsed)
+    return options
+
+
 def with_defaults(host: Mapping[str, Any]) -> dict[str, Any]:
     """The options of one of ``hosts``, with timeouts: redis-py's own differ from release to release."""
     return {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": ANSWER_TIMEOUT, **host}
@@ -47,7 +58,7 @@ class Server:
     def __init__(self, host: Mapping[str, Any]) -> None:
         self.name = _name(host)
         self.address = (str(host.get("host", "localhost")), int(host.get("port", 6379)))
-        options = with_defaults(host)
+        options = with_defaults(options_of(host))
         self._pool = _pool(options)
         self._connections = Connections(
             self._pool,
@@ -198,11 +209,10 @@ def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:
         }
         watchers = Sentinel(sentinels, sentinel_kwargs=asking)
         return SentinelConnectionPool(master, watchers, **options)
-    if (address := options.pop("address", None)) is not None:
-        return redis.ConnectionPool.from_url(address, **options)
+    is_encrypted = options.pop("ssl", False)
     if "path" in options:
         options["connection_class"] = redis.UnixDomainSocketConnection
-    elif options.pop("ssl", False):
+    elif is_encrypted:
         options["connection_class"] = redis.SSLConnection
     return redis.ConnectionPool(**options)
 
