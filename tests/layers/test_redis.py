@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from channels.layers import get_channel_layer
@@ -467,6 +470,43 @@ class TestScripts:
         assert [m.id for m in claims] == sorted(ids)
         assert layer.claim("w", {"work": 1}, LEASE, finished=claims) == ([], [], [])
         assert layer.stats() == {}
+
+
+class TestServersOfOtherLanguages:
+    @pytest.fixture
+    def server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ValkeyServer]:
+        """Lua compares strings as the server's language does."""
+        made = tmp_path / "en_US.UTF-8"
+        if shutil.which("localedef") is None or not Path("/usr/share/i18n/locales/en_US").exists():
+            pytest.skip("needs the sources of a locale (apt-get install locales)")
+        subprocess.run(["localedef", "-i", "en_US", "-f", "UTF-8", made], check=True, timeout=60)
+        monkeypatch.setenv("LOCPATH", str(tmp_path))
+        monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
+        server = ValkeyServer()
+        server.start()
+        with server.client() as client:
+            assert client.eval("return ('a' < 'B') and 1 or 0", 0) == 1
+        yield server
+        server.remove()
+
+    def test_messages_of_one_moment_are_in_the_order_of_their_ids(self, server: ValkeyServer) -> None:
+        layer = RedisChannelLayer([server.url])
+        ids, due = sorted(uuid4() for _ in range(90)), time.time() - 10
+        layer.enqueue([Message(f"channel-{n % 3}", {}, id=id, due=due) for n, id in enumerate(ids)])
+        layer.enqueue([Message("work", {}, id=id, due=due, priority=n % 5) for n, id in enumerate(ids)])
+        assert [m.id for m in layer.waiting("work", 90)] == ids
+        claims = layer.claim("w", {f"channel-{n}": 90 for n in range(3)}, LEASE).claims
+        assert [claim.id for claim in claims] == ids
+        for dead in claim(layer, 90):
+            layer.bury(dead, "boom")
+        with server.client() as client:
+            client.zadd(f"{TAG}:dead", {id.bytes: due for id in ids})
+        found: list[UUID] = []
+        last = None
+        while page := layer.dead("work", 7, last):
+            found += [dead.message.id for dead in page]
+            last = page[-1]
+        assert found == ids[::-1]
 
 
 class TestEncryption:

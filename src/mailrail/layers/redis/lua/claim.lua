@@ -62,7 +62,11 @@ end
 local function is_before(a, b)
     if a.level ~= b.level then return tonumber(a.level) > tonumber(b.level) end
     if a.due ~= b.due then return tonumber(a.due) < tonumber(b.due) end
-    return a.id < b.id
+    for n = 1, 16 do -- as in places.lua
+        local one, other = a.id:byte(n), b.id:byte(n)
+        if one ~= other then return one < other end
+    end
+    return false
 end
 
 -- The state of a message that is claimed: one more attempt, or, if its last lease lapsed, one more loss.

@@ -1,4 +1,4 @@
--- uses: rows
+-- uses: rows places
 -- KEYS: tag. ARGV: how many. Returns two strings of each message that nobody has claimed, soonest due first.
 local tag, limit = KEYS[1], tonumber(ARGV[1])
 local found = {}
@@ -24,7 +24,7 @@ if limit > 0 then
 end
 table.sort(found, function(a, b)
     if a.due ~= b.due then return a.due < b.due end
-    return a.id < b.id
+    return is_before(a.id, b.id)
 end)
 local rows = {}
 for n = 1, math.min(#found, limit) do
