@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
+from zlib import crc32
 
 import pytest
 from django.contrib.auth.models import Group
@@ -24,7 +25,7 @@ from mailrail.routing import Routing
 from mailrail.worker.upkeep import Upkeep
 
 from .processes import until
-from .servers import ValkeyServer
+from .servers import ValkeyServer, free_port
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -226,6 +227,34 @@ class TestBesideAWorker:
             over.set()
             upkeep.stop()
         assert "broken failed" in caplog.text and "no groups today" in caplog.text
+
+    def test_a_server_of_several_that_is_down_keeps_nobody_from_the_others(
+        self, settings: Any, registered: None, ada: Any, valkey: ValkeyServer
+    ) -> None:
+        settings.MAILRAIL = {"RECONCILE_EVERY": 0.2}
+        _registered[:] = []
+        hosts = [valkey.url, f"redis://127.0.0.1:{free_port()}"]
+        if crc32(b"mailrail.reconcile") % 2:
+            hosts.reverse()
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": hosts}}
+        }
+        layer: Any = get_layer()
+        names = [f"channel-{n}" for n in range(20)]
+        up = layer._servers.of("mailrail.reconcile")
+        there = next(name for name in names if layer._servers.of(name) is not up)
+        here = next(name for name in names if layer._servers.of(name) is up)
+        for channel in (there, here):
+            reconcile(channel)(lambda before: Invitation.objects.filter(sent=None, created__lt=before))
+        over = threading.Event()
+        upkeep = Upkeep(layer, over, look=lambda: None)
+        upkeep.start()
+        try:
+            [pk] = invite(ada, 1)
+            until(lambda: waiting(layer, here) == [pk], what="the message")
+        finally:
+            over.set()
+            upkeep.stop()
 
 
 class TestRegistering:

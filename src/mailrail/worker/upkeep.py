@@ -7,8 +7,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..conf import settings
+from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..reconciliation import Place, Reconciler, reconcilers, take_turn
 from .connections import close_connections, own_connection, tidy_after
@@ -88,17 +90,29 @@ class Upkeep:
             tidy_after()
 
     def _move(self) -> None:
+        away: list[LayerUnavailable] = []
         if self._layer.outbox and self._layer.outbox.is_due:
-            self._layer.outbox.relay()
+            self._try(self._layer.outbox.relay, away)
         if self._reconcilers and time.monotonic() >= self._reconcile_at:
-            self._reconcile()
+            self._reconcile(away)
+        if away:
+            raise away[0]
 
-    def _reconcile(self) -> None:
+    def _try(self, do: Callable[[], object], away: list[LayerUnavailable]) -> None:
+        """Where only a part of the layer may be away, the rest goes on; the error is for later."""
+        try:
+            do()
+        except LayerUnavailable as error:
+            if not self._layer.has_parts:
+                raise
+            away.append(error)
+
+    def _reconcile(self, away: list[LayerUnavailable]) -> None:
         every = settings.reconcile_every
         assert every is not None  # else there are no reconcilers
         if take_turn(self._layer):
             for reconciler, place in self._reconcilers:
-                self._run_one(reconciler, place)
+                self._try(partial(self._run_one, reconciler, place), away)
         close_connections()  # not needed for a while
         self._reconcile_at = time.monotonic() + every
 
