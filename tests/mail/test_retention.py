@@ -338,6 +338,63 @@ def test_an_email_that_only_mentions_the_address_is_emptied(address: str) -> Non
     assert Email.objects.count() == 2
 
 
+OTHERS = [
+    "jo" + ANN,
+    "jo." + ANN,
+    "x+" + ANN,
+    "jo-" + ANN,
+    ANN + ".au",
+    ANN + "munity",
+    ANN.replace("Ann", "Änn"),
+]
+NO_OTHERS = [
+    f"Write to {ANN}.",
+    f"mailto:{ANN}?subject=x",
+    f"-{ANN}",
+    f"_{ANN}_, or *{ANN}*",
+    f"https://example.com/?email={ANN}&a=1",
+    f"/next?to=%2F%3Femail%3D{ANN}",
+    f"\n{ANN}\n",
+    f"ann's: '{ANN}'",
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_an_address_that_holds_the_erased_one_is_somebody_elses(other: str, on: str) -> None:
+    emails = [mail.queue(message(other, body=f"Hello {other}")), *aged([mail.queue(message(other))], 1)]
+    Email.objects.filter(pk=emails[0].pk).update(key=f"welcome-{other}", tags=[other], about=f"{other}/7")
+    before = list(Email.objects.order_by("pk").values())
+    assert prune("--address", ANN, "--dry-run").startswith("0 emails hold")
+    assert prune("--address", ANN).startswith("0 emails deleted, 0 emptied that others got, too, 0 that")
+    assert list(Email.objects.order_by("pk").values()) == before and len(before) == len(emails)
+
+
+@pytest.mark.parametrize("text", NO_OTHERS)
+def test_whatever_is_around_the_address_it_is_erased(text: str, on: str) -> None:
+    [email] = aged([mail.queue(message(body=text))], 1)
+    Email.objects.update(events=[{"at": "x", "what": "refused", "text": text}])
+    assert "1 emptied" in prune("--address", ANN)
+    assert "ann.example" not in everything()
+    email.refresh_from_db()
+    assert email.events[0]["text"] == text.replace(ANN, "[erased]")
+
+
+def test_labels_made_of_the_address_are_erased_and_those_of_others_stay(on: str) -> None:
+    [email] = aged([mail.queue(message(f"jo-{ANN}", ANN))], 1)
+    Email.objects.update(key=f"welcome-jo-{ANN}", tags=[f"to-{ANN}.v2", f"to-jo-{ANN}"], about=f"x:{ANN}-7")
+    assert "1 emptied" in prune("--address", ANN)
+    email.refresh_from_db()
+    assert (email.key, email.about) == (f"welcome-jo-{ANN}", "x:[erased]-7")
+    assert email.tags == ["to-[erased].v2", f"to-jo-{ANN}"]
+
+
+def test_a_message_id_made_of_the_address_is_erased(on: str) -> None:
+    aged([mail.queue(message("bob@example.com", headers={"Message-ID": f"<order-7/{ANN}>"}))], 1)
+    assert "1 emptied" in prune("--address", ANN)
+    assert "ann.example" not in everything()
+    assert prune("--address", ANN).startswith("0 emails deleted, 0 emptied")
+
+
 def test_others_still_get_what_waits_for_them(queueing: Callable[..., None]) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
@@ -422,6 +479,8 @@ def test_records_of_other_hands_do_not_stop_it(on: str) -> None:
     email = mail.queue(message())
     Email.objects.filter(pk=email.pk).update(recipients=["x", {"address": 3}, {"address": ANN}], events=[ANN])
     Email.objects.filter(pk=email.pk).update(status=Status.FAILED)
+    odd = mail.queue(message("bob@example.com"))
+    Email.objects.filter(pk=odd.pk).update(recipients={"a": ANN}, content=[ANN], status=Status.FAILED)
     prune("--address", ANN)
     assert "ann.example" not in everything()
 

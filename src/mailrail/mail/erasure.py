@@ -1,15 +1,17 @@
 """Erasing an address from the records: for a person who asks to be forgotten.
 
-What is looked for is the address as text, in whatever case, in everything that a record holds but its attachments. All
-records are read for that, a page of ids at a time; a run that was stopped may simply be started again.
+What is looked for is the address as text, in whatever case, in everything that a record holds but its attachments; and
+the whole of it, as joann@example.com is somebody else than ann@example.com. All records are read for that, a page of
+ids at a time; a run that was stopped may simply be started again.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -26,11 +28,26 @@ from .retention import EMPTIED, delete, empty
 
 PAGE = 5000
 """Records that one statement looks through."""
+AT_ONCE = 50
+"""Records that are in memory together."""
 ERASED = "[erased]"
 _IN_JSON = ("recipients", "content", "events", "tags")
 _IN_TEXT = ("sender", "subject", "message_id", "key", "about")
+_LABELS = ("tags", "message_id", "key", "about")
 _LISTS = ("to", "cc", "bcc", "reply_to")
-_CHANGED = ("status", "sender", "recipients", "subject", "content", "events", "tags", "key", "about", "turn")
+_CHANGED = (
+    "status",
+    "sender",
+    "recipients",
+    "subject",
+    "content",
+    "message_id",
+    "events",
+    "tags",
+    "key",
+    "about",
+    "turn",
+)
 
 
 @dataclass
@@ -55,7 +72,9 @@ def find(address: str, using: str) -> Iterator[list[UUID]]:
     while page := list(every.filter(pk__gt=last).values_list("pk", flat=True)[:PAGE]):
         its = every.filter(pk__gt=last, pk__lte=page[-1])
         last = page[-1]
-        yield list(_holding(its, address, using).values_list("pk", flat=True))
+        ids = list(_holding(its, address, using).values_list("pk", flat=True))
+        parts = (every.filter(pk__in=ids[n : n + AT_ONCE]) for n in range(0, len(ids), AT_ONCE))
+        yield [email.pk for part in parts for email in part if _holds(email, address)]
 
 
 def erase(address: str, using: str, *, forget_suppression: bool = False) -> Erased:
@@ -75,7 +94,21 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     return erased
 
 
+def _holds(email: Email, address: str) -> bool:
+    return _is_named(email, address) or _mentions(email, address)
+
+
+def _is_named(email: Email, address: str) -> bool:
+    return any(_address(each) == address for each in _recipients(email))
+
+
+def _recipients(email: Email) -> list[Any]:
+    """Other hands may have written the record."""
+    return email.recipients if isinstance(email.recipients, list) else [email.recipients]
+
+
 def _holding(emails: QuerySet[Email], address: str, using: str) -> QuerySet[Email]:
+    """Perhaps: those that hold the text."""
     # PostgreSQL writes JSON's strings as they are; on SQLite they are as Python has written them.
     in_json = json.dumps(address, ensure_ascii=connections[using].vendor != "postgresql")[1:-1]
     asked = Q()
@@ -95,10 +128,12 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
     if email.status == Status.SENDING:
         erased.left.append(id)
         return set()
+    if not _holds(email, address):  # any more
+        return set()
     if not isinstance(email.content, dict):  # other hands have written it
         email.content = EMPTIED
-    others = [each for each in email.recipients if _address(each) != address]
-    is_named = len(others) < len(email.recipients)
+    others = [each for each in _recipients(email) if _address(each) != address]
+    is_named = _is_named(email, address)
     if is_named and not others:
         erased.deleted += 1
         return delete([id], using)
@@ -142,21 +177,55 @@ def _take_out(email: Email, address: str) -> None:
 
 
 def _scrub(email: Email, address: str) -> None:
-    erase = _eraser(address)
+    label = _in_labels(email, address)
     email.subject = ""
-    email.sender, email.about = erase(email.sender), erase(email.about)
-    in_json = _eraser(json.dumps(address, ensure_ascii=False)[1:-1])
-    for name in ("recipients", "events", "tags"):
-        setattr(email, name, json.loads(in_json(json.dumps(getattr(email, name), ensure_ascii=False))))
-    if email.key is not None and erase(email.key) != email.key:
+    for name in ("sender", "recipients", "events"):
+        setattr(email, name, _without(getattr(email, name), _in_text(address)))
+    for name in ("message_id", "about", "tags"):
+        setattr(email, name, _without(getattr(email, name), label))
+    if _is_in(email.key, label):
         email.key = None
 
 
-def _eraser(text: str) -> Callable[[str], str]:
-    pattern = re.compile(re.escape(text), re.IGNORECASE)
-    return lambda value: pattern.sub(ERASED, value)
-
-
 def _mentions(email: Email, address: str) -> bool:
-    values: list[Any] = [getattr(email, name) for name in (*_IN_JSON, *_IN_TEXT)]
-    return address in json.dumps(values, ensure_ascii=False).lower()
+    text, label = _in_text(address), _in_labels(email, address)
+    return any(
+        _is_in(getattr(email, name), label if name in _LABELS else text) for name in (*_IN_JSON, *_IN_TEXT)
+    )
+
+
+@lru_cache(maxsize=1)
+def _in_text(address: str) -> re.Pattern[str]:
+    """The address, and no part of another: of joann@, jo.ann@ or @example.com.au.
+
+    A sign alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
+    """
+    before = r"(?:(?<![^\W_])(?<![^\W_][._+%-])|(?<=%[0-9A-F]{2}))"
+    return re.compile(rf"{before}(?P<it>{re.escape(address)})(?![^\W_])(?![.-][^\W_])", re.IGNORECASE)
+
+
+def _in_labels(email: Email, address: str) -> re.Pattern[str]:
+    """In what programs put together, as welcome-ann@… for ann@…: but not if it was for a recipient jo-ann@…"""
+    others = [
+        other for each in _recipients(email) if address in (other := _address(each)) and other != address
+    ]
+    own = rf"(?<![^\W_])(?P<it>{re.escape(address)})(?![^\W_])"
+    return re.compile("|".join([*map(re.escape, others), own]), re.IGNORECASE)
+
+
+def _is_in(value: Any, pattern: re.Pattern[str]) -> bool:
+    if isinstance(value, str):
+        return any(found["it"] for found in pattern.finditer(value))
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return isinstance(value, list) and any(_is_in(each, pattern) for each in value)
+
+
+def _without(value: Any, pattern: re.Pattern[str]) -> Any:
+    if isinstance(value, str):
+        return pattern.sub(lambda found: ERASED if found["it"] else found[0], value)
+    if isinstance(value, list):
+        return [_without(each, pattern) for each in value]
+    if isinstance(value, dict):
+        return {_without(key, pattern): _without(each, pattern) for key, each in value.items()}
+    return value
