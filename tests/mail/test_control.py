@@ -241,3 +241,29 @@ def test_wrong_options_are_refused_by_name(queueing: Queueing, options: dict[str
         mail.queue(message(), **options)
     assert isinstance(caught.value, (TypeError, ValueError, mail.CannotQueue)) or "mailer" in options
     assert not Email.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"recipients": "x"},
+        {"recipients": []},
+        {"recipients": [{"address": 3}]},
+        {"content": [1]},
+        {"events": 7},
+    ],
+    ids=str,
+)
+def test_a_record_of_other_hands_is_refused_or_stopped_and_the_others_are_done(
+    queueing: Queueing, odd: dict[str, Any]
+) -> None:
+    """Of all that somebody has chosen in the admin."""
+    queueing(1)
+    first, second, third = mail.queue_many(message(str(n)) for n in range(3))
+    Email.objects.exclude(pk=third.pk).update(status=Status.FAILED)
+    Email.objects.filter(pk__in=(first.pk, third.pk)).update(**odd)
+    again = mail.resend([first, second])
+    assert again.done == [second.pk] and list(again.refused) == [first.pk]
+    assert again.refused[first.pk] == "its record cannot be read"
+    assert mail.hold(third).done == mail.cancel(third).done == [third.pk]
+    assert status_of(first) == "failed" and status_of(third) == "cancelled"

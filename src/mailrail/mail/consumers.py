@@ -107,7 +107,6 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
 
 
 def _hold(email: Email, error: str) -> None:
-    email.events = email.events if isinstance(email.events, list) else []  # other hands may have written it
     note(email, now := timezone.now(), "held: its message was buried", why=error[:500])
     Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
         status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_noop
 
 from mailrail import uuid7
 
+from .load import defect_of
 from .models import FINAL, Email, EmailFile, Status
 from .outcomes import note
 from .queueing import announce, new_message_id
@@ -34,6 +35,7 @@ _FOLLOW: dict[Any, str] = {
 }
 _NO_SUCH = gettext_noop("there is no such email")
 _EMPTIED = gettext_noop("its content was removed")
+_UNSOUND = gettext_noop("its record cannot be read")
 _QUICKER = gettext_noop("it was changed in this very moment")
 
 
@@ -111,6 +113,8 @@ def _change(
                 changed.refused[id] = _FOLLOW.get(email.status, f"it is {email.status}")
             elif send and email.emptied_at is not None:
                 changed.refused[id] = _EMPTIED
+            elif send and defect_of(email):
+                changed.refused[id] = _UNSOUND
             else:
                 _save(email, change(email), changed, using, send)
     return changed

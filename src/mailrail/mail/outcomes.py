@@ -263,8 +263,9 @@ def note(email: Email, now: datetime, what: str, **facts: Any) -> None:
         for name, value in facts.items()
         if value not in ("", None)
     }
+    before = email.events if isinstance(email.events, list) else []  # other hands may have written the record
     email.events = [
-        *email.events[:1],
-        *email.events[1:][2 - MOST_EVENTS :],
+        *before[:1],
+        *before[1:][2 - MOST_EVENTS :],
         {"at": now.isoformat(), "what": what, **said},
     ]
