@@ -15,11 +15,13 @@ from typing import Any
 
 import django
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import EmailMessage, mail_admins, mail_managers, send_mail
 from django.db import DatabaseError, connection, connections, transaction
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import path
 
 from mailrail.mail import Email, Status
@@ -110,7 +112,12 @@ def goes_on(request: HttpRequest) -> HttpResponse:
     return HttpResponse("fine")
 
 
-urlpatterns = [path("fails/", fails), path("goes-on/", goes_on)]
+async def goes_on_async(request: HttpRequest) -> HttpResponse:
+    logger.error("logged in an event loop")
+    return HttpResponse("fine")
+
+
+urlpatterns = [path("fails/", fails), path("goes-on/", goes_on), path("async/", goes_on_async)]
 
 
 @pytest.fixture
@@ -139,6 +146,28 @@ def test_what_a_view_logs_is_mailed_if_its_transaction_commits(site: Client, ser
     assert site.get("/goes-on/").status_code == 200
     drain("mailrail.mail")
     assert subjects(server) == ["[Django] ERROR: logged in the transaction"]
+
+
+def test_what_an_async_view_logs_is_mailed(
+    settings: Any, queueing: Queueing, server: ScriptedServer, admins: None
+) -> None:
+    """Nobody can await a log, and Django's own backend needs no thread."""
+    queueing(server.port)
+    settings.ROOT_URLCONF = __name__
+    assert async_to_sync(AsyncClient().get)("/async/").status_code == 200
+    drain("mailrail.mail")
+    assert subjects(server) == ["[Django] ERROR: logged in an event loop"]
+
+
+def test_other_mail_in_an_event_loop_is_refused_as_all_queries_are(queueing: Queueing) -> None:
+    queueing(1)
+
+    async def send() -> None:
+        mail_to_somebody()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        async_to_sync(send)()
+    assert not Email.objects.exists()
 
 
 def test_mail_that_cannot_be_queued_is_said_in_the_log_and_not_mailed_for_ever(
@@ -238,7 +267,7 @@ SETTINGS = """
     urlpatterns = SimpleLazyObject(urlpatterns)
 """
 SIGN_UP = """
-from django.test import Client
+from django.test import AsyncClient, Client
 fields = {"email": "ada@example.com", "username": "ada", "password1": "long enough 7", "password2": "long enough 7"}
 page = Client().post("/accounts/signup/", fields)
 assert page.status_code == 302, page.content

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from django.apps import apps
@@ -13,7 +16,7 @@ from django.conf import settings as django_settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import Error as AnyDatabaseError
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.utils.log import AdminEmailHandler
 
 from mailrail import LayerUnavailable
@@ -103,6 +106,10 @@ class EmailBackend(BaseEmailBackend):
 
     def _queue_silently(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
         """In savepoints: the caller's transaction goes on."""
+        if _is_in_event_loop():
+            # Nobody can await a log. By a thread of its own, the loop stands still as it would with Django's backends.
+            with ThreadPoolExecutor(1) as aside:
+                return aside.submit(copy_context().run, self._queue_aside, messages, run).result()
         try:
             with transaction.atomic(router.db_for_write(Email)):
                 return self._queue(messages, run)
@@ -113,6 +120,21 @@ class EmailBackend(BaseEmailBackend):
                 return sum(self._queue_silently([message], run) for message in messages)
             _complain(1, error)
         return 0
+
+    def _queue_aside(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
+        try:
+            return self._queue_silently(messages, run)
+        finally:
+            connections.close_all()
+
+
+def _is_in_event_loop() -> bool:
+    """Does Django refuse queries here (``django.utils.asyncio.async_unsafe``)?"""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
 def _is_of_a_log(messages: Sequence[EmailMessage]) -> bool:

@@ -88,8 +88,9 @@ def hold_what_is_dead() -> None:
     layer, last = Channel(CHANNEL).layer, None
     while page := layer.dead(CHANNEL, DEAD_AT_ONCE, last):
         last = page[-1]
+        waiting: dict[UUID | None, Email]
         waiting = {email.pk: email for email in _waiting(id_of(dead.message.content) for dead in page)}
-        for dead in page if waiting else ():
+        for dead in page:
             content, id = dead.message.content, dead.message.id
             email = waiting.get(id_of(content))
             if email is None or email.call > call_of(content):
