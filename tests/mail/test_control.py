@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core.mail import EmailMessage
 from django.utils import timezone
 
@@ -229,6 +230,7 @@ def test_a_key_stands_for_one_email(queueing: Queueing) -> None:
         {"key": ""},
         {"tags": "one"},
         {"about": User(username="unsaved")},
+        {"about": Session(session_key="s" * 300)},
         {"mailer": "nowhere"},
     ],
     ids=lambda options: next(iter(options)),

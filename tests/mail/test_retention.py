@@ -255,6 +255,26 @@ def test_a_file_that_is_needed_again_in_an_open_transaction_is_not_pruned(
     assert not Email.objects.filter(pk=old.pk).exists() and File.objects.count() == 1
 
 
+def test_a_file_that_somebody_else_has_just_removed_stops_nobody(
+    storage: Path, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two prunemail at the same time do."""
+    with transaction.atomic(on):
+        mail.queue_many([message(big=BIG), message(big=BIG + b"2")])
+        transaction.set_rollback(True, using=on)
+    for path in storage.iterdir():
+        make_old(path)
+    known = files._known
+
+    def known_meanwhile(digests: Any, using: str) -> set[str]:
+        min(storage.iterdir()).unlink()
+        return known(digests, using)
+
+    monkeypatch.setattr(files, "_known", known_meanwhile)
+    assert "1 files deleted that transactions have left behind" in prune("--bodies-after", "30")
+    assert list(storage.iterdir()) == []
+
+
 def test_a_file_that_is_stored_again_while_it_is_removed_is_there(
     storage: Path, on: str, elsewhere: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,11 @@ def drop_left_behind(using: str, before: datetime) -> int:
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]
         for name in sorted(set(page) - _known(page, using)):
-            if storage.get_modified_time(f"{FOLDER}/{name}") < before:
+            try:
+                is_old = storage.get_modified_time(f"{FOLDER}/{name}") < before
+            except FileNotFoundError:  # another run was quicker
+                continue
+            if is_old:
                 dropped += _drop_stored(name, using)
     return dropped
 

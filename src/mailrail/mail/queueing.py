@@ -340,7 +340,7 @@ def _label(about: models.Model | str | None) -> str:
     if isinstance(about, models.Model):
         if about.pk is None:
             raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")
-        return f"{about._meta.label_lower}:{about.pk}"
+        about = f"{about._meta.label_lower}:{about.pk}"
     if not isinstance(about, str | None):
         raise TypeError(f"about must be a saved object or a string, not {about!r}.")
     if about and len(about) > LONGEST_LABEL:
