@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,9 +16,9 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, Status, failover, queue, queue_many
+from mailrail.mail import Email, Status, failover, outages, queue, queue_many
 from mailrail.mail.models import MailerState
-from mailrail.mail.smtp import close_pools
+from mailrail.mail.smtp import Timeouts, close_pools
 from mailrail.testing import advance
 
 from ..smtp_server import EXTENSIONS, USER, Fault, ScriptedServer
@@ -60,6 +63,42 @@ def test_the_next_one_takes_over_at_once_and_the_record_says_so(
     assert set(Email.objects.values_list("status", "attempts", "via")) == {(Status.SENT, 1, "backup")}
     said = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
     assert len(said) == 1 and f"{MAILER!r} cannot be used; its mail goes by 'backup' until it can" in said[0]
+
+
+def test_whoever_tries_one_that_is_out_delivers_by_the_others_first(
+    queueing: Configure, second: Configure, away: int
+) -> None:
+    """It may be waited for until it has nothing said for five minutes."""
+    tried: list[float] = []
+    with ScriptedServer() as other, socket.create_server(("127.0.0.1", away)) as silent:
+
+        def take_and_close() -> None:
+            client, _ = silent.accept()
+            tried.append(time.monotonic())
+            client.close()
+
+        queueing(away)
+        second("other", other.port)
+        for _ in range(2):
+            queue_many([message("One"), message("Two")])
+            queue(message("Three"), mailer="other")
+            taking = threading.Thread(target=take_and_close)
+            taking.start()
+            work()
+            taking.join(30)
+            pass_time(10)
+        assert len(other.mails) == 2 and other.mails[1].at < tried[1]
+
+
+def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
+    longest = Timeouts()
+    outages.begins("", "it says nothing", "default")
+    pass_time(10)
+    assert outages.standing("", "default").is_probe
+    pass_time(longest.connect + longest.greeting)
+    assert not outages.standing("", "default").usable
+    pass_time(60)
+    assert outages.standing("", "default").is_probe
 
 
 def test_when_the_first_works_again_mail_goes_back_to_it(

@@ -23,11 +23,13 @@ from mailrail.mail.models import MailerState, Suppression
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import EXTENSIONS, USER, Fault, ScriptedServer
+from .conftest import work
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fresh_connections")]
 
 Queueing = Callable[..., None]
 DAY = 86400.0
+MAILER_OF_RECORDS = "out" if django.VERSION >= (6, 1) else ""
 
 
 def message(subject: str = "Hello", *to: str) -> EmailMessage:
@@ -253,6 +255,14 @@ class Failing(BaseEmailBackend):
         return len(email_messages)
 
 
+class Looking(BaseEmailBackend):
+    is_out: ClassVar[list[bool]] = []
+
+    def send_messages(self, email_messages: Any) -> int:
+        self.is_out.append(MailerState.objects.exists())
+        return 1
+
+
 class Handshaking(BaseEmailBackend):
     port = 0
 
@@ -307,6 +317,14 @@ def test_an_exception_that_nobody_knows_is_tried_again(queueing: Queueing, faili
     pass_time(100)
     deliver()
     assert len(failing.taken) == 2 and set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
+
+
+def test_an_outage_ends_with_the_first_email_that_is_taken(queueing: Queueing) -> None:
+    queueing(0, f"{__name__}.Looking")
+    mail.queue_many([message("One"), message("Two")])
+    MailerState.objects.create(mailer=MAILER_OF_RECORDS, paused_by="outage", probe_at=timezone.now())
+    work()
+    assert Looking.is_out == [True, False]
 
 
 def test_a_connection_that_broke_behind_the_handshake_of_tls_is_a_doubt(

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -64,6 +64,7 @@ class Delivery:
         self._messages: dict[UUID, IncomingMessage] = {}
         self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
         self._ended = 0
+        self._probed: str | None = None  # the mailer, while it is tried for all
 
     def run(self) -> None:
         try:
@@ -97,8 +98,15 @@ class Delivery:
         by_mailer: dict[str, list[Email]] = defaultdict(list)
         for email in self._sort_out([emails[id] for id in self._messages if id in emails]):
             by_mailer[failover.mailer_of(email)].append(email)
-        for mailer, its in by_mailer.items():
-            self._deliver(mailer, its)
+        for mailer in self._working_ones_first(by_mailer):
+            self._deliver(mailer, by_mailer[mailer])
+
+    def _working_ones_first(self, mailers: Collection[str]) -> Iterable[str]:
+        """One that is out may keep whoever tries it waiting for minutes."""
+        if len(mailers) < 2:
+            return mailers
+        out = outages.known(self._using)
+        return sorted(mailers, key=lambda mailer: mailer in out)
 
     # -- before anything is sent --------------------------------------------------------------------------------
 
@@ -175,12 +183,13 @@ class Delivery:
         for email, delay, reason in admission.later:
             _release(self._messages[email.pk], delay, reason)
         self._slow_down, self._ended, begun = {}, 0, time.monotonic()
+        self._probed = mailer if standing.is_probe else None
         left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
         if self._slow_down and self._ended:  # else it is out, which is more than slow
             self._slow(mailer, time.monotonic() - begun)
         admission.give_back(left)
         if why is None:
-            if standing.is_probe:
+            if self._probed is not None:
                 (outages.ends if self._ended else outages.pass_on)(mailer, self._using)
             self._later(left, SHORTLY, "its connection broke")
             return [], 0.0, ""
@@ -329,6 +338,9 @@ class Delivery:
                 _finish(message)
             else:
                 _release(message, result.again, "it is sent later")
+        if self._probed is not None and any(result.status == Status.SENT for result in results):
+            outages.ends(self._probed, self._using)  # nobody has to wait for the rest of this batch
+            self._probed = None
 
     def _changed(self, emails: Iterable[Email]) -> None:
         """By a person, or by another worker whose message this one has become: look again."""

@@ -20,8 +20,9 @@ logger = logging.getLogger("mailrail.mail")
 
 FIRST_PROBE, LONGEST_PROBE = 5.0, 300.0
 """Seconds until a mailer that failed is tried again: at first, and at most."""
-PROBE_TAKES = 60.0
-"""Seconds that others leave to the worker that tries."""
+PROBE_TAKES = 360.0
+"""Seconds that others leave to the worker that tries: so long is waited for a server that takes connections and says
+nothing (``smtp.Timeouts``). Else one worker after the other would wait for it, and none deliver by other mailers."""
 OUTAGE, PERSON = "outage", "person"
 
 
@@ -56,6 +57,11 @@ def standing(mailer: str, using: str) -> Standing:
         probe_at=now + timedelta(seconds=PROBE_TAKES)
     )
     return Standing(True, is_probe=True) if taken else Standing(False, 1.0)
+
+
+def known(using: str) -> set[str]:
+    """Mailers that are out, or paused."""
+    return set(MailerState.objects.using(using).values_list("pk", flat=True))
 
 
 def begins(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
