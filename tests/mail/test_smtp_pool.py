@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.core.mail import EmailMessage
 
 from mailrail.mail.smtp import Connection, Fate, Pool, Server, Timeouts, carry, close_pools, pool_of
 from mailrail.mail.smtp.courier import drive
 from mailrail.mail.smtp.errors import PoolExhausted
+from tests.mail.test_smtp_backend import backend as backend_for
 from tests.mail.test_smtp_dialogue import Bag, batch
 from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
@@ -167,6 +169,31 @@ def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
         assert (server.connections, len(server.mails)) == (2, 3)
         close_pools()
         until(lambda: server.lines.count(b"QUIT") == 2)
+
+
+def test_a_forked_child_does_not_speak_over_a_connection_that_was_in_use() -> None:
+    """As of a ``with get_connection() as …`` around a fork: two dialogues over one connection are none."""
+    with ScriptedServer() as server:
+        backend, message = backend_for(server), EmailMessage("x", "x", "a@example.com", ["b@example.com"])
+        with backend:
+            assert backend.send_messages([message]) == 1
+            pool = backend._pool
+            assert pool is not None
+
+            def send_two() -> None:
+                assert backend.send_messages([message, message]) == 2
+                backend.close()
+                taken = [pool.take(0) for _ in range(pool.server.pool_size)]
+                assert taken[0].is_open and not taken[1].is_open
+                with pytest.raises(PoolExhausted):
+                    pool.take(0)
+                for each in taken:
+                    pool.give_back(each)
+
+            assert _in_child(send_two) == 0
+            assert backend.send_messages([message]) == 1
+        assert (server.connections, len(server.mails)) == (2, 4)
+        close_pools()
 
 
 def _in_child(action: Any) -> int:

@@ -23,7 +23,7 @@ class Pool:
         self.server = server
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
-        self._in_use = 0
+        self._taken: set[Connection] = set()
 
     def take(self, timeout: float | None = None) -> Connection:
         """A connection, not necessarily open; give it back. Raises ``PoolExhausted`` after ``timeout`` seconds.
@@ -33,20 +33,21 @@ class Pool:
         seconds = self.server.pool_timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._in_use >= self.server.pool_size:
+            while len(self._taken) >= self.server.pool_size:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     raise PoolExhausted(
                         f"All {self.server.pool_size} connections to {self.server.host} were in use for {seconds:g} s",
                         Stage.CONNECT,
                     )
-            self._in_use += 1
-            return self._idle.pop() if self._idle else Connection(self.server)
+            taken = self._idle.pop() if self._idle else Connection(self.server)
+            self._taken.add(taken)
+            return taken
 
     def give_back(self, connection: Connection) -> None:
         """Whatever state it is in: broken ones are not kept."""
         with self._changed:
-            self._in_use -= 1
+            self._taken.discard(connection)
             if connection.is_open:
                 self._idle.append(connection)
             self._changed.notify()
@@ -66,8 +67,11 @@ class Pool:
         drive_together([connection.quit() for connection in idle])
 
     def forget(self) -> None:
-        """In a forked child: the connections are the parent's. Closing our copies of them says nothing to anybody."""
-        for connection in self._idle:
+        """In a forked child: the connections are the parent's, also one that was in use, and is opened anew here.
+
+        Closing our copies of them says nothing to anybody.
+        """
+        for connection in (*self._idle, *self._taken):
             connection.close()
         self.__init__(self.server)  # type: ignore[misc]  # the lock may be held by a thread that is not here
 
