@@ -526,6 +526,14 @@ def test_parameters_only_where_offered() -> None:
     assert bag.outcome_of("utf8").fate is Fate.UNFIT
 
 
+@pytest.mark.parametrize("limit", ["0", "", "big", "9" * 20, "9" * 5000], ids=lambda limit: limit[:5])
+def test_a_size_that_limits_nothing(limit: str) -> None:
+    bag = Bag(batch())
+    with ScriptedServer(extensions=(f"SIZE {limit}",)) as server:
+        assert deliver(server, bag) == []
+    assert set(bag.fates.values()) == {Fate.ACCEPTED}
+
+
 def test_an_email_over_the_size_is_not_even_begun() -> None:
     bag = Bag([envelope("large", content=b"x" * 1001), envelope("fits", content=b"x" * 998)])
     with ScriptedServer(extensions=("SIZE 1000",)) as server:

@@ -314,7 +314,7 @@ _RSET = b"RSET\r\n"
 
 
 def _check_size(envelope: Envelope, limit: str) -> None:
-    """RFC 1870 4: no number, or 0, is no limit."""
-    most = int(limit) if limit.isascii() and limit.isdigit() else 0
+    """RFC 1870 4: no number, or 0, is no limit; 20 digits at most."""
+    most = int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0
     if 0 < most < envelope.size:
         raise TooLarge(f"The email has {envelope.size} octets, the server takes {most} at most.")
