@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import smtplib
 import socket
 import ssl
 import threading
@@ -370,6 +371,19 @@ def test_a_backend_that_is_away_pauses_the_mailer(queueing: Queueing, failing: t
         pass_time(400)
         deliver()
     assert len(failing.taken) == 2
+
+
+@pytest.mark.parametrize(
+    "what", ["STARTTLS extension not supported by server.", "SMTP AUTH extension not supported"]
+)
+def test_what_smtplib_finds_missing_before_the_first_email_is_no_emails_fault(
+    queueing: Queueing, failing: type[Failing], what: str
+) -> None:
+    queueing(0, FAILING)
+    mail.queue(message())
+    failing.error = smtplib.SMTPNotSupportedError(what)
+    deliver()
+    assert (only().status, MailerState.objects.get().paused_by) == (Status.QUEUED, "outage")
 
 
 def test_a_backend_is_not_given_those_who_must_not_get_it(queueing: Queueing, failing: type[Failing]) -> None:

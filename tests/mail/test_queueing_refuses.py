@@ -18,6 +18,7 @@ from mailrail.mail.models import EmailFile, File, MailerState
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import ScriptedServer
+from .conftest import work
 from .test_outcomes import pass_time
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -130,6 +131,13 @@ POISON: dict[str, dict[str, Any]] = {
     "a recipient is injected": {"recipients": [{"address": "a@example.com>\r\nDATA", "status": "queued"}]},
     "events are numbers": {"events": [1]},
     "an unknown status": {"status": "nonsense"},
+    "a recipient is half a character": {
+        "recipients": [{"address": "\ud800@example.com", "status": "queued"}]
+    },
+    "a recipient is endless": {"recipients": [{"address": "a" * 4000 + "@example.com", "status": "queued"}]},
+    "a Message-ID is injected": {"message_id": "<a@example.com>\r\nBcc: x@example.com"},
+    "a file is a number": {"content": {"v": 1, "kind": "message", "files": {"a": 7}, "fields": {}}},
+    "fields are numbers": {"content": {"v": 1, "kind": "message", "fields": {"to": 7}, "attributes": {}}},
     "a sender with a newline": {"sender": "a@example.com\r\nX"},
 }
 
@@ -142,7 +150,7 @@ def test_a_record_that_cannot_be_read_fails_with_its_reason_and_holds_up_nothing
         queueing(server.port)
         poisoned, *others = mail.queue_many([message(), message(), message()])
         Email.objects.filter(pk=poisoned.pk).update(**POISON[case])
-        drain("mailrail.mail")
+        work()  # all of them in one batch
         assert len(server.mails) == 2
     email = Email.objects.get(pk=poisoned.pk)
     assert email.status == Status.FAILED and email.events[-1]["why"]

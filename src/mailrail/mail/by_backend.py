@@ -144,6 +144,8 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded) -> Outcome:
     except AWAY:
         raise
     except SMTPNotSupportedError as error:
+        if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
+            raise NeverConnected(_said(error)) from error
         return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
     except SMTPRecipientsRefused as error:
         return _by_recipients(error, waiting(email))

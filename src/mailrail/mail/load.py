@@ -12,8 +12,11 @@ from django.core.mail import EmailMessage
 from .content import load
 from .files import inline_files, load_files
 from .models import Email, Status
+from .outcomes import bare
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
+LONGEST_ADDRESS = 320
+"""Characters of a bare one, for which the suppression list has room; servers take 254."""
 MOST_AT_ONCE = 16 * 1024 * 1024
 """Bytes of emails that are in memory together."""
 _STATUSES = frozenset(Status.values)
@@ -75,8 +78,11 @@ def defect_of(email: Email) -> str:
         return "its recipients are no list of at least one"
     if not all(_is_recipient(each) for each in email.recipients):
         return 'a recipient is not {"address": …, "status": …}'
-    if any(map(_CONTROL.search, [email.sender, *(each["address"] for each in email.recipients)])):
+    addresses = [email.sender, *(each["address"] for each in email.recipients)]
+    if any(map(_CONTROL.search, addresses)):
         return "an address has a control character"
+    if any(len(each) > LONGEST_ADDRESS and len(bare(each)) > LONGEST_ADDRESS for each in addresses):
+        return f"an address is longer than {LONGEST_ADDRESS} characters"
     if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
         return "its content is no object"
     large = email.content.get("large", [])
