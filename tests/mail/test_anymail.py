@@ -430,6 +430,16 @@ def test_an_answer_of_the_service_that_does_not_come_is_a_doubt(
     assert not MailerState.objects.exists()
 
 
+def test_a_refusal_in_an_answer_of_status_200_is_no_doubt(queueing: Queueing, settings: Any) -> None:
+    answer = b'{"status": "error", "data": {"code": "NoContent"}}'
+    with Mute(False, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)) as there:
+        settings.ANYMAIL = {"POSTAL_API_KEY": "x", "POSTAL_API_URL": there.url}
+        queueing(0, "anymail.backends.postal.EmailBackend")
+        AnymailMessage("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
+        deliver()
+    assert "in_doubt" not in only().recipients[0] and only().attempts == 1
+
+
 def test_a_service_that_is_not_there_is_an_outage(postmark: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"

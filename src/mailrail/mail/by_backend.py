@@ -178,11 +178,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_a_doubt(error: BaseException) -> bool:
-    """Also one of Anymail's about an answer that it cannot read, where the service has taken the request."""
+    """Also one of Anymail's where the service has taken the request, and answers what is no JSON."""
     if _is_of_a_handshake(error):
         return False
     status = getattr(error, "status_code", None)
-    taken = isinstance(status, int) and 200 <= status < 300
+    # Without that cause, it may be a refusal: Postal's all have the status 200.
+    taken = isinstance(status, int) and 200 <= status < 300 and isinstance(error.__cause__, ValueError)
     return taken or isinstance(error, BROKEN) or bool(BREAKING & _names(error))
 
 
