@@ -90,6 +90,33 @@ def test_whoever_tries_one_that_is_out_delivers_by_the_others_first(
         assert len(other.mails) == 2 and other.mails[1].at < tried[1]
 
 
+@pytest.mark.parametrize("stage", ["MAIL", "DOT"])
+def test_a_mailer_that_takes_connections_and_no_email_is_still_out(queueing: Configure, stage: str) -> None:
+    with ScriptedServer([Fault(stage, "disconnect", nth) for nth in range(2)]) as server:
+        queueing(server.port)
+        outages.begins(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
+        for probes in (2, 3):
+            pass_time(10)
+            queue(message())
+            work()
+            assert MailerState.objects.get().probes == probes
+            Email.objects.filter(status=Status.QUEUED).delete()
+        pass_time(100)
+        queue(message())
+        work()
+        assert len(server.mails) == 1 and not MailerState.objects.exists()
+
+
+def test_what_cannot_be_read_says_nothing_of_a_mailer_that_is_out(queueing: Configure) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        outages.begins(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
+        pass_time(10)
+        Email.objects.filter(pk=queue(message()).pk).update(content={})
+        work()
+        assert server.connections == 0 and MailerState.objects.get().probes == 1
+
+
 def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
     longest = Timeouts()
     outages.begins("", "it says nothing", "default")

@@ -65,6 +65,8 @@ class Delivery:
         self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
         self._ended = 0
         self._probed: str | None = None  # the mailer, while it is tried for all
+        self._answered = False
+        self._broke = ""  # how its connection did, the last time
 
     def run(self) -> None:
         try:
@@ -183,14 +185,17 @@ class Delivery:
         for email, delay, reason in admission.later:
             _release(self._messages[email.pk], delay, reason)
         self._slow_down, self._ended, begun = {}, 0, time.monotonic()
+        self._answered, self._broke = False, ""
         self._probed = mailer if standing.is_probe else None
         left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
         if self._slow_down and self._ended:  # else it is out, which is more than slow
             self._slow(mailer, time.monotonic() - begun)
         admission.give_back(left)
+        if why is None and self._probed is not None and self._broke and not self._answered:
+            why = self._broke
         if why is None:
             if self._probed is not None:
-                (outages.ends if self._ended else outages.pass_on)(mailer, self._using)
+                (outages.ends if self._answered else outages.pass_on)(mailer, self._using)
             self._later(left, SHORTLY, "its connection broke")
             return [], 0.0, ""
         stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
@@ -333,6 +338,7 @@ class Delivery:
         for result in results:
             if result.slow_down:
                 self._slow_down.update(result.slow_down)
+            self._answered, self._broke = self._answered or result.is_answer, result.broke or self._broke
             message = self._messages[result.email.pk]
             if result.again is None:
                 _finish(message)

@@ -42,7 +42,10 @@ FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED
 
 @dataclass
 class Result:
-    """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final."""
+    """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final.
+
+    ``is_answer``: the server has decided over the email. ``broke``: the connection had broken before, and how.
+    """
 
     email: Email
     status: Status
@@ -51,6 +54,8 @@ class Result:
     slow_down: dict[str, str] = field(
         default_factory=dict
     )  # recipient domain, or "" for all mail -> who said so
+    is_answer: bool = False
+    broke: str = ""
 
 
 def waiting(email: Email) -> list[str]:
@@ -91,7 +96,7 @@ def judge(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
 def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
     """The connection broke. Who had been refused by then stays so: servers close after too many errors, and would do
     so at every attempt, before they come to the others."""
-    result = Result(email, Status.QUEUED)
+    result = Result(email, Status.QUEUED, broke=str(outcome.error))
     _heed(email, replace(outcome, reply=None), now, result)
     if outcome.fate is Fate.AMBIGUOUS:
         doubted = doubt(email, now, str(outcome.error), mailer)
@@ -168,7 +173,7 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
 
 
 def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
-    result = Result(email, Status.QUEUED)
+    result = Result(email, Status.QUEUED, is_answer=True)
     email.attempts += _heed(email, outcome, now, result)
     note(
         email,
