@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
@@ -319,6 +320,14 @@ class TestFromAsyncCode:
         with rolled_back():
             async_to_sync(Channel("work").asend)({"n": 1})
         assert layer.stats() == {}
+
+    def test_a_plain_send_in_async_code_names_the_async_one(self, sqlite: DurableLayer) -> None:
+        async def view() -> None:
+            Channel("work").send({"n": 1})
+
+        with pytest.raises(SynchronousOnlyOperation) as raised:
+            async_to_sync(view)()
+        assert raised.value.__notes__ == ["In async code: await Channel('work').asend(…), or asend_many(…)."]
 
 
 class TestTransactions:

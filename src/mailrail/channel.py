@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 
 from . import options as checked
 from .layers import DurableLayer, get_layer
@@ -127,9 +128,13 @@ class Channel:
         layer, messages = self.layer, self._messages(contents, options, unique)
         if not messages:
             return []
-        if immediately:
-            return layer.enqueue_immediately(messages)
-        return send_with(layer, messages, using)
+        try:
+            if immediately:
+                return layer.enqueue_immediately(messages)
+            return send_with(layer, messages, using)
+        except SynchronousOnlyOperation as error:
+            error.add_note(f"In async code: await Channel({self.name!r}).asend(…), or asend_many(…).")
+            raise
 
     def _messages(self, contents: list[Content], options: dict[str, Any], unique: bool) -> list[Message]:
         if not unique:
