@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -202,6 +203,35 @@ def test_testing(run: Run, request: pytest.FixtureRequest) -> None:
     made.clear()
     page["make_report"]({"year": 2026})
     assert made == [2026]
+
+
+def test_the_middleware_of_the_reference(run: Run, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenants: list[Any] = [None]
+    seen: list[Any] = []
+
+    @contextmanager
+    def tenant(name: str | None) -> Iterator[None]:
+        tenants.append(name)
+        yield
+        tenants.pop()
+
+    def plain(message: Any) -> None:
+        seen.append(("plain", tenants[-1]))
+
+    async def awaited(message: Any) -> None:
+        seen.append(("awaited", tenants[-1]))
+
+    def many(messages: Any) -> None:
+        seen.append(("many", tenants[-1], len(messages)))
+
+    page = run("../reference/settings", tenant=tenant)
+    monkeypatch.setattr("tests.routes.outer", page["in_tenant"])
+    settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"]}
+    for name, consumer, options in (("a", plain, {}), ("b", awaited, {}), ("c", many, {"batch": 5})):
+        routing.consumer(name, **options)(consumer)
+        Channel(name).send({}, headers={"tenant": "acme"})
+        drain(name)
+    assert seen == [("plain", "acme"), ("awaited", "acme"), ("many", None, 1)]
 
 
 def test_moving_from_channels_1(run: Run) -> None:
