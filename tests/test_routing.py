@@ -420,6 +420,16 @@ class TestDiscovery:
         ):
             Routing.of_layer()
 
+    def test_what_an_app_is_refused_is_said_of_its_own_line(self, settings: Any) -> None:
+        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
+        with pytest.raises(InvalidSettings, match=r"not 0\. \(.*broken_app.consumers\.py, line 10\)$"):
+            Routing.of_layer()
+
+    def test_what_a_routing_is_refused_is_said_of_its_own_line(self, configure: Any) -> None:
+        configure("tests.broken_routes.channel_routing")
+        with pytest.raises(InvalidSettings, match=r"not 'no spaces'\. \(.*broken_routes\.py, line 7\)$"):
+            Routing.of_layer()
+
     def test_settings_changed_by_a_test_are_looked_at_again(self, configure: Any) -> None:
         assert "one" not in Routing.of_layer()
         configure("tests.routes.channel_routing")

@@ -20,6 +20,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TypeAlias, TypeVar
 
@@ -315,11 +316,21 @@ def _import(path: str, where: str, load: Callable[[str], Any] = import_string) -
 
 
 def _at(error: Exception) -> str:
-    """Where a module raised: its file and line, for a text that has no traceback."""
+    """Where a module raised: its file and line, for a text that has no traceback.
+
+    What ``route()`` and ``@consumer`` refuse is said of the line that called them.
+    """
     if isinstance(error, SyntaxError) or error.__traceback__ is None:
         return ""  # it names its own
-    last = extract_tb(error.__traceback__)[-1]
+    frames = extract_tb(error.__traceback__)
+    last = frames[-1]
+    if last.filename.startswith(_PACKAGE):
+        callers = [f for f in frames if not f.filename.startswith(_PACKAGE) and "importlib" not in f.filename]
+        last = callers[-1] if callers else last
     return f" ({last.filename}, line {last.lineno})"
+
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 def _is_ours(module: str) -> bool:
