@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -423,6 +424,18 @@ class TestDiscovery:
     def test_what_an_app_is_refused_is_said_of_its_own_line(self, settings: Any) -> None:
         settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
         with pytest.raises(InvalidSettings, match=r"not 0\. \(.*broken_app.consumers\.py, line 10\)$"):
+            Routing.of_layer()
+
+    def test_a_module_that_is_missing_is_said_of_the_line_that_wants_it(
+        self, configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "lacking.py").write_text("channel_routing = []\nimport no_such_module\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        configure("lacking.channel_routing")
+        with pytest.raises(InvalidSettings, match=r"'no_such_module' \(.*lacking\.py, line 2\)$"):
+            Routing.of_layer()
+        configure("no.such.module")
+        with pytest.raises(InvalidSettings, match=r"cannot be imported: No module named 'no'$"):
             Routing.of_layer()
 
     def test_what_a_routing_is_refused_is_said_of_its_own_line(self, configure: Any) -> None:

@@ -12,7 +12,9 @@ installed app is imported and what ``@consumer("send-invite")`` registered there
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -311,8 +313,8 @@ def _import(path: str, where: str, load: Callable[[str], Any] = import_string) -
     try:
         return load(path)
     except Exception as error:  # a module may raise anything
-        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}{_at(error)}"
-        raise InvalidSettings(f"{where} cannot be imported: {why}") from error
+        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InvalidSettings(f"{where} cannot be imported: {why}{_at(error)}") from error
 
 
 def _at(error: Exception) -> str:
@@ -323,14 +325,16 @@ def _at(error: Exception) -> str:
     if isinstance(error, SyntaxError) or error.__traceback__ is None:
         return ""  # it names its own
     frames = extract_tb(error.__traceback__)
-    last = frames[-1]
-    if last.filename.startswith(_PACKAGE):
-        callers = [f for f in frames if not f.filename.startswith(_PACKAGE) and "importlib" not in f.filename]
-        last = callers[-1] if callers else last
-    return f" ({last.filename}, line {last.lineno})"
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
 
 
-_PACKAGE = str(Path(__file__).parent)
+_NOT_THEIRS = (
+    f"{Path(__file__).parent}{os.sep}",
+    str(Path(importlib.__file__).parent),
+    "<frozen importlib",
+    import_string.__code__.co_filename,
+)
 
 
 def _is_ours(module: str) -> bool:
