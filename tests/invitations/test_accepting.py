@@ -229,6 +229,10 @@ def test_of_two_people_with_the_link_the_first_one_accepts(
         ("/\\evil.example", None),
         ("javascript:alert(1)", None),
         ("", None),
+        ("?tab=7", "?tab=7"),
+        ("no:such:view", None),
+        ("login", "login"),
+        ("/" + "long" * 5000, None),
     ],
 )
 def test_next_leads_to_pages_of_this_site_only(

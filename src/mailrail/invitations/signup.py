@@ -10,7 +10,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.db import IntegrityError, router, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render, resolve_url
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
@@ -71,7 +71,7 @@ class InvitationSignUp(View):
         form = self.get_form_class()(request.POST if request.method == "POST" else None, instance=instance)
         if form.is_valid() and self._made(form, invitation):
             login(request, form.instance, backend=django_settings.AUTHENTICATION_BACKENDS[0])
-            return redirect(next_page(request) or invitation.accept_path())
+            return HttpResponseRedirect(next_page(request) or invitation.accept_path())
         return render(request, self.template_name, {"form": form, "invitation": invitation})
 
     def _made(self, form: Any, invitation: Any) -> bool:

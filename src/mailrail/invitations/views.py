@@ -15,7 +15,7 @@ from django.core.paginator import Page, Paginator
 from django.db import router
 from django.db.models import Count, Q, QuerySet
 from django.forms import modelform_factory
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.urls import reverse, reverse_lazy
 from django.utils import timezone
@@ -34,6 +34,10 @@ from .accepting import Judged, Verdict
 from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model
+
+
+LONGEST_NEXT = 1000
+"""Characters of an address to go to afterwards. Django refuses to redirect to very long ones, which would be too late."""
 
 
 class OwnInvitations(LoginRequiredMixin):
@@ -190,10 +194,14 @@ def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 
 
 def next_page(request: HttpRequest) -> str:
-    """Return where to go afterwards, as the request says it; empty unless that is a page of this site."""
+    """Return where to go afterwards, as the request says it; empty unless that is a page of this site.
+
+    For ``HttpResponseRedirect``, not for ``redirect``, which takes what has no slash for the name of a view.
+    """
     url = request.POST.get("next") or request.GET.get("next") or ""
     hosts, secure = {request.get_host()}, request.is_secure()
-    return url if url_has_allowed_host_and_scheme(url, hosts, require_https=secure) else ""
+    is_ours = url_has_allowed_host_and_scheme(url, hosts, require_https=secure)
+    return url if is_ours and len(url) <= LONGEST_NEXT else ""
 
 
 def closed_page(request: HttpRequest, verdict: Verdict) -> HttpResponse:
@@ -226,10 +234,10 @@ class InvitationAccept(View):
                 return self.leave(request, key, "sign-up")
             case Verdict.WELCOME, _:
                 if accepting.accept(request, judged.invitation):
-                    return redirect(self.get_success_url(judged.invitation))
+                    return HttpResponseRedirect(self.get_success_url(judged.invitation))
                 judged = accepting.judge(request, key)  # somebody was quicker
         if judged.verdict is Verdict.DONE:
-            return redirect(self.get_success_url(judged.invitation))
+            return HttpResponseRedirect(self.get_success_url(judged.invitation))
         return self.page(request, judged)
 
     def page(self, request: HttpRequest, judged: Judged) -> HttpResponse:
@@ -277,6 +285,6 @@ class InvitationContinue(View):
         if judged.invitation is None:
             return closed_page(request, judged.verdict)
         if judged.verdict is Verdict.DONE and (url := next_page(request)):
-            return redirect(url)
+            return HttpResponseRedirect(url)
         url = str(judged.invitation.accept_path())
         return redirect(f"{url}?{request.GET.urlencode()}" if request.GET else url)
