@@ -376,6 +376,11 @@ class TestDeadMessages:
         assert lines[0].startswith(f"{ids[1]}  buried 2") and lines[0].endswith("attempt 1")
         assert lines[1:5] == ['  {"n": 1}', "  Traceback …", "    File …", "  RuntimeError: boom"]
 
+    def test_nothing_they_say_steers_the_terminal(self, layer: DurableLayer) -> None:
+        bury(layer, error="Error: \x1b[2J\x9b1m\r\n\tdone")
+        text = call("channels", "dead", "ledger")
+        assert "  Error: \\x1b[2J\\x9b1m\\r\n  \tdone\n" in text
+
     def test_as_many_as_asked_for(self, layer: DurableLayer) -> None:
         ids = bury(layer, n=30)
         assert len(json.loads(call("channels", "dead", "ledger", "--json"))) == 20

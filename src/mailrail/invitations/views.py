@@ -35,9 +35,8 @@ from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model
 
-
 LONGEST_NEXT = 1000
-"""Characters of an address to go to afterwards. Django refuses to redirect to very long ones, which would be too late."""
+"""Characters of an address to go to afterwards. That Django redirects to no very long ones would be known too late."""
 
 
 class OwnInvitations(LoginRequiredMixin):

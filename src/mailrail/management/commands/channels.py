@@ -22,6 +22,7 @@ from mailrail.management.arguments import seconds, whole_number
 from mailrail.messages import DeadMessage, check_channel_name
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
+from mailrail.terminal import harmless
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
@@ -154,8 +155,8 @@ class Command(BaseCommand):
         for d in dead:
             facts = _dead_facts(d)
             self.stdout.write(f"{facts['id']}  buried {facts['buried_at']}  attempt {facts['attempt']}")
-            self.stdout.write(f"  {json.dumps(facts['content'], ensure_ascii=False)[:200]}")
-            self.stdout.write("  " + d.error.strip().replace("\n", "\n  ") + "\n")
+            self.stdout.write(f"  {harmless(json.dumps(facts['content'], ensure_ascii=False)[:200])}")
+            self.stdout.write("  " + harmless(d.error.strip()).replace("\n", "\n  ") + "\n")
         if not dead:
             self.stdout.write(f"No dead messages on {options['channel']}.")
 
@@ -240,6 +241,7 @@ class Command(BaseCommand):
         if not rows:
             self.stdout.write("Nothing here.")
             return
+        rows = [tuple(map(harmless, row)) for row in rows]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for row in (head, *rows):
             self.stdout.write(

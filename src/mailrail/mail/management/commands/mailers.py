@@ -9,6 +9,7 @@ from django.db import router
 from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
+from mailrail.terminal import harmless
 
 from ... import outages, paces
 from ...mailers import alias_of, backend_of, delivering
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         using = router.db_for_write(Email)
         if verb is None:
             for found in delivering():
-                self.stdout.write(f"{found or 'default'}: {_standing(found, using)}")
+                self.stdout.write(harmless(f"{found or 'default'}: {_standing(found, using)}"))
             return
         try:
             backend_of(mailer)
@@ -41,7 +42,7 @@ class Command(BaseCommand):
             outages.pause(mailer, using, reason)
         else:
             outages.resume(mailer, using)
-        self.stdout.write(f"{mailer}: {_standing(alias_of(mailer), using)}")
+        self.stdout.write(harmless(f"{mailer}: {_standing(alias_of(mailer), using)}"))
 
 
 def _standing(mailer: str, using: str) -> str:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from mailrail.mail import overview
 from mailrail.mail.models import Email, MailerState, Status
 from mailrail.mail.queueing import tables_said_missing
+from mailrail.terminal import harmless
 
 
 class Command(BaseCommand):
@@ -64,7 +65,7 @@ class Command(BaseCommand):
             self.stdout.write(f"\nEnded: {', '.join(said)}.")
         for each in report["mailers"]:
             probe = f", next try {_until(each['next_try'])}" if each["next_try"] else ""
-            self.stdout.write(
+            self._say(
                 f"\nMailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
                 f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
             )
@@ -72,7 +73,10 @@ class Command(BaseCommand):
             self.stdout.write("\nFailed last:")
         for each in report["failures"]:
             to = ", ".join(each["recipients"])
-            self.stdout.write(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['why'][:200]}")
+            self._say(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['why'][:200]}")
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(harmless(text))
 
     def _table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
         if not rows:
