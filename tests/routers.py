@@ -24,3 +24,16 @@ class InvitationsOnPostgres:
         )
 
     db_for_write = db_for_read
+
+
+class ReadsOnPostgres:
+    """A replica, which is on the server, and not written to."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return "postgres" if model._meta.app_label == "mailrail_invitations" else None
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, *objects: Any, **hints: Any) -> bool:
+        return True

@@ -125,6 +125,16 @@ def test_confirmed_twice_it_invites_once(browser: Client, sender: User) -> None:
     assert InvitationBatch.objects.get().addresses == []
 
 
+@pytest.mark.django_db(databases=["default", "postgres"])
+def test_a_replica_that_is_behind_hides_no_list(browser: Client, settings: LazySettings) -> None:
+    settings.DATABASE_ROUTERS = ["tests.routers.ReadsOnPostgres"]
+    page = browser.post(BULK, {"addresses": "one@example.com"})["Location"]
+    poll = browser.post(page)["Location"] + "?format=json"
+    assert browser.get(poll).json() == {"total": 1, "sent": 0, "left": 1}
+    again = browser.post(BULK, {"addresses": "one@example.com"}, follow=True).text
+    assert "You have invited this address already" in again
+
+
 def test_looking_invites_nobody_and_there_is_no_progress_before(browser: Client, sender: User) -> None:
     batch = draft(lines("one@example.com"), sender)
     browser.get(f"{BULK}{batch.pk}/")

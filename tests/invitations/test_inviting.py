@@ -245,6 +245,42 @@ def test_sending_again_rotates_the_link(sender: User) -> None:
     assert not Invitation.objects.was_key(invitation.public_id + "A" * 32)
 
 
+@pytest.fixture
+def behind(sender: User, settings: LazySettings) -> Any:
+    """A replica that has an invitation, and hears of nothing that becomes of it."""
+    invitation = invite("guest@example.com", sender)
+    sender.save(using="postgres", force_insert=True)
+    Invitation.objects.get().save(using="postgres", force_insert=True)
+    settings.DATABASE_ROUTERS = ["tests.routers.ReadsOnPostgres"]
+    before = Invitation.objects.using("postgres").values().get()
+    yield invitation
+    assert Invitation.objects.using("postgres").values().get() == before
+
+
+@pytest.mark.django_db(databases=["default", "postgres"])
+def test_what_a_replica_has_is_changed_where_it_is_written(behind: Invitation, sender: User) -> None:
+    invitation = Invitation.objects.get()
+    assert invitation._state.db == "postgres"
+    resend(invitation)
+    assert invitation.generation == 2 and invitation.key != behind.key
+    assert not Invitation.objects.get().accept(sender)  # by the first link
+    assert revoke(Invitation.objects.get())
+    assert not revoke(Invitation.objects.get())
+    assert Invitation.objects.using("default").get().status is Status.REVOKED
+
+
+@pytest.mark.django_db(databases=["default", "postgres"])
+def test_a_replica_that_is_behind_is_not_believed_about_links(
+    behind: Invitation, client: Client, with_settings: Any
+) -> None:
+    with_settings(INVITATION_ACCEPT="link")
+    assert client.post(behind.accept_path(), follow=True).status_code == 200
+    assert client.get(behind.accept_path()).status_code == 200
+    assert Client().get(behind.accept_path()).status_code == 410
+    Invitation.objects.using("default").update(accepted_at=None, generation=2)
+    assert client.get(behind.accept_path()).status_code == 410
+
+
 def test_sent_again_before_it_was_mailed_one_email_goes_out_with_the_new_link(sender: User) -> None:
     invitation = invite("guest@example.com", sender)
     resend(invitation)

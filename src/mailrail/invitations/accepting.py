@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 from mailrail.conf import settings
 
 from .addresses import identity
-from .models import Status, every_invitation
+from .models import Status, written_invitations
 from .rights import may_invite
 
 STASHED = "mailrail_invitation"
@@ -70,9 +70,9 @@ def email_of(user: Any) -> list[str]:
 def judge(request: HttpRequest, key: str) -> Judged:
     """Judge a link and who opens it. Changes nothing."""
     try:
-        invitation = every_invitation().select_related("sender").get_by_key(key)
+        invitation = written_invitations().select_related("sender").get_by_key(key)
     except ObjectDoesNotExist:
-        return Judged(Verdict.REPLACED if every_invitation().was_key(key) else Verdict.FORGED)
+        return Judged(Verdict.REPLACED if written_invitations().was_key(key) else Verdict.FORGED)
     return Judged(_judge(request, invitation), invitation)
 
 

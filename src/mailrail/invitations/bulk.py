@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy
 from .addresses import Entry, Problem, identity, read_list
 from .inviting import invite_many
 from .limits import over_limit, pages, suppressed
-from .models import InvitationBatch, Status, every_invitation, get_invitation_model
+from .models import InvitationBatch, Status, get_invitation_model, written_invitations
 
 MOST = 10_000
 SHOWN = 200
@@ -78,7 +78,7 @@ def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[Pro
 def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]]:
     """Why some of these good addresses are not invited, by address. The first reason is the one that is told."""
     reasons = dict.fromkeys(
-        over_limit(every_invitation(), addresses),
+        over_limit(written_invitations(), addresses),
         (_("This address has got many invitations lately. Try again tomorrow."), "limit"),
     )
     reasons |= dict.fromkeys(
@@ -94,7 +94,7 @@ def _invited(addresses: Sequence[str], sender: Any) -> dict[str, Status]:
     """How the sender's own invitations of these addresses stand that are open or accepted."""
     found: dict[str, Status] = {}
     for page in pages(addresses):
-        own = every_invitation().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
+        own = written_invitations().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
         standing = {identity(it.email): it.status for it in own.order_by("pk")}
         for address in page:
             status = standing.get(identity(address), Status.EXPIRED)

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from django.core.mail import EmailMultiAlternatives
-from django.db import router
 from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
@@ -16,7 +15,7 @@ from mailrail import Discard
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 
-from .models import Status, every_invitation, get_invitation_model
+from .models import Status, get_invitation_model, written_invitations
 from .signals import invitation_sent
 
 
@@ -35,8 +34,7 @@ def send_invite(message: SendInvite) -> None:
     What goes wrong while mailing is raised: the worker tries again later. A crash between the mail and the note
     makes the invitation arrive twice; nothing over SMTP can rule that out.
     """
-    model = get_invitation_model()
-    invitations = every_invitation(router.db_for_write(model))  # a replica may not have it yet
+    model, invitations = get_invitation_model(), written_invitations()
     try:
         invitation = invitations.select_related("sender").get(pk=message.content["id"])
     except model.DoesNotExist:
@@ -58,9 +56,7 @@ def send_invite(message: SendInvite) -> None:
 @reconcile("send-invite", content=lambda invitation: invitation.content)
 def unsent(before: datetime) -> QuerySet[Any]:
     """Invitations that have not been mailed: each should have a message."""
-    model = get_invitation_model()
-    invitations = every_invitation(router.db_for_write(model))
-    return invitations.with_status(Status.WAITING).filter(created__lt=before)
+    return written_invitations().with_status(Status.WAITING).filter(created__lt=before)
 
 
 def compose(invitation: Any) -> EmailMultiAlternatives:

@@ -110,7 +110,7 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
     Raises ``InvitationClosed`` if it was accepted or revoked, ``SenderRefused``, ``RecipientRefused``, and
     ``DoesNotExist`` if it was deleted meanwhile.
     """
-    model, database = type(invitation), invitation._state.db
+    model, database = type(invitation), router.db_for_write(type(invitation), instance=invitation)
     now = timezone.now()
     with transaction.atomic(using=database):
         rows = model._base_manager.using(database)
@@ -125,7 +125,7 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
         row.expires_at = _expiry(expires)
         row.save(update_fields=["generation", "sent", "queued_at", "mails", "expires_at"])
         Channel("send-invite").send(row.content, unique=True, using=database)
-    invitation.refresh_from_db()
+    invitation.refresh_from_db(using=database)
 
 
 def revoke(invitation: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models, transaction
+from django.db import models, router, transaction
 from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
@@ -270,7 +270,7 @@ class AbstractInvitation(models.Model):
         now = timezone.now()
         good = models.Q(expires_at=None) | models.Q(expires_at__gt=now)
         this_link = models.Q(generation=self.generation)
-        with transaction.atomic(using=self._state.db):
+        with transaction.atomic(using=self._written_to()):
             if not self._change(good & this_link, accepted_at=now, accepted_by=user):
                 return False
             invitation_accepted.send(type(self), invitation=self, user=user)
@@ -281,7 +281,7 @@ class AbstractInvitation(models.Model):
 
         ``invitation_revoked`` is sent in the same transaction.
         """
-        with transaction.atomic(using=self._state.db):
+        with transaction.atomic(using=self._written_to()):
             if not self._change(models.Q(), revoked_at=timezone.now()):
                 return False
             invitation_revoked.send(type(self), invitation=self)
@@ -289,15 +289,19 @@ class AbstractInvitation(models.Model):
 
     def _change(self, condition: models.Q, **values: Any) -> bool:
         """Of however many changes at once of one that is neither accepted nor revoked, the first one wins."""
-        objects = type(self)._base_manager.using(self._state.db)
+        objects = type(self)._base_manager.using(self._written_to())
         unanswered = objects.filter(condition, pk=self.pk, accepted_at=None, revoked_at=None)
         changed = bool(unanswered.update(**values))
         if changed:
             for name, value in values.items():
                 setattr(self, name, value)
         else:
-            self.refresh_from_db()
+            self.refresh_from_db(using=objects.db)
         return changed
+
+    def _written_to(self) -> str:
+        """Return the database that its changes go to; it may have been read from a replica of that."""
+        return router.db_for_write(type(self), instance=self)
 
 
 def invitation_indexes(prefix: str) -> tuple[models.Index, ...]:
@@ -319,6 +323,11 @@ class Invitation(AbstractInvitation):
 
     class Meta(AbstractInvitation.Meta):
         indexes = invitation_indexes("mailrail")
+
+
+def written_invitations() -> InvitationQuerySet:
+    """Return all of the model that the project uses, from where they are written: a replica may be behind."""
+    return every_invitation(router.db_for_write(get_invitation_model()))
 
 
 def every_invitation(using: str | None = None) -> InvitationQuerySet:

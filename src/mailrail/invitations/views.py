@@ -33,7 +33,7 @@ from . import accepting, bulk
 from .accepting import Judged, Verdict
 from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
-from .models import InvitationBatch, every_invitation, get_invitation_model
+from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
 
 LONGEST_NEXT = 1000
 """Characters of an address to go to afterwards. That Django redirects to no very long ones would be known too late."""
@@ -126,7 +126,7 @@ class OwnBatch(LoginRequiredMixin):
 
     def progress(self) -> dict[str, int]:
         """Return how many there are (``total``), were mailed (``sent``) and will be (``left``)."""
-        of_batch = every_invitation().order_by().filter(batch_id=self.kwargs["pk"])
+        of_batch = written_invitations().order_by().filter(batch_id=self.kwargs["pk"])
         waiting = Q(sent=None, accepted_at=None, revoked_at=None) & (
             Q(expires_at=None) | Q(expires_at__gt=timezone.now())
         )
