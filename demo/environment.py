@@ -125,6 +125,13 @@ def base_url(default: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def origins(base: str) -> list[str]:
+    """The site as browsers name it, under each of its names."""
+    scheme = urlsplit(base).scheme
+    hosts = [f"*{name}" if name.startswith(".") else name for name in names("ALLOWED_HOSTS") if name != "*"]
+    return [base, *(f"{scheme}://{host}" for host in hosts)]
+
+
 def has_inbox() -> bool:
     """Does mail end on a page of the site? So it is while somebody develops and names no server."""
     return flag("DEBUG") and not text("EMAIL_URL")

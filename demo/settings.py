@@ -31,7 +31,7 @@ ALLOWED_HOSTS = [
     *environment.names("ALLOWED_HOSTS"),
 ]
 # What forms come from, also where something in front of us ends TLS.
-CSRF_TRUSTED_ORIGINS = [BASE_URL]
+CSRF_TRUSTED_ORIGINS = environment.origins(BASE_URL)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BASE_URL.startswith("https://")
 
 INSTALLED_APPS = [

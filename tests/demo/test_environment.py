@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+from django.middleware.csrf import CsrfViewMiddleware
+from django.test import RequestFactory
 
 from demo import environment
 
@@ -32,6 +35,27 @@ def test_a_flag_that_is_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DEBUG", "maybe")
     with pytest.raises(ImproperlyConfigured, match="DEBUG must be 1 or 0, not 'maybe'"):
         environment.flag("DEBUG")
+
+
+def test_forms_are_taken_from_all_names_of_the_site(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, rf: RequestFactory
+) -> None:
+    """Behind what ends TLS, where Django does not see that the site is https."""
+    monkeypatch.setenv("ALLOWED_HOSTS", "www.example.com, .example.org")
+    settings.ALLOWED_HOSTS = ["*"]
+    settings.CSRF_TRUSTED_ORIGINS = environment.origins("https://example.com")
+    check = CsrfViewMiddleware(lambda request: HttpResponse())
+    for host, is_ours in (
+        ("example.com", True),
+        ("www.example.com", True),
+        ("a.example.org", True),
+        ("b.c", False),
+    ):
+        token = "a" * 32
+        post = rf.post("/", {"csrfmiddlewaretoken": token}, HTTP_HOST=host, HTTP_ORIGIN=f"https://{host}")
+        post.COOKIES["csrftoken"] = token
+        check.process_request(post)
+        assert (check.process_view(post, lambda request: None, (), {}) is None) == is_ours, host
 
 
 @pytest.mark.parametrize(
