@@ -204,6 +204,28 @@ def test_a_reply_too_many_is_never_taken_for_an_acceptance(
     assert Counter(bag.fates.values()) == {Fate.UNSENT: 1, Fate.ACCEPTED: 3}
 
 
+@PIPELINING
+@pytest.mark.parametrize(
+    ("fault", "refused"),
+    [
+        (
+            Fault("MAIL", "250 2.1.0 Ok\r\n250 2.1.0 Ok"),
+            set(),
+        ),  # a reply too many: "b" gets the one that is "a"'s
+        (Fault("RCPT", "421 4.7.0 Too many errors", 1), {"a@example.com"}),
+        (Fault("RCPT", "disconnect", 1), {"a@example.com"}),
+    ],
+)
+def test_a_refusal_before_the_connection_broke_is_blamed_on_nobody_else(
+    fault: Fault, refused: set[str], pipelining: bool
+) -> None:
+    bag = Bag([envelope("it", "a@example.com", "b@example.com", "c@example.com")])
+    with ScriptedServer([fault], refused={"a@example.com": "550 5.1.1 no"}, pipelining=pipelining) as server:
+        assert deliver(server, bag) == []
+    outcome = bag.outcome_of("it")
+    assert (outcome.fate, set(outcome.refused)) == (Fate.UNSENT, refused)
+
+
 def test_a_server_that_left_before_the_dot_leaves_no_doubt() -> None:
     class Slow(Bag):
         def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..replies import Stage
 from .dialogue import Dialogue
 from .envelope import Envelope, Fate, Mailbag, Outcome
-from .errors import NotPermitted, SmtpError
+from .errors import ConnectionLost, NotPermitted, SmtpError
 from .link import Link, Read, Step, Write
 from .server import Server
 from .session import Extensions, command, open_session
@@ -104,13 +104,17 @@ class Connection:
     def _put_back(
         dialogue: Dialogue, fresh: bool, mailbag: Mailbag, again: deque[Envelope], error: SmtpError
     ) -> None:
-        """A link out of the pool that broke at its first email was dead before: that email gets a new one."""
+        """A link out of the pool that broke at its first email was dead before: that email gets a new one.
+
+        Who was refused before it broke stays so, unless replies and commands may have been out of step.
+        """
         if (unsent := dialogue.unsent) is None:
             return
         if not fresh and not dialogue.decided:
             again.appendleft(unsent.envelope)
         else:
-            outcome = Outcome(Fate.UNSENT, error.stage, error.reply, unsent.refused, error)
+            refused = unsent.refused if isinstance(error, ConnectionLost) else {}
+            outcome = Outcome(Fate.UNSENT, error.stage, error.reply, refused, error)
             mailbag.ended(unsent.envelope, outcome)
 
     @staticmethod
