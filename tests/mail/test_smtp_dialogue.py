@@ -226,6 +226,19 @@ def test_a_refusal_before_the_connection_broke_is_blamed_on_nobody_else(
     assert (outcome.fate, set(outcome.refused)) == (Fate.UNSENT, refused)
 
 
+@PIPELINING
+def test_a_refusal_too_many_is_not_the_next_emails(pipelining: bool) -> None:
+    """As from a server that answers the final dot for each recipient, like one of LMTP (RFC 2033 4.2)."""
+    envelopes = batch()
+    bag = Bag(envelopes)
+    fault = Fault("DOT", "250 2.0.0 Ok\r\n550 5.1.1 no such user", 1)
+    with ScriptedServer([fault], pipelining=pipelining) as server:
+        assert deliver(server, bag) == []
+        check_account(server, bag, envelopes)
+    assert bag.outcome_of("mail 2").fate is Fate.UNSENT
+    assert Counter(bag.fates.values()) == {Fate.UNSENT: 1, Fate.ACCEPTED: 3}
+
+
 def test_a_server_that_left_before_the_dot_leaves_no_doubt() -> None:
     class Slow(Bag):
         def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:

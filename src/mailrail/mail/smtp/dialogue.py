@@ -196,6 +196,7 @@ class Dialogue:
         return (yield from self._say(next(lines), Stage.DATA))
 
     def _say(self, line: bytes, stage: Stage) -> Generator[Step, Any, Reply]:
+        self._link.check_quiet(stage)  # what is there already is no answer to this
         yield self._write(stage, [line])
         return (yield from self._answer(stage))
 
@@ -293,7 +294,10 @@ class Dialogue:
     # -- what goes wrong ----------------------------------------------------------------------------------------
 
     def _fail(self, error: SmtpError) -> None:
-        """The connection is over: say what became of the envelope in hand; the one behind it is unharmed."""
+        """The connection is over: say what became of the envelope in hand; the one behind it is unharmed.
+
+        Where replies and commands may be out of step, a refusal may be another one's.
+        """
         if self._following is not None:
             self._again.appendleft(self._following.envelope)
         attempt, self._current = self._current, None
@@ -303,7 +307,7 @@ class Dialogue:
             self._mailbag.ended(
                 attempt.envelope, Outcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
             )
-        elif attempt.hopeless:
+        elif attempt.hopeless and not isinstance(error, ProtocolError):
             self.decided += 1
             self._mailbag.ended(attempt.envelope, attempt.refusal())
         else:
