@@ -13,12 +13,14 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.db.models.expressions import Combinable
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext
 
 NUL = "\0"
@@ -48,7 +50,9 @@ class KeyList(ChangeList):
     first_page = "?"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
-        if any(NUL in value for value in self.params.values()):
+        if any(
+            NUL in value for name, value in self.params.items() if name != SEARCH_VAR
+        ):  # Django looks at that
             raise IncorrectLookupParameters  # no database could be asked; Django shows the list without them
         if BEHIND in self.params:  # not in the links of filters, which begin anew
             self.behind = self.params.pop(BEHIND)
@@ -176,6 +180,35 @@ class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
             self.message_user(request, gettext("Select rows of this page."), messages.ERROR)
             return None
         return super().response_action(request, queryset, *args, **kwargs)
+
+
+class DecidingAdmin(KeyListAdmin):
+    """One whose records have an address, ``…/decide/``, that what people decide about them is posted to."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.decide_view)
+        name = f"{self.opts.app_label}_{self.opts.model_name}_decide"
+        return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
+
+    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Buttons of a record's page."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        return self.decide_by_button(request, unquote(object_id), request.POST.get("decision", ""))
+
+    def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
+        """``name``: the value of the button. Raises ``PermissionDenied`` and ``Http404``."""
+        raise NotImplementedError
+
+
+class NeitherMadeNorChanged:
+    """Mixed into an admin of what only programs make and change."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
 
 
 def is_confirmed(request: HttpRequest) -> bool:

@@ -16,13 +16,13 @@ from django.contrib.admin.options import get_content_type_for_model
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 
 from mailrail.errors import MailrailError
-from mailrail.key_lists import KeyList, KeyListAdmin, confirmation, is_confirmed
+from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, confirmation, is_confirmed
 from mailrail.messages import Content, Listed, Message, Place
 
 from .sources import MOST_CHANNELS, Address, Asked, Source, source_of
@@ -71,7 +71,7 @@ class LayerList(KeyList):
         return row
 
 
-class LayerAdmin(KeyListAdmin):
+class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
     """Messages are looked at, and decided about; they are neither made nor changed here."""
 
     message_template: ClassVar[str]
@@ -96,11 +96,6 @@ class LayerAdmin(KeyListAdmin):
         return shortened(row.listed.excerpt)
 
     # -- one message ----------------------------------------------------------------------------------------------
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.decide_view)
-        name = f"{self.opts.app_label}_{self.opts.model_name}_decide"
-        return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -141,13 +136,11 @@ class LayerAdmin(KeyListAdmin):
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Buttons of a message's page: POST asks, and what the question is answered with does it."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        address = Address.read(unquote(object_id))
+    def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
+        """It asks, and what the question is answered with does it."""
+        address = Address.read(object_id)
         back = self._url("change", quote(str(address)))
-        return self._decide(request, request.POST.get("decision", ""), "decision", [address], back)
+        return self._decide(request, name, "decision", [address], back)
 
     def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> Any:
         """Actions of the list. There is no query: the layer is told which."""
@@ -218,14 +211,6 @@ class LayerAdmin(KeyListAdmin):
     def _url(self, name: str, *args: str) -> str:
         prefix = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
         return reverse(f"{prefix}_{name}", args=args)
-
-    # -- neither made, nor changed, nor deleted ---------------------------------------------------------------------
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -13,16 +13,16 @@ from django.core.exceptions import PermissionDenied
 from django.db import router
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
 from mailrail import Channel
 from mailrail.key_lists import (
+    DecidingAdmin,
     Filter,
     KeyList,
-    KeyListAdmin,
     WordFilter,
     confirmation,
     few_of,
@@ -138,7 +138,7 @@ class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only 
 
 
 @admin.register(Invitation)
-class InvitationAdmin(KeyListAdmin):
+class InvitationAdmin(DecidingAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
 
     form = InvitationAdminForm
@@ -193,11 +193,6 @@ class InvitationAdmin(KeyListAdmin):
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.decide_view)
-        name = f"{self.opts.app_label}_{self.opts.model_name}_decide"
-        return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
-
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
@@ -210,14 +205,11 @@ class InvitationAdmin(KeyListAdmin):
         context = {"decisions": decisions, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 
-    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Buttons of an invitation's page: POST asks, and what the question is answered with does it."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        invitation = self.get_object(request, unquote(object_id))
+    def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
+        """It asks, and what the question is answered with does it."""
+        invitation = self.get_object(request, object_id)
         if not self.has_view_permission(request, invitation):
             raise PermissionDenied
-        name = request.POST.get("decision", "")
         if invitation is None or name not in DECISIONS:
             raise Http404
         if not self._may(request, name):

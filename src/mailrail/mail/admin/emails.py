@@ -15,13 +15,13 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, models, router
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.key_lists import KeyList, KeyListAdmin
+from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged
 
 from .. import control
 from ..models import FINAL, Email, Status
@@ -99,7 +99,7 @@ def _containing(emails: QuerySet[Email], term: str) -> QuerySet[Email]:
 
 
 @admin.register(Email)
-class EmailAdmin(KeyListAdmin):
+class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     """Emails are looked at, and decided about; they are neither made nor changed here."""
 
     change_form_template = "mailrail_mail/admin/email.html"
@@ -169,7 +169,6 @@ class EmailAdmin(KeyListAdmin):
             return path(route, self.admin_site.admin_view(view), name=f"mailrail_mail_email_{name}")
 
         return [
-            named("<path:object_id>/decide/", self.decide_view, "decide"),
             named("<path:object_id>/preview/", self.preview_view, "preview"),
             named("<path:object_id>/source/", self.source_view, "source"),
             named("<path:object_id>/part/<int:number>/", self.part_view, "part"),
@@ -224,14 +223,14 @@ class EmailAdmin(KeyListAdmin):
         return download(part.data, part.filename or f"part-{number}")
 
     def _contents(self, request: HttpRequest, object_id: str) -> Contents:
-        email = self._viewed(request, object_id)
+        email = self._viewed(request, unquote(object_id))
         try:
             return Contents(email, email._state.db or "default")
         except CannotShow as error:
             raise Http404(str(error)) from error
 
     def _viewed(self, request: HttpRequest, object_id: str) -> Email:
-        email: Email | None = self.get_object(request, unquote(object_id))
+        email: Email | None = self.get_object(request, object_id)
         if not self.has_view_permission(request, email):
             raise PermissionDenied
         if email is None:
@@ -240,11 +239,8 @@ class EmailAdmin(KeyListAdmin):
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+    def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
         email = self._viewed(request, object_id)
-        name = request.POST.get("decision", "")
         if name not in DECISIONS:
             raise Http404
         if not self._may(request, DECISIONS[name]):
@@ -280,13 +276,7 @@ class EmailAdmin(KeyListAdmin):
     def has_hold_permission(self, request: HttpRequest) -> bool:
         return self._may(request, DECISIONS["hold"])
 
-    # -- neither made nor changed; deleted once it has ended --------------------------------------------------------
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
-        return False
+    # -- deleted once it has ended ----------------------------------------------------------------------------------
 
     def has_delete_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
         allowed: bool = super().has_delete_permission(request, obj)

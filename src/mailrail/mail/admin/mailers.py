@@ -13,6 +13,8 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, pgettext, pgettext_lazy
 
+from mailrail.key_lists import NeitherMadeNorChanged
+
 from .. import outages
 from ..mailers import delivering
 from ..models import MailerState
@@ -21,7 +23,7 @@ LONGEST_REASON = 1000
 
 
 @admin.register(MailerState)
-class MailerStateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
     """A mailer that works has no record, so the list is one of mailers."""
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
@@ -68,12 +70,6 @@ class MailerStateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic o
 
     def _may_pause(self, request: HttpRequest) -> bool:
         return request.user.has_perm("mailrail_mail.pause_mailerstate")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
