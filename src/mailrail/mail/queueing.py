@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,12 +111,13 @@ def queue_in_run(messages: Iterable[EmailMessage], run: Run, mailer: str) -> Non
     made = [_record(message, options) for message in messages]
     for email, _ in made:
         email.digest = digest_of(email)
-        email.key = f"mailrail:{run.of}:{email.digest[:32]}:{run.count(email.digest)}"
     try:
-        _store_missing(made, options)
+        numbers = _store_missing(made, run, options)
     except IntegrityError:
         # Stored in this very moment, by a worker that has the message since our lease lapsed.
-        _store_missing(made, options)
+        numbers = _store_missing(made, run, options)
+    for (email, _), number in zip(made, numbers, strict=True):
+        run.numbers(email.digest).add(number)
 
 
 async def aqueue(message: EmailMessage, **options: Any) -> Email:
@@ -243,21 +245,49 @@ def tables_said_missing(using: str) -> Iterator[None]:
         raise
 
 
-def _store_missing(made: Sequence[tuple[Email, Files]], options: _Options) -> None:
-    """Those whose keys nobody has. The others' messages may have been lost with the process, after its commit."""
+def _store_missing(made: Sequence[tuple[Email, Files]], run: Run, options: _Options) -> list[int]:
+    """Those that no earlier run has queued. Returns which number of its kind each one is.
+
+    The others' messages may have been lost with the process, after its commit.
+    """
     using = router.db_for_write(Email)
     with tables_said_missing(using), transaction.atomic(using):
-        keys = [email.key for email, _ in made]
-        stored = Email.objects.using(using).filter(key__in=keys).only("key", "status", "turn")
-        untouched = {
-            email.key: email.pk for email in stored if email.status == Status.QUEUED and email.turn == 0
-        }
-        known = {email.key for email in stored}
+        numbers, known = _numbered([email for email, _ in made], run, using)
         missing = [each for each in made if each[0].key not in known]
         if missing:
             emails, files = zip(*missing, strict=True)
             _store(emails, files, options)
-        announce(list(untouched.values()), using)
+        again = [known[email.key] for email, _ in made if email.key in known]
+        announce([it.pk for it in again if it.status == Status.QUEUED and it.turn == 0], using)
+    return numbers
+
+
+def _numbered(emails: Sequence[Email], run: Run, using: str) -> tuple[list[int], dict[str | None, Email]]:
+    """Give them their keys; returns their numbers, too, and the records that have such keys already.
+
+    An email that an earlier run has queued has the number of that one. A new one has the first number that no record
+    has: what this run has queued and undone is queued once more under the same key, and known to the next run.
+    """
+    count = Counter(email.digest for email in emails)
+    possible = {
+        digest: {_key(run, digest, n): n for n in range(1 + max(run.numbers(digest), default=-1) + many)}
+        for digest, many in count.items()
+    }
+    keys = [key for its in possible.values() for key in its]
+    rows = Email.objects.using(using).filter(key__in=keys).only("key", "status", "turn")
+    known: dict[str | None, Email] = {row.key: row for row in rows}
+    given: dict[str, Iterator[int]] = {}
+    for digest, its in possible.items():
+        stored = {n for key, n in its.items() if key in known}
+        given[digest] = iter([*sorted(stored - run.numbers(digest)), *sorted(set(its.values()) - stored)])
+    numbers = [next(given[email.digest]) for email in emails]
+    for email, number in zip(emails, numbers, strict=True):
+        email.key = _key(run, email.digest, number)
+    return numbers, known
+
+
+def _key(run: Run, digest: str, number: int) -> str:
+    return f"mailrail:{run.of}:{digest[:32]}:{number}"
 
 
 def _store_once(email: Email, files: Files, options: _Options, key: str) -> Email:

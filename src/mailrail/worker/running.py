@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +19,7 @@ class Run:
 
     def __init__(self, message: IncomingMessage) -> None:
         self.message = message
-        self._counts: Counter[str] = Counter()
+        self._numbers: defaultdict[str, set[int]] = defaultdict(set)
 
     @property
     def of(self) -> str:
@@ -30,10 +30,9 @@ class Run:
         accepted = (self.message.claim.sent_at or 0.0) + moved.get()
         return f"{self.message.id}:{round(accepted * 1000)}"
 
-    def count(self, what: str) -> int:
-        """How often this run has asked about the same before."""
-        self._counts[what] += 1
-        return self._counts[what] - 1
+    def numbers(self, what: str) -> set[int]:
+        """Those by which this run has told the same apart so far; the caller adds to it."""
+        return self._numbers[what]
 
 
 _current: ContextVar[Run | None] = ContextVar("mailrail.run", default=None)
