@@ -455,6 +455,17 @@ class Finished(EmailMessage):
         return super().message(**options)
 
 
+def test_erasing_changes_neither_the_age_of_what_has_ended_nor_what_only_waits() -> None:
+    [ended] = aged([mail.queue(message("bob@example.com", ANN))], 400)
+    waits = mail.queue(message("bob@example.com", body=f"Hello {ANN}"))
+    before = Email.objects.filter(pk=waits.pk).values().get()
+    with pytest.raises(CommandError, match=str(waits.pk)):
+        prune("--address", ANN)
+    assert Email.objects.filter(pk=waits.pk).values().get() == before
+    assert "1 records deleted" in prune("--records-after", "365")
+    assert not Email.objects.filter(pk=ended.pk).exists()
+
+
 def test_finished_bytes_that_others_wait_for_are_left_until_they_are_sent() -> None:
     email = mail.queue(Finished("Hello", "A body.\n", "me@example.com", ["bob@example.com", ANN]))
     assert email.content["kind"] == "finished"
@@ -501,6 +512,8 @@ def test_records_of_other_hands_do_not_stop_it(on: str) -> None:
     Email.objects.filter(pk=email.pk).update(status=Status.FAILED)
     odd = mail.queue(message("bob@example.com"))
     Email.objects.filter(pk=odd.pk).update(recipients={"a": ANN}, content=[ANN], status=Status.FAILED)
+    waits = mail.queue(message("bob@example.com"))
+    Email.objects.filter(pk=waits.pk).update(recipients=["x", {"address": ANN}])
     prune("--address", ANN)
     assert "ann.example" not in everything()
 

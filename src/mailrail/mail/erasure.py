@@ -47,6 +47,7 @@ _CHANGED = (
     "key",
     "about",
     "turn",
+    "changed_at",
 )
 
 
@@ -133,16 +134,17 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
     if not isinstance(email.content, dict):  # other hands have written it
         email.content = EMPTIED
     others = [each for each in _recipients(email) if _address(each) != address]
-    is_named = _is_named(email, address)
+    is_named, has_ended = _is_named(email, address), email.status in FINAL
     if is_named and not others:
         erased.deleted += 1
         return delete([id], using)
-    if is_named and email.status not in FINAL and email.content.get("kind") == "finished":
-        erased.left.append(id)  # its bytes cannot be changed, and would not be found any more
+    if not has_ended and (not is_named or email.content.get("kind") == "finished"):
+        erased.left.append(id)  # finished bytes cannot be changed, and would not be found any more
         return set()
     email.recipients = others
-    if is_named and email.status not in FINAL:
+    if not has_ended:
         _take_out(email, address)
+        email.changed_at = timezone.now()  # else the time of its end stays: retention counts from there
         erased.removed += 1
     digests: set[str] = set()
     if email.status in FINAL:
@@ -153,9 +155,7 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
     elif _mentions(email, address):
         erased.left.append(id)
     email.turn += 1
-    Email.objects.using(using).filter(pk=id).update(
-        **{name: getattr(email, name) for name in _CHANGED}, changed_at=timezone.now()
-    )
+    Email.objects.using(using).filter(pk=id).update(**{name: getattr(email, name) for name in _CHANGED})
     return digests
 
 
@@ -171,7 +171,7 @@ def _take_out(email: Email, address: str) -> None:
         if isinstance(fields.get(name), list):
             fields[name] = [each for each in fields[name] if bare(str(each)) != address]
     note(email, timezone.now(), "a recipient was erased")
-    if all(each["status"] in FINAL_FOR_RECIPIENT for each in email.recipients):
+    if all(isinstance(each, dict) and each.get("status") in FINAL_FOR_RECIPIENT for each in email.recipients):
         stand = {each["status"] for each in email.recipients}
         email.status = next(each for each in ("sent", "failed", "suppressed") if each in stand)
 
