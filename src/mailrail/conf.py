@@ -134,7 +134,7 @@ def _check(key: str, kind: str, value: Any) -> None:
         raise InvalidSettings(
             f"MAILRAIL[{key!r}] must be {' or '.join(map(repr, _ONE_OF[key]))}, not {value!r}."
         )
-    if key == "BASE_URL" and value and not value.startswith(("https://", "http://")):
+    if key == "BASE_URL" and value and not str(value).startswith(("https://", "http://")):
         raise InvalidSettings(
             f"MAILRAIL['BASE_URL'] must be an address that begins with https:// or http://, not {value!r}."
         )

@@ -23,7 +23,6 @@ from mailrail.mail import Email, Status
 from mailrail.mail.admin.contents import Part
 from mailrail.mail.ledger import write
 from mailrail.mail.models import MailerState, Suppression
-from mailrail.mail.outages import pause
 from mailrail.mail.outcomes import fail
 from mailrail.mail.suppressions import disguise, disguised
 from mailrail.testing import sent
@@ -406,11 +405,15 @@ def test_a_mailer_is_paused_and_resumed(staff: Client, on: str) -> None:
     staff.post(MAILERS + "switch/", {"mailer": mailer, "what": "resume"})
     assert not MailerState.objects.exists()
     assert staff.post(MAILERS + "switch/", {"mailer": "nowhere", "what": "pause"}).status_code == 404
+    MailerState.objects.create(mailer="removed", paused_by="outage", reason="nobody answers")
+    assert staff.post(MAILERS + "switch/", {"mailer": "removed", "what": "pause"}).status_code == 404
+    staff.post(MAILERS + "switch/", {"mailer": "removed", "what": "resume"})
+    assert not MailerState.objects.exists()
     assert staff.get(MAILERS + "switch/").status_code == 405
 
 
 def test_pausing_needs_its_permission(client: Client, on: str) -> None:
-    pause("", on, "because")
+    MailerState.objects.create(mailer="", paused_by="person", reason="because")
     colleague(client, "view_mailerstate", "delete_mailerstate", "change_mailerstate")
     assert client.post(MAILERS + "switch/", {"mailer": "", "what": "resume"}).status_code == 403
     assert "because" in client.get(MAILERS).text and "Resume" not in client.get(MAILERS).text

@@ -9,7 +9,7 @@ import pytest
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 
-from mailrail import mail
+from mailrail import InvalidSettings, mail
 from mailrail.mail import Email, outages, paces
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerState
@@ -67,4 +67,20 @@ def test_a_name_that_nobody_has(queueing: Configure, verb: str) -> None:
     queueing(25)
     with pytest.raises(CommandError, match="There is no mailer 'nowhere' to deliver with"):
         told(verb, "nowhere")
+    assert not MailerState.objects.exists()
+
+
+@pytest.mark.skipif(MAILER == "default", reason="needs MAILERS")
+def test_what_queues_is_not_paused_as_mail_would_leave_all_the_same(queueing: Configure) -> None:
+    queueing(25)
+    with pytest.raises(CommandError, match=r"MAILERS\['default'\].* is the backend that queues"):
+        told("pause", "default")
+    assert not MailerState.objects.exists()
+
+
+def test_pausing_a_mailer_that_there_is_not_raises(queueing: Configure) -> None:
+    queueing(25)
+    with pytest.raises(InvalidSettings, match="There is no mailer 'nowhere' to deliver with"):
+        mail.pause("nowhere")
+    mail.resume("nowhere")  # one that there was
     assert not MailerState.objects.exists()

@@ -75,6 +75,21 @@ def test_what_can_never_be_sent_is_refused_at_once(queueing: Queueing, case: str
     assert not Email.objects.exists() and sent("mailrail.mail") == []
 
 
+@pytest.mark.parametrize(
+    ("priority", "said"),
+    [
+        ("high", "must be a whole number, not 'high'"),
+        (1000, "must be between -100 and 100, not 1000"),
+        (True, "whole"),
+    ],
+)
+def test_a_priority_that_is_none_is_refused_by_name(queueing: Queueing, priority: Any, said: str) -> None:
+    queueing(25)
+    with pytest.raises((TypeError, ValueError), match=f"^priority .*{said}"):
+        mail.queue(message(), priority=priority)
+    assert not Email.objects.exists()
+
+
 def test_a_large_email_is_refused_and_says_by_which_setting(queueing: Queueing, settings: Any) -> None:
     queueing(1)
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_MAX_BYTES": 1_000_000}

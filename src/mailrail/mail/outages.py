@@ -12,7 +12,7 @@ from django.db import router
 from django.utils import timezone
 
 from . import paces
-from .mailers import alias_of
+from .mailers import alias_of, check_delivering
 from .models import MailerState
 from .values import storable
 
@@ -98,9 +98,10 @@ def pass_on(mailer: str, using: str) -> None:
 def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     """Let nothing leave by this mailer until ``resume``, nor by those that stand in for it in an outage.
 
-    ``using``: alias of the database; by default the one that the emails are in.
+    ``using``: alias of the database; by default the one that the emails are in. Raises ``InvalidSettings`` for a mailer
+    that there is not: whoever pauses it believes that nothing leaves.
     """
-    mailer, using = alias_of(mailer), using or router.db_for_write(MailerState)
+    mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
     paces.forget_turns(mailer, using)
     MailerState.objects.using(using).update_or_create(
         pk=mailer, defaults={"paused_by": PERSON, "reason": reason, "since": timezone.now(), "probe_at": None}

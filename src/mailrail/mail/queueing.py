@@ -348,7 +348,8 @@ def _options(
         raise TypeError(f"tags must be a list of strings, not {tags!r}.")
     label = _label(about)
     check_text([*words, label], "tags or about")
-    return _Options(check_delivering(_default(mailer)), priority, start, end, words, label)
+    mailer = check_delivering(_default(mailer))
+    return _Options(mailer, checked.priority(priority), start, end, words, label)
 
 
 def _default(mailer: str | None) -> str:

@@ -36,12 +36,12 @@ class Command(BaseCommand):
             return
         try:
             backend_of(mailer)
+            if verb == "pause":
+                outages.pause(mailer, using, reason)
+            else:
+                outages.resume(mailer, using)
         except InvalidSettings as error:
             raise CommandError(str(error)) from None
-        if verb == "pause":
-            outages.pause(mailer, using, reason)
-        else:
-            outages.resume(mailer, using)
         self.stdout.write(harmless(f"{mailer}: {_standing(alias_of(mailer), using)}"))
 
 
