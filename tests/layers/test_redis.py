@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -368,6 +369,16 @@ class TestOutages:
             thread.join()
         assert layer.stats()["work"].ready == 400
         assert len(bare.client_list()) <= before + 2
+
+    def test_a_layer_that_is_dropped_closes_them(self, valkey: ValkeyServer) -> None:
+        layer: Any = RedisChannelLayer([valkey.url])
+        send(layer)
+        [server] = layer._servers
+        [(connection, _)] = server._connections._idle
+        assert connection.is_connected
+        del layer, server
+        gc.collect()
+        assert not connection.is_connected
 
     def test_a_child_process_has_connections_of_its_own(self, layer: Any) -> None:
         send(layer)

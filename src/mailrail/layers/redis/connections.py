@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
+from weakref import finalize
 
 import redis
 
@@ -44,6 +45,9 @@ class Connections:
         self._turns: SimpleQueue[bool] = SimpleQueue()  # a semaphore costs ten times as much
         for _ in range(min(self._most, 10_000)):
             self._turns.put(True)
+        # With a layer that is dropped, as after a change of settings in a test. Left to themselves, its sockets may go
+        # before the connections that would close them, and warn.
+        finalize(self, _close_all, self._idle).atexit = False
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands, and return their answers, errors of the server among them. Raises what redis-py raises."""
@@ -81,8 +85,12 @@ class Connections:
 
     def close(self) -> None:
         """Close those that nobody uses at the moment."""
-        while self._idle:
-            self._idle.pop()[0].disconnect()
+        _close_all(self._idle)
+
+
+def _close_all(idle: deque[tuple[Any, float]]) -> None:
+    while idle:
+        idle.pop()[0].disconnect()
 
 
 def may_have_run(error: redis.RedisError) -> bool:
