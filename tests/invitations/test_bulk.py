@@ -11,7 +11,7 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
@@ -19,8 +19,11 @@ from mailrail.invitations import SenderRefused, invite, revoke
 from mailrail.invitations.addresses import Entry
 from mailrail.invitations.bulk import DRAFTS, LARGEST_FILE, confirm, csv_entries, draft, sort_out
 from mailrail.invitations.models import Invitation, InvitationBatch
+from mailrail.invitations.views import InvitationBulkPreview
 from mailrail.mail.models import Suppression
 from mailrail.testing import drain, sent
+
+from ..project.models import TeamInvitation
 
 BULK = "/invites/bulk/"
 
@@ -158,6 +161,21 @@ def test_who_was_invited_between_preview_and_confirmation_is_left_out(sender: Us
     batch.refresh_from_db()
     assert [it.email for it in Invitation.objects.filter(batch=batch)] == ["one@example.com"]
     assert batch.total == 1
+
+
+def test_a_list_fills_the_fields_of_a_model_of_your_own(
+    sender: User, with_settings: Any, rf: RequestFactory
+) -> None:
+    class OfTheTeam(InvitationBulkPreview):
+        def get_fields(self, batch: InvitationBatch) -> dict[str, Any]:
+            return {"team": f"of {batch.sender}"}
+
+    with_settings(INVITATION_MODEL="project.TeamInvitation")
+    batch = draft(lines("one@example.com", "two@example.com"), sender)
+    request = rf.post("/")
+    request.user = sender
+    assert OfTheTeam.as_view()(request, pk=batch.pk).status_code == 302
+    assert list(TeamInvitation.objects.values_list("team", flat=True)) == ["of sender"] * 2
 
 
 def test_a_quota_that_is_used_up_is_explained_and_the_list_can_be_confirmed_later(

@@ -120,10 +120,11 @@ def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> Invitatio
     return batch
 
 
-def confirm(batch: InvitationBatch) -> bool:
+def confirm(batch: InvitationBatch, **fields: Any) -> bool:
     """Invite everybody on the list, all or none; return whether this call did it, of however many at once.
 
-    Who has been invited or suppressed since the preview is left out. Raises as ``invite_many`` does.
+    ``fields``: of a model of your own, the same for all. Who has been invited or suppressed since the preview is left
+    out. Raises as ``invite_many`` does.
     """
     database = router.db_for_write(get_invitation_model())
     with transaction.atomic(using=database):
@@ -133,7 +134,7 @@ def confirm(batch: InvitationBatch) -> bool:
             return False
         reasons = _reasons(row.addresses, row.sender)
         wanted = [address for address in row.addresses if address not in reasons]
-        invite_many(wanted, row.sender, message=row.message, batch=row)
+        invite_many(wanted, row.sender, message=row.message, batch=row, **fields)
         row.confirmed_at, row.addresses, row.total = timezone.now(), [], len(wanted)
         row.save(update_fields=["confirmed_at", "addresses", "total"])
     return True

@@ -147,10 +147,14 @@ class InvitationBulkPreview(OwnBatch, View):
     def post(self, request: HttpRequest, pk: UUID) -> HttpResponse:
         batch = self.batch()
         try:
-            bulk.confirm(batch)
+            bulk.confirm(batch, **self.get_fields(batch))
         except InvitationRefused as refused:
             return self._page(batch, str(refused))
         return self._onward(batch)
+
+    def get_fields(self, batch: InvitationBatch) -> dict[str, Any]:
+        """Return the fields that a model of your own has besides, the same for the whole list."""
+        return {}
 
     def _onward(self, batch: InvitationBatch) -> HttpResponse:
         return redirect("mailrail_invitations:bulk-progress", pk=batch.pk)
