@@ -73,7 +73,7 @@ def start(
 
     System checks, a third of what is left to do, have been run by the first command with the same settings.
     """
-    if command == DJANGO and is_warm(env):
+    if command == DJANGO and is_warm(arguments, env):
         unchecked = ["--skip-checks"] if arguments[0] == "runworker" else []
         return WarmProcess([*arguments, *unchecked], env, out, err, start_new_session=session)
     return subprocess.Popen(

@@ -3,7 +3,7 @@
 Most of what a short command takes is importing Django, the apps and what they stand on, and the tests start a few
 thousand of them, most with the same environment. So one process for each environment (``python -m tests.warm``) sets
 Django up, as every command does first, and each command is a fork of it, with streams and a session of its own. From
-there on all is as if it had been started by its name. The first command of each environment is, and so are those of
+there on all is as if it had been started by its name. The first commands of each environment are, and so are those of
 the tests of ``runserver``, of the demo and of the tutorial.
 
 The commands are children of that process, which waits for them and hands on their exit status.
@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +33,8 @@ from django.db import connections
 ROOT = Path(__file__).resolve().parent.parent
 EACH_ITS_OWN = ("MAILRAIL_LEDGER", "PYTEST_CURRENT_TEST")
 """Variables that nobody looks at while Django is set up."""
+COLD = 2
+"""How many are started from nothing: a server of a test's own makes an environment that never comes again."""
 MOST = 4
 """Environments for which a process is kept."""
 _MOST_SAID = 128 * 1024
@@ -89,15 +91,16 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def is_warm(env: Mapping[str, str]) -> bool:
-    """Has a process been started with this environment before? Settings that a test has written are its own."""
-    known = _key(env) in _seen and env.get("DJANGO_SETTINGS_MODULE") == "tests.settings"
-    _seen.add(_key(env))
-    return known
+def is_warm(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Have commands been started with this environment before? Other settings than the tests' take another set-up."""
+    if "--settings" in arguments or env.get("DJANGO_SETTINGS_MODULE") != "tests.settings":
+        return False
+    _started[_key(env)] += 1
+    return _started[_key(env)] > COLD
 
 
 _Key = frozenset[tuple[str, str]]
-_seen: set[_Key] = set()
+_started: Counter[_Key] = Counter()
 
 
 def _key(env: Mapping[str, str]) -> _Key:
