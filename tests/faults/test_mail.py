@@ -131,6 +131,10 @@ def freeze(pids: Iterable[int], port: int) -> int:
     return sum(connections_of(pid, port) for pid in pids)
 
 
+def has_ended(pid: int, worker: WorkerProcess) -> bool:
+    return pid not in children_of(worker.process.pid)
+
+
 def holds_a_transaction() -> bool:
     """Does one stand open, once the statements that were under way have ended?"""
 
@@ -174,6 +178,7 @@ def test_kill_9_at_random_again_and_again(server: ScriptedServer, start: Callabl
             [victim] = chance.sample(children, 1)
             most_copies += freeze([victim], server.port)
             os.kill(victim, signal.SIGKILL)
+            until(partial(has_ended, victim, worker), what="its end")  # else it may be chosen once more
     finish(start)
     check(server, ids, most_copies)
 
