@@ -17,7 +17,7 @@ ARGS =
 MINUTES = 5
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test screenshots check messages docs bench soak format clean
+.PHONY: help serve demo test screenshots check check-django messages docs bench soak format clean
 
 # $(call python-of,group): the Python of the environment with that group of requirements
 setup = python3 scripts/setup.py $(if $(PYTHON),--python $(PYTHON)) $(if $(DJANGO),--django $(DJANGO))
@@ -26,7 +26,7 @@ python-of = $(or $(shell $(setup) $(1)),$(error there is no environment to run i
 dev = $(eval dev := $(call python-of,dev))$(dev)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 20
 
 serve: ## the demo site on http://127.0.0.1:8000 (PORT=…), with a worker inside and an inbox for its mail
 	"$(call python-of,demo)" demo/serve.py --port "$(PORT)" $(ARGS)
@@ -47,11 +47,13 @@ test: ## the whole suite; as root it first installs Debian's Chromium, if there 
 screenshots: ## of every page of the invitations, dark and light, into build/screenshots
 	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py $(ARGS)
 
-check: ## lint, format, types, imports, system checks, missing migrations
+check: check-django ## lint, format, types, imports, system checks, missing migrations
 	"$(dev)" -m ruff check
 	"$(dev)" -m ruff format --check
 	"$(dev)" -m mypy
 	"$(dev:%/python=%/lint-imports)" --no-logo
+
+check-django: ## the part of it that Django has: system checks, missing migrations
 	"$(dev)" -W error -m django check --fail-level WARNING --settings tests.settings
 	DEBUG=1 "$(dev)" -W error -m django check --fail-level WARNING --settings demo.settings
 	"$(dev)" -W error -m django makemigrations --check --dry-run --settings tests.settings
