@@ -11,8 +11,9 @@ from pathlib import Path
 from ..processes import Ledger, WorkerProcess, children_of, until, workers
 
 THREADS = 4
-MOST_CPU = 0.05
-"""Of a core, for all processes of a worker, while the server is away."""
+MOST_CPU = 0.15
+"""Of a core, for all processes of a worker, while the server is away. It is 2 to 6 % of one, by how busy that is; what
+spins takes all of it."""
 OUTAGE = "the layer cannot be used just now"
 
 
