@@ -62,12 +62,12 @@ def test_a_restart_of_the_server_in_mid_drain(
     with ExitStack() as stack:
         pair = start(stack, ledger, "slow")
         for share in (0.2, 0.5):
-            until(lambda share=share: len(ledger.counts()) >= share * len(ids))  # type: ignore[misc]
+            until(lambda share=share: len(ledger.counts()) >= share * len(ids), timeout=120)  # type: ignore[misc]
             postgres_server.stop(how)
             postgres_server.start()
             recover(more(ledger), "a restart of the server, which is back,")
         connections.close_all()
-        until(lambda: is_empty(layer))
+        until(lambda: is_empty(layer), timeout=120)
         end(*pair)
     check(ledger, ids, 2 * 2 * 2 * THREADS)
     assert not layer.dead("ledger")

@@ -622,12 +622,13 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
 
 def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> None:
     """Replies to final dots that are under way are read first."""
-    envelopes = batch(40)
+    envelopes = batch(400)  # connections that a busy machine starves come together late
 
     class Failing(Bag):
         """Raises at the second one of a group, when the first one's final dot has left and is not answered yet."""
 
         to_come = 0
+        left: int | None = None
 
         def permit(self, asked: Sequence[Envelope]) -> list[bool]:
             if len(asked) > 1:
@@ -638,6 +639,7 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
         def next(self) -> Envelope | None:
             self.to_come -= 1
             if self.to_come == 0:
+                self.left = len(self)
                 server._lock.release()
                 raise RuntimeError("a mistake")
             return super().next()
@@ -651,7 +653,8 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
             connection.close()
         until(lambda: server.open_connections == 0)
         known = Counter(on_arrival(each) for each, outcome in bag.outcomes if outcome.fate is Fate.ACCEPTED)
-        assert accepted(server) == known and len(bag) >= 20
+        assert accepted(server) == known
+        assert len(bag) == bag.left  # nobody took more out of it
 
 
 def test_connections_are_permitted_in_groups_elsewhere() -> None:
