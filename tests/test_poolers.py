@@ -16,7 +16,7 @@ import pytest
 from django.db import connections, transaction
 
 from mailrail import Channel
-from mailrail.layers.postgresql.listener import is_direct
+from mailrail.prepared import is_direct
 
 from .pgbouncer import MISSING, PROGRAM, PgBouncer
 from .processes import Ledger, WorkerProcess, children_of, until, workers

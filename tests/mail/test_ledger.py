@@ -14,8 +14,11 @@ from mailrail.mail.outcomes import Result, fail, note
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
 
-@pytest.fixture(params=["default", "postgres"])
-def using(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["default", "postgres", "a pooler"])
+def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "a pooler":
+        monkeypatch.setattr("mailrail.prepared.is_direct", lambda connection: False)
+        return "postgres"
     return str(request.param)
 
 

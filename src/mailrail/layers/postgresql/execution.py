@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, OperationalError, ProgrammingError, transaction
 
+from ...prepared import execute_prepared
 from ..database import DatabaseChannelLayer, tables_are_missing
-from .listener import is_direct
 
 MOST_TRIES = 10
 
@@ -63,25 +63,10 @@ class PostgresqlExecution(DatabaseChannelLayer):
             return cursor.fetchall() if cursor.description else []
 
     def _execute_prepared(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
-        """One of the worker's statements: past Django's cursor, so that PostgreSQL plans it once, not each time.
-
-        A pooler may send the next statement to another server process, which has not prepared it: there, as usual.
-        """
-        connection = self._connection
-        connection.ensure_connection()
-        if not is_direct(connection):
-            return self._execute(statement, values)
-        connection.validate_no_broken_transaction()
-        from psycopg import Cursor
-
-        with plain_words(self.using), connection.wrap_database_errors:
-            driver = connection.connection
-            usual, driver.prepare_threshold = driver.prepare_threshold, 5
-            try:
-                with Cursor(driver) as cursor:
-                    return cursor.execute(statement, values).fetchall()
-            finally:
-                driver.prepare_threshold = usual
+        """One of the worker's statements."""
+        with plain_words(self.using):
+            rows = execute_prepared(self._connection, statement, values)
+        return self._execute(statement, values) if rows is None else rows
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
         """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""

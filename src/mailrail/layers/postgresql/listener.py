@@ -8,31 +8,15 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from django.db import connections
 
+from ...prepared import is_direct
 from ..database import unpooled
 from ..hints import HintListener, logger
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the connection still is one."""
-
-_direct: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-def is_direct(connection: Any) -> bool:
-    """Does this connection (Django's wrapper) lead to one server process, and not to a pooler of them?
-
-    A pooler hands out a process id of its own making as the key for cancelling (PostgreSQL manual, 55.2.9), which is
-    not the one that the server process gives itself.
-    """
-    driver = connection.connection
-    if driver not in _direct:
-        with connection.wrap_database_errors:
-            (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone()
-        _direct[driver] = pid == driver.info.backend_pid
-    return _direct[driver]
 
 
 class Listener(HintListener):

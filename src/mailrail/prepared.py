@@ -1,0 +1,59 @@
+"""Statements that PostgreSQL plans once for many executions, where the connection allows that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_direct: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+
+def is_direct(connection: Any) -> bool:
+    """Does this connection (Django's wrapper) lead to one server process, and not to a pooler of them?
+
+    A pooler hands out a process id of its own making as the key for cancelling (PostgreSQL manual, 55.2.9), which is
+    not the one that the server process gives itself.
+    """
+    driver = connection.connection
+    if driver not in _direct:
+        with connection.wrap_database_errors:
+            (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone()
+        _direct[driver] = pid == driver.info.backend_pid
+    return _direct[driver]
+
+
+def execute_prepared(
+    connection: Any, statement: str, values: Mapping[str, Any], plans_last: float = float("inf")
+) -> list[Any] | None:
+    """The rows of a statement that is executed past Django's cursor, so that PostgreSQL plans it once, not each time.
+
+    ``None``, and nothing was done: a pooler may send the next statement to another server process, which has not
+    prepared it. ``plans_last``: seconds, as a plan that was made for a small table would read all of it when it has
+    grown, until autovacuum has looked. Raises Django's database errors.
+    """
+    connection.ensure_connection()
+    if not is_direct(connection):
+        return None
+    connection.validate_no_broken_transaction()
+    from psycopg import Cursor
+
+    with connection.wrap_database_errors:
+        driver = connection.connection
+        if plans_last < float("inf"):
+            _forget_plans(driver, plans_last)
+        usual, driver.prepare_threshold = driver.prepare_threshold, 5
+        try:
+            with Cursor(driver) as cursor:
+                return cursor.execute(statement, values).fetchall()
+        finally:
+            driver.prepare_threshold = usual
+
+
+def _forget_plans(driver: Any, age: float) -> None:
+    now = time.monotonic()
+    if now - _planned_at.setdefault(driver, now) >= age:
+        driver.execute("DISCARD PLANS")
+        _planned_at[driver] = now
