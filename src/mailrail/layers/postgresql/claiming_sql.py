@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..database_sql import COLUMNS
-from .sql import CLOCK, GIVEN, LEVELS, NOW, OF_M, shortened
+from .sql import CLOCK, GIVEN, IS_GIVEN, LEVELS, NOW, OF_M, not_among, shortened
 
 _OPEN = """
     open (channel, room, lease) AS MATERIALIZED (
@@ -57,9 +57,7 @@ WITH RECURSIVE
     {GIVEN},
     -- The token alone decides. Those of lanes are left to FINISH_IN_LANES.
     finished AS (
-        DELETE FROM mailrail_message m USING given
-        WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token AND m.lane IS NULL
-        RETURNING m.id, m.token),
+        DELETE FROM mailrail_message m WHERE {IS_GIVEN} AND m.lane IS NULL RETURNING m.id, m.token),
     found AS MATERIALIZED (
         SELECT first.*, open.channel, open.room, open.lease,
             first.lane IS NOT NULL AND EXISTS (
@@ -92,9 +90,7 @@ WITH RECURSIVE
         RETURNING chosen.place, chosen.was_due, {OF_M}),
     news AS (
         SELECT json_build_object(
-            'lost', (
-                SELECT json_agg(json_build_array(id, token)) FROM given
-                WHERE NOT EXISTS (SELECT FROM finished f WHERE f.id = given.id AND f.token = given.token)),
+            'lost', (SELECT json_agg(json_build_array(id, token)) {not_among("finished")}),
             'blocked', (SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane)) FROM found WHERE blocked),
             'overdue', (
                 SELECT json_agg(channel) FROM open WHERE EXISTS (

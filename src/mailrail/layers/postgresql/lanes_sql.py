@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .sql import GIVEN
+from .sql import GIVEN, IS_GIVEN
 
 # Held until the sender's transaction ends, so places in a lane are taken in the order of commits. Only senders take it:
 # a long transaction that sends never holds up a worker.
@@ -54,7 +54,6 @@ SELECT (SELECT count(*) FROM heads) - (SELECT count(*) FROM kept) - (SELECT coun
 # ADVANCE_LANES follows in the same transaction.
 FINISH_IN_LANES = f"""
 WITH {GIVEN}
-DELETE FROM mailrail_message m USING given
-WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
+DELETE FROM mailrail_message m WHERE {IS_GIVEN}
 RETURNING m.id, m.token, m.channel, m.lane, m.lane_seq
 """

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from ..database_sql import DEAD_COLUMNS
-from .sql import CLOCK, GIVEN
+from .sql import CLOCK, GIVEN, IS_GIVEN, not_among
 
 # Returns what it did not find: lost, or of a lane.
 FINISH = f"""
 WITH {GIVEN}, gone AS (
-    DELETE FROM mailrail_message m USING given
-    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token AND m.lane IS NULL
-    RETURNING m.id, m.token)
-SELECT id, token FROM given WHERE NOT EXISTS (SELECT FROM gone WHERE gone.id = given.id AND gone.token = given.token)
+    DELETE FROM mailrail_message m WHERE {IS_GIVEN} AND m.lane IS NULL RETURNING m.id, m.token)
+SELECT id, token {not_among("gone")}
 """
 
 # Waits for nobody: what is locked is being settled just now, by the other connection of this worker most likely. Two
 # statements that wait for each other's rows would be a deadlock.
 RENEW = f"""
 WITH {CLOCK}, {GIVEN}, held AS MATERIALIZED (
-    SELECT m.id, m.channel FROM given JOIN mailrail_message m ON m.id = given.id AND m.token = given.token
-    WHERE m.id = ANY (%(ids)s::uuid[])
-    FOR NO KEY UPDATE OF m SKIP LOCKED),
+    SELECT m.id, m.channel FROM mailrail_message m WHERE {IS_GIVEN} FOR NO KEY UPDATE SKIP LOCKED),
 pushed AS (
     UPDATE mailrail_message m SET due = (SELECT now FROM clock) + leases.lease
     FROM held JOIN unnest(%(channels)s::text[], %(leases)s::float8[]) AS leases (channel, lease) USING (channel)
     WHERE m.id = ANY (ARRAY (SELECT id FROM held)) AND m.id = held.id)
-SELECT id, token FROM given WHERE NOT EXISTS (
-    SELECT FROM mailrail_message m
-    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token)
+SELECT id, token {not_among(f"mailrail_message m WHERE {IS_GIVEN}")}
 """
 
 GIVE_BACK = f"""
@@ -38,7 +32,7 @@ WITH {CLOCK}, {GIVEN}, back AS (
     FROM given WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
     RETURNING m.id, given.token, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM back) AS channels)
-SELECT id, token FROM given WHERE NOT EXISTS (SELECT FROM back WHERE back.id = given.id AND back.token = given.token)
+SELECT id, token {not_among("back")}
     AND (SELECT count(*) FROM told) >= 0 -- or the notification, which nobody reads, is left out
 """
 
@@ -46,8 +40,7 @@ _DEAD_NAMES = DEAD_COLUMNS.split(", ")
 
 BURY = f"""
 WITH {CLOCK}, {GIVEN}, gone AS (
-    DELETE FROM mailrail_message m USING given
-    WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
+    DELETE FROM mailrail_message m WHERE {IS_GIVEN}
     RETURNING m.token, {", ".join(f"m.{name}" for name in _DEAD_NAMES)}),
 kept AS (
     INSERT INTO mailrail_dead ({DEAD_COLUMNS}, error, error_class, buried_at)
