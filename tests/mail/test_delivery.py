@@ -12,12 +12,12 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from mailrail.layers import get_layer
-from mailrail.mail import queue, queue_many, release
+from mailrail.mail import delivery, queue, queue_many, release
 from mailrail.mail.consumers import LOSSES
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
-from mailrail.worker import Worker
+from mailrail.worker import IncomingMessage, Worker
 
 from ..smtp_server import Fault, ScriptedServer
 
@@ -173,6 +173,44 @@ def test_the_worker_that_died_in_mid_send_leaves_a_doubt(queueing: Queueing) -> 
         drain("mailrail.mail")
         assert len(server.mails) == 1
     assert "it may have been sent; sending again" in [event["what"] for event in only().events]
+
+
+@pytest.mark.parametrize("within", [60.0, 0.0])
+def test_messages_of_final_emails_end_together_and_within_a_time(
+    queueing: Queueing, monkeypatch: pytest.MonkeyPatch, within: float
+) -> None:
+    """Each question for the layer costs as much as several emails."""
+    monkeypatch.setattr(delivery, "FINISHED_WITHIN", within)
+    final_by_then: list[int] = []
+
+    def told(message: IncomingMessage) -> None:
+        assert message.outcome is not None and message.outcome.kind == "finished"
+        final_by_then.append(Email.objects.filter(status=Status.SENT).count())
+
+    with ScriptedServer() as server:
+        queueing(server.port)
+        queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(100))
+        delivery.Delivery([IncomingMessage(each, None, told) for each in sent("mailrail.mail")]).run()
+        assert len(server.mails) == len(final_by_then) == 100
+    assert (final_by_then[0] == 100) == (within > 0) and final_by_then[-1] == 100
+
+
+def test_a_message_that_outlives_its_email_sends_nothing(
+    queueing: Queueing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a worker dies between the two."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(delivery.Delivery, "_finish_final", lambda self: None)
+            drain("mailrail.mail")
+        assert len(sent("mailrail.mail")) == len(server.mails) == 3
+        advance(60)
+        drain("mailrail.mail")
+        assert len(server.mails) == 3
+    assert sent("mailrail.mail") == []
+    assert set(Email.objects.values_list("status", "attempts")) == {(Status.SENT, 1)}
 
 
 def test_it_waits_for_its_time_and_not_beyond_its_end(queueing: Queueing) -> None:

@@ -53,6 +53,9 @@ AWAY = (OperationalError, InterfaceError)
 LEAST_PACE = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
 NO_SLOT = "all connections of its mailer are in use"
+FINISHED_WITHIN = 1.0
+"""Seconds in which messages end whose emails are final. Each time, the worker has a question for its layer, which costs
+as much as several emails; and nothing is lost with such a message, as its record says what became of it."""
 
 
 class Delivery:
@@ -67,6 +70,8 @@ class Delivery:
         self._probed: str | None = None  # the mailer, while it is tried for all
         self._answered = False
         self._broke = ""  # how its connection did, the last time
+        self._final: list[IncomingMessage] = []  # to be finished
+        self._finished_at = time.monotonic()
 
     def run(self) -> None:
         try:
@@ -78,6 +83,7 @@ class Delivery:
         except LayerUnavailable as error:
             logger.error("rates cannot be asked for; %s email(s) wait: %s", len(self._all), error)
         finally:
+            self._finish_final()
             for message in self._all:  # returning would finish them
                 _release(message, SHORTLY, "it was not its turn")
 
@@ -341,12 +347,20 @@ class Delivery:
             self._answered, self._broke = self._answered or result.is_answer, result.broke or self._broke
             message = self._messages[result.email.pk]
             if result.again is None:
-                _finish(message)
+                self._final.append(message)
             else:
                 _release(message, result.again, "it is sent later")
+        if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
+            self._finish_final()
         if self._probed is not None and any(result.status == Status.SENT for result in results):
             outages.ends(self._probed, self._using)  # nobody has to wait for the rest of this batch
             self._probed = None
+
+    def _finish_final(self) -> None:
+        for message in self._final:
+            _finish(message)
+        self._final.clear()
+        self._finished_at = time.monotonic()
 
     def _changed(self, emails: Iterable[Email]) -> None:
         """By a person, or by another worker whose message this one has become: look again."""
