@@ -75,6 +75,28 @@ class TestSending:
         assert layer.enqueue([message]) == [message.id]
         assert claim(layer) == [] and layer.finish([got]) == []
 
+    def test_each_of_many_arrives_with_all_it_carried(self, layer: DurableLayer) -> None:
+        """Also what has a meaning in an array of a database's."""
+        odd = ['"', "\\", '\\"', "NULL", "{a,b}", "", " ", "é漢👍", "'; --", "%s", "\n\t\u2028"]
+        moment = time.time() - 1000.25
+        sent = [
+            Message("work", {"n": word, word: [None, 1.5]}, headers={"h": word}, due=moment + n, priority=-n)
+            for n, word in enumerate(odd)
+        ]
+        sent += [
+            Message("work", {"n": "b"}, priority=-50, attempt=2, losses=1, alone=True, max_attempts=7, v=3),
+            Message("work", {"n": "c"}, priority=-60, expires=time.time() + 5000.5, lifetime=5000.5),
+        ]
+        layer.enqueue(sent)
+        got = claim(layer, len(sent) + 1)
+        assert ids(got) == ids(sent)
+        for ours, theirs in zip(sent, got, strict=True):
+            for name in ("content", "headers", "priority", "v", "losses", "alone", "max_attempts"):
+                assert getattr(theirs, name) == getattr(ours, name), name
+            assert (theirs.expires is None) == (ours.expires is None)
+            assert ours.expires is None or theirs.expires == pytest.approx(ours.expires, abs=5)
+            assert theirs.attempt == ours.attempt + 1
+
     def test_all_or_none(self, layer: DurableLayer) -> None:
         with pytest.raises(TypeError, match="content"):
             layer.enqueue([Message("work", {"n": 1}), Message("work", {"n": object()})])
