@@ -3,14 +3,16 @@ elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone
 
-from mailrail import uuid7
+from mailrail import mail, uuid7
 from mailrail.mail import reading
 from mailrail.mail.inserting import insert, insert_with_message
 from mailrail.mail.models import Email, Status, Suppression
@@ -55,6 +57,18 @@ def test_records_are_stored_as_they_are(using: str) -> None:
 def test_more_than_one_statement_holds_are_all_stored(using: str) -> None:
     insert([Email(subject=str(n)) for n in range(2001)], using)
     assert Email.objects.using(using).count() == 2001
+
+
+def test_what_is_queued_has_a_value_for_every_column(queueing: Callable[..., None]) -> None:
+    """It is made without ``Email.__init__``, so one that is forgotten would be asked of the database."""
+    queueing(25)
+    email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["ann@example.com"]))
+    assert vars(email).keys() >= set(NAMES)
+    assert not email.get_deferred_fields() and email == Email.objects.get() and hash(email)
+    check([email], "default")
+    email.tags = ["changed"]
+    email.save()
+    assert Email.objects.get().tags == ["changed"]
 
 
 def test_one_is_stored_with_its_message_as_many_are() -> None:

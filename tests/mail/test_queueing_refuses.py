@@ -14,6 +14,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 from mailrail import mail
 from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
+from mailrail.mail.acceptance import check_text
 from mailrail.mail.models import EmailFile, File, MailerState
 from mailrail.testing import advance, drain, sent
 
@@ -73,6 +74,39 @@ def test_what_can_never_be_sent_is_refused_at_once(queueing: Queueing, case: str
     with pytest.raises(error, match=said):
         mail.queue(make())
     assert not Email.objects.exists() and sent("mailrail.mail") == []
+
+
+UNSTORABLE = {
+    "NUL": ("a\0b", "NUL"),
+    "NUL in a list": (["a", {"b": ["c\0"]}], "NUL"),
+    "NUL in a key": ({"a\0": 1}, "NUL"),
+    "half a character": ("a\ud800b", "surrogate"),
+    "half a character among whole ones": ({"a": ["Grüße", "👍", "\udfff"]}, "surrogate"),
+    "half a character in a key": ({"a": {"\ud83d": 1}}, "surrogate"),
+}
+
+
+@pytest.mark.parametrize("case", UNSTORABLE)
+def test_text_that_no_database_stores_is_found_wherever_it_is(case: str) -> None:
+    value, said = UNSTORABLE[case]
+    with pytest.raises(CannotQueue, match=f"^Its body .*{said}"):
+        check_text(value, "Its body")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Grüße 👍 漢",
+        "\x01\x7f\x85\xa0\u2028\ue000\U000e0001",
+        "\\u0000",
+        "\\ud800",
+        [1, 2.5, None, True, {"a": ['\n\t"']}],
+    ],
+    ids=repr,
+)
+def test_text_that_databases_store_is_left_alone(value: Any) -> None:
+    check_text(value, "Its body")
 
 
 @pytest.mark.parametrize(

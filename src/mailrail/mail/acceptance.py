@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from email.parser import BytesHeaderParser
 from functools import lru_cache
@@ -21,6 +22,8 @@ LONGEST_LINE = 998
 """Octets of a header's line (RFC 5322 2.1.1). Servers cut or refuse longer ones; a signature breaks either way."""
 LONGEST_MESSAGE_ID = 255
 _COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 def check_recipient(address: str, message: EmailMessage) -> None:
@@ -64,7 +67,16 @@ def check_composed(data: bytes) -> None:
 
 
 def check_text(value: Any, where: str) -> None:
-    """Raise ``CannotQueue`` for characters that no database stores: NUL, and halves of surrogate pairs."""
+    """Raise ``CannotQueue`` for characters that no database stores: NUL, and halves of surrogate pairs.
+
+    ``value``: what JSON holds. Nearly all of it is clean, and JSON's encoder finds that out much sooner than we would.
+    """
+    text = _encode(value)
+    if "\\u0000" in text or not (text.isascii() or text.isprintable()):
+        _look_for_unstorable(value, where)
+
+
+def _look_for_unstorable(value: Any, where: str) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise CannotQueue(
@@ -74,11 +86,11 @@ def check_text(value: Any, where: str) -> None:
             raise CannotQueue(f"{where} has half of a surrogate pair, which is no character. Remove it.")
     elif isinstance(value, dict):
         for key, each in value.items():
-            check_text(key, where)
-            check_text(each, where)
+            _look_for_unstorable(key, where)
+            _look_for_unstorable(each, where)
     elif isinstance(value, list | tuple):
         for each in value:
-            check_text(each, where)
+            _look_for_unstorable(each, where)
 
 
 def check_message_id(message_id: str) -> None:

@@ -20,11 +20,14 @@ AT_ONCE = 1000
 
 
 def insert(emails: Sequence[Email], using: str) -> None:
-    """Store them, in the transaction that is open. Their columns without a value get the database's default."""
+    """Store them, in the transaction that is open.
+
+    Columns that the database would fill in the same way are left out: its part of the work grows with each.
+    """
     if connections[using].vendor != "postgresql":
         Email.objects.using(using).bulk_create(emails, batch_size=AT_ONCE)
         return
-    rows = [_row(email, _names()) for email in emails]
+    rows = [_row(email) for email in emails]
     with connections[using].cursor() as cursor:
         for names, together in _alike(rows):
             cursor.execute(_statement(names, using), [json.dumps(together)])
@@ -35,11 +38,9 @@ def insert(emails: Sequence[Email], using: str) -> None:
 def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
     """The INSERT of one record, for ``Channel._send_with``; only for PostgreSQL.
 
-    As plain values: for one row, that is less work for the server than reading JSON. Columns that the database would
-    fill in the same way are left out.
+    As plain values: for one row, that is less work for the server than reading JSON.
     """
-    values, defaults = vars(email), _defaults()
-    row = _row(email, [name for name in _names() if values[name] != defaults.get(name, DatabaseDefault)])
+    row = _row(email)
     plain = {
         f"email_{name}": json.dumps(value) if isinstance(value, list | dict) else value
         for name, value in row.items()
@@ -48,27 +49,30 @@ def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
     return f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})", plain
 
 
-def _row(email: Email, names: Sequence[str]) -> dict[str, Any]:
+def _row(email: Email) -> dict[str, Any]:
+    """What is not the database's default anyhow."""
     values = vars(email)
-    return {name: _plain(value) for name in names if not isinstance(value := values[name], DatabaseDefault)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return value.hex if isinstance(value, UUID) else value
+    row = {}
+    for name, default in _columns():
+        value = values[name]
+        kind = type(value)
+        if kind is datetime:
+            row[name] = value.isoformat()
+        elif kind is UUID:
+            row[name] = value.hex
+        elif kind is not DatabaseDefault and value != default:
+            row[name] = value
+    return row
 
 
 @lru_cache(maxsize=1)
-def _names() -> tuple[str, ...]:
-    return tuple(field.attname for field in Email._meta.concrete_fields)
-
-
-@lru_cache(maxsize=1)
-def _defaults() -> dict[str, Any]:
-    """Of the columns that have one."""
+def _columns() -> tuple[tuple[str, Any], ...]:
+    """Their names, and the database's defaults; a column without one is always named."""
     fields = Email._meta.concrete_fields
-    return {field.attname: field.db_default for field in fields if field.db_default is not NOT_PROVIDED}
+    nothing = object()
+    return tuple(
+        (field.attname, nothing if field.db_default is NOT_PROVIDED else field.db_default) for field in fields
+    )
 
 
 def _alike(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:

@@ -36,7 +36,7 @@ from .errors import CannotQueue, KeyConflict
 from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
 from .mailers import check_delivering
-from .models import Email, Status
+from .models import Email, Status, email_of, new_id
 from .values import CannotBeStored
 
 CHANNEL = "mailrail.mail"
@@ -153,28 +153,35 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
         message_id = message_id_in(files[content["data"]]) or message_id
     check_text(content, "The email")
     check_message_id(message_id)
-    email = Email(
-        mailer=options.mailer,
-        sender=str(message.from_email),
-        recipients=[{"address": address, "status": Status.QUEUED.value} for address in recipients],
-        subject=str(message.subject),
-        content=content,
-        message_id=message_id,
-        date=now,
-        size=len(composed.data),
-        priority=options.priority,
-        send_at=options.send_at,
-        expires_at=options.expires_at,
-        tags=list(options.tags),
-        about=options.about,
-        created_at=now,
-        changed_at=now,
-        # What the database would say; the caller gets this object, which not every database fills in.
-        via="",
-        key=None,
-        digest="",
-        sent_at=None,
-        emptied_at=None,
+    email = email_of(
+        {
+            "id": new_id(),
+            "status": Status.QUEUED,
+            "mailer": options.mailer,
+            "via": "",
+            "sender": str(message.from_email),
+            "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
+            "subject": str(message.subject),
+            "content": content,
+            "message_id": message_id,
+            "date": now,
+            "size": len(composed.data),
+            "priority": options.priority,
+            "send_at": options.send_at,
+            "expires_at": options.expires_at,
+            "attempts": 0,
+            "turn": 0,
+            "call": 0,
+            "events": [],
+            "key": None,
+            "digest": "",
+            "tags": list(options.tags),
+            "about": options.about,
+            "created_at": now,
+            "changed_at": now,
+            "sent_at": None,
+            "emptied_at": None,
+        }
     )
     return email, files
 
