@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.contrib.contenttypes.models import ContentType
 from django.core.files.storage import FileSystemStorage, Storage
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
@@ -491,6 +494,41 @@ def test_an_erased_address_stays_suppressed_and_cannot_be_read_off(
     assert Email.objects.get().status == Status.SUPPRESSED
     prune("--address", ANN, "--forget-suppression")
     assert not Suppression.objects.exists() and not Email.objects.exists()
+
+
+def test_the_admin_s_log_forgets_the_address_and_what_the_emails_were_called() -> None:
+    """It keeps the name that an object had when somebody did something to it."""
+    erased = mail.queue(EmailMessage("For Ann", "A body.", "me@example.com", [ANN]))
+    other = mail.queue(EmailMessage("For Bob", "A body.", "me@example.com", ["bob@example.com"]))
+    suppressed = Suppression.objects.create(address=ANN.lower(), reason="manual")
+    longer = Suppression.objects.create(address="jo" + ANN.lower(), reason="manual")
+    user = User.objects.create_user("staff", email=ANN)
+    names = {}
+    for object in (erased, other, suppressed, longer, user):
+        kind = ContentType.objects.get_for_model(object)
+        entry = LogEntry.objects.create(
+            user=user,
+            content_type=kind,
+            object_id=str(object.pk),
+            object_repr=ANN if object is user else str(object),
+            action_flag=2,
+            change_message=f"Done to {ANN}.",
+        )
+        names[entry.pk] = object
+    prune("--address", ANN, "--dry-run")
+    assert LogEntry.objects.filter(change_message__contains=ANN).count() == 5
+    prune("--address", ANN)
+    found = {
+        names[entry.pk]: (entry.object_id, entry.object_repr, entry.change_message)
+        for entry in LogEntry.objects.all()
+    }
+    assert found == {
+        erased: (str(erased.pk), "[erased]", "Done to [erased]."),
+        other: (str(other.pk), "For Bob", "Done to [erased]."),
+        suppressed: (disguised(ANN.lower()), "[erased]", "Done to [erased]."),
+        longer: (longer.pk, longer.pk, "Done to [erased]."),
+        user: (str(user.pk), ANN, f"Done to {ANN}."),
+    }
 
 
 def test_a_dry_run_erases_nothing() -> None:

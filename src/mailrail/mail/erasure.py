@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from django.db import connections, models, transaction
+from django.apps import apps
+from django.db import connections, models, router, transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
 from django.utils import timezone
@@ -83,16 +84,50 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     address = bare(address)
     erased = Erased()
     for page in find(address, using):
+        _forget_in_admin_log(
+            page, address
+        )  # first: a run that is stopped and started again finds them, still
         for id in page:
             with transaction.atomic(using):
                 digests = _erase_one(id, address, using, erased)
             drop_unneeded(digests, using)
+    _forget_in_admin_log((), address)
     if forget_suppression:
         suppressions.forget(address, using)
     else:
         with transaction.atomic(using):
             suppressions.disguise(address, using)
     return erased
+
+
+def _forget_in_admin_log(ids: Collection[UUID], address: str) -> None:
+    """The admin's log keeps what an object was called when somebody did something to it: an email's subject, an
+    address that was suppressed."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    from django.contrib.admin.models import LogEntry
+
+    ours = LogEntry.objects.using(router.db_for_write(LogEntry)).filter(
+        content_type__app_label=Email._meta.app_label
+    )
+    if ids:
+        of_these = ours.filter(
+            content_type__model=Email._meta.model_name, object_id__in=[str(id) for id in ids]
+        )
+        of_these.update(object_repr=ERASED)
+        return
+    found = ours.filter(
+        Q(object_id__iexact=address)
+        | Q(object_repr__icontains=address)
+        | Q(change_message__icontains=address)
+    )
+    text = _in_text(address)
+    for entry in found:
+        if entry.object_id == address:
+            entry.object_id = suppressions.disguised(address)
+        entry.object_repr = _without(entry.object_repr, text)
+        entry.change_message = _without(entry.change_message, text)
+        entry.save(update_fields=("object_id", "object_repr", "change_message"))
 
 
 def _holds(email: Email, address: str) -> bool:
