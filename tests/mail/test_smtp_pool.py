@@ -138,6 +138,24 @@ def test_many_threads_share_few_connections() -> None:
         pool.close()
 
 
+def test_of_many_logins_those_used_last_keep_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailrail.mail.smtp.pool.MOST_KEPT", 2)
+    with ScriptedServer() as server:
+        first, second, third = (pool_for(server, max_messages=most) for most in (101, 102, 103))
+        for pool in (first, second, first, third):
+            send(pool)
+        assert server.connections == 3
+        until(lambda: server.open_connections == 2)
+        assert server.lines.count(b"QUIT") == 1
+        for pool in (first, third):
+            send(pool)
+        assert server.connections == 3
+        send(second)
+        assert server.connections == 4 and len(server.mails) == 7
+        for pool in (first, second, third):
+            pool.close()
+
+
 def test_equal_servers_share_a_pool() -> None:
     one = pool_of(Server("mail.example.com", 25, username="a"))
     assert pool_of(Server("mail.example.com", 25, username="a")) is one

@@ -51,6 +51,8 @@ class Pool:
             if connection.is_open:
                 self._idle.append(connection)
             self._changed.notify()
+        if connection.is_open:
+            _keep(self)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -76,8 +78,24 @@ class Pool:
         self.__init__(self.server)  # type: ignore[misc]  # the lock may be held by a thread that is not here
 
 
+MOST_KEPT = 32
+"""Pools with idle connections, in one process: who logs in for each of many customers would fill it with sockets."""
+
 _pools: dict[Server, Pool] = {}
+_keeping: dict[Pool, None] = {}  # those that may have idle connections; the one used last is the last
 _lock = threading.Lock()
+
+
+def _keep(pool: Pool) -> None:
+    """It has idle connections. Those of the pool that was not used for longest may have to go."""
+    with _lock:
+        _keeping.pop(pool, None)
+        _keeping[pool] = None
+        unused = list(_keeping)[:-MOST_KEPT]
+        for each in unused:
+            del _keeping[each]
+    for each in unused:
+        each.close()
 
 
 def pool_of(server: Server) -> Pool:
@@ -104,6 +122,7 @@ def close_pools() -> None:
 def _forget_all() -> None:
     global _lock
     _lock = threading.Lock()
+    _keeping.clear()
     for pool in _pools.values():
         pool.forget()
 
