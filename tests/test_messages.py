@@ -354,6 +354,15 @@ class TestRoundTrips:
         assert json.loads(text) == content
 
     @at_leisure
+    @given(
+        st.sampled_from(["id", "a b", "größe", 'a"', "ID_7"]) | json_text,
+        st.integers() | st.booleans() | json_text | st.text('ab 7-{}"\\\x7f\n') | st.uuids().map(str),
+    )
+    def test_a_content_of_one_item_is_written_as_json_writes_it(self, name: str, item: Any) -> None:
+        """Most are of this kind, and are not written by ``json``."""
+        assert encode({name: item}) == json.dumps({name: item}, ensure_ascii=False, separators=(",", ":"))
+
+    @at_leisure
     @given(json_objects, json_objects)
     def test_any_json_object_travels_through_memory(
         self, content: dict[str, Any], headers: dict[str, Any]

@@ -29,7 +29,7 @@ def durable_aliases() -> list[str]:
     configured = _configured()
     if not configured:
         return ["default"]
-    return [alias for alias in configured if isinstance(_from_channels(alias), DurableLayer)]
+    return [alias for alias in configured if isinstance(_from_channels(alias, configured), DurableLayer)]
 
 
 def get_layer(alias: str | None = None) -> DurableLayer:
@@ -38,9 +38,9 @@ def get_layer(alias: str | None = None) -> DurableLayer:
     Raises ``InvalidSettings`` when there is none, when it cannot be built, or when it has no durable verbs.
     """
     alias = alias or default_alias()
-    if not _configured() and alias == "default":
+    if not (configured := _configured()) and alias == "default":
         return _default_layer()
-    layer = _from_channels(alias)
+    layer = _from_channels(alias, configured)
     if not isinstance(layer, DurableLayer):
         instead = '"mailrail.layers.DatabaseChannelLayer" (it serves groups within a process, too)'
         if type(layer).__module__.startswith("channels_redis."):
@@ -80,8 +80,7 @@ def _configured() -> dict[str, Any]:
     return configured
 
 
-def _from_channels(alias: str) -> Any:
-    configured = _configured()
+def _from_channels(alias: str, configured: dict[str, Any]) -> Any:
     if alias not in configured:
         known = ", ".join(map(repr, configured)) or "none"
         raise InvalidSettings(f"CHANNEL_LAYERS has no layer {alias!r} (it has: {known}).")

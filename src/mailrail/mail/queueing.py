@@ -354,7 +354,8 @@ def _options(
     if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"tags must be a list of strings, not {tags!r}.")
     label = _label(about)
-    check_text([*words, label], "tags or about")
+    if words or label:
+        check_text([*words, label], "tags or about")
     mailer = check_delivering(_default(mailer))
     return _Options(mailer, checked.priority(priority), start, end, words, label)
 

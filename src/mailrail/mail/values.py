@@ -32,8 +32,11 @@ def storable(text: str) -> str:
 
 def pack(value: Any, where: str) -> Any:
     """``where`` the value stands in the message, for the error."""
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+    kind = type(value)
+    if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
+    if kind is list:
+        return [each if type(each) is str else pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
     if isinstance(value, (str, Promise, Address)):
         return str(value)  # a safe string, a translation, an address: Django takes str() of each
     if isinstance(value, dict):
@@ -43,8 +46,8 @@ def pack(value: Any, where: str) -> Any:
         return {"$tuple": packed} if isinstance(value, tuple) else packed
     if isinstance(value, Charset):
         return {"$charset": [value.input_charset, value.header_encoding, value.body_encoding]}
-    for name, (kind, write, _) in _tags.items():
-        if type(value) is kind:
+    for name, (tagged, write, _) in _tags.items():
+        if kind is tagged:
             return {name: write(value)}
     raise CannotBeStored(
         f"{where} is a {type(value).__module__}.{type(value).__qualname__} that cannot be stored with an email. "
