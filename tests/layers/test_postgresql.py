@@ -90,6 +90,39 @@ class TestSeveralConnections:
             done = [id for part in pool.map(work, "abcd") for id in part]
         assert sorted(done) == sorted(ids)
 
+    @pytest.mark.parametrize("lane", [None, "l"], ids=["plain", "of a lane"])
+    @pytest.mark.parametrize("verb", ["finish", "release", "retry", "bury", "renew", "finished by a claim"])
+    def test_who_settles_while_another_claims_has_lost(
+        self, layer: Any, elsewhere: Any, verb: str, lane: str | None
+    ) -> None:
+        """A row that changed while its lock was waited for is looked at again, token and all."""
+        send(layer, lane=lane)
+        [stale] = claim(layer)
+        layer.shift(LEASE + 1)
+
+        def settle() -> list[Message]:
+            if verb == "finished by a claim":
+                return layer.claim("w", {}, LEASE, [stale]).lost  # type: ignore[no-any-return]
+            if verb == "renew":
+                return layer.renew([stale], LEASE)  # type: ignore[no-any-return]
+            if verb == "bury":
+                return layer.bury(stale, "no use")  # type: ignore[no-any-return]
+            if verb == "retry":
+                return layer.retry(stale, 0, "once more")  # type: ignore[no-any-return]
+            return getattr(layer, verb)([stale])  # type: ignore[no-any-return]
+
+        with transaction.atomic("postgres"):
+            [holder] = claim(layer)
+            assert holder.token != stale.token
+            settling = elsewhere.submit(settle)
+            if verb == "renew":  # waits for nobody, and does not know yet
+                assert settling.result(30) == []
+            else:
+                until(lambda: waits_for_a_lock(layer), what="the wait for the claim")
+        assert verb == "renew" or settling.result(30) == [stale]
+        assert layer.renew([holder], LEASE) == []
+        assert layer.finish([holder]) == [] and layer.stats() == {}
+
     def test_a_twin_is_locked_until_its_sender_commits(self, layer: Any, elsewhere: Any) -> None:
         id = send(layer, key="reindex 7")
         with transaction.atomic("postgres"):
