@@ -16,6 +16,9 @@ import pytest
 from django.db import connections, transaction
 
 from mailrail import Channel
+from mailrail.mail.ledger import write
+from mailrail.mail.models import Email, Status
+from mailrail.mail.outcomes import Result
 from mailrail.prepared import is_direct
 
 from .pgbouncer import MISSING, PROGRAM, PgBouncer
@@ -147,6 +150,16 @@ class TestPgBouncer:
             assert sorted(m.content["n"] for m in claims) == [2, 3]
             transaction.set_rollback(True, "postgres")
         assert elsewhere(layer.finish, claims) == [] and layer.stats() == {}
+
+    def test_outcomes_of_email_are_written_and_leave_nothing_in_the_sessions(self, layer: Any) -> None:
+        emails = [Email(recipients=[{"address": "ann@example.com", "status": "queued"}]) for _ in range(20)]
+        Email.objects.using("postgres").bulk_create(emails)
+        for email in emails:  # more than it takes until a statement is prepared
+            assert write([], [email], "postgres").permitted == {email.pk}
+            assert write([Result(email, Status.SENT)], [], "postgres").noted == {email.pk}
+        with _all_sessions() as sessions:
+            for session in sessions:
+                assert session.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
     def test_a_pooler_that_restarts_costs_nothing(
         self, layer: Any, ledger: Ledger, pooler: PgBouncer

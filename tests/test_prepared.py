@@ -62,11 +62,23 @@ def test_others_are_prepared_as_the_project_says(table: Any) -> None:
     assert driver.prepare_threshold == usual
 
 
-def test_behind_a_pooler_nothing_is_done(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailrail.prepared.is_direct", lambda connection: False)
-    assert execute_prepared(connections["postgres"], "INSERT INTO planned VALUES (2) RETURNING n", {}) is None
-    table.execute("SELECT n FROM planned")
-    assert table.fetchall() == [(1,)]
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mailrail.prepared.is_direct", lambda connection: False),
+        ("django.db.backends.postgresql.psycopg_any.is_psycopg3", False),
+    ],
+    ids=["behind a pooler", "by psycopg 2"],
+)
+def test_where_it_cannot_be_it_is_executed_as_usual(
+    table: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(name, value)
+    statement = "SELECT n AS by_the_usual_way FROM planned WHERE n = %(wanted)s"
+    for _ in range(20):
+        assert execute_prepared(connections["postgres"], statement, {"wanted": 1}) == [(1,)]
+    table.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%by_the_usual_way%'")
+    assert table.fetchall() == [(0,)]
 
 
 def test_a_broken_transaction_takes_none(table: Any) -> None:

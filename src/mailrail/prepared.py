@@ -27,16 +27,21 @@ def is_direct(connection: Any) -> bool:
 
 def execute_prepared(
     connection: Any, statement: str, values: Mapping[str, Any], plans_last: float = float("inf")
-) -> list[Any] | None:
+) -> list[Any]:
     """The rows of a statement that is executed past Django's cursor, so that PostgreSQL plans it once, not each time.
 
-    ``None``, and nothing was done: a pooler may send the next statement to another server process, which has not
-    prepared it. ``plans_last``: seconds, as a plan that was made for a small table would read all of it when it has
+    As usual behind a pooler, which may send the next statement to another server process that has not prepared it, and
+    by psycopg 2. ``plans_last``: seconds, as a plan that was made for a small table would read all of it when it has
     grown, until autovacuum has looked. Raises Django's database errors.
     """
+    from django.db.backends.postgresql import psycopg_any
+
     connection.ensure_connection()
-    if not is_direct(connection):
-        return None
+    if not psycopg_any.is_psycopg3 or not is_direct(connection):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            rows: list[Any] = cursor.fetchall()
+            return rows
     connection.validate_no_broken_transaction()
     from psycopg import Cursor
 

@@ -85,14 +85,8 @@ def _write_together(emails: Sequence[Email], intents: Collection[Email], using: 
         "many_intents": len(intents),
         "now": timezone.now(),
     }
-    connection = connections[using]
-    rows = execute_prepared(connection, _WRITE, values, PLANS_LAST)
-    if rows is None:
-        with connection.cursor() as cursor:
-            cursor.execute(_WRITE, values)
-            rows = cursor.fetchall()
     written = Written(set(), set())
-    for id, is_result in rows:
+    for id, is_result in execute_prepared(connections[using], _WRITE, values, PLANS_LAST):
         (written.noted if is_result else written.permitted).add(id)
     return written
 

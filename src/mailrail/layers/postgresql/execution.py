@@ -65,8 +65,7 @@ class PostgresqlExecution(DatabaseChannelLayer):
     def _execute_prepared(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """One of the worker's statements."""
         with plain_words(self.using):
-            rows = execute_prepared(self._connection, statement, values)
-        return self._execute(statement, values) if rows is None else rows
+            return execute_prepared(self._connection, statement, values)
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
         """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""
