@@ -19,6 +19,7 @@ from django.core.files.storage import FileSystemStorage, Storage
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
+from django.test import modify_settings
 from django.utils import timezone
 
 from mailrail import mail
@@ -529,6 +530,12 @@ def test_the_admin_s_log_forgets_the_address_and_what_the_emails_were_called() -
         longer: (longer.pk, longer.pk, "Done to [erased]."),
         user: (str(user.pk), ANN, f"Done to {ANN}."),
     }
+
+
+def test_a_project_without_the_admin_has_no_log() -> None:
+    mail.queue(message(ANN))
+    with modify_settings(INSTALLED_APPS={"remove": ["django.contrib.admin"]}):
+        assert prune("--address", ANN).startswith("1 emails deleted")
 
 
 def test_a_dry_run_erases_nothing() -> None:

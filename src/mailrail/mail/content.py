@@ -125,10 +125,7 @@ def _dump(message: EmailMessage, files: Files) -> dict[str, Any]:
     content = {
         "v": VERSION,
         "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
-        "fields": {
-            name: value if type(value := getattr(message, name)) is str else pack(value, name)
-            for name in _fields
-        },
+        "fields": {name: pack(getattr(message, name), name) for name in _fields},
         "attachments": [
             _dump_attachment(each, f"attachments[{n}]", files) for n, each in enumerate(message.attachments)
         ],

@@ -54,8 +54,9 @@ LEAST_PACE = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
 NO_SLOT = "all connections of its mailer are in use"
 FINISHED_WITHIN = 1.0
-"""Seconds in which messages end whose emails are final. Each time, the worker has a question for its layer, which costs
-as much as several emails; and nothing is lost with such a message, as its record says what became of it."""
+"""Seconds between two times at which messages end whose emails are final, while emails go on to be settled; the last
+ones end with the batch. Each time, the worker has a question for its layer, which costs as much as several emails; and
+nothing is lost with such a message, as its record says what became of it."""
 
 
 class Delivery:

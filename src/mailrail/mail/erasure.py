@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.apps import apps
@@ -26,6 +26,9 @@ from .files import drop_unneeded
 from .models import FINAL, Email, Status
 from .outcomes import FINAL_FOR_RECIPIENT, bare, note
 from .retention import EMPTIED, delete, empty
+
+if TYPE_CHECKING:
+    from django.contrib.admin.models import LogEntry
 
 PAGE = 5000
 """Records that one statement looks through."""
@@ -83,15 +86,17 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     """Erase the address. On the suppression list it stays in disguise, or not at all with ``forget_suppression``."""
     address = bare(address)
     erased = Erased()
+    log = _admin_log()
     for page in find(address, using):
-        _forget_in_admin_log(
-            page, address
-        )  # first: a run that is stopped and started again finds them, still
+        if log is not None:  # first: a run that was stopped finds the emails again
+            its = log.filter(content_type__model="email", object_id__in=[str(id) for id in page])
+            its.update(object_repr=ERASED)
         for id in page:
             with transaction.atomic(using):
                 digests = _erase_one(id, address, using, erased)
             drop_unneeded(digests, using)
-    _forget_in_admin_log((), address)
+    if log is not None:
+        _erase_in_admin_log(log, address)
     if forget_suppression:
         suppressions.forget(address, using)
     else:
@@ -100,29 +105,20 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     return erased
 
 
-def _forget_in_admin_log(ids: Collection[UUID], address: str) -> None:
-    """The admin's log keeps what an object was called when somebody did something to it: an email's subject, an
-    address that was suppressed."""
+def _admin_log() -> QuerySet[LogEntry] | None:
+    """What it keeps of emails and of the suppression list: also the name that each had when it was changed."""
     if not apps.is_installed("django.contrib.admin"):
-        return
+        return None
     from django.contrib.admin.models import LogEntry
 
-    ours = LogEntry.objects.using(router.db_for_write(LogEntry)).filter(
-        content_type__app_label=Email._meta.app_label
-    )
-    if ids:
-        of_these = ours.filter(
-            content_type__model=Email._meta.model_name, object_id__in=[str(id) for id in ids]
-        )
-        of_these.update(object_repr=ERASED)
-        return
-    found = ours.filter(
-        Q(object_id__iexact=address)
-        | Q(object_repr__icontains=address)
-        | Q(change_message__icontains=address)
-    )
+    log = LogEntry.objects.using(router.db_for_write(LogEntry))
+    return log.filter(content_type__app_label=Email._meta.app_label)
+
+
+def _erase_in_admin_log(log: QuerySet[LogEntry], address: str) -> None:
+    in_its_text = Q(object_repr__icontains=address) | Q(change_message__icontains=address)
     text = _in_text(address)
-    for entry in found:
+    for entry in log.filter(in_its_text | Q(object_id__iexact=address)):
         if entry.object_id == address:
             entry.object_id = suppressions.disguised(address)
         entry.object_repr = _without(entry.object_repr, text)

@@ -35,15 +35,13 @@ def pack(value: Any, where: str) -> Any:
     kind = type(value)
     if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
-    if kind is list:
-        return [each if type(each) is str else pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
+    if isinstance(value, (list, tuple)):
+        packed = [each if type(each) is str else pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
+        return {"$tuple": packed} if isinstance(value, tuple) else packed
     if isinstance(value, (str, Promise, Address)):
         return str(value)  # a safe string, a translation, an address: Django takes str() of each
     if isinstance(value, dict):
         return _pack_dict(value, where)
-    if isinstance(value, (list, tuple)):
-        packed = [pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
-        return {"$tuple": packed} if isinstance(value, tuple) else packed
     if isinstance(value, Charset):
         return {"$charset": [value.input_charset, value.header_encoding, value.body_encoding]}
     for name, (tagged, write, _) in _tags.items():

@@ -24,6 +24,7 @@ pushed AS (
 SELECT id, token {not_among(f"mailrail_message m WHERE {IS_GIVEN}")}
 """
 
+# A join, as the token that was is only in the claims: not by a hash, which is slow for hundreds, and they are seldom.
 GIVE_BACK = f"""
 WITH {CLOCK}, {GIVEN}, back AS (
     UPDATE mailrail_message m SET
