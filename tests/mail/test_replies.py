@@ -127,6 +127,15 @@ SUPPRESS, SLOW, CONNECTION = "suppress", "slow_down", "connection"
         ("MAIL", "552 5.3.4 Too big", P, (), "RFC 1870 6.1"),
         ("DOT", "552 Exceeded storage", P, (), "RFC 5321 4.2.3"),
         ("DOT", "554 5.6.0 Contains NUL", P, (), "RFC 3463 3.7"),
+        # permanent by their class, transient by their subject
+        ("DOT", "550 5.4.5 Daily user sending limit exceeded", T, (SLOW,), "RFC 3463 3.5, X.4.5"),
+        ("MAIL", "550 5.4.5 Daily limit", T, (SLOW,), "RFC 3463 3.5, X.4.5"),
+        ("RCPT", "550 5.4.5 Daily limit", T, (SLOW,), "RFC 3463 3.5, X.4.5"),
+        ("DOT", "552 5.3.1 Mail system full", T, (SLOW,), "RFC 3463 3.4, X.3.1"),
+        ("DOT", "554 5.4.2 Bad connection", T, (), "RFC 3463 3.5, X.4.2"),
+        ("RCPT", "550 5.4.3 Directory server failure", T, (), "RFC 3463 3.5, X.4.3"),
+        ("RCPT", "550 5.4.1 Recipient address rejected: Access denied", P, (), "Exchange Online: unknown"),
+        ("DOT", "554 5.4.6 Routing loop", P, (), "RFC 3463 3.5, X.4.6: permanent or transient"),
         # slower, please
         ("RCPT", "450 4.2.0 Greylisted", T, (), "RFC 6647: come back later, nothing about pace"),
         ("RCPT", "450 Mailbox busy", T, (), "RFC 5321 4.2.3"),

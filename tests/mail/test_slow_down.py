@@ -78,6 +78,7 @@ def test_never_to_nothing() -> None:
         ("MAIL", "450 4.7.0 not so fast", "", 1),
         ("DATA", "451 4.7.500 server busy", "", 1),
         ("DOT", "454 Throttling failure: Maximum sending rate exceeded.", "", 1),
+        ("DOT", "550 5.4.5 daily user sending limit exceeded", "", 1),
         ("DOT", "421 4.7.28 unusual rate", "", 0),
         ("MAIL", "421 4.7.0 try again later", "", 0),
     ],

@@ -168,8 +168,16 @@ RFC 3463 3.2), 5.1.10 its domain declares that it takes no mail (RFC 7505 4.2). 
 the domain comes back when its DNS is mended, and a relay without DNS says it of everybody. Not 5.2.1, "disabled":
 mailboxes are enabled again. A 550 without such a code may be about policy just as well (RFC 5321 4.2.3).
 """
-_OVERLOAD = frozenset({"4.3.1", "4.3.2", "4.4.5"})
-"""The server's disk is full, it takes nothing just now, it is congested (RFC 3463 3.4 and 3.5)."""
+_OVERLOAD = frozenset({"4.3.1", "4.3.2", "4.4.5", "5.3.1", "5.4.5"})
+"""The server's disk is full, it takes nothing just now, it is congested (RFC 3463 3.4 and 3.5). Gmail says 5.4.5 when
+an account has reached its daily limit."""
+_PERSISTENT_TRANSIENT = frozenset({"5.2.2", "5.3.1", "5.4.2", "5.4.3", "5.4.5"})
+"""Statuses that are transient whatever their class: RFC 3463 calls X.3.1 (3.4), X.4.2, X.4.3 and X.4.5 (3.5) "useful
+only as a persistent transient error", and says of X.2.2 that it should be one (3.3): a full mailbox can be emptied.
+
+It says so of X.4.1, "no answer from host", too. But Exchange Online refuses unknown recipients with 550 5.4.1, so that
+5.4.1 stays permanent.
+"""
 _GREYLISTED = re.compile(r"gr[ea]y[- ]?list", re.IGNORECASE)
 _NOT_THE_MAIL = frozenset({500, 502, 503, 521, 530, 534, 535, 538})
 """Commands not understood or out of turn (RFC 5321 4.2.2), a host that takes no mail at all (RFC 7504), logging in
@@ -217,9 +225,8 @@ def _asks_for_less(reply: Reply, stage: Stage) -> bool:
 def _means_later(reply: Reply, stage: Stage) -> bool:
     """Permanent by their number, transient by their meaning.
 
-    A full mailbox can be emptied: X.2.2 "should be used as a persistent transient failure" (RFC 3463 3.3). 552 for a
-    recipient too many is to be taken for 452 (RFC 5321 4.5.3.1.10); 5.5.3 is its status (RFC 3463 3.6).
+    552 for a recipient too many is to be taken for 452 (RFC 5321 4.5.3.1.10); 5.5.3 is its status (RFC 3463 3.6).
     """
-    if reply.enhanced == "5.2.2":
+    if reply.enhanced in _PERSISTENT_TRANSIENT:
         return True
     return stage == Stage.RCPT and (reply.enhanced == "5.5.3" or (reply.code == 552 and not reply.enhanced))
