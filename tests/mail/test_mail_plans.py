@@ -141,7 +141,10 @@ def test_mailq_counts_no_more_than_it_says() -> None:
     counted = overview.COUNTED + 1
     check(nodes_of(lambda: overview.waiting("postgres")), 4 * 3 * counted)
     check(nodes_of(lambda: overview.ended("postgres")), 5 * counted)
-    check(nodes_of(lambda: overview.failures("postgres")), PAGE)
+    failed_last = nodes_of(lambda: overview.failures("postgres"))
+    check(failed_last, PAGE)
+    assert "mailrail_mail_failed" in {node.get("Index Name") for node in failed_last}
+    check(nodes_of(lambda: overview.deferrals("postgres")), 3 * counted)
     check(nodes_of(lambda: overview.failures("postgres", "rare")), 2 * counted)
 
 

@@ -17,8 +17,11 @@ from mailrail import mail
 from mailrail.mail import Email, overview
 from mailrail.mail.ledger import write
 from mailrail.mail.mailers import delivering
+from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
-from mailrail.mail.outcomes import fail
+from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.replies import Reply, Stage
+from mailrail.mail.smtp import Fate, Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,7 @@ def test_an_empty_queue() -> None:
             for status in ("sent", "failed", "cancelled", "expired", "suppressed")
         ],
         "mailers": [],
+        "deferrals": [],
         "failures": [],
     }
 
@@ -66,10 +70,11 @@ def test_what_waits_by_status_and_mailer(on: str) -> None:
         mailer="bulk", created_at=timezone.now() - timedelta(hours=1)
     )
     waiting = {(each["status"], each["mailer"]): each for each in report()["waiting"]}
-    assert {name: (each["count"], each["later"]) for name, each in waiting.items()} == {
-        ("queued", ours): (4, 2),
-        ("queued", "bulk"): (1, 0),
-        ("held", ours): (1, 0),
+    numbers = ("count", "due", "deferred", "later")
+    assert {name: tuple(each[number] for number in numbers) for name, each in waiting.items()} == {
+        ("queued", ours): (4, 2, 0, 2),
+        ("queued", "bulk"): (1, 1, 0, 0),
+        ("held", ours): (1, 1, 0, 0),
     }
     assert not any(each["more"] for each in waiting.values())
     lines = {line.split()[0]: line for line in mailq("--mailer", "bulk").splitlines() if line}
@@ -89,6 +94,64 @@ def test_mailers_that_are_paused_and_what_failed_last(on: str) -> None:
     assert [each["id"] for each in report("--mailer", email.mailer)["failures"]] == [str(email.pk)]
     assert report("--mailer", "bulk")["failures"] == report("--status", "sent")["failures"] == []
     assert [each["mailer"] for each in report("--mailer", "bulk")["mailers"]] == ["bulk"]
+
+
+def test_what_failed_last_stands_first_whenever_it_was_queued(on: str) -> None:
+    first, second, third = queue(3)
+    for email, hour in ((second, 1), (third, 2), (first, 3)):
+        write([fail(email, timezone.now() + timedelta(hours=hour), "550 5.7.1 no", "out")], (), on)
+    in_order = [str(first.pk), str(third.pk), str(second.pk)]
+    assert [each["id"] for each in report()["failures"]] == in_order
+    assert [each["id"] for each in report("--mailer", first.mailer)["failures"]] == in_order
+
+
+def deferred(email: Email, on: str, text: str, **changed: Any) -> None:
+    """As a reply to the final dot leaves it."""
+    reply = Reply(451, text, "4.7.1")
+    write([judge(email, Outcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer)], (), on)
+    Email.objects.filter(pk=email.pk).update(**changed)
+
+
+def test_what_waits_for_its_next_attempt_is_not_due_and_is_grouped_by_reason(on: str) -> None:
+    first, second, third, fourth, _ = queue(5)
+    now = timezone.now()
+    deferred(first, on, "greylisted, ticket A1b2", next_try_at=now + timedelta(seconds=40.5))
+    deferred(second, on, "greylisted, ticket C3d4", next_try_at=now + timedelta(seconds=90))
+    deferred(third, on, "the mailbox is locked", next_try_at=now + timedelta(hours=2))
+    deferred(fourth, on, "greylisted, ticket E5", next_try_at=now - timedelta(hours=1))
+    found = report()
+    [waiting] = found["waiting"]
+    assert [waiting[name] for name in ("count", "due", "deferred", "later")] == [5, 2, 3, 0]
+    assert [(each["count"], each["reason"]) for each in found["deferrals"]] == [
+        (2, "451 4.7.1 greylisted, ticket A1b2"),
+        (1, "451 4.7.1 the mailbox is locked"),
+    ]
+    text = mailq()
+    assert "2 of mailer" in text and "next try in 40 s: 451 4.7.1 greylisted, ticket A1b2" in text
+    assert report("--status", "held")["deferrals"] == report("--mailer", "bulk")["deferrals"] == []
+
+
+def test_an_email_that_ends_or_is_let_go_waits_for_no_attempt(on: str) -> None:
+    cancelled, released, failed, resent = queue(4)
+    for email in (cancelled, released, failed, resent):
+        deferred(email, on, "later")
+    assert not Email.objects.filter(next_try_at=None).exists()
+    mail.hold([released])
+    mail.release(released)
+    mail.cancel([cancelled, resent])
+    mail.resend(resent)
+    write([fail(failed, timezone.now(), "no", "out")], (), on)
+    assert not Email.objects.exclude(next_try_at=None).exists()
+    [waiting] = report("--status", "queued")["waiting"]
+    assert (waiting["due"], waiting["deferred"]) == (2, 0)
+
+
+def test_many_reasons_are_told_in_full_to_machines_only(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailq_command, "MOST_REASONS", 2)
+    for email, word in zip(queue(4), ("one", "two", "three", "four"), strict=True):
+        deferred(email, on, word)
+    assert len(report()["deferrals"]) == 4
+    assert "… and 2 other reasons" in mailq()
 
 
 def test_no_more_is_counted_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,5 +110,5 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
 def _hold(email: Email, error: str) -> None:
     note(email, now := timezone.now(), "held: its message was buried", why=error[:500])
     Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
-        status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now
+        status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now, next_try_at=None
     )

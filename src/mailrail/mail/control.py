@@ -151,6 +151,7 @@ _CHANGED = (
     "call",
     "send_at",
     "expires_at",
+    "next_try_at",
     "changed_at",
 )
 
@@ -174,7 +175,7 @@ def _id(email: Email | UUID | str) -> UUID:
 
 def _stand(email: Email, status: Status, what: str, **facts: str) -> None:
     now = timezone.now()
-    email.status, email.changed_at = status, now
+    email.status, email.changed_at, email.next_try_at = status, now, None
     note(email, now, what, **facts)
 
 

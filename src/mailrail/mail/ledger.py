@@ -15,7 +15,7 @@ from mailrail.prepared import execute_prepared
 from .models import Email, Status, Suppression
 from .outcomes import Result
 
-WRITTEN = ("status", "recipients", "attempts", "events", "changed_at", "sent_at")
+WRITTEN = ("status", "recipients", "attempts", "events", "changed_at", "sent_at", "next_try_at")
 UNDER_WAY = (Status.QUEUED.value, Status.SENDING.value)
 """What may be sent: cancelled, held and final ones may not, whoever made them so."""
 
@@ -29,11 +29,11 @@ _WRITE = """
 WITH noted AS (
     UPDATE mailrail_mail_email AS e SET
         status = r.status, recipients = r.recipients, attempts = r.attempts, events = r.events,
-        changed_at = r.changed_at, sent_at = r.sent_at, turn = r.turn + 1
+        changed_at = r.changed_at, sent_at = r.sent_at, next_try_at = r.next_try_at, turn = r.turn + 1
     FROM (
         SELECT * FROM jsonb_to_recordset(%(results)s::jsonb) AS r (
             id uuid, turn int, status text, recipients jsonb, attempts int, events jsonb, changed_at timestamptz,
-            sent_at timestamptz)
+            sent_at timestamptz, next_try_at timestamptz)
         LIMIT %(many_results)s
     ) AS r
     WHERE e.id = r.id AND e.turn = r.turn
@@ -92,8 +92,8 @@ def _write_together(emails: Sequence[Email], intents: Collection[Email], using: 
 
 
 def _row(email: Email) -> dict[str, Any]:
-    """Times with all their digits: Django's encoder cuts them to milliseconds."""
-    return {
+    """Times with all their digits: Django's encoder cuts them to milliseconds. A column left out becomes NULL."""
+    row = {
         "id": email.id.hex,
         "turn": email.turn,
         "status": email.status,
@@ -103,6 +103,9 @@ def _row(email: Email) -> dict[str, Any]:
         "changed_at": email.changed_at.isoformat(),
         "sent_at": email.sent_at and email.sent_at.isoformat(),
     }
+    if email.next_try_at is not None:
+        row["next_try_at"] = email.next_try_at.isoformat()
+    return row
 
 
 def _write_one_by_one(

@@ -94,6 +94,12 @@ class Email(models.Model):
     priority = models.SmallIntegerField(pgettext_lazy("email", "priority"), db_default=0)
     send_at = models.DateTimeField(_("not before"), null=True, db_default=None)
     expires_at = models.DateTimeField(_("not after"), null=True, db_default=None)
+    next_try_at = models.DateTimeField(
+        pgettext_lazy("email", "next try"),
+        null=True,
+        db_default=None,
+        help_text=_("Since its last attempt has failed: when the next one is due."),
+    )
     attempts = models.IntegerField(pgettext_lazy("email", "attempts"), db_default=0, default=0)
     turn = models.IntegerField(db_default=0, default=0, editable=False)
     """Raised by every change of how it stands. Whoever changes it names the turn that was read: of two, one wins."""
@@ -148,12 +154,18 @@ class Email(models.Model):
             models.Index(
                 fields=["id"], name="mailrail_mail_queued", condition=models.Q(status=Status.QUEUED.value)
             ),
-            # The two below are written once for each email, when it is final: what is queued and sent pays nothing.
+            # Those below are written once for each email, when it is final: what is queued and sent pays nothing.
             # The search of the admin; nobody outside knows a Message-ID before it is sent.
             models.Index(
                 fields=["message_id"],
                 name="mailrail_mail_message_id",
                 condition=models.Q(status__in=FINAL),
+            ),
+            # mailq: those that failed last.
+            models.Index(
+                fields=["-changed_at"],
+                name="mailrail_mail_failed",
+                condition=models.Q(status=Status.FAILED.value),
             ),
             # prunemail: whose content is old enough to go.
             models.Index(

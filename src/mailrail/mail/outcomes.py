@@ -121,7 +121,7 @@ def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
             each["in_doubt"] = True
     if settings.mail_on_ambiguous == "hold" or (doubts and _is_too_old(email, now)):
         note(email, now, "held: it may have been sent", mailer=mailer, why=why)
-        email.status, email.changed_at = Status.HELD, now
+        _stand(email, Status.HELD, now)
         return Result(email, Status.HELD)
     note(email, now, IN_DOUBT, mailer=mailer, why=why)
     return _again(email, now, _delay(doubts) if doubts else SOON * random.uniform(0, 1))
@@ -131,7 +131,7 @@ def fail_unsound(email: Email, now: datetime, why: str) -> Result:
     """A record that is not as we write it: what it holds is left as it is."""
     email.events = []
     note(email, now, "failed", why=f"the record cannot be read: {why}")
-    email.status, email.changed_at = Status.FAILED, now
+    _stand(email, Status.FAILED, now)
     return Result(email, Status.FAILED)
 
 
@@ -157,7 +157,7 @@ def lack(email: Email, now: datetime, why: str, mailer: str) -> Result:
 
 def expire(email: Email, now: datetime) -> Result:
     note(email, now, "expired before it was sent")
-    email.status, email.changed_at = Status.EXPIRED, now
+    _stand(email, Status.EXPIRED, now)
     return Result(email, Status.EXPIRED)
 
 
@@ -214,6 +214,7 @@ def _heed(email: Email, outcome: Outcome, now: datetime, result: Result) -> bool
 def _again(email: Email, now: datetime, delay: float, result: Result | None = None) -> Result:
     result = result or Result(email, Status.QUEUED)
     email.status, email.changed_at = Status.QUEUED, now
+    email.next_try_at = now + timedelta(seconds=delay)
     result.status, result.again = Status.QUEUED, delay
     return result
 
@@ -222,12 +223,17 @@ def _final(email: Email, now: datetime, result: Result | None = None) -> Result:
     """The email stands as its best recipient does."""
     stand = {each["status"] for each in email.recipients}
     status = next(each for each in (Status.SENT, Status.FAILED, Status.SUPPRESSED) if each.value in stand)
-    email.status, email.changed_at = status, now
+    _stand(email, status, now)
     if status is Status.SENT:
         email.sent_at = now
     result = result or Result(email, status)
     result.status, result.again = status, None
     return result
+
+
+def _stand(email: Email, status: Status, now: datetime) -> None:
+    """Set a status in which no further attempt is planned."""
+    email.status, email.changed_at, email.next_try_at = status, now, None
 
 
 def _is_too_old(email: Email, now: datetime) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from django.db.models import Case, F, Q, When
 from django.utils import timezone
 
 from .models import FINAL, Email, MailerState, Status
@@ -19,15 +22,31 @@ OPEN = (Status.QUEUED.value, Status.SENDING.value, Status.HELD.value)
 class Waiting:
     """The emails of one status and mailer, among the oldest ``COUNTED`` of that status; ``more``: there are others.
 
-    ``later``: those of them whose time has not come. ``oldest``: since when the first of the rest is due.
+    ``later``: those of them whose time (``send_at``) has not come. ``deferred``: those whose last attempt failed, and
+    whose next one has not come. ``due``: the others. ``oldest``: since when the first of those is due.
     """
 
     status: str
     mailer: str
     count: int
     later: int
+    deferred: int
+    due: int
     oldest: datetime | None
     more: bool
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """The emails of a mailer that wait for their next attempt for the same reason.
+
+    ``reason``: in the words of the one that is due first. ``next_try``: when that is.
+    """
+
+    mailer: str
+    reason: str
+    count: int
+    next_try: datetime
 
 
 @dataclass(frozen=True)
@@ -50,21 +69,67 @@ def waiting(using: str, status: str | None = None, mailer: str | None = None) ->
 def _waiting(status: str, using: str) -> list[Waiting]:
     """Counted here: a query that groups them again looks each of them up, or reads the whole table for that."""
     its = Email.objects.using(using).filter(status=status).order_by("pk")
-    rows = list(its.values_list("mailer", "send_at", "created_at")[: COUNTED + 1])
+    rows = list(its.values_list("mailer", "send_at", "next_try_at", "created_at")[: COUNTED + 1])
     now = timezone.now()
-    by_mailer: dict[str, list[tuple[datetime | None, datetime]]] = {}
-    for mailer, send_at, created_at in rows[:COUNTED]:
-        by_mailer.setdefault(mailer, []).append((send_at, created_at))
+    by_mailer: dict[str, list[_Times]] = {}
+    for mailer, send_at, next_try_at, created_at in rows[:COUNTED]:
+        by_mailer.setdefault(mailer, []).append(_Times(send_at, next_try_at, created_at))
     return [
         _standing(status, mailer, by_mailer[mailer], now, len(rows) > COUNTED) for mailer in sorted(by_mailer)
     ]
 
 
-def _standing(
-    status: str, mailer: str, times: list[tuple[datetime | None, datetime]], now: datetime, more: bool
-) -> Waiting:
-    due = [send_at or created_at for send_at, created_at in times if send_at is None or send_at <= now]
-    return Waiting(status, mailer, len(times), len(times) - len(due), min(due, default=None), more)
+class _Times(NamedTuple):
+    send_at: datetime | None
+    next_try_at: datetime | None
+    created_at: datetime
+
+    @property
+    def due_at(self) -> datetime:
+        return due_at(*self)
+
+
+def due_at(send_at: datetime | None, next_try_at: datetime | None, created_at: datetime) -> datetime:
+    """Return since when, or from when on, an email with these times is to be sent."""
+    return max(send_at or created_at, next_try_at or created_at)
+
+
+def _standing(status: str, mailer: str, times: list[_Times], now: datetime, more: bool) -> Waiting:
+    due = [each.due_at for each in times if each.due_at <= now]
+    later = sum(each.send_at is not None and each.send_at > now for each in times)
+    deferred = len(times) - len(due) - later
+    return Waiting(status, mailer, len(times), later, deferred, len(due), min(due, default=None), more)
+
+
+def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
+    """Return why emails wait for their next attempt: the most frequent reasons first.
+
+    Among the oldest ``COUNTED`` of those queued. Digits tell no reasons apart: servers put ids into their replies.
+    """
+    groups: dict[tuple[str, str], list[tuple[datetime, str]]] = {}
+    for name, next_try, events in _deferred(using):
+        if mailer in (None, name):
+            reason = _last_said(events)
+            groups.setdefault((name, _ids.sub("#", reason)), []).append((next_try, reason))
+    found = [Deferral(name, min(its)[1], len(its), min(its)[0]) for (name, _), its in groups.items()]
+    return sorted(found, key=lambda each: (-each.count, each.next_try))
+
+
+def _deferred(using: str) -> Iterator[tuple[str, datetime, Any]]:
+    """Yield mailer, next attempt and events. What is asked of the others is left out here: a condition would have the
+    planner read the whole table, where few are deferred."""
+    is_deferred = Q(next_try_at__gt=timezone.now())
+    queued = Email.objects.using(using).filter(status=Status.QUEUED).order_by("pk")
+    rows = queued.values_list(
+        "mailer",
+        Case(When(is_deferred, then=F("next_try_at"))),
+        Case(When(is_deferred, then=F("events"))),
+    )
+    return (row for row in rows[:COUNTED] if row[1] is not None)
+
+
+_ids = re.compile(r"(?<!^)\S*\d\S*")
+"""Words with a digit; but for the first one, which is the code."""
 
 
 def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:
@@ -86,8 +151,8 @@ def states(using: str, mailer: str | None = None) -> list[MailerState]:
 
 
 def failures(using: str, mailer: str | None = None, limit: int = 10) -> list[Failure]:
-    """The newest emails that failed; of one mailer: among the newest ``COUNTED``."""
-    newest = Email.objects.using(using).filter(status=Status.FAILED).order_by("-pk")
+    """The emails that failed last; of one mailer: among the last ``COUNTED``."""
+    newest = Email.objects.using(using).filter(status=Status.FAILED).order_by("-changed_at")
     if mailer is not None:
         newest = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
     return [
@@ -98,12 +163,16 @@ def failures(using: str, mailer: str | None = None, limit: int = 10) -> list[Fai
             at=email.changed_at,
             why=_why(email),
         )
-        for email in newest.order_by("-pk").defer("content")[:limit]
+        for email in newest.order_by("-changed_at").defer("content")[:limit]
     ]
 
 
 def _why(email: Email) -> str:
-    for each in (*reversed(email.recipients), *reversed(email.events)):
+    return _last_said(email.recipients) or _last_said(email.events)
+
+
+def _last_said(entries: Any) -> str:
+    for each in reversed(entries) if isinstance(entries, list) else ():
         if said := _of(each, "text") or _of(each, "why"):
             return " ".join(filter(None, [_of(each, "code"), _of(each, "enhanced"), said]))
     return ""

@@ -169,6 +169,7 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
             "priority": options.priority,
             "send_at": options.send_at,
             "expires_at": options.expires_at,
+            "next_try_at": None,
             "attempts": 0,
             "turn": 0,
             "call": 0,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHANNEL = "mailrail.mail"
 QUEUES = "mailrail.mail.backend.EmailBackend"
 _MOVED = {
-    "Email": ("send_at", "expires_at", "created_at", "changed_at"),
+    "Email": ("send_at", "expires_at", "next_try_at", "created_at", "changed_at"),
     "MailerState": ("probe_at", "since"),
 }
 

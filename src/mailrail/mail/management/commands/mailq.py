@@ -17,9 +17,12 @@ from mailrail.mail.models import Email, MailerState, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.terminal import harmless
 
+MOST_REASONS = 10
+"""Reasons why email is deferred that are printed."""
+
 
 class Command(BaseCommand):
-    help = "Shows what email waits, what has ended, which mailers are paused, and what failed last."
+    help = "Shows what email waits, and why it is deferred; what has ended; which mailers are paused; what failed last."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="For machines.")
@@ -37,29 +40,19 @@ class Command(BaseCommand):
             self._print(report)
 
     def _report(self, using: str, status: str | None, mailer: str | None) -> dict[str, list[dict[str, Any]]]:
-        failed = status in (None, Status.FAILED.value)
+        queued, failed = (status in (None, each.value) for each in (Status.QUEUED, Status.FAILED))
         return {
             "waiting": [asdict(each) for each in overview.waiting(using, status, mailer)],
             # nobody can tell those of one mailer without reading them all
             "ended": [] if mailer is not None else _ended(using, status),
             "mailers": [_standing(state) for state in overview.states(using, mailer)],
+            "deferrals": [asdict(each) for each in overview.deferrals(using, mailer)] if queued else [],
             "failures": [asdict(each) for each in overview.failures(using, mailer)] if failed else [],
         }
 
     def _print(self, report: dict[str, list[dict[str, Any]]]) -> None:
-        rows = [
-            (each["status"], each["mailer"] or "default", _count(each["later"], False), _age(each["oldest"]))
-            for each in report["waiting"]
-        ]
-        counts = [_count(each["count"], each["more"]) for each in report["waiting"]]
-        self._table(
-            ("status", "mailer", "emails", "later", "oldest due"),
-            [
-                (status, mailer, count, *rest)
-                for (status, mailer, *rest), count in zip(rows, counts, strict=True)
-            ],
-            "Nothing waits.",
-        )
+        head = ("status", "mailer", "emails", "due", "deferred", "later", "oldest due")
+        self._table(head, [_row(each) for each in report["waiting"]], "Nothing waits.")
         if report["ended"]:
             said = (f"{each['status']} {_count(each['count'], each['more'])}" for each in report["ended"])
             self.stdout.write(f"\nEnded: {', '.join(said)}.")
@@ -69,6 +62,14 @@ class Command(BaseCommand):
                 f"\nMailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
                 f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
             )
+        if report["deferrals"]:
+            self.stdout.write("\nDeferred, by reason:")
+        for each in report["deferrals"][:MOST_REASONS]:
+            name = each["mailer"] or "default"
+            next_try = _until(each["next_try"])
+            self._say(f"{each['count']:,} of mailer {name}, next try {next_try}: {each['reason'][:200]}")
+        if (others := len(report["deferrals"]) - MOST_REASONS) > 0:
+            self.stdout.write(f"… and {others:,} other reasons: --json has them all.")
         if report["failures"]:
             self.stdout.write("\nFailed last:")
         for each in report["failures"]:
@@ -87,6 +88,12 @@ class Command(BaseCommand):
             self.stdout.write(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
+
+
+def _row(waiting: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (f"{waiting[name]:,}" for name in ("due", "deferred", "later"))
+    count = _count(waiting["count"], waiting["more"])
+    return (waiting["status"], waiting["mailer"] or "default", count, *numbers, _age(waiting["oldest"]))
 
 
 def _ended(using: str, status: str | None) -> list[dict[str, Any]]:
