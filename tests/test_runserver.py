@@ -115,14 +115,23 @@ class Server:
 
     def edit(self, serving: int) -> None:
         """Change the consumers' code, and wait until the process that served is gone."""
-        code = self.folder / "jobs" / "consumers.py"
-        code.write_text(code.read_text().replace('"old"', '"new"'))
+        name = "jobs/consumers.py"
+        self.write(name, (self.folder / name).read_text().replace('"old"', '"new"'), until_gone={serving})
+
+    def write(self, name: str, text: str, until_gone: set[int]) -> None:
+        """Write a file of the site, and wait until the autoreloader has ended these processes."""
+        file = self.folder / name
+        file.write_text(text)
 
         def reloaded() -> bool:
-            code.touch()  # the autoreloader overlooks a change that comes before its own first look
-            return not Path(f"/proc/{serving}").exists()
+            file.touch()  # the autoreloader overlooks a change that comes before its own first look
+            return not any(Path(f"/proc/{pid}").exists() for pid in until_gone)
 
         until(reloaded, what="the reload")
+
+    def until_logged(self, text: str, seen: int, what: str) -> None:
+        """Wait until its log says that, behind the first ``seen`` characters."""
+        until(lambda: text in self.log[seen:], what=f"a word on {what}")
 
     def until_gone(self) -> int:
         """Wait until nothing of it is left; the exit code."""
@@ -300,6 +309,28 @@ def test_with_the_in_memory_layer_the_worker_is_a_thread_of_the_server(
         server.line("began", server.send("held"))
         interrupt(server, serving)
         assert server.until_gone() == 0  # although a consumer runs
+
+
+BROKEN = {
+    "a syntax error": ("jobs/consumers.py", "def version(:\n"),
+    "a NameError": ("jobs/consumers.py", "nowhere_defined\n"),
+    "a missing import": ("jobs/consumers.py", "import nowhere_to_be_found\n"),
+    "an error in what consumers.py imports": ("jobs/words.py", "VERSION = nowhere_defined\n"),
+}
+
+
+def test_a_site_whose_consumers_do_not_import_comes_back_when_they_are_mended(start: Start) -> None:
+    with start(SERVERS["django"]) as server:
+        code, words = server.folder / "jobs/consumers.py", server.folder / "jobs/words.py"
+        words.write_text('VERSION = "old"\n')
+        code.write_text(code.read_text().replace('VERSION = "old"', "from .words import VERSION"))
+        for what, (name, broken) in BROKEN.items():
+            good, seen = (server.folder / name).read_text(), len(server.log)
+            server.write(name, broken, until_gone={server.pid()})
+            server.until_logged("mailrail.E004", seen, what)
+            server.write(name, good, until_gone=server.processes() - {server.process.pid})
+            server.pid()  # it serves again
+            assert server.line("old", server.send())
 
 
 def test_with_the_in_memory_layer_noworker_means_no_thread_either(start: Start) -> None:

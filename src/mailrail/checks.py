@@ -27,8 +27,8 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, router
-from django.utils.module_loading import import_string
 
+from .autoreload import import_watched
 from .conf import build, settings
 from .errors import InvalidSettings, LayerUnavailable
 from .layers import DurableLayer, default_alias, durable_aliases, get_layer
@@ -54,7 +54,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 def _check_middleware() -> Iterable[CheckMessage]:
     for path in settings.consumer_middleware:
         try:
-            usable = callable(import_string(path))
+            usable = callable(import_watched(path))
         except Exception as error:  # a module may raise anything
             why = f"cannot be imported: {error}"
         else:

@@ -12,7 +12,6 @@ installed app is imported and what ``@consumer("send-invite")`` registered there
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import random
@@ -33,6 +32,7 @@ from django.dispatch import receiver
 from django.utils.module_loading import import_string, module_has_submodule
 
 from .applications import run_application
+from .autoreload import IMPORT_MACHINERY, import_watched
 from .conf import settings
 from .errors import InvalidSettings
 from .layers import default_alias, get_layer
@@ -311,7 +311,7 @@ def _import_consumers(wanted: Callable[[str], bool]) -> None:
 
 def _import(path: str, where: str, load: Callable[[str], Any] = import_string) -> Any:
     try:
-        return load(path)
+        return import_watched(path, load)
     except Exception as error:  # a module may raise anything
         why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise InvalidSettings(f"{where} cannot be imported: {why}{_at(error)}") from error
@@ -329,12 +329,7 @@ def _at(error: Exception) -> str:
     return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
 
 
-_NOT_THEIRS = (
-    f"{Path(__file__).parent}{os.sep}",
-    str(Path(importlib.__file__).parent),
-    "<frozen importlib",
-    import_string.__code__.co_filename,
-)
+_NOT_THEIRS = (f"{Path(__file__).parent}{os.sep}", *IMPORT_MACHINERY)
 
 
 def _is_ours(module: str) -> bool:

@@ -16,8 +16,8 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, router
-from django.utils.module_loading import import_string
 
+from mailrail.autoreload import import_watched
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 
@@ -57,7 +57,7 @@ def _check_names() -> Iterable[CheckMessage]:
     for name in FUNCTIONS:
         path = getattr(settings, name)
         try:
-            why = "" if callable(import_string(path)) else "is not a function"
+            why = "" if callable(import_watched(path)) else "is not a function"
         except Exception as error:  # a module may raise anything
             why = f"cannot be imported: {error}"
         if why:

@@ -22,8 +22,8 @@ import django
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
-from django.utils.module_loading import import_string
 
+from mailrail.autoreload import import_watched
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 
@@ -172,7 +172,7 @@ def _check_spelling(where: str, path: str) -> Iterable[CheckMessage]:
     if not path.startswith("mailrail."):
         return
     try:
-        import_string(path)
+        import_watched(path)
     except ImportError as error:
         yield Error(
             f"{where} is {path!r}, which cannot be imported: {error}",
@@ -224,7 +224,7 @@ def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
 
 def _check_path(where: str, path: str) -> Iterable[CheckMessage]:
     try:
-        found = import_string(path)
+        found = import_watched(path)
     except Exception as error:  # a module may raise anything
         yield Error(
             f"{where} is {path!r}, which cannot be imported: {error}",

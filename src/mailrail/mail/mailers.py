@@ -11,6 +11,7 @@ from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
+from mailrail.autoreload import import_watched
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 
@@ -44,7 +45,7 @@ def is_ours(path: str) -> bool:
     from .backend import EmailBackend
 
     try:
-        found = import_string(path)
+        found = import_watched(path)
     except ImportError:
         return False
     return isinstance(found, type) and issubclass(found, EmailBackend)
