@@ -68,7 +68,13 @@ test_of_the_page_with_pytest = pytest.mark.django_db(run(WITH_PYTEST)["test_a_re
 
 # -- mail-queue.md, anymail.md, the README -----------------------------------------------------------------------------
 
-MAILERS, BEFORE, LOGGING, QUEUEING = blocks("docs/how-to/mail-queue.md")[:4]
+
+def first_block(part: str) -> str:
+    """Of the page on the mail queue, the first one with this in it."""
+    return next(each for each in blocks("docs/how-to/mail-queue.md") if part in each)
+
+
+MAILERS, BEFORE, LOGGING = map(first_block, ("MAILERS = ", "EMAIL_BACKEND = ", "LOGGING = "))
 
 
 @needs_mailers
@@ -114,6 +120,16 @@ def test_what_queue_can_do_runs(page: str, user: Any) -> None:
     assert (len(queued_emails()), first.status) == (
         (2, "queued") if "messages" in block else (0, "cancelled")
     )
+
+
+@pytest.mark.django_db
+def test_the_attributes_that_the_class_of_the_page_names_are_stored() -> None:
+    kind = run(first_block("mailrail_attributes"))["NewsletterMessage"]
+    message = kind("Hello", "A body.", "me@example.com", ["you@example.com"])
+    message.campaign, kind.region = "spring", "eu"
+    with mail_queue():
+        mail.queue(message)
+    assert Email.objects.get().content["attributes"] == {"campaign": "spring", "region": "eu"}
 
 
 # -- the references ----------------------------------------------------------------------------------------------------

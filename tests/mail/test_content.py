@@ -19,6 +19,7 @@ from uuid import UUID
 import django
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -234,11 +235,88 @@ def test_texts_that_are_worked_out_late_are_worked_out_when_stored() -> None:
     assert pack(Address("Ann", "ann", "example.com"), "x") == "Ann <ann@example.com>"
 
 
+class AllNeeded(EmailMultiAlternatives):
+    """What delivers it needs these attributes: one of the object, one of the class, one that is worked out."""
+
+    mailrail_attributes = ("callback", "region", "greeting", "never_set")
+    region = "eu"
+
+    def __init__(self, *args: Any, callback: Any = len, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.callback = callback
+
+    @property
+    def greeting(self) -> str:
+        return f"Dear {self.region}"
+
+
+class AllNeededAndSigned(AllNeeded, Signed):
+    pass
+
+
+def endless() -> list[Any]:
+    made: list[Any] = []
+    made.append(made)
+    return made
+
+
+@pytest.mark.parametrize("kind", [AllNeeded, AllNeededAndSigned])
+def test_attributes_that_a_class_names_survive(kind: type[AllNeeded]) -> None:
+    message = kind("Hi", "Hello", "shop@example.com", ["ann@example.com"], callback={"id": 7})
+    again = vars(stored(message))
+    assert (again["callback"], again["region"], again["greeting"]) == ({"id": 7}, "eu", "Dear eu")
+
+
+def test_a_name_in_place_of_a_list_of_names_is_told() -> None:
+    class OneName(EmailMessage):
+        mailrail_attributes = "region"
+
+    with pytest.raises(TypeError, match=r"OneName\.mailrail_attributes must be a list of names.*'region'"):
+        dump(OneName("Hi"))
+
+
+def look_up() -> Any:
+    raise RuntimeError("nobody is there")
+
+
+LEFT_OUT = {
+    "an object": (object(), "a builtins.object"),
+    "an object in a dict": ({"user": {"profile": object()}}, "['user']['profile'] is a builtins.object"),
+    "what contains itself": (endless(), "contains itself"),
+    "a NUL": ({"note": "a\0b"}, "NUL"),
+    "half a character": ("\ud800", "surrogate"),
+    "what cannot be looked at": (SimpleLazyObject(look_up), "RuntimeError: nobody is there"),
+    "no number": (float("nan"), "a builtins.float"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_an_attribute_that_cannot_be_stored_is_left_out_and_logged_once(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    value, why = LEFT_OUT[case]
+
+    class Templated(EmailMultiAlternatives):
+        pass
+
+    Templated.__qualname__ = f"Templated with {case}"
+    message = Templated("Hi", "Hello", "shop@example.com", ["ann@example.com"])
+    vars(message).update(request=value, order=7)
+    for _ in range(2):
+        again = vars(stored(message))
+        assert "request" not in again and again["order"] == 7
+    [record] = caplog.records
+    assert record.levelname == "WARNING" and record.name == "mailrail.mail"
+    assert f"Templated with {case}" in record.getMessage() and "'request'" in record.getMessage()
+    assert why in record.getMessage() and "mailrail_attributes" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("build", "named"),
     [
         (lambda: changed(metadata={"user": object()}), r"metadata\['user'\] is a builtins\.object"),
-        (lambda: changed(callback=len), r"callback is a builtins\.builtin_function_or_method"),
+        (lambda: AllNeeded("Hi"), r"callback is a builtins\.builtin_function_or_method"),
+        (lambda: AllNeeded("Hi", callback=endless()), r"callback contains itself"),
         (lambda: mail(headers={"X-One": {1, 2}}), r"extra_headers\['X-One'\] is a builtins\.set"),
         (lambda: attached(("a", open, "a/b")), r"attachments\[0\]\.content is a"),
         (lambda: attached(("a", b"x", "a/b"), 7), r"attachments\[1\] is neither"),

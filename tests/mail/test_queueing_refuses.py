@@ -41,10 +41,20 @@ class Unpicklable:
     pass
 
 
+class Templated(EmailMessage):
+    """As django-templated-mail's: it is written from its request and its context."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.template_context = Unpicklable()
+
+
+class NeedsItsContext(Templated):
+    mailrail_attributes = ("template_context",)
+
+
 def own() -> EmailMessage:
-    made = message()
-    made.template_context = Unpicklable()  # type: ignore[attr-defined]
-    return made
+    return NeedsItsContext("Hello", "A body.\n", "me@example.com", ["you@example.com"])
 
 
 CASES: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {
@@ -122,6 +132,14 @@ def test_a_priority_that_is_none_is_refused_by_name(queueing: Queueing, priority
     with pytest.raises((TypeError, ValueError), match=f"^priority .*{said}"):
         mail.queue(message(), priority=priority)
     assert not Email.objects.exists()
+
+
+def test_a_class_that_remembers_its_request_is_queued_without_it(queueing: Queueing) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        Templated("Hello", "A body.\n", "me@example.com", ["you@example.com"]).send()
+        drain("mailrail.mail")
+        assert [each.recipients for each in server.mails] == [("you@example.com",)]
 
 
 def test_a_large_email_is_refused_and_says_by_which_setting(queueing: Queueing, settings: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
 
+from .attributes import dump_attributes
 from .compose import compose
 from .compose.common import writes_as_django
 from .values import CannotBeStored, pack, unpack
@@ -40,21 +41,9 @@ _fields = (
 )
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
-_elsewhere = {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status"}
-_of_anymail = {
-    "envelope_sender",
-    "esp_extra",
-    "merge_data",
-    "merge_global_data",
-    "merge_headers",
-    "merge_metadata",
-    "metadata",
-    "send_at",
-    "tags",
-    "template_id",
-    "track_clicks",
-    "track_opens",
-}
+_elsewhere = frozenset(
+    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status"}
+)
 
 
 class FinishedMessage(EmailMessage):
@@ -129,11 +118,7 @@ def _dump(message: EmailMessage, files: Files) -> dict[str, Any]:
         "attachments": [
             _dump_attachment(each, f"attachments[{n}]", files) for n, each in enumerate(message.attachments)
         ],
-        "attributes": {
-            name: pack(value, name)
-            for name, value in vars(message).items()
-            if name not in _elsewhere and not _is_unset(value)
-        },
+        "attributes": dump_attributes(message, _elsewhere),
     }
     if isinstance(message, EmailMultiAlternatives):
         content["alternatives"] = [
@@ -141,11 +126,6 @@ def _dump(message: EmailMessage, files: Files) -> dict[str, Any]:
             for n, each in enumerate(message.alternatives)
         ]
     return content
-
-
-def _is_unset(value: Any) -> bool:
-    """``AnymailMessage`` puts a class of Anymail's where nothing was given."""
-    return isinstance(value, type) and value.__name__ == "UNSET"
 
 
 def _has_djangos_envelope(message: EmailMessage) -> bool:
@@ -159,11 +139,7 @@ def _dump_finished(message: EmailMessage, files: Files) -> dict[str, Any]:
         "data": _keep(compose(message).data, files),
         "recipients": [str(each) for each in message.recipients()],
         "fields": {name: pack(getattr(message, name), name) for name in _envelope},
-        "attributes": {
-            name: pack(value, name)
-            for name, value in vars(message).items()
-            if name in _of_anymail and not _is_unset(value)
-        },
+        "attributes": dump_attributes(message, _elsewhere, needed_only=True),
     }
 
 
