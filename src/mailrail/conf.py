@@ -66,7 +66,8 @@ class Settings:
     mail_lifetime: float = 3 * 86400.0
     """How long an email is tried again that a server refuses for now, where its mailer does not say."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Rates, connections, lifetime and failover of each mailer, by its alias (``mailrail.mail.policies``)."""
+    """Rates, connections, lifetime, failover and the meaning of replies of each mailer, by its alias
+    (``mailrail.mail.policies``)."""
     mail_keep_bodies: float | None = None
     """How long the content of an email is kept that is sent, or has ended otherwise, before ``prunemail`` removes it.
     ``None``: as long as the record."""

@@ -100,7 +100,10 @@ def send_by_backend(
                 unsent = Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(_said(error), Stage.CONNECT))
                 settle([judge(each.email, unsent, timezone.now(), mailer)])
                 return [each.email for each in left], _said(error)
-            settle([judge(each.email, outcome, timezone.now(), mailer)])
+            result = judge(each.email, outcome, timezone.now(), mailer)
+            settle([result])
+            if result.mailer_out:
+                return [each.email for each in left], result.mailer_out
             if _has_lost_its_connection(outcome) and (why := _reopen(backend)):
                 return [each.email for each in left], why
     finally:

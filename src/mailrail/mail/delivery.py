@@ -30,7 +30,6 @@ from .models import Email, Status
 from .outages import Standing
 from .outcomes import Result
 from .postbag import Postbag
-from .replies import classify
 from .slots import slots
 from .smtp import Connection, Server, SmtpError, carry, close_all, pool_of
 from .smtp.as_django import utf8_address_of
@@ -72,6 +71,10 @@ class Delivery:
         self._answered = False
         self._broke = ""  # how its connection did, the last time
         self._final: list[IncomingMessage] = []  # to be finished
+        self._turned_away: list[Email] = []  # by the mailer that delivers just now, which is out
+        self._not_before: dict[
+            UUID, float
+        ] = {}  # seconds until one of these may be tried again by the same mailer
         self._finished_at = time.monotonic()
 
     def run(self) -> None:
@@ -192,9 +195,10 @@ class Delivery:
         for email, delay, reason in admission.later:
             _release(self._messages[email.pk], delay, reason)
         self._slow_down, self._ended, begun = {}, 0, time.monotonic()
-        self._answered, self._broke = False, ""
+        self._answered, self._broke, self._turned_away = False, "", []
         self._probed = mailer if standing.is_probe else None
         left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
+        left += self._turned_away
         if self._slow_down and self._ended:  # else it is out, which is more than slow
             self._slow(mailer, time.monotonic() - begun)
         admission.give_back(left)
@@ -299,13 +303,14 @@ class Delivery:
             for connection in connections:
                 pool_of(server).give_back(connection)
             self._patiently(bag.commit)
-        self._heed(errors)
-        return bag.left(), str(errors[0]) if errors and bag.left() and not bag.accepted else None
+        self._heed(errors, mailer)
+        broken = str(errors[0]) if errors and bag.left() and not bag.accepted else None
+        return bag.left(), bag.mailer_out or broken
 
-    def _heed(self, errors: Sequence[SmtpError]) -> None:
+    def _heed(self, errors: Sequence[SmtpError], mailer: str) -> None:
         """A server that turns connections away wants less, too."""
         for error in errors:
-            if error.reply is not None and classify(error.reply, error.stage).slow_down:
+            if outcomes.asks_for_less(error.reply, error.stage, mailer):
                 self._slow_down[""] = str(error.reply)
 
     def _patiently(self, write: Callable[[], object]) -> None:
@@ -347,7 +352,10 @@ class Delivery:
                 self._slow_down.update(result.slow_down)
             self._answered, self._broke = self._answered or result.is_answer, result.broke or self._broke
             message = self._messages[result.email.pk]
-            if result.again is None:
+            if result.mailer_out:
+                self._turned_away.append(result.email)
+                self._not_before[result.email.pk] = result.again or 0.0
+            elif result.again is None:
                 self._final.append(message)
             else:
                 _release(message, result.again, "it is sent later")
@@ -371,7 +379,8 @@ class Delivery:
 
     def _later(self, emails: Iterable[Email], delay: float, why: str) -> None:
         for email in emails:
-            _release(self._messages[email.pk], delay * random.uniform(1, 1.1), why)
+            wait = max(delay * random.uniform(1, 1.1), self._not_before.get(email.pk, 0.0))
+            _release(self._messages[email.pk], wait, why)
 
     def _visit(self, mailer: str, emails: Sequence[Email], why: str, soonest: float = paces.SOONEST) -> None:
         """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""

@@ -17,7 +17,7 @@ from typing import Any
 from mailrail.conf import settings
 
 from .models import Email, Status
-from .policies import in_ascii, lifetime_of
+from .policies import in_ascii, lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
 from .smtp import Fate, Outcome
 from .values import storable
@@ -45,6 +45,7 @@ class Result:
     """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final.
 
     ``is_answer``: the server has decided over the email. ``broke``: the connection had broken before, and how.
+    ``mailer_out``: the reply that says that no email can leave by this mailer.
     """
 
     email: Email
@@ -56,6 +57,7 @@ class Result:
     )  # recipient domain, or "" for all mail -> who said so
     is_answer: bool = False
     broke: str = ""
+    mailer_out: str = ""
 
 
 def waiting(email: Email) -> list[str]:
@@ -97,13 +99,13 @@ def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) ->
     """The connection broke. Who had been refused by then stays so: servers close after too many errors, and would do
     so at every attempt, before they come to the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
-    _heed(email, replace(outcome, reply=None), now, result)
+    _heed(email, replace(outcome, reply=None), now, result, mailer)
     if outcome.fate is Fate.AMBIGUOUS:
         doubted = doubt(email, now, str(outcome.error), mailer)
         result.status, result.again = doubted.status, doubted.again
         return result
     note(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
-    if outcome.reply is not None and classify(outcome.reply, outcome.stage).slow_down:
+    if asks_for_less(outcome.reply, outcome.stage, mailer):
         result.slow_down[""] = str(outcome.reply)
     return _again(email, now, _soon(email), result)
 
@@ -174,7 +176,13 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
 
 def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
     result = Result(email, Status.QUEUED, is_answer=True)
-    email.attempts += _heed(email, outcome, now, result)
+    email.attempts += _heed(email, outcome, now, result, mailer)
+    if outcome.fate is Fate.ACCEPTED:
+        result.mailer_out = ""  # by others of its recipients: the next email shows whether it works
+    if result.mailer_out:
+        result.is_answer = False
+        note(email, now, NOT_SENT, mailer=mailer, **_reply_of(outcome))
+        return _again(email, now, _soon(email), result)
     note(
         email,
         now,
@@ -192,7 +200,12 @@ def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> R
     return _final(email, now, result)
 
 
-def _heed(email: Email, outcome: Outcome, now: datetime, result: Result) -> bool:
+def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:
+    """Tell whether the server of the mailer wants less mail per minute."""
+    return reply is not None and classify(reply, stage, rules=policy_of(mailer).replies).slow_down
+
+
+def _heed(email: Email, outcome: Outcome, now: datetime, result: Result, mailer: str) -> bool:
     """Note the replies that decided over recipients. Was any of them about the email?"""
     tried = len(waiting(email))
     about_email = False
@@ -201,8 +214,10 @@ def _heed(email: Email, outcome: Outcome, now: datetime, result: Result) -> bool
         if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
             continue
         stage = Stage.RCPT if each["address"] in outcome.refused else outcome.stage
-        verdict = classify(reply, stage, tried)
+        verdict = classify(reply, stage, tried, () if reply.positive else policy_of(mailer).replies)
         about_email = about_email or not verdict.connection
+        if verdict.mailer_out:
+            result.mailer_out = str(reply)
         if verdict.suppress:
             result.suppress[bare(each["address"])] = str(reply)
         if verdict.slow_down:

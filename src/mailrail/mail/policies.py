@@ -1,4 +1,4 @@
-"""What ``MAILRAIL["MAILERS"]`` says of each mailer: how fast, over how many connections, how long, who stands in.
+"""What ``MAILRAIL["MAILERS"]`` says of each mailer: how fast, how long, who stands in, what its replies mean.
 
     MAILRAIL = {
         "MAILERS": {
@@ -8,6 +8,7 @@
                 "CONNECTIONS": 10,
                 "LIFETIME": timedelta(days=1),
                 "FAILOVER": ["backup"],
+                "REPLIES": ["gmail", {"code": 554, "text": "quota exceeded", "means": "later"}],
             },
         },
     }
@@ -18,6 +19,7 @@ any other is defined here, by ``BACKEND`` and ``OPTIONS`` as Django 6.1 has them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,19 +29,26 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 from mailrail.routing import Rate
 
+from .replies import Meaning, ReplyRule
+from .reply_presets import PRESETS
+
 UNNAMED = ""
 """The alias of the one mailer there is without ``MAILERS``, ``MAILRAIL["DELIVER_WITH"]``; settings say "default"."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it."""
+    """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it.
+
+    ``replies``: what its server means by some of its replies; the first rule that matches counts.
+    """
 
     rate: tuple[Rate, ...] = ()
     rates: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
     connections: int | None = None
     lifetime: float | None = None
     failover: tuple[str, ...] = ()
+    replies: tuple[ReplyRule, ...] = ()
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,6 +148,80 @@ def _failover(where: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _replies(where: str, value: Any) -> tuple[ReplyRule, ...]:
+    """Rules, and names of presets in whose place their rules stand."""
+    if not isinstance(value, list | tuple):
+        raise InvalidSettings(f"{where} must be a list of rules and names of presets, not {value!r}.")
+    rules: list[ReplyRule] = []
+    for n, each in enumerate(value):
+        if isinstance(each, str):
+            rules += _preset(where, each)
+        else:
+            rules.append(_rule(f"{where}[{n}]", each))
+    return tuple(rules)
+
+
+def _preset(where: str, name: str) -> tuple[ReplyRule, ...]:
+    if name not in PRESETS:
+        raise InvalidSettings(
+            f"{where} names {name!r}, which is no preset. There are: {', '.join(sorted(PRESETS))}."
+        )
+    return PRESETS[name]
+
+
+def _rule(where: str, value: Any) -> ReplyRule:
+    if not isinstance(value, Mapping):
+        raise InvalidSettings(
+            f"{where} must be the name of a preset or a dictionary such as "
+            f"{{'code': 554, 'text': 'quota exceeded', 'means': 'later'}}, not {value!r}."
+        )
+    if unknown := value.keys() - {"code", "enhanced", "text", "means"}:
+        raise InvalidSettings(
+            f"{where} has no key {min(map(str, unknown))!r}. It knows: code, enhanced, text, means."
+        )
+    if not value.keys() & {"code", "enhanced", "text"}:
+        raise InvalidSettings(f"{where} would match every reply. Give at least one of: code, enhanced, text.")
+    known = [str(each) for each in Meaning]
+    if value.get("means") not in known:
+        raise InvalidSettings(
+            f"{where}['means'] must be one of {', '.join(map(repr, known))}, not {value.get('means')!r}."
+        )
+    return ReplyRule(
+        Meaning(value["means"]), _code(where, value), _enhanced(where, value), _text(where, value)
+    )
+
+
+def _code(where: str, value: Mapping[str, Any]) -> int | None:
+    code = value.get("code")
+    if "code" in value and (not isinstance(code, int) or not 400 <= code <= 599):
+        raise InvalidSettings(f"{where}['code'] must be a reply's code from 400 to 599, not {code!r}.")
+    return code
+
+
+def _enhanced(where: str, value: Mapping[str, Any]) -> str | None:
+    enhanced = value.get("enhanced")
+    if "enhanced" in value and not (
+        isinstance(enhanced, str) and re.fullmatch(r"[45](\.[0-9]{1,3}){2}", enhanced)
+    ):
+        raise InvalidSettings(
+            f"{where}['enhanced'] must be a status of RFC 3463, such as '5.1.90', not {enhanced!r}."
+        )
+    return enhanced
+
+
+def _text(where: str, value: Mapping[str, Any]) -> re.Pattern[str] | None:
+    if "text" not in value:
+        return None
+    try:
+        if not value["text"]:
+            raise ValueError("it is empty")
+        return re.compile(value["text"], re.IGNORECASE)
+    except (re.error, TypeError, ValueError) as error:
+        raise InvalidSettings(
+            f"{where}['text'] must be a regular expression, not {value['text']!r}: {error}"
+        ) from None
+
+
 def _backend(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidSettings(f"{where} must be the dotted path of an email backend, not {value!r}.")
@@ -157,6 +240,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "CONNECTIONS": _connections,
     "LIFETIME": _lifetime,
     "FAILOVER": _failover,
+    "REPLIES": _replies,
     "BACKEND": _backend,
     "OPTIONS": _options,
 }

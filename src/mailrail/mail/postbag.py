@@ -55,16 +55,18 @@ class Postbag:
         self._changed = changed
         self._results: list[Result] = []
         self.accepted = 0
+        self.mailer_out = ""
+        """The reply by which the server refused whatever comes by this mailer; nothing more is handed out then."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return 0 if self.mailer_out else len(self._waiting)
 
     def left(self) -> list[Email]:
         """What no connection has taken."""
         return [loaded.email for loaded, _ in self._waiting]
 
     def next(self) -> Envelope | None:
-        while self._waiting:
+        while len(self):
             loaded, eight_bit = self._waiting.popleft()
             try:
                 return self._envelope(loaded, eight_bit)
@@ -106,7 +108,9 @@ class Postbag:
         else:
             self.accepted += outcome.fate is Fate.ACCEPTED
             said = _in_words_of_the_record(outcome, envelope.ref.wire)
-            self._results.append(judge(loaded.email, said, timezone.now(), self._mailer))
+            result = judge(loaded.email, said, timezone.now(), self._mailer)
+            self.mailer_out = self.mailer_out or result.mailer_out
+            self._results.append(result)
 
     def commit(self, intents: Sequence[Email] = ()) -> set[UUID]:
         """Write down what has ended, and these intents. Returns the ids of those that may leave.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -151,13 +152,44 @@ class Verdict:
 
     ``suppress``: no mail can ever reach this address, so write to it no more. ``slow_down``: the server wants less
     mail per minute. ``connection``: the reply is about the connection, the account or the server, and says nothing
-    against this email: its attempts are not used up.
+    against this email: its attempts are not used up. ``mailer_out``: the next email would be refused as well, until
+    somebody changes a setting or an account.
     """
 
     kind: Kind
     suppress: bool = False
     slow_down: bool = False
     connection: bool = False
+    mailer_out: bool = False
+
+
+class Meaning(StrEnum):
+    """What a rule says of the replies that it matches."""
+
+    LATER = "later"
+    SLOW_DOWN = "slow down"
+    OUT = "out"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ReplyRule:
+    """What a provider means by a reply that the RFCs leave open.
+
+    ``code``, ``enhanced`` (such as ``"5.1.90"``) and ``text`` must all match, where they are given. ``text`` is looked
+    for anywhere in the reply's text, with line ends and runs of white space as one space each.
+    """
+
+    means: Meaning
+    code: int | None = None
+    enhanced: str | None = None
+    text: re.Pattern[str] | None = None
+
+    def matches(self, reply: Reply) -> bool:
+        """Tell whether the rule is about this reply."""
+        if self.code not in (None, reply.code) or self.enhanced not in (None, reply.enhanced):
+            return False
+        return self.text is None or self.text.search(" ".join(reply.text.split())) is not None
 
 
 NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.3", "5.1.6", "5.1.10"})
@@ -179,9 +211,11 @@ It says so of X.4.1, "no answer from host", too. But Exchange Online refuses unk
 5.4.1 stays permanent.
 """
 _GREYLISTED = re.compile(r"gr[ea]y[- ]?list", re.IGNORECASE)
-_NOT_THE_MAIL = frozenset({500, 502, 503, 521, 530, 534, 535, 538})
-"""Commands not understood or out of turn (RFC 5321 4.2.2), a host that takes no mail at all (RFC 7504), logging in
-asked for or refused (RFC 4954 6): the next one on a sound connection may be taken."""
+_NOT_THE_MAIL = frozenset({500, 502, 503, 521})
+"""Commands not understood or out of turn (RFC 5321 4.2.2), a host that takes no mail at all (RFC 7504): the next one on
+a sound connection may be taken."""
+_NOT_LOGGED_IN = frozenset({530, 534, 535, 538})
+"""Logging in or TLS is asked for (RFC 4954 6, RFC 3207 4): every email is refused until a setting is mended."""
 _SESSION = frozenset(
     {
         Stage.CONNECT,
@@ -196,17 +230,33 @@ _SESSION = frozenset(
 )
 
 
-def classify(reply: Reply, stage: Stage, recipients: int = 1) -> Verdict:
-    """What the reply at that stage means. ``recipients``: how many it speaks about."""
+def classify(reply: Reply, stage: Stage, recipients: int = 1, rules: Sequence[ReplyRule] = ()) -> Verdict:
+    """Return what the reply at that stage means.
+
+    ``recipients``: how many it speaks about. ``rules``: what the mailer's provider means; the first match counts.
+    """
     if reply.positive:
         return Verdict(Kind.ACCEPTED)
+    for rule in rules:
+        if rule.matches(reply):
+            return _MEANT[rule.means]
     slow_down = _asks_for_less(reply, stage)
+    if reply.code in _NOT_LOGGED_IN:
+        return Verdict(Kind.TRANSIENT, slow_down=slow_down, connection=True, mailer_out=True)
     if reply.code == 421 or stage in _SESSION or reply.code in _NOT_THE_MAIL:
         return Verdict(Kind.TRANSIENT, slow_down=slow_down, connection=True)
     if reply.code < 500 or _means_later(reply, stage):
         return Verdict(Kind.TRANSIENT, slow_down=slow_down)
     about_one = stage == Stage.RCPT or (stage == Stage.DOT and recipients == 1)
     return Verdict(Kind.PERMANENT, suppress=about_one and reply.enhanced in NO_SUCH_ADDRESS)
+
+
+_MEANT = {
+    Meaning.LATER: Verdict(Kind.TRANSIENT),
+    Meaning.SLOW_DOWN: Verdict(Kind.TRANSIENT, slow_down=True),
+    Meaning.OUT: Verdict(Kind.TRANSIENT, connection=True, mailer_out=True),
+    Meaning.FAILED: Verdict(Kind.PERMANENT),
+}
 
 
 def _asks_for_less(reply: Reply, stage: Stage) -> bool:
