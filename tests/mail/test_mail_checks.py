@@ -200,3 +200,28 @@ def test_sending_without_the_tables_says_what_to_do(settings: Any) -> None:
         cursor.execute("ALTER TABLE mailrail_mail_gone RENAME TO mailrail_mail_email")
     assert raised.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]
     assert looked.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]
+
+
+@pytest.mark.parametrize(
+    ("login", "ids"),
+    [
+        ({"username": "shop", "password": ""}, ["mailrail.mail.W006"]),
+        ({"username": "shop", "password": "secret"}, []),
+        ({"username": "", "password": ""}, []),
+    ],
+)
+def test_a_user_name_without_a_password(settings: Any, login: dict[str, str], ids: list[str]) -> None:
+    """An empty variable: the server would answer 530 to every email."""
+    queueing(settings, SMTP)
+    if django.VERSION >= (6, 1):
+        settings.MAILERS["out"]["OPTIONS"] = {"host": "a", **login}
+    else:
+        settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = login["username"], login["password"]
+    assert said() == ids
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+def test_a_token_in_place_of_a_password_is_fine(settings: Any) -> None:
+    queueing(settings, "mailrail.mail.smtp.EmailBackend")
+    settings.MAILERS["out"]["OPTIONS"] = {"host": "a", "username": "shop", "token": lambda: "token"}
+    assert said() == []

@@ -11,6 +11,7 @@ mailrail.mail.E008  MAILRAIL["MAIL_STORAGE"] is no alias in STORAGES
 mailrail.mail.W001  outside development, the mailer that delivers writes to a screen, a file or nowhere
 mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
+mailrail.mail.W006  the mailer that delivers has a user name, and no password or token: it will not log in
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import django
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.mail.backends import smtp as djangos
 
 from mailrail.autoreload import import_watched
 from mailrail.conf import settings
@@ -214,11 +216,21 @@ def _check_delivering(alias: str, where: str, path: str) -> Iterable[CheckMessag
 def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
     """Nothing is opened: a backend connects when it sends."""
     try:
-        server_of(open_backend(alias))
+        backend = open_backend(alias)
+        server = server_of(backend)
     except Exception as error:  # whatever a backend says of its settings
         yield Error(
             f"{where} delivers what is queued, and {path} cannot be made: {type(error).__name__}: {error}",
             id="mailrail.mail.E005",
+        )
+        return
+    has_token = server is not None and server.token is not None
+    if isinstance(backend, djangos.EmailBackend) and backend.username and not (backend.password or has_token):
+        yield Warning(
+            f"{where} has the user name {backend.username!r}, and neither a password nor a token: nobody logs in.",
+            hint="Is the variable empty that should hold the password? Leave the user name out, too, if the server "
+            "asks for no login.",
+            id="mailrail.mail.W006",
         )
 
 
