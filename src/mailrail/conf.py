@@ -65,6 +65,9 @@ class Settings:
     """When nobody knows whether an email was sent: ``"resend"`` it with the same Message-ID, or ``"hold"`` it."""
     mail_lifetime: float = 3 * 86400.0
     """How long an email is tried again that a server refuses for now, where its mailer does not say."""
+    mail_sensitive: str = "mailrail.mail.is_sensitive"
+    """Dotted path of a function ``(message) -> bool``, asked when an email is queued: may only its recipients read it?
+    The admin shows nobody what such an email holds."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Rates, connections, lifetime, failover and the meaning of replies of each mailer, by its alias
     (``mailrail.mail.policies``)."""

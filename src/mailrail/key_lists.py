@@ -171,6 +171,20 @@ class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return None if NUL in object_id else super().get_object(request, object_id, from_field)
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Refuse fields that the list has no filter for: each answer would tell what a hidden column holds."""
+        field = lookup.partition("__")[0]
+        if field in {it.name for it in self.opts.get_fields()} and field not in self._filtered(request):
+            return False
+        return super().lookup_allowed(lookup, value, request)
+
+    def _filtered(self, request: HttpRequest) -> set[str]:
+        """The fields and parameters of the list's filters."""
+        filters: Iterable[Any] = self.get_list_filter(request)
+        fields = (it[0] if isinstance(it, list | tuple) else it for it in filters)
+        named = (str(getattr(it, "parameter_name", it)) for it in (*fields, self.date_hierarchy or ""))
+        return {name.partition("__")[0] for name in named}
+
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> Any:

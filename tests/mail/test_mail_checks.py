@@ -12,7 +12,7 @@ from django.db import OperationalError, connection, transaction
 
 from mailrail.checks import check_settings
 from mailrail.errors import InvalidSettings
-from mailrail.mail.checks import check_mail, check_storage
+from mailrail.mail.checks import check_mail, check_sensitive, check_storage
 
 QUEUE = "mailrail.mail.backend.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -90,6 +90,16 @@ def test_a_storage_that_is_none(settings: Any) -> None:
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "nope"}
     [found] = check_storage()
     assert found.id == "mailrail.mail.E008" and "MAILRAIL['MAIL_STORAGE'] is 'nope'" in found.msg
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"), [("mailrail.mail.VERSION", "imported"), ("mailrail.mail.models.FINAL", "no function")]
+)
+def test_a_function_for_what_is_sensitive_that_is_none(settings: Any, path: str, wrong: str) -> None:
+    assert check_sensitive() == []
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_SENSITIVE": path}
+    [found] = check_sensitive()
+    assert found.id == "mailrail.mail.E009" and path in found.msg and wrong in found.msg
 
 
 def test_the_backend_without_its_app(settings: Any) -> None:

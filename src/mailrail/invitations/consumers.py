@@ -77,4 +77,5 @@ def _compose(invitation: Any) -> EmailMultiAlternatives:
     email = EmailMultiAlternatives(subject=" ".join(subject.split()), body=body, to=[invitation.email])
     if html.strip():
         email.attach_alternative(html, "text/html")
+    email.mailrail_sensitive = True  # type: ignore[attr-defined]  # its link opens the invitation
     return email

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .models import Email, Status
     from .outages import pause, resume
     from .queueing import aqueue, aqueue_many, queue, queue_many
+    from .sensitive import is_sensitive
 
 __all__ = [
     "CannotQueue",
@@ -45,6 +46,7 @@ __all__ = [
     "aresend",
     "cancel",
     "hold",
+    "is_sensitive",
     "pause",
     "queue",
     "queue_many",
@@ -59,6 +61,7 @@ _HOMES = {
     "models": ("Email", "Status"),
     "outages": ("pause", "resume"),
     "queueing": ("aqueue", "aqueue_many", "queue", "queue_many"),
+    "sensitive": ("is_sensitive",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 

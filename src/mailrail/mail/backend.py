@@ -28,6 +28,7 @@ from .mailers import LOCMEM, check_delivering, configured
 from .models import Email
 from .policies import UNNAMED
 from .queueing import queue_in_run, queue_many
+from .sensitive import mark_password_reset
 
 logger = logging.getLogger("mailrail.mail")
 
@@ -93,6 +94,8 @@ class EmailBackend(BaseEmailBackend):
         """
         messages = [message for message in email_messages or () if message.recipients()]
         run = current_run()
+        if len(messages) == 1:  # as Django's form sends it
+            mark_password_reset(messages[0])
         if self.fail_silently or _complaining.get() or _is_of_a_log(messages):
             return self._queue_silently(messages, run)
         return self._queue(messages, run)

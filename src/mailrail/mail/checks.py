@@ -8,6 +8,7 @@ mailrail.mail.E005  the backend that delivers, or the one that queues, cannot be
 mailrail.mail.E006  the backend that queues is misspelled
 mailrail.mail.E007  "mailrail" is not in INSTALLED_APPS
 mailrail.mail.E008  MAILRAIL["MAIL_STORAGE"] is no alias in STORAGES
+mailrail.mail.E009  MAILRAIL["MAIL_SENSITIVE"] is no function that can be imported
 mailrail.mail.W001  outside development, the mailer that delivers writes to a screen, a file or nowhere
 mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
@@ -96,6 +97,28 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
             f"{', '.join(sorted(django_settings.STORAGES))}.",
             hint="Name one of them, or leave MAIL_STORAGE out: then attachments are kept in the database.",
             id="mailrail.mail.E008",
+        )
+    ]
+
+
+@register()
+def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
+    """Can the function be asked that says what only recipients may read?"""
+    try:
+        path = settings.mail_sensitive
+    except InvalidSettings:
+        return []  # mailrail.E001 tells
+    try:
+        wrong = "" if callable(import_watched(path)) else "which is no function"
+    except Exception as error:  # a module may raise anything
+        wrong = f"which cannot be imported: {error}"
+    if not wrong:
+        return []
+    return [
+        Error(
+            f"MAILRAIL['MAIL_SENSITIVE'] is {path!r}, {wrong}.",
+            hint="Give the dotted path of a function (message) -> bool, or leave it out.",
+            id="mailrail.mail.E009",
         )
     ]
 

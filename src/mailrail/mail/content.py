@@ -21,6 +21,7 @@ from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternativ
 from .attributes import dump_attributes
 from .compose import compose
 from .compose.common import writes_as_django
+from .sensitive import MARK
 from .values import CannotBeStored, pack, unpack
 
 VERSION = 1
@@ -42,7 +43,7 @@ _fields = (
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
 _elsewhere = frozenset(
-    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status"}
+    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status", MARK}
 )
 
 

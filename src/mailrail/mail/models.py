@@ -82,6 +82,12 @@ class Email(models.Model):
     )
     recipients = models.JSONField(pgettext_lazy("email", "recipients"), default=list, db_default=[])
     subject = models.TextField(pgettext_lazy("email", "subject"), db_default="")
+    sensitive = models.BooleanField(
+        pgettext_lazy("email", "sensitive"),
+        default=False,
+        db_default=False,
+        help_text=_("Only its recipients may read it: its subject and content are not shown."),
+    )
     content = models.JSONField(pgettext_lazy("email", "content"), default=dict, db_default={})
     message_id = models.CharField(_("Message-ID"), max_length=255, db_default="")
     date = models.DateTimeField(
@@ -142,6 +148,7 @@ class Email(models.Model):
         verbose_name_plural = pgettext_lazy("email", "emails")
         ordering = ("-id",)
         permissions = (
+            ("view_email_content", _("Can view the content of email")),
             ("resend_email", _("Can resend email")),
             ("cancel_email", _("Can cancel email")),
             ("hold_email", _("Can hold and release email")),
@@ -182,7 +189,7 @@ class Email(models.Model):
         )
 
     def __str__(self) -> str:
-        return str(self.subject or self.id)
+        return str(self.id if self.sensitive or not self.subject else self.subject)
 
 
 def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:

@@ -37,6 +37,7 @@ from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
 from .mailers import check_delivering
 from .models import Email, Status, email_of, new_id
+from .sensitive import decide
 from .values import CannotBeStored
 
 CHANNEL = "mailrail.mail"
@@ -162,6 +163,7 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
             "sender": str(message.from_email),
             "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
             "subject": str(message.subject),
+            "sensitive": decide(message),
             "content": content,
             "message_id": message_id,
             "date": now,

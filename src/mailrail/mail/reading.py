@@ -13,7 +13,7 @@ from django.db.models.expressions import RawSQL
 
 from .models import Email, Suppression, email_of
 
-UNREAD = frozenset({"subject", "key", "digest", "tags", "about", "emptied_at", "next_try_at"})
+UNREAD = frozenset({"subject", "sensitive", "key", "digest", "tags", "about", "emptied_at", "next_try_at"})
 """Not asked for. Like any deferred field of Django's, they are fetched should somebody need them."""
 _read = json.JSONDecoder().raw_decode
 

@@ -94,7 +94,9 @@ def _is_id(term: str) -> Q:
 def _containing(emails: QuerySet[Email], term: str) -> QuerySet[Email]:
     in_json = json.dumps(term, ensure_ascii=connections[emails.db].vendor != "postgresql")[1:-1]
     return emails.annotate(recipients_text=Cast("recipients", models.TextField())).filter(
-        Q(subject__icontains=term) | Q(recipients_text__icontains=in_json) | Q(message_id__icontains=term)
+        Q(subject__icontains=term, sensitive=False)
+        | Q(recipients_text__icontains=in_json)
+        | Q(message_id__icontains=term)
     )
 
 
@@ -111,7 +113,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     )
     actions = ("resend", "cancel", "hold", "release")
     fieldsets = (
-        (None, {"fields": (("status", "mailer", "attempts"), ("subject", "sender"))}),
+        (None, {"fields": (("status", "mailer", "attempts"), ("title", "sender"))}),
         (
             pgettext_lazy("email", "Times"),
             {"fields": (("created_at", "changed_at", "sent_at"), ("send_at", "expires_at", "emptied_at"))},
@@ -121,7 +123,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
             {"fields": (("id", "message_id", "key"), ("tags", "about"), ("priority", "size"))},
         ),
     )
-    readonly_fields = ("id",)
+    readonly_fields = ("id", "title")
 
     class Media:
         css = {"all": ("mailrail_mail/admin.css",)}  # noqa: RUF012 - as Django has it
@@ -130,6 +132,8 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
 
     @admin.display(description=pgettext_lazy("email", "subject"))
     def title(self, email: Email) -> str:
+        if email.sensitive:
+            return gettext("(not shown)")
         return email.subject or gettext("(no subject)")
 
     @admin.display(description=pgettext_lazy("email", "recipients"))
@@ -187,9 +191,9 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def _shown(self, request: HttpRequest, email: Email) -> dict[str, Any]:
-        contents, problem = None, ""
-        is_large = email.size > SHOWN_AT_ONCE and "contents" not in request.GET
-        if not is_large:
+        contents, problem = None, self._why_hidden(request, email)
+        is_large = not problem and email.size > SHOWN_AT_ONCE and "contents" not in request.GET
+        if not problem and not is_large:
             try:
                 contents = Contents(email, email._state.db or "default")
             except CannotShow as error:
@@ -224,10 +228,23 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
 
     def _contents(self, request: HttpRequest, object_id: str) -> Contents:
         email = self._viewed(request, unquote(object_id))
+        if hidden := self._why_hidden(request, email):
+            raise PermissionDenied(hidden)
         try:
             return Contents(email, email._state.db or "default")
         except CannotShow as error:
             raise Http404(str(error)) from error
+
+    def _why_hidden(self, request: HttpRequest, email: Email) -> str:
+        """Why this user may not see the content of the email; nothing, if they may."""
+        if email.sensitive:
+            return gettext(
+                "It may hold a secret, such as a link that sets a password: it is shown to nobody."
+            )
+        if not request.user.has_perm("mailrail_mail.view_email_content"):
+            said = gettext("To see it takes the permission “%(permission)s”.")
+            return said % {"permission": gettext("Can view the content of email")}
+        return ""
 
     def _viewed(self, request: HttpRequest, object_id: str) -> Email:
         email: Email | None = self.get_object(request, object_id)
