@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import OperationalError
+from django.db import InternalError, OperationalError
 
 from mailrail import Channel
 
@@ -155,5 +155,41 @@ def test_a_full_disk_is_waited_out(layer: Any, ledger: Ledger, postgres_server: 
             ids |= {str(id) for id in Channel("ledger").send_many([{}] * 10)}
             until(lambda: is_empty(layer))
             end(*pair)
+    assert ledger.counts() == dict.fromkeys(ids, 1)
+    assert {(line.attempt, line.losses) for line in ledger.lines("ran")} == {(1, 0)}
+
+
+@contextmanager
+def read_only(server: PostgresServer) -> Iterator[None]:
+    """All sessions, those that are open among them."""
+    with server.connect() as admin:
+        admin.execute("SET default_transaction_read_only = off")
+        try:
+            admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            admin.execute("SELECT pg_reload_conf()")
+            yield
+        finally:
+            admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            admin.execute("SELECT pg_reload_conf()")
+
+
+def test_a_database_that_is_read_only_for_a_while_is_waited_out(
+    layer: Any, ledger: Ledger, gate: Path, postgres_server: PostgresServer
+) -> None:
+    """Longer than a lease: no claim is renewed, none is lost, and what was done is not done again."""
+    ids = {str(Channel("held").send({"gate": str(gate)}))}
+    ids |= {str(id) for id in Channel("slow").send_many([{"seconds": 0.01}] * 1000)}
+    with workers(ledger, "slow", "held", *on(layer)) as [worker]:
+        until(lambda: ledger.lines("began") and len(ledger.counts()) >= 100)
+        with read_only(postgres_server):
+            until(lambda: "leases cannot be renewed just now" in worker.log)
+            until(lambda: "the layer cannot be used just now" in worker.log)
+            with pytest.raises(InternalError, match="read-only transaction"):
+                Channel("ledger").send({})
+        recover(more(ledger), "a database that was read-only")
+        gate.touch()
+        until(lambda: is_empty(layer))
+        end(worker)
+        assert "read-only transaction" in worker.log and "cannot be retried" not in worker.log
     assert ledger.counts() == dict.fromkeys(ids, 1)
     assert {(line.attempt, line.losses) for line in ledger.lines("ran")} == {(1, 0)}

@@ -14,11 +14,11 @@ from datetime import datetime
 from uuid import UUID
 
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db import Error as AnyDatabaseError
-from django.db import InterfaceError, OperationalError, connections, router
+from django.db import connections, router
 from django.utils import timezone
 
-from mailrail import LayerUnavailable, MailrailError
+from mailrail import MailrailError
+from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
 from . import failover, outages, outcomes, paces, rates, reading
@@ -48,7 +48,6 @@ OTHERS = 60.0
 """Seconds that an email is left to another worker which may be alive."""
 PATIENCE = 20.0
 """Seconds in which outcomes that are known wait for a database that is away: each one that is lost is a second copy."""
-AWAY = (OperationalError, InterfaceError)
 LEAST_PACE = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
 NO_SLOT = "all connections of its mailer are in use"
@@ -81,11 +80,11 @@ class Delivery:
         try:
             self._take_in()
             self._run()
-        except AWAY as error:
-            logger.error("the database is away; %s email(s) wait for it: %s", len(self._all), error)
-            connections[self._using].close_if_unusable_or_obsolete()
-        except LayerUnavailable as error:
-            logger.error("rates cannot be asked for; %s email(s) wait: %s", len(self._all), error)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.error("the database or the layer is away; %s email(s) wait: %s", len(self._all), error)
+            self._reconnects()
         finally:
             self._finish_final()
             for message in self._all:  # returning would finish them
@@ -315,14 +314,17 @@ class Delivery:
 
     def _patiently(self, write: Callable[[], object]) -> None:
         """Outcomes that are known. A database that is being restarted is waited for."""
-        until = time.monotonic() + PATIENCE
+        until, is_told = time.monotonic() + PATIENCE, False
         while True:
             try:
                 write()
                 return
-            except AnyDatabaseError as error:
-                if not isinstance(error, AWAY) or time.monotonic() > until or not self._reconnects():
+            except Exception as error:
+                if not is_transient(error) or time.monotonic() > until or not self._reconnects():
                     raise
+                if not is_told:
+                    logger.warning("outcomes of emails wait for the database: %s", error)
+                is_told = True
                 time.sleep(0.2)
 
     def _reconnects(self) -> bool:

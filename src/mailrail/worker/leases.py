@@ -14,12 +14,18 @@ from django.db import Error
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..messages import Content, Message
+from ..transient import is_transient
 from .connections import close_connections, own_connection
 from .log import logger
 
 HEARTBEAT_EVERY = 5.0
 OUTAGES = (LayerUnavailable, Error, OSError)
-"""What a layer raises when its server or file cannot be used just now."""
+"""What layers raise of their server or file. No worker ends over it: it tries again, whatever it is."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether waiting helps, as opposed to a statement that will be refused again."""
+    return isinstance(error, OSError) or is_transient(error)
 
 
 def clock() -> float:
@@ -118,14 +124,19 @@ class LeaseKeeper:
                 self._renew()
                 self._beat()
                 self._in_outage = False
-            except OUTAGES as error:
-                if not self._in_outage:
-                    logger.warning("leases cannot be renewed just now, trying again: %s", error)
-                self._in_outage = True
+            except Exception as error:
+                self._tell(error)
                 close_connections()
-            except Exception:
-                logger.exception("renewing leases failed, trying again")
         self._say_goodbye()
+
+    def _tell(self, error: Exception) -> None:
+        """Log the first error of those in a row."""
+        if not self._in_outage:
+            if is_outage(error):
+                logger.warning("leases cannot be renewed just now, trying again: %s", error)
+            else:
+                logger.error("renewing leases failed, trying again", exc_info=error)
+        self._in_outage = True
 
     def _renew(self) -> None:
         now = clock()

@@ -7,6 +7,7 @@ import threading
 import time
 
 from .connections import distrust_connections
+from .leases import is_outage
 from .log import logger
 
 LONGEST_BACKOFF = 5.0
@@ -33,7 +34,12 @@ class Outages:
     def wait(self, error: Exception, stop_at: float) -> None:
         """Until the next try; not beyond ``stop_at`` (time.monotonic())."""
         if not self._is_told or time.monotonic() - self._failed_at > OVER_AFTER:
-            logger.error("the layer cannot be used just now, trying again until it can: %s", error)
+            trace = (
+                None if is_outage(error) else error
+            )  # somebody has to mend that one, and needs to know where
+            logger.error(
+                "the layer cannot be used just now, trying again until it can: %s", error, exc_info=trace
+            )
         self._is_told, self._failed_at = True, time.monotonic()
         self._failures += 1
         distrust_connections()

@@ -6,12 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import DataError, IntegrityError
-
 from ..layers import DurableLayer
 from ..messages import Claimed, Message
 from .incoming import IncomingMessage, Outcome
-from .leases import OUTAGES, LeaseKeeper, clock
+from .leases import OUTAGES, LeaseKeeper, clock, is_outage
 from .log import logger
 from .report import report, report_lost
 
@@ -105,7 +103,7 @@ class Settler:
         try:
             lost = settle_one(self._layer, entry.claim, entry.outcome)
         except Exception as error:
-            if _is_outage(error):
+            if is_outage(error):
                 self._note_unanswered(entry)
                 raise
             self._set_aside(entry, error)
@@ -131,7 +129,7 @@ class Settler:
         try:
             lost = self._layer.release([entry.claim for entry in entries], delay)
         except Exception as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 return
             for entry in entries:
                 self._note_unanswered(entry)
@@ -154,12 +152,13 @@ class Settler:
             "%r cannot be %s; it will count as lost", entry.message, entry.outcome.kind, exc_info=error
         )
 
-    def finish_apart(self) -> None:
-        """The ``claim`` that was to settle ``finished`` has failed.
+    def finish_apart(self, error: Exception) -> None:
+        """Take in that the ``claim`` that was to settle ``finished`` has failed.
 
-        If that was for a part of the layer, the next one must not fail for it again: they are settled one by one.
+        If that was for a part of the layer, or for one of them that is refused, the next one must not fail for it
+        again: they are settled one by one.
         """
-        if self._layer.has_parts:
+        if self._layer.has_parts or not is_outage(error):
             for entry in self._finished:
                 entry.unanswered_until = self._keeper.safe_until(entry.claim)
             self._others.extend(self._finished)
@@ -179,11 +178,6 @@ class Settler:
             report_lost(entry.message)
         else:
             report(entry.message, entry.outcome)
-
-
-def _is_outage(error: Exception) -> bool:
-    """Would the same be taken later? Not where the values themselves are refused."""
-    return isinstance(error, OUTAGES) and not isinstance(error, DataError | IntegrityError)
 
 
 def settle_one(layer: DurableLayer, claim: Message, outcome: Outcome) -> list[Message]:

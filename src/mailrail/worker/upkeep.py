@@ -14,7 +14,7 @@ from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..reconciliation import Place, Reconciler, reconcilers, take_turn
 from .connections import close_connections, own_connection, tidy_after
-from .leases import OUTAGES
+from .leases import is_outage
 from .log import logger
 
 RELAY_EVERY = 1.0
@@ -76,16 +76,16 @@ class Upkeep:
                     self._look()
                 close_connections()  # not needed for a while
             self._failures = 0
-        except OUTAGES as error:
+        except Exception as error:
             if not self._failures:
+                trace = None if is_outage(error) else error
                 logger.warning(
-                    "the outbox, reconciliation and the look at all channels have to wait: %s", error
+                    "the outbox, reconciliation and the look at all channels have to wait: %s",
+                    error,
+                    exc_info=trace,
                 )
             self._failures += 1
             close_connections()
-        except Exception:
-            logger.exception("what a worker does on the side failed, trying again")
-            self._failures += 1
         finally:
             tidy_after()
 
@@ -120,7 +120,7 @@ class Upkeep:
         """What an app's function raises is its own matter, and keeps nothing else from running."""
         try:
             reconciler.run(go_on=lambda: not self._over.is_set(), place=place)
-        except OUTAGES:
-            raise
-        except Exception:
+        except Exception as error:
+            if is_outage(error):
+                raise
             logger.exception("%s failed", reconciler.name)

@@ -185,8 +185,8 @@ class Worker:
         total = self._room.total(limits)
         try:
             claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
-        except OUTAGES:
-            self._settler.finish_apart()
+        except OUTAGES as error:
+            self._settler.finish_apart(error)
             raise
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, OperationalError, ProgrammingError, transaction
+from django.db import OperationalError, ProgrammingError, transaction
 
 from ...prepared import execute_prepared
+from ...transient import Remedy, remedy_for, sqlstate_of
 from ..database import DatabaseChannelLayer, tables_are_missing
 
 MOST_TRIES = 10
 
-# SQLSTATEs, from the PostgreSQL manual's appendix A.
-DEADLOCK, SERIALIZATION_FAILURE, UNDEFINED_TABLE, LOCK_NOT_AVAILABLE = "40P01", "40001", "42P01", "55P03"
+# SQLSTATEs that say something of their own to us (PostgreSQL manual, appendix A); ``transient`` has those that pass.
+UNDEFINED_TABLE, LOCK_NOT_AVAILABLE = "42P01", "55P03"
 
 Result = TypeVar("Result")
 
@@ -75,7 +76,7 @@ class PostgresqlExecution(DatabaseChannelLayer):
                 return action()
             except OperationalError as error:
                 tries += 1
-                may_help = tries < MOST_TRIES and sqlstate(error) in (DEADLOCK, SERIALIZATION_FAILURE)
+                may_help = tries < MOST_TRIES and remedy_for(error) is Remedy.REPEAT
                 if not may_help or self._is_in_transaction():
                     raise
             time.sleep(random.uniform(0, 0.01 * tries))
@@ -90,16 +91,12 @@ class PostgresqlExecution(DatabaseChannelLayer):
             yield
 
 
-def sqlstate(error: DatabaseError) -> str | None:
-    return getattr(error.__cause__, "sqlstate", None)
-
-
 @contextmanager
 def plain_words(using: str) -> Iterator[None]:
     """Say what a database error means for the layer, where that is known."""
     try:
         yield
     except ProgrammingError as error:
-        if sqlstate(error) == UNDEFINED_TABLE and _OUR_TABLE.search(str(error).partition("\n")[0]):
+        if sqlstate_of(error) == UNDEFINED_TABLE and _OUR_TABLE.search(str(error).partition("\n")[0]):
             raise tables_are_missing(error, using) from error
         raise

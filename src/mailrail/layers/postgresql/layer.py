@@ -15,13 +15,14 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 
 from ...errors import LayerUnavailable, WouldDeadlock
 from ...messages import Claimed, Message, Statement, error_class
+from ...transient import sqlstate_of
 from .. import database_sql
 from ..base import Lease, lease_for
 from ..database import read_message, storable, unpooled
 from ..hints import HintedLayer
 from ..unanswered import Unanswered
 from . import claiming_sql, lanes_sql, sending_sql, settling_sql
-from .execution import LOCK_NOT_AVAILABLE, MOST_TRIES, plain_words, sqlstate
+from .execution import LOCK_NOT_AVAILABLE, MOST_TRIES, plain_words
 from .frontier import Frontier
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
@@ -107,7 +108,7 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
                 cursor.execute(f"SET LOCAL lock_timeout = '{LONGEST_LOCK}s'")
                 return self.enqueue(messages)
         except OperationalError as error:
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            if sqlstate_of(error) != LOCK_NOT_AVAILABLE:
                 raise
             raise WouldDeadlock(
                 "immediately=True waits for something that a transaction holds: most likely this one, which has sent "

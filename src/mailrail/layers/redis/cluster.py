@@ -17,6 +17,7 @@ import redis
 from redis.crc import key_slot
 
 from ...errors import InvalidSettings, LayerUnavailable
+from ...transient import Remedy, remedy_for
 from .connections import Command, keys_of
 from .servers import Server, Servers, options_of
 
@@ -33,13 +34,6 @@ UNLISTED_AFTER = 3600.0
 """Seconds after which an unused channel leaves the list. Far more than any send takes between list and storing."""
 
 Address: TypeAlias = tuple[str, int]
-
-_NOT_RUN = (
-    redis.exceptions.AskError,  # MOVED, too
-    redis.exceptions.TryAgainError,
-    redis.exceptions.ClusterDownError,
-)
-
 
 _BROKEN = (redis.ConnectionError, redis.TimeoutError)
 
@@ -99,7 +93,7 @@ class Cluster(Server):
         return self._node(random.choice(addresses)).listen() if addresses else self._seeds[0].listen()
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
-        has_not_run = isinstance(error, _NOT_RUN)
+        has_not_run = _has_not_run(error)
         if isinstance(error, redis.exceptions.AskError | redis.exceptions.TryAgainError):
             error = redis.exceptions.TryAgainError(
                 "a slot is being moved to another node; its channels stand still until it is there"
@@ -121,7 +115,7 @@ class Cluster(Server):
         until, round = time.monotonic() + patience, 0
         while True:
             self._send(commands, left, answers)
-            left = [n for n in left if isinstance(answers[n], _NOT_RUN)]
+            left = [n for n in left if _has_not_run(answers[n])]
             if not left or (round > 0 and time.monotonic() >= until):
                 return answers
             if round > 0 or not all(isinstance(answers[n], redis.exceptions.MovedError) for n in left):
@@ -203,6 +197,13 @@ class Cluster(Server):
             host, port = address
             node = self._nodes.setdefault(address, Server({**self._options, "host": host, "port": port}))
         return node
+
+
+def _has_not_run(answer: object) -> bool:
+    """Tell whether the same has to be sent again, to another node (ASK and MOVED) or to the same one."""
+    if not isinstance(answer, redis.ResponseError):
+        return False
+    return isinstance(answer, redis.exceptions.AskError) or remedy_for(answer) is Remedy.REPEAT
 
 
 class ClusterServers(Servers):

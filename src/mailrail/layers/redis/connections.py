@@ -18,11 +18,10 @@ from weakref import finalize
 
 import redis
 
+from ...transient import Remedy, remedy_for
+
 IDLE_BEFORE_LOOK = 1.0
 """Seconds without use after which a connection is looked at before it is used again."""
-
-_NO_MASTER = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
-"""What a server answers that was a master before a failover."""
 
 _SENT = "mailrail_sent"
 """What tells of an error whether it came before the commands were sent."""
@@ -133,8 +132,8 @@ def _bulk(argument: str | int | float) -> bytes:
 def _answer(connection: Any) -> Any:
     try:
         return connection.read_response()
-    except _NO_MASTER as error:
-        # It has run nothing, and never will. Its address may lead to another one by now: connect anew.
-        raise redis.ConnectionError(str(error)) from error
     except redis.ResponseError as error:
+        if remedy_for(error) is Remedy.RECONNECT:
+            # No master any more. It has run nothing, and never will; its address may lead to another one by now.
+            raise redis.ConnectionError(str(error)) from error
         return error

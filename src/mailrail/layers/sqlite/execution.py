@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, OperationalError, transaction
+from django.db import OperationalError, transaction
 
+from ...transient import Remedy, remedy_for
 from ..database import DatabaseChannelLayer, tables_are_missing
 
 PATIENCE = 30.0
@@ -121,15 +122,10 @@ def patiently(action: Any) -> Any:
         try:
             return action()
         except OperationalError as error:
-            if not _is_locked(error) or time.monotonic() > deadline:
+            if remedy_for(error) is not Remedy.REPEAT or time.monotonic() > deadline:
                 raise
         # The connection's own busy timeout has waited already; this only guards against one of 0.
         time.sleep(random.uniform(0.001, 0.02))
-
-
-def _is_locked(error: DatabaseError) -> bool:
-    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF  # the primary part of an extended code
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @contextmanager
