@@ -48,7 +48,7 @@ def postgres() -> dict[str, Any]:
 
 SECRET_KEY = "not a secret: tests only"
 DEBUG = False
-USE_TZ = True
+USE_TZ = os.environ.get("MAILRAIL_TEST_USE_TZ") != "False"
 ALLOWED_HOSTS = ["*"]
 DATABASES = {"default": _sqlite("default"), "other": _sqlite("other")}
 CHANNEL_LAYERS: dict[str, Any] = {}

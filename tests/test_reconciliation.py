@@ -311,7 +311,10 @@ class TestRegistering:
 
     @pytest.mark.parametrize(
         ("arguments", "told"),
-        [(("no spaces",), "A channel name"), (("groups",), "older_than must be zero seconds or more")],
+        [
+            (("no spaces",), "A channel name"),
+            (("groups",), "older_than must be seconds or a timedelta, zero or more"),
+        ],
     )
     def test_what_cannot_be_is_refused(self, registered: None, arguments: Any, told: str) -> None:
         with pytest.raises(ValueError, match=told):
@@ -340,7 +343,9 @@ class TestCommand:
         assert '"mailrail.invitations.consumers.unsent": 0' in call("channels", "--json", "reconcile")
 
     def test_it_refuses_what_makes_no_sense(self, one_layer: DurableLayer, registered: None) -> None:
-        with pytest.raises(CommandError, match="must be seconds, zero or more, not '-1'"):
+        with pytest.raises(
+            CommandError, match="must be seconds, zero or more and at most 100 years, not '-1'"
+        ):
             call("channels", "reconcile", "--older-than=-1")
         Routing.of_layer()
         _registered[:] = []

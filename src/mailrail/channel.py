@@ -14,6 +14,7 @@ from . import options as checked
 from .layers import DurableLayer, get_layer
 from .layers.transactions import send_with
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
+from .moments import aware
 
 
 class Channel:
@@ -52,7 +53,8 @@ class Channel:
     ) -> UUID:
         """Send a message, and return its id.
 
-        ``delay`` (seconds or ``timedelta``) or ``at`` (aware ``datetime``): not before then. ``priority``: -100 to
+        ``delay`` (seconds or ``timedelta``) or ``at`` (aware ``datetime``; with ``USE_TZ = False``
+        also a naive one): not before then. ``priority``: -100 to
         100, higher first. ``key``: while a message with this key waits on the channel, it is the message (its id
         is returned, and the earlier time wins). ``lane``: messages of a lane run one at a time, in order.
         ``expires``: dropped if it waits then, for its first run or for another; one that runs goes on. ``headers``:
@@ -175,12 +177,12 @@ def _when(delay: float | timedelta | None, at: datetime | None) -> dict[str, Any
         return {} if delay is None else {"delay": checked.seconds("delay", delay)}
     if delay is not None:
         raise ValueError("Give delay or at, not both.")
-    return {"due": checked.moment("at", at).timestamp()}
+    return {"due": aware(checked.moment("at", at)).timestamp()}
 
 
 def _until(expires: float | timedelta | datetime) -> dict[str, Any]:
     if isinstance(expires, datetime):
-        return {"expires": checked.moment("expires", expires).timestamp()}
+        return {"expires": aware(checked.moment("expires", expires)).timestamp()}
     return {"lifetime": checked.seconds("expires", expires)}
 
 

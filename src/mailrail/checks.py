@@ -47,7 +47,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     try:
         build(getattr(django_settings, "MAILRAIL", {}))
     except InvalidSettings as error:
-        return [Error(str(error), id="mailrail.E001")]
+        return [Error(mistake, id="mailrail.E001") for mistake in error.mistakes]
     return [*_check_middleware(), *_check_layers(), *_check_order(), *_check_mail_app()]
 
 
@@ -67,12 +67,12 @@ def _check_layers() -> Iterable[CheckMessage]:
     try:
         aliases = durable_aliases()
     except InvalidSettings as error:
-        yield Error(str(error), id="mailrail.E002")
+        yield from (Error(mistake, id="mailrail.E002") for mistake in error.mistakes)
         return
     try:
         get_layer()
     except InvalidSettings as error:
-        yield Error(str(error), id="mailrail.E003")
+        yield from (Error(mistake, id="mailrail.E003") for mistake in error.mistakes)
         aliases = [alias for alias in aliases if alias != default_alias()]
     for alias in aliases:
         yield from _check_layer(alias)
@@ -106,7 +106,7 @@ def _check_layer(alias: str) -> Iterable[CheckMessage]:
         layer = get_layer(alias)
         routing = Routing.of_layer(alias)
     except InvalidSettings as error:
-        yield Error(str(error), id="mailrail.E004")
+        yield from (Error(mistake, id="mailrail.E004") for mistake in error.mistakes)
         return
     yield from _check_router(layer)
     yield from _check_names(routing)

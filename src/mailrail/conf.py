@@ -16,7 +16,9 @@ from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
+from . import options as checked
 from .errors import InvalidSettings
+from .options import Mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +100,15 @@ class Settings:
     invitation_signup: str | None = "mailrail_invitations:sign-up"
     """Name or path of the page where invited people sign up. ``None``: they cannot."""
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(field.name.upper(), str(field.type), getattr(self, field.name))
-
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
     "str | None": (str, type(None)),
     "tuple[str, ...]": (tuple,),
     "Mapping[str, Any]": (Mapping,),
 }
 _SAID = {
     "str": "a string",
-    "int": "a whole number",
-    "int | None": "a whole number or None",
-    "float": "a number of seconds",
-    "float | None": "a number of seconds or None",
     "str | None": "a string or None",
     "tuple[str, ...]": "a list of dotted paths",
     "Mapping[str, Any]": "a dictionary",
@@ -127,6 +117,23 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.AS
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {"MAIL_ON_AMBIGUOUS": ("resend", "hold"), "INVITATION_ACCEPT": ("email", "link")}
 _MAY_BE_ZERO = {"BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT"}
+
+
+def _read(key: str, kind: str, value: Any) -> Any:
+    """Return a value as it is kept: people write lists, sizes with a unit, and times as a ``timedelta``.
+
+    Raises ``InvalidSettings``, ``TypeError`` or ``ValueError``, naming the key.
+    """
+    where, kind_of_value = f"MAILRAIL[{key!r}]", kind.removesuffix(" | None")
+    if value is None and kind != kind_of_value:
+        return None
+    if kind_of_value == "float":
+        return checked.seconds(where, value, above_zero=key not in _MAY_BE_ZERO)
+    if kind_of_value == "int":
+        return checked.whole_number(where, _in_bytes(key, value))
+    value = tuple(value) if isinstance(value, list) and key != "MAILERS" else value
+    _check(key, kind, value)
+    return value
 
 
 def _check(key: str, kind: str, value: Any) -> None:
@@ -142,11 +149,6 @@ def _check(key: str, kind: str, value: Any) -> None:
         raise InvalidSettings(
             f"MAILRAIL['BASE_URL'] must be an address that begins with https:// or http://, not {value!r}."
         )
-    if isinstance(value, int | float):
-        least = 0 if key in _MAY_BE_ZERO else None
-        if not (value > 0 or value == least) or value == float("inf"):
-            rule = "greater than zero" if least is None else "zero or more"
-            raise InvalidSettings(f"MAILRAIL[{key!r}] must be {rule}, and finite, not {value!r}.")
 
 
 def size(text: str) -> int:
@@ -157,10 +159,7 @@ def size(text: str) -> int:
     return number
 
 
-def _as_kept(key: str, value: Any) -> Any:
-    """People write lists, and sizes with a unit."""
-    if isinstance(value, list) and key != "MAILERS":
-        return tuple(value)
+def _in_bytes(key: str, value: Any) -> Any:
     if key == "MAX_MEMORY" and isinstance(value, str):
         try:
             return size(value)
@@ -172,16 +171,19 @@ def _as_kept(key: str, value: Any) -> Any:
 def build(raw: Any) -> Settings:
     """Build the settings from the dictionary a project wrote.
 
-    Raises ``InvalidSettings``, naming the key, for an unknown key or a value of the wrong type.
+    Raises ``InvalidSettings`` that says all that is wrong, and names the keys: unknown ones, values of a wrong type.
     """
     if not isinstance(raw, Mapping):
         raise InvalidSettings(f"MAILRAIL must be a dictionary, not {raw!r}.")
-    known = {field.name.upper(): field.name for field in dataclasses.fields(Settings)}
+    known = {field.name.upper(): field for field in dataclasses.fields(Settings)}
     values: dict[str, Any] = {}
+    mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
     for key, value in raw.items():
-        if key not in known:
-            raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(known))}.")
-        values[known[key]] = _as_kept(key, value)
+        with mistakes.noted():
+            if key not in known:
+                raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(known))}.")
+            values[known[key].name] = _read(key, str(known[key].type), value)
+    mistakes.raise_any(InvalidSettings)
     return Settings(**values)
 
 

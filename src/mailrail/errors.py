@@ -16,13 +16,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from . import options as checked
+
 
 class MailrailError(Exception):
     """The root of what Mailrail raises."""
 
 
 class InvalidSettings(MailrailError):
-    """A setting that cannot be followed; the text names it and says what to write instead."""
+    """A setting that cannot be followed; the text names it and says what to write instead.
+
+    ``mistakes``: all that is wrong with it, in a sentence each; the text has one in each line.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 class MessageTooLarge(MailrailError, ValueError):
@@ -58,12 +67,7 @@ class Retry(Exception):
         if isinstance(why, int | float | timedelta):
             raise TypeError(f"Retry({why!r}) does not say what that is. Write Retry(after={why!r}).")
         super().__init__(why or "the consumer asked for a retry")
-        seconds = after.total_seconds() if isinstance(after, timedelta) else after
-        if not isinstance(seconds, int | float | None):
-            raise TypeError(f"Retry(after=…) takes seconds or a timedelta, not {after!r}.")
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"Retry(after=…) takes seconds from now, zero or more, not {after!r}.")
-        self.after = seconds
+        self.after = None if after is None else checked.seconds("after", after)
 
 
 class Discard(Exception):

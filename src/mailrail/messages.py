@@ -28,9 +28,7 @@ Place: TypeAlias = tuple[float, uuid.UUID]
 """Where a message stands in a list: its time, and its id among those of the same time."""
 
 FORMAT_VERSION = 1
-LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 LONGEST_NAME = 99
-LONGEST_KEY = 255
 LONGEST_ERROR_CLASS = 100
 DEEPEST_NESTING = 100
 

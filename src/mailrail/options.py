@@ -1,47 +1,159 @@
-"""What callers give as options, read and checked the same way by all who take them. Errors name the option."""
+"""Check seconds, moments and whole numbers, the same way for all who take them: arguments, settings, command lines.
+
+Each check names the option, and raises ``TypeError`` for a wrong type and ``ValueError`` for a value out of range.
+``Mistakes`` collects what several checks find, so that people are told all of it at once.
+"""
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
-from .messages import HIGHEST_PRIORITY, LONGEST_KEY, LOWEST_PRIORITY
+from django.conf import settings
 
-LONGEST_DELAY = timedelta(days=100 * 365)
+from .moments import as_django, aware, from_now
+
+_LONGEST = timedelta(days=100 * 365).total_seconds()
+LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
+LONGEST_KEY = 255
 
 
-def seconds(name: str, value: float | timedelta) -> float:
-    """A time from now, in seconds."""
+def seconds(name: str, value: float | timedelta, *, above_zero: bool = False) -> float:
+    """Return a length of time in seconds: zero or more, or more than zero, and at most 100 years."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
+    rule = f"{name} must be seconds or a timedelta, {'more than zero' if above_zero else 'zero or more'} and at most"
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise TypeError(f"{name} must be seconds or a timedelta, not {value!r}.")
-    if not 0 <= number <= LONGEST_DELAY.total_seconds():
-        raise ValueError(f"{name} must be between zero and 100 years from now, not {value!r}.")
+        raise TypeError(f"{rule} 100 years, not {value!r}.")
+    if not 0 <= number <= _LONGEST or (above_zero and number == 0):
+        raise ValueError(f"{rule} 100 years, not {value!r}.")
     return float(number)
 
 
 def moment(name: str, value: datetime) -> datetime:
-    """A time that everybody understands alike."""
+    """Return a moment as Django has moments in this project (``moments.as_django``), at most 100 years from now.
+
+    Aware ones mean the same everywhere. Naive ones are taken with ``USE_TZ = False`` alone, as by Django.
+    """
+    wanted = "an aware datetime" if settings.USE_TZ else "a datetime"
     if not isinstance(value, datetime):
-        raise TypeError(f"{name} must be an aware datetime, not {value!r}.")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ValueError(
-            f"{name} must be an aware datetime (django.utils.timezone.now() makes one), not {value!r}."
-        )
-    return value
+        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
+    if value.utcoffset() is None and (settings.USE_TZ or value.tzinfo is not None):
+        raise ValueError(f"{name} must be {wanted} (django.utils.timezone.now() makes one), not {value!r}.")
+    try:
+        is_near = aware(value) <= aware(from_now(_LONGEST))
+        found = as_django(value)
+    except OverflowError:  # near the first or the last year of the calendar
+        is_near = False
+    if not is_near:
+        raise ValueError(f"{name} must be at most 100 years from now, not {value!r}.")
+    return found
 
 
-def priority(value: int) -> int:
+def moment_or_seconds(name: str, value: datetime | timedelta | float) -> datetime:
+    """Return the moment that is meant, as ``moment`` does; numbers and a ``timedelta`` count from now."""
+    if isinstance(value, datetime):
+        return moment(name, value)
+    return from_now(seconds(name, value))
+
+
+def whole_number(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
+    """Return a whole number from ``least`` to ``most``."""
+    rule = f"{name} must be a whole number from {least}" + ("" if most is None else f" to {most}")
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be a whole number, not {value!r}.")
-    if not LOWEST_PRIORITY <= value <= HIGHEST_PRIORITY:
-        raise ValueError(f"priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {value}.")
+        raise TypeError(f"{rule}, not {value!r}.")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{rule}, not {value!r}.")
     return int(value)
 
 
+def priority(value: int) -> int:
+    """Return a priority of messages, -100 to 100."""
+    return whole_number("priority", value, least=LOWEST_PRIORITY, most=HIGHEST_PRIORITY)
+
+
 def label(name: str, value: str) -> str:
-    """A key, or the name of a lane."""
+    """Return a key, or the name of a lane."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}.")
     if not 0 < len(value) <= LONGEST_KEY or not value.isprintable():
         raise ValueError(f"{name} must be 1 to {LONGEST_KEY} printable characters, not {value[:300]!r}.")
     return str(value)
+
+
+# -- of command lines: argparse names the argument, and shows what these say ------------------------------------------
+
+
+def seconds_argument(text: str) -> float:
+    """Read seconds, zero or more. Raises ``ArgumentTypeError``, as the others do."""
+    return _length_argument(text, 1.0, "seconds")
+
+
+def days_argument(text: str) -> timedelta:
+    """Read days, zero or more."""
+    return timedelta(seconds=_length_argument(text, 86400.0, "days"))
+
+
+def whole_number_argument(text: str) -> int:
+    """Read a whole number from 1."""
+    try:
+        return whole_number("it", int(text if text.isdecimal() else ""))
+    except ValueError:  # also of thousands of digits
+        raise ArgumentTypeError(f"must be a whole number from 1, not {text[:300]!r}") from None
+
+
+def _length_argument(text: str, unit: float, units: str) -> float:
+    try:
+        return seconds("it", float(text) * unit)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"must be {units}, zero or more and at most 100 years, not {text[:300]!r}"
+        ) from None
+
+
+# -- several mistakes ------------------------------------------------------------------------------------------------
+
+
+class Mistakes:
+    """Collect what is wrong, each mistake in a sentence of its own.
+
+    ``kinds``: the exceptions that say so. An exception with ``mistakes`` (``InvalidSettings``) brings several.
+    """
+
+    def __init__(self, *kinds: type[Exception]) -> None:
+        self._kinds = kinds or (TypeError, ValueError)
+        self.errors: list[Exception] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Go on behind the block if it raises a mistake."""
+        try:
+            yield
+        except self._kinds as error:
+            self.errors.append(error)
+
+    def add(self, error: Exception) -> None:
+        """Note a mistake that nothing has raised."""
+        self.errors.append(error)
+
+    @property
+    def texts(self) -> list[str]:
+        """What is wrong, in the order in which it was found."""
+        found = [getattr(error, "mistakes", None) or (str(error),) for error in self.errors]
+        return list(dict.fromkeys(text for texts in found for text in texts))
+
+    def raise_any(self, kind: Any = None) -> None:
+        """Raise one exception that says all of it, if there is a mistake.
+
+        ``kind``: its class, which takes several texts (``InvalidSettings``). By default it is that of the mistake;
+        of several it is ``TypeError`` if one of them is, else ``ValueError``.
+        """
+        if not self.errors:
+            return
+        if len(self.errors) == 1 and kind in (None, type(self.errors[0])):
+            raise self.errors[0]
+        is_type = any(isinstance(error, TypeError) for error in self.errors)
+        texts = self.texts if kind else ["\n".join(self.texts)]
+        raise (kind or (TypeError if is_type else ValueError))(*texts) from self.errors[0]

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from . import options as checked
 from .conf import settings
 from .layers import DurableLayer, get_layer
 from .layers.transactions import send_with
@@ -64,9 +65,7 @@ def reconcile(
     """
     if callable(channel):
         raise TypeError(f'reconcile() needs a channel, not {channel!r}: @reconcile("name").')
-    seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else float(older_than)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"older_than must be zero seconds or more, not {older_than!r}.")
+    seconds = checked.seconds("older_than", older_than)
 
     def register(find: F) -> F:
         new = Reconciler(check_channel_name(channel), find, content, priority, seconds, layer)

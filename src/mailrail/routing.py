@@ -18,7 +18,8 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -38,29 +39,14 @@ from .errors import InvalidSettings
 from .layers import default_alias, get_layer
 from .messages import Content, Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for who takes from a layer's buckets
+from .options import Mistakes
+from .policy import Backoff, Policy, compile_filters, read_policy
 
 __all__ = ["Rate", "consumer", "include", "route"]
 
 Consumer: TypeAlias = Callable[..., Any]
-Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
 Routes: TypeAlias = Iterable["Route | Routes"]
 F = TypeVar("F", bound=Consumer)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How a route's messages are treated; ``None`` leaves it to the settings. Times are in seconds."""
-
-    attempts: int | None = None
-    backoff: Backoff | None = None
-    timeout: float | None = None
-    atomic: bool = False
-    # These belong to the channel: its routes must agree.
-    concurrency: int | None = None
-    rate: Rate | None = None
-    lease: float | None = None
-    batch: int | None = None
-    losses: int | None = None
 
 
 MOST_LOSSES = 3
@@ -74,7 +60,7 @@ class Route:
     channels: tuple[str, ...]
     target: Consumer | str
     filters: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
 
     @cached_property
     def function(self) -> Consumer:
@@ -140,11 +126,11 @@ def route(
     consumer: Consumer | str,
     *,
     attempts: int | None = None,
-    backoff: Backoff | None = None,
+    backoff: Backoff | timedelta | Sequence[float | timedelta] | None = None,
     concurrency: int | None = None,
     rate: str | Rate | None = None,
-    timeout: float | None = None,
-    lease: float | None = None,
+    timeout: float | timedelta | None = None,
+    lease: float | timedelta | None = None,
     batch: int | None = None,
     losses: int | None = None,
     atomic: bool = False,
@@ -160,34 +146,37 @@ def route(
     process before it is buried (3). Until half of them it runs among the others again, for consumers whose records say
     what was done; without ``losses``, one that was lost runs in a process of its own at once.
 
-    Any other keyword is a filter: a regular expression for a field of the content; its named groups become keyword
-    arguments of the consumer. Raises ``TypeError`` or ``ValueError`` for what cannot be followed.
+    Times may also be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the content;
+    its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError`` that says all that
+    cannot be followed.
     """
     if not isinstance(channels, Iterable):
         raise TypeError(f"route() needs a channel, or a list of them, not {channels!r}.")
     names = (channels,) if isinstance(channels, str) else tuple(channels)
-    if not isinstance(atomic, bool):
-        raise ValueError(f"atomic must be True or False, not {atomic!r}.")
+    mistakes = Mistakes()
     if not names:
-        raise ValueError("route() needs a channel, or a list of them.")
-    policy = Policy(
-        attempts=_whole("attempts", attempts),
-        backoff=_check_backoff(backoff),
-        timeout=_positive("timeout", timeout),
+        mistakes.add(ValueError("route() needs a channel, or a list of them."))
+    for name in names:
+        with mistakes.noted():
+            check_channel_name(name)
+    if not isinstance(consumer, str):
+        with mistakes.noted():
+            _check_consumer(consumer)
+    policy = read_policy(
+        mistakes,
+        attempts=attempts,
+        backoff=backoff,
+        timeout=timeout,
         atomic=atomic,
-        concurrency=_whole("concurrency", concurrency),
-        rate=None if rate is None else Rate.parse(rate),
-        lease=_positive("lease", lease),
-        batch=_whole("batch", batch),
-        losses=_whole("losses", losses),
+        concurrency=concurrency,
+        rate=rate,
+        lease=lease,
+        batch=batch,
+        losses=losses,
     )
-    if atomic and batch is not None:
-        raise ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
-    target = consumer if isinstance(consumer, str) else _check_consumer(consumer)
-    compiled = {name: _compile(name, pattern) for name, pattern in filters.items()}
-    if batch is not None and any(pattern.groupindex for pattern in compiled.values()):
-        raise ValueError("Named groups in a filter have nowhere to go when the consumer gets a batch.")
-    return Route(tuple(check_channel_name(name) for name in names), target, compiled, policy)
+    compiled = compile_filters(filters, policy.batch is not None, mistakes)
+    mistakes.raise_any()
+    return Route(names, consumer, compiled, policy)
 
 
 def include(target: str | Routes) -> list[Route]:
@@ -262,12 +251,18 @@ class Routing:
 
     def __init__(self, routes: Iterable[Route], supports_atomic: bool = True) -> None:
         by_channel: dict[str, list[Route]] = {}
+        mistakes = Mistakes(InvalidSettings)
         for route in routes:
-            _ = route.function  # a dotted path that does not import is found out here, not by a message
-            _check_atomic(route, supports_atomic)
-            for channel in route.channels:
-                by_channel.setdefault(channel, []).append(route)
-        self.plans = {channel: _plan(channel, routes) for channel, routes in by_channel.items()}
+            with mistakes.noted():
+                _ = route.function  # a dotted path that does not import is found out here, not by a message
+                _check_atomic(route, supports_atomic)
+                for channel in route.channels:
+                    by_channel.setdefault(channel, []).append(route)
+        self.plans: dict[str, Plan] = {}
+        for channel, its in by_channel.items():
+            with mistakes.noted():
+                self.plans[channel] = _plan(channel, its)
+        mistakes.raise_any(InvalidSettings)
 
     def __contains__(self, channel: str) -> bool:
         return channel in self.plans
@@ -347,19 +342,26 @@ def _flat(routes: Any, where: str) -> list[Route]:
 
 def _plan(channel: str, routes: list[Route]) -> Plan:
     agreed: dict[str, Any] = {}
+    mistakes = Mistakes(InvalidSettings)
     for name in _OF_THE_CHANNEL:
-        said = {getattr(route.policy, name) for route in routes}
-        if name != "batch":
-            said -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
-        if len(said) > 1:
-            consumers = " and ".join(sorted({route.name for route in routes}))
-            raise InvalidSettings(
-                f"The routes of channel {channel!r} ({consumers}) disagree on {name}: "
-                f"{', '.join(sorted(map(repr, said)))}. It belongs to the channel: give all of them the same."
-            )
-        agreed[name] = said.pop() if said else None
+        with mistakes.noted():
+            agreed[name] = _agreed(name, channel, routes)
+    mistakes.raise_any(InvalidSettings)
     agreed["lease"] = agreed["lease"] or settings.lease
     return Plan(channel, tuple(routes), **agreed)
+
+
+def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
+    said = {getattr(route.policy, name) for route in routes}
+    if name != "batch":
+        said -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
+    if len(said) > 1:
+        consumers = " and ".join(sorted({route.name for route in routes}))
+        raise InvalidSettings(
+            f"The routes of channel {channel!r} ({consumers}) disagree on {name}: "
+            f"{', '.join(sorted(map(repr, said)))}. It belongs to the channel: give all of them the same."
+        )
+    return said.pop() if said else None
 
 
 def _check_atomic(route: Route, supported: bool) -> None:
@@ -386,52 +388,6 @@ def _check_consumer(consumer: Any) -> Consumer:
 
 def _is_async(function: Consumer) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def _compile(name: str, pattern: Any) -> re.Pattern[str]:
-    if not isinstance(pattern.pattern if isinstance(pattern, re.Pattern) else pattern, str):
-        options = ", ".join(f.name for f in fields(Policy))
-        raise TypeError(
-            f"route({name}={pattern!r}): a filter is a regular expression, as text. Options are: {options}."
-        )
-    try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"route({name}={pattern!r}): not a regular expression: {error}.") from error
-
-
-def _whole(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1, not {value!r}.")
-    return value
-
-
-def _positive(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds above zero, not {value!r}.")
-    return float(value)
-
-
-def _check_backoff(backoff: Any) -> Backoff | None:
-    if backoff is None:
-        return None
-    if callable(backoff):
-        function: Callable[[int], float] = backoff
-        return function
-    waits = [backoff] if isinstance(backoff, int | float) else backoff
-    usable = isinstance(waits, list | tuple) and all(
-        isinstance(w, int | float) and 0 <= w < 1e9 for w in waits
-    )
-    if not usable or not waits or isinstance(backoff, bool):
-        raise ValueError(
-            f"backoff must be seconds, a list of seconds, or a function of the attempt, not {backoff!r}."
-        )
-    checked: Backoff = backoff
-    return checked
 
 
 @receiver(setting_changed, dispatch_uid="mailrail.routing")

@@ -122,8 +122,8 @@ def test_text_that_databases_store_is_left_alone(value: Any) -> None:
 @pytest.mark.parametrize(
     ("priority", "said"),
     [
-        ("high", "must be a whole number, not 'high'"),
-        (1000, "must be between -100 and 100, not 1000"),
+        ("high", "must be a whole number from -100 to 100, not 'high'"),
+        (1000, "must be a whole number from -100 to 100, not 1000"),
         (True, "whole"),
     ],
 )

@@ -234,7 +234,10 @@ class TestConsumers:
             Retry(seconds)
 
     def test_a_time_as_text_is_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"Retry\(after=…\) takes seconds or a timedelta, not '60'"):
+        with pytest.raises(
+            TypeError,
+            match=r"^after must be seconds or a timedelta, .*, not '60'",
+        ):
             Retry(after="60")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("after", [float("nan"), float("inf"), -1, timedelta(seconds=-1)])
@@ -250,7 +253,7 @@ class TestConsumers:
 
         send(layer, n=3)
         work(layer, route("work", consume, attempts=1))
-        assert len(seen) == 2 and "takes seconds from now" in layer.dead("work")[0].error
+        assert len(seen) == 2 and "after must be seconds" in layer.dead("work")[0].error
 
     @pytest.mark.parametrize("delay", [float("nan"), float("inf")])
     def test_a_backoff_of_no_time_at_all_does_not_lose_the_message(

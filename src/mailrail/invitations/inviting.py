@@ -18,7 +18,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from mailrail import Channel
+from mailrail import options as checked
 from mailrail.conf import settings
+from mailrail.moments import seconds_between
 
 from . import addresses
 from .errors import InvitationClosed
@@ -177,18 +179,10 @@ def _expiry(expires: float | timedelta | datetime | None) -> datetime | None:
         expires = settings.invitation_lifetime
     if expires is None:
         return None
-    if isinstance(expires, datetime):
-        if timezone.is_naive(expires):
-            raise ValueError(
-                f"expires must be an aware datetime (django.utils.timezone.now() makes one), not {expires!r}."
-            )
-        return expires
-    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"expires must be seconds, a timedelta or an aware datetime, not {expires!r}.")
-    if not 0 < seconds <= 100 * 366 * 86400:
-        raise ValueError(f"expires must be more than zero seconds, and at most 100 years, not {expires!r}.")
-    return timezone.now() + timedelta(seconds=seconds)
+    moment = checked.moment_or_seconds("expires", expires)
+    if seconds_between(timezone.now(), moment) <= 0:
+        raise ValueError(f"expires must be later than now, not {expires!r}.")
+    return moment
 
 
 def _clean(invitation: Any) -> None:

@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..errors import InvalidSettings
+from ..options import Mistakes
 from .base import DurableLayer
 
 _built_in: DurableLayer | None = None
@@ -29,7 +30,13 @@ def durable_aliases() -> list[str]:
     configured = _configured()
     if not configured:
         return ["default"]
-    return [alias for alias in configured if isinstance(_from_channels(alias, configured), DurableLayer)]
+    mistakes, found = Mistakes(InvalidSettings), []
+    for alias in configured:
+        with mistakes.noted():
+            if isinstance(_from_channels(alias, configured), DurableLayer):
+                found.append(alias)
+    mistakes.raise_any(InvalidSettings)
+    return found
 
 
 def get_layer(alias: str | None = None) -> DurableLayer:
@@ -68,15 +75,15 @@ def _configured() -> dict[str, Any]:
     example = '{"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {…}}}'
     if not isinstance(configured, dict):
         raise InvalidSettings(f"CHANNEL_LAYERS must be a dictionary such as {example}, not {configured!r}.")
+    mistakes = []
     for alias, entry in configured.items():
+        where = f"CHANNEL_LAYERS[{alias!r}]"
         if not isinstance(entry, dict):
-            raise InvalidSettings(
-                f"CHANNEL_LAYERS[{alias!r}] must be a dictionary, not {entry!r}. Write {example}."
-            )
-        if not isinstance(entry.get("CONFIG", {}), dict):
-            raise InvalidSettings(
-                f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] must be a dictionary, not {entry['CONFIG']!r}."
-            )
+            mistakes.append(f"{where} must be a dictionary, not {entry!r}. Write {example}.")
+        elif not isinstance(entry.get("CONFIG", {}), dict):
+            mistakes.append(f"{where}['CONFIG'] must be a dictionary, not {entry['CONFIG']!r}.")
+    if mistakes:
+        raise InvalidSettings(*mistakes)
     return configured
 
 
@@ -93,14 +100,15 @@ def _from_channels(alias: str, configured: dict[str, Any]) -> Any:
                 'move it into "CONFIG": {"routing": …}.'
             ) from error
         raise InvalidSettings(f"CHANNEL_LAYERS[{alias!r}]: {error}") from error
-    except TypeError as error:
-        raise InvalidSettings(
-            f"CHANNEL_LAYERS[{alias!r}]['CONFIG'] {_misfit(configured[alias], str(error))}."
-        ) from error
+    except (TypeError, InvalidSettings) as error:
+        raise _misfit(f"CHANNEL_LAYERS[{alias!r}]['CONFIG']", configured[alias], error) from error
 
 
-def _misfit(configured: dict[str, Any], error: str) -> str:
-    """What is wrong with a ``CONFIG``. Python names the class that refused an option, which is a part of the layer."""
+def _misfit(where: str, configured: dict[str, Any], error: Exception) -> InvalidSettings:
+    """What is wrong with a ``CONFIG``: options that the layer does not know, and what it says of the others.
+
+    Python names the class that refused an option, which is a part of the layer.
+    """
     layer, config = import_string(configured["BACKEND"]), configured.get("CONFIG") or {}
     known = {
         name
@@ -108,10 +116,17 @@ def _misfit(configured: dict[str, Any], error: str) -> str:
         for name, it in signature(part.__init__).parameters.items()
         if name != "self" and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
     }
-    unknown = [name for name in config if name not in known]
-    if not unknown:
-        return f"does not fit its layer: {error}"
-    return f"has no option {', '.join(map(repr, unknown))}; {layer.__name__} knows {', '.join(sorted(known))}"
+    mistakes = []
+    if unknown := [name for name in config if name not in known]:
+        names = ", ".join(map(repr, unknown))
+        mistakes.append(f"{where} has no option {names}; {layer.__name__} knows {', '.join(sorted(known))}.")
+    try:
+        layer(**{name: value for name, value in config.items() if name in known})
+    except InvalidSettings as said:
+        mistakes += said.mistakes
+    except TypeError as said:
+        mistakes.append(f"{where} does not fit its layer: {said}.")
+    return InvalidSettings(*mistakes or [f"{where} does not fit its layer: {error}."])
 
 
 @receiver(setting_changed, dispatch_uid="mailrail.layers.registry")

@@ -21,6 +21,7 @@ from django.utils.log import AdminEmailHandler
 
 from mailrail import LayerUnavailable
 from mailrail.errors import InvalidSettings
+from mailrail.options import Mistakes
 from mailrail.worker import Run, current_run
 
 from .errors import CannotQueue
@@ -70,13 +71,17 @@ class EmailBackend(BaseEmailBackend):
                 'Add "mailrail.mail" to INSTALLED_APPS, and migrate: there is no table for email.'
             )
         self.fail_silently = fail_silently
+        self.deliver_with = UNNAMED if deliver_with is None else deliver_with
+        mistakes = Mistakes(InvalidSettings, TypeError)
         if deliver_with is None and configured() is not None:
-            raise InvalidSettings(
+            said = (
                 f"MAILERS[{kwargs.get('alias')!r}]['OPTIONS'] must say which mailer delivers: "
                 '{"deliver_with": "smtp"}, and MAILERS["smtp"] says how.'
             )
-        self.deliver_with = UNNAMED if deliver_with is None else deliver_with
-        self._refuse({name: kwargs.get(name) for name in OF_A_SERVER})
+            mistakes.add(InvalidSettings(said))
+        with mistakes.noted():
+            self._refuse({name: kwargs.get(name) for name in OF_A_SERVER})
+        mistakes.raise_any(InvalidSettings if len(mistakes.errors) > 1 else None)
 
     def _refuse(self, options: dict[str, Any]) -> None:
         if named := [name for name, value in options.items() if value is not None]:

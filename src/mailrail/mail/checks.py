@@ -17,7 +17,8 @@ mailrail.mail.W006  the mailer that delivers has a user name, and no password or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import django
@@ -30,10 +31,22 @@ from mailrail.autoreload import import_watched
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 
-from .mailers import alias_of, backend_of, configured, email_backend, is_ours, open_backend, server_of
+from .mailers import (
+    alias_of,
+    backend_of,
+    configured,
+    email_backend,
+    is_ours,
+    make_backend,
+    open_backend,
+    options_of,
+    server_of,
+)
 from .policies import UNNAMED, Policy, build
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
+MOST_MISTAKES = 20
+
 FOR_DEVELOPMENT = {
     f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy", "filebased", "locmem")
 }
@@ -74,7 +87,7 @@ def check_policies(**kwargs: Any) -> list[CheckMessage]:
     try:
         policies = build(raw)
     except InvalidSettings as error:
-        return [Error(str(error), id="mailrail.mail.E004")]
+        return [Error(mistake, id="mailrail.mail.E004") for mistake in error.mistakes]
     return [
         Error(f"MAILRAIL['MAILERS'][{alias!r}] {said}", id="mailrail.mail.E004")
         for alias, policy in policies.items()
@@ -180,11 +193,7 @@ def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage
 
 def _check_queueing(alias: str, target: str) -> Iterable[CheckMessage]:
     """A server's options that stayed behind when a mailer began to queue would be found out by its first email."""
-    from django.core.mail import mailers
-
-    try:
-        mailers[alias]
-    except Exception as error:  # whatever a subclass says of its options
+    for error in _errors_of_options(alias):
         yield Error(
             f"The mailer that queues cannot be made: {error}",
             hint=f'Its "OPTIONS" are {{"deliver_with": {target!r}}}; what they say of a server belongs into '
@@ -238,15 +247,16 @@ def _check_delivering(alias: str, where: str, path: str) -> Iterable[CheckMessag
 
 def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
     """Nothing is opened: a backend connects when it sends."""
-    try:
-        backend = open_backend(alias)
-        server = server_of(backend)
-    except Exception as error:  # whatever a backend says of its settings
+    errors = _errors_of_options(alias)
+    for error in errors:
         yield Error(
-            f"{where} delivers what is queued, and {path} cannot be made: {type(error).__name__}: {error}",
+            f"{where} delivers what is queued, and {path} cannot be made: {error}",
             id="mailrail.mail.E005",
         )
+    if errors:
         return
+    backend = open_backend(alias)
+    server = server_of(backend)
     has_token = server is not None and server.token is not None
     if isinstance(backend, djangos.EmailBackend) and backend.username and not (backend.password or has_token):
         yield Warning(
@@ -255,6 +265,30 @@ def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
             "asks for no login.",
             id="mailrail.mail.W006",
         )
+
+
+def _errors_of_options(alias: str) -> Collection[str]:
+    """All that a backend says of its options, a text for each mistake.
+
+    A backend may stop at its first mistake. So it is made again without the options that its error names, or with the
+    one that it lacks, until it says nothing new.
+    """
+    options, told = options_of(alias), dict[str, None]()
+    for _ in range(MOST_MISTAKES):
+        try:
+            server_of(make_backend(alias, options))
+            break
+        except Exception as error:  # whatever a backend says of its settings
+            texts = getattr(error, "mistakes", None) or [f"{type(error).__name__}: {error}"]
+            named = {*re.findall(r"\w+", str(error))}
+        fewer = {name: value for name, value in options.items() if name not in named}
+        if fewer == options and "host" in named:
+            fewer["host"] = "localhost"
+        told |= dict.fromkeys(texts)
+        if fewer == options:
+            break
+        options = fewer
+    return told
 
 
 def _check_path(where: str, path: str) -> Iterable[CheckMessage]:

@@ -9,7 +9,6 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
-from django.utils.module_loading import import_string
 
 from mailrail.autoreload import import_watched
 from mailrail.conf import settings
@@ -106,17 +105,26 @@ def delivering() -> list[str]:
 def open_backend(alias: str) -> BaseEmailBackend:
     """A new object of the backend that delivers. Raises what the backend raises for its options."""
     check_delivering(alias)
-    if configured() is None:
-        options = {} if alias_of(alias) == UNNAMED or _is_test_run() else policy_of(alias).options
-        kind: Any = import_string(backend_of(alias)[1])
-        # Django 6.1 warns whoever makes its SMTP backend without an alias; None means: by the EMAIL_… settings.
-        no_alias = {"alias": None} if kind.__init__ is djangos.EmailBackend.__init__ else {}
-        backend: BaseEmailBackend = kind(**no_alias, **options)
-        return backend
-    from django.core.mail import mailers
+    return make_backend(alias, options_of(alias))
 
-    opened: BaseEmailBackend = mailers[alias]
-    return opened
+
+def options_of(alias: str) -> dict[str, Any]:
+    """What the settings say to the backend of a mailer."""
+    known = configured()
+    if known is not None:
+        return dict(known[alias].get("OPTIONS", {}))
+    return {} if alias_of(alias) == UNNAMED or _is_test_run() else dict(policy_of(alias).options)
+
+
+def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
+    """A new object of a mailer's backend, with these options. Raises what the backend raises for them."""
+    kind: Any = import_watched(backend_of(alias)[1])
+    # Django 6.1 warns whoever makes its SMTP backend without an alias; None means: by the EMAIL_… settings.
+    named: dict[str, Any] = {"alias": alias} if configured() is not None else {}
+    if not named and kind.__init__ is djangos.EmailBackend.__init__:
+        named = {"alias": None}
+    backend: BaseEmailBackend = kind(**named, **options)
+    return backend
 
 
 def server_of(backend: BaseEmailBackend) -> ours.Server | None:

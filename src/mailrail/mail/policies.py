@@ -22,11 +22,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
+from mailrail import options as checked
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
+from mailrail.options import Mistakes
 from mailrail.routing import Rate
 
 from .replies import Meaning, ReplyRule
@@ -80,18 +81,25 @@ def lifetime_of(alias: str) -> float:
 
 
 def build(raw: Mapping[str, Any]) -> dict[str, Policy]:
-    """Raises ``InvalidSettings`` that names the setting."""
-    return {alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", said) for alias, said in raw.items()}
+    """Read the policies. Raises ``InvalidSettings`` that names the settings, and says all that is wrong with them."""
+    mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
+    policies = {
+        alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", said, mistakes) for alias, said in raw.items()
+    }
+    mistakes.raise_any(InvalidSettings)
+    return policies
 
 
-def _policy(where: str, said: Any) -> Policy:
-    if not isinstance(said, Mapping):
-        raise InvalidSettings(f"{where} must be a dictionary, not {said!r}.")
+def _policy(where: str, said: Any, mistakes: Mistakes) -> Policy:
     values: dict[str, Any] = {}
+    if not isinstance(said, Mapping):
+        mistakes.add(InvalidSettings(f"{where} must be a dictionary, not {said!r}."))
+        said = {}
     for key, value in said.items():
-        if key not in _READ:
-            raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
-        values[key.lower()] = _READ[key](f"{where}[{key!r}]", value)
+        with mistakes.noted():
+            if key not in _READ:
+                raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
+            values[key.lower()] = _READ[key](f"{where}[{key!r}]", value)
     return Policy(**values)
 
 
@@ -130,16 +138,11 @@ def _rates(where: str, value: Any) -> dict[str, tuple[Rate, ...]]:
 
 
 def _connections(where: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1000:
-        raise InvalidSettings(f"{where} must be a whole number from 1 to 1000, not {value!r}.")
-    return value
+    return checked.whole_number(where, value, most=1000)
 
 
 def _lifetime(where: str, value: Any) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise InvalidSettings(f"{where} must be a timedelta or seconds, greater than zero, not {value!r}.")
-    return float(seconds)
+    return checked.seconds(where, value, above_zero=True)
 
 
 def _failover(where: str, value: Any) -> tuple[str, ...]:
@@ -153,11 +156,11 @@ def _replies(where: str, value: Any) -> tuple[ReplyRule, ...]:
     if not isinstance(value, list | tuple):
         raise InvalidSettings(f"{where} must be a list of rules and names of presets, not {value!r}.")
     rules: list[ReplyRule] = []
+    mistakes = Mistakes(InvalidSettings)
     for n, each in enumerate(value):
-        if isinstance(each, str):
-            rules += _preset(where, each)
-        else:
-            rules.append(_rule(f"{where}[{n}]", each))
+        with mistakes.noted():
+            rules += _preset(where, each) if isinstance(each, str) else [_rule(f"{where}[{n}]", each)]
+    mistakes.raise_any(InvalidSettings)
     return tuple(rules)
 
 

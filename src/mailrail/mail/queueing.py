@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail import options as checked
+from mailrail.moments import seconds_between
 from mailrail.worker import Run
 
 from .acceptance import check_composed, check_message_id, check_recipient, check_text, message_id_in
@@ -351,7 +352,7 @@ def _options(
     about: models.Model | str | None,
 ) -> _Options:
     start, end = _moment("send_at", send_at), _moment("expires_at", expires_at)
-    if end is not None and end <= (start or timezone.now()):
+    if end is not None and seconds_between(start or timezone.now(), end) <= 0:
         raise ValueError("expires_at must be later than now, and than send_at.")
     words = () if isinstance(tags, str | bytes) else tuple(tags)
     if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
@@ -370,11 +371,7 @@ def _default(mailer: str | None) -> str:
 
 
 def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        return checked.moment(name, value)
-    return timezone.now() + timedelta(seconds=checked.seconds(name, value))
+    return None if value is None else checked.moment_or_seconds(name, value)
 
 
 def _label(about: models.Model | str | None) -> str:

@@ -9,13 +9,6 @@ from mailrail.conf import size
 LONGEST_WORKER_ID = 200  # a worker process adds its number; the column has room for 255
 
 
-def whole_number(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
-    return int(text)
-
-
 def memory(text: str) -> int:
     """A size like 300M, in bytes."""
     try:
@@ -29,14 +22,3 @@ def worker_id(text: str) -> str:
     if not 0 < len(text) <= LONGEST_WORKER_ID or not text.isprintable():
         raise ArgumentTypeError(f"must be 1 to {LONGEST_WORKER_ID} printable characters, not {text[:300]!r}")
     return text
-
-
-def seconds(text: str) -> float:
-    """Seconds, zero or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ArgumentTypeError(f"must be seconds, zero or more, not {text!r}")
-    return number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
@@ -21,6 +21,7 @@ from ...messages import (
     error_class,
     new_token,
 )
+from ...options import Mistakes
 from ..base import DurableLayer, Lease, lease_for
 from ..outbox import Outbox
 from ..unanswered import Unanswered
@@ -68,8 +69,12 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         symmetric_encryption_keys: Sequence[str | bytes] | None = None,
         **config: Any,
     ) -> None:
-        _check(prefix, using, outbox, symmetric_encryption_keys)
-        self._servers = ClusterServers(hosts) if cluster else Servers(hosts)
+        mistakes = Mistakes(InvalidSettings)
+        for said in _wrong(prefix, using, outbox, symmetric_encryption_keys):
+            mistakes.add(InvalidSettings(said))
+        with mistakes.noted():
+            self._servers = ClusterServers(hosts) if cluster else Servers(hosts)
+        mistakes.raise_any(InvalidSettings)
         ChannelsRedisLayer.__init__(
             self, hosts, prefix, symmetric_encryption_keys=symmetric_encryption_keys, **config
         )
@@ -362,20 +367,14 @@ def _check_number(numbers: Mapping[str, Sequence[int]]) -> None:
             )
 
 
-def _check(prefix: str, using: str, outbox: Any, keys: Any) -> None:
+def _wrong(prefix: str, using: str, outbox: Any, keys: Any) -> Iterator[str]:
     if not isinstance(prefix, str):
-        raise InvalidSettings(f"CONFIG['prefix'] of the Redis layer must be a string, not {prefix!r}.")
+        yield f"CONFIG['prefix'] of the Redis layer must be a string, not {prefix!r}."
     if not isinstance(outbox, bool):
-        raise InvalidSettings(f"CONFIG['outbox'] of the Redis layer must be True or False, not {outbox!r}.")
+        yield f"CONFIG['outbox'] of the Redis layer must be True or False, not {outbox!r}."
     if using != DEFAULT_DB_ALIAS and using not in django_settings.DATABASES:
-        raise InvalidSettings(
-            f"CONFIG['using'] of the Redis layer names the database {using!r}, which is not in DATABASES."
-        )
+        yield f"CONFIG['using'] of the Redis layer names the database {using!r}, which is not in DATABASES."
     if isinstance(keys, str | bytes) or not all(isinstance(key, str | bytes) and key for key in keys or ()):
-        raise InvalidSettings(
-            "CONFIG['symmetric_encryption_keys'] must be a list of keys: the first one encrypts."
-        )
+        yield "CONFIG['symmetric_encryption_keys'] must be a list of keys: the first one encrypts."
     if keys and find_spec("cryptography") is None:
-        raise InvalidSettings(
-            "CONFIG['symmetric_encryption_keys'] needs the package cryptography: pip install cryptography."
-        )
+        yield "CONFIG['symmetric_encryption_keys'] needs the package cryptography: pip install cryptography."

@@ -12,6 +12,9 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 from django.core.mail.utils import DNS_NAME
 
+from mailrail import options as checked
+from mailrail.options import Mistakes
+
 from ..compose import compose
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
@@ -50,13 +53,19 @@ class EmailBackend(smtp.EmailBackend):
         super().__init__(*args, **{"alias": None, **kwargs})
         self._token = token
         self._context = ssl_context
-        self._pooling: dict[str, Any] = {
-            "pool_size": pool_size,
-            "pool_timeout": pool_timeout,
-            "max_messages": max_messages,
-            "max_age": max_age,
-            "check_after": check_after,
-        }
+        mistakes, pooling = Mistakes(), dict[str, Any]()
+        for name, value in (("pool_size", pool_size), ("max_messages", max_messages)):
+            with mistakes.noted():
+                pooling[name] = checked.whole_number(name, value)
+        for name, time in (
+            ("pool_timeout", pool_timeout),
+            ("max_age", max_age),
+            ("check_after", check_after),
+        ):
+            with mistakes.noted():
+                pooling[name] = checked.seconds(name, time)
+        mistakes.raise_any()
+        self._pooling = pooling
         self._pool: Pool | None = None
 
     @property

@@ -18,8 +18,8 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.management.arguments import seconds, whole_number
 from mailrail.messages import DeadMessage, check_channel_name
+from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.terminal import harmless
@@ -52,14 +52,14 @@ class Command(BaseCommand):
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
             if name == "dead":
-                action.add_argument("--limit", type=whole_number, default=20, help="Default: 20.")
+                action.add_argument("--limit", type=whole_number_argument, default=20, help="Default: 20.")
         actions.add_parser("workers", help="list the workers that live")
         _add_check(actions)
         actions.add_parser("relay", help="hand on what waits in the outbox")
         action = actions.add_parser("reconcile", help="send the missing messages of records")
         action.add_argument(
             "--older-than",
-            type=seconds,
+            type=seconds_argument,
             metavar="SECONDS",
             help="Leave younger records alone (default: what each app says).",
         )
@@ -255,13 +255,13 @@ def _add_check(actions: Any) -> None:
     )
     action.add_argument(
         "--oldest",
-        type=seconds,
+        type=seconds_argument,
         metavar="SECONDS",
         help="A message may have been due for so long (default: MAILRAIL['READY_OLDEST_DUE']).",
     )
     action.add_argument(
         "--workers",
-        type=whole_number,
+        type=whole_number_argument,
         default=1,
         metavar="N",
         help="At least so many worker processes (default: 1).",

@@ -16,7 +16,8 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, default_alias, get_layer
 from mailrail.layers.database import lacks_tables
-from mailrail.management.arguments import memory, whole_number, worker_id
+from mailrail.management.arguments import memory, worker_id
+from mailrail.options import whole_number_argument
 from mailrail.routing import Routing
 from mailrail.worker.log import logger
 from mailrail.worker.supervisor import Job, Supervisor
@@ -41,10 +42,15 @@ class Command(BaseCommand):
         parser.add_argument(
             "--exclude-channels", action="append", default=[], metavar="GLOB", help="Leave these out."
         )
-        parser.add_argument("--threads", type=whole_number, help="Sync consumers at once, per process.")
-        parser.add_argument("--processes", type=whole_number, help="Worker processes.")
         parser.add_argument(
-            "--max-messages", type=whole_number, metavar="N", help="Replace a process after so many messages."
+            "--threads", type=whole_number_argument, help="Sync consumers at once, per process."
+        )
+        parser.add_argument("--processes", type=whole_number_argument, help="Worker processes.")
+        parser.add_argument(
+            "--max-messages",
+            type=whole_number_argument,
+            metavar="N",
+            help="Replace a process after so many messages.",
         )
         parser.add_argument(
             "--max-memory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,21 +15,10 @@ from mailrail.errors import InvalidSettings
 from mailrail.mail import erasure, files, retention
 from mailrail.mail.models import Email
 from mailrail.mail.outcomes import bare
+from mailrail.options import days_argument
 
 LEFT_BEHIND = timedelta(days=1)
 """Files younger than this may belong to a transaction that has not come to its end."""
-LONGEST = 100 * 366.0
-
-
-def days(text: str) -> timedelta:
-    """Days, zero or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= LONGEST:
-        raise ArgumentTypeError(f"must be days, from 0 to {LONGEST:.0f}, not {text!r}")
-    return timedelta(days=number)
 
 
 class Command(BaseCommand):
@@ -42,12 +30,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--bodies-after",
-            type=days,
+            type=days_argument,
             metavar="DAYS",
             help="Remove content, headers and attachments of emails that ended so long ago.",
         )
         parser.add_argument(
-            "--records-after", type=days, metavar="DAYS", help="Delete emails that ended so long ago."
+            "--records-after",
+            type=days_argument,
+            metavar="DAYS",
+            help="Delete emails that ended so long ago.",
         )
         parser.add_argument("--address", help="Erase this address instead, whatever the age.")
         parser.add_argument(

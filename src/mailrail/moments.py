@@ -1,0 +1,78 @@
+"""Keep moments exact, with and without ``USE_TZ``.
+
+With ``USE_TZ = False`` Django's moments are naive: local times of the setting ``TIME_ZONE``. Where clocks are changed,
+such a time may occur twice, or not at all. Then it means what PEP 495 says: of two, the first, or with ``fold=1`` the
+second; one that is skipped counts from the offset before, so it is as much later as the clocks go forward.
+
+Python ignores the offset when it compares or subtracts two times of the same zone, so ``seconds_between`` does both.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import models
+from django.utils.timezone import get_default_timezone
+
+if TYPE_CHECKING:
+    _DateTimeField = models.DateTimeField[Any, Any]
+else:
+    _DateTimeField = models.DateTimeField
+
+
+def aware(moment: datetime) -> datetime:
+    """Return the moment with its offset. A naive one is local time of ``TIME_ZONE``."""
+    return moment.replace(tzinfo=get_default_timezone()) if moment.tzinfo is None else moment
+
+
+def as_django(moment: datetime) -> datetime:
+    """Return the moment as Django has moments in this project: aware, or naive local time with ``USE_TZ = False``."""
+    if settings.USE_TZ or moment.tzinfo is None:
+        return moment
+    return moment.astimezone(get_default_timezone()).replace(tzinfo=None)
+
+
+def from_now(seconds: float) -> datetime:
+    """Return the moment so many seconds from now; negative ones are ago."""
+    return as_django(datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+def from_timestamp(seconds: float) -> datetime:
+    """Return the moment of Unix seconds. Raises ``ValueError`` or ``OverflowError`` where no calendar has it."""
+    return as_django(datetime.fromtimestamp(seconds, UTC))
+
+
+def seconds_between(earlier: datetime, later: datetime) -> float:
+    """Return the seconds that pass between two moments, naive or aware; negative ones if ``later`` is earlier."""
+    return aware(later).timestamp() - aware(earlier).timestamp()
+
+
+class MomentField(_DateTimeField):
+    """A ``DateTimeField`` that is exact with ``USE_TZ = False``, too: the database holds what it holds with it.
+
+    Django stores local time then, of which an hour comes twice a year. For migrations it is a ``DateTimeField``.
+    """
+
+    def deconstruct(self) -> Any:
+        name, _, arguments, options = super().deconstruct()
+        return name, "django.db.models.DateTimeField", arguments, options
+
+    def get_db_converters(self, connection: Any) -> list[Any]:
+        """Without a cost for projects with ``USE_TZ``."""
+        return [] if settings.USE_TZ else [_from_database]
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        value = value if prepared else self.get_prep_value(value)
+        if isinstance(value, datetime) and not settings.USE_TZ:
+            value = aware(value).astimezone(UTC)
+            value = value if connection.vendor == "postgresql" else value.replace(tzinfo=None)
+        return connection.ops.adapt_datetimefield_value(value)
+
+
+def _from_database(value: datetime | None, expression: Any, connection: Any) -> datetime | None:
+    """PostgreSQL's sessions are in ``TIME_ZONE`` then; other databases have no zones, and hold UTC."""
+    if value is None or connection.vendor == "postgresql":
+        return value
+    return as_django(value.replace(tzinfo=UTC))

@@ -1,0 +1,110 @@
+"""What a route may say of its messages: how they are treated, and by which fields it takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from . import options as checked
+from .messages import Rate
+from .options import Mistakes
+
+Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a route's messages are treated; ``None`` leaves it to the settings. Times are in seconds."""
+
+    attempts: int | None = None
+    backoff: Backoff | None = None
+    timeout: float | None = None
+    atomic: bool = False
+    # These belong to the channel: its routes must agree.
+    concurrency: int | None = None
+    rate: Rate | None = None
+    lease: float | None = None
+    batch: int | None = None
+    losses: int | None = None
+
+
+def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
+    """Return the policy of those options that can be followed; note what is wrong with the others."""
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is not None or name == "atomic":
+            with mistakes.noted():
+                values[name] = _READ[name](name, value)
+    if values.get("atomic") and "batch" in values:
+        mistakes.add(
+            ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
+        )
+    return Policy(**values)
+
+
+def compile_filters(
+    filters: Mapping[str, Any], is_batch: bool, mistakes: Mistakes
+) -> dict[str, re.Pattern[str]]:
+    """Return the filters that are regular expressions; note what is wrong with the others."""
+    compiled = {}
+    for name, pattern in filters.items():
+        with mistakes.noted():
+            compiled[name] = _compile(name, pattern)
+    if is_batch and any(pattern.groupindex for pattern in compiled.values()):
+        mistakes.add(
+            ValueError("Named groups in a filter have nowhere to go when the consumer gets a batch.")
+        )
+    return compiled
+
+
+def _compile(name: str, pattern: Any) -> re.Pattern[str]:
+    if not isinstance(pattern.pattern if isinstance(pattern, re.Pattern) else pattern, str):
+        options = ", ".join(f.name for f in fields(Policy))
+        raise TypeError(
+            f"route({name}={pattern!r}): a filter is a regular expression, as text. Options are: {options}."
+        )
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"route({name}={pattern!r}): not a regular expression: {error}.") from error
+
+
+def _above_zero(name: str, value: Any) -> float:
+    return checked.seconds(name, value, above_zero=True)
+
+
+def _true_or_false(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+    return value
+
+
+def _backoff(name: str, value: Any) -> Backoff:
+    if callable(value):
+        function: Callable[[int], float] = value
+        return function
+    try:
+        if not isinstance(value, list | tuple):
+            return checked.seconds(name, value)
+        if value:
+            return [checked.seconds(name, wait) for wait in value]
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"{name} must be seconds, a list of seconds, or a function of the attempt, not {value!r}."
+    )
+
+
+_READ: Mapping[str, Callable[[str, Any], Any]] = {
+    "attempts": checked.whole_number,
+    "concurrency": checked.whole_number,
+    "batch": checked.whole_number,
+    "losses": checked.whole_number,
+    "timeout": _above_zero,
+    "lease": _above_zero,
+    "backoff": _backoff,
+    "rate": lambda name, value: Rate.parse(value),
+    "atomic": _true_or_false,
+}
