@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.test import AsyncClient, Client
 
 from mailrail import Channel
-from mailrail.health import Readiness, look, readiness, views
+from mailrail.health import Problem, Readiness, look, readiness, register, rules, views
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
@@ -29,7 +29,8 @@ LATE = 400.0
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No answer of an earlier test; one consumer, of the channel "reports"."""
+    """No answer of an earlier test, no rules of apps; one consumer, of the channel "reports"."""
+    monkeypatch.setattr(rules, "_rules", [])
     monkeypatch.setattr(
         Routing, "of_layer", classmethod(lambda cls, alias=None: Routing([route("reports", print)]))
     )
@@ -100,11 +101,13 @@ def test_a_database_without_tables_is_a_reason(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.django_db
 def test_ready_and_late(client: Client, settings: Any) -> None:
+    get_layer().heartbeat("one", {})
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"ready": True})
     assert "no-store" in answer["Cache-Control"] and "private" in answer["Cache-Control"]
     Channel("reports").send({"secret": "of the content"})
     get_layer().shift(LATE)
+    get_layer().heartbeat("one", {})
     assert client.get("/readyz").status_code == 200, "answered a moment ago"
     views.watch.forget()
     answer = client.get("/readyz")
@@ -116,6 +119,47 @@ def test_ready_and_late(client: Client, settings: Any) -> None:
     assert client.get("/readyz").status_code == 200
     assert client.head("/readyz").status_code == 200
     assert client.post("/readyz").status_code == 405
+
+
+@pytest.mark.django_db
+def test_without_a_worker_nothing_is_in_time_unless_nothing_is_asked_of_time(
+    client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reason": "0 worker(s) live, fewer than 1"}
+    settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": None}
+    views.watch.forget()
+    assert client.get("/readyz").status_code == 200
+    settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": 300.0}
+    monkeypatch.setattr(Routing, "of_layer", classmethod(lambda cls, alias=None: Routing([])))
+    views.watch.forget()
+    assert client.get("/readyz").status_code == 200, "a project without consumers needs no worker"
+
+
+@pytest.mark.django_db
+def test_apps_add_rules_and_one_that_fails_is_a_problem_of_its_own(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_layer().heartbeat("one", {})
+
+    @register
+    def shop_open(limit: float) -> list[Problem]:
+        return [Problem("a shop is closed", f"the shop in Elm Street is closed for {limit:g} s")]
+
+    @register
+    def shelves_full(limit: float) -> list[Problem]:
+        raise OperationalError("no such table: shelf")
+
+    register(shelves_full)
+    found = look(limit=300)
+    assert found.detail == (
+        "the shop in Elm Street is closed for 300 s; shelves full: this cannot be found out: no such table: shelf"
+    )
+    assert client.get("/readyz").json()["reason"] == (
+        "a shop is closed; shelves full: this cannot be found out"
+    )
+    assert look().is_ready, "without a limit, no rule is asked"
 
 
 def test_a_server_that_is_not_there_and_no_word_on_where(client: Client, settings: Any, caplog: Any) -> None:
@@ -137,6 +181,7 @@ def test_a_server_that_is_not_there_and_no_word_on_where(client: Client, setting
 def test_a_database_goes_away_and_comes_back(
     client: Client, on_postgres: DurableLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_postgres.heartbeat("one", {})
     assert client.get("/readyz").status_code == 200
     with monkeypatch.context() as away:
         away.setitem(connections["postgres"].settings_dict, "PORT", free_port())
@@ -152,6 +197,7 @@ def test_a_database_goes_away_and_comes_back(
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_they_answer_async_servers(path: str) -> None:
+    get_layer().heartbeat("one", {})
     assert async_to_sync(AsyncClient().get)(path).status_code == 200
 
 
@@ -161,6 +207,7 @@ def test_being_alive_takes_no_database_no_login_and_no_transaction(
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    get_layer().heartbeat("one", {})
     with django_assert_num_queries(0):
         answer = client.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"alive": True})

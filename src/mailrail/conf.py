@@ -52,8 +52,8 @@ class Settings:
     reconcile_every: float | None = 60.0
     """How often workers look for records whose message is missing. ``None``: only ``channels reconcile`` does."""
     ready_oldest_due: float | None = 300.0
-    """How long a message may have been due before ``/readyz`` and ``channels check`` say that work is late. ``None``:
-    however long."""
+    """How long a message or an email may have been due, or a mailer out, before ``/readyz`` and ``channels check`` say
+    so. ``None``: however long; ``/readyz`` then asks for no workers either."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
     deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"

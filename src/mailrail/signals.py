@@ -1,7 +1,7 @@
 """Signals a worker sends. They only tell: what a receiver raises is logged and changes nothing.
 
 ``sender`` is the channel's name: ``message_buried.connect(receiver, sender="send-invite")`` is for that channel alone.
-All carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
+The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
 
 ``message_started``
     a consumer is about to run.
@@ -12,6 +12,12 @@ All carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
     ``error`` (text) and ``delay`` in seconds.
 ``message_buried``
     ``error`` (text).
+
+One tells of the worker itself, and carries nothing:
+
+``worker_maintenance``
+    a worker process that serves the channel is alive: sent on a thread beside its work, soon after its start and then
+    once a minute.
 """
 
 from __future__ import annotations
@@ -67,3 +73,4 @@ message_started = ChannelSignal()
 message_finished = ChannelSignal()
 message_retried = ChannelSignal()
 message_buried = ChannelSignal()
+worker_maintenance = ChannelSignal()

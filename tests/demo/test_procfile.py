@@ -140,7 +140,7 @@ def test_an_invitation_goes_out_and_sigterm_loses_nothing(
     platform.run("python manage.py createsuperuser --no-input --username demo --email demo@example.com")
     site = platform.environment["BASE_URL"]
     until(lambda: status(f"{site}/healthz") == 200, 120, "an answer")
-    assert status(f"{site}/readyz") == 200
+    until(lambda: status(f"{site}/readyz") == 200, 120, "a worker")
     platform.run("python manage.py channels check --here")
 
     browser = Browser(site)

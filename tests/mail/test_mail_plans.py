@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from mailrail import reconciliation
 from mailrail.key_lists import MOST_OF_ONE, WINDOW
 from mailrail.layers import get_layer
-from mailrail.mail import erasure, overview, retention
+from mailrail.mail import erasure, health, overview, retention
 from mailrail.mail.models import Email
 from mailrail.reconciliation import Place, reconcilers
 from mailrail.routing import Routing
@@ -146,6 +146,12 @@ def test_mailq_counts_no_more_than_it_says() -> None:
     assert "mailrail_mail_failed" in {node.get("Index Name") for node in failed_last}
     check(nodes_of(lambda: overview.deferrals("postgres")), 3 * counted)
     check(nodes_of(lambda: overview.failures("postgres", "rare")), 2 * counted)
+
+
+def test_whether_mail_is_in_time_is_asked_of_the_oldest_that_are_queued(settings: Any) -> None:
+    check(nodes_of(lambda: list(health.mail_in_time(60.0))), 3 * overview.COUNTED)
+    fresh = nodes_of(lambda: list(health.mail_in_time(10 * 365 * 86400.0)))
+    check(fresh, 2 * health.PAGE)
 
 
 @pytest.mark.parametrize("name", ["queued", "sending"])

@@ -1,11 +1,12 @@
 """Does this process answer, and may work be given to it? For load balancers, orchestrators and monitoring.
 
 ``path("", include("mailrail.health.urls"))`` has the pages ``/healthz`` and ``/readyz``; for a shell there is
-``manage.py channels check``.
+``manage.py channels check``. Both apply the rules of ``look``, to which apps add theirs by ``register``.
 """
 
 from __future__ import annotations
 
 from .readiness import Readiness, look
+from .rules import Problem, register
 
-__all__ = ["Readiness", "look"]
+__all__ = ["Problem", "Readiness", "look", "register"]

@@ -1,11 +1,13 @@
-"""How the layer stands, in one word and a reason; asked for seldom, however often somebody wants to know."""
+"""How the layer, its workers and its apps stand: what is wrong, if anything; asked for seldom, however often somebody
+wants to know."""
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from django.db import Error
@@ -15,6 +17,7 @@ from ..errors import MailrailError
 from ..layers import DurableLayer, default_alias, get_layer
 from ..messages import ChannelStats
 from ..routing import Routing
+from .rules import Problem, apply_rules
 
 logger = logging.getLogger("mailrail.health")
 
@@ -29,37 +32,72 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Ready, unless there is a ``reason``, which everybody may read: it names no server, no channel and no content.
+    """Ready, unless there are problems. ``workers``: how many live, where that was asked for."""
 
-    ``detail`` is for operators: the same with names, or the error as it was raised.
-    """
-
-    reason: str | None = None
-    detail: str | None = None
+    problems: tuple[Problem, ...] = ()
+    workers: int = 0
 
     @property
     def is_ready(self) -> bool:
-        return self.reason is None
+        return not self.problems
+
+    @property
+    def reason(self) -> str | None:
+        """What everybody may read: it names no server, no channel, no mailer and no content."""
+        return "; ".join(each.reason for each in self.problems) or None
+
+    @property
+    def detail(self) -> str | None:
+        """What operators read: the same with names, or errors as they were raised."""
+        return "; ".join(each.detail for each in self.problems) or None
 
 
-def look(alias: str | None = None, limit: float | None = None) -> Readiness:
-    """Ask the layer. Not ready: it cannot be used, or a message has been due for more than ``limit`` seconds.
+def look(
+    alias: str | None = None, limit: float | None = None, workers: int | None = 0, *, here: bool = False
+) -> Readiness:
+    """Ask the layer, and the rules of apps. Not ready: the layer cannot be used, a message has been due for more than
+    ``limit`` seconds, fewer than ``workers`` live (with ``here``: on this machine), or an app's rule finds a problem.
 
-    Paused channels are left out, and those that nobody here has a consumer for. A limit of ``None`` is none. Raises
+    Paused channels are left out, and those that nobody here has a consumer for. A limit of ``None`` is none, and asks
+    no rule; ``workers=None`` means one where this project has a consumer. The rules concern the default layer. Raises
     nothing.
     """
     try:
         layer = get_layer(alias)
-        stats = {**layer.stats(ENOUGH), **(layer.outbox.stats() if layer.outbox else {})}
-        late = _latest(_awaited(layer, alias, stats))
+        late = list(_late(layer, alias, limit))
+        least = _needed(layer, alias) if workers is None else workers
+        living = _living(layer, here) if least else 0
     except (MailrailError, Error, OSError) as error:
         reason = f"the layer {alias or default_alias()!r} cannot be used"
-        return Readiness(reason, f"{reason}: {error}")
-    if late is None or limit is None or late[1] <= limit:
-        return Readiness()
-    channel, seconds = late
+        return Readiness((Problem(reason, f"{reason}: {error}"),))
+    rules = () if limit is None or alias not in (None, default_alias()) else apply_rules(limit)
+    return Readiness((*late, *_too_few(living, least, here), *rules), living)
+
+
+def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterator[Problem]:
+    stats = {**layer.stats(ENOUGH), **(layer.outbox.stats() if layer.outbox else {})}
+    latest = _latest(_awaited(layer, alias, stats))
+    if latest is None or limit is None or latest[1] <= limit:
+        return
+    channel, seconds = latest
     said = f"has been due for {seconds:.0f} s, more than {limit:g} s"
-    return Readiness(f"a message {said}", f"a message on {channel} {said}")
+    yield Problem(f"a message {said}", f"a message on {channel} {said}")
+
+
+def _needed(layer: DurableLayer, alias: str | None) -> int:
+    return int(bool(Routing.of_layer(alias).plans) or layer.outbox is not None)
+
+
+def _living(layer: DurableLayer, here: bool) -> int:
+    host = socket.gethostname()
+    return sum(not here or worker.info.get("host") == host for worker in layer.workers())
+
+
+def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
+    if living < least:
+        where = " on this machine" if here else ""
+        said = f"{living} worker(s) live{where}, fewer than {least}"
+        yield Problem(said, said)
 
 
 def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats]) -> dict[str, float]:
@@ -99,7 +137,7 @@ class Watch:
             return found
         if not self._looking.acquire(timeout=max(0.0, self._began_at + PATIENCE - time.monotonic())):
             reason = f"the layer {default_alias()!r} does not answer"
-            return Readiness(reason, reason)
+            return Readiness((Problem(reason, reason),))
         try:
             return self._fresh() or self._anew()
         finally:

@@ -11,9 +11,16 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..conf import settings
-from .readiness import Watch, look
+from .readiness import Readiness, Watch, look
 
-watch = Watch(lambda: look(limit=settings.ready_oldest_due))
+
+def _look() -> Readiness:
+    """Without a limit, only a layer that cannot be used takes the site away."""
+    limit = settings.ready_oldest_due
+    return look(limit=limit, workers=0 if limit is None else None)
+
+
+watch = Watch(_look)
 
 
 def _page(view: Any) -> Any:
@@ -31,7 +38,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 @_page
 def readyz(request: HttpRequest) -> JsonResponse:
-    """503 with a reason, if the layer cannot be used or work is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
+    """503 with a reason, if the layer cannot be used or something is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
     found = watch.ask()
     if found.is_ready:
         return JsonResponse({"ready": True})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import router
+from django.db import InterfaceError, OperationalError, router
 from django.db.models import QuerySet
 from django.dispatch import receiver
 from django.utils import timezone
@@ -15,9 +16,10 @@ from django.utils import timezone
 from mailrail import Channel
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
-from mailrail.signals import message_buried
+from mailrail.signals import message_buried, worker_maintenance
 from mailrail.worker import IncomingMessage
 
+from . import outages
 from .delivery import Delivery, call_of, id_of
 from .models import Email, Status
 from .outcomes import note
@@ -74,6 +76,13 @@ def sending(before: datetime) -> QuerySet[Email]:
 
 
 # -- records whose message is dead: nobody will run it, so a person decides, and ``release`` sends another one -------
+
+
+@receiver(worker_maintenance, sender=CHANNEL, dispatch_uid="mailrail.mail.outages")
+def tell_outages(**kwargs: Any) -> None:
+    """Tell of outages also in the log of a worker that began, or had no mail, while they lasted."""
+    with suppress(OperationalError, InterfaceError):  # delivery says that the database is away
+        outages.tell(router.db_for_write(Email))
 
 
 @receiver(message_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +10,10 @@ from datetime import timedelta
 from django.db import router
 from django.utils import timezone
 
-from . import paces
+from . import outage_log, paces
 from .mailers import alias_of, check_delivering
 from .models import MailerState
 from .values import storable
-
-logger = logging.getLogger("mailrail.mail")
 
 FIRST_PROBE, LONGEST_PROBE = 5.0, 300.0
 """Seconds until a mailer that failed is tried again: at first, and at most."""
@@ -47,10 +44,12 @@ def standing(mailer: str, using: str) -> Standing:
     states = MailerState.objects.using(using).filter(pk=mailer)
     state = states.first()
     if state is None:
+        outage_log.over(mailer)
         return WORKING
     now = timezone.now()
     if state.paused_by == PERSON or state.probe_at is None:
         return Standing(False, is_paused=True)
+    outage_log.seen(state)
     if state.probe_at > now:
         return Standing(False, (state.probe_at - now).total_seconds() + random.uniform(0, 1))
     taken = states.filter(paused_by=OUTAGE, probe_at=state.probe_at).update(
@@ -76,18 +75,22 @@ def begins(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     )
     if is_new:
         paces.forget_turns(mailer, using)
-    if is_new or state.reason != reason:  # a mistake that was mended may show the next one
-        meanwhile = f"goes by {stands_in!r}" if stands_in else "waits"
-        told = "Mailer %r cannot be used; its mail %s until it can: %s"
-        logger.error(told, mailer or "default", meanwhile, reason)
+    outage_log.begun(state, reason, stands_in)
     return delay
 
 
 def ends(mailer: str, using: str) -> None:
     """It took an email."""
-    gone, _ = MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE).delete()
+    out = MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE)
+    since = out.values_list("since", flat=True).first()
+    gone, _ = out.delete()
     if gone:
-        logger.warning("Mailer %r works again.", mailer or "default")
+        outage_log.over(mailer, since)
+
+
+def tell(using: str) -> None:
+    """Say in this process's log which outages have begun and ended, also for a worker that was not there."""
+    outage_log.look(MailerState.objects.using(using), OUTAGE)
 
 
 def pass_on(mailer: str, using: str) -> None:

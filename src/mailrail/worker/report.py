@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..messages import Message
-from ..signals import message_buried, message_finished, message_retried, message_started
+from ..signals import message_buried, message_finished, message_retried, message_started, worker_maintenance
 from .incoming import IncomingMessage, Outcome
 from .log import logger
 
@@ -73,12 +73,21 @@ def _last_line(error: str) -> str:
     return error.strip().rpartition("\n")[2][:300]
 
 
+def report_maintenance(channel: str) -> None:
+    """Tell who wants to do something beside the work, in each process that serves this channel."""
+    _send(worker_maintenance, channel)
+
+
 def _tell(signal: Any, message: IncomingMessage, **facts: Any) -> None:
+    _send(signal, message.channel, message=message, **facts)
+
+
+def _send(signal: Any, channel: str, **facts: Any) -> None:
     """Tell the receivers. Whatever one of them raises changes nothing."""
     if not signal.receivers:
         return
     try:
-        answers = signal.send_robust(message.channel, message=message, **facts)
+        answers = signal.send_robust(channel, **facts)
     except BaseException:  # send_robust lets SystemExit through, and what its own event loop raises
         logger.exception("a receiver of a Mailrail signal raised, and others may not have been told")
         return

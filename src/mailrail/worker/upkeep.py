@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from ..conf import settings
@@ -16,6 +16,7 @@ from ..reconciliation import Place, Reconciler, reconcilers, take_turn
 from .connections import close_connections, own_connection, tidy_after
 from .leases import is_outage
 from .log import logger
+from .report import report_maintenance
 
 RELAY_EVERY = 1.0
 """Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
@@ -26,12 +27,19 @@ LONGEST_WAIT = 5.0
 
 
 class Upkeep:
-    """Runs beside a worker until ``over`` is set. ``look``: at all channels."""
+    """Runs beside a worker until ``over`` is set. ``look``: at all channels. ``channels``: those the worker serves."""
 
-    def __init__(self, layer: DurableLayer, over: threading.Event, look: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        layer: DurableLayer,
+        over: threading.Event,
+        look: Callable[[], None],
+        channels: Collection[str] = (),
+    ) -> None:
         self._layer = layer
         self._over = over
         self._look = look
+        self._channels = channels
         self._look_at = time.monotonic() + RELAY_EVERY
         self._only_looks = False
         found = reconcilers(layer) if settings.reconcile_every is not None else []
@@ -74,6 +82,8 @@ class Upkeep:
                 self._look_at = time.monotonic() + LOOK_EVERY
                 with own_connection(self._layer):
                     self._look()
+                for channel in self._channels:
+                    report_maintenance(channel)
                 close_connections()  # not needed for a while
             self._failures = 0
         except Exception as error:

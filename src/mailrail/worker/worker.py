@@ -100,7 +100,7 @@ class Worker:
         self._all_ended = threading.Event()
         self._is_told = False  # that something has ended, since it last looked
         self._stopping = threading.Event()
-        self._upkeep = Upkeep(layer, self._stopping, self._report_unrouted)
+        self._upkeep = Upkeep(layer, self._stopping, self._report_unrouted, self.plans)
         self._stop_at = float("inf")
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(self._stopping, layer.has_parts)

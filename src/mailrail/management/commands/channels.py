@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -132,20 +131,14 @@ class Command(BaseCommand):
 
     def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         given = options["oldest"]
-        found = look(options["layer"], settings.ready_oldest_due if given is None else given)
-        problems = [found.detail] if found.detail else []
-        workers = [] if found.detail else layer.workers()
-        if options["here"]:
-            workers = [w for w in workers if w.info.get("host") == socket.gethostname()]
-        if not found.detail and len(workers) < options["workers"]:
-            where = " on this machine" if options["here"] else ""
-            problems.append(f"{len(workers)} worker(s) live{where}, fewer than {options['workers']}")
-        if self._json or not problems:
-            self._say(
-                f"Well: {len(workers)} worker(s)", well=not problems, problems=problems, workers=len(workers)
-            )
-        if problems:
-            raise CommandError("; ".join(problems))
+        limit = settings.ready_oldest_due if given is None else given
+        found = look(options["layer"], limit, options["workers"], here=options["here"])
+        if self._json or found.is_ready:
+            problems = [each.detail for each in found.problems]
+            said = f"Well: {found.workers} worker(s)"
+            self._say(said, well=found.is_ready, problems=problems, workers=found.workers)
+        if found.detail:
+            raise CommandError(harmless(found.detail))
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         dead = layer.dead(options["channel"], options["limit"])
@@ -251,13 +244,15 @@ class Command(BaseCommand):
 
 def _add_check(actions: Any) -> None:
     action = actions.add_parser(
-        "check", help="fail unless the layer answers, work is in time, and workers live"
+        "check",
+        help="fail unless the layer answers, work and mail are in time, mailers work, and workers live",
     )
     action.add_argument(
         "--oldest",
         type=seconds_argument,
         metavar="SECONDS",
-        help="A message may have been due for so long (default: MAILRAIL['READY_OLDEST_DUE']).",
+        help="A message or email may have been due, or a mailer out, for so long (default: "
+        "MAILRAIL['READY_OLDEST_DUE']).",
     )
     action.add_argument(
         "--workers",

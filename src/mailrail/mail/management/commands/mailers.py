@@ -11,16 +11,18 @@ from django.utils import timezone
 from mailrail.errors import InvalidSettings
 from mailrail.terminal import harmless
 
-from ... import outages, paces
+from ... import health, outages, paces
 from ...mailers import alias_of, backend_of, delivering
 from ...models import Email, MailerPace, MailerState
 from ...policies import policy_of
+from ..checking import add_check, check, is_check
 
 
 class Command(BaseCommand):
     help = "Tell how the mailers stand; pause and resume them."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        add_check(parser, "Fail if a mailer has been out for too long.")
         verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume}")
         pause = verbs.add_parser("pause", help="Let nothing leave by a mailer; its mail waits.")
         pause.add_argument("mailer", help='Its alias; "default" where there are no MAILERS.')
@@ -30,6 +32,11 @@ class Command(BaseCommand):
 
     def handle(self, *, verb: str | None, mailer: str = "", reason: str = "", **options: Any) -> None:
         using = router.db_for_write(Email)
+        if is_check(options):
+            if verb is not None:
+                raise CommandError(f"--check and {verb} do not go together.")
+            self.stdout.write(check(health.mailers_out, options))
+            return
         if verb is None:
             for found in delivering():
                 self.stdout.write(harmless(f"{found or 'default'}: {_standing(found, using)}"))

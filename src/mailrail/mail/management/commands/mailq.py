@@ -8,11 +8,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, router
 from django.utils import timezone
 
-from mailrail.mail import overview
+from mailrail.mail import health, overview
+from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import Email, MailerState, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.terminal import harmless
@@ -26,12 +27,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="For machines.")
+        add_check(parser, "Fail if an email has been due for too long.")
         parser.add_argument("--status", choices=Status.values, help="Only emails of this status.")
         parser.add_argument("--mailer", help="Only emails of this mailer (an alias in MAILERS).")
 
     def handle(self, *args: Any, **options: Any) -> None:
         using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
         status, mailer = options["status"], options["mailer"]
+        if is_check(options):
+            if options["json"] or status is not None or mailer is not None:
+                raise CommandError(
+                    "--check looks at all email: give it without --json, --status and --mailer."
+                )
+            with tables_said_missing(using):
+                self.stdout.write(check(health.mail_in_time, options))
+            return
         with tables_said_missing(using):
             report = self._report(using, status, mailer)
         if options["json"]:

@@ -1,0 +1,126 @@
+"""What ``channels check``, ``/readyz``, ``mailers --check`` and ``mailq --check`` ask of mail: one rule for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db import DEFAULT_DB_ALIAS, router
+from django.utils import timezone
+
+from mailrail.health import Problem, register
+
+from .mailers import alias_of
+from .models import Email, MailerPace, MailerState, Status
+from .outages import OUTAGE
+from .outcomes import domain_of
+from .overview import COUNTED, due_at
+from .paces import FARTHEST
+from .policies import policy_of
+
+PAGE = 500
+"""Emails that are read at once."""
+BETWEEN_TURNS = 60.0
+"""Seconds after the last turn that was given away in which the next ones are still asked for."""
+
+
+class _Queued(NamedTuple):
+    id: UUID
+    mailer: str
+    via: str
+    send_at: datetime | None
+    next_try_at: datetime | None
+    created_at: datetime
+    recipients: object
+
+    @property
+    def mailers(self) -> set[str]:
+        """Its own, and the one that stands in for it."""
+        return {self.mailer, alias_of(self.via) if self.via else self.mailer}
+
+    @property
+    def due_at(self) -> datetime:
+        return due_at(self.send_at, self.next_try_at, self.created_at)
+
+
+@register
+def mailers_out(limit: float) -> Iterator[Problem]:
+    """Yield the mailers that have been out for more than ``limit`` seconds; those a person has paused are left out."""
+    now = timezone.now()
+    states = MailerState.objects.using(_using()).filter(paused_by=OUTAGE)
+    for state in states.filter(since__lt=now - timedelta(seconds=limit)).order_by("pk"):
+        said = f"has been out for {(now - state.since).total_seconds():.0f} s, more than {limit:g} s"
+        yield Problem(f"a mailer {said}", f"mailer {state.mailer or 'default'!r} {said}: {state.reason}")
+
+
+@register
+def mail_in_time(limit: float) -> Iterator[Problem]:
+    """Yield a problem if an email has been due for more than ``limit`` seconds, among the oldest that are queued.
+
+    Left out are those whose next attempt has not come, whose mailer a person has paused, or that wait for a rate.
+    """
+    late = _late(timezone.now() - timedelta(seconds=limit))
+    if late is not None:
+        seconds = (timezone.now() - late.due_at).total_seconds()
+        said = f"has been due for {seconds:.0f} s, more than {limit:g} s"
+        yield Problem(f"an email {said}", f"an email of mailer {late.mailer or 'default'!r} {said}")
+
+
+def _late(before: datetime) -> _Queued | None:
+    """Return the email that has been due for longest, if that was before the moment."""
+    using = _using()
+    due = [row for row in _made_before(before, using) if row.due_at < before]
+    if not due:
+        return None
+    paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
+    limits = _limits_in_use(using, due)
+    waiting = (row for row in due if not row.mailers & paused and not _waits_for_a_rate(row, limits))
+    return min(waiting, key=lambda row: row.due_at, default=None)
+
+
+def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
+    """Yield the emails that are queued since before the moment: no other can have been due before it."""
+    queued = Email.objects.using(using).filter(status=Status.QUEUED).order_by("pk")
+    last = None
+    for _ in range(COUNTED // PAGE):  # ids are in the order of their making, and an index has them
+        page = queued if last is None else queued.filter(pk__gt=last)
+        rows = [_Queued(*row) for row in page.values_list(*_Queued._fields)[:PAGE]]
+        for row in rows:
+            if row.created_at >= moment:
+                return
+            yield row
+        if len(rows) < PAGE:
+            return
+        last = rows[-1].id
+
+
+def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
+    """Return the mailers and recipient domains ("": all) whose rates email waits for."""
+    now, found = time.time(), set()
+    for pace in MailerPace.objects.using(using).exclude(lines={}):
+        ends = [end for line in pace.lines.values() for end in line.values()]
+        if max(ends, default=0.0) > now - BETWEEN_TURNS:
+            found.add((pace.mailer, pace.domain))
+    for mailer in {mailer for row in rows for mailer in row.mailers}:
+        policy = policy_of(mailer)
+        for domain, rates in {"": policy.rate, **policy.rates}.items():
+            # Turns that are farther away are not noted.
+            if any(rate.seconds / rate.count > FARTHEST for rate in rates):
+                found.add((mailer, domain))
+    return found
+
+
+def _waits_for_a_rate(row: _Queued, limits: set[tuple[str, str]]) -> bool:
+    if not limits:
+        return False
+    recipients = row.recipients if isinstance(row.recipients, list) else []
+    addresses = [each.get("address", "") for each in recipients if isinstance(each, dict)]
+    domains = {"", *(domain_of(str(address)) for address in addresses)}
+    return any((mailer, domain) in limits for mailer in row.mailers for domain in domains)
+
+
+def _using() -> str:
+    return router.db_for_read(Email) or DEFAULT_DB_ALIAS

@@ -1,0 +1,101 @@
+"""One line in each worker's log when an outage begins, and one when it ends, whoever has found out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.utils import timezone
+
+from .models import MailerState
+from .policies import policy_of
+
+logger = logging.getLogger("mailrail.mail")
+
+
+@dataclass
+class _Told:
+    since: datetime
+    reasons: set[str] = field(default_factory=set)
+
+
+_told: dict[str, _Told] = {}
+_lock = threading.Lock()
+
+
+def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
+    """Say that this process has found a mailer to be out, once for each reason: a mended mistake may show the next."""
+    mailer = state.mailer
+    with _lock:
+        told = _told.get(mailer)
+        if told is None or told.since < state.since:
+            told = _told[mailer] = _Told(state.since)
+        if reason in told.reasons:
+            return
+        told.reasons.add(reason)
+    meanwhile = _meanwhile(stands_in)
+    logger.error(
+        "Mailer %r cannot be used; its mail %s until it can: %s", mailer or "default", meanwhile, reason
+    )
+
+
+def seen(state: MailerState) -> None:
+    """Say that a mailer is out, in the log of a process that has not found it out itself."""
+    with _lock:
+        told = _told.get(state.mailer)
+        if told is not None and told.since >= state.since:
+            return
+        _told[state.mailer] = _Told(state.since, {state.reason})
+    logger.warning(
+        "Mailer %r cannot be used since %s; its mail %s until it can: %s",
+        state.mailer or "default",
+        _time(state.since),
+        _meanwhile(next(iter(policy_of(state.mailer).failover), "")),
+        state.reason,
+    )
+
+
+def over(mailer: str, since: datetime | None = None) -> None:
+    """Say that an outage has ended, if this process has said that it began, or knows since when it was."""
+    if mailer not in _told and since is None:
+        return
+    with _lock:
+        told = _told.pop(mailer, None)
+    began = since or (told.since if told else None)
+    if began is not None:
+        seconds = (timezone.now() - began).total_seconds()
+        logger.warning(
+            "Mailer %r works again; it was out from %s for %.0f s.",
+            mailer or "default",
+            _time(began),
+            seconds,
+        )
+
+
+def look(states: Iterable[MailerState], outage: str) -> None:
+    """Compare what this process has said with how all mailers stand. ``outage``: who pauses a mailer that is out."""
+    by_mailer = {state.mailer: state for state in states}
+    for state in by_mailer.values():
+        if state.paused_by == outage:
+            seen(state)
+        else:  # a person has taken it over: that is no end of the outage
+            with _lock:
+                _told.pop(state.mailer, None)
+    for mailer in _told.keys() - by_mailer.keys():
+        over(mailer)
+
+
+def forget() -> None:
+    """Forget what this process has said; for tests."""
+    _told.clear()
+
+
+def _meanwhile(stands_in: str) -> str:
+    return f"goes by {stands_in!r}" if stands_in else "waits"
+
+
+def _time(moment: datetime) -> str:
+    return timezone.localtime(moment).isoformat(sep=" ", timespec="seconds")
