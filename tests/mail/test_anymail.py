@@ -9,17 +9,19 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import django
 import pytest
 from anymail.exceptions import AnymailAPIError
 from anymail.message import AnymailMessage, AnymailRecipientStatus, attach_inline_image
 from django.core import mail as djangos
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends import console, locmem, smtp
+from django.utils.translation import gettext_lazy
 
-from mailrail.mail import Email, Status
+from mailrail import mail
+from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.testing import advance, drain
 
@@ -120,6 +122,179 @@ def test_a_class_that_writes_its_own_message_keeps_what_anymail_knows(queueing: 
     deliver()
     told = told_to_the_service()
     assert {name: told[name] for name in ATTRIBUTES} == ATTRIBUTES
+
+
+class WritesItself(EmailMultiAlternatives):
+    """Nobody asks it to, where a service has an API."""
+
+    def message(self, **kwargs: Any) -> Any:
+        raise LookupError("no certificate to sign with")
+
+
+def as_anymail_takes_it(
+    kind: type[EmailMultiAlternatives] = EmailMultiAlternatives,
+) -> EmailMultiAlternatives:
+    """Django cannot write any of this from 6.0 on, nor all of it before."""
+    message = kind(
+        gettext_lazy("Subject"), gettext_lazy("Text."), "me@example.com", ["you@example.com"],
+        headers={"X-Num": 123, gettext_lazy("X-Late"): gettext_lazy("late"), "X-Ratio": 0.5},  # type: ignore[dict-item]
+    )  # fmt: skip
+    message.attach_alternative(gettext_lazy("<p>HTML</p>"), "text/html")  # type: ignore[arg-type]
+    message.attach(gettext_lazy("late.txt"), gettext_lazy("In a file."), "text/plain")  # type: ignore[call-overload]
+    message.attach("late.bin", gettext_lazy("As bytes."), "application/octet-stream")  # type: ignore[call-overload]
+    return message
+
+
+@pytest.mark.parametrize("kind", [EmailMultiAlternatives, WritesItself])
+def test_what_django_cannot_write_comes_to_the_service_as_without_a_queue(
+    queueing: Queueing, kind: type[EmailMultiAlternatives]
+) -> None:
+    direct = djangos_anymail()
+    direct.send_messages([as_anymail_takes_it(kind)])
+    wanted = comparable(told_to_the_service())
+    djangos.outbox.clear()
+    queueing(0, ANYMAIL)
+    as_anymail_takes_it(kind).send()
+    assert only().size > len("Text.<p>HTML</p>In a file.As bytes.")
+    deliver()
+    assert comparable(told_to_the_service()) == wanted
+    assert wanted["extra_headers"] == {"X-Num": 123, "X-Late": "late", "X-Ratio": 0.5}
+    assert (wanted["text_body"], wanted["html_body"]) == ("Text.", "<p>HTML</p>")
+
+
+def djangos_anymail() -> Any:
+    from anymail.backends.test import EmailBackend
+
+    return EmailBackend(**({"alias": None} if django.VERSION >= (6, 1) else {}))
+
+
+def comparable(told: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: told[name] for name in ("subject", "text_body", "html_body")}
+    files = [(each.name, each.content, each.mimetype) for each in told["attachments"]]
+    return {**plain, "extra_headers": dict(told["extra_headers"]), "attachments": files}
+
+
+def test_a_sender_and_a_subject_may_be_left_to_the_template_of_the_service(queueing: Queueing) -> None:
+    queueing(0, ANYMAIL)
+    message = AnymailMessage(to=["you@example.com"])
+    message.template_id, message.from_email, message.subject, message.body = "welcome", None, None, None
+    message.send()
+    deliver()
+    told = told_to_the_service()
+    assert told["template_id"] == "welcome" and told.get("from") is None
+    assert (only().status, only().sender, only().subject) == (Status.SENT, "", "")
+
+
+def test_two_authors_are_the_matter_of_the_service(queueing: Queueing) -> None:
+    queueing(0, ANYMAIL)
+    EmailMessage("Hi", "Text.", "Ann <a@example.com>, b@example.com", ["you@example.com"]).send()
+    deliver()
+    assert "Test does not support multiple from emails" in only().events[-1]["text"]  # others do
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"subject": "a\r\nBcc: x@example.com"},
+        {"headers": {"X-A": "a\nB: c"}},
+        {"headers": {"X-A\r\nB": "c"}},
+        {"reply_to": ["a@example.com\nBcc: x@example.com"]},
+    ],
+    ids=repr,
+)
+def test_what_would_begin_another_header_is_refused_though_nobody_writes_headers(
+    queueing: Queueing, fields: dict[str, Any]
+) -> None:
+    queueing(0, ANYMAIL)
+    with pytest.raises(CannotQueue, match="has a newline"):
+        EmailMessage(**{"from_email": "me@example.com", "to": ["you@example.com"], **fields}).send()
+    assert not Email.objects.exists()
+
+
+def test_an_email_too_large_for_the_setting_is_refused_though_nobody_writes_it(
+    queueing: Queueing, settings: Any
+) -> None:
+    queueing(0, ANYMAIL)
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_MAX_BYTES": 100_000}
+    message = EmailMessage("Hi", "Text.", "me@example.com", ["you@example.com"])
+    message.attach("a.bin", b"\0" * 80_000, "application/octet-stream")  # in Base64, a third more
+    with pytest.raises(EmailTooLarge, match="107,"):
+        message.send()
+
+
+class ByFields:
+    """A service of the project's own: it takes fields, and no bytes."""
+
+    taken: ClassVar[list[EmailMessage]] = []
+
+    def __init__(self, **kwargs: Any) -> None:
+        pass
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def send_messages(self, messages: list[EmailMessage]) -> int:
+        self.taken.extend(messages)
+        return len(messages)
+
+
+OWN = f"{__name__}.ByFields"
+
+
+def test_another_backend_that_writes_no_bytes_is_named_by_a_setting(
+    queueing: Queueing, policy: Callable[..., None]
+) -> None:
+    queueing(0, OWN)
+    with pytest.raises(CannotQueue):
+        mail.queue(as_anymail_takes_it())
+    policy(COMPOSES=False)
+    as_anymail_takes_it().send()
+    deliver()
+    taken = ByFields.taken.pop()
+    assert taken.extra_headers["X-Num"] == 123 and "Message-ID" not in taken.extra_headers
+
+
+def test_what_may_leave_by_smtp_instead_has_to_be_written(
+    queueing: Queueing, policy: Callable[..., None], second: Callable[..., None]
+) -> None:
+    queueing(0, ANYMAIL)
+    second("backup", 25)
+    policy(FAILOVER=["backup"])
+    with pytest.raises(CannotQueue):
+        mail.queue(as_anymail_takes_it())
+
+
+@pytest.mark.parametrize("stands_in", [False, True], ids=["settings have changed", "it stands in"])
+def test_finished_bytes_are_never_an_empty_email_of_a_service(
+    queueing: Queueing, policy: Callable[..., None], second: Callable[..., None], stands_in: bool
+) -> None:
+    """They have no fields but their envelope."""
+
+    class Signed(EmailMessage):
+        def message(self, **kwargs: Any) -> Any:
+            made = super().message(**kwargs)
+            made["X-Signature"] = "abc"
+            return made
+
+    queueing(1)
+    if stands_in:
+        second("service", 0, ANYMAIL)
+        policy(FAILOVER=["service"])
+    Signed("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
+    if not stands_in:
+        queueing(0, ANYMAIL)
+    deliver()
+    assert not getattr(djangos, "outbox", [])
+    assert only().status == (Status.QUEUED if stands_in else Status.FAILED)
+    assert "does not take bytes" in only().events[-1]["why"]
+
+
+def test_the_admin_shows_what_django_cannot_write(queueing: Queueing, admin_client: Any) -> None:
+    queueing(0, ANYMAIL)
+    as_anymail_takes_it().send()
+    page = admin_client.get(f"/admin/mailrail_mail/email/{only().pk}/change/").content.decode()
+    assert "X-Num" in page and "123" in page and "late.txt" in page and "cannot be read" not in page
 
 
 class Service:

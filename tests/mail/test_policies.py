@@ -43,7 +43,7 @@ def test_a_policy_as_it_is_written() -> None:
     ("said", "names"),
     [
         (7, "['smtp'] must be a dictionary"),
-        ({"SPEED": 3}, "has no key 'SPEED'. It knows: BACKEND, CONNECTIONS"),
+        ({"SPEED": 3}, "has no key 'SPEED'. It knows: BACKEND, COMPOSES, CONNECTIONS"),
         ({"RATE": "fast"}, "['RATE'] must be one rate or several"),
         ({"RATE": 10}, "['RATE'] must be one rate or several"),
         ({"RATE": "10/s, 20/s"}, "['RATE'] has two rates over the same time"),
@@ -56,6 +56,7 @@ def test_a_policy_as_it_is_written() -> None:
         ({"LIFETIME": timedelta(0)}, "['LIFETIME'] must be seconds or a timedelta, more than zero"),
         ({"LIFETIME": "3 days"}, "['LIFETIME'] must be seconds or a timedelta, more than zero"),
         ({"FAILOVER": "backup"}, "['FAILOVER'] must be a list of aliases"),
+        ({"COMPOSES": "no"}, "['COMPOSES'] must be True or False"),
         ({"BACKEND": None}, "['BACKEND'] must be the dotted path"),
         ({"OPTIONS": []}, "['OPTIONS'] must be a dictionary"),
     ],
@@ -100,6 +101,13 @@ def test_a_backend_said_twice_is_an_error(queueing: Configure, policy: Configure
     policy(BACKEND=SMTP)
     [found] = check_policies()
     assert "has BACKEND or OPTIONS" in found.msg
+
+
+def test_smtp_is_no_service_that_takes_fields(queueing: Configure, policy: Configure) -> None:
+    queueing(25)
+    policy(COMPOSES=False)
+    [found] = check_policies()
+    assert "has COMPOSES, and SMTP carries bytes" in found.msg
 
 
 @pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.mime.base import MIMEBase
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import django
 import pytest
-from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, EmailMultiAlternatives
+from django.utils.translation import gettext_lazy
 
 from mailrail import mail
 from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
@@ -366,6 +368,80 @@ class Unbuildable(EmailMessage):
 
     def message(self, **kwargs: Any) -> Any:
         raise LookupError("the template welcome.txt is gone")
+
+
+def with_part(name: str, part: Any) -> Callable[[], EmailMessage]:
+    """One that is put there past Django's own looks at it."""
+
+    def make() -> EmailMessage:
+        made = EmailMultiAlternatives("Hello", "A body.\n", "me@example.com", ["you@example.com"])
+        made.attach_alternative("<p>A body.</p>", "text/html")
+        made.attach("good.txt", "Good.", "text/plain")
+        getattr(made, name).append(part)
+        return made
+
+    return make
+
+
+def with_field(name: str, value: Any) -> Callable[[], EmailMessage]:
+    def make() -> EmailMessage:
+        made = message()
+        setattr(made, name, value)
+        return made
+
+    return make
+
+
+UNWRITABLE: dict[str, tuple[Callable[[], EmailMessage], str]] = {
+    "a header's name": (lambda: message(headers={"X-Good": "a", 5: "x"}), "The header 5 cannot be written"),
+    "an alternative that is a number": (
+        with_part("alternatives", EmailAlternative(5, "text/html")),  # type: ignore[arg-type]
+        r"alternatives\[1\]",
+    ),
+    "an alternative's type": (
+        with_part("alternatives", EmailAlternative("x", "html")),
+        r"alternatives\[1\] cannot",
+    ),
+    "half an alternative": (with_part("alternatives", ("x",)), r"alternatives\[1\] cannot be written"),
+    "an attachment that is a number": (
+        with_part("attachments", EmailAttachment("five.txt", 5, "text/plain")),  # type: ignore[arg-type]
+        r"attachments\[1\] \(five.txt\) cannot be written",
+    ),
+    "an attachment that is a file": (
+        with_part("attachments", EmailAttachment("a.bin", BytesIO(b"x"), "application/pdf")),  # type: ignore[arg-type]
+        r"attachments\[1\]",
+    ),
+    "half an attachment": (with_part("attachments", "a.txt"), r"attachments\[1\] cannot be written"),
+    "a charset": (with_field("encoding", "no-such"), "The email cannot be written: LookupError: .*no-such"),
+}
+if django.VERSION >= (6, 0):  # before, Django writes str() of a header and of a text
+    late = EmailAttachment("late.txt", gettext_lazy("Late."), "text/plain")  # type: ignore[arg-type]
+    UNWRITABLE |= {
+        "a header that is a number": (
+            lambda: message(headers={"X-Num": 123}),
+            "The header 'X-Num' cannot be written",
+        ),
+        "a late alternative": (
+            with_part("alternatives", EmailAlternative(gettext_lazy("x"), "text/html")),  # type: ignore[arg-type]
+            r"alternatives\[1\]",
+        ),
+        "a late attachment": (
+            with_part("attachments", late),
+            r"attachments\[1\] \(late.txt\) cannot be written",
+        ),
+    }
+else:
+    UNWRITABLE["a body"] = with_field("body", 5), "The body cannot be written"
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_what_django_cannot_write_is_refused_by_its_name(queueing: Queueing, case: str) -> None:
+    queueing(1)
+    make, named = UNWRITABLE[case]
+    with pytest.raises(CannotQueue, match=named) as raised:
+        make().send()
+    assert raised.value.__cause__ is not None
+    assert not Email.objects.exists() and sent("mailrail.mail") == []
 
 
 TEXTS: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {

@@ -44,13 +44,18 @@ def _djangos() -> Any:
     return djangos.EmailBackend.__new__(djangos.EmailBackend)
 
 
-def check_composed(data: bytes) -> None:
-    """Raise ``EmailTooLarge``, or ``CannotQueue``."""
-    if len(data) > settings.mail_max_bytes:
+def check_size(size: int) -> None:
+    """Raise ``EmailTooLarge`` for more bytes than the setting allows."""
+    if size > settings.mail_max_bytes:
         raise EmailTooLarge(
-            f"The email has {len(data):,} bytes, and MAILRAIL['MAIL_MAX_BYTES'] allows {settings.mail_max_bytes:,}. "
+            f"The email has {size:,} bytes, and MAILRAIL['MAIL_MAX_BYTES'] allows {settings.mail_max_bytes:,}. "
             "Send a link to the file instead, or raise the limit if the server takes more."
         )
+
+
+def check_composed(data: bytes) -> None:
+    """Raise ``EmailTooLarge``, or ``CannotQueue``."""
+    check_size(len(data))
     if b"\0" in data:
         raise CannotQueue("The email has a NUL character, which SMTP cannot carry. Remove it.")
     end = data.find(b"\r\n\r\n")

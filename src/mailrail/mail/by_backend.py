@@ -29,6 +29,7 @@ from .compose.dialect import in_its_zone
 from .content import FinishedMessage
 from .ledger import write
 from .load import Loaded
+from .mailers import composes
 from .models import Email
 from .outcomes import Result, bare, judge, waiting
 from .policies import in_ascii
@@ -95,7 +96,7 @@ def send_by_backend(
                 return [each.email for each in left], None
             left.popleft()
             try:
-                outcome = _outcome_of(backend, each)
+                outcome = _outcome_of(backend, each, mailer)
             except AWAY as error:
                 unsent = Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(_said(error), Stage.CONNECT))
                 settle([judge(each.email, unsent, timezone.now(), mailer)])
@@ -135,13 +136,15 @@ def _close(backend: BaseEmailBackend) -> None:
         logger.exception("%s.close() raised", type(backend).__qualname__)
 
 
-def _outcome_of(backend: BaseEmailBackend, loaded: Loaded) -> Outcome:
+def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outcome:
     """What the backend says, in the words of SMTP. What it raises and nobody knows is tried again, like a 451."""
     email, message = loaded
     _address_to(message, waiting(email))
-    if not hasattr(backend, "esp_name"):  # Anymail's services write these themselves, and some refuse others
-        _identify(message, email)
     name = f"{type(backend).__module__}.{type(backend).__qualname__}"
+    if composes(mailer):
+        _identify(message, email)  # other services write these headers themselves, and some refuse ours
+    elif isinstance(message, FinishedMessage):
+        return _unfit_as_finished(email, mailer, name)
     try:
         count = backend.send_messages([message])
     except AWAY:
@@ -169,6 +172,15 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded) -> Outcome:
         return Outcome(Fate.REFUSED, Stage.DOT, Reply(451, f"{name} says that it sent nothing", UNKNOWN))
     refused = _refused_by_service(message, waiting(email))
     return Outcome(Fate.ACCEPTED, Stage.DOT, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused)
+
+
+def _unfit_as_finished(email: Email, mailer: str, backend: str) -> Outcome:
+    """Nothing of it could be told to a service that takes fields: neither body nor attachments. Of a mailer that only
+    stands in, another one can still send it."""
+    why = f"It is finished bytes, as its class writes its own message, and {backend} does not take bytes."
+    if mailer == email.mailer:
+        return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(why))
+    return Outcome(Fate.UNSENT, Stage.MAIL, error=SmtpError(why.rstrip("."), Stage.MAIL))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -37,6 +37,7 @@ from .mailers import (
     configured,
     email_backend,
     is_ours,
+    is_smtp,
     make_backend,
     open_backend,
     options_of,
@@ -146,6 +147,8 @@ def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
         yield f"is about a mailer that queues. Say it of the one that delivers, {target!r}."
     elif (why := _cannot_deliver(alias)) is not None:
         yield f"is about no mailer that delivers. {why}"
+    elif policy.composes is False and is_smtp(backend_of(alias)[1]):
+        yield "has COMPOSES, and SMTP carries bytes: leave it out."
     for name in policy.failover:
         if alias_of(name) == alias_of(alias):
             yield f"['FAILOVER'] names the mailer itself, {name!r}."

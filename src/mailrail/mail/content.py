@@ -78,10 +78,14 @@ class _StoredPart(MIMEBase):
         Message.__init__(self, policy=policy)
 
 
-def dump(message: EmailMessage) -> tuple[dict[str, Any], Files]:
-    """Raises ``CannotBeStored`` for what is no data. Reads the message, and changes nothing in it."""
+def dump(message: EmailMessage, *, composes: bool = True) -> tuple[dict[str, Any], Files]:
+    """Raises ``CannotBeStored`` for what is no data. Reads the message, and changes nothing in it.
+
+    ``composes``: whether what delivers it calls ``message()``. If not, a class that writes its own message is kept
+    field by field, too: its fields are all that is read of it.
+    """
     files: Files = []
-    return _dump(message, files), files
+    return _dump(message, files, composes), files
 
 
 def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage:
@@ -109,8 +113,8 @@ def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
         setattr(message, name, value if type(value) is str else unpack(value))
 
 
-def _dump(message: EmailMessage, files: Files) -> dict[str, Any]:
-    if not writes_as_django(message) or not _has_djangos_envelope(message):
+def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[str, Any]:
+    if composes and not (writes_as_django(message) and _has_djangos_envelope(message)):
         return _dump_finished(message, files)
     content = {
         "v": VERSION,
@@ -176,7 +180,12 @@ def _load_attachment(attachment: Mapping[str, Any], files: Mapping[str, bytes]) 
 
 
 def _dump_alternative(alternative: Any, where: str, files: Files) -> Any:
-    content, mimetype = alternative
+    try:
+        content, mimetype = alternative
+    except (TypeError, ValueError):
+        raise CannotBeStored(
+            f"{where} is not (content, mimetype), and cannot be stored with an email."
+        ) from None
     # Text goes with the body: nearly every one differs from all others.
     stored = {"value": content} if type(content) is str else _dump_data(content, where, files)
     return [stored, pack(mimetype, f"{where}.mimetype")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -50,6 +51,15 @@ def is_ours(path: str) -> bool:
     return isinstance(found, type) and issubclass(found, EmailBackend)
 
 
+def is_smtp(path: str) -> bool:
+    """Does this dotted path lead to Django's SMTP backend, or to one that stands on it?"""
+    try:
+        found = import_watched(path)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, djangos.EmailBackend)
+
+
 def alias_of(name: str) -> str:
     """As records have it: without ``MAILERS``, "default" is a name for the one that has none."""
     return UNNAMED if name == "default" and configured() is None else name
@@ -93,6 +103,22 @@ def _without_mailers(alias: str) -> tuple[str, str]:
         f"There is no mailer {alias!r} to deliver with. Without MAILERS, which Django 6.1 has, define it: "
         f"MAILRAIL['MAILERS'][{alias!r}] = {{'BACKEND': …, 'OPTIONS': {{…}}}}."
     )
+
+
+def composes(alias: str) -> bool:
+    """Whether this mailer's backend writes emails as bytes. Services with an API, as Anymail's, take fields instead."""
+    said = policy_of(alias).composes
+    return not _is_of_anymail(backend_of(alias)[1]) if said is None else said
+
+
+def may_be_composed(alias: str) -> bool:
+    """Whether email of this mailer may be written as bytes: by its backend, or by one that stands in for it."""
+    return any(composes(alias_of(name)) for name in (alias, *policy_of(alias).failover))
+
+
+@lru_cache(maxsize=64)
+def _is_of_anymail(path: str) -> bool:
+    return hasattr(import_watched(path), "esp_name")
 
 
 def delivering() -> list[str]:

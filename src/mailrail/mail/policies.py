@@ -10,6 +10,7 @@
                 "FAILOVER": ["backup"],
                 "REPLIES": ["gmail", {"code": 554, "text": "quota exceeded", "means": "later"}],
             },
+            "api": {"COMPOSES": False},
         },
     }
 
@@ -42,6 +43,7 @@ class Policy:
     """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it.
 
     ``replies``: what its server means by some of its replies; the first rule that matches counts.
+    ``composes``: whether its backend writes emails as bytes; ``None``: as its class tells.
     """
 
     rate: tuple[Rate, ...] = ()
@@ -50,6 +52,7 @@ class Policy:
     lifetime: float | None = None
     failover: tuple[str, ...] = ()
     replies: tuple[ReplyRule, ...] = ()
+    composes: bool | None = None
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -225,6 +228,14 @@ def _text(where: str, value: Mapping[str, Any]) -> re.Pattern[str] | None:
         ) from None
 
 
+def _composes(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidSettings(
+            f"{where} must be True or False, not {value!r}: does the backend call message() of what it sends?"
+        )
+    return value
+
+
 def _backend(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidSettings(f"{where} must be the dotted path of an email backend, not {value!r}.")
@@ -244,6 +255,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "LIFETIME": _lifetime,
     "FAILOVER": _failover,
     "REPLIES": _replies,
+    "COMPOSES": _composes,
     "BACKEND": _backend,
     "OPTIONS": _options,
 }

@@ -30,13 +30,13 @@ from mailrail import options as checked
 from mailrail.moments import seconds_between
 from mailrail.worker import Run
 
-from .acceptance import check_composed, check_message_id, check_recipient, check_text, message_id_in
-from .compose import compose
+from .acceptance import check_message_id, check_recipient, check_text, message_id_in
+from .composing import addresses_in, size_composed, size_of_fields
 from .content import dump
 from .errors import CannotQueue, KeyConflict
 from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
-from .mailers import check_delivering
+from .mailers import check_delivering, may_be_composed
 from .models import Email, Status, email_of, new_id
 from .sensitive import decide
 from .values import CannotBeStored
@@ -55,6 +55,7 @@ class _Options:
     expires_at: datetime | None
     tags: tuple[str, ...]
     about: str
+    composes: bool
 
 
 def queue(
@@ -140,17 +141,18 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
     recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
     if not recipients:
         raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
-    for address in (str(message.from_email), *recipients):
+    sender = _text(message.from_email)
+    for address in (*([sender] if options.composes else addresses_in(sender)), *recipients):
         check_recipient(address, message)
     now = timezone.now()
     message_id = _message_id(message)
-    composed = compose(message, message_id=message_id, date=now, smtputf8=True)
-    check_composed(composed.data)
+    size = size_composed(message, message_id, now) if options.composes else 0
     try:
-        content, found = dump(message)
+        content, found = dump(message, composes=options.composes)
     except CannotBeStored as error:
         raise CannotQueue(str(error)) from error
     files = dict(found)
+    size = size or size_of_fields(message, content, files)
     if content["kind"] == "finished":
         message_id = message_id_in(files[content["data"]]) or message_id
     check_text(content, "The email")
@@ -161,14 +163,14 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
             "status": Status.QUEUED,
             "mailer": options.mailer,
             "via": "",
-            "sender": str(message.from_email),
+            "sender": sender,
             "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
-            "subject": str(message.subject),
             "sensitive": decide(message),
+            "subject": _text(message.subject),
             "content": content,
             "message_id": message_id,
             "date": now,
-            "size": len(composed.data),
+            "size": size,
             "priority": options.priority,
             "send_at": options.send_at,
             "expires_at": options.expires_at,
@@ -190,9 +192,14 @@ def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
     return email, files
 
 
+def _text(value: Any) -> str:
+    """``None``: Anymail leaves it to the template of the service."""
+    return "" if value is None else str(value)
+
+
 def _message_id(message: EmailMessage) -> str:
     for name, value in message.extra_headers.items():
-        if name.lower() == "message-id":
+        if str(name).lower() == "message-id":
             return str(value)
     return make_msgid(domain=str(DNS_NAME))
 
@@ -361,7 +368,9 @@ def _options(
     if words or label:
         check_text([*words, label], "tags or about")
     mailer = check_delivering(_default(mailer))
-    return _Options(mailer, checked.priority(priority), start, end, words, label)
+    return _Options(
+        mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
+    )
 
 
 def _default(mailer: str | None) -> str:

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+from django.core.mail import EmailMessage
 from django.http import HttpResponse
 from django.utils.html import escape
 from django.utils.http import content_disposition_header
@@ -182,11 +183,23 @@ def _composed(email: Email, using: str) -> bytes:
         batch = load_messages([email], using)
         for _, error in (*batch.unreadable, *batch.later):
             raise error
-        [loaded] = batch.loaded
-        return compose(loaded.message, message_id=email.message_id, date=email.date).data
+        [(_, message)] = batch.loaded
+        _as_text(message, email)
+        return compose(message, message_id=email.message_id, date=email.date).data
     except Exception as error:  # whatever the record or the storage holds: the page must say it
         reason = f"{type(error).__name__}: {error}"
         raise CannotShow(gettext("It cannot be read: %(reason)s") % {"reason": reason}) from error
+
+
+def _as_text(message: EmailMessage, email: Email) -> None:
+    """Services with an API take what Django cannot write: headers that are numbers, a sender and texts of theirs."""
+    message.from_email = message.from_email or email.sender
+    for name in ("subject", "body"):
+        setattr(message, name, getattr(message, name) or "")
+    message.extra_headers = {
+        str(name): value if isinstance(value, str) else str(value)
+        for name, value in message.extra_headers.items()
+    }
 
 
 def _leaves(message: Message) -> Iterator[Message]:

@@ -65,7 +65,8 @@ def write(
 def _check(message: EmailMessage) -> None:
     if not writes_as_django(message):
         raise Uncommon("a class that writes in its own way")
-    if not bodies.SUBTYPE.fullmatch(message.content_subtype):  # also where there is no body
+    subtype = message.content_subtype
+    if type(subtype) is not str or not bodies.SUBTYPE.fullmatch(subtype):  # also where there is no body
         raise Uncommon("an unusual type of text")
     # A Charset equals its name, but says how to encode as well.
     if type(message.encoding) not in (type(None), str) or message.encoding not in (None, "utf-8"):
@@ -142,6 +143,8 @@ def _headers(
 
 
 def _extra(name: str, value: str) -> str:
+    if type(name) is not str:
+        raise Uncommon("a header whose name is worked out late")
     if name == "Date":
         if not _date.fullmatch(value):
             raise Uncommon("a date in an unusual form")

@@ -1,0 +1,108 @@
+"""Look at an email as it is queued: write it where its mailer does, so that nothing fails that could be told now.
+
+Where no mailer of it writes bytes (Anymail), the fields are looked at instead: such a backend takes headers that are
+numbers, and texts that are translated late, which Django cannot write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from email.errors import MessageError
+from email.utils import getaddresses
+from typing import Any
+
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+
+from .acceptance import check_composed, check_size
+from .compose import compose
+from .compose.common import writes_as_django
+from .errors import CannotQueue
+
+ANYBODY = "anybody@example.com"
+
+
+def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int:
+    """Compose it, and return its bytes. Raise what Django raises for headers and addresses, else ``CannotQueue``, which
+    names the header, the alternative or the attachment; for a class that writes its own message, what that raises."""
+    try:
+        composed = compose(message, message_id=message_id, date=date, smtputf8=True)
+    except Exception as error:
+        if writes_as_django(message):
+            _tell_what_stands_against(message, error)
+        raise
+    check_composed(composed.data)
+    return len(composed.data)
+
+
+def _tell_what_stands_against(message: EmailMessage, error: Exception) -> None:
+    """Raise ``CannotQueue``, unless Django's own error says it: those of headers and addresses do."""
+    for where, write in _parts(message):
+        try:
+            write()
+        except (ValueError, MessageError) as its:
+            if where.startswith("The header"):
+                return
+            raise _cannot(where, its) from error
+        except Exception as its:
+            raise _cannot(where, its) from error
+    if not isinstance(error, ValueError | MessageError):
+        raise _cannot("The email", error) from error
+
+
+def _cannot(where: str, error: Exception) -> CannotQueue:
+    return CannotQueue(
+        f"{where} cannot be written: {type(error).__name__}: {error}. Give text for text, str(…) of what is a number "
+        "or is translated late, bytes for files, and types such as 'text/html'."
+    )
+
+
+def _parts(message: EmailMessage) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What an email is made of, by the name that its sender knows, and the attempt to write it alone."""
+    for name, value in message.extra_headers.items():
+        yield f"The header {name!r}", _attempt(extra_headers={name: value})
+    yield "The body", _attempt(body=message.body)
+    for n, each in enumerate(getattr(message, "alternatives", ())):
+        yield f"alternatives[{n}]", _attempt(alternatives=[each])
+    for n, each in enumerate(message.attachments):
+        name = f" ({each[0]})" if isinstance(each, tuple) and each else ""
+        yield f"attachments[{n}]{name}", _attempt(attachments=[each])
+
+
+def _attempt(**fields: Any) -> Callable[[], object]:
+    probe = EmailMultiAlternatives(from_email=ANYBODY, to=[ANYBODY])
+    vars(probe).update(fields)
+    return lambda: compose(probe, smtputf8=True)
+
+
+# -- without writing it -----------------------------------------------------------------------------------------------
+
+
+def size_of_fields(message: EmailMessage, content: Mapping[str, Any], files: Mapping[str, bytes]) -> int:
+    """Return about how many bytes a service is told: fields as JSON, and files in Base64. Raise ``CannotQueue``.
+
+    ``content``, ``files``: what ``content.dump`` returns of the message.
+    """
+    for name, value in (("Subject", message.subject), *message.extra_headers.items()):
+        _check_one_line(f"The header {str(name)!r}", f"{name}{value}")
+    for name in ("to", "cc", "bcc", "reply_to"):
+        for address in getattr(message, name):
+            _check_one_line(name, str(address))
+    _check_one_line("from_email", str(message.from_email))
+    size = len(json.dumps(content, ensure_ascii=False)) + sum(
+        -(-len(data) // 3) * 4 for data in files.values()
+    )
+    check_size(size)
+    return size
+
+
+def addresses_in(sender: str) -> list[str]:
+    """Those of the authors: a service may take several, or none where its template has one."""
+    return [address for _, address in getaddresses([sender])] if sender else []
+
+
+def _check_one_line(where: str, text: str) -> None:
+    """Nobody else may look: what ends a header begins another."""
+    if "\n" in text or "\r" in text:
+        raise CannotQueue(f"{where} has a newline: {text[:60]!r}. Remove it.")
