@@ -54,9 +54,9 @@ class _Over(Exception):
 class ScriptedServer:
     """``with ScriptedServer(…) as server:`` listens at 127.0.0.1, ``server.port``, until the block ends.
 
-    ``refused``: recipients that are refused, with their replies. ``eager_data``: 354 for DATA although nobody was
-    accepted. ``byte_by_byte``: every byte of a reply in a segment of its own. ``tls``: STARTTLS is offered;
-    ``injected``: octets sent behind the reply to it.
+    ``refused``: recipients that are refused, with their replies; ``refused_senders``: senders, likewise.
+    ``eager_data``: 354 for DATA although nobody was accepted. ``byte_by_byte``: every byte of a reply in a segment of
+    its own. ``tls``: STARTTLS is offered; ``injected``: octets sent behind the reply to it.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ScriptedServer:
         pipelining: bool = True,
         extensions: Sequence[str] = EXTENSIONS,
         refused: dict[str, str] | None = None,
+        refused_senders: dict[str, str] | None = None,
         eager_data: bool = False,
         byte_by_byte: bool = False,
         tls: ssl.SSLContext | None = None,
@@ -76,6 +77,7 @@ class ScriptedServer:
         self._faults = {(fault.stage, fault.nth): fault.what for fault in faults}
         self._offers = [*extensions, *(["PIPELINING"] if pipelining else [])]
         self._refused = refused or {}
+        self._refused_senders = refused_senders or {}
         self._eager_data = eager_data
         self._byte_by_byte = byte_by_byte
         self._tls = tls
@@ -297,7 +299,9 @@ class _Conversation:
     def _do_mail(self, line: bytes) -> None:
         if self._transaction.sender is not None:
             self._say("503 5.5.1 Nested MAIL")
-        elif self._reply("MAIL", "250 2.1.0 Ok").startswith("2"):
+        elif self._reply("MAIL", self._server._refused_senders.get(_path(line), "250 2.1.0 Ok")).startswith(
+            "2"
+        ):
             self._transaction.sender = _path(line)
 
     def _do_rcpt(self, line: bytes) -> None:

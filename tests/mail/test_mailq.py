@@ -20,6 +20,7 @@ from mailrail.mail.mailers import delivering
 from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
 from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import Fate, Outcome
 
@@ -55,6 +56,7 @@ def test_an_empty_queue() -> None:
             for status in ("sent", "failed", "cancelled", "expired", "suppressed")
         ],
         "mailers": [],
+        "refused_senders": [],
         "deferrals": [],
         "failures": [],
     }
@@ -108,7 +110,10 @@ def test_what_failed_last_stands_first_whenever_it_was_queued(on: str) -> None:
 def deferred(email: Email, on: str, text: str, **changed: Any) -> None:
     """As a reply to the final dot leaves it."""
     reply = Reply(451, text, "4.7.1")
-    write([judge(email, Outcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer)], (), on)
+    senders = RefusedSenders(email.mailer, on)
+    write(
+        [judge(email, Outcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer, senders)], (), on
+    )
     Email.objects.filter(pk=email.pk).update(**changed)
 
 

@@ -85,8 +85,15 @@ def test_after_its_lifetime_it_is_given_up(queueing: Queueing) -> None:
     assert not Suppression.objects.exists()
 
 
-@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "DOT"])
-@pytest.mark.parametrize("reply", ["550 5.7.1 policy", "552 5.3.4 too big", "554 5.6.0 no"])
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [
+        (stage, reply)
+        for stage in ("MAIL", "RCPT", "DATA", "DOT")
+        for reply in ("550 5.7.1 policy", "552 5.3.4 too big", "554 5.6.0 no")
+        if (stage, reply) != ("MAIL", "550 5.7.1 policy")  # that is about the sender, whose mail is held
+    ],
+)
 def test_a_refusal_for_good_fails_at_once(queueing: Queueing, stage: str, reply: str) -> None:
     with ScriptedServer([Fault(stage, reply, 0)]) as server:
         queueing(server.port)

@@ -84,6 +84,7 @@ def test_segments_make_no_difference(cuts: list[int]) -> None:
 
 A, T, P = Kind.ACCEPTED, Kind.TRANSIENT, Kind.PERMANENT
 SUPPRESS, SLOW, CONNECTION = "suppress", "slow_down", "connection"
+OUT, SENDER = "mailer_out", "sender"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,25 @@ SUPPRESS, SLOW, CONNECTION = "suppress", "slow_down", "connection"
         ("RCPT", "550 5.2.1 Disabled", P, (), "RFC 3463 3.3, X.2.1"),
         ("RCPT", "550 User unknown", P, (), "RFC 5321 4.2.3: 550 may be policy, text is for people"),
         ("RCPT", "450 4.1.1 Unverified address", T, (), "Postfix, unverified_recipient_reject_code"),
-        ("MAIL", "550 5.1.1 Bad sender", P, (), "no recipient was named yet"),
+        # the sender is not allowed
+        ("MAIL", "550 5.1.1 Bad sender", T, (SENDER, CONNECTION), "no recipient was named yet"),
+        ("MAIL", "550 Not your address", T, (SENDER, CONNECTION), "RFC 5321 3.3"),
+        (
+            "MAIL",
+            "553 5.7.1 Not owned by user",
+            T,
+            (SENDER, CONNECTION),
+            "Postfix, reject_sender_login_mismatch",
+        ),
+        ("MAIL", "554 5.7.1 Rejected", T, (SENDER, CONNECTION), "RFC 5321 3.3"),
+        ("MAIL", "550 5.1.8 Domain of sender does not exist", T, (SENDER, CONNECTION), "RFC 3463 3.2, X.1.8"),
+        ("MAIL", "501 Bad address syntax", P, (), "RFC 5321 4.2.2: syntax"),
+        ("MAIL", "553 5.1.7 Bad sender syntax", P, (), "RFC 3463 3.2, X.1.7"),
+        ("MAIL", "555 Unknown parameter", P, (), "RFC 5321 4.1.1.11"),
+        ("MAIL", "552 Too much", P, (), "RFC 1870 6.1"),
+        ("MAIL", "554 5.6.7 No SMTPUTF8", P, (), "RFC 6531 3.5"),
+        ("MAIL", "554 5.5.4 Parameter", P, (), "RFC 3463 3.6, X.5.4"),
+        ("DATA", "550 5.7.1 Not from you", P, (), "after a recipient was named"),
         ("DATA", "550 5.1.1 No", P, (), "RFC 5321 4.1.1.4: not about one recipient"),
         # policy
         ("RCPT", "550 5.7.1 Relaying denied", P, (), "RFC 3463 3.8"),
@@ -150,10 +169,12 @@ SUPPRESS, SLOW, CONNECTION = "suppress", "slow_down", "connection"
         ("DOT", "421 4.7.28 Unusual rate", T, (SLOW, CONNECTION), "RFC 5321 3.8"),
         ("GREETING", "554 5.7.1 Go away", T, (CONNECTION,), "RFC 5321 3.1"),
         ("GREETING", "521 Takes no mail", T, (CONNECTION,), "RFC 7504 3"),
-        ("AUTH", "535 5.7.8 Wrong password", T, (CONNECTION,), "RFC 4954 6"),
+        ("AUTH", "535 5.7.8 Wrong password", T, (CONNECTION, OUT), "RFC 4954 6"),
         ("AUTH", "454 4.7.0 Temporarily", T, (SLOW, CONNECTION), "RFC 4954 6"),
         ("STARTTLS", "454 4.3.0 TLS not available", T, (CONNECTION,), "RFC 3207 4"),
-        ("MAIL", "530 5.7.0 Authentication required", T, (CONNECTION,), "RFC 4954 6"),
+        ("MAIL", "530 5.7.0 Authentication required", T, (CONNECTION, OUT), "RFC 4954 6"),
+        ("RCPT", "530 5.7.0 Must issue STARTTLS", T, (CONNECTION, OUT), "RFC 3207 4"),
+        ("DATA", "535 5.7.8 Log in", T, (CONNECTION, OUT), "RFC 4954 6"),
         ("MAIL", "503 5.5.1 Nested MAIL", T, (CONNECTION,), "RFC 5321 4.1.4"),
         ("RCPT", "500 5.5.2 What?", T, (CONNECTION,), "RFC 5321 4.2.2"),
         ("MAIL", "501 5.1.7 Bad sender syntax", P, (), "RFC 3463 3.2, X.1.7"),
@@ -163,7 +184,9 @@ def test_what_follows_from_a_reply(stage: str, said: str, kind: Kind, follows: t
     [reply] = read(said.encode() + b"\r\n")
     verdict = classify(reply, Stage[stage])
     assert verdict.kind is kind, source
-    assert {name for name in (SUPPRESS, SLOW, CONNECTION) if getattr(verdict, name)} == set(follows), source
+    assert {name for name in (SUPPRESS, SLOW, CONNECTION, OUT, SENDER) if getattr(verdict, name)} == set(
+        follows
+    ), source
 
 
 def test_a_reply_about_several_recipients_speaks_against_none() -> None:

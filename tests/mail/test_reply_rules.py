@@ -81,7 +81,7 @@ def test_the_first_rule_that_matches_counts_and_an_acceptance_is_one() -> None:
         ([{"means": "later"}], "['REPLIES'][0] would match every reply"),
         (
             [{"code": 554}],
-            "['REPLIES'][0]['means'] must be one of 'later', 'slow down', 'out', 'failed', not None",
+            "['REPLIES'][0]['means'] must be one of 'later', 'slow down', 'out', 'sender', 'failed', not None",
         ),
         ([{"code": 554, "means": ["out"]}], "['REPLIES'][0]['means'] must be one of"),
         ([{"code": 554, "means": "later", "stage": 3}], "['REPLIES'][0] has no key 'stage'. It knows: code"),
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_rules_is_named(said: Any, names: str) -> None:
     assert f"MAILRAIL['MAILERS']['out']{names}" in str(raised.value)
 
 
-L, S, OUT, NO = "later", "slow down", "out", ""
+L, S, OUT, FROM, NO = "later", "slow down", "out", "sender", ""
 
 
 SAID: list[tuple[str, str, str]] = [
@@ -131,6 +131,8 @@ SAID: list[tuple[str, str, str]] = [
     ("exmail", "550 Connection frequency limited", S),
     ("exmail", "550 Connection denied", S),
     ("qq", "550 Mailbox unavailable or access denied", L),
+    ("qq", "501 mail from address must be same as authorization user", FROM),
+    ("qq", "501 Bad address syntax", NO),
     ("qq", "550 Mailbox not found", NO),
     ("163", "554 MI:SFQ 163 smtp7,x,please see http://mail.163.com/help/help_spam_16.htm", S),
     ("163", "451 MI:SFQ 163 smtp7", S),
@@ -142,6 +144,7 @@ SAID: list[tuple[str, str, str]] = [
     ("directmail", "552 Monthly sending quota exceeded", OUT),
     ("directmail", "552 Not enough sending quota", OUT),
     ("directmail", "551 Main account unavailable", OUT),
+    ("directmail", '436 "MAIL FROM" doesn\'t conform with authentication [@sm060104] (Auth Account:a)', FROM),
     (
         "directmail",
         "554 Reject by behaviour spamANTISPAM_BAT[01201311R196, c01a1]: too frequently sending",
@@ -189,6 +192,7 @@ _ALIKE = {"qq": ("qq", "exmail"), "exmail": ("qq", "exmail")}
         ("slow down", Status.QUEUED, 1, True, False),
         ("failed", Status.FAILED, 1, False, False),
         ("out", Status.QUEUED, 0, False, True),
+        ("sender", Status.HELD, 0, False, False),
     ],
 )
 def test_what_a_rule_leads_to(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .models import Email, Status
     from .outages import pause, resume
     from .queueing import aqueue, aqueue_many, queue, queue_many
+    from .refused_senders import allow_sender
     from .sensitive import is_sensitive
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Status",
     "acancel",
     "ahold",
+    "allow_sender",
     "aqueue",
     "aqueue_many",
     "arelease",
@@ -61,6 +63,7 @@ _HOMES = {
     "models": ("Email", "Status"),
     "outages": ("pause", "resume"),
     "queueing": ("aqueue", "aqueue_many", "queue", "queue_many"),
+    "refused_senders": ("allow_sender",),
     "sensitive": ("is_sensitive",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}

@@ -31,8 +31,9 @@ from .ledger import write
 from .load import Loaded
 from .mailers import composes
 from .models import Email
-from .outcomes import Result, bare, judge, waiting
+from .outcomes import Result, bare, hold_for_its_sender, judge, waiting
 from .policies import in_ascii
+from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
 from .smtp import Fate, Outcome, SmtpError
 from .smtp.errors import ConnectionLost, Unsendable
@@ -78,6 +79,7 @@ def send_by_backend(
     loaded: Sequence[Loaded],
     mailer: str,
     using: str,
+    senders: RefusedSenders,
     settle: Callable[[Sequence[Result]], None],
 ) -> tuple[list[Email], str | None]:
     """One after the other, each with its intent committed first. Returns what is left, and why, after an outage."""
@@ -91,25 +93,34 @@ def send_by_backend(
     try:
         while left:
             each = left[0]
+            if each.email.mailer == mailer and (why := senders.reason_to_hold(each.email)):
+                left.popleft()
+                settle([hold_for_its_sender(each.email, timezone.now(), mailer, why=why)])
+                continue
             if each.email.pk not in write((), [each.email], using).permitted:
                 left.rotate(-1)  # changed meanwhile: it is looked at again later
                 return [each.email for each in left], None
             left.popleft()
-            try:
-                outcome = _outcome_of(backend, each, mailer)
-            except AWAY as error:
-                unsent = Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(_said(error), Stage.CONNECT))
-                settle([judge(each.email, unsent, timezone.now(), mailer)])
-                return [each.email for each in left], _said(error)
-            result = judge(each.email, outcome, timezone.now(), mailer)
+            outcome, why_out = _attempt(backend, each, mailer)
+            result = judge(each.email, outcome, timezone.now(), mailer, senders)
             settle([result])
-            if result.mailer_out:
-                return [each.email for each in left], result.mailer_out
-            if _has_lost_its_connection(outcome) and (why := _reopen(backend)):
-                return [each.email for each in left], why
+            why_out = why_out or result.mailer_out
+            if not why_out and _has_lost_its_connection(outcome):
+                why_out = _reopen(backend) or ""
+            if why_out:
+                return [each.email for each in left], why_out
     finally:
         _close(backend)
     return [], None
+
+
+def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[Outcome, str]:
+    """Send one email. Returns its outcome, and why none of the others can be sent, if none can."""
+    try:
+        return _outcome_of(backend, loaded, mailer), ""
+    except AWAY as error:
+        said = _said(error)
+        return Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(said, Stage.CONNECT)), said
 
 
 def _has_lost_its_connection(outcome: Outcome) -> bool:

@@ -20,6 +20,11 @@ from .models import FINAL, Email, EmailFile, Status
 from .outcomes import note
 from .queueing import announce, new_message_id
 
+RELEASED = "released"
+SENT_AGAIN = "sent again by a person"
+LET_GO = frozenset({RELEASED, SENT_AGAIN})
+"""Events by which a person has said that an email shall be sent."""
+
 Subjects: TypeAlias = Email | UUID | str | Iterable[Email | UUID | str]
 
 # Plain here, for programs; the admin translates them.
@@ -183,7 +188,7 @@ def _let_go(email: Email) -> None:
     now = timezone.now()
     if email.send_at is None or email.send_at < now:
         email.send_at = now
-    _stand(email, Status.QUEUED, "released")
+    _stand(email, Status.QUEUED, RELEASED)
 
 
 def _again(email: Email) -> Email | None:
@@ -193,7 +198,7 @@ def _again(email: Email) -> Email | None:
         if each["status"] != Status.SENT:
             each["status"] = Status.QUEUED.value
     _begin_anew(email)
-    _stand(email, Status.QUEUED, "sent again by a person")
+    _stand(email, Status.QUEUED, SENT_AGAIN)
     return None
 
 

@@ -30,6 +30,7 @@ from .models import Email, Status
 from .outages import Standing
 from .outcomes import Result
 from .postbag import Postbag
+from .refused_senders import RefusedSenders
 from .slots import slots
 from .smtp import Connection, Server, SmtpError, carry, close_all, pool_of
 from .smtp.as_django import utf8_address_of
@@ -65,6 +66,7 @@ class Delivery:
         self._all = messages
         self._messages: dict[UUID, IncomingMessage] = {}
         self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
+        self._senders: RefusedSenders  # the same
         self._ended = 0
         self._probed: str | None = None  # the mailer, while it is tried for all
         self._answered = False
@@ -190,6 +192,8 @@ class Delivery:
         self, mailer: str, emails: list[Email], standing: Standing, ways: Sequence[str]
     ) -> tuple[list[Email], float, str]:
         """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
+        self._senders = RefusedSenders(mailer, self._using)
+        emails, unwelcome = self._welcome(mailer, emails)
         admission = rates.admit(mailer, emails, self._using)
         for email, delay, reason in admission.later:
             _release(self._messages[email.pk], delay, reason)
@@ -197,6 +201,7 @@ class Delivery:
         self._answered, self._broke, self._turned_away = False, "", []
         self._probed = mailer if standing.is_probe else None
         left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
+        self._senders.save()
         left += self._turned_away
         if self._slow_down and self._ended:  # else it is out, which is more than slow
             self._slow(mailer, time.monotonic() - begun)
@@ -207,9 +212,22 @@ class Delivery:
             if self._probed is not None:
                 (outages.ends if self._answered else outages.pass_on)(mailer, self._using)
             self._later(left, SHORTLY, "its connection broke")
-            return [], 0.0, ""
+            return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
-        return left, outages.begins(mailer, why, self._using, stands_in), why
+        return left + unwelcome, outages.begins(mailer, why, self._using, stands_in), why
+
+    def _welcome(self, mailer: str, emails: list[Email]) -> tuple[list[Email], list[Email]]:
+        """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
+        refused = {email.pk: why for email in emails if (why := self._senders.reason_to_hold(email))}
+        if not refused:
+            return emails, []
+        now = timezone.now()
+        own = [email for email in emails if email.pk in refused and email.mailer == mailer]
+        self._settle(
+            [outcomes.hold_for_its_sender(email, now, mailer, why=refused[email.pk]) for email in own]
+        )
+        others = [email for email in emails if email.pk in refused and email.mailer != mailer]
+        return [email for email in emails if email.pk not in refused], others
 
     def _moved(self, mailer: str, emails: list[Email]) -> list[Email]:
         """Those that may leave by this mailer, now that their records say so."""
@@ -242,7 +260,9 @@ class Delivery:
                     self._visit(mailer, portion, NO_SLOT, soonest=0.1)
                     admission.give_back(portion)
                 elif server is None:
-                    its, why = send_by_backend(backend, loaded, mailer, self._using, self._settle_patiently)
+                    its, why = send_by_backend(
+                        backend, loaded, mailer, self._using, self._senders, self._settle_patiently
+                    )
                     left += its
                 else:
                     its, why = self._by_smtp(backend, server, mailer, loaded, free or most, free is not None)
@@ -285,6 +305,7 @@ class Delivery:
             loaded,
             mailer,
             self._using,
+            self._senders,
             lambda address, each: utf8_address_of(backend, address, each.message),
             self._settled,
             self._changed,

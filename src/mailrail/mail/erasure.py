@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from . import suppressions
 from .files import drop_unneeded
-from .models import FINAL, Email, Status
+from .models import FINAL, Email, RefusedSender, Status
 from .outcomes import FINAL_FOR_RECIPIENT, bare, note
 from .retention import EMPTIED, delete, empty
 
@@ -97,6 +97,7 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
             drop_unneeded(digests, using)
     if log is not None:
         _erase_in_admin_log(log, address)
+    RefusedSender.objects.using(using).filter(sender=address).delete()
     if forget_suppression:
         suppressions.forget(address, using)
     else:

@@ -279,6 +279,29 @@ class MailerState(models.Model):
         return self.mailer
 
 
+class RefusedSender(models.Model):
+    """A sender that a mailer's server refuses: its mail by that mailer is held.
+
+    ``sender``: the bare address, in lower case; empty: the null sender. ``in_a_row``: no sender was let through since.
+    """
+
+    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100)
+    sender = models.CharField(pgettext_lazy("email", "sender"), max_length=320)
+    reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
+    since = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
+    in_a_row = models.BooleanField(db_default=True, default=True, editable=False)
+
+    class Meta:
+        verbose_name = _("refused sender")
+        verbose_name_plural = _("refused senders")
+        constraints = (
+            models.UniqueConstraint(fields=["mailer", "sender"], name="mailrail_mail_refused_sender_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.mailer} {self.sender}".strip()
+
+
 class MailerPace(models.Model):
     """How fast mail leaves by a mailer, to one domain or (empty) to all, where that is not simply as fast as it can.
 

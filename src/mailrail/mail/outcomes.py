@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import parseaddr
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailrail.conf import settings
 
@@ -21,6 +21,9 @@ from .policies import in_ascii, lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
 from .smtp import Fate, Outcome
 from .values import storable
+
+if TYPE_CHECKING:
+    from .refused_senders import RefusedSenders
 
 FIRST_RETRY = 60.0
 """Seconds to the second attempt, doubled for each later one. RFC 5321 4.5.4.1 has 30 minutes in mind; greylisting needs
@@ -31,6 +34,7 @@ SOON, NOT_SO_SOON = 5.0, 600.0
 breaks at the same email again and again may be that email's fault after all."""
 NOT_SENT = "not sent"
 IN_DOUBT = "it may have been sent; sending again"
+SENDER_REFUSED = "held: the server refuses its sender"
 MOST_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
 
@@ -45,7 +49,8 @@ class Result:
     """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final.
 
     ``is_answer``: the server has decided over the email. ``broke``: the connection had broken before, and how.
-    ``mailer_out``: the reply that says that no email can leave by this mailer.
+    ``mailer_out``: the reply that says that no email can leave by this mailer. ``refused_sender``: the one that says so
+    of this sender's mail.
     """
 
     email: Email
@@ -58,6 +63,7 @@ class Result:
     is_answer: bool = False
     broke: str = ""
     mailer_out: str = ""
+    refused_sender: str = ""
 
 
 def waiting(email: Email) -> list[str]:
@@ -85,14 +91,14 @@ def is_in_doubt(email: Email) -> bool:
     return any(each.get("in_doubt") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT)
 
 
-def judge(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
-    """Note an outcome of SMTP in the record (which is not saved here)."""
+def judge(email: Email, outcome: Outcome, now: datetime, mailer: str, senders: RefusedSenders) -> Result:
+    """Note an outcome of SMTP in the record, which is not saved here, and in ``senders`` what it says of the sender."""
     if outcome.fate in (Fate.UNSENT, Fate.AMBIGUOUS):
         return _by_the_break(email, outcome, now, mailer)
     if outcome.fate is Fate.UNFIT:
         email.attempts += 1
         return fail(email, now, str(outcome.error), mailer)
-    return _by_replies(email, outcome, now, mailer)
+    return _by_replies(email, outcome, now, mailer, senders)
 
 
 def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
@@ -157,6 +163,17 @@ def lack(email: Email, now: datetime, why: str, mailer: str) -> Result:
     return _again(email, now, _soon(email))
 
 
+def hold_for_its_sender(
+    email: Email, now: datetime, mailer: str, result: Result | None = None, **facts: Any
+) -> Result:
+    """Hold an email whose sender the server refuses, with its reply or (``why``) that to another email."""
+    note(email, now, SENDER_REFUSED, mailer=mailer, **facts)
+    _stand(email, Status.HELD, now)
+    result = result or Result(email, Status.HELD)
+    result.status, result.again = Status.HELD, None
+    return result
+
+
 def expire(email: Email, now: datetime) -> Result:
     note(email, now, "expired before it was sent")
     _stand(email, Status.EXPIRED, now)
@@ -174,15 +191,23 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
     return None if waiting(email) else _final(email, now)
 
 
-def _by_replies(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
+def _by_replies(
+    email: Email, outcome: Outcome, now: datetime, mailer: str, senders: RefusedSenders
+) -> Result:
     result = Result(email, Status.QUEUED, is_answer=True)
     email.attempts += _heed(email, outcome, now, result, mailer)
-    if outcome.fate is Fate.ACCEPTED:
-        result.mailer_out = ""  # by others of its recipients: the next email shows whether it works
-    if result.mailer_out:
+    if outcome.fate is Fate.ACCEPTED:  # by others of its recipients: the next email shows whether it works
+        result.mailer_out = result.refused_sender = ""
+    if result.refused_sender:
+        result.mailer_out = senders.refuse(email.sender, result.refused_sender)
+    elif outcome.stage is not Stage.MAIL:
+        senders.let_through(email.sender)
+    if result.mailer_out or (result.refused_sender and mailer != email.mailer):
         result.is_answer = False
         note(email, now, NOT_SENT, mailer=mailer, **_reply_of(outcome))
         return _again(email, now, _soon(email), result)
+    if result.refused_sender:
+        return hold_for_its_sender(email, now, mailer, result, **_reply_of(outcome))
     note(
         email,
         now,
@@ -218,6 +243,8 @@ def _heed(email: Email, outcome: Outcome, now: datetime, result: Result, mailer:
         about_email = about_email or not verdict.connection
         if verdict.mailer_out:
             result.mailer_out = str(reply)
+        if verdict.sender:
+            result.refused_sender = str(reply)
         if verdict.suppress:
             result.suppress[bare(each["address"])] = str(reply)
         if verdict.slow_down:

@@ -20,6 +20,7 @@ from .ledger import write
 from .load import Loaded
 from .models import Email
 from .outcomes import Result, judge, waiting
+from .refused_senders import RefusedSenders
 from .smtp import Envelope, Fate, Outcome
 from .smtp.errors import EightBitNotOffered, NotPermitted
 
@@ -43,6 +44,7 @@ class Postbag:
         emails: Sequence[Loaded],
         mailer: str,
         using: str,
+        senders: RefusedSenders,
         address_of: AddressOf,
         settled: Callable[[Sequence[Result]], None],
         changed: Callable[[Sequence[Email]], None],
@@ -50,6 +52,7 @@ class Postbag:
         self._waiting = deque((email, True) for email in emails)
         self._mailer = mailer
         self._using = using
+        self._senders = senders
         self._address_of = address_of
         self._settled = settled
         self._changed = changed
@@ -68,6 +71,10 @@ class Postbag:
     def next(self) -> Envelope | None:
         while len(self):
             loaded, eight_bit = self._waiting.popleft()
+            if loaded.email.mailer == self._mailer and (why := self._senders.reason_to_hold(loaded.email)):
+                held = outcomes.hold_for_its_sender(loaded.email, timezone.now(), self._mailer, why=why)
+                self._results.append(held)
+                continue
             try:
                 return self._envelope(loaded, eight_bit)
             except Exception as error:  # of this email alone, whatever it is
@@ -108,7 +115,7 @@ class Postbag:
         else:
             self.accepted += outcome.fate is Fate.ACCEPTED
             said = _in_words_of_the_record(outcome, envelope.ref.wire)
-            result = judge(loaded.email, said, timezone.now(), self._mailer)
+            result = judge(loaded.email, said, timezone.now(), self._mailer, self._senders)
             self.mailer_out = self.mailer_out or result.mailer_out
             self._results.append(result)
 

@@ -153,7 +153,7 @@ class Verdict:
     ``suppress``: no mail can ever reach this address, so write to it no more. ``slow_down``: the server wants less
     mail per minute. ``connection``: the reply is about the connection, the account or the server, and says nothing
     against this email: its attempts are not used up. ``mailer_out``: the next email would be refused as well, until
-    somebody changes a setting or an account.
+    somebody changes a setting or an account. ``sender``: so would be the next email of this sender.
     """
 
     kind: Kind
@@ -161,6 +161,7 @@ class Verdict:
     slow_down: bool = False
     connection: bool = False
     mailer_out: bool = False
+    sender: bool = False
 
 
 class Meaning(StrEnum):
@@ -169,6 +170,7 @@ class Meaning(StrEnum):
     LATER = "later"
     SLOW_DOWN = "slow down"
     OUT = "out"
+    SENDER = "sender"
     FAILED = "failed"
 
 
@@ -247,6 +249,8 @@ def classify(reply: Reply, stage: Stage, recipients: int = 1, rules: Sequence[Re
         return Verdict(Kind.TRANSIENT, slow_down=slow_down, connection=True)
     if reply.code < 500 or _means_later(reply, stage):
         return Verdict(Kind.TRANSIENT, slow_down=slow_down)
+    if stage is Stage.MAIL and not _is_about_the_email(reply):
+        return _MEANT[Meaning.SENDER]
     about_one = stage == Stage.RCPT or (stage == Stage.DOT and recipients == 1)
     return Verdict(Kind.PERMANENT, suppress=about_one and reply.enhanced in NO_SUCH_ADDRESS)
 
@@ -255,8 +259,20 @@ _MEANT = {
     Meaning.LATER: Verdict(Kind.TRANSIENT),
     Meaning.SLOW_DOWN: Verdict(Kind.TRANSIENT, slow_down=True),
     Meaning.OUT: Verdict(Kind.TRANSIENT, connection=True, mailer_out=True),
+    Meaning.SENDER: Verdict(Kind.TRANSIENT, connection=True, sender=True),
     Meaning.FAILED: Verdict(Kind.PERMANENT),
 }
+_OF_THE_EMAIL = frozenset({501, 552, 555})
+"""Replies to MAIL that are about the email: its sender's syntax, its size, a parameter (RFC 5321 4.2.2 and 4.2.3)."""
+_OF_THE_EMAIL_ENHANCED = frozenset({"5.1.7", "5.2.3", "5.3.3", "5.3.4", "5.5.2", "5.5.4"})
+"""The same by their status: syntax of the sender, too long for the mailbox, features, too big, syntax, parameters
+(RFC 3463 3.2 to 3.6); and any 5.6.x, which is about content."""
+
+
+def _is_about_the_email(reply: Reply) -> bool:
+    """Tell whether a permanent refusal of MAIL is about this email. Any other is about its sender."""
+    enhanced = reply.enhanced
+    return reply.code in _OF_THE_EMAIL or enhanced in _OF_THE_EMAIL_ENHANCED or enhanced.startswith("5.6.")
 
 
 def _asks_for_less(reply: Reply, stage: Stage) -> bool:

@@ -16,13 +16,15 @@ def _rule(means: Meaning, text: str = "", code: int | None = None, enhanced: str
     return ReplyRule(means, code, enhanced, re.compile(text, re.IGNORECASE) if text else None)
 
 
-_SLOW, _OUT, _LATER = Meaning.SLOW_DOWN, Meaning.OUT, Meaning.LATER
+_SLOW, _OUT, _LATER, _SENDER = Meaning.SLOW_DOWN, Meaning.OUT, Meaning.LATER, Meaning.SENDER
 
 _TENCENT = (
     # https://service.mail.qq.com/detail/122/172 to /175, /170 and /166
     _rule(_SLOW, "(ip|domain|sender|connection) frequency limited", 550),
     _rule(_SLOW, "connection denied", 550),
     _rule(_LATER, "mailbox unavailable or access denied", 550),
+    # reported, not documented: https://www.cnblogs.com/nihaofenghao/p/8929862.html
+    _rule(_SENDER, "mail from address must be same as authorization user", 501),
 )
 
 PRESETS: Mapping[str, tuple[ReplyRule, ...]] = {
@@ -64,6 +66,7 @@ PRESETS: Mapping[str, tuple[ReplyRule, ...]] = {
         _rule(_SLOW, "daily sending quota exceeded", 552),
         _rule(_OUT, "monthly sending quota exceeded|not enough sending quota", 552),
         _rule(_OUT, "main account unavailable", 551),
+        _rule(_SENDER, "doesn't conform with authentication", 436),
         # https://www.alibabacloud.com/help/faq-detail/109009.htm
         _rule(_SLOW, "too frequently sending", 554),
     ),

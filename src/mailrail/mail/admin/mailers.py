@@ -11,15 +11,21 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext, pgettext, pgettext_lazy
+from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
 from mailrail.key_lists import NeitherMadeNorChanged
 
 from .. import outages
 from ..mailers import delivering
 from ..models import MailerState
+from ..refused_senders import allow_sender, refused_senders
 
 LONGEST_REASON = 1000
+
+
+def _may_allow(request: HttpRequest) -> bool:
+    """As it releases email that is held."""
+    return request.user.has_perm("mailrail_mail.hold_email")
 
 
 @admin.register(MailerState)
@@ -36,6 +42,8 @@ class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore
             "title": pgettext_lazy("email", "Mailers"),
             "mailers": [(alias, states.get(alias)) for alias in sorted({*delivering(), *states})],
             "may_pause": self._may_pause(request),
+            "refused_senders": refused_senders(),
+            "may_allow": _may_allow(request),
             **(extra_context or {}),
         }
         request.current_app = self.admin_site.name
@@ -43,7 +51,12 @@ class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.switch_view)
-        return [path("switch/", view, name="mailrail_mail_mailerstate_switch"), *super().get_urls()]
+        allow = self.admin_site.admin_view(self.allow_view)
+        return [
+            path("switch/", view, name="mailrail_mail_mailerstate_switch"),
+            path("allow/", allow, name="mailrail_mail_mailerstate_allow"),
+            *super().get_urls(),
+        ]
 
     def switch_view(self, request: HttpRequest) -> HttpResponse:
         if request.method != "POST":
@@ -67,6 +80,26 @@ class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore
         self.message_user(
             request, said % {"mailer": mailer or pgettext("email", "default")}, messages.SUCCESS
         )
+        return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_mailerstate_changelist"))
+
+    def allow_view(self, request: HttpRequest) -> HttpResponse:
+        """Let the mail of a refused sender go."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (_may_allow(request) and self.has_view_permission(request)):
+            raise PermissionDenied
+        row = next((row for row in refused_senders() if str(row.pk) == request.POST.get("id")), None)
+        if row is None:
+            raise Http404
+        count = allow_sender(row.mailer, row.sender, router.db_for_write(MailerState))
+        self.log_change(request, MailerState(pk=row.mailer), f"{pgettext('email', 'Let go')}: {row.sender}")
+        said = ngettext(
+            "%(count)s held email from %(sender)s is sent now.",
+            "%(count)s held emails from %(sender)s are sent now.",
+            count,
+        )
+        told = said % {"count": count, "sender": row.sender or "<>"}
+        self.message_user(request, told, messages.SUCCESS)
         return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_mailerstate_changelist"))
 
     def _may_pause(self, request: HttpRequest) -> bool:

@@ -23,6 +23,9 @@ EVENTS: dict[str, Any] = {
         "what happened to an email", "it may have been sent; sending again"
     ),
     "held: it may have been sent": pgettext_lazy("what happened to an email", "held: it may have been sent"),
+    "held: the server refuses its sender": pgettext_lazy(
+        "what happened to an email", "held: the server refuses its sender"
+    ),
     "held: its message was buried": pgettext_lazy(
         "what happened to an email", "held: its message was buried"
     ),

@@ -1,4 +1,4 @@
-"""``manage.py mailers``: how the mailers stand, and pausing and resuming them."""
+"""``manage.py mailers``: how the mailers stand; pausing and resuming them; letting mail of a refused sender go."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from ... import health, outages, paces
 from ...mailers import alias_of, backend_of, delivering
 from ...models import Email, MailerPace, MailerState
 from ...policies import policy_of
+from ...refused_senders import allow_sender, refused_senders
 from ..checking import add_check, check, is_check
 
 
 class Command(BaseCommand):
-    help = "Tell how the mailers stand; pause and resume them."
+    help = "Tell how the mailers stand; pause and resume them; let mail of a sender go that a server has refused."
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_check(parser, "Fail if a mailer has been out for too long.")
-        verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume}")
+        verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume,allow}")
         pause = verbs.add_parser("pause", help="Let nothing leave by a mailer; its mail waits.")
         pause.add_argument("mailer", help='Its alias; "default" where there are no MAILERS.')
         pause.add_argument("--reason", default="", help="What others should know about it.")
         resume = verbs.add_parser("resume", help="Undo that, and try at once what an outage has stopped.")
         resume.add_argument("mailer", help="Its alias.")
+        allow = verbs.add_parser("allow", help="Send the mail that is held as its sender was refused.")
+        allow.add_argument("mailer", help="Its alias.")
+        allow.add_argument("sender", help="The address; '' for the null sender.")
 
-    def handle(self, *, verb: str | None, mailer: str = "", reason: str = "", **options: Any) -> None:
+    def handle(
+        self, *, verb: str | None, mailer: str = "", reason: str = "", sender: str = "", **options: Any
+    ) -> None:
         using = router.db_for_write(Email)
         if is_check(options):
             if verb is not None:
@@ -45,6 +51,8 @@ class Command(BaseCommand):
             backend_of(mailer)
             if verb == "pause":
                 outages.pause(mailer, using, reason)
+            elif verb == "allow":
+                self.stdout.write(f"{allow_sender(mailer, sender, using):,} held email(s) are sent now.")
             else:
                 outages.resume(mailer, using)
         except InvalidSettings as error:
@@ -57,6 +65,9 @@ def _standing(mailer: str, using: str) -> str:
     said = [_working(mailer, using)] if state is None else [_stopped(state)]
     if state is not None and state.paused_by == outages.OUTAGE and (others := policy_of(mailer).failover):
         said.append(f"its mail goes by {', '.join(others)}")
+    refused = (f"{row.sender or '<>'} ({row.reason})" for row in refused_senders(using, mailer))
+    if named := ", ".join(refused):
+        said.append(f"holds mail from {named}")
     return "; ".join(filter(None, said))
 
 

@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from mailrail.mail import health, overview
 from mailrail.mail.management.checking import add_check, check, is_check
-from mailrail.mail.models import Email, MailerState, Status
+from mailrail.mail.models import Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
+from mailrail.mail.refused_senders import refused_senders
 from mailrail.terminal import harmless
 
 MOST_REASONS = 10
@@ -56,6 +57,7 @@ class Command(BaseCommand):
             # nobody can tell those of one mailer without reading them all
             "ended": [] if mailer is not None else _ended(using, status),
             "mailers": [_standing(state) for state in overview.states(using, mailer)],
+            "refused_senders": [_refused(row) for row in refused_senders(using, mailer)],
             "deferrals": [asdict(each) for each in overview.deferrals(using, mailer)] if queued else [],
             "failures": [asdict(each) for each in overview.failures(using, mailer)] if failed else [],
         }
@@ -71,6 +73,12 @@ class Command(BaseCommand):
             self._say(
                 f"\nMailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
                 f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
+            )
+        for each in report["refused_senders"]:
+            name, sender = each["mailer"] or "default", each["sender"] or "<>"
+            self._say(
+                f"\nMailer {name} holds mail from {sender} since {_time(each['since'])}, as its server refuses that "
+                f"sender: {each['reason']}\nTo let it go: manage.py mailers allow {name} '{each['sender']}'"
             )
         if report["deferrals"]:
             self.stdout.write("\nDeferred, by reason:")
@@ -109,6 +117,10 @@ def _row(waiting: dict[str, Any]) -> tuple[str, ...]:
 def _ended(using: str, status: str | None) -> list[dict[str, Any]]:
     counts = overview.ended(using, status)
     return [{"status": name, "count": count, "more": more} for name, (count, more) in counts.items()]
+
+
+def _refused(row: RefusedSender) -> dict[str, Any]:
+    return {"mailer": row.mailer, "sender": row.sender, "reason": row.reason, "since": row.since}
 
 
 def _standing(state: MailerState) -> dict[str, Any]:
