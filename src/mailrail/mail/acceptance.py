@@ -13,13 +13,12 @@ from django.core.mail.backends import smtp as djangos
 
 from mailrail.conf import settings
 
+from .compose.headers import HeaderTooLong, check_lines
 from .errors import CannotQueue, EmailTooLarge
 from .smtp import check_address
 from .smtp.as_django import utf8_address_of
 from .smtp.errors import InvalidAddress
 
-LONGEST_LINE = 998
-"""Octets of a header's line (RFC 5322 2.1.1). Servers cut or refuse longer ones; a signature breaks either way."""
 LONGEST_MESSAGE_ID = 255
 _COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
@@ -58,17 +57,10 @@ def check_composed(data: bytes) -> None:
     check_size(len(data))
     if b"\0" in data:
         raise CannotQueue("The email has a NUL character, which SMTP cannot carry. Remove it.")
-    end = data.find(b"\r\n\r\n")
-    if end > LONGEST_LINE:
-        name = ""
-        for line in data[:end].split(b"\r\n"):
-            if not line.startswith((b" ", b"\t")):
-                name = line.partition(b":")[0].decode("utf-8", "replace")
-            if len(line) > LONGEST_LINE:
-                raise CannotQueue(
-                    f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {LONGEST_LINE}: "
-                    "it has no place where it could be folded. Shorten it."
-                )
+    try:
+        check_lines(data)
+    except HeaderTooLong as error:
+        raise CannotQueue(str(error)) from error
 
 
 def check_text(value: Any, where: str) -> None:
@@ -99,9 +91,9 @@ def _look_for_unstorable(value: Any, where: str) -> None:
 
 
 def check_message_id(message_id: str) -> None:
-    if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isprintable():
+    if len(message_id) > LONGEST_MESSAGE_ID or not (message_id.isascii() and message_id.isprintable()):
         raise CannotQueue(
-            f"The Message-ID {message_id[:60]!r}… must be at most {LONGEST_MESSAGE_ID} printable characters."
+            f"The Message-ID {message_id[:60]!r}… must be at most {LONGEST_MESSAGE_ID} printable ASCII characters."
         )
 
 

@@ -40,7 +40,7 @@ def mailbox(text: str, smtputf8: bool = False) -> str:
     """
     bare, named = _utf8_forms if smtputf8 else _ascii_forms
     if (match := bare.fullmatch(text)) and "=?" not in text:
-        return text if text.isascii() else f"{match[1]}@{_ascii(match[2])}"
+        return text if text.isascii() else f"{match[1]}@{ascii_domain(match[2])}"
     if not (match := named.fullmatch(text)):
         raise Uncommon("an address that takes a parser")
     quoted, unquoted, local, domain = match.groups()
@@ -48,7 +48,7 @@ def mailbox(text: str, smtputf8: bool = False) -> str:
     check_characters(name)
     if "=?" in local:
         raise Uncommon("an address that may hold an encoded word")
-    return f"{_phrase(name)} <{local}@{_ascii(domain)}>"
+    return f"{_phrase(name)} <{local}@{ascii_domain(domain)}>"
 
 
 repeated_mailbox = lru_cache(maxsize=256)(mailbox)
@@ -71,7 +71,8 @@ def _phrase(name: str) -> str:
     return name if _word.fullmatch(name) else f'"{name}"'
 
 
-def _ascii(domain: str) -> str:
+def ascii_domain(domain: str) -> str:
+    """Return the domain by IDNA. Raises ``Uncommon`` for one that it refuses."""
     return domain if domain.isascii() else _punycode(domain)
 
 

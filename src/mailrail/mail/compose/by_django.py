@@ -6,14 +6,16 @@ import copy
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from email import message_from_bytes, policy
-from email.generator import BytesGenerator
+from email import message_from_bytes
 from email.utils import format_datetime, getaddresses
-from io import BytesIO
+from typing import Any
 
-from django.core.mail import EmailMessage
+from django.core.mail import EmailAttachment, EmailMessage
+from django.utils.encoding import force_bytes
 
 from . import dialect
+from .generator import SourceCompat32, flatten, verbatim
+from .identifiers import in_ascii
 
 _bare_line_end = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _bcc = re.compile(rb"^bcc:.*\r\n(?:[ \t].*\r\n)*", re.IGNORECASE | re.MULTILINE)
@@ -29,7 +31,7 @@ def write_by_django(
 ) -> bytes:
     """CRLF only, whatever a subclass makes of it: a bare CR or LF lets one mail pass for two on some servers."""
     smtputf8 = smtputf8 and not all(local.isascii() for local in _local_parts(message))
-    fixed = _with_headers(message, message_id, date)
+    fixed = _with_attached_bytes(_with_headers(message, message_id, date))
     data = _with_whole_lines(dialect.flatten(fixed, smtputf8=smtputf8))
     if not (eight_bit or data.isascii()):
         data = _with_whole_lines(_in_seven_bits(data))
@@ -45,13 +47,10 @@ def _with_whole_lines(data: bytes) -> bytes:
 
 def _in_seven_bits(data: bytes) -> bytes:
     """RFC 6152 3: without 8BITMIME, texts become quoted-printable or base64. With bytes that are no text, all stays."""
-    out = BytesIO()
-    rules = policy.compat32.clone(cte_type="7bit", linesep="\r\n")
     try:
-        BytesGenerator(out, mangle_from_=False, policy=rules).flatten(message_from_bytes(data))
+        return flatten(message_from_bytes(data, policy=SourceCompat32()), cte_type="7bit", keeps_source=True)
     except UnicodeEncodeError:
         return data
-    return out.getvalue()
 
 
 def _with_headers(message: EmailMessage, message_id: str | None, date: datetime | None) -> EmailMessage:
@@ -62,11 +61,38 @@ def _with_headers(message: EmailMessage, message_id: str | None, date: datetime 
         fixed["Date"] = format_datetime(date)
     if message_id and "message-id" not in names:
         fixed["Message-ID"] = message_id
-    if not fixed:
+    headers = {**fixed, **{name: _in_ascii(name, value) for name, value in message.extra_headers.items()}}
+    if headers == message.extra_headers:
         return message
     message = copy.copy(message)
-    message.extra_headers = {**fixed, **message.extra_headers}
+    message.extra_headers = headers
     return message
+
+
+def _in_ascii(name: str, value: Any) -> Any:
+    """Lazy strings, numbers and bytes are Django's to judge."""
+    return in_ascii(name, value) if isinstance(value, str) else value
+
+
+def _with_attached_bytes(message: EmailMessage) -> EmailMessage:
+    """A copy where attached messages that were given as bytes stay these: Django parses and writes them."""
+    if not any(_is_message_in_bytes(each) for each in message.attachments):
+        return message
+    message = copy.copy(message)
+    message.attachments = [
+        EmailAttachment(each[0], verbatim(force_bytes(each[1])), each[2])
+        if _is_message_in_bytes(each)
+        else each
+        for each in message.attachments
+    ]
+    return message
+
+
+def _is_message_in_bytes(attachment: Any) -> bool:
+    if not isinstance(attachment, tuple) or len(attachment) != 3:
+        return False
+    _, content, mimetype = attachment
+    return mimetype == "message/rfc822" and isinstance(content, bytes | bytearray | memoryview | str)
 
 
 def _local_parts(message: EmailMessage) -> Iterator[str]:

@@ -20,6 +20,7 @@ from django.core.mail.utils import DNS_NAME
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
 from .headers import STRUCTURED, fold, unstructured
+from .identifiers import in_ascii
 from .uncommon import Uncommon
 
 _date = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)
@@ -153,7 +154,7 @@ def _extra(name: str, value: str) -> str:
         return _identification(value)
     if STRUCTURED.fullmatch(name):
         raise Uncommon("a header with a grammar")
-    return unstructured(name, value)
+    return unstructured(name, value if value.isascii() else in_ascii(name, value))
 
 
 def _identification(message_id: str) -> str:

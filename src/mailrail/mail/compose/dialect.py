@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from email import policy
 from email.message import Message
 from email.utils import format_datetime, formatdate
 from functools import lru_cache
@@ -16,6 +15,8 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.utils import timezone
 from django.utils.timezone import get_current_timezone
+
+from . import generator
 
 IS_MODERN = django.VERSION >= (6, 0)
 """Django 6 builds on Python's email.message.EmailMessage, Django 5.2 on its own SafeMIMEText and kin."""
@@ -57,13 +58,25 @@ def in_its_zone(date: datetime) -> datetime:
 
 
 def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:
-    """As Django's SMTP backend does it."""
-    if not IS_MODERN:
-        mime: Any = message.message()
-        return bytes(mime.as_bytes(linesep="\r\n"))
+    """As Django's SMTP backend does it, but for what the policies of ``generator`` do otherwise.
+
+    An object that writes its bytes in its own way is asked for them: a signature may depend on each.
+    """
+    mime = _built(message, smtputf8)
+    if _writes_as_python(mime):
+        return generator.flatten(mime, **({"utf8": True} if smtputf8 else {}))
+    return bytes(mime.as_bytes(linesep="\r\n")) if not IS_MODERN else bytes(mime.as_bytes())
+
+
+def _built(message: EmailMessage, smtputf8: bool) -> Any:
     build: Callable[..., Message[Any, Any]] = message.message
-    # A subclass may be older than the argument.
+    # Django 5.2 has no such argument, and a subclass may be older than it is.
     takes = signature(build).parameters.values()
-    if any(each.name == "policy" or each.kind is each.VAR_KEYWORD for each in takes):
-        return build(policy=policy.SMTPUTF8 if smtputf8 else policy.SMTP).as_bytes()
-    return build().as_bytes()
+    if IS_MODERN and any(each.name == "policy" or each.kind is each.VAR_KEYWORD for each in takes):
+        return build(policy=generator.WholeWords(linesep="\r\n", utf8=smtputf8))
+    return build()
+
+
+def _writes_as_python(mime: Any) -> bool:
+    written = getattr(mime.as_bytes, "__func__", None)
+    return getattr(written, "__module__", "") in ("email.message", "django.core.mail.message")

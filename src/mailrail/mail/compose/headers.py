@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .uncommon import Uncommon
 
@@ -22,9 +22,24 @@ STRUCTURED = re.compile(
 )
 """Headers with a grammar, or which Django writes itself: not for ``unstructured``."""
 
+_NEVER_ENCODED = re.compile(
+    r"(?:resent-|original-)?message-id|references|in-reply-to|supersedes"  # RFC 5322 3.6.4, 5536 3.2.12
+    r"|b?cc|date|from|reply-to|resent-.*|return-path|received|sender|to"  # RFC 5322 3.6
+    r"|list-.*|archived-at"  # RFC 2369, 2919, 5064, 8058
+    r"|content-(?!description).*|mime-version"  # RFC 2045, 2557, 3282
+    r"|auto-submitted|autocrypt|authentication-results|arc-.*|dkim-signature|disposition-notification-.*"
+    r"|feedback-id|precedence",
+    re.IGNORECASE,
+)
+"""Headers with a grammar, in which encoded words stand for phrases and comments only (RFC 2047 5)."""
+
 _name = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,39}")
 # White space that is no space, controls of either kind, halves of characters.
 _unusual = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_encoded_word = re.compile(rb"=\?[^?\s]+\?[bq]\?[^?\s]*\?=", re.IGNORECASE)
+_fold = re.compile(rb"\r?\n(?=[ \t])")
+_piece = re.compile(rb"[ \t]*[^ \t]+")
+_behind_separator = re.compile(rb"(?<=[,;])(?=[ \t])")
 _harmless_in_q = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
 _q = ["_" if n == 0x20 else chr(n) if n in _harmless_in_q else f"={n:02X}" for n in range(256)]
 
@@ -76,6 +91,72 @@ def fold_units(name: str, units: Sequence[str]) -> str:
     if max(map(len, lines)) > LONGEST_LINE:
         raise Uncommon("a word longer than a line may be")
     return "\r\n".join(lines)
+
+
+class HeaderTooLong(ValueError):
+    """A header has a word that no line of SMTP holds, and no encoded words may stand for it."""
+
+
+def check_lines(data: bytes, *, free_text: bool = True) -> None:
+    """Raise ``HeaderTooLong``, with the header's name, for a line that servers cut or refuse (RFC 5322 2.1.1).
+
+    ``free_text``: also where encoded words could stand for it.
+    """
+    end = data.find(b"\r\n\r\n")
+    if end <= LONGEST_LINE:
+        return
+    name = ""
+    for line in data[:end].split(b"\r\n"):
+        if not line.startswith((b" ", b"\t")):
+            name = line.partition(b":")[0].decode("utf-8", "replace")
+        if len(line) > LONGEST_LINE and (free_text or not is_free_text(name)):
+            raise HeaderTooLong(
+                f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {LONGEST_LINE}: "
+                "it has no place where it could be folded. Shorten it."
+            )
+
+
+def is_free_text(name: str) -> bool:
+    """Whether a header's value is for people, so that encoded words may stand for all of it."""
+    return not _NEVER_ENCODED.fullmatch(name)
+
+
+def has_encoded_words(line: bytes) -> bool:
+    """Whether a reader of this header decodes something."""
+    return _encoded_word.search(line) is not None
+
+
+def refold(header: bytes, *, free_text: bool = False) -> bytes | None:
+    """Return a whole header, folded again: before white space, all of which stays, and never right behind its name.
+
+    None: it is no header that can be unfolded, or ``free_text`` has a word that is longer than a line may be.
+    """
+    line_end = b"\r\n" if header.endswith(b"\r\n") else b"\n"
+    name, colon, value = _fold.sub(b"", header.removesuffix(line_end)).partition(b": ")
+    value = value.lstrip(b" \t")
+    words = value.rstrip(b" \t")
+    if not words or b"\n" in words or b"\r" in words:
+        return None
+    lines = [name + colon]
+    for piece in _pieces(words, FOLD_AT - len(lines[0]), free_text):
+        if len(lines[-1]) + len(piece) > FOLD_AT and lines != [name + colon]:
+            lines.append(piece)
+        else:
+            lines[-1] += piece
+    lines[-1] += value[len(words) :]
+    if free_text and max(map(len, lines)) > LONGEST_LINE:
+        return None
+    return line_end.join(lines) + line_end
+
+
+def _pieces(value: bytes, room: int, free_text: bool) -> Iterator[bytes]:
+    """Each with the white space before it. Of a value with a grammar: up to a comma or a semicolon, where that fits."""
+    if free_text:
+        yield from _piece.findall(value)
+        return
+    for unit in _behind_separator.split(value):
+        yield from [unit] if len(unit) <= room else _piece.findall(unit)
+        room = FOLD_AT
 
 
 def encoded_words(text: str, longest: int = LONGEST_WORD) -> str:

@@ -16,6 +16,7 @@ from mailrail import options as checked
 from mailrail.options import Mistakes
 
 from ..compose import compose
+from ..compose.headers import check_lines
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
 from .courier import carry, drive
@@ -144,6 +145,7 @@ class EmailBackend(smtp.EmailBackend):
         mail_from = address_of(self, message.from_email, message)
         recipients = [address_of(self, recipient, message) for recipient in message.recipients()]
         composed = compose(message, eight_bit=eight_bit)
+        check_lines(composed.data, free_text=False)
         return Envelope(
             mail_from, recipients, composed.data, composed.eight_bit, composed.smtputf8, ref=message
         )
