@@ -12,16 +12,14 @@ from django.core.mail.backends import smtp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailrail.addresses import spellings, with_ascii_domains
 from mailrail.invitations.addresses import (
     Entry,
     Problem,
     clean,
     entries,
-    identity,
-    in_ascii,
     normalise,
     read_list,
-    spellings,
 )
 
 
@@ -34,6 +32,8 @@ from mailrail.invitations.addresses import (
         ("guest@BÜCHER.example", "guest@bücher.example"),
         ("guest@bu\u0308cher.example", "guest@bücher.example"),
         ("guest@xn--bcher-kva.example", "guest@xn--bcher-kva.example"),
+        ("guest@faß.example", "guest@faß.example"),
+        ("guest@ＢÜcher。example", "guest@bücher.example"),
         ("guest+tag@example.com", "guest+tag@example.com"),
         ("guest@[127.0.0.1]", "guest@[127.0.0.1]"),
     ],
@@ -64,12 +64,13 @@ def test_good_addresses_are_stored_in_one_spelling(written: str, stored: str) ->
         ("gäst@example.com", "Before the @"),
         ("gueſt@example.com", "Before the @"),
         ('"a guest"@example.com', "Before the @"),
-        ("guest@faß.example", "Its domain is sent as fass.example."),
-        ("guest@evil＠example.com", "Its domain is sent as evil@example.com."),
+        ("guest@evil＠example.com", "Its domain is not one that can exist."),
+        ("guest@i♥.ws", "Its domain is not one that can exist."),
         ("guest@" + "ü" * 60 + ".example", "Its domain is not one that can exist."),
         ("g" * 65 + "@example.com", "It is too long"),
         ("guest@" + "example." * 35 + "com", "It is too long"),
-        ("guest@" + "bücher." * 20 + "example", "It is too long"),
+        ("guest@" + "bücher." * 20 + "example", "Its domain is not one that can exist."),
+        ("g" * 60 + "@" + "bücher." * 14 + "example", "It is too long"),
         ("guest@" + "e" * 400 + ".com", "Enter a valid email address."),
     ],
 )
@@ -90,7 +91,7 @@ def envelope_and_header(address: str) -> tuple[list[str], str]:
     options: dict[str, Any] = {"alias": "default", "host": "localhost"} if django.VERSION >= (6, 1) else {}
     backend: Any = smtp.EmailBackend(**options)
     backend.connection = Connection()
-    mail = EmailMessage("subject", "body", "invites@example.com", [address])
+    mail = EmailMessage("subject", "body", "invites@example.com", [with_ascii_domains(address)])
     backend._send(mail)
     return said[0], str(mail.message()["To"])
 
@@ -118,7 +119,8 @@ def test_django_can_mail_every_address_that_is_accepted_and_mails_no_other(local
         address = clean(f"{local}@{domain}")
     except ValidationError:
         return
-    assert envelope_and_header(address) == ([in_ascii(address)], in_ascii(address))
+    told = with_ascii_domains(address)
+    assert told.isascii() and envelope_and_header(address) == ([told], told)
 
 
 @given(st.text())
@@ -145,15 +147,10 @@ def test_an_address_in_another_spelling_is_a_duplicate_and_the_first_line_is_nam
     assert problems == [Problem(9, again, "It is already on line 3.", "duplicate")]
 
 
-@pytest.mark.parametrize("domain", ["xn--fa-hia.de", "xn--zz.example", "xn--0.example", "xn--a.example"])
+@pytest.mark.parametrize("domain", ["xn--zz.example", "xn--0.example", "xn--a.example"])
 def test_a_domain_that_has_no_other_spelling_here_has_its_own(domain: str) -> None:
     assert clean(f"guest@{domain}") == f"guest@{domain}"
     assert spellings(f"Guest@{domain}") == [f"guest@{domain}"]
-
-
-def test_other_letters_than_those_of_ascii_are_no_other_case_of_these() -> None:
-    assert identity("King@EXAMPLE.com") == identity("king@example.com")
-    assert identity("\N{KELVIN SIGN}ing@example.com") != identity("king@example.com")
 
 
 def test_errors_show_neither_control_characters_nor_endless_lines() -> None:

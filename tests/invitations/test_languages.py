@@ -76,7 +76,7 @@ def test_the_pages_of_a_sender_are_chinese(chinese: Client, sender: User) -> Non
 
 
 NO_ADDRESSES = (
-    *("", "guest", "guest <guest@example.com>", "gäst@example.com", '"g"@example.com', "guest@faß.example"),
+    *("", "guest", "guest <guest@example.com>", "gäst@example.com", '"g"@example.com', "guest@i♥.ws"),
     *("a\0@example.com", f"{'x' * 80}@example.com", f"guest@{'ü' * 70}.example.com"),
 )
 
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_an_address_is_said_in_chinese(chinese: Client, wrong
     page = chinese.post("/invites/new/", {"email": wrong})
     assert page.status_code == 200
     [said] = re.findall(r'<ul class="errorlist"[^>]*><li>(.*?)</li>', page.text)
-    assert re.search(CHINESE, said) and english(said, *KNOWN, "fass.example") == []
+    assert re.search(CHINESE, said) and english(said, *KNOWN) == []
 
 
 def test_a_list_is_shown_confirmed_and_watched_in_chinese(

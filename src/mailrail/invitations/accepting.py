@@ -15,9 +15,9 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
+from mailrail.addresses import normal_form
 from mailrail.conf import settings
 
-from .addresses import identity
 from .models import Status, written_invitations
 from .rights import may_invite
 
@@ -96,14 +96,9 @@ def _judge(request: HttpRequest, invitation: Any) -> Verdict:
 def has_address(user: Any, email: str) -> bool:
     """Tell whether this is one of the user's addresses, in whatever spelling."""
     theirs: Iterable[str] = import_string(settings.invitation_emails_of)(user)
-    return identity(email) in {_identity(address) for address in theirs if address}  # a user may have none
-
-
-def _identity(address: str) -> str:
-    try:
-        return identity(address)
-    except UnicodeError:  # a user's email may be anything
-        return ""
+    return normal_form(email) in {
+        normal_form(address) for address in theirs if address
+    }  # a user may have none
 
 
 def accept(request: HttpRequest, invitation: Any) -> bool:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.utils.encoding import punycode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+
+from mailrail.addresses import InvalidDomain, ascii_domain, normal_form, unicode_domain
 
 LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
 LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
@@ -22,45 +23,18 @@ _SEPARATOR = re.compile("[,;，；、]")
 
 
 def normalise(address: str) -> str:
-    """Return the address as it is stored: no space around it, the domain in lower case and in Unicode's NFC.
+    """Return the address as it is stored: no space around it, the domain in lower case, as its owner reads it.
 
-    What stands before the @ is left alone: only its own server knows whether case matters (RFC 5321, 2.4).
+    What stands before the @ is left alone: only its own server knows whether case matters (RFC 5321, 2.4). A domain in
+    ASCII is stored as such, also if it stands for another one: the key of an invitation depends on what is stored.
     """
     local, at, domain = address.strip().rpartition("@")
-    return f"{local}{at}{unicodedata.normalize('NFC', domain.lower())}"
-
-
-def in_ascii(address: str) -> str:
-    """Return the address as it goes over SMTP, an international domain as ``xn--…``.
-
-    Raises ``UnicodeError`` for a domain that has no such form.
-    """
-    local, at, domain = address.rpartition("@")
-    return f"{local}{at}{punycode(domain)}"
-
-
-def identity(address: str) -> str:
-    """Return what two spellings of one mailbox have in common: upper and lower case, ``ü`` and ``xn--…``.
-
-    Before the @ only ASCII has two cases. Else ``K`` (the Kelvin sign), another mailbox, would be taken for ``k``.
-    """
-    local, at, domain = in_ascii(address).rpartition("@")
-    return f"{local.lower() if local.isascii() else local}{at}{domain.lower()}"
-
-
-def spellings(address: str) -> list[str]:
-    """Return how a stored address of the same mailbox may be written, in lower case: with ``ü``, with ``xn--…``.
-
-    A domain may have ``xn--…`` alone: ``xn--fa-hia.de`` is of a later IDNA (RFC 5891) than the one that Python knows.
-    """
-    mailbox = identity(address)
-    local, _at, domain = mailbox.rpartition("@")
-    if "xn--" not in domain:
-        return [mailbox]
+    if domain.isascii():
+        return f"{local}{at}{domain.lower()}"
     try:
-        return [mailbox, f"{local}@{domain.encode('ascii').decode('idna')}"]
-    except UnicodeError:
-        return [mailbox]
+        return f"{local}{at}{unicode_domain(domain)}"
+    except InvalidDomain:  # validating says so
+        return f"{local}{at}{unicodedata.normalize('NFC', domain.lower())}"
 
 
 def validate_address(address: str) -> None:
@@ -81,29 +55,13 @@ def validate_address(address: str) -> None:
         raise ValidationError(
             gettext_lazy("Before the @ there may be no accents, other scripts or quotes."), "local"
         )
-    validate_email(address)
-    if not domain.isascii():
-        _validate_international(domain)
-    if len(in_ascii(address)) > LONGEST_ADDRESS or len(local) > LONGEST_LOCAL_PART:
-        raise ValidationError(gettext_lazy("It is too long for an email address."), "length")
-
-
-def _validate_international(domain: str) -> None:
-    """Refuse a domain that its encoding (IDNA 2003, as Django has it) turns into another one.
-
-    ``faß.example`` becomes ``fass.example``, which others may own; ``＠`` becomes ``@``.
-    """
     try:
-        encoded = punycode(domain)
-        decoded = encoded.encode("ascii").decode("idna")
-    except UnicodeError as error:
+        told = f"{local}@{ascii_domain(domain)}"
+    except InvalidDomain as error:
         raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain") from error
-    if decoded != domain:
-        raise ValidationError(
-            gettext_lazy("Its domain is sent as %(domain)s. Write that, if it is the one you mean."),
-            code="ambiguous",
-            params={"domain": encoded},
-        )
+    validate_email(told)
+    if len(told) > LONGEST_ADDRESS or len(local) > LONGEST_LOCAL_PART:
+        raise ValidationError(gettext_lazy("It is too long for an email address."), "length")
 
 
 def clean(text: str) -> str:
@@ -154,7 +112,7 @@ def read_list(entries: Iterable[Entry]) -> tuple[list[Entry], list[Problem]]:
         except ValidationError as error:
             problems.append(Problem(entry.line, _shown(entry.text), error.messages[0], "wrong"))
             continue
-        mailbox = identity(address)
+        mailbox = normal_form(address)
         if mailbox in first_lines:
             why = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
             problems.append(Problem(entry.line, _shown(entry.text), why, "duplicate"))

@@ -29,7 +29,6 @@ from mailrail.key_lists import (
     is_confirmed,
 )
 
-from .addresses import normalise
 from .errors import InvitationRefused
 from .inviting import resend, revoke
 from .limits import check_limits
@@ -105,10 +104,7 @@ class InvitationList(KeyList):
             return self._narrowed(
                 found, lambda rows: rows.filter(sender__in=senders), "sender_id", "queued_at"
             )
-        try:
-            return self._narrowed(found, lambda rows: rows.to_mailboxes([normalise(term)]))
-        except UnicodeError:
-            return found.none()  # type: ignore[no-any-return]
+        return self._narrowed(found, lambda rows: rows.to_mailboxes([term]))
 
     def _narrowed(self, found: Any, narrow: Callable[[Any], QuerySet[Any]], *order: str) -> QuerySet[Any]:
         keys = few_of(narrow(self.root_queryset), *order)

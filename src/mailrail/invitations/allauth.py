@@ -15,9 +15,10 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
 from django.http import HttpRequest
 
+from mailrail.addresses import normal_form
+
 from . import accepting
 from .accepting import Verdict
-from .addresses import identity
 
 _OPEN = (Verdict.LOG_IN, Verdict.WELCOME, Verdict.OTHER_ACCOUNT)
 
@@ -39,7 +40,7 @@ class InvitationAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth
     def is_email_verified(self, request: HttpRequest, email: str) -> bool:
         """Tell whether this address needs no confirmation."""
         address = invited_address(request)
-        if address is not None and identity(email) == identity(address):
+        if address is not None and normal_form(email) == normal_form(address):
             return True
         return bool(super().is_email_verified(request, email))
 

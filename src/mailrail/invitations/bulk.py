@@ -18,7 +18,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from .addresses import Entry, Problem, identity, read_list
+from mailrail.addresses import normal_form
+
+from .addresses import Entry, Problem, read_list
 from .inviting import invite_many
 from .limits import over_limit, pages, suppressed
 from .models import InvitationBatch, Status, get_invitation_model, written_invitations
@@ -95,9 +97,9 @@ def _invited(addresses: Sequence[str], sender: Any) -> dict[str, Status]:
     found: dict[str, Status] = {}
     for page in pages(addresses):
         own = written_invitations().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
-        standing = {identity(it.email): it.status for it in own.order_by("pk")}
+        standing = {normal_form(it.email): it.status for it in own.order_by("pk")}
         for address in page:
-            status = standing.get(identity(address), Status.EXPIRED)
+            status = standing.get(normal_form(address), Status.EXPIRED)
             if status is not Status.EXPIRED:
                 found[address] = status
     return found

@@ -12,6 +12,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone, translation
 
 from mailrail import Discard
+from mailrail.addresses import with_ascii_domains
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 
@@ -74,7 +75,9 @@ def _compose(invitation: Any) -> EmailMultiAlternatives:
     subject = render_to_string("mailrail_invitations/email/subject.txt", context)
     body = render_to_string("mailrail_invitations/email/body.txt", context)
     html = render_to_string("mailrail_invitations/email/body.html", context)
-    email = EmailMultiAlternatives(subject=" ".join(subject.split()), body=body, to=[invitation.email])
+    email = EmailMultiAlternatives(
+        subject=" ".join(subject.split()), body=body, to=[with_ascii_domains(invitation.email)]
+    )
     if html.strip():
         email.attach_alternative(html, "text/html")
     email.mailrail_sensitive = True  # type: ignore[attr-defined]  # its link opens the invitation

@@ -19,6 +19,7 @@ from django.utils.translation import gettext as _
 
 from mailrail import Channel
 from mailrail import options as checked
+from mailrail.addresses import normal_form
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
 
@@ -200,7 +201,7 @@ def _clean_all(emails: Iterable[str]) -> list[str]:
         except ValidationError as error:
             errors.append(ValidationError(f"{email!r}: {error.messages[0]}", code=error.code))
         else:
-            wanted.setdefault(addresses.identity(address), address)
+            wanted.setdefault(normal_form(address), address)
     if errors:
         raise ValidationError(errors)
     return list(wanted.values())

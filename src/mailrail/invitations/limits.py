@@ -18,14 +18,15 @@ from typing import Any
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.db import router
 from django.db.models import QuerySet, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from mailrail.addresses import normal_form
 from mailrail.conf import settings
 
-from .addresses import identity, spellings
 from .errors import RecipientRefused, SenderRefused
 from .models import PAGE, InvitationQuerySet
 
@@ -85,8 +86,8 @@ def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> lis
         rows = recent.to_mailboxes(page).values_list("mailbox").annotate(Sum("mails"))
         counts: dict[str, int] = {}
         for mailbox, count in rows:
-            counts[identity(mailbox)] = counts.get(identity(mailbox), 0) + count
-        worn += [address for address in page if counts.get(identity(address), 0) >= most]
+            counts[normal_form(mailbox)] = counts.get(normal_form(mailbox), 0) + count
+        worn += [address for address in page if counts.get(normal_form(address), 0) >= most]
     return worn
 
 
@@ -95,14 +96,10 @@ def suppressed(addresses: Sequence[str]) -> list[str]:
     if not apps.is_installed("mailrail.mail"):
         return []
     from mailrail.mail.models import Suppression
+    from mailrail.mail.suppressions import listed
 
-    found: list[str] = []
-    for page in pages(addresses):
-        written = {spelling for address in page for spelling in spellings(address)}  # as the list has them
-        rows = Suppression.objects.filter(pk__in=written).values_list("pk", flat=True)
-        mailboxes = {identity(address) for address in rows}
-        found += [address for address in page if identity(address) in mailboxes]
-    return found
+    known = listed(map(normal_form, addresses), router.db_for_read(Suppression))
+    return [address for address in addresses if normal_form(address) in known]
 
 
 def pages(addresses: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -17,10 +17,11 @@ from django.utils.translation import get_language, gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail import uuid7
+from mailrail.addresses import spellings
 from mailrail.conf import settings
 
 from . import keys
-from .addresses import normalise, spellings, validate_address
+from .addresses import normalise, validate_address
 from .links import base_url
 from .signals import invitation_accepted, invitation_revoked
 

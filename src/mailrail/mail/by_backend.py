@@ -25,14 +25,16 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils import timezone
 
+from mailrail.addresses import InvalidDomain, bare
+
 from .compose.dialect import in_its_zone
+from .compose.domains import with_ascii_domains
 from .content import FinishedMessage
 from .ledger import write
 from .load import Loaded
 from .mailers import composes
 from .models import Email
-from .outcomes import Result, bare, hold_for_its_sender, judge, waiting
-from .policies import in_ascii
+from .outcomes import Result, hold_for_its_sender, judge, waiting
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
 from .smtp import Fate, Outcome, SmtpError
@@ -153,6 +155,10 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
     _address_to(message, waiting(email))
     name = f"{type(backend).__module__}.{type(backend).__qualname__}"
     if composes(mailer):
+        try:
+            message = with_ascii_domains(message)
+        except InvalidDomain as error:
+            return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(str(error)))
         _identify(message, email)  # other services write these headers themselves, and some refuse ours
     elif isinstance(message, FinishedMessage):
         return _unfit_as_finished(email, mailer, name)
@@ -264,8 +270,8 @@ def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
 
 def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Outcome:
     """All were refused; or the server closed at one of them (421), and those behind it were not asked for."""
-    replies = {_as_told(address): _reply(*said) for address, said in error.recipients.items()}
-    told = {address: _as_told(address) for address in addresses}
+    replies = {bare(address): _reply(*said) for address, said in error.recipients.items()}
+    told = {address: bare(address) for address in addresses}
     refused = {address: replies[told[address]] for address in addresses if told[address] in replies}
     last = next((reply for reply in replies.values() if reply.code == 421), None)
     if last is not None:
@@ -277,12 +283,6 @@ def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Ou
     if len(unheard) != len(others):
         unheard = [Reply(451, "refused, and nobody knows by which reply", UNKNOWN)] * len(others)
     return Outcome(Fate.REFUSED, Stage.RCPT, None, {**refused, **dict(zip(others, unheard, strict=True))})
-
-
-def _as_told(address: str) -> str:
-    """As a server is told it: without a name, the domain in its ASCII form."""
-    local, at, domain = bare(address).rpartition("@")
-    return f"{local}{at}{in_ascii(domain)}"
 
 
 def _reply(code: int, text: bytes | str) -> Reply:

@@ -14,6 +14,9 @@ from email.utils import getaddresses
 from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.utils.encoding import punycode
+
+from mailrail.addresses import InvalidDomain, ascii_domain
 
 from .acceptance import check_composed, check_size
 from .compose import compose
@@ -28,12 +31,31 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
     names the header, the alternative or the attachment; for a class that writes its own message, what that raises."""
     try:
         composed = compose(message, message_id=message_id, date=date, smtputf8=True)
+    except InvalidDomain as error:  # of no recipient: of a Reply-To, or of another header
+        raise CannotQueue(str(error)) from error
     except Exception as error:
         if writes_as_django(message):
             _tell_what_stands_against(message, error)
         raise
+    if not writes_as_django(message):
+        _check_domains(composed.data, message)
     check_composed(composed.data)
     return len(composed.data)
+
+
+def _check_domains(data: bytes, message: EmailMessage) -> None:
+    """Raise ``CannotQueue`` if its class has had Django encode a domain, for which ``faß.de`` is ``fass.de``."""
+    head = data.partition(b"\r\n\r\n")[0].lower()
+    for _, address in getaddresses([str(each) for each in message.recipients()]):
+        domain = address.rpartition("@")[2]
+        if domain.isascii():
+            continue
+        right, changed = ascii_domain(domain), punycode(domain)
+        if f"@{changed}".lower().encode() in head and f"@{right}".lower().encode() not in head:
+            raise CannotQueue(
+                f"The email's class writes the domain {domain!r} as {changed!r}, which is another one. Give it the "
+                f"address with {right!r}."
+            )
 
 
 def _tell_what_stands_against(message: EmailMessage, error: Exception) -> None:

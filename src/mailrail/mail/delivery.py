@@ -18,6 +18,7 @@ from django.db import connections, router
 from django.utils import timezone
 
 from mailrail import MailrailError
+from mailrail.addresses import bare
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
@@ -163,7 +164,7 @@ class Delivery:
         return (email.changed_at - now).total_seconds() + OTHERS
 
     def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
-        addresses = {outcomes.bare(each["address"]) for email in emails for each in email.recipients}
+        addresses = {bare(each["address"]) for email in emails for each in email.recipients}
         return listed(addresses, self._using)
 
     # -- one mailer ---------------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """Erasing an address from the records: for a person who asks to be forgotten.
 
-What is looked for is the address as text, in whatever case, in everything that a record holds but its attachments; and
-the whole of it, as joann@example.com is somebody else than ann@example.com. All records are read for that, a page of
-ids at a time; a run that was stopped may simply be started again.
+What is looked for is the address as text, in whatever case and with its domain in either spelling, in everything that a
+record holds but its attachments; and the whole of it, as joann@example.com is somebody else than ann@example.com. All
+records are read for that, a page of ids at a time; a run that was stopped may simply be started again.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,10 +22,12 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
 from django.utils import timezone
 
+from mailrail.addresses import bare, spellings
+
 from . import suppressions
 from .files import drop_unneeded
 from .models import FINAL, Email, RefusedSender, Status
-from .outcomes import FINAL_FOR_RECIPIENT, bare, note
+from .outcomes import FINAL_FOR_RECIPIENT, note
 from .retention import EMPTIED, delete, empty
 
 if TYPE_CHECKING:
@@ -117,10 +120,13 @@ def _admin_log() -> QuerySet[LogEntry] | None:
 
 
 def _erase_in_admin_log(log: QuerySet[LogEntry], address: str) -> None:
-    in_its_text = Q(object_repr__icontains=address) | Q(change_message__icontains=address)
-    text = _in_text(address)
-    for entry in log.filter(in_its_text | Q(object_id__iexact=address)):
-        if entry.object_id == address:
+    names, text, wanted = _written(address), _in_text(address), Q()
+    for name in names:
+        wanted |= (
+            Q(object_repr__icontains=name) | Q(change_message__icontains=name) | Q(object_id__iexact=name)
+        )
+    for entry in log.filter(wanted):
+        if entry.object_id in names:
             entry.object_id = suppressions.disguised(address)
         entry.object_repr = _without(entry.object_repr, text)
         entry.change_message = _without(entry.change_message, text)
@@ -142,15 +148,26 @@ def _recipients(email: Email) -> list[Any]:
 
 def _holding(emails: QuerySet[Email], address: str, using: str) -> QuerySet[Email]:
     """Perhaps: those that hold the text."""
-    # PostgreSQL writes JSON's strings as they are; on SQLite they are as Python has written them.
-    in_json = json.dumps(address, ensure_ascii=connections[using].vendor != "postgresql")[1:-1]
+    local = address.rpartition("@")[0] + "@"
+    # SQLite folds the case of ASCII alone, so an international domain is left to Python.
+    text = local if "xn--" in address else address
+    is_postgresql = connections[using].vendor == "postgresql"
     asked = Q()
     for name in _IN_JSON:
         emails = emails.annotate(**{f"{name}_text": Cast(name, models.TextField())})
-        asked |= Q(**{f"{name}_text__icontains": in_json})
+        asked |= Q(**{f"{name}_text__icontains": _in_json(text, is_postgresql)})
     for name in _IN_TEXT:
-        asked |= Q(**{f"{name}__icontains": address})
-    return emails.filter(asked)
+        asked |= Q(**{f"{name}__icontains": text})
+    # A domain in ASCII may be written in other letters, such as those of full width.
+    others = (
+        Q(recipients_text__regex=r"[^\x01-\x7f]") if is_postgresql else Q(recipients_text__contains="\\u")
+    )
+    return emails.filter(asked | (others & Q(recipients_text__icontains=_in_json(local, is_postgresql))))
+
+
+def _in_json(text: str, is_postgresql: bool) -> str:
+    """PostgreSQL writes JSON's strings as they are; on SQLite they are as Python has written them."""
+    return json.dumps(text, ensure_ascii=not is_postgresql)[1:-1]
 
 
 def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
@@ -233,15 +250,22 @@ def _in_text(address: str) -> re.Pattern[str]:
     A sign alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
     """
     before = r"(?:(?<![^\W_])(?<![^\W_][._+%-])|(?<=%[0-9A-F]{2}))"
-    return re.compile(rf"{before}(?P<it>{re.escape(address)})(?![^\W_])(?![.-][^\W_])", re.IGNORECASE)
+    names = "|".join(map(re.escape, _written(address)))
+    return re.compile(rf"{before}(?P<it>{names})(?![^\W_])(?![.-][^\W_])", re.IGNORECASE)
+
+
+def _written(address: str) -> list[str]:
+    """How a text may write it: by A-labels, and by U-labels of either normalization of Unicode."""
+    names = spellings(address)
+    return list(dict.fromkeys([*names, *(unicodedata.normalize("NFD", name) for name in names)]))
 
 
 def _in_labels(email: Email, address: str) -> re.Pattern[str]:
     """In what programs put together, as welcome-ann@… for ann@…: but not if it was for a recipient jo-ann@…"""
-    others = [
-        other for each in _recipients(email) if address in (other := _address(each)) and other != address
-    ]
-    own = rf"(?<![^\W_])(?P<it>{re.escape(address)})(?![^\W_])"
+    recipients = [_address(each) for each in _recipients(email)]
+    others = [name for it in recipients if address in it and it != address for name in _written(it)]
+    names = "|".join(map(re.escape, _written(address)))
+    own = rf"(?<![^\W_])(?P<it>{names})(?![^\W_])"
     return re.compile("|".join([*map(re.escape, others), own]), re.IGNORECASE)
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from django.core.mail import EmailMessage
 
+from mailrail.addresses import bare
+
 from .content import load
 from .files import inline_files, load_files
 from .models import Email, Status
-from .outcomes import bare
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 LONGEST_ADDRESS = 320

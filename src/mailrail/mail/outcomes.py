@@ -6,18 +6,16 @@ The rules: RFC 5321 4.2 and 4.5.4.1, RFC 3463; ``replies.classify`` reads a repl
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from email.utils import parseaddr
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from mailrail.addresses import bare
 from mailrail.conf import settings
 
 from .models import Email, Status
-from .policies import in_ascii, lifetime_of, policy_of
+from .policies import lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
 from .smtp import Fate, Outcome
 from .values import storable
@@ -38,8 +36,6 @@ SENDER_REFUSED = "held: the server refuses its sender"
 MOST_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[A-Za-z0-9.-]+")
-"""Nothing for a parser to find, which takes as long as composing an email."""
 _STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANSIENT: Status.QUEUED}
 FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
 
@@ -71,19 +67,9 @@ def waiting(email: Email) -> list[str]:
     return [each["address"] for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT]
 
 
-def bare(address: str) -> str:
-    """As the suppression list knows it: without a name, in lower case."""
-    return address.lower() if _PLAIN.fullmatch(address) else _bare(address)
-
-
-@lru_cache(maxsize=1024)
-def _bare(address: str) -> str:
-    return parseaddr(address)[1].lower() or address.lower()
-
-
 def domain_of(address: str) -> str:
     """As rates know it."""
-    return in_ascii(bare(address).rpartition("@")[2])
+    return bare(address).rpartition("@")[2]
 
 
 def is_in_doubt(email: Email) -> bool:

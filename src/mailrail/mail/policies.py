@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mailrail import options as checked
+from mailrail.addresses import normal_domain
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 from mailrail.options import Mistakes
@@ -136,7 +137,10 @@ def _rates(where: str, value: Any) -> dict[str, tuple[Rate, ...]]:
             raise InvalidSettings(
                 f"{where}[{domain!r}]: name one domain in each key, as it stands behind the @ of an address."
             )
-        rates[in_ascii(domain)] = _rate(f"{where}[{domain!r}]", rate)
+        name = normal_domain(domain)
+        if name in rates:
+            raise InvalidSettings(f"{where} names the domain {name!r} twice, the second time as {domain!r}.")
+        rates[name] = _rate(f"{where}[{domain!r}]", rate)
     return rates
 
 
@@ -259,14 +263,3 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "BACKEND": _backend,
     "OPTIONS": _options,
 }
-
-
-def in_ascii(domain: str) -> str:
-    """A domain as it is compared: in lower case, in its ASCII form where it has one."""
-    domain = domain.strip().rstrip(".").lower()
-    if domain.isascii():
-        return domain
-    try:
-        return domain.encode("idna").decode()
-    except UnicodeError:
-        return domain

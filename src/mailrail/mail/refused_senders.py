@@ -17,10 +17,12 @@ from django.conf import settings as django_settings
 from django.db import router
 from django.utils.dateparse import parse_datetime
 
+from mailrail.addresses import bare
+
 from . import control
 from .mailers import alias_of
 from .models import Email, RefusedSender, Status
-from .outcomes import SENDER_REFUSED, bare
+from .outcomes import SENDER_REFUSED
 
 logger = logging.getLogger("mailrail.mail")
 

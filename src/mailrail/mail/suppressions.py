@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 
+from mailrail.addresses import spellings
+
 from .models import Suppression
 from .reading import suppressions
 
@@ -16,9 +18,19 @@ def disguised(address: str) -> str:
     return PREFIX + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def names_of(address: str) -> list[str]:
+    """Return what the list may know an address by. ``address``: in its normal form.
+
+    One that was erased before normal forms had A-labels is there by the digest of its U-labels, and stays recognized.
+    """
+    if "xn--" not in address:
+        return [address, disguised(address)]
+    return [address, *map(disguised, spellings(address))]
+
+
 def listed(addresses: Iterable[str], using: str) -> dict[str, str]:
-    """Those of these bare addresses that are on the list -> why."""
-    names = {name: address for address in addresses for name in (address, disguised(address))}
+    """Those of these addresses, in their normal form, that are on the list -> why."""
+    names = {name: address for address in addresses for name in names_of(address)}
     rows = suppressions(names, using)
     return {names[row.address]: f"suppressed: {row.reason} {row.note}".strip() for row in rows}
 
@@ -35,4 +47,4 @@ def disguise(address: str, using: str) -> None:
 
 def forget(address: str, using: str) -> None:
     """Take an address off the list, by either name."""
-    Suppression.objects.using(using).filter(pk__in=(address, disguised(address))).delete()
+    Suppression.objects.using(using).filter(pk__in=names_of(address)).delete()

@@ -11,18 +11,18 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from mailrail.addresses import bare
 from mailrail.key_lists import KeyList, KeyListAdmin
 
 from ..models import Suppression
-from ..outcomes import bare
-from ..suppressions import disguised
+from ..suppressions import names_of
 
 MOST_FOUND = 1000
 """Addresses that begin alike and are sorted."""
 
 
 class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
-    """As deliveries look for it: without a name, in lower case."""
+    """As deliveries look for it: in its normal form, without a name."""
 
     def clean_address(self) -> str:
         address = bare(self.cleaned_data["address"])
@@ -57,7 +57,7 @@ class SuppressionAdmin(KeyListAdmin):
         if not search_term.strip():
             return queryset, False
         address = bare(search_term.strip())
-        asked = Q(address__startswith=address) | Q(address=disguised(address))
+        asked = Q(address__startswith=address) | Q(address__in=names_of(address))
         # Without an order, so that the planner takes the index of prefixes, and does not walk along the list.
         found = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
         return queryset.filter(pk__in=list(found)), False

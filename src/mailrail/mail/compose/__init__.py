@@ -35,7 +35,9 @@ def compose(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> Composed:
-    """Write ``message`` as Django would; raises what Django raises for a header or an address it refuses.
+    """Write ``message`` as Django would, but with domains by IDNA 2008, of which Django knows IDNA 2003.
+
+    Raises what Django raises for a header or an address it refuses, and ``InvalidDomain``.
 
     ``message_id`` and ``date`` (an aware one) take the place of new ones; headers of the message itself win.
     ``eight_bit=False`` and ``smtputf8=True`` say what the server lacks and offers: with the latter, an address may have

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from django.utils.encoding import punycode
+from mailrail.addresses import ascii_domain
 
 from .headers import check_characters, encoded_words, fold, fold_units
 from .uncommon import Uncommon
@@ -69,16 +69,3 @@ def _phrase(name: str) -> str:
     if not name.isascii():
         return encoded_words(name)
     return name if _word.fullmatch(name) else f'"{name}"'
-
-
-def ascii_domain(domain: str) -> str:
-    """Return the domain by IDNA. Raises ``Uncommon`` for one that it refuses."""
-    return domain if domain.isascii() else _punycode(domain)
-
-
-@lru_cache(maxsize=1024)
-def _punycode(domain: str) -> str:
-    try:
-        return punycode(domain)
-    except UnicodeError:
-        raise Uncommon("a domain that IDNA refuses") from None

@@ -14,6 +14,7 @@ from django.core.mail import EmailAttachment, EmailMessage
 from django.utils.encoding import force_bytes
 
 from . import dialect
+from .domains import with_ascii_domains
 from .generator import SourceCompat32, flatten, verbatim
 from .identifiers import in_ascii
 
@@ -31,7 +32,7 @@ def write_by_django(
 ) -> bytes:
     """CRLF only, whatever a subclass makes of it: a bare CR or LF lets one mail pass for two on some servers."""
     smtputf8 = smtputf8 and not all(local.isascii() for local in _local_parts(message))
-    fixed = _with_attached_bytes(_with_headers(message, message_id, date))
+    fixed = _with_attached_bytes(_with_headers(with_ascii_domains(message), message_id, date))
     data = _with_whole_lines(dialect.flatten(fixed, smtputf8=smtputf8))
     if not (eight_bit or data.isascii()):
         data = _with_whole_lines(_in_seven_bits(data))

@@ -10,9 +10,9 @@ import re
 
 from django.utils.encoding import iri_to_uri
 
-from .addresses import ascii_domain
+from mailrail.addresses import InvalidDomain, ascii_domain
+
 from .headers import encoded_words
-from .uncommon import Uncommon
 
 _ids = re.compile(
     r"references|in-reply-to|supersedes|(?:resent|original)-message-id|content-id", re.IGNORECASE
@@ -57,7 +57,7 @@ def _uri(name: str, bracketed: str) -> str:
             return f"<{scheme}{authority}{iri_to_uri(rest)}>"
         if match := _mailbox.fullmatch(bracketed):
             return f"<{match[1]}@{ascii_domain(match[2])}>"
-    except Uncommon:
+    except InvalidDomain:
         raise ValueError(f"The header {name!r} names a domain that is none: {bracketed!r}.") from None
     return bracketed
 

@@ -12,6 +12,8 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 
+from mailrail.addresses import with_ascii_domains
+
 from ..replies import Reply, Stage
 from .envelope import Envelope, Outcome
 from .errors import (
@@ -33,10 +35,11 @@ _COMMON = re.compile(rf"{_ADDRESS}|(?:[A-Za-z0-9]+ ){{1,8}}<(?P<named>{_ADDRESS}
 
 
 def address_of(backend: Any, address: str, message: EmailMessage) -> str:
-    """The bare address. Raises ``ValueError``, as Django does."""
+    """The bare address, its domain in ASCII by IDNA 2008. Raises ``ValueError``, as Django does."""
     kind: type = type(backend)
     if type(address) is str and (common := _COMMON.fullmatch(address)) and _is_djangos(kind):
         return common["named"] or address
+    address = with_ascii_domains(str(address))  # Django would take IDNA 2003 for it
     if hasattr(backend, "prep_address"):
         prepared: str = backend.prep_address(address)
         return prepared
@@ -52,6 +55,7 @@ def utf8_address_of(backend: Any, address: str, message: EmailMessage) -> str:
     """
     if address.isascii():
         return address_of(backend, address, message)
+    address = with_ascii_domains(address)
     local, _, domain = parseaddr(address)[1].rpartition("@")
     if local.isascii() or not domain:
         return address_of(backend, address, message)

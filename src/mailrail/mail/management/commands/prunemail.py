@@ -10,11 +10,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router
 from django.utils import timezone
 
+from mailrail.addresses import bare
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 from mailrail.mail import erasure, files, retention
 from mailrail.mail.models import Email
-from mailrail.mail.outcomes import bare
 from mailrail.options import days_argument
 
 LEFT_BEHIND = timedelta(days=1)
