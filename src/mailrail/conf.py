@@ -70,6 +70,8 @@ class Settings:
     mail_sensitive: str = "mailrail.mail.is_sensitive"
     """Dotted path of a function ``(message) -> bool``, asked when an email is queued: may only its recipients read it?
     The admin shows nobody what such an email holds."""
+    mail_message_id_domain: str | None = None
+    """What stands behind the ``@`` of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Rates, connections, lifetime, failover and the meaning of replies of each mailer, by its alias
     (``mailrail.mail.policies``)."""
@@ -114,6 +116,7 @@ _SAID = {
     "Mapping[str, Any]": "a dictionary",
 }
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.ASCII)
+_DOMAIN = re.compile(r"(?=.{1,190}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {"MAIL_ON_AMBIGUOUS": ("resend", "hold"), "INVITATION_ACCEPT": ("email", "link")}
 _MAY_BE_ZERO = {"BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT"}
@@ -144,6 +147,10 @@ def _check(key: str, kind: str, value: Any) -> None:
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise InvalidSettings(
             f"MAILRAIL[{key!r}] must be {' or '.join(map(repr, _ONE_OF[key]))}, not {value!r}."
+        )
+    if key == "MAIL_MESSAGE_ID_DOMAIN" and value is not None and not _DOMAIN.fullmatch(str(value)):
+        raise InvalidSettings(
+            f"MAILRAIL['MAIL_MESSAGE_ID_DOMAIN'] must be a domain in ASCII, such as 'example.com', not {value!r}."
         )
     if key == "BASE_URL" and value and not str(value).startswith(("https://", "http://")):
         raise InvalidSettings(

@@ -12,6 +12,7 @@ mailrail.mail.E009  MAILRAIL["MAIL_SENSITIVE"] is no function that can be import
 mailrail.mail.W001  outside development, the mailer that delivers writes to a screen, a file or nowhere
 mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
+mailrail.mail.W004  with --deploy: EHLO, or Message-IDs, name this machine without a domain
 mailrail.mail.W006  the mailer that delivers has a user name, and no password or token: it will not log in
 """
 
@@ -35,14 +36,18 @@ from .mailers import (
     alias_of,
     backend_of,
     configured,
+    delivering,
     email_backend,
+    is_by_our_client,
     is_ours,
     is_smtp,
     make_backend,
     open_backend,
     options_of,
+    server_for,
     server_of,
 )
+from .message_ids import message_id_domain
 from .policies import UNNAMED, Policy, build
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -137,6 +142,42 @@ def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+@register(deploy=True)
+def check_names(**kwargs: Any) -> list[CheckMessage]:
+    """Does this machine go by a name that servers elsewhere take? Its name server is asked: only with ``--deploy``."""
+    try:
+        return [*_check_ehlo(), *_check_message_ids()]
+    except Exception:  # whatever is wrong with a mailer: the other checks tell
+        return []
+
+
+def _check_ehlo() -> Iterable[CheckMessage]:
+    for alias in delivering():
+        server = server_for(alias, open_backend(alias))
+        name = alias or "default"
+        if server is not None and _is_no_domain(server.local_hostname):
+            yield Warning(
+                f"The mailer {name!r} greets its server as {server.local_hostname!r}, which is no name with a domain "
+                "(RFC 5321 4.1.1.1): some servers refuse such mail, or hold it to be spam.",
+                hint=f"Name this machine: MAILRAIL['MAILERS'][{name!r}]['LOCAL_HOSTNAME'] = 'www1.example.com'.",
+                id="mailrail.mail.W004",
+            )
+
+
+def _check_message_ids() -> Iterable[CheckMessage]:
+    if _is_no_domain(domain := message_id_domain()):
+        yield Warning(
+            f"Message-IDs end in '@{domain}', which is no domain of yours (RFC 5322 3.6.4).",
+            hint="MAILRAIL['MAIL_MESSAGE_ID_DOMAIN'] = 'example.com'.",
+            id="mailrail.mail.W004",
+        )
+
+
+def _is_no_domain(name: str) -> bool:
+    """Also where a machine has made one up for itself, as the resolver's ``localhost.localdomain``."""
+    return not name.startswith("[") and ("." not in name.strip(".") or name.endswith(".localdomain"))
+
+
 def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
     known = configured()
     if (policy.backend is not None or policy.options) and (known is not None or alias_of(alias) == UNNAMED):
@@ -149,6 +190,10 @@ def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
         yield f"is about no mailer that delivers. {why}"
     elif policy.composes is False and is_smtp(backend_of(alias)[1]):
         yield "has COMPOSES, and SMTP carries bytes: leave it out."
+    elif not is_by_our_client(backend_of(alias)[1]):
+        for key in ("LOCAL_HOSTNAME", "IGNORE_EXTENSIONS"):
+            if getattr(policy, key.lower()):
+                yield f"has {key}, which only Django's SMTP backend and mailrail.mail.smtp.EmailBackend have."
     for name in policy.failover:
         if alias_of(name) == alias_of(alias):
             yield f"['FAILOVER'] names the mailer itself, {name!r}."

@@ -26,7 +26,7 @@ from . import failover, outages, outcomes, paces, rates, reading
 from .by_backend import send_by_backend
 from .ledger import write
 from .load import Loaded, defect_of, in_portions, load_messages
-from .mailers import open_backend, server_of
+from .mailers import open_backend, server_for
 from .models import Email, Status
 from .outages import Standing
 from .outcomes import Result
@@ -244,7 +244,7 @@ class Delivery:
             return [], None
         try:
             backend = open_backend(mailer)
-            server = server_of(backend)
+            server = server_for(mailer, backend)
         except Exception as error:
             # Wrong settings: mended by a deploy, not by a person who requeues thousands.
             return emails, f"{type(error).__name__}: {error}"

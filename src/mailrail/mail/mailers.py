@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -58,6 +59,12 @@ def is_smtp(path: str) -> bool:
     except ImportError:
         return False
     return isinstance(found, type) and issubclass(found, djangos.EmailBackend)
+
+
+def is_by_our_client(path: str) -> bool:
+    """Is email for the backend of this dotted path carried by our SMTP client?"""
+    found = import_watched(path)
+    return found is djangos.EmailBackend or (isinstance(found, type) and issubclass(found, ours.EmailBackend))
 
 
 def alias_of(name: str) -> str:
@@ -160,3 +167,15 @@ def server_of(backend: BaseEmailBackend) -> ours.Server | None:
     if type(backend) is djangos.EmailBackend:
         return ours.server_of(backend)
     return None
+
+
+def server_for(alias: str, backend: BaseEmailBackend) -> ours.Server | None:
+    """The same, as the policy of the mailer says how to talk to it."""
+    server, policy = server_of(backend), policy_of(alias)
+    if server is None or (policy.local_hostname is None and not policy.ignore_extensions):
+        return server
+    return replace(
+        server,
+        local_hostname=policy.local_hostname or server.local_hostname,
+        ignored_extensions=server.ignored_extensions | policy.ignore_extensions,
+    )

@@ -11,6 +11,7 @@
                 "REPLIES": ["gmail", {"code": 554, "text": "quota exceeded", "means": "later"}],
             },
             "api": {"COMPOSES": False},
+            "relay": {"LOCAL_HOSTNAME": "www1.example.com", "IGNORE_EXTENSIONS": ["PIPELINING"]},
         },
     }
 
@@ -34,6 +35,7 @@ from mailrail.routing import Rate
 
 from .replies import Meaning, ReplyRule
 from .reply_presets import PRESETS
+from .smtp.server import check_extensions, check_local_hostname
 
 UNNAMED = ""
 """The alias of the one mailer there is without ``MAILERS``, ``MAILRAIL["DELIVER_WITH"]``; settings say "default"."""
@@ -44,6 +46,7 @@ class Policy:
     """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it.
 
     ``replies``: what its server means by some of its replies; the first rule that matches counts.
+    ``local_hostname``: what EHLO says; ``ignore_extensions``: of SMTP, not used though the server offers them.
     ``composes``: whether its backend writes emails as bytes; ``None``: as its class tells.
     """
 
@@ -54,6 +57,8 @@ class Policy:
     failover: tuple[str, ...] = ()
     replies: tuple[ReplyRule, ...] = ()
     composes: bool | None = None
+    local_hostname: str | None = None
+    ignore_extensions: frozenset[str] = frozenset()
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -260,6 +265,8 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "FAILOVER": _failover,
     "REPLIES": _replies,
     "COMPOSES": _composes,
+    "LOCAL_HOSTNAME": check_local_hostname,
+    "IGNORE_EXTENSIONS": check_extensions,
     "BACKEND": _backend,
     "OPTIONS": _options,
 }

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.core.mail import DNS_NAME, EmailMessage, make_msgid
+from django.core.mail import EmailMessage
 from django.db import (
     IntegrityError,
     OperationalError,
@@ -37,6 +37,7 @@ from .errors import CannotQueue, KeyConflict
 from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
 from .mailers import check_delivering, may_be_composed
+from .message_ids import new_message_id as make_message_id
 from .models import Email, Status, email_of, new_id
 from .sensitive import decide
 from .values import CannotBeStored
@@ -201,7 +202,7 @@ def _message_id(message: EmailMessage) -> str:
     for name, value in message.extra_headers.items():
         if str(name).lower() == "message-id":
             return str(value)
-    return make_msgid(domain=str(DNS_NAME))
+    return make_message_id()
 
 
 def new_message_id(email: Email) -> str:
@@ -211,7 +212,7 @@ def new_message_id(email: Email) -> str:
     chosen = any(str(name).lower() == "message-id" for name in headers) or "$dict" in headers
     if chosen or email.content.get("kind") == "finished":
         return email.message_id
-    return make_msgid(domain=str(DNS_NAME))
+    return make_message_id()
 
 
 def digest_of(email: Email) -> str:

@@ -17,6 +17,8 @@ LONGEST_LINE = 8192
 """Octets of one line. RFC 5321 4.5.3.1.5 allows 512; real servers send more, smtplib reads as much as this."""
 MOST_LINES = 512
 """Lines of one reply."""
+LONGEST_TOLD = 500
+"""Characters of a broken reply that an error has."""
 MOST_UNREAD = 1024 * 1024
 """Octets that may wait: replies to a thousand commands fit several times."""
 
@@ -78,6 +80,11 @@ class ReplyReader:
         """Is anything there, be it half a line?"""
         return bool(self._unread or self._lines)
 
+    @property
+    def unfinished(self) -> str:
+        """The lines so far of a reply whose last line has not come."""
+        return " / ".join(f"{code}-{text}" for code, text in self._lines)[:LONGEST_TOLD]
+
     def feed(self, received: bytes) -> None:
         self._unread += received
         if len(self._unread) > MOST_UNREAD:
@@ -100,7 +107,8 @@ class ReplyReader:
         """One line of a reply of several."""
         code, more, text = _parts(line)
         if self._lines and self._lines[0][0] != code:
-            raise Garbled(f"a reply that begins with {self._lines[0][0]} and goes on with {code}")
+            said = repr(f"{self.unfinished} / {code} {text}")
+            raise Garbled(f"a reply that begins with {self._lines[0][0]} and goes on with {code}: {said}")
         self._lines.append((code, text))
         if more:
             if len(self._lines) >= MOST_LINES:

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from django.core.mail import EmailMessage
 
+from mailrail.conf import settings
+
+from ..message_ids import new_message_id
 from . import common, dialect, uncommon
 from .by_django import write_by_django
 
@@ -43,6 +46,8 @@ def compose(
     ``eight_bit=False`` and ``smtputf8=True`` say what the server lacks and offers: with the latter, an address may have
     characters of any script before its @. Of a message that is not common, Django knows that from 6 on.
     """
+    if message_id is None and settings.mail_message_id_domain:
+        message_id = new_message_id()
     if date is not None:
         date = dialect.in_its_zone(date)
     try:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from email.utils import make_msgid
 from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
-from django.core.mail.utils import DNS_NAME
 
+from ..message_ids import new_message_id
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
 from .headers import STRUCTURED, fold, unstructured
@@ -137,7 +136,7 @@ def _headers(
     if "date" not in names:
         yield "Date: " + (dialect.written(date) if date else dialect.now())
     if "message-id" not in names:
-        yield _identification(message_id or make_msgid(domain=str(DNS_NAME)))
+        yield _identification(message_id or new_message_id())
     for name, value in extra.items():
         if name not in _written_first:
             yield _extra(name, _string(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from django.core.mail import EmailMessage
@@ -23,7 +23,7 @@ from .courier import carry, drive
 from .envelope import Envelope, Fate, Outcome
 from .errors import EightBitNotOffered, SmtpError
 from .pool import Pool, pool_of
-from .server import Server, Timeouts, Tls
+from .server import Server, Timeouts, Tls, check_extensions, check_local_hostname
 
 logger = logging.getLogger("mailrail.mail")
 
@@ -33,7 +33,8 @@ class EmailBackend(smtp.EmailBackend):
 
     On top: ``pool_size``, ``pool_timeout``, ``max_messages``, ``max_age``, ``check_after``: how many connections this
     process keeps to the server, and how long (``Server``); ``token``: a callable that returns an XOAUTH2 token;
-    ``ssl_context``: instead of the default one, shared by all that use it.
+    ``ssl_context``: instead of the default one, shared by all that use it; ``local_hostname``: what EHLO says, in place
+    of this machine's name; ``ignore_extensions``: those that are not used, though the server offers them.
     """
 
     connection: Connection | None  # type: ignore[assignment]  # Django's holds smtplib's
@@ -48,31 +49,38 @@ class EmailBackend(smtp.EmailBackend):
         check_after: float = Server.check_after,
         token: Callable[[], str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        local_hostname: str | None = None,
+        ignore_extensions: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         # Django 6.1 takes a missing alias for a call from outside of Django, and we stand between it and its own.
         super().__init__(*args, **{"alias": None, **kwargs})
         self._token = token
         self._context = ssl_context
-        mistakes, pooling = Mistakes(), dict[str, Any]()
+        mistakes, options = Mistakes(), dict[str, Any]()
         for name, value in (("pool_size", pool_size), ("max_messages", max_messages)):
             with mistakes.noted():
-                pooling[name] = checked.whole_number(name, value)
+                options[name] = checked.whole_number(name, value)
         for name, time in (
             ("pool_timeout", pool_timeout),
             ("max_age", max_age),
             ("check_after", check_after),
         ):
             with mistakes.noted():
-                pooling[name] = checked.seconds(name, time)
+                options[name] = checked.seconds(name, time)
+        with mistakes.noted():
+            options["ignored_extensions"] = check_extensions("ignore_extensions", ignore_extensions)
+        if local_hostname is not None:
+            with mistakes.noted():
+                options["local_hostname"] = check_local_hostname("local_hostname", local_hostname)
         mistakes.raise_any()
-        self._pooling = pooling
+        self._options = options
         self._pool: Pool | None = None
 
     @property
     def server(self) -> Server:
         """What the options say. Equal servers share a pool, whichever backend objects they belong to."""
-        return server_of(self, token=self._token, context=self._context, **self._pooling)
+        return server_of(self, token=self._token, context=self._context, **self._options)
 
     def open(self) -> bool | None:
         """Take a connection out of the pool until ``close``. True: done, False: it had one, None: failed silently."""
@@ -162,9 +170,8 @@ def server_of(backend: smtp.EmailBackend, **more: Any) -> Server:
         password=backend.password or "",
         certfile=_path(backend.ssl_certfile),
         keyfile=_path(backend.ssl_keyfile),
-        local_hostname=DNS_NAME.get_fqdn(),
         timeouts=Timeouts().capped(backend.timeout),
-        **more,
+        **{"local_hostname": DNS_NAME.get_fqdn(), **more},
     )
 
 

@@ -195,11 +195,17 @@ class Read(Step):
     def attempt(self) -> int:
         while (reply := self.link.reply(self.stage)) is None:
             if self.link.at_end:
-                raise ConnectionLost(f"The server closed the connection ({self.stage})", self.stage)
+                raise ConnectionLost(
+                    f"The server closed the connection ({self.stage}){self._heard()}", self.stage
+                )
             if events := self.link.receive(self.stage):
                 return events
         self._reply = reply
         return 0
+
+    def _heard(self) -> str:
+        """What of the reply had come: a server that turns everybody away may say why, and not to its end."""
+        return f" after saying {unfinished!r}" if (unfinished := self.link.reader.unfinished) else ""
 
 
 class Write(Step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,36 @@ from functools import cache
 from typing import Literal
 
 Tls = Literal["none", "starttls", "implicit"]
+
+
+_HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[A-Za-z0-9:.-]{1,253}\]")
+IGNORABLE = frozenset({"PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE"})
+"""Those that the client uses by itself. STARTTLS and AUTH are asked for, or not, by ``use_tls`` and ``username``."""
+
+
+def check_local_hostname(where: str, name: object) -> str:
+    """Return what EHLO may say. Raise ``ValueError`` that names the option."""
+    if not isinstance(name, str) or not _HOST.fullmatch(name):
+        raise ValueError(
+            f"{where} must be a host name in ASCII, such as 'mail.example.com', or an address such as '[192.0.2.1]', "
+            f"not {name!r}."
+        )
+    return name
+
+
+def check_extensions(where: str, names: object) -> frozenset[str]:
+    """Return the keywords in capitals. Raise ``ValueError`` that names the option."""
+    if not isinstance(names, list | tuple | set | frozenset) or not all(
+        isinstance(each, str) for each in names
+    ):
+        raise ValueError(f"{where} must be a list of SMTP extensions, such as ['PIPELINING'], not {names!r}.")
+    found = frozenset(each.upper() for each in names)
+    if unknown := found - IGNORABLE:
+        raise ValueError(
+            f"{where} names {min(unknown)!r}, which is none of: {', '.join(sorted(IGNORABLE))}. TLS and login are the "
+            "matter of use_tls and username."
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +82,9 @@ class Server:
     certfile: str | None = None
     keyfile: str | None = None
     local_hostname: str = "localhost"
+    """What EHLO says: a name with a domain, or an address literal (RFC 5321 4.1.1.1)."""
+    ignored_extensions: frozenset[str] = frozenset()
+    """Not used, though the server offers them: keywords of EHLO in capitals, such as ``"PIPELINING"``."""
     timeouts: Timeouts = Timeouts()
     pool_size: int = 20
     """Connections that are open at once, per process."""

@@ -90,6 +90,8 @@ def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
     extensions: dict[str, str] = {}
     for line in reply.text.split("\n")[1:]:
         keyword, _, parameters = line.replace("=", " ", 1).partition(" ")  # AUTH=LOGIN: an old custom
+        if keyword.upper() in server.ignored_extensions:
+            continue
         known = extensions.get(keyword.upper(), "")
         extensions[keyword.upper()] = f"{known} {parameters}".strip()
     return extensions
