@@ -488,7 +488,7 @@ def test_what_smtplib_was_told_is_understood_as_from_our_own_client(queueing: Qu
         "gone@example.com": (Status.FAILED, "5.1.1"),
         "full@example.com": (Status.QUEUED, "5.2.2"),
         "spam@example.com": (Status.FAILED, "5.7.1"),
-        "you@example.com": (Status.FAILED, "5.1.1"),  # that was about the sender
+        "you@example.com": (Status.HELD, "5.1.1"),  # that was about the sender
     }
     assert [each.address for each in Suppression.objects.all()] == ["gone@example.com"]
 
