@@ -10,10 +10,8 @@ import email
 import hashlib
 from collections.abc import Mapping
 from email import policy as policies
-from email.generator import BytesGenerator
 from email.message import Message, MIMEPart
 from email.mime.base import MIMEBase
-from io import BytesIO
 from typing import Any
 
 from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
@@ -21,6 +19,7 @@ from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternativ
 from .attributes import dump_attributes
 from .compose import compose
 from .compose.common import writes_as_django
+from .compose.generator import flatten
 from .sensitive import MARK
 from .values import CannotBeStored, pack, unpack
 
@@ -224,12 +223,10 @@ def _load_data(data: Mapping[str, Any], files: Mapping[str, bytes]) -> Any:
 
 
 def _dump_mime(mime: Message[Any, Any], files: Files) -> Any:
-    out = BytesIO()
-    BytesGenerator(
-        out, mangle_from_=False, policy=mime.policy.clone(linesep="\n", max_line_length=0)
-    ).flatten(mime)
+    """Unfolded what was given to it, as it was what a parser has read."""
+    written = flatten(mime, linesep="\n", max_line_length=0, keeps_source=True)
     kind = "modern" if isinstance(mime, MIMEPart) else "base" if isinstance(mime, MIMEBase) else "legacy"
-    return {"kind": kind, "data": _keep(out.getvalue(), files)}
+    return {"kind": kind, "data": _keep(written, files)}
 
 
 def _load_mime(stored: Mapping[str, str], files: Mapping[str, bytes]) -> Any:

@@ -116,14 +116,14 @@ class Generator(BytesGenerator):
 
     def _write(self, msg: Message) -> None:
         if isinstance(msg, Verbatim):
-            self._fp.write(msg.data)
+            self._write_lines(msg.data.decode("ascii", "surrogateescape"))  # type: ignore[attr-defined]
         else:
             super()._write(msg)  # type: ignore[misc]
 
     def _handle_message(self, msg: Message) -> None:
         self._under(super()._handle_message, msg, keeps_source=True)  # type: ignore[misc]
         payload: Any = msg.get_payload()
-        if isinstance(payload, list):
+        if isinstance(payload, list) and not self.policy.keeps_source:
             self._end_line_of(payload[0])
 
     def _handle_multipart_signed(self, msg: Message) -> None:
@@ -140,7 +140,11 @@ class Generator(BytesGenerator):
     def _handle_multipart(self, msg: Message) -> None:
         """Python closes all multiparts, and puts a line end behind each; a parsed one may have had neither."""
         super()._handle_multipart(msg)  # type: ignore[misc]
-        if not self.policy.keeps_source or msg.epilogue is not None:
+        if (
+            not self.policy.keeps_source
+            or msg.epilogue is not None
+            or not isinstance(msg.get_payload(), list)
+        ):
             return
         line_end = self.policy.linesep
         surplus = line_end
