@@ -112,6 +112,7 @@ class TestSettings:
             "INVITATION_MODEL": "a.B", "INVITATION_LIFETIME": 60, "INVITATIONS_PER_SENDER": 1,
             "INVITATIONS_PER_DAY": 2, "INVITATIONS_PER_RECIPIENT": 3, "INVITATION_MAY_INVITE": "a.b",
             "INVITATION_ACCEPT": "link", "INVITATION_EMAILS_OF": "a.b", "INVITATION_SIGNUP": "sign-up",
+            "INVITATION_DOMAINS": "any",
         }  # fmt: skip
         built = build(raw)
         for key, value in raw.items():

@@ -101,6 +101,9 @@ class Settings:
     """Dotted path of a function ``(user) -> addresses``: those that are known to be the user's."""
     invitation_signup: str | None = "mailrail_invitations:sign-up"
     """Name or path of the page where invited people sign up. ``None``: they cannot."""
+    invitation_domains: str = "public"
+    """Whom one may invite: at ``"public"`` domains alone, or at ``"any"``, which allows for names of a local network,
+    such as ``localhost``, and for addresses of machines, such as ``[127.0.0.1]``."""
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -118,7 +121,11 @@ _SAID = {
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.ASCII)
 _DOMAIN = re.compile(r"(?=.{1,190}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-_ONE_OF = {"MAIL_ON_AMBIGUOUS": ("resend", "hold"), "INVITATION_ACCEPT": ("email", "link")}
+_ONE_OF = {
+    "MAIL_ON_AMBIGUOUS": ("resend", "hold"),
+    "INVITATION_ACCEPT": ("email", "link"),
+    "INVITATION_DOMAINS": ("public", "any"),
+}
 _MAY_BE_ZERO = {"BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT"}
 
 

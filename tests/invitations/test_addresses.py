@@ -35,7 +35,6 @@ from mailrail.invitations.addresses import (
         ("guest@faß.example", "guest@faß.example"),
         ("guest@ＢÜcher。example", "guest@bücher.example"),
         ("guest+tag@example.com", "guest+tag@example.com"),
-        ("guest@[127.0.0.1]", "guest@[127.0.0.1]"),
     ],
 )
 def test_good_addresses_are_stored_in_one_spelling(written: str, stored: str) -> None:
@@ -64,6 +63,19 @@ def test_good_addresses_are_stored_in_one_spelling(written: str, stored: str) ->
         ("gäst@example.com", "Before the @"),
         ("gueſt@example.com", "Before the @"),
         ('"a guest"@example.com', "Before the @"),
+        ("guest@[127.0.0.1]", "Its domain is one of a local network."),
+        ("guest@[IPv6:::1]", "Enter a valid email address."),
+        ("guest@[::1]", "Its domain is one of a local network."),
+        ("guest@localhost", "Its domain is one of a local network."),
+        ("guest@LocalHost", "Its domain is one of a local network."),
+        ("guest@ｌocalhost", "Its domain is one of a local network."),
+        ("guest@mail.localhost", "Its domain is one of a local network."),
+        ("guest@printer.local", "Its domain is one of a local network."),
+        ("guest@mail.corp.internal", "Its domain is one of a local network."),
+        ("guest@router.home.arpa", "Its domain is one of a local network."),
+        ("guest@intranet", "Enter a valid email address."),
+        ("guest@127.0.0.1", "Enter a valid email address."),
+        ("guest@localhost.", "Enter a valid email address."),
         ("guest@evil＠example.com", "Its domain is not one that can exist."),
         ("guest@i♥.ws", "Its domain is not one that can exist."),
         ("guest@" + "ü" * 60 + ".example", "Its domain is not one that can exist."),
@@ -78,6 +90,22 @@ def test_bad_addresses_are_refused_with_a_reason(written: str, reason: str) -> N
     with pytest.raises(ValidationError) as caught:
         clean(written)
     assert caught.value.messages[0].startswith(reason)
+
+
+LOCAL = ["guest@localhost", "guest@[127.0.0.1]", "guest@mail.corp.internal"]
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_a_setting_allows_addresses_of_a_local_network(address: str, with_settings: Any) -> None:
+    with_settings(INVITATION_DOMAINS="any")
+    assert clean(address) == address
+
+
+@pytest.mark.parametrize(
+    "domain", ["notlocalhost.com", "local.example.com", "internal.example", "arpa.example"]
+)
+def test_a_public_domain_may_have_such_a_word_in_it(domain: str) -> None:
+    assert clean(f"guest@{domain}") == f"guest@{domain}"
 
 
 def envelope_and_header(address: str) -> tuple[list[str], str]:

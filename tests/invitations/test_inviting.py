@@ -11,6 +11,7 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.dispatch import Signal
 from django.test import Client
@@ -446,3 +447,22 @@ def test_a_message_without_a_generation_is_of_the_first(sender: User) -> None:
     Channel("send-invite").send({"id": invitation.pk})
     assert [it.outcome for it in drain(raise_errors=False)] == ["discarded"]
     assert len(mail.outbox) == 1
+
+
+@pytest.mark.parametrize("address", ["guest@localhost", "guest@[127.0.0.1]", "guest@db.internal"])
+def test_nobody_at_a_local_network_is_invited_from_anywhere(
+    address: str, sender: User, browser: Client, admin_client: Client
+) -> None:
+    """By code, by either form, as a file, or in the admin."""
+    with pytest.raises(ValidationError, match="local network"):
+        invite(address, sender)
+    with pytest.raises(ValidationError, match="local network"):
+        invite_many(["good@example.com", address], sender)
+    assert "local network" in browser.post("/invites/new/", {"email": address}).text
+    file = SimpleUploadedFile("list.csv", f"email\n{address}\n".encode())
+    for pasted in ({"addresses": address}, {"file": file}):
+        page = browser.post("/invites/bulk/", pasted, follow=True).text
+        assert "0 addresses will be invited." in page and "local network" in page
+    page = admin_client.post("/admin/mailrail_invitations/invitation/add/", {"email": address}).text
+    assert "local network" in page
+    assert not Invitation.objects.exists() and sent("send-invite") == []

@@ -13,11 +13,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from mailrail.addresses import InvalidDomain, ascii_domain, normal_form, unicode_domain
+from mailrail.conf import settings
 
 LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
 LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
 LONGEST_SHOWN = 60
+LOCAL_DOMAINS = ("localhost", "local", "internal", "home.arpa")
+"""Names of the machine and of its network (RFC 6761 6.3, RFC 6762 3, RFC 8375; ICANN has reserved ``internal``). Mail
+for them, or for a machine's number, would let strangers reach servers that only the site can reach."""
 
+_LOCAL = tuple(f".{name}" for name in LOCAL_DOMAINS)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _SEPARATOR = re.compile("[,;，；、]")
 
@@ -60,8 +65,20 @@ def validate_address(address: str) -> None:
     except InvalidDomain as error:
         raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain") from error
     validate_email(told)
+    if settings.invitation_domains == "public" and _is_local(told):
+        raise ValidationError(
+            gettext_lazy(
+                "Its domain is one of a local network. Only people with a public address can be invited."
+            ),
+            "private",
+        )
     if len(told) > LONGEST_ADDRESS or len(local) > LONGEST_LOCAL_PART:
         raise ValidationError(gettext_lazy("It is too long for an email address."), "length")
+
+
+def _is_local(address: str) -> bool:
+    domain = address.rpartition("@")[2].lower()
+    return domain.startswith("[") or domain.endswith(_LOCAL) or f".{domain}" in _LOCAL
 
 
 def clean(text: str) -> str:
