@@ -72,14 +72,6 @@ def _class_for(using: str) -> type[DatabaseChannelLayer]:
     )
 
 
-def unpooled(connection: Any) -> Any:
-    """Another connection (Django's wrapper) to the same database, in no pool: for what keeps it, or must not wait."""
-    other = connection.copy()
-    options = other.settings_dict["OPTIONS"]
-    other.settings_dict["OPTIONS"] = {name: value for name, value in options.items() if name != "pool"}
-    return other
-
-
 def lacks_tables(using: str) -> str | None:
     """What to say of a database in which one of Mailrail's tables is missing. Asks it; raises ``LayerUnavailable``."""
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -27,7 +26,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail import options as checked
-from mailrail.moments import seconds_between
+from mailrail.second_connection import outside_the_transaction
 from mailrail.worker import Run
 
 from .acceptance import check_message_id, check_recipient, check_text, message_id_in
@@ -36,27 +35,13 @@ from .content import dump
 from .errors import CannotQueue, KeyConflict
 from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
-from .mailers import check_delivering, may_be_composed
 from .message_ids import new_message_id as make_message_id
 from .models import Email, Status, email_of, new_id
+from .queue_options import Options, read_options
 from .sensitive import decide
 from .values import CannotBeStored
 
 CHANNEL = "mailrail.mail"
-LONGEST_LABEL = 255
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What the emails of one call have in common."""
-
-    mailer: str
-    priority: int
-    send_at: datetime | None
-    expires_at: datetime | None
-    tags: tuple[str, ...]
-    about: str
-    composes: bool
 
 
 def queue(
@@ -69,6 +54,7 @@ def queue(
     tags: Iterable[str] = (),
     about: models.Model | str | None = None,
     mailer: str | None = None,
+    immediately: bool = False,
 ) -> Email:
     """Queue an email, in the transaction of the caller, and return its record.
 
@@ -76,17 +62,20 @@ def queue(
     ``timedelta`` from now; one that is not sent by then is "expired". ``key``: at most one email has it; a second call
     with the same content returns the first record, with other content it raises ``KeyConflict``. ``tags``: words to
     find it by. ``about``: the object it is about. ``mailer``: alias of the one that delivers it.
+    ``immediately=True`` queues it whatever becomes of that transaction.
 
     Raises what ``EmailMessage.send()`` would raise for headers and addresses, ``CannotQueue`` (of which
     ``EmailTooLarge`` and ``KeyConflict`` are kinds) for an email that can never be sent, ``TypeError`` and
-    ``ValueError`` for options.
+    ``ValueError`` for options, ``WouldDeadlock`` for ``immediately=True`` where that waits for the caller itself.
     """
-    options = _options(mailer, priority, send_at, expires_at, tags, about)
+    options = read_options(mailer, priority, send_at, expires_at, tags, about)
     email, files = _record(message, options)
-    if key is None:
+    key = None if key is None else checked.label("key", key)
+    with _transaction(immediately):
+        if key is not None:
+            return _store_once(email, files, options, key)
         _store([email], [files], options)
-        return email
-    return _store_once(email, files, options, checked.label("key", key))
+    return email
 
 
 def queue_many(
@@ -97,12 +86,14 @@ def queue_many(
     expires_at: datetime | timedelta | float | None = None,
     tags: Iterable[str] = (),
     mailer: str | None = None,
+    immediately: bool = False,
 ) -> list[Email]:
     """Queue emails, all or none of them. Options, and what is raised, as for ``queue``."""
-    options = _options(mailer, priority, send_at, expires_at, tags, None)
+    options = read_options(mailer, priority, send_at, expires_at, tags, None)
     made = [_record(message, options) for message in messages]
     if made:
-        _store([email for email, _ in made], [files for _, files in made], options)
+        with _transaction(immediately):
+            _store([email for email, _ in made], [files for _, files in made], options)
     return [email for email, _ in made]
 
 
@@ -111,7 +102,7 @@ def queue_in_run(messages: Iterable[EmailMessage], run: Run, mailer: str) -> Non
 
     The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
     """
-    options = _options(mailer, 0, None, None, (), None)
+    options = read_options(mailer, 0, None, None, (), None)
     made = [_record(message, options) for message in messages]
     for email, _ in made:
         email.digest = digest_of(email)
@@ -137,7 +128,7 @@ async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[
 # -- from a message to a record -------------------------------------------------------------------------------------
 
 
-def _record(message: EmailMessage, options: _Options) -> tuple[Email, Files]:
+def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
     recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
     if not recipients:
@@ -224,7 +215,15 @@ def digest_of(email: Email) -> str:
 # -- storing --------------------------------------------------------------------------------------------------------
 
 
-def _store(emails: Sequence[Email], files: Sequence[Files], options: _Options) -> None:
+def _transaction(immediately: bool) -> AbstractContextManager[None]:
+    """The caller's, or one beside it."""
+    if not immediately:
+        return nullcontext()
+    hint = "Leave it out (the email is queued when the transaction commits), or queue before atomic()."
+    return outside_the_transaction(router.db_for_write(Email), hint)
+
+
+def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) -> None:
     """The records, their files and their messages: all of them, or none."""
     using = router.db_for_write(Email)
     large = [put_inline(email, its) for email, its in zip(emails, files, strict=True)]
@@ -238,7 +237,7 @@ def _store(emails: Sequence[Email], files: Sequence[Files], options: _Options) -
             announce([email.pk for email in emails], using, options.priority, options.send_at)
 
 
-def _store_one(email: Email, using: str, options: _Options) -> None:
+def _store_one(email: Email, using: str, options: Options) -> None:
     """The record and its message in one round trip, where they can be: this is what somebody waits for."""
     Channel(CHANNEL)._send_with(
         insert_with_message(email),
@@ -264,7 +263,7 @@ def tables_said_missing(using: str) -> Iterator[None]:
         raise
 
 
-def _store_missing(made: Sequence[tuple[Email, Files]], run: Run, options: _Options) -> list[int]:
+def _store_missing(made: Sequence[tuple[Email, Files]], run: Run, options: Options) -> list[int]:
     """Those that no earlier run has queued. Returns which number of its kind each one is.
 
     The others' messages may have been lost with the process, after its commit.
@@ -309,7 +308,7 @@ def _key(run: Run, digest: str, number: int) -> str:
     return f"mailrail:{run.of}:{digest[:32]}:{number}"
 
 
-def _store_once(email: Email, files: Files, options: _Options, key: str) -> Email:
+def _store_once(email: Email, files: Files, options: Options, key: str) -> Email:
     using = router.db_for_write(Email)
     email.key, email.digest = key, digest_of(email)
     try:
@@ -346,52 +345,3 @@ def announce(
 def content_for(id: UUID, call: int) -> dict[str, Any]:
     """The content of a record's message."""
     return {"id": str(id), "call": call} if call else {"id": str(id)}
-
-
-# -- options --------------------------------------------------------------------------------------------------------
-
-
-def _options(
-    mailer: str | None,
-    priority: int,
-    send_at: datetime | timedelta | float | None,
-    expires_at: datetime | timedelta | float | None,
-    tags: Iterable[str],
-    about: models.Model | str | None,
-) -> _Options:
-    start, end = _moment("send_at", send_at), _moment("expires_at", expires_at)
-    if end is not None and seconds_between(start or timezone.now(), end) <= 0:
-        raise ValueError("expires_at must be later than now, and than send_at.")
-    words = () if isinstance(tags, str | bytes) else tuple(tags)
-    if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"tags must be a list of strings, not {tags!r}.")
-    label = _label(about)
-    if words or label:
-        check_text([*words, label], "tags or about")
-    mailer = check_delivering(_default(mailer))
-    return _Options(
-        mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
-    )
-
-
-def _default(mailer: str | None) -> str:
-    from .backend import default_alias
-
-    return default_alias() if mailer is None else mailer
-
-
-def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:
-    return None if value is None else checked.moment_or_seconds(name, value)
-
-
-def _label(about: models.Model | str | None) -> str:
-    """``app_label.model:pk``."""
-    if isinstance(about, models.Model):
-        if about.pk is None:
-            raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")
-        about = f"{about._meta.label_lower}:{about.pk}"
-    if not isinstance(about, str | None):
-        raise TypeError(f"about must be a saved object or a string, not {about!r}.")
-    if about and len(about) > LONGEST_LABEL:
-        raise ValueError(f"about must be at most {LONGEST_LABEL} characters, not {len(about)}.")
-    return about or ""

@@ -12,7 +12,7 @@ from django.db import Error, connections
 from django.db.backends.signals import connection_created
 
 from ..layers import DurableLayer
-from ..layers.database import unpooled
+from ..second_connection import unpooled
 from .log import logger
 
 IDLE_BEFORE_CHECK = 5.0

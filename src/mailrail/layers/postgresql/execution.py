@@ -18,7 +18,7 @@ from ..database import DatabaseChannelLayer, tables_are_missing
 MOST_TRIES = 10
 
 # SQLSTATEs that say something of their own to us (PostgreSQL manual, appendix A); ``transient`` has those that pass.
-UNDEFINED_TABLE, LOCK_NOT_AVAILABLE = "42P01", "55P03"
+UNDEFINED_TABLE = "42P01"
 
 Result = TypeVar("Result")
 

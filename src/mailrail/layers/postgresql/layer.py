@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, OperationalError, connections, transaction
+from django.db import DatabaseError, transaction
 
-from ...errors import LayerUnavailable, WouldDeadlock
+from ...errors import LayerUnavailable
 from ...messages import Claimed, Message, Statement, error_class
-from ...transient import sqlstate_of
+from ...second_connection import outside_the_transaction
 from .. import database_sql
 from ..base import Lease, lease_for
-from ..database import read_message, storable, unpooled
+from ..database import read_message, storable
 from ..hints import HintedLayer
 from ..unanswered import Unanswered
 from . import claiming_sql, lanes_sql, sending_sql, settling_sql
-from .execution import LOCK_NOT_AVAILABLE, MOST_TRIES, plain_words
+from .execution import MOST_TRIES, plain_words
 from .frontier import Frontier
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
@@ -41,9 +41,6 @@ from .rows import (
     token_columns,
 )
 from .sql import STORED
-
-LONGEST_LOCK = 5.0
-"""Seconds that ``immediately=True`` waits for a lock that only the caller's own transaction may hold."""
 
 
 class PostgresqlLayer(PostgresqlOperating, HintedLayer):
@@ -95,28 +92,9 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
         pass  # a connection of its own; see below
 
     def enqueue_immediately(self, messages: Sequence[Message]) -> list[UUID]:
-        """On a second connection, unless the caller is in no transaction.
-
-        Never one of Django's pool: threads that each hold one and wait for another would wait for each other.
-        """
-        if not self._is_in_transaction():
+        """On a second connection, unless the caller is in no transaction."""
+        with outside_the_transaction(self.using, "Leave it out, or send before atomic()."):
             return self.enqueue(messages)
-        usual = self._connection
-        connections[self.using] = unpooled(usual)
-        try:
-            with transaction.atomic(self.using), self._connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL lock_timeout = '{LONGEST_LOCK}s'")
-                return self.enqueue(messages)
-        except OperationalError as error:
-            if sqlstate_of(error) != LOCK_NOT_AVAILABLE:
-                raise
-            raise WouldDeadlock(
-                "immediately=True waits for something that a transaction holds: most likely this one, which has sent "
-                "the same key or to the same lane. Leave it out, or send before atomic()."
-            ) from error
-        finally:
-            self._connection.close()
-            connections[self.using] = usual
 
     # -- working ------------------------------------------------------------------------------------------------
 

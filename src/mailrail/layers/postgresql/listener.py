@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connections
 
 from ...prepared import is_direct
-from ..database import unpooled
+from ...second_connection import unpooled
 from ..hints import HintListener, logger
 
 LOOK_EVERY = 10.0
