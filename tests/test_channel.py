@@ -18,7 +18,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
-from mailrail import Channel, InvalidSettings, MessageTooLarge, WouldDeadlock
+from mailrail import Channel, InvalidSettings, MessageTooLarge, NoRoute, WouldDeadlock
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message, Statement, id_of_content
 
@@ -596,3 +596,31 @@ class TestAutocommitOff:
         assert memory.stats() == {}
         Channel("work").send({"n": 2}, immediately=True)
         assert contents(memory) == [{"n": 2}]
+
+
+class TestUnrouted:
+    """A channel that nobody consumes, by a typing error say."""
+
+    def test_its_messages_are_kept(self, db: None) -> None:
+        Channel("send-invit").send({})
+        assert get_layer().stats()["send-invit"].ready == 1
+
+    def test_raise_refuses_to_send_and_says_where_consumers_are_looked_for(
+        self, db: None, settings: Any
+    ) -> None:
+        settings.MAILRAIL = {"UNROUTED": "raise"}
+        Channel("send-invite").send({})
+        for send in (Channel("send-invit").send, lambda content: Channel("send-invit").send_many([content])):
+            with pytest.raises(NoRoute) as refused:
+                send({})
+            assert str(refused.value).startswith("No route for channel 'send-invit'. Routed: ")
+            assert (
+                "Is it 'send-invite'? Consumers were looked for in consumers.py of the installed apps (@consumer). "
+                "MAILRAIL['UNROUTED'] = 'raise' refuses to send there" in str(refused.value)
+            )
+        assert set(get_layer().stats()) == {"send-invite"}
+
+    def test_consumers_of_channels_4_count(self, db: None, settings: Any) -> None:
+        settings.MAILRAIL = {"UNROUTED": "raise"}
+        settings.ASGI_APPLICATION = "tests.consumers4.application"
+        Channel("bare").send({"type": "generate"})

@@ -103,11 +103,13 @@ class TestSettings:
 
     def test_every_key_is_read(self) -> None:
         raw = {
-            "LAYER": "second", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1, "BACKOFF": 0, "BACKOFF_MAX": 0.0,
-            "LEASE": 1, "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "MAX_MESSAGES": 3, "MAX_MEMORY": 4,
+            "LAYER": "second", "UNROUTED": "raise", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1,
+            "BACKOFF": 0, "BACKOFF_MAX": 0.0, "LEASE": 1,
+            "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "MAX_MESSAGES": 3, "MAX_MEMORY": 4,
             "SHUTDOWN_TIMEOUT": 0, "RECONCILE_EVERY": 9.5, "READY_OLDEST_DUE": 5, "CONSUMER_MIDDLEWARE": ["a.b"],
             "BASE_URL": "https://example.com", "DELIVER_WITH": "a.b", "MAIL_MAX_BYTES": 1,
             "MAIL_STORAGE": "files", "MAIL_ON_AMBIGUOUS": "hold", "MAIL_LIFETIME": 60,
+            "MAIL_SENSITIVE": "a.b",
             "MAIL_MESSAGE_ID_DOMAIN": "a.b", "MAIL_KEEP_BODIES": 60, "MAIL_KEEP_RECORDS": None, "MAILERS": {"smtp": {}},
             "INVITATION_MODEL": "a.B", "INVITATION_LIFETIME": 60, "INVITATIONS_PER_SENDER": 1,
             "INVITATIONS_PER_DAY": 2, "INVITATIONS_PER_RECIPIENT": 3, "INVITATION_MAY_INVITE": "a.b",

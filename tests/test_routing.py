@@ -21,6 +21,7 @@ from tests import routes
 from tests.routes import first, later, second
 from tests.test_messages import json_objects
 
+DATABASE = "mailrail.layers.DatabaseChannelLayer"
 MEMORY = "mailrail.layers.InMemoryChannelLayer"
 
 
@@ -449,6 +450,19 @@ class TestDiscovery:
         assert "one" in Routing.of_layer()
         assert Routing.of_layer() is Routing.of_layer()
 
+    def test_what_is_imported_too_late_is_told(self, caplog: Any) -> None:
+        Routing.of_layer()
+        consumer("late")(first)
+        assert "late" not in Routing.of_layer()
+        assert "@consumer('late') on tests.routes.first was imported after" in caplog.text
+        assert "import consumers.py of the installed apps" in caplog.text
+
+    def test_what_is_imported_in_time_is_not(self, caplog: Any) -> None:
+        consumer("early")(first)
+        Routing.of_layer()
+        consumer("early")(first)  # its module was imported again
+        assert "early" in Routing.of_layer() and not caplog.text
+
 
 class TestNamedInTheSettings:
     def test_only_what_is_named_is_routed_and_our_own(self, configure: Any) -> None:
@@ -461,6 +475,30 @@ class TestNamedInTheSettings:
             "three",
             "two",
         ]
+
+    def test_what_apps_register_counts_beside_the_list(self, configure: Any) -> None:
+        consumer("registered")(first)
+        configure("tests.routes.channel_routing")
+        assert {"one", "registered", "send-invite"} <= Routing.of_layer().plans.keys()
+
+    def test_a_channel_in_both_is_refused_and_both_places_are_named(self, configure: Any) -> None:
+        consumer(["fine", "two"])(first)
+        configure("tests.routes.channel_routing")
+        with pytest.raises(InvalidSettings) as refused:
+            Routing.of_layer()
+        assert str(refused.value) == (
+            "Channel 'two' is routed in two places: to tests.routes.second by CHANNEL_LAYERS['default']['CONFIG']"
+            "['routing'] = 'tests.routes.channel_routing', and to tests.routes.first by its @consumer. Remove one of "
+            "the two."
+        )
+
+    def test_the_list_of_another_layer_is_all_that_it_routes(self, settings: Any) -> None:
+        consumer("alone", atomic=True)(first)  # which that layer could not even do
+        second = {"BACKEND": MEMORY, "CONFIG": {"routing": "tests.routes.a_single_route"}}
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": DATABASE}, "second": second}
+        assert "alone" in Routing.of_layer()
+        assert [r.name for r in Routing.of_layer("second").plans["alone"].routes] == ["tests.routes.first"]
+        assert not Routing.of_layer("second").plans["alone"].routes[0].policy.atomic
 
     def test_the_projects_routes_stand_before_ours(self, configure: Any) -> None:
         configure("tests.routes.shadowing_routing")
@@ -508,6 +546,51 @@ class TestNamedInTheSettings:
         configure("tests.routes.atomic")
         with pytest.raises(InvalidSettings, match="atomic"):
             Routing.of_layer()
+
+
+def no_argument() -> None: ...
+
+
+def two_arguments(message: Any, user: Any) -> None: ...
+
+
+def keyword_only(message: Any, *, user: Any) -> None: ...
+
+
+def defaults(message: Any, user: Any = None, *, kind: str = "") -> None: ...
+
+
+class Consumers:
+    def method(self, message: Any) -> None: ...
+
+
+class TestArgumentsOfConsumers:
+    @pytest.mark.parametrize(
+        "target", [no_argument, two_arguments, keyword_only, Consumers.method, lambda: None]
+    )
+    def test_one_that_cannot_take_a_message_is_refused(self, target: Any) -> None:
+        with pytest.raises(
+            TypeError, match=rf"^{re.escape(target.__qualname__)}\(.*cannot be called with one"
+        ):
+            route("a", target)
+
+    @pytest.mark.parametrize(
+        "target",
+        [first, later, defaults, Consumers().method, print, functools.partial(two_arguments, user=1)],
+    )
+    def test_whatever_can_be_called_with_one_is_taken(self, target: Any) -> None:
+        assert route("a", target).function is target
+
+    def test_groups_of_filters_are_arguments(self) -> None:
+        assert route("a", two_arguments, kind="^(?P<user>.*)$").function is two_arguments
+        with pytest.raises(TypeError, match=r"keywords \(kind\): got an unexpected keyword argument 'kind'"):
+            route("a", Consumers().method, kind="^(?P<kind>paid)$")
+
+    def test_a_dotted_path_is_looked_at_by_the_check(self) -> None:
+        with pytest.raises(
+            InvalidSettings, match=r"^route\('a', 'tests.test_routing.no_argument'\): no_argument\(\)"
+        ):
+            Routing([route("a", "tests.test_routing.no_argument")])
 
 
 class TestMiddleware:

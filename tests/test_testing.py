@@ -19,7 +19,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from mailrail import Channel, Discard, Retry
 from mailrail.layers import get_layer
 from mailrail.messages import Message
-from mailrail.routing import route
+from mailrail.routing import MOST_LOSSES, route
 from mailrail.signals import message_buried, message_finished, message_retried
 from mailrail.testing import Ran, advance, drain, sent
 from mailrail.worker import IncomingMessage
@@ -98,7 +98,7 @@ channel_routing = [
     route("discard", discard),
     route("countdown", pass_on),
     route("for-ever", for_ever),
-    route("paid", paid, kind="(?P<kind>paid|free)$"),
+    route("invoices", paid, kind="(?P<kind>paid|free)$"),
 ]
 
 
@@ -212,6 +212,25 @@ class TestDrain:
         with pytest.raises(ValueError, match=r"^No route for channel 'wrok'. Routed: .*work"):
             drain("wrok")
 
+    def test_what_a_worker_buries_unseen_drain_buries_unseen(self, layer: Any) -> None:
+        """A message with as many losses as its channel allows."""
+        Channel("work").send({})
+        advance(0)  # in memory, it has waited for the commit
+        for _ in range(MOST_LOSSES):
+            assert layer.claim("killed", {"work": 1}, 15.0).claims
+            advance(16)
+        [ran] = drain(raise_errors=False)
+        assert (ran.outcome, seen) == ("buried", []) and "It was lost 3 times" in ran.error
+
+    def test_what_no_route_matches_waits_as_it_would_for_a_worker(self, layer: Any) -> None:
+        Channel("invoices").send({"kind": "stolen"})
+        advance(100)
+        [ran] = drain()
+        assert ran.outcome == "released" and "no route of channel 'invoices' matches" in ran.error
+        assert drain() == []
+        advance(110)
+        assert [r.outcome for r in drain()] == ["released"]
+
     def test_what_consumers_send_runs_too(self) -> None:
         Channel("countdown").send({"n": 3})
         assert len(drain()) == 4
@@ -238,11 +257,11 @@ class TestDrain:
         assert [r.message["n"] for r in drain(raise_errors=False)] == [1, 2]
 
     def test_filters_and_their_groups_work(self) -> None:
-        Channel("paid").send({"kind": "paid"})
-        Channel("paid").send({"kind": "stolen"})
+        Channel("invoices").send({"kind": "paid"})
+        Channel("invoices").send({"kind": "stolen"})
         assert sorted(outcomes(drain())) == ["finished", "released"]
         assert seen == ["paid"]
-        assert contents(sent("paid")) == [{"kind": "stolen"}]
+        assert contents(sent("invoices")) == [{"kind": "stolen"}]
 
     def test_a_batch_consumer_gets_a_list(self) -> None:
         Channel("batch").send_many([{"n": 1}, {"n": 2}])

@@ -8,6 +8,7 @@ from .errors import (
     LostClaim,
     MailrailError,
     MessageTooLarge,
+    NoRoute,
     Retry,
     WouldDeadlock,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "LostClaim",
     "MailrailError",
     "MessageTooLarge",
+    "NoRoute",
     "Retry",
     "WouldDeadlock",
     "uuid7",

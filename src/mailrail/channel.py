@@ -11,10 +11,12 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 
 from . import options as checked
+from .conf import settings
 from .layers import DurableLayer, get_layer
 from .layers.transactions import send_with
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
 from .moments import aware
+from .routing import check_routed
 
 
 class Channel:
@@ -66,7 +68,8 @@ class Channel:
         never sent. ``immediately=True`` sends it whatever becomes of the transaction, and past the outbox.
 
         Raises ``TypeError`` for what JSON cannot hold (naming its path) and for arguments of a wrong type,
-        ``ValueError`` for values out of range, ``MessageTooLarge``, ``WouldDeadlock``.
+        ``ValueError`` for values out of range, ``MessageTooLarge``, ``WouldDeadlock``; with
+        ``MAILRAIL["UNROUTED"] = "raise"`` also ``NoRoute``.
         """
         options = _options(delay, at, expires, priority, key, lane, headers)
         [id] = self._send([content], options, unique, using, immediately)
@@ -139,6 +142,8 @@ class Channel:
             raise
 
     def _messages(self, contents: list[Content], options: dict[str, Any], unique: bool) -> list[Message]:
+        if settings.unrouted == "raise":
+            check_routed(self.name, self._alias)
         if not unique:
             return [Message(self.name, content, **options) for content in contents]
         return [

@@ -31,6 +31,9 @@ class Settings:
     """Largest content of a message, as JSON in UTF-8."""
     attempts: int = 5
     """How often a message is tried before it is buried, where its route does not say."""
+    unrouted: str = "keep"
+    """What a send does on a channel that no consumer of this project takes: ``"keep"`` the message until one comes,
+    or ``"raise"`` ``NoRoute``, for development and tests."""
     backoff: float = 15.0
     """Upper bound of the wait before the second attempt; doubled before each later one, with full jitter."""
     backoff_max: float = 3600.0
@@ -122,6 +125,7 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.AS
 _DOMAIN = re.compile(r"(?=.{1,190}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {
+    "UNROUTED": ("keep", "raise"),
     "MAIL_ON_AMBIGUOUS": ("resend", "hold"),
     "INVITATION_ACCEPT": ("email", "link"),
     "INVITATION_DOMAINS": ("public", "any"),

@@ -5,6 +5,7 @@
     ├── MessageTooLarge        the content is larger than MAILRAIL["MAX_MESSAGE_BYTES"]
     ├── WouldDeadlock          immediately=True where the write would wait for its own caller
     ├── LayerUnavailable       the layer's server or file cannot be reached just now
+    ├── NoRoute                no consumer takes the channel, and MAILRAIL["UNROUTED"] is "raise"
     └── LostClaim              another worker has re-claimed the message meanwhile
 
     Retry, Discard             raised *by consumers*, to say what becomes of their message
@@ -50,6 +51,10 @@ class LayerUnavailable(MailrailError):
 
     channels: frozenset[str] | None = None
     may_have_run = True  # for layers: could what was asked have been done all the same?
+
+
+class NoRoute(MailrailError, ValueError):
+    """No consumer takes the channel, and ``MAILRAIL["UNROUTED"]`` is ``"raise"``. Nothing was sent."""
 
 
 class LostClaim(MailrailError):

@@ -6,13 +6,15 @@
         include("reports.routing.channel_routing"),
     ]
 
-The list is named in ``CHANNEL_LAYERS[alias]["CONFIG"]["routing"]``. Without it, the ``consumers.py`` of every
-installed app is imported and what ``@consumer("send-invite")`` registered there is routed.
+The list is named in ``CHANNEL_LAYERS[alias]["CONFIG"]["routing"]``. The ``consumers.py`` of every installed app is
+imported, and what ``@consumer("send-invite")`` registered there is routed, too: on the default layer, and on each
+layer without a list.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import random
 import re
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -32,10 +35,10 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string, module_has_submodule
 
-from .applications import run_application
+from .applications import run_application, serves
 from .autoreload import IMPORT_MACHINERY, import_watched
 from .conf import settings
-from .errors import InvalidSettings
+from .errors import InvalidSettings, NoRoute
 from .layers import default_alias, get_layer
 from .messages import Content, Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for who takes from a layer's buckets
@@ -43,6 +46,8 @@ from .options import Mistakes
 from .policy import Backoff, Policy, compile_filters, read_policy
 
 __all__ = ["Rate", "consumer", "include", "route"]
+
+logger = logging.getLogger("mailrail")
 
 Consumer: TypeAlias = Callable[..., Any]
 Routes: TypeAlias = Iterable["Route | Routes"]
@@ -69,7 +74,9 @@ class Route:
             return self.target
         where = f"route({self.channels[0]!r}, {self.target!r})"
         try:
-            return _check_consumer(_import(self.target, where))
+            function = _check_consumer(_import(self.target, where))
+            _check_arguments(function, self.filters)
+            return function
         except TypeError as error:
             raise InvalidSettings(f"{where}: {error}") from error
 
@@ -175,6 +182,9 @@ def route(
         losses=losses,
     )
     compiled = compile_filters(filters, policy.batch is not None, mistakes)
+    if not isinstance(consumer, str):
+        with mistakes.noted():
+            _check_arguments(consumer, compiled)
     mistakes.raise_any()
     return Route(names, consumer, compiled, policy)
 
@@ -200,6 +210,12 @@ def consumer(channels: str | Iterable[str], **options: Any) -> Callable[[F], F]:
     def register(function: F) -> F:
         new = route(channels, function, **options)
         same = [old for old in _registered if old.channels == new.channels and old.name == new.name]
+        if _built and not same:
+            logger.warning(
+                "@consumer(%r) on %s was imported after the consumers were looked for, so it is not routed. Workers "
+                "import consumers.py of the installed apps: move it there, or import its module there.",
+                *(channels, new.name),
+            )
         for old in same:  # the module was imported again
             _registered.remove(old)
         _registered.append(new)
@@ -247,9 +263,17 @@ class Plan:
 
 
 class Routing:
-    """All routes of a layer. Raises ``InvalidSettings`` where they contradict each other or the layer."""
+    """All routes of a layer. Raises ``InvalidSettings`` where they contradict each other or the layer.
 
-    def __init__(self, routes: Iterable[Route], supports_atomic: bool = True) -> None:
+    ``looked_for``: a clause that says where they come from.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        supports_atomic: bool = True,
+        looked_for: str = "it has no other routes",
+    ) -> None:
         by_channel: dict[str, list[Route]] = {}
         mistakes = Mistakes(InvalidSettings)
         for route in routes:
@@ -263,9 +287,19 @@ class Routing:
             with mistakes.noted():
                 self.plans[channel] = _plan(channel, its)
         mistakes.raise_any(InvalidSettings)
+        self.looked_for = looked_for
 
     def __contains__(self, channel: str) -> bool:
         return channel in self.plans
+
+    def no_route_for(self, channel: str) -> str:
+        """Return a sentence on a channel without a route: which have one, and where consumers are looked for."""
+        similar = get_close_matches(channel, self.plans, n=1)
+        meant = f" Is it {similar[0]!r}?" if similar else ""
+        return (
+            f"No route for channel {channel!r}. Routed: {', '.join(sorted(self.plans)) or 'none'}.{meant} "
+            f"{self.looked_for[:1].upper()}{self.looked_for[1:]}."
+        )
 
     def with_applications(self, channels: Iterable[str]) -> Routing:
         """The same, and those of the channels that have no route go to ``ASGI_APPLICATION``, as in Channels 4."""
@@ -280,27 +314,64 @@ class Routing:
         alias = alias or default_alias()
         if alias not in _built:
             layer = get_layer(alias)
-            _built[alias] = cls(_routes_of(alias, layer.routing), layer.supports_atomic)
+            looked_for = where_consumers_are_looked_for(alias)
+            _built[alias] = cls(_routes_of(alias, layer.routing), layer.supports_atomic, looked_for)
         return _built[alias]
 
 
 _built: dict[str, Routing] = {}
 
 
+def check_routed(channel: str, alias: str | None = None) -> None:
+    """Refuse a channel that no consumer of this project takes: raise ``NoRoute``."""
+    alias = alias or default_alias()
+    routing = Routing.of_layer(alias)
+    if channel in routing or serves(channel):
+        return
+    raise NoRoute(
+        f"{routing.no_route_for(channel)} MAILRAIL['UNROUTED'] = 'raise' refuses to send there; with 'keep', the "
+        "message would wait until a consumer comes."
+    )
+
+
+def where_consumers_are_looked_for(alias: str) -> str:
+    """Return a clause for people who miss a consumer."""
+    path = get_layer(alias).routing
+    listed = f"in CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
+    registered = "in consumers.py of the installed apps (@consumer)"
+    places = [listed] * (path is not None) + [registered] * (path is None or alias == default_alias())
+    return f"consumers were looked for {' and '.join(places)}"
+
+
 def _routes_of(alias: str, path: str | None) -> list[Route]:
+    _import_consumers()
     if path is None:
-        _import_consumers(lambda app: True)
         return list(_registered)
     where = f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
-    routes = _import(path, where)
-    _import_consumers(_is_ours)
-    return _flat(routes, where) + [route for route in _registered if _is_ours(route.function.__module__)]
+    listed = _flat(_import(path, where), where)
+    ours = [route for route in _registered if _is_ours(route.function.__module__)]
+    if alias != default_alias():
+        return listed + ours
+    theirs = [route for route in _registered if route not in ours]
+    _check_routed_once(listed, theirs, where)
+    return listed + theirs + ours
 
 
-def _import_consumers(wanted: Callable[[str], bool]) -> None:
+def _check_routed_once(listed: list[Route], registered: list[Route], where: str) -> None:
+    places = {channel: route for route in listed for channel in route.channels}
+    for route in registered:
+        for channel in route.channels:
+            if channel in places:
+                raise InvalidSettings(
+                    f"Channel {channel!r} is routed in two places: to {places[channel].name} by {where}, and to "
+                    f"{route.name} by its @consumer. Remove one of the two."
+                )
+
+
+def _import_consumers() -> None:
     """Import ``consumers.py`` of the installed apps; an app without one is passed over."""
     for config in apps.get_app_configs():
-        if config.module and wanted(config.name) and module_has_submodule(config.module, "consumers"):
+        if config.module and module_has_submodule(config.module, "consumers"):
             _import(f"{config.name}.consumers", f"{config.name}.consumers", import_module)
 
 
@@ -384,6 +455,24 @@ def _check_consumer(consumer: Any) -> Consumer:
     if any(inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form) for form in forms):
         raise TypeError(f"{consumer!r} is a generator function (it has a yield): its body would never run.")
     return consumer  # type: ignore[no-any-return]
+
+
+def _check_arguments(consumer: Consumer, filters: Mapping[str, re.Pattern[str]]) -> None:
+    """Raise ``TypeError`` for a consumer that cannot be called as messages would call it."""
+    groups = [group for pattern in filters.values() for group in pattern.groupindex]
+    try:
+        signature = inspect.signature(consumer)
+    except (TypeError, ValueError):  # some functions written in C do not say
+        return
+    try:
+        signature.bind(None, **dict.fromkeys(groups))
+    except TypeError as error:
+        name = getattr(consumer, "__qualname__", repr(consumer))
+        keywords = f" and the groups of its filters as keywords ({', '.join(groups)})" if groups else ""
+        raise TypeError(
+            f"{name}{signature} cannot be called with one argument, the message (a list of them where the route says "
+            f"batch){keywords}: {error}."
+        ) from None
 
 
 def _is_async(function: Consumer) -> bool:

@@ -12,9 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from django.core.signals import setting_changed
 from django.db import connections, transaction
+from django.dispatch import receiver
 
-from mailrail import Channel, Discard, Retry
+from mailrail import Channel, Discard, InvalidSettings, Retry, routing
+from mailrail.layers import get_layer
 from mailrail.routing import consumer
 from mailrail.worker import IncomingMessage
 from mailrail.worker.wear import resident
@@ -238,3 +241,19 @@ def in_lanes(message: IncomingMessage) -> None:
     if message.attempt <= message["failures"]:
         raise RuntimeError("boom")
     note(message)
+
+
+_of_this_module = [route for route in routing._registered if route.function.__module__ == __name__]
+
+
+@receiver(setting_changed, dispatch_uid=__name__)
+def _step_aside(**kwargs: Any) -> None:
+    """Where the default layer of a test has a list of routes, those of this module do not count."""
+    others = [route for route in routing._registered if route not in _of_this_module]
+    is_listed = False
+    with suppress(InvalidSettings):
+        is_listed = get_layer("default").routing is not None
+    routing._registered[:] = others if is_listed else [*_of_this_module, *others]
+
+
+_step_aside()

@@ -32,6 +32,7 @@ from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routing import Plan, Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
+from ..worker.fitness import triage
 from ..worker.incoming import IncomingMessage, Outcome
 from ..worker.report import report, report_lost
 from ..worker.running import moved
@@ -85,7 +86,7 @@ def drain(
     """
     found, routing = get_layer(layer), Routing.of_layer(layer)
     if unknown := [name for name in channels if name not in routing]:
-        raise ValueError(f"No route for channel {unknown[0]!r}. Routed: {', '.join(sorted(routing.plans))}.")
+        raise ValueError(routing.no_route_for(unknown[0]))
     plans = {name: routing.plans[name] for name in channels or routing.plans}
     ran: list[Ran] = []
     while True:
@@ -113,15 +114,10 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
-    found = None if claim.defect else plan.match(claim)
-    if found is None:
-        outcome = (
-            Outcome("buried", claim.defect)
-            if claim.defect
-            else Outcome("released", "no route matches", 3600.0)
-        )
+    found = triage(claim, plan, LEASE)
+    if isinstance(found, Outcome):
         message = IncomingMessage(claim)
-        message.decide(outcome)
+        message.decide(found)
     else:
         route, arguments = found
         message = IncomingMessage(claim, route)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from ..messages import Message
-from ..routing import Plan
+from ..routing import Plan, Route
 from .incoming import Outcome
 
 
-def unfit(claim: Message, plan: Plan) -> Outcome | None:
+def triage(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route, dict[str, str]]:
+    """Return the route that takes a claim and its consumer's keyword arguments, or what becomes of it without one.
+
+    ``lease``: the seconds for which it was claimed.
+    """
+    return _unfit(claim, plan) or plan.match(claim) or _unmatched(claim, lease)
+
+
+def _unfit(claim: Message, plan: Plan) -> Outcome | None:
     """What becomes of a claim that cannot be read, or was lost too often; ``None``: it can run."""
     if claim.defect:
         return Outcome("buried", f"The message cannot be read: {claim.defect}.")
@@ -16,9 +24,9 @@ def unfit(claim: Message, plan: Plan) -> Outcome | None:
     return None
 
 
-def unmatched(claim: Message, plan: Plan) -> Outcome:
+def _unmatched(claim: Message, lease: float) -> Outcome:
     """What becomes of a claim that no route matches: it is kept, and looked at less and less often (1 s to 1 h)."""
-    claimed_at = claim.claimed_until - plan.lease  # on the storage's clock, both
+    claimed_at = claim.claimed_until - lease  # on the storage's clock, both
     age = claimed_at - (claim.sent_at or 0)
     why = f"no route of channel {claim.channel!r} matches its content; it is kept"
     return Outcome("released", why, min(3600.0, max(1.0, age)))

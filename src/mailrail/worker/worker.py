@@ -22,7 +22,7 @@ from ..messages import Claimed, Content, Message
 from ..routing import Route, Routing
 from .connections import close_connections, own_connection
 from .consume import Delivery
-from .fitness import unfit, unmatched
+from .fitness import triage
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper
 from .log import logger
@@ -222,11 +222,9 @@ class Worker:
         batches: dict[Route, list[IncomingMessage]] = {}
         for claim in claims:
             plan = self.plans[claim.channel]
-            if (verdict := unfit(claim, plan)) is not None:
-                self._settler.decide(claim, verdict)
-                continue
-            if (found := plan.match(claim)) is None:
-                self._settler.decide(claim, unmatched(claim, plan))
+            found = triage(claim, plan, plan.lease)
+            if isinstance(found, Outcome):
+                self._settler.decide(claim, found)
                 continue
             route, arguments = found
             if plan.batch is None:
@@ -366,7 +364,10 @@ class Worker:
             waiting = stats.ready + stats.scheduled
             if waiting and not self._is_served_somewhere(channel) and channel not in self._unrouted:
                 self._unrouted.add(channel)
-                logger.warning("channel %s has %s message(s) and no route; they are kept", channel, waiting)
+                logger.warning(
+                    "channel %s has %s message(s) and no route; they are kept; %s",
+                    *(channel, waiting, self._routing.looked_for),
+                )
 
     def _is_served_somewhere(self, channel: str) -> bool:
         return channel in self._routing or serves(channel)

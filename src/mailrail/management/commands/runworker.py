@@ -83,10 +83,10 @@ class Command(BaseCommand):
         )
         _set_up_logging(options["verbosity"])
         tell_concerns(layer)
-        self._announce(job, layer, options["verbosity"])
+        self._announce(job, layer, routing.looked_for, options["verbosity"])
         Supervisor(job).run()
 
-    def _announce(self, job: Job, layer: DurableLayer, verbosity: int) -> None:
+    def _announce(self, job: Job, layer: DurableLayer, looked_for: str, verbosity: int) -> None:
         if verbosity == 0 or sys.stdout is None:  # closed by who started us
             return
         alias = job.layer or default_alias()
@@ -96,6 +96,7 @@ class Command(BaseCommand):
                 f"Worker {job.worker_id}: {job.processes} process(es) of {threads} threads on layer {alias!r} "
                 f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
             )
+            self.stdout.write(f"{looked_for[0].upper()}{looked_for[1:]}.")
             self.stdout.flush()
 
 
@@ -137,12 +138,11 @@ def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
     if not routing.plans and (unknown or not options["channels"]):
         raise CommandError(
             'No channel is routed. Route one with @consumer("name") in an app\'s consumers.py, or with route() in the '
-            "list that CHANNEL_LAYERS names; or name one that ASGI_APPLICATION has a consumer for."
+            "list that CHANNEL_LAYERS names; or name one that ASGI_APPLICATION has a consumer for. Here, "
+            f"{routing.looked_for}."
         )
     if unknown:
-        raise CommandError(
-            f"No route for channel {unknown[0]!r}. Routed: {', '.join(sorted(routing.plans))}."
-        )
+        raise CommandError(routing.no_route_for(unknown[0]))
     names = list(dict.fromkeys(options["channels"])) or sorted(routing.plans)
     only, exclude = options["only_channels"], options["exclude_channels"]
     chosen = tuple(
