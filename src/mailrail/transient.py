@@ -74,6 +74,8 @@ _OF_A_CLASS = {
     "TryAgainError": "TRYAGAIN",
 }
 """The classes for which redis-py cuts the code off its text."""
+_OF_THE_DATA = "WRONGTYPE"
+"""What Redis answers about a key that was overwritten: the layer can be used, but for what stands there."""
 _REDIS_REFUSES = {"AuthenticationError", "AuthorizationError"}
 """Kinds of redis-py's ``ConnectionError`` that stay."""
 _OF_THE_CONNECTION = {"OperationalError", "InterfaceError"}
@@ -88,9 +90,12 @@ def is_transient(error: BaseException) -> bool:
 def remedy_for(error: BaseException) -> Remedy | None:
     """Return what to do about an error of a database or a layer; ``None``: it does not pass.
 
-    Django's exceptions wrap what the driver has raised: the code of that decides. ``LayerUnavailable`` always passes.
+    Django's exceptions wrap what the driver has raised: the code of that decides. ``LayerUnavailable`` passes, unless
+    it is about a key that was overwritten.
     """
     if isinstance(error, LayerUnavailable):
+        if str(error.__cause__).startswith(_OF_THE_DATA):
+            return None
         return (error.__cause__ and remedy_for(error.__cause__)) or Remedy.WAIT
     if isinstance(error, Error) and error.__cause__ is not None:
         return remedy_for(error.__cause__)

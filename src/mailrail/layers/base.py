@@ -237,6 +237,13 @@ class DurableLayer(LookedAt):
         """
         return []
 
+    def unreadable(self) -> list[str]:
+        """What is stored and cannot be read, in words, besides what is among the dead for it; asks the storage.
+
+        Raises ``LayerUnavailable``.
+        """
+        return []
+
     @abstractmethod
     def shift(self, seconds: float) -> None:
         """Move every stored time back, as if so many seconds had passed. For tests."""

@@ -27,6 +27,7 @@ from ..outbox import Outbox
 from ..unanswered import Unanswered
 from .channels import EphemeralChannels
 from .cluster import ClusterServers
+from .damage import Damage
 from .listener import RedisListener
 from .names import Names
 from .operating import OperatedLayer
@@ -92,6 +93,7 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         self._cipher = Cipher(symmetric_encryption_keys)
         self._listener = RedisListener(self._servers, self._names.tag, self.wake, self._stir)
         self._unanswered = Unanswered()
+        self._damage = Damage()
         self._claims_so_far = 0
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -218,7 +220,7 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
     def _claim_by_turns(self, call: Call, total: int) -> Claimed:
         """On a cluster. Each call begins with another channel, so that a busy one starves no other."""
         self._list(call.limits)
-        turns = Turns(self._servers.of(""), self._names.tag, self._messages, call)
+        turns = Turns(self._servers.of(""), self._names.tag, self._messages, self._damage, call)
         turns.claim(total, self._claims_so_far)
         for asked in turns.unanswered():
             channels = [asked.channel] if asked.room else []
@@ -235,11 +237,12 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
                 (call.limits.get(c, 0), call.leases.get(c, 0.0), claims_of(finished.get(c, ())))
                 for c in channels
             ]
-            lost, claims, dropped, is_cut_short = run(
+            lost, claims, dropped, is_cut_short, broken = run(
                 server, "claim", tags, call.worker, token_bytes(call.token), total, *chain(*of_channels)
             )
             stale = [finished[channels[i - 1]][n - 1] for i, n in parts_of(lost, 2)]
             expired += self._messages(channels, dropped)
+            self._damage.tell((channels[i - 1], why) for i, why in parts_of(broken, 2))
             if not is_cut_short:
                 return Claimed(self._messages(channels, claims), stale, expired)
             finished = by_channel(stale)  # they stay lost, and are not to be leased

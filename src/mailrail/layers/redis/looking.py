@@ -38,7 +38,7 @@ class LookedAtLayer(HintedLayer):
             names = server.ask("ZRANGE", self._names.of_layer("listed"), 0, -1)
         else:
             names = server.ask("SMEMBERS", self._names.of_layer("channels"))
-        return sorted(name.decode() for name in names)
+        return sorted(_name(name) for name in names)
 
     # -- the verbs ----------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class LookedAtLayer(HintedLayer):
         of_class = "" if error_class is None else f"={error_class}"
         answers = self._run_on_each(channels, "list_dead", limit, of_class, EXCERPT, *_place(before))
         found = (
-            self._read_listed(channel, row, body, "dead", name.decode(), self._excerpt(error))
+            self._read_listed(channel, row, body, "dead", _name(name), self._excerpt(error))
             for channel, rows in answers
             for row, body, name, error in parts_of(rows, 4)
         )
@@ -78,7 +78,7 @@ class LookedAtLayer(HintedLayer):
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
         answers = self._run_on_each(channels, "error_classes")
-        return sorted({name.decode() for _, names in answers for name in names})
+        return sorted({_name(name) for _, names in answers for name in names})
 
     def find(self, channel: str, id: UUID) -> Message | None:
         rows = self._run(channel, "find", id.bytes, again=True)
@@ -121,6 +121,10 @@ class LookedAtLayer(HintedLayer):
             return self._cipher.open(part).decode("utf-8", "ignore")
         except Unreadable:
             return ""
+
+
+def _name(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _place(place: Place | None) -> tuple[str, bytes]:

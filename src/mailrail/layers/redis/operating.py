@@ -21,6 +21,7 @@ from ...messages import (
 )
 from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from .cluster import UNLISTED_AFTER, ClusterServers
+from .damage import MOST, in_words
 from .looking import LookedAtLayer
 from .records import ids_of, parts_of, read_dead, read_message
 from .scripts import run, run_all
@@ -89,7 +90,7 @@ class OperatedLayer(LookedAtLayer):
 
     def workers(self) -> list[WorkerInfo]:
         rows = self._run_on_workers("workers", WORKER_FORGOTTEN_AFTER)
-        found = [WorkerInfo(id.decode(), json.loads(details), float(age)) for id, details, age in rows]
+        found = [WorkerInfo(id.decode("utf-8", "replace"), _info(text), float(age)) for id, text, age in rows]
         return sorted(found, key=lambda worker: worker.id)
 
     def _run_on_workers(self, verb: str, *args: Any) -> Any:
@@ -116,6 +117,14 @@ class OperatedLayer(LookedAtLayer):
             )
         return dict(sorted(found.items()))
 
+    def unreadable(self) -> list[str]:
+        return [
+            text
+            for server in self._servers
+            for channel, found in self._run_on_each(self._listed(server), "unreadable", MOST)
+            for text in in_words(channel, *found)
+        ]
+
     def shift(self, seconds: float) -> None:
         for server in self._servers:
             run_all(server, "shift", [([self._names.tag(name)], [seconds]) for name in self._listed(server)])
@@ -137,6 +146,15 @@ class OperatedLayer(LookedAtLayer):
         finally:
             self._servers.close()  # commands ask, and then fork
         return found
+
+
+def _info(details: bytes) -> Content:
+    """What a worker has told; nothing, if that cannot be read."""
+    try:
+        info = json.loads(details)
+    except ValueError:
+        return {}
+    return info if isinstance(info, dict) else {}
 
 
 def _ids(found: Iterable[bytes]) -> list[UUID]:

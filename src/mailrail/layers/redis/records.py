@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ...messages import FORMAT_VERSION, Content, DeadMessage, Message, decode, encode
 
-ALONE = 1  # a flag of a state, as in flags.lua
+ALONE, UNREADABLE = 1, 4  # flags of a state, as in flags.lua and shared.lua
 RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4  # kinds of a record, as in enqueue.lua
 
 _RECORD = struct.Struct("<16sBdd")  # id, kinds, due, expires
@@ -24,6 +24,7 @@ _WHOLE = struct.Struct(_ROW.format + _STATE.format[1:])  # both, one after the o
 _LENGTH = struct.Struct("<H")
 _WRAPPING = struct.Struct("<HII")  # number of the channel, length of the state, length of the body
 _UNCLAIMED = bytes(8)
+_LOST = "what the server had stored of its state (attempts, key, lane, times) was damaged"
 _NO_TEXTS = 3 * _LENGTH.pack(0)  # neither key, lane nor worker
 _NEITHER = 2 * _LENGTH.pack(0)  # neither key nor lane
 
@@ -135,9 +136,19 @@ def read_parcel(channels: Sequence[str], parcel: bytes, cipher: Cipher) -> list[
 
 def read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Message:
     """Build a message from the two strings that a script returns; whatever is unreadable becomes its ``defect``."""
+    try:
+        return _read_message(channel, row, body, cipher)
+    except (struct.error, ValueError):
+        due, id = _ROW.unpack(row[: _ROW.size].ljust(_ROW.size, b"\0"))
+        return Message(channel=channel, content={}, id=UUID(bytes=id), due=due, defect=_LOST)
+
+
+def _read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Message:
     due, id, priority, flags, token, attempt, losses, sent_at, expires, place = _WHOLE.unpack_from(row)
     key, lane, worker = _texts(row, _WHOLE.size)
     content, headers, max_attempts, v, defect = _read_body(body, cipher)
+    if flags & UNREADABLE:
+        defect = _LOST
     return Message(
         channel=channel,
         content=content,
@@ -162,14 +173,18 @@ def read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Messa
 
 
 def _texts(row: bytes, at: int) -> tuple[str | None, str | None, str | None]:
-    """Key, lane and worker."""
+    """Key, lane and worker. Raises ``ValueError`` if there is more or less than these."""
     if row.startswith(_NEITHER, at):  # as of most
+        if len(row) - at - len(_NO_TEXTS) != _LENGTH.unpack_from(row, at + len(_NEITHER))[0]:
+            raise ValueError("it is cut, or longer than it says")
         return None, None, row[at + len(_NO_TEXTS) :].decode("utf-8", "backslashreplace") or None
     texts = []
     for _ in range(3):
         (length,) = _LENGTH.unpack_from(row, at)
         at += _LENGTH.size + length
         texts.append(row[at - length : at].decode("utf-8", "backslashreplace") or None)
+    if at != len(row):
+        raise ValueError("it is cut, or longer than it says")
     key, lane, worker = texts
     return key, lane, worker
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import LayerUnavailable
 from ...messages import Claimed, Message, new_token
+from .damage import Damage
 from .records import claims_of, parts_of, token_bytes
 from .scripts import run_each
 from .servers import Server
@@ -62,11 +63,13 @@ class Turns:
         server: Server,
         tag: Callable[[str], bytes],
         read: Callable[[Sequence[str], bytes], list[Message]],
+        damage: Damage,
         call: Call,
     ) -> None:
         self._server = server
         self._tag = tag
         self._read = read
+        self._damage = damage
         self._call = call
         self._asked: list[Asked] = []
         self.claimed = Claimed([], [], [])
@@ -128,7 +131,8 @@ class Turns:
                 if isinstance(answer, LayerUnavailable):
                     asked.error = answer
                     continue
-                lost, claims, dropped, is_cut_short = answer
+                lost, claims, dropped, is_cut_short, broken = answer
+                self._damage.tell((asked.channel, why) for _, why in parts_of(broken, 2))
                 stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
                 if is_cut_short:  # they stay lost, and are not to be leased
                     cut_short.append(Asked(asked.channel, new_token(), asked.room, asked.lease, stale))

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from mailrail.applications import serves
 from mailrail.conf import settings
-from mailrail.errors import InvalidSettings, MailrailError
+from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import DeadMessage, check_channel_name
@@ -133,12 +133,18 @@ class Command(BaseCommand):
         given = options["oldest"]
         limit = settings.ready_oldest_due if given is None else given
         found = look(options["layer"], limit, options["workers"], here=options["here"])
-        if self._json or found.is_ready:
-            problems = [each.detail for each in found.problems]
+        problems = [*(each.detail for each in found.problems), *self._unreadable(layer)]
+        if self._json or not problems:
             said = f"Well: {found.workers} worker(s)"
-            self._say(said, well=found.is_ready, problems=problems, workers=found.workers)
-        if found.detail:
-            raise CommandError(harmless(found.detail))
+            self._say(said, well=not problems, problems=problems, workers=found.workers)
+        if problems:
+            raise CommandError(harmless("; ".join(problems)))
+
+    def _unreadable(self, layer: DurableLayer) -> list[str]:
+        try:
+            return layer.unreadable()
+        except LayerUnavailable as error:
+            return [str(error)]
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         dead = layer.dead(options["channel"], options["limit"])

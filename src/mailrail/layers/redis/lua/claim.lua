@@ -1,7 +1,8 @@
 -- uses: flags leaving claims many finishing parcel
 -- KEYS: tags. ARGV: worker, token, total, then for each tag: room, seconds of a lease, finished claims.
 -- Returns lost (number of the tag, number of the claim), claims and expired ones (a parcel each), and whether more has
--- expired than one call drops: then nothing was claimed, and it is to be called again.
+-- expired than one call drops: then nothing was claimed, and it is to be called again; and what could not be looked at: number
+-- of the tag, and why.
 local worker, token, total = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_EXPIRED = 1000
 local lost, expired = {}, {}
@@ -31,9 +32,20 @@ local function lapse(tag)
     end
 end
 
+-- Something that is no id, which clients could not read: it gets one, so that it is set aside as a message is.
+local function made_up(tag, key, odd, due)
+    local hex = redis.sha1hex(odd):sub(1, 32)
+    local id = hex:gsub('..', function(two) return string.char(tonumber(two, 16)) end)
+    call('ZREM', key, odd)
+    call('ZADD', key, due, id)
+    call('HSET', tag .. ':state', id, new_state(0, UNREADABLE))
+    return id
+end
+
 local function expire(i, tag)
     local over = call('ZRANGE', tag .. ':expires', '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
     for _, id in ipairs(over) do
+        if #id ~= 16 then id = made_up(tag, tag .. ':expires', id, now) end
         local s = state_of(tag, id)
         wrap(expired, i, s.expires, id, pack(s), call('HGET', tag .. ':body', id))
         remove(tag, id, s)
@@ -46,11 +58,12 @@ end
 local function choose(i, tag, room, chosen, stay)
     for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1, 'REV')) do
         local key = tag .. ':due:' .. priority
-        local found = room > 0 and
+        local found = room > 0 and tonumber(priority) and
             call('ZRANGE', key, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, room + stay.number, 'WITHSCORES') or {}
         for j = 1, #found, 2 do
             if room > 0 and not stay[found[j]] then
                 room = room - 1
+                if #found[j] ~= 16 then found[j] = made_up(tag, key, found[j], found[j + 1]) end
                 chosen[#chosen + 1] =
                     { i = i, id = found[j], level = priority, due = found[j + 1], state = '', body = '', ends = 0 }
             end
@@ -73,11 +86,12 @@ end
 local mine = struct.pack('<Hc0', #worker, worker)
 local function claimed(tag, id, state, level)
     local flags, attempt, expires = 0, 0, never
-    if state then flags, attempt, expires = struct.unpack('<xBxxxxxxxxIxxxxxxxxxxd', state) end
-    if state and flags < KEYED and expires == never and state:sub(3, 10) == UNCLAIMED then -- as most are
+    local is_good = state and is_whole(state)
+    if is_good then flags, attempt, expires = struct.unpack('<xBxxxxxxxxIxxxxxxxxxxd', state) end
+    if is_good and flags < KEYED and expires == never and state:sub(3, 10) == UNCLAIMED then -- as most are
         return state:sub(1, 2) .. token .. struct.pack('<I', attempt + 1) .. state:sub(15, -3) .. mine
     end
-    local s = state and read(state) or state_of(tag, id, tonumber(level))
+    local s = state and read(state, tonumber(level)) or state_of(tag, id, tonumber(level))
     if s.token == UNCLAIMED then s.attempt = s.attempt + 1 else s.losses = s.losses + 1 end
     s.token, s.worker = token, worker
     free_key(tag, s)
@@ -106,14 +120,31 @@ local function lease(tag, seconds, chosen)
     with_all('ZADD', tag .. ':claimed', leases)
 end
 
-local open, stay = {}, {}
+local open, stay, broken = {}, {}, {}
+
+-- Where one of a channel's keys is of another type, only that channel stops. Nothing has been leased then: what is looked at
+-- before is all that a lease changes.
+local function try(i, action)
+    local is_done, why = pcall(action)
+    if not is_done then
+        broken[#broken + 1] = i
+        broken[#broken + 1] = type(why) == 'table' and why.err or tostring(why)
+    end
+    return is_done
+end
+
 for i, tag in ipairs(KEYS) do
-    local room, finished = tonumber(ARGV[3 * i + 1]), ARGV[3 * i + 3]
-    stay[i] = settle(i, tag, finished)
-    if room > 0 and total > 0 and call('EXISTS', tag .. ':paused') == 0 then
-        lapse(tag)
-        expire(i, tag)
-        open[#open + 1] = i
+    local room, finished, before = tonumber(ARGV[3 * i + 1]), ARGV[3 * i + 3], #lost
+    local is_settled = try(i, function()
+        stay[i] = settle(i, tag, finished)
+        if room > 0 and total > 0 and call('EXISTS', tag .. ':paused') == 0 then
+            lapse(tag)
+            expire(i, tag)
+            open[#open + 1] = i
+        end
+    end)
+    for number = 1, is_settled and 0 or #finished / 24 do
+        lost[before + 2 * number - 1], lost[before + 2 * number] = i, number
     end
 end
 
@@ -121,7 +152,12 @@ local claims = {}
 if is_cut_short == 0 then
     local chosen, by_channel = {}, {}
     for _, i in ipairs(open) do
-        choose(i, KEYS[i], math.min(tonumber(ARGV[3 * i + 1]), total), chosen, stay[i])
+        local of_channel = {}
+        local is_done = try(i, function()
+            choose(i, KEYS[i], math.min(tonumber(ARGV[3 * i + 1]), total), of_channel, stay[i])
+            for _, key in ipairs({ ':body', ':state', ':keys' }) do call('HLEN', KEYS[i] .. key) end
+        end)
+        for _, c in ipairs(is_done and of_channel or {}) do chosen[#chosen + 1] = c end
     end
     if #open > 1 then table.sort(chosen, is_before) end
     for n = 1, math.min(#chosen, total) do
@@ -134,4 +170,4 @@ end
 
 local parts = {}
 for _, c in ipairs(claims) do wrap(parts, c.i, c.ends, c.id, c.state, c.body) end
-return { lost, table.concat(parts), table.concat(expired), is_cut_short }
+return { lost, table.concat(parts), table.concat(expired), is_cut_short, broken }

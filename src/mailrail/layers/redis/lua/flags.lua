@@ -1,4 +1,4 @@
--- The flags of a state. KEYED: it has a key that nobody else can use, as it has not started.
+-- The flags of a state, beside UNREADABLE. KEYED: it has a key that nobody else can use, as it has not started.
 local ALONE, KEYED = 1, 2
 
 local function is(s, flag) return s.flags % (2 * flag) >= flag end

@@ -1,7 +1,12 @@
+local NOT_READ = 'What was kept of this dead message cannot be read.'
+
 -- What is kept of a dead message: its state, its body, and the error; nothing if there is none of this id.
 local function exhume(tag, id)
     local grave = call('HGET', tag .. ':graves', id)
-    if grave then return struct.unpack('<Ic0Ic0Ic0', grave) end
+    if not grave then return end
+    local is_read, state, body, error = pcall(struct.unpack, '<Ic0Ic0Ic0', grave)
+    if is_read and is_whole(state) then return state, body, error end
+    return new_state(0, UNREADABLE), '', NOT_READ
 end
 
 -- Also under what it died of.

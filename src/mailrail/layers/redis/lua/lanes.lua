@@ -2,7 +2,12 @@
 local function put_last(tag, id, s, due)
     if s.lane ~= '' then
         local lane = tag .. ':lane:' .. s.lane
-        local last = call('ZRANGE', lane, -1, -1, 'WITHSCORES')[2]
+        local found = call('ZRANGE', lane, -1, -1, 'WITHSCORES')
+        while found[1] and call('HEXISTS', tag .. ':state', found[1]) == 0 do -- gone, and its state lost before that
+            call('ZREM', lane, found[1])
+            found = call('ZRANGE', lane, -1, -1, 'WITHSCORES')
+        end
+        local last = found[2]
         s.place = (tonumber(last) or 0) + 1
         call('ZADD', lane, s.place, id)
         if last then

@@ -1,7 +1,6 @@
 -- The state of a message, also of one that somebody has taken it from (an eviction, a hand): as if it were new.
 local function state_of(tag, id, priority)
-    local state = call('HGET', tag .. ':state', id)
-    return read(state or struct.pack(STATE, priority or 0, 0, UNCLAIMED, 0, 0, now, never, 0, 0, '', 0, '', 0, ''))
+    return read(call('HGET', tag .. ':state', id) or new_state(priority, 0), priority)
 end
 
 -- Out of :due or :claimed. A lease that is over stands in either.
@@ -27,6 +26,14 @@ local function advance(tag, lane)
     end
 end
 
+-- A message whose state was lost has left a lane whose name was lost with it. Those that wait behind it know the name.
+local function leave_unknown_lane(tag, id)
+    for _, other in ipairs(call('ZRANGE', tag .. ':held', 0, -1)) do
+        local lane = state_of(tag, other).lane
+        if lane ~= '' and call('ZREM', tag .. ':lane:' .. lane, id) == 1 then return advance(tag, lane) end
+    end
+end
+
 -- Forget a message that waits or is claimed.
 local function remove(tag, id, s)
     call('HDEL', tag .. ':state', id)
@@ -37,5 +44,8 @@ local function remove(tag, id, s)
         call('ZREM', tag .. ':held', id)
         call('ZREM', tag .. ':lane:' .. s.lane, id)
         advance(tag, s.lane)
+    elseif is(s, UNREADABLE) then
+        call('ZREM', tag .. ':held', id)
+        leave_unknown_lane(tag, id)
     end
 end

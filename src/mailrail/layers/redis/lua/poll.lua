@@ -1,7 +1,8 @@
 -- KEYS: tags. Returns the seconds until the first is due, as text, or nothing.
 local first = never
 for _, tag in ipairs(KEYS) do
-    if call('EXISTS', tag .. ':paused') == 0 then
+    pcall(function() -- a key of another type stops its own channel only: claim.lua says so
+        if call('EXISTS', tag .. ':paused') == 1 then return end
         local keys = { tag .. ':claimed' }
         for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1)) do
             keys[#keys + 1] = tag .. ':due:' .. priority
@@ -9,6 +10,6 @@ for _, tag in ipairs(KEYS) do
         for _, key in ipairs(keys) do
             first = math.min(first, tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) or never)
         end
-    end
+    end)
 end
 return first < never and string.format('%.6f', math.max(0, first - now))

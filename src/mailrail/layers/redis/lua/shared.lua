@@ -33,8 +33,28 @@ local UNCLAIMED = '\0\0\0\0\0\0\0\0'
 -- priority, flags, token, attempt, losses, sent at, expires, place in its lane; key, lane, worker with their lengths
 local STATE = '<bBc8IHdddHc0Hc0Hc0'
 
-local function read(state)
+-- A flag: what stood here could not be read, so that this is a new state, and the message is to be set aside.
+local UNREADABLE = 4
+local NO_TEXTS = '\0\0\0\0\0\0'
+
+-- Is it what pack makes? Somebody else, or a fault of the storage, may have cut it or put another thing there.
+local function is_whole(state)
+    if #state == 46 and state:sub(41) == NO_TEXTS then return true end -- as most are
+    local at = 41
+    for _ = 1, 3 do
+        if #state < at + 1 then return false end
+        at = at + 2 + struct.unpack('<H', state, at)
+    end
+    return at == #state + 1
+end
+
+local function new_state(priority, flags)
+    return struct.pack(STATE, priority or 0, flags, UNCLAIMED, 0, 0, now, never, 0, 0, '', 0, '', 0, '')
+end
+
+local function read(state, priority)
     local s = {}
+    if not is_whole(state) then state = new_state(priority, UNREADABLE) end
     s.priority, s.flags, s.token, s.attempt, s.losses, s.sent_at, s.expires, s.place, s.key, s.lane, s.worker =
         struct.unpack(STATE, state)
     return s

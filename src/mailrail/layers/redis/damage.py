@@ -1,0 +1,42 @@
+"""What is stored and cannot be read, by whoever was at it: it is told, and stops nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger("mailrail.layers")
+
+MOST = 1000
+"""Messages at the front of each of a channel's keys that a check looks at."""
+
+
+class Damage:
+    """Tells of channels that cannot be claimed from, each reason once."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, bytes]] = set()
+
+    def tell(self, broken: Iterable[tuple[str, bytes]]) -> None:
+        """Log channels with what the server says of them."""
+        for channel, why in broken:
+            if (channel, why) not in self._told:
+                self._told.add((channel, why))
+                logger.error(
+                    "nothing can be claimed from channel %s, other channels go on: %s. A key of it was overwritten; "
+                    "see: manage.py channels check",
+                    channel,
+                    why.decode("utf-8", "backslashreplace"),
+                )
+
+
+def in_words(channel: str, odd: bytes, messages: int, dead: int) -> Sequence[str]:
+    """Return what ``unreadable.lua`` has found on a channel."""
+    found = []
+    if odd:
+        found.append(f"channel {channel} cannot be used: its keys {odd.decode()} are of another type")
+    if messages:
+        found.append(f"{messages} message(s) of channel {channel} cannot be read; a worker sets them aside")
+    if dead:
+        found.append(f"{dead} dead message(s) of channel {channel} cannot be read: discard them")
+    return found
