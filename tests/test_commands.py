@@ -370,6 +370,19 @@ class TestChannels:
 
 
 class TestDeadMessages:
+    def test_waiting_messages_are_listed_with_how_their_last_runs_failed(self, layer: DurableLayer) -> None:
+        first, second = Channel("ledger").send_many([{"n": 1}, {"n": 2}])
+        for claim in layer.claim("w", {"ledger": 1}, 15.0).claims:
+            layer.retry(claim, 60.0, "Traceback (most recent call last):\n  …\nValueError: no\nmore of it")
+        text = call("channels", "waiting", "ledger")
+        assert f"{first}  scheduled  due " in text and f"{second}  ready  due " in text
+        assert "\n  ValueError: no\n  more of it\n" in text
+        waits, failed = json.loads(call("channels", "waiting", "ledger", "--json"))
+        assert (waits["id"], waits["error"]) == (str(second), "")
+        assert failed["attempt"] == 1 and failed["error"].startswith("Traceback")
+        assert json.loads(call("channels", "waiting", "ledger", "--json", "--limit", "1")) == [waits]
+        assert call("channels", "waiting", "first") == "No messages wait on first.\n"
+
     def test_they_are_listed_with_what_they_died_of_last_first(self, layer: DurableLayer) -> None:
         ids = bury(layer, n=2, error="Traceback …\n  File …\nRuntimeError: boom\n")
         lines = call("channels", "dead", "ledger").splitlines()

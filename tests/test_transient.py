@@ -287,6 +287,15 @@ def run_for_ever(client: redis.Redis) -> None:
 
 def kill_script(client: redis.Redis) -> None:
     client.script_kill()
+    until(lambda: answers(client), what="the end of the script")
+    client.config_set("busy-reply-threshold", 5000)
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ResponseError:
+        return False
 
 
 def fill(client: redis.Redis) -> None:

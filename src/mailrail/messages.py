@@ -69,6 +69,7 @@ class Message:
     worker: str | None = None
     token: int | None = None  # guards the claim; None: not claimed
     defect: str | None = None  # why the stored message cannot be read
+    error: str = ""  # how its last run failed, where it waits for the next one; layers tell it to people, not to claims
 
     @property
     def claimed_until(self) -> float:
@@ -176,8 +177,24 @@ _CLASS = re.compile(r"(?:  \| )?([^\W\d][\w.<>]*)(?::|$)")
 def error_class(error: str) -> str:
     """The class of the exception whose traceback this is, as Python prints it; ``""`` for any other text.
 
-    Of several, the last one, which the others led to. What an exception says may have lines that look alike, so it is
-    the line behind the frames that counts.
+    Of several, the last one, which the others led to.
+    """
+    found = _CLASS.match(_raised(error))
+    return found[1][:LONGEST_ERROR_CLASS] if found else ""
+
+
+def first_line(error: str) -> str:
+    """Return the class and the first line of what the exception says whose traceback this is.
+
+    Of any other text, its first line. What follows explains: the statement, a hint, a position in it.
+    """
+    return _raised(error).removeprefix("  | ") or error.strip().partition("\n")[0]
+
+
+def _raised(error: str) -> str:
+    """Return the line of a traceback that names the exception, or nothing.
+
+    What an exception says may have lines that look alike, so it is the line behind the frames that counts.
     """
     lines = error.splitlines()
     heads = [n for n, line in enumerate(lines) if _HEAD_OF_TRACEBACK.fullmatch(line)]
@@ -187,9 +204,7 @@ def error_class(error: str) -> str:
     if not heads:
         return ""
     frames = "  |   " if lines[heads[-1]].startswith("  +") else " "
-    raised = next((line for line in lines[heads[-1] + 1 :] if not line.startswith(frames)), "")
-    found = _CLASS.match(raised)
-    return found[1][:LONGEST_ERROR_CLASS] if found else ""
+    return next((line for line in lines[heads[-1] + 1 :] if not line.startswith(frames)), "")
 
 
 def check_channel_name(name: object) -> str:

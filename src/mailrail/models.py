@@ -66,6 +66,7 @@ class StoredMessage(MessageFields):
     # SQLite uses a partial index only for a query that repeats the condition as it was written.
     held = models.SmallIntegerField(db_default=0, help_text=_("1: behind another message of its lane."))
     worker = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: not claimed
+    error = models.TextField(db_default="", help_text=_("How its last run failed."))
     token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
 
     class Meta:

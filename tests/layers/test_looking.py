@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from mailrail.layers import DurableLayer, RedisChannelLayer
-from mailrail.layers.looking import EXCERPT
-from mailrail.messages import Listed, Message, error_class
+from mailrail.layers.looking import END, EXCERPT
+from mailrail.messages import Listed, Message, error_class, first_line
 
 from ..servers import ValkeyServer
 
@@ -39,6 +39,123 @@ def raised(error: BaseException) -> str:
 
 def ids(listed: list[Listed]) -> list[UUID]:
     return [it.id for it in listed]
+
+
+class TestTheLastError:
+    """Of a run that raised while retries are left."""
+
+    def test_it_is_kept_with_the_message_until_the_next_one(self, layer: DurableLayer) -> None:
+        layer.enqueue([message := Message("work", {})])
+        for n in (1, 2):
+            error = raised(ValueError(f"number {n}\nand more"))
+            [claimed] = claim(layer)
+            assert claimed.error == ""  # which claims do not read
+            layer.retry(claimed, 0.0, error)
+            found = layer.find("work", message.id)
+            assert found is not None and found.error == error
+            [listed] = layer.list_waiting(["work"], 5)
+            assert (listed.error_class, listed.error) == ("ValueError", error)
+            assert first_line(listed.error) == f"ValueError: number {n}"
+
+    def test_it_stays_while_the_next_run_goes_on_and_when_that_is_given_back(
+        self, layer: DurableLayer
+    ) -> None:
+        layer.enqueue([message := Message("work", {})])
+        layer.retry(claim(layer)[0], 0.0, "ValueError: no")
+        [claimed] = claim(layer)
+        [listed] = layer.list_waiting(["work"], 5)
+        assert (listed.state, listed.error) == ("claimed", "ValueError: no")
+        layer.release([claimed])
+        found = layer.find("work", message.id)
+        assert found is not None and found.error == "ValueError: no"
+
+    def test_it_leaves_nothing_behind_a_message_that_ends(self, layer: DurableLayer) -> None:
+        for _ in range(4):
+            layer.enqueue([Message("work", {})])
+        claims = claim(layer)
+        for claimed in claims:
+            layer.retry(claimed, 0.0, "failed once")
+        cancelled, *_ = claims
+        assert layer.cancel("work", [cancelled.id]) == [cancelled.id]
+        finished, buried, requeued = claim(layer)
+        layer.finish([finished])
+        for claimed in (buried, requeued):
+            layer.bury(claimed, "failed twice")
+        layer.requeue("work", [requeued.id])
+        layer.enqueue([Message("work", {}, id=each.id) for each in (finished, cancelled)])
+        assert [it.error for it in layer.list_waiting(["work"], 5)] == ["", "", ""]
+        dead = layer.find_dead("work", buried.id)
+        assert dead is not None and (dead.error, dead.message.error) == ("failed twice", "")
+
+    def test_it_may_be_long_and_hold_what_no_database_stores(self, layer: DurableLayer) -> None:
+        layer.enqueue([message := Message("work", {})])
+        error = raised(ValueError("x" * 30_000 + "\0 \ud83d"))
+        layer.retry(claim(layer)[0], 0.0, error)
+        found = layer.find("work", message.id)
+        assert found is not None and len(found.error) >= 30_000 and found.error.startswith("Traceback")
+        [listed] = layer.list_waiting(["work"], 5)
+        assert len(listed.error) <= END
+        [claimed] = claim(layer)
+        assert claimed.id == message.id
+
+    def test_a_message_without_one_has_none(self, layer: DurableLayer) -> None:
+        layer.enqueue([message := Message("work", {})])
+        found = layer.find("work", message.id)
+        assert found is not None and found.error == ""
+        [listed] = layer.list_waiting(["work"], 5)
+        assert (listed.error_class, listed.error) == ("", "")
+
+
+def test_an_encrypted_error_is_read_by_who_has_the_key_only(valkey: ValkeyServer) -> None:
+    layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["secret"])
+    layer.enqueue([message := Message("work", {})])
+    layer.retry(claim(layer)[0], 0.0, "ValueError: no")
+    found = layer.find("work", message.id)
+    assert found is not None and found.error == "ValueError: no"
+    stranger = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["other"])
+    found = stranger.find("work", message.id)
+    assert found is not None and "cannot be read" in found.error
+    with valkey.client() as client:
+        assert b"ValueError" not in client.hget(b"{mailrail:asgi:work}:errors", message.id.bytes)
+
+
+SEVERAL_LINES = """Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+    run()
+    ~~~^^
+psycopg.errors.UndefinedColumn: column "b" does not exist
+LINE 1: SELECT b FROM a
+               ^
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "b.py", line 2, in <module>
+django.db.utils.ProgrammingError: column "b" does not exist
+LINE 1: SELECT b FROM a
+               ^
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (SEVERAL_LINES, 'django.db.utils.ProgrammingError: column "b" does not exist'),
+        (SEVERAL_LINES[-160:], 'django.db.utils.ProgrammingError: column "b" does not exist'),
+        ("Traceback (most recent call last):\n  File \"a\", line 1\nKeyError: 'x'\n", "KeyError: 'x'"),
+        ('Traceback (most recent call last):\n  File "a", line 1\nValueError\n', "ValueError"),
+        ("It was lost 3 times:\n see above", "It was lost 3 times:"),
+        ("\n  no exception  \n", "no exception"),
+        ("", ""),
+    ],
+)
+def test_the_first_line_of_an_error_names_its_class_and_what_it_says(error: str, line: str) -> None:
+    assert first_line(error) == line
+
+
+def test_the_first_line_of_a_group_of_exceptions() -> None:
+    text = raised(ExceptionGroup("two", [ValueError("a\nb"), KeyError("c")]))
+    assert first_line(text).startswith("ExceptionGroup: two (2 sub-exceptions)")
 
 
 class TestWaiting:
@@ -114,13 +231,13 @@ class TestWaiting:
 class TestDead:
     def test_the_last_buried_come_first(self, layer: DurableLayer) -> None:
         first, second = bury(layer, "one", n=1), bury(layer, "two", "other", n=2)
-        third = bury(layer, "three " * EXCERPT, n=3, text="é" * 20_000)
+        third = bury(layer, "three " * END, n=3, text="é" * 20_000)
         listed = layer.list_dead(["work", "other"], 10)
         assert ids(listed) == [third, second, first]
         assert [it.channel for it in listed] == ["work", "other", "work"]
         assert listed[2].error == "one" and listed[2].excerpt == '{"n":1}' and listed[2].state == "dead"
         assert len(listed[0].excerpt) <= EXCERPT and listed[0].excerpt.startswith('{"n":3,"text":"éé')
-        assert listed[0].error == ("three " * EXCERPT)[-EXCERPT:] and listed[0].attempt == 1
+        assert listed[0].error == ("three " * END)[-END:] and listed[0].attempt == 1
         assert ids(layer.list_dead(["other"], 10)) == [second] and layer.list_dead([], 10) == []
 
     def test_they_are_found_by_what_they_died_of(self, layer: DurableLayer) -> None:
@@ -206,7 +323,7 @@ def test_of_what_is_encrypted_lists_show_what_is_short(valkey: ValkeyServer) -> 
     assert listed == {short.id: '{"id":7}', long.id: ""}
     found = layer.find("work", long.id)
     assert found and found.content == long.content
-    id = bury(layer, raised(ValueError("x" * EXCERPT)))
+    id = bury(layer, raised(ValueError("x" * END)))
     [dead] = layer.list_dead(["work"], 10, error_class="ValueError")
     assert (dead.id, dead.error_class, dead.error) == (id, "ValueError", "")
 

@@ -52,6 +52,7 @@ def fill(layer: RedisChannelLayer) -> UUID:
     [claim] = layer.claim("w", {"bad": 1}, 15).claims
     layer.bury(claim, "Traceback (most recent call last):\n  …\nValueError: no")
     layer.enqueue([Message("bad", {})])
+    layer.retry(layer.claim("w", {"bad": 1}, 15).claims[0], 0.0, "ValueError: no")
     assert layer.claim("w", {"bad": 1}, 15).claims
     layer.enqueue([Message("bad", {}, lane="l", priority=-1), Message("bad", {}, lane="l", priority=-1)])
     layer.enqueue([Message("bad", {}, key="k", lifetime=3600.0, priority=-1)])

@@ -1371,3 +1371,35 @@ class TestOnTheDatabase:
         send(layer, n=20)
         work(layer, route("work", consume), threads=1)
         assert len(used) == 20 and len(set(used)) == 1
+
+
+SEVERAL_LINES = "column b does not exist\nLINE 1: SELECT b FROM a\n               ^"
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is_kept(
+    layer: DurableLayer, caplog: pytest.LogCaptureFixture, level: str
+) -> None:
+    """The traceback is in the log under DEBUG, and at the last attempt."""
+
+    def fail(message: IncomingMessage) -> None:
+        raise ValueError(SEVERAL_LINES)
+
+    caplog.set_level(level, "mailrail.worker")
+    [message] = send(layer)
+    work(layer, route("work", fail, attempts=2, backoff=[3600.0]))
+    found = layer.find("work", message.id)
+    assert found is not None and found.error.startswith("Traceback")
+    assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
+    [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
+    if level == "DEBUG":
+        assert SEVERAL_LINES in retried.getMessage() and "Traceback" in retried.getMessage()
+    else:
+        assert retried.getMessage().endswith("because='ValueError: column b does not exist'")
+    assert retried.error == found.error  # type: ignore[attr-defined]
+
+    layer.shift(3600.0)
+    work(layer, route("work", fail, attempts=2))
+    [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
+    assert "Traceback" in buried.getMessage() and SEVERAL_LINES in buried.getMessage()
+    assert layer.find("work", message.id) is None

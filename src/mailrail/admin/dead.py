@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.messages import Listed, Place
+from mailrail.messages import Listed, Place, first_line
 from mailrail.models import BuriedMessage
 
 from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
@@ -78,8 +78,7 @@ class DeadMessageAdmin(LayerAdmin):
 
     @admin.display(description=_("what it says"))
     def said(self, row: Any) -> str:
-        last = row.listed.error.rstrip().rpartition("\n")[2]
-        return shortened(last.removeprefix(f"{row.listed.error_class}: "))
+        return shortened(first_line(row.listed.error).removeprefix(f"{row.listed.error_class}: "))
 
     @admin.display(description=pgettext_lazy("message", "attempts"))
     def attempts(self, row: Any) -> int:

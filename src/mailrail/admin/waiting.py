@@ -14,11 +14,11 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.errors import MailrailError
-from mailrail.messages import ChannelStats, Listed, Place
+from mailrail.messages import ChannelStats, Listed, Place, first_line
 from mailrail.models import StoredMessage
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
-from .pages import Decision, LayerAdmin, counted, facts_of, moment
+from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened
 from .sources import Address, Asked, Source
 
 COUNTED = 1_000
@@ -43,7 +43,7 @@ class WaitingMessageAdmin(LayerAdmin):
     change_list_template = "mailrail/admin/waiting_list.html"
     message_template = "mailrail/admin/waiting.html"
     decisions = {"cancel": CANCEL}  # noqa: RUF012 - never changed
-    list_display = ("on_channel", "due_at", "state", "excerpt", "attempts", "in_lane", "by_worker")
+    list_display = ("on_channel", "due_at", "state", "excerpt", "attempts", "failed", "in_lane", "by_worker")
     list_filter = (LayerFilter, ChannelFilter, StateFilter)
     actions = ("cancel",)
 
@@ -77,6 +77,7 @@ class WaitingMessageAdmin(LayerAdmin):
             **facts_of(message, whole),
             "due": moment(message.due),
             "is_claimed": message.token is not None,
+            "error": Text.of(message.error.strip(), whole, at_end=True),
         }
 
     def said_when_gone(self, address: Address) -> str:
@@ -94,6 +95,10 @@ class WaitingMessageAdmin(LayerAdmin):
     @admin.display(description=pgettext_lazy("message", "attempts"))
     def attempts(self, row: Any) -> int:
         return int(row.listed.attempt)
+
+    @admin.display(description=pgettext_lazy("message", "last error"))
+    def failed(self, row: Any) -> str:
+        return shortened(first_line(row.listed.error))
 
     @admin.display(description=pgettext_lazy("message", "lane"))
     def in_lane(self, row: Any) -> str:

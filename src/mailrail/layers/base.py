@@ -157,7 +157,10 @@ class DurableLayer(LookedAt):
 
     @abstractmethod
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        """Again, ``delay`` seconds from now; ``alone``: not in a batch with others. Returns what was lost."""
+        """Again, ``delay`` seconds from now; ``alone``: not in a batch with others. Returns what was lost.
+
+        ``error`` is kept with the message until the next one, or its end: ``find`` and ``list_waiting`` tell it.
+        """
 
     @abstractmethod
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:

@@ -16,7 +16,7 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import InvalidSettings, LayerUnavailable
-from ..messages import DeadMessage, Listed, Message, decode
+from ..messages import DeadMessage, Listed, Message, decode, error_class
 from .base import DurableLayer, LocalChannels
 
 
@@ -105,7 +105,10 @@ def storable(text: str) -> str:
 
 
 def read_message(row: Sequence[Any]) -> Message:
-    """Build a message from the columns ``COLUMNS`` of a row; whatever is unreadable becomes its ``defect``."""
+    """Build a message from the columns ``COLUMNS`` of a row; whatever is unreadable becomes its ``defect``.
+
+    Behind them, perhaps, the column ``error``.
+    """
     (
         id,
         channel,
@@ -121,7 +124,7 @@ def read_message(row: Sequence[Any]) -> Message:
         priority,
         *rest,
     ) = row
-    due, expires, sent_at, key, worker, token = rest
+    due, expires, sent_at, key, worker, token, *error = rest
     content, headers, defect = decode(content, headers, v)
     try:
         return Message(
@@ -144,6 +147,7 @@ def read_message(row: Sequence[Any]) -> Message:
             worker=worker,
             token=token,
             defect=defect,
+            error=error[0] if error else "",
         )
     except (TypeError, ValueError, OverflowError) as error:
         return Message(
@@ -173,7 +177,11 @@ def read_dead(row: Sequence[Any]) -> DeadMessage:
 def read_listed(row: Sequence[Any], is_dead: bool = False) -> Listed:
     """Build a message of a list from the columns ``LISTED`` of a row; of a dead one, from ``LISTED_DEAD``."""
     id, channel, at, state, excerpt, attempt, losses, priority, lane, key, *rest = row
-    worker, error_class, error = (None, *rest) if is_dead else (*rest, "", "")
+    if is_dead:
+        worker, (died_of, error) = None, rest
+    else:
+        worker, error = rest
+        died_of = error_class(error)
     return Listed(
         channel=str(channel),
         id=_read_id(id),
@@ -186,7 +194,7 @@ def read_listed(row: Sequence[Any], is_dead: bool = False) -> Listed:
         lane=lane,
         key=key,
         worker=None if worker is None else str(worker),
-        error_class=str(error_class),
+        error_class=str(died_of),
         error=str(error),
     )
 

@@ -8,7 +8,7 @@ COLUMNS = (
 )
 DEAD_COLUMNS = COLUMNS.removesuffix(", worker, token")
 
-FOUND = f"SELECT {COLUMNS} FROM mailrail_message WHERE id = %(id)s AND channel = %(channel)s"
+FOUND = f"SELECT {COLUMNS}, error FROM mailrail_message WHERE id = %(id)s AND channel = %(channel)s"
 FOUND_DEAD = f"""
 SELECT {DEAD_COLUMNS}, NULL, NULL, error, buried_at FROM mailrail_dead WHERE id = %(id)s AND channel = %(channel)s
 """

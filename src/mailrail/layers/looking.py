@@ -17,7 +17,9 @@ from ..messages import DeadMessage, Listed, Message, Place
 Waiting: TypeAlias = Literal["ready", "scheduled", "claimed"]
 
 EXCERPT = 500
-"""Characters of a content, and of an error, that lists read; bytes, on Redis."""
+"""Characters of a content that lists read; bytes, on Redis."""
+END = 2000
+"""Likewise of an error, at its end, where the exception is."""
 WINDOW = 5_000
 """Messages among which claims are looked for, where no index has them: those that are due next."""
 

@@ -185,7 +185,7 @@ class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
             losses=message.losses + lapsed,
         )
         self._messages[claim.id] = claim
-        return claim
+        return replace(claim, error="")
 
     def _start(self, message: Message) -> None:
         """From the first claim on, the key is free for another message."""
@@ -223,13 +223,18 @@ class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
             return lost
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._give_back([claim], delay, attempts=0, alone=alone)
+        return self._give_back([claim], delay, attempts=0, alone=alone, error=_shown(error))
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
         return self._give_back(claims, delay, attempts=-1)
 
     def _give_back(
-        self, claims: Sequence[Message], delay: float, attempts: int, alone: bool = False
+        self,
+        claims: Sequence[Message],
+        delay: float,
+        attempts: int,
+        alone: bool = False,
+        error: str | None = None,
     ) -> list[Message]:
         with self._lock:
             ours, lost = self._held(claims)
@@ -241,17 +246,20 @@ class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
                     token=None,
                     attempt=m.attempt + attempts,
                     alone=m.alone or alone,
+                    error=m.error if error is None else error,
                 )
         self.wake()
         return lost
 
     def bury(self, claim: Message, error: str) -> list[Message]:
-        error = error.encode("utf-8", "backslashreplace").decode()  # as other layers keep it: it can be shown
+        error = _shown(error)
         with self._lock:
             ours, lost = self._held([claim])
             for m in ours:
                 self._remove(m)
-                self._dead[m.id] = DeadMessage(replace(m, worker=None, token=None), error, time.time())
+                self._dead[m.id] = DeadMessage(
+                    replace(m, worker=None, token=None, error=""), error, time.time()
+                )
             return lost
 
     def poll(self, channels: Sequence[str]) -> float | None:
@@ -391,6 +399,11 @@ class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
             }
             self._workers = {id: (info, at - seconds) for id, (info, at) in self._workers.items()}
         self.wake()
+
+
+def _shown(error: str) -> str:
+    """As other layers keep it: it can be shown."""
+    return error.encode("utf-8", "backslashreplace").decode()
 
 
 def _older(message: Message, seconds: float) -> Message:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from ..messages import DeadMessage, Listed, Message, Place, State, encode, error_class
-from .looking import EXCERPT, LookedAt, Waiting, latest, soonest
+from .looking import END, EXCERPT, LookedAt, Waiting, latest, soonest
 
 
 class LookedAtInMemory(LookedAt):
@@ -34,7 +34,7 @@ class LookedAtInMemory(LookedAt):
         now = time.time()
         with self._lock:
             here = [m for m in self._messages.values() if m.channel in channels]
-        found = (_listed(m, m.due or 0.0, _state(m, now)) for m in here)
+        found = (_listed(m, m.due or 0.0, _state(m, now), m.error) for m in here)
         wanted = (it for it in found if state in (None, it.state) and (after is None or it.place > after))
         return soonest(wanted, limit)
 
@@ -91,5 +91,5 @@ def _listed(message: Message, at: float, state: State, error: str = "") -> Liste
         message.key,
         message.worker,
         error_class(error),
-        error[-EXCERPT:],
+        error[-END:],
     )

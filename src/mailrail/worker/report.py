@@ -6,10 +6,13 @@ import logging
 import time
 from typing import Any
 
-from ..messages import Message
+from ..messages import Message, first_line
 from ..signals import message_buried, message_finished, message_retried, message_started, worker_maintenance
 from .incoming import IncomingMessage, Outcome
 from .log import logger
+
+LONGEST_REASON = 300
+"""Characters of a reason in a line of the log. The record's ``error`` has the whole text, and so has the message."""
 
 _levels = {
     "finished": logging.INFO,
@@ -53,7 +56,11 @@ def _log(claim: Message, outcome: Outcome, duration: float) -> None:
         line += f" again_in={outcome.delay:.1f}"
     if outcome.error:
         whole = outcome.kind == "buried" or logger.isEnabledFor(logging.DEBUG)
-        line += f"\n{outcome.error.rstrip()}" if whole else f" because={_last_line(outcome.error)!r}"
+        line += (
+            f"\n{outcome.error.rstrip()}"
+            if whole
+            else f" because={first_line(outcome.error)[:LONGEST_REASON]!r}"
+        )
     logger.log(level, "%s", line, extra=_fields(claim, outcome, duration))
 
 
@@ -66,11 +73,8 @@ def _fields(claim: Message, outcome: Outcome, duration: float) -> dict[str, Any]
         "attempt": claim.attempt,
         "losses": claim.losses,
         "duration": duration,
+        "error": outcome.error,
     }
-
-
-def _last_line(error: str) -> str:
-    return error.strip().rpartition("\n")[2][:300]
 
 
 def report_maintenance(channel: str) -> None:

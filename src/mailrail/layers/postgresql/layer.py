@@ -262,10 +262,12 @@ class PostgresqlLayer(PostgresqlOperating, HintedLayer):
         return self._patiently(finish)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._settle([claim], settling_sql.GIVE_BACK, delay=delay, attempts=0, alone=alone)
+        values = {"delay": delay, "attempts": 0, "alone": alone, "error": storable(error)}
+        return self._settle([claim], settling_sql.GIVE_BACK, **values)
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
-        return self._settle(claims, settling_sql.GIVE_BACK, delay=delay, attempts=-1, alone=False)
+        values = {"delay": delay, "attempts": -1, "alone": False, "error": None}
+        return self._settle(claims, settling_sql.GIVE_BACK, **values)
 
     def _settle(self, claims: Sequence[Message], statement: str, **values: Any) -> list[Message]:
         if not claims:

@@ -6,7 +6,7 @@ read of those only.
 
 from __future__ import annotations
 
-from ..looking import EXCERPT
+from ..looking import END, EXCERPT
 from .sql import CLOCK, IN_USE, LEVELS, OF_DEAD
 
 CHANNELS = f"""
@@ -37,7 +37,8 @@ page AS MATERIALIZED (
     ORDER BY due, id LIMIT %(limit)s)
 SELECT id, channel, due,
     CASE WHEN due <= (SELECT now FROM clock) THEN 'ready' WHEN token IS NULL THEN 'scheduled' ELSE 'claimed' END,
-    left(content, {EXCERPT}), attempt, losses, priority, lane, key, worker
+    left(content, {EXCERPT}), attempt, losses, priority, lane, key, worker,
+    right(error, {END})
 FROM mailrail_message WHERE id = ANY (ARRAY (SELECT id FROM page))
 ORDER BY due, id
 """
@@ -59,7 +60,7 @@ WITH page AS MATERIALIZED (
         ORDER BY d.buried_at DESC, d.id DESC LIMIT %(limit)s) AS d
     ORDER BY d.buried_at DESC, d.id DESC LIMIT %(limit)s)
 SELECT id, channel, buried_at, 'dead', left(content, {EXCERPT}), attempt, losses, priority, lane, key, error_class,
-    right(error, {EXCERPT})
+    right(error, {END})
 FROM mailrail_dead WHERE id = ANY (ARRAY (SELECT id FROM page))
 ORDER BY buried_at DESC, id DESC
 """

@@ -29,7 +29,7 @@ GIVE_BACK = f"""
 WITH {CLOCK}, {GIVEN}, back AS (
     UPDATE mailrail_message m SET
         due = (SELECT now FROM clock) + %(delay)s, attempt = m.attempt + %(attempts)s, alone = m.alone OR %(alone)s,
-        worker = NULL, token = NULL
+        worker = NULL, token = NULL, error = COALESCE(%(error)s, m.error)
     FROM given WHERE m.id = ANY (%(ids)s::uuid[]) AND m.id = given.id AND m.token = given.token
     RETURNING m.id, given.token, m.channel),
 told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM back) AS channels)

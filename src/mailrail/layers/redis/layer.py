@@ -309,14 +309,16 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         return self._settle(claims, "finish", lambda channel: [])
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._settle([claim], "give_back", lambda channel: [delay, 0, int(alone)])
+        return self._settle([claim], "give_back", lambda channel: [delay, 0, int(alone), self._sealed(error)])
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
         return self._settle(claims, "give_back", lambda channel: [delay, -1, 0])
 
     def bury(self, claim: Message, error: str) -> list[Message]:
-        sealed = self._cipher.seal(error.encode("utf-8", "backslashreplace"))
-        return self._settle([claim], "bury", lambda channel: [sealed, error_class(error)])
+        return self._settle([claim], "bury", lambda channel: [self._sealed(error), error_class(error)])
+
+    def _sealed(self, error: str) -> bytes:
+        return self._cipher.seal(error.encode("utf-8", "backslashreplace"))
 
     def _settle(
         self, claims: Sequence[Message], verb: str, arguments: Callable[[str], list[Any]]

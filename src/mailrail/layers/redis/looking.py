@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ...messages import DeadMessage, Listed, Message, Place, State
+from ...messages import DeadMessage, Listed, Message, Place, State, error_class
 from ..hints import HintedLayer
-from ..looking import EXCERPT, Waiting, latest, soonest
+from ..looking import END, EXCERPT, Waiting, latest, soonest
 from .names import Names
-from .records import Cipher, Unreadable, parts_of, read_dead, read_message
+from .records import Cipher, Unreadable, parts_of, read_dead, read_error, read_message
 from .scripts import run, run_all
 from .servers import Server, Servers
 
@@ -52,11 +53,13 @@ class LookedAtLayer(HintedLayer):
         after: Place | None = None,
         state: Waiting | None = None,
     ) -> list[Listed]:
-        answers = self._run_on_each(channels, "list_waiting", limit, state or "", EXCERPT, *_place(after))
+        answers = self._run_on_each(
+            channels, "list_waiting", limit, state or "", EXCERPT, *_place(after), END
+        )
         found = (
-            self._read_listed(channel, row, body, state.decode())
+            self._read_failed(channel, row, body, state.decode(), self._excerpt(error))
             for channel, rows in answers
-            for row, body, state in parts_of(rows, 3)
+            for row, body, state, error in parts_of(rows, 4)
         )
         return soonest(found, limit)
 
@@ -68,7 +71,7 @@ class LookedAtLayer(HintedLayer):
         error_class: str | None = None,
     ) -> list[Listed]:
         of_class = "" if error_class is None else f"={error_class}"
-        answers = self._run_on_each(channels, "list_dead", limit, of_class, EXCERPT, *_place(before))
+        answers = self._run_on_each(channels, "list_dead", limit, of_class, EXCERPT, *_place(before), END)
         found = (
             self._read_listed(channel, row, body, "dead", _name(name), self._excerpt(error))
             for channel, rows in answers
@@ -84,8 +87,8 @@ class LookedAtLayer(HintedLayer):
         rows = self._run(channel, "find", id.bytes, again=True)
         if not rows:
             return None
-        row, body = rows
-        return read_message(channel, row, body, self._cipher)
+        row, body, error = rows
+        return replace(read_message(channel, row, body, self._cipher), error=read_error(error, self._cipher))
 
     def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
         rows = self._run(channel, "find_dead", id.bytes, again=True)
@@ -93,6 +96,9 @@ class LookedAtLayer(HintedLayer):
             return None
         row, body, error = rows
         return read_dead(channel, row, body, error, self._cipher)
+
+    def _read_failed(self, channel: str, row: bytes, body: bytes, state: State, error: str) -> Listed:
+        return self._read_listed(channel, row, body, state, error_class(error), error)
 
     def _read_listed(
         self, channel: str, row: bytes, body: bytes, state: State, error_class: str = "", error: str = ""

@@ -204,8 +204,12 @@ def _read_body(body: bytes, cipher: Cipher) -> tuple[Content, Content, int | Non
 
 def read_dead(channel: str, row: bytes, body: bytes, error: bytes, cipher: Cipher) -> DeadMessage:
     buried_at, _ = _ROW.unpack_from(row)
+    return DeadMessage(read_message(channel, row, body, cipher), read_error(error, cipher), buried_at)
+
+
+def read_error(error: bytes, cipher: Cipher) -> str:
+    """Return what is kept of an error, or why that cannot be read."""
     try:
-        text = cipher.open(error).decode("utf-8", "backslashreplace")
+        return cipher.open(error).decode("utf-8", "backslashreplace") if error else ""
     except Unreadable as reason:
-        text = f"The error cannot be read: {reason}."
-    return DeadMessage(read_message(channel, row, body, cipher), text, buried_at)
+        return f"The error cannot be read: {reason}."

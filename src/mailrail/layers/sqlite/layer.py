@@ -114,10 +114,12 @@ class SqliteLayer(SqliteOperating):
         return _not_in(gone, claims)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._settle([claim], sql.GIVE_BACK, delay=delay, attempts=0, alone=alone)
+        return self._settle(
+            [claim], sql.GIVE_BACK, delay=delay, attempts=0, alone=alone, error=storable(error)
+        )
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
-        return self._settle(claims, sql.GIVE_BACK, delay=delay, attempts=-1, alone=False)
+        return self._settle(claims, sql.GIVE_BACK, delay=delay, attempts=-1, alone=False, error=None)
 
     def _settle(self, claims: Sequence[Message], statement: str, **values: Any) -> list[Message]:
         if not claims:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..looking import EXCERPT
+from ..looking import END, EXCERPT
 from .sql import LEVELS
 
 # Found by jumping through the indexes from one channel to the next.
@@ -47,7 +47,8 @@ WITH RECURSIVE
     )
 SELECT id, channel, due,
     CASE WHEN due <= %(now)s THEN 'ready' WHEN token IS NULL THEN 'scheduled' ELSE 'claimed' END,
-    substr(content, 1, {EXCERPT}), attempt, losses, priority, lane, key, worker
+    substr(content, 1, {EXCERPT}), attempt, losses, priority, lane, key, worker,
+    substr(error, -{END})
 FROM mailrail_message WHERE id IN (SELECT id FROM page)
 ORDER BY due, id LIMIT %(limit)s
 """
@@ -60,7 +61,7 @@ WAITING = {
 
 _DEAD = f"""
 SELECT d.id, d.channel, d.buried_at, 'dead', substr(d.content, 1, {EXCERPT}), d.attempt, d.losses, d.priority, d.lane,
-    d.key, d.error_class, substr(d.error, -{EXCERPT})
+    d.key, d.error_class, substr(d.error, -{END})
 FROM json_each(%(channels)s) AS open CROSS JOIN mailrail_dead d -- CROSS JOIN fixes the order of the loops
 WHERE d.id IN (
     SELECT id FROM mailrail_dead

@@ -144,7 +144,8 @@ WHERE {_HELD}
 
 GIVE_BACK = f"""
 UPDATE mailrail_message SET
-    due = %(now)s + %(delay)s, attempt = attempt + %(attempts)s, alone = alone OR %(alone)s, worker = NULL, token = NULL
+    due = %(now)s + %(delay)s, attempt = attempt + %(attempts)s, alone = alone OR %(alone)s, worker = NULL,
+    token = NULL, error = COALESCE(%(error)s, error)
 WHERE {_HELD}
 """
 

@@ -17,7 +17,7 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import DeadMessage, check_channel_name
+from mailrail.messages import DeadMessage, Listed, check_channel_name
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
@@ -28,8 +28,8 @@ _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
 class Command(BaseCommand):
     help = (
-        "Shows the channels, and operates them: dead, requeue, discard, cancel, pause, resume, workers, check, "
-        "relay, reconcile."
+        "Shows the channels, and operates them: waiting, dead, requeue, discard, cancel, pause, resume, workers, "
+        "check, relay, reconcile."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -37,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
         actions = parser.add_subparsers(dest="action", metavar="action")
         for name, help in (
+            ("waiting", "list messages that wait or run, and how their last runs failed"),
             ("dead", "list dead messages"),
             ("requeue", "send dead messages again"),
             ("discard", "forget dead messages"),
@@ -50,7 +51,7 @@ class Command(BaseCommand):
                 action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Of a message.")
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
-            if name == "dead":
+            if name in ("waiting", "dead"):
                 action.add_argument("--limit", type=whole_number_argument, default=20, help="Default: 20.")
         actions.add_parser("workers", help="list the workers that live")
         _add_check(actions)
@@ -145,6 +146,20 @@ class Command(BaseCommand):
             return layer.unreadable()
         except LayerUnavailable as error:
             return [str(error)]
+
+    def _waiting(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        listed = layer.list_waiting([options["channel"]], options["limit"])
+        rows = [_waiting_facts(it, _whole_error(layer, it)) for it in listed]
+        if self._json:
+            self._print_json(rows)
+            return
+        for row in rows:
+            self.stdout.write(f"{row['id']}  {row['state']}  due {row['due']}  attempt {row['attempt']}")
+            self.stdout.write(f"  {harmless(row['content'][:200])}")
+            if row["error"]:
+                self.stdout.write("  " + harmless(row["error"].strip()).replace("\n", "\n  ") + "\n")
+        if not rows:
+            self.stdout.write(f"No messages wait on {options['channel']}.")
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         dead = layer.dead(options["channel"], options["limit"])
@@ -278,6 +293,26 @@ def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
     while page := layer.dead(channel, 500, before=last):
         last = page[-1]
         yield [d.message.id for d in page]
+
+
+def _whole_error(layer: DurableLayer, listed: Listed) -> str:
+    """Of a list, only the end was read."""
+    found = layer.find(listed.channel, listed.id) if listed.error else None
+    return found.error if found else listed.error
+
+
+def _waiting_facts(listed: Listed, error: str) -> dict[str, Any]:
+    return {
+        "id": str(listed.id),
+        "channel": listed.channel,
+        "state": listed.state,
+        "due": datetime.fromtimestamp(listed.at, UTC).isoformat(timespec="seconds"),
+        "content": listed.excerpt,
+        "attempt": listed.attempt,
+        "losses": listed.losses,
+        "worker": listed.worker,
+        "error": error,
+    }
 
 
 def _dead_facts(dead: DeadMessage) -> dict[str, Any]:

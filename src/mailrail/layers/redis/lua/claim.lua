@@ -155,7 +155,7 @@ if is_cut_short == 0 then
         local of_channel = {}
         local is_done = try(i, function()
             choose(i, KEYS[i], math.min(tonumber(ARGV[3 * i + 1]), total), of_channel, stay[i])
-            for _, key in ipairs({ ':body', ':state', ':keys' }) do call('HLEN', KEYS[i] .. key) end
+            for _, key in ipairs({ ':body', ':state', ':errors', ':keys' }) do call('HLEN', KEYS[i] .. key) end
         end)
         for _, c in ipairs(is_done and of_channel or {}) do chosen[#chosen + 1] = c end
     end

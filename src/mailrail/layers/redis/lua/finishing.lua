@@ -14,6 +14,7 @@ local function finish(tag, claims)
     end
     with_all('HDEL', tag .. ':state', gone)
     with_all('HDEL', tag .. ':body', gone)
+    with_all('HDEL', tag .. ':errors', gone)
     local are_leased = with_all('ZREM', tag .. ':claimed', gone) == #gone
     for i, id in ipairs(gone) do
         if not are_leased or states[i]:sub(33, 40) ~= NOWHERE then

@@ -1,5 +1,5 @@
 -- uses: flags leaving claims
--- KEYS: tag. ARGV: claims, seconds, what to add to the attempts, whether to run alone. Returns the numbers of the lost.
+-- KEYS: tag. ARGV: claims, seconds, what to add to the attempts, whether to run alone, and how it failed, if it did. Returns the numbers of the lost.
 local tag, due, attempts, alone = KEYS[1], now + tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local lost = {}
 for i, id, token in each_claim(ARGV[1]) do
@@ -8,6 +8,7 @@ for i, id, token in each_claim(ARGV[1]) do
         local s = read(state)
         s.token, s.worker, s.attempt = UNCLAIMED, '', math.max(0, s.attempt + attempts)
         if alone then set(s, ALONE) end
+        if ARGV[5] then call('HSET', tag .. ':errors', id, ARGV[5]) end
         call('HSET', tag .. ':state', id, pack(s))
         take_up(tag, id, s)
         put_due(tag, id, s.priority, due)

@@ -38,6 +38,7 @@ end
 local function remove(tag, id, s)
     call('HDEL', tag .. ':state', id)
     call('HDEL', tag .. ':body', id)
+    call('HDEL', tag .. ':errors', id)
     take_up(tag, id, s)
     free_key(tag, s)
     if s.lane ~= '' then

@@ -1,7 +1,9 @@
 -- uses: rows places
 -- KEYS: tag. ARGV: how many, a state or nothing, bytes of a body, and the moment and the id that they come after, or nothing.
--- Returns three strings of each message that waits or is claimed, soonest due first: the message's two, and its state.
+-- and bytes of an error. Returns four strings of each message that waits or is claimed, soonest due first: the message's two,
+-- its state, and how its last run failed.
 local tag, limit, wanted, most, at, after = KEYS[1], tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local most_of_error = tonumber(ARGV[6])
 local found = {}
 
 local function collect(key, later)
@@ -35,6 +37,7 @@ for n = 1, math.min(#found, limit) do
         local body = call('HGET', tag .. ':body', found[n].id) or ''
         append(rows, found[n].due, found[n].id, state, body:sub(1, most))
         rows[#rows + 1] = found[n].state
+        rows[#rows + 1] = (call('HGET', tag .. ':errors', found[n].id) or ''):sub(-most_of_error)
     end
 end
 return rows

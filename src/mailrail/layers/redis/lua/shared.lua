@@ -9,6 +9,7 @@
 --   :claimed        zset   id -> end of its lease
 --   :held           zset   id -> due: behind another message of its lane
 --   :lane:<lane>    zset   id -> place: all of a lane that are not finished
+--   :errors         hash   id -> how its last run failed, of what waits for the next one, or runs
 --   :keys           hash   key -> id, until the message is first claimed
 --   :expires        zset   id -> expires, of what is not claimed
 --   :paused         string

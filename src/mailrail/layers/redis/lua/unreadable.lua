@@ -4,7 +4,7 @@
 local tag, most = KEYS[1], tonumber(ARGV[1])
 local TYPES = {
     [':state'] = 'hash', [':body'] = 'hash', [':levels'] = 'zset', [':claimed'] = 'zset', [':held'] = 'zset',
-    [':keys'] = 'hash', [':expires'] = 'zset', [':dead'] = 'zset', [':error_class'] = 'hash', [':error_classes'] = 'set',
+    [':errors'] = 'hash', [':keys'] = 'hash', [':expires'] = 'zset', [':dead'] = 'zset', [':error_class'] = 'hash', [':error_classes'] = 'set',
     [':graves'] = 'hash',
 }
 local odd, messages, dead = {}, 0, 0
