@@ -109,7 +109,7 @@ class TestSettings:
             "SHUTDOWN_TIMEOUT": 0, "RECONCILE_EVERY": 9.5, "READY_OLDEST_DUE": 5, "CONSUMER_MIDDLEWARE": ["a.b"],
             "BASE_URL": "https://example.com", "DELIVER_WITH": "a.b", "MAIL_MAX_BYTES": 1,
             "MAIL_STORAGE": "files", "MAIL_ON_AMBIGUOUS": "hold", "MAIL_LIFETIME": 60,
-            "MAIL_SENSITIVE": "a.b",
+            "MAIL_SENSITIVE": "a.b", "MAIL_LOG_RECIPIENTS": "domain",
             "MAIL_MESSAGE_ID_DOMAIN": "a.b", "MAIL_KEEP_BODIES": 60, "MAIL_KEEP_RECORDS": None, "MAILERS": {"smtp": {}},
             "INVITATION_MODEL": "a.B", "INVITATION_LIFETIME": 60, "INVITATIONS_PER_SENDER": 1,
             "INVITATIONS_PER_DAY": 2, "INVITATIONS_PER_RECIPIENT": 3, "INVITATION_MAY_INVITE": "a.b",

@@ -68,6 +68,8 @@ class Settings:
     """Alias in ``STORAGES`` where attachments are kept. ``None``: in the database."""
     mail_on_ambiguous: str = "resend"
     """When nobody knows whether an email was sent: ``"resend"`` it with the same Message-ID, or ``"hold"`` it."""
+    mail_log_recipients: str = "full"
+    """How the log names the recipients of an email: ``"full"`` addresses, ``"domain"``, or ``"none"``."""
     mail_lifetime: float = 3 * 86400.0
     """How long an email is tried again that a server refuses for now, where its mailer does not say."""
     mail_sensitive: str = "mailrail.mail.is_sensitive"
@@ -127,6 +129,7 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {
     "UNROUTED": ("keep", "raise"),
     "MAIL_ON_AMBIGUOUS": ("resend", "hold"),
+    "MAIL_LOG_RECIPIENTS": ("full", "domain", "none"),
     "INVITATION_ACCEPT": ("email", "link"),
     "INVITATION_DOMAINS": ("public", "any"),
 }

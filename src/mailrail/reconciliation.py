@@ -14,7 +14,6 @@ and sends their messages with ``unique=True``, so that a record's message is kno
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +26,7 @@ from . import options as checked
 from .conf import settings
 from .layers import DurableLayer, get_layer
 from .layers.transactions import send_with
+from .log import logger_of
 from .messages import Content, Message, Rate, check_channel_name, id_of_content
 
 __all__ = ["Reconciler", "reconcile", "reconcilers", "take_turn"]
@@ -40,7 +40,7 @@ PART = 40
 """Pages on which nothing is missing that one look of a worker goes through; the next look of its process goes on there.
 A long backlog keeps nobody busy, and what was lost is sent again at full speed."""
 
-logger = logging.getLogger("mailrail.reconciliation")
+logger = logger_of("mailrail.reconciliation")
 
 
 def reconcile(

@@ -14,7 +14,6 @@ layer without a list.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import random
 import re
@@ -40,6 +39,7 @@ from .autoreload import IMPORT_MACHINERY, import_watched
 from .conf import settings
 from .errors import InvalidSettings, NoRoute
 from .layers import default_alias, get_layer
+from .log import logger_of
 from .messages import Content, Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for who takes from a layer's buckets
 from .options import Mistakes
@@ -47,7 +47,7 @@ from .policy import Backoff, Policy, compile_filters, read_policy
 
 __all__ = ["Rate", "consumer", "include", "route"]
 
-logger = logging.getLogger("mailrail")
+logger = logger_of("mailrail")
 
 Consumer: TypeAlias = Callable[..., Any]
 Routes: TypeAlias = Iterable["Route | Routes"]

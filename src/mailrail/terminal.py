@@ -1,13 +1,53 @@
-"""What others have said (servers, exceptions, senders of messages), shown on a terminal."""
+"""What others have said (servers, exceptions, senders of messages), shown to people.
+
+Control characters steer terminals and forge lines of logs. Marks of direction (Unicode Standard Annex 9), and others
+that nobody sees, have a text read otherwise than it is. So they are written out, as ``\\x1b`` and ``\\u202e``.
+"""
 
 from __future__ import annotations
 
+import json
+import unicodedata
+from collections.abc import Callable
+from typing import Any
 
-def harmless(text: str) -> str:
-    """The text with its control characters written out, as ``\\x1b``: a terminal would obey them. Lines stay lines."""
-    if text.isprintable():
+
+class Escaped(str):
+    """Text that holds nothing of this kind any more, but for the line ends it is meant to have."""
+
+    __slots__ = ()
+
+
+def harmless(text: str) -> Escaped:
+    """Return the text with such characters written out. Lines stay lines."""
+    return _escaped(text, "\n\t")
+
+
+def single_line(text: str) -> Escaped:
+    """Return the text with such characters and its line ends written out."""
+    return _escaped(text, "")
+
+
+def as_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return the value as JSON that people can read, with such characters in the notation of JSON (RFC 8259, 7)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
+    return "".join(
+        each if each == "\n" or _is_visible(each) else json.dumps(each, ensure_ascii=True)[1:-1]
+        for each in text
+    )
+
+
+def _escaped(text: str, kept: str) -> Escaped:
+    if isinstance(text, Escaped) and "\n" in kept:
         return text
-    return "".join(each if each.isprintable() or each in "\n\t" else _written(each) for each in text)
+    if text.isprintable():
+        return Escaped(text)
+    return Escaped("".join(each if each in kept or _is_visible(each) else _written(each) for each in text))
+
+
+def _is_visible(character: str) -> bool:
+    """Spaces of other scripts, such as the ideographic one, are; str.isprintable() does not count them."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _written(character: str) -> str:

@@ -477,3 +477,14 @@ def test_a_body_in_a_charset_that_cannot_be_is_shown(charset: str) -> None:
         0, message_from_bytes(f"Content-Type: text/plain; charset={charset}\n\nHall\xf6\n".encode("latin-1"))
     )
     assert part.text == "Hall\N{REPLACEMENT CHARACTER}\n"
+
+
+def test_what_others_have_said_is_shown_escaped(staff: Client, on: str) -> None:
+    raw, written = "no \x1b[2J\u202eevil", "no \\x1b[2J\\u202eevil"
+    email = ended(mail.queue(message()), raw)
+    MailerState.objects.create(mailer="bulk", paused_by="outage", reason=raw)
+    Suppression.objects.create(address="gone@example.com", note=raw)
+    suppressed = reverse("admin:mailrail_mail_suppression_change", args=("gone@example.com",))
+    for url in (page(email), reverse("admin:mailrail_mail_mailerstate_changelist"), suppressed):
+        text = staff.get(url).text
+        assert written in text and raw not in text and "\u202e" not in text, url

@@ -184,9 +184,11 @@ def test_records_of_other_hands_do_no_harm() -> None:
 
 def test_nothing_that_servers_say_steers_the_terminal(on: str) -> None:
     [email] = queue(1)
-    write([fail(email, timezone.now(), "550 \x1b[2Jno", "out")], (), on)
+    write([fail(email, timezone.now(), "550 \x1b[2Jno\nEnded: sent 9", "out")], (), on)
     MailerState.objects.create(
         mailer="out", paused_by="outage", reason="421 \x1b]0;gone\a", since=timezone.now()
     )
     text = mailq()
+    assert "550 \\x1b[2Jno\\nEnded: sent 9\n" in text, "a reply of several lines stays on one"
+    assert "550 \\u001b[2Jno" in mailq("--json")
     assert "550 \\x1b[2Jno" in text and "421 \\x1b]0;gone\\x07" in text and "\x1b" not in text

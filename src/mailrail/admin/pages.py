@@ -24,6 +24,7 @@ from django.utils.translation import gettext, ngettext, pgettext_lazy
 from mailrail.errors import MailrailError
 from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, confirmation, is_confirmed
 from mailrail.messages import Content, Listed, Message, Place
+from mailrail.terminal import harmless, single_line
 
 from .sources import MOST_CHANNELS, Address, Asked, Source, source_of
 
@@ -60,7 +61,7 @@ class LayerList(KeyList):
                 text = gettext("These are messages of the first %(count)d channels only; choose one.")
                 messages.warning(request, text % {"count": MOST_CHANNELS})
         except MailrailError as error:
-            messages.error(request, str(error))
+            messages.error(request, harmless(str(error)))
         is_more = len(page) > self.list_per_page
         rows = [self._row(source, it) for it in page[: self.list_per_page]]
         self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
@@ -237,6 +238,7 @@ class Text:
     @classmethod
     def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
         """``at_end``: it is the end that matters."""
+        text = harmless(text)
         if whole or len(text) <= SHOWN_AT_ONCE:
             return cls(text)
         shown = text[-SHOWN_AT_ONCE:] if at_end else text[:SHOWN_AT_ONCE]
@@ -256,6 +258,7 @@ def moment(seconds: float | None) -> datetime | None:
 
 
 def shortened(text: str) -> str:
+    text = single_line(text)
     return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
 
 

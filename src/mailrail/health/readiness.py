@@ -3,7 +3,6 @@ wants to know."""
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -15,11 +14,12 @@ from django.db import Error
 from ..applications import serves
 from ..errors import MailrailError
 from ..layers import DurableLayer, default_alias, get_layer
+from ..log import logger_of
 from ..messages import ChannelStats
 from ..routing import Routing
 from .rules import Problem, apply_rules
 
-logger = logging.getLogger("mailrail.health")
+logger = logger_of("mailrail.health")
 
 LOOK_EVERY = 2.0
 """Seconds for which an answer is good."""

@@ -5,7 +5,6 @@ A hint and no more: a worker looks for itself at least once a second, so nothing
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import select
@@ -14,9 +13,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
+from ..log import logger_of
 from .base import DurableLayer
 
-logger = logging.getLogger("mailrail.layers")
+logger = logger_of("mailrail.layers")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 LOOK_FIRST, LOOK_SELDOM = 0.02, 1.0

@@ -9,7 +9,6 @@ twice, which is harmless while the first one waits or is claimed.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import socket
@@ -31,7 +30,9 @@ from .database import DatabaseChannelLayer
 if TYPE_CHECKING:
     from .base import DurableLayer
 
-logger = logging.getLogger("mailrail.layers")
+from ..log import logger_of
+
+logger = logger_of("mailrail.layers")
 
 BATCH = 500
 """Messages that are relayed together. A sender relays no more than one batch; workers do the rest."""

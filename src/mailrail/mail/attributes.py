@@ -7,16 +7,17 @@ Anymail reads, and those that the class names in ``mailrail_attributes``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
 from django.core.mail import EmailMessage
 
+from mailrail.log import logger_of
+
 from .acceptance import check_text
 from .values import CannotBeStored, pack
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 OF_ANYMAIL = frozenset(
     {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from django.utils.log import AdminEmailHandler
 
 from mailrail import LayerUnavailable
 from mailrail.errors import InvalidSettings
+from mailrail.log import logger_of
 from mailrail.options import Mistakes
 from mailrail.worker import Run, current_run
 
@@ -31,7 +31,7 @@ from .policies import UNNAMED
 from .queueing import queue_in_run, queue_many
 from .sensitive import mark_password_reset
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 OF_A_SERVER = (
     "host",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import format_datetime
@@ -26,6 +25,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils import timezone
 
 from mailrail.addresses import InvalidDomain, bare
+from mailrail.log import logger_of
 
 from .compose.dialect import in_its_zone
 from .compose.domains import with_ascii_domains
@@ -41,7 +41,7 @@ from .smtp import Fate, Outcome, SmtpError
 from .smtp.errors import ConnectionLost, Unsendable
 from .values import storable
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 
 class NeverConnected(Exception):

@@ -5,12 +5,12 @@ No transaction is open while anybody talks to a server.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from django.core.mail.backends.base import BaseEmailBackend
@@ -19,10 +19,11 @@ from django.utils import timezone
 
 from mailrail import MailrailError
 from mailrail.addresses import bare
+from mailrail.log import logger_of
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from . import failover, outages, outcomes, paces, rates, reading
+from . import failover, outages, outcome_log, outcomes, paces, rates, reading
 from .by_backend import send_by_backend
 from .ledger import write
 from .load import Loaded, defect_of, in_portions, load_messages
@@ -38,7 +39,7 @@ from .smtp.as_django import utf8_address_of
 from .smtp.errors import PoolExhausted
 from .suppressions import listed
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 NOTHING_TO_DO = {Status.SENT, Status.FAILED, Status.CANCELLED, Status.EXPIRED, Status.SUPPRESSED, Status.HELD}
 """Final, or held: releasing it sends a message of its own, whose number (``Email.call``) voids those before it."""
@@ -383,6 +384,7 @@ class Delivery:
                 self._final.append(message)
             else:
                 _release(message, result.again, "it is sent later")
+        outcome_log.tell([result for result in results if not result.mailer_out])
         if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
             self._finish_final()
         if self._probed is not None and any(result.status == Status.SENT for result in results):
@@ -391,7 +393,7 @@ class Delivery:
 
     def _finish_final(self) -> None:
         for message in self._final:
-            _finish(message)
+            _say(message, partial(message.finish, is_told=True))
         self._final.clear()
         self._finished_at = time.monotonic()
 
@@ -434,7 +436,7 @@ def _finish(message: IncomingMessage) -> None:
 
 
 def _release(message: IncomingMessage, delay: float, why: str) -> None:
-    _say(message, lambda: message.release(delay, why))
+    _say(message, lambda: message.release(delay, why, is_told=True))
 
 
 def _say(message: IncomingMessage, what: Callable[[], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,10 +9,13 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from mailrail.log import logger_of
+
+from .log_recipients import masked
 from .models import MailerState
 from .policies import policy_of
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 
 @dataclass
@@ -38,7 +40,10 @@ def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
         told.reasons.add(reason)
     meanwhile = _meanwhile(stands_in)
     logger.error(
-        "Mailer %r cannot be used; its mail %s until it can: %s", mailer or "default", meanwhile, reason
+        "Mailer %r cannot be used; its mail %s until it can: %s",
+        mailer or "default",
+        meanwhile,
+        masked(reason),
     )
 
 
@@ -54,7 +59,7 @@ def seen(state: MailerState) -> None:
         state.mailer or "default",
         _time(state.since),
         _meanwhile(next(iter(policy_of(state.mailer).failover), "")),
-        state.reason,
+        masked(state.reason),
     )
 
 

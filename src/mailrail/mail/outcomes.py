@@ -33,6 +33,7 @@ breaks at the same email again and again may be that email's fault after all."""
 NOT_SENT = "not sent"
 IN_DOUBT = "it may have been sent; sending again"
 SENDER_REFUSED = "held: the server refuses its sender"
+HELD_IN_DOUBT = "held: it may have been sent"
 MOST_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
 
@@ -114,7 +115,7 @@ def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
         if each["status"] not in FINAL_FOR_RECIPIENT:
             each["in_doubt"] = True
     if settings.mail_on_ambiguous == "hold" or (doubts and _is_too_old(email, now)):
-        note(email, now, "held: it may have been sent", mailer=mailer, why=why)
+        note(email, now, HELD_IN_DOUBT, mailer=mailer, why=why)
         _stand(email, Status.HELD, now)
         return Result(email, Status.HELD)
     note(email, now, IN_DOUBT, mailer=mailer, why=why)

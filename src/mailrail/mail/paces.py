@@ -7,7 +7,6 @@ pace at which mail was leaving just then.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -19,9 +18,12 @@ from typing import NamedTuple
 from django.db.models import F
 from django.utils import timezone
 
+from mailrail.log import logger_of
+
+from .log_recipients import masked
 from .models import MailerPace
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 HALVED_AT_MOST_EVERY = 10.0
 """Seconds: what is under way when a server first complains is complained of as well."""
@@ -88,7 +90,7 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
         _known.pop((mailer, using), None)
         if begins:
             told = "Mailer %r is asked for less%s, and slows down to %.3g emails a second: %s"
-            logger.warning(told, mailer or "default", to(domain), pace_of(row), reason)
+            logger.warning(told, mailer or "default", to(domain), pace_of(row), masked(reason))
 
 
 def _recovers(row: MailerPace, using: str) -> bool:

@@ -6,7 +6,6 @@ three senders in a row, it says more of the mailer: the mailer is out, and its m
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -18,13 +17,14 @@ from django.db import router
 from django.utils.dateparse import parse_datetime
 
 from mailrail.addresses import bare
+from mailrail.log import logger_of
 
 from . import control
 from .mailers import alias_of
 from .models import Email, RefusedSender, Status
 from .outcomes import SENDER_REFUSED
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 IN_A_ROW = 3
 """Different senders that are refused, with no other let through in between, until the mailer is out."""

@@ -6,7 +6,6 @@ message, and its digest, do not depend on it.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,8 +15,9 @@ from django.core.mail import EmailMessage
 from django.utils.module_loading import import_string
 
 from mailrail.conf import settings
+from mailrail.log import logger_of
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 MARK = "mailrail_sensitive"
 """The attribute by which a message says it of itself."""
 FRAMES = 20

@@ -7,7 +7,6 @@ goes on, has its connections beside those of whoever took its slots meanwhile, u
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -19,10 +18,12 @@ from uuid import uuid4
 from django.db import Error, connections
 from django.db.models.functions import Now
 
+from mailrail.log import logger_of
+
 from .models import MailerSlot
 from .policies import policy_of
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 LEASE = timedelta(seconds=20)
 RENEWED_EVERY = 5.0

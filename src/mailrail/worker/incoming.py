@@ -29,6 +29,7 @@ class Outcome:
     delay: float = 0.0  # seconds until it is due again
     alone: bool = False
     settled: bool = False  # committed already, together with the consumer's own writes
+    is_told: bool = False  # the consumer's own log says what came of it
 
 
 class IncomingMessage:
@@ -123,9 +124,12 @@ class IncomingMessage:
 
     # -- what becomes of it -------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Done, now: it will not run again, whatever happens to the rest of the batch."""
-        self._say(Outcome("finished"))
+    def finish(self, *, is_told: bool = False) -> None:
+        """Done, now: it will not run again, whatever happens to the rest of the batch.
+
+        ``is_told``: the consumer's own log says what came of it, so the worker's line is for debugging only.
+        """
+        self._say(Outcome("finished", is_told=is_told))
 
     def retry(
         self, after: float | timedelta | None = None, why: str = "the consumer asked for a retry"
@@ -133,10 +137,19 @@ class IncomingMessage:
         """Again: ``after`` seconds, or after the route's backoff. After the last attempt, it is buried."""
         self._say(self.failed(str(why), Retry(after=after).after))
 
-    def release(self, after: float | timedelta = 0, why: str = "the consumer gave it back") -> None:
-        """Give it back untouched, due again ``after`` seconds: this run was no attempt."""
+    def release(
+        self,
+        after: float | timedelta = 0,
+        why: str = "the consumer gave it back",
+        *,
+        is_told: bool = False,
+    ) -> None:
+        """Give it back untouched, due again ``after`` seconds: this run was no attempt.
+
+        ``is_told``: as in ``finish``.
+        """
         delay = Retry(after=after).after
-        self._say(Outcome("released", str(why), 0.0 if delay is None else delay))
+        self._say(Outcome("released", str(why), 0.0 if delay is None else delay, is_told=is_told))
 
     def bury(self, why: str = "the consumer buried it") -> None:
         """Keep it among the dead, for a person to look at."""

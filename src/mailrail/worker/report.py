@@ -8,6 +8,7 @@ from typing import Any
 
 from ..messages import Message, first_line
 from ..signals import message_buried, message_finished, message_retried, message_started, worker_maintenance
+from ..terminal import Escaped, harmless
 from .incoming import IncomingMessage, Outcome
 from .log import logger
 
@@ -46,7 +47,7 @@ def report_lost(message: IncomingMessage) -> None:
 
 
 def _log(claim: Message, outcome: Outcome, duration: float) -> None:
-    level = _levels[outcome.kind]
+    level = logging.DEBUG if outcome.is_told else _levels[outcome.kind]
     if not logger.isEnabledFor(level):
         return
     line = f"{outcome.kind} {claim.channel} {claim.id} attempt={claim.attempt} seconds={duration:.3f}"
@@ -57,11 +58,11 @@ def _log(claim: Message, outcome: Outcome, duration: float) -> None:
     if outcome.error:
         whole = outcome.kind == "buried" or logger.isEnabledFor(logging.DEBUG)
         line += (
-            f"\n{outcome.error.rstrip()}"
+            f"\n{harmless(outcome.error.rstrip())}"
             if whole
             else f" because={first_line(outcome.error)[:LONGEST_REASON]!r}"
         )
-    logger.log(level, "%s", line, extra=_fields(claim, outcome, duration))
+    logger.log(level, "%s", Escaped(line), extra=_fields(claim, outcome, duration))
 
 
 def _fields(claim: Message, outcome: Outcome, duration: float) -> dict[str, Any]:

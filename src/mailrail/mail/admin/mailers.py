@@ -14,6 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
 from mailrail.key_lists import NeitherMadeNorChanged
+from mailrail.terminal import harmless
 
 from .. import outages
 from ..mailers import delivering
@@ -36,13 +37,18 @@ class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore
         if not self.has_view_permission(request):
             raise PermissionDenied
         states = {state.pk: state for state in MailerState.objects.all()}
+        for state in states.values():
+            state.reason = harmless(state.reason or "")
+        refused = list(refused_senders())
+        for row in refused:
+            row.reason = harmless(row.reason or "")
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": pgettext_lazy("email", "Mailers"),
             "mailers": [(alias, states.get(alias)) for alias in sorted({*delivering(), *states})],
             "may_pause": self._may_pause(request),
-            "refused_senders": refused_senders(),
+            "refused_senders": refused,
             "may_allow": _may_allow(request),
             **(extra_context or {}),
         }

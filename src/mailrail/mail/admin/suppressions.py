@@ -10,9 +10,11 @@ from django.core.validators import validate_email
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from mailrail.addresses import bare
 from mailrail.key_lists import KeyList, KeyListAdmin
+from mailrail.terminal import harmless
 
 from ..models import Suppression
 from ..suppressions import names_of
@@ -46,7 +48,14 @@ class SuppressionAdmin(KeyListAdmin):
     search_help_text = _(
         "The beginning of an address; 1,000 are found at most. An erased one is found when it is typed in whole."
     )
-    fields = ("address", "reason", "note")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """What stands there may be a server's reply: it is shown escaped."""
+        return ("address", "reason", "note") if obj is None else ("address", "reason", "said")
+
+    @admin.display(description=pgettext_lazy("email", "note"))
+    def said(self, row: Suppression) -> str:
+        return harmless(row.note)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SuppressionList]:
         return SuppressionList

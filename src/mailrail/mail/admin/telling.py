@@ -8,6 +8,8 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import pgettext_lazy
 
+from mailrail.terminal import harmless
+
 from ..models import Status
 
 EVENTS: dict[str, Any] = {
@@ -45,13 +47,19 @@ EVENTS: dict[str, Any] = {
 def event(told: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.events``."""
     what = str(told.get("what", ""))
-    return {**told, "at": _time(told), "what": EVENTS.get(what, what)}
+    return {**_escaped(told), "at": _time(told), "what": EVENTS.get(what, harmless(what))}
 
 
 def recipient(told: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.recipients``."""
     status = str(told.get("status", ""))
-    return {**told, "at": _time(told), "status": Status(status).label if status in Status.values else status}
+    label = Status(status).label if status in Status.values else harmless(status)
+    return {**_escaped(told), "at": _time(told), "status": label}
+
+
+def _escaped(told: dict[str, Any]) -> dict[str, Any]:
+    """Servers and exceptions have said most of it."""
+    return {name: harmless(value) if isinstance(value, str) else value for name, value in told.items()}
 
 
 def _time(told: dict[str, Any]) -> datetime | None:

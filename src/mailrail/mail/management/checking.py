@@ -10,7 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from mailrail.conf import settings
 from mailrail.health.rules import Rule
-from mailrail.terminal import harmless
+from mailrail.terminal import single_line
 
 
 def add_check(parser: CommandParser, help: str) -> None:
@@ -37,7 +37,7 @@ def check(rule: Rule, options: Mapping[str, Any]) -> str:
     if limit is None:
         raise CommandError("Say what is too long: --oldest SECONDS, as MAILRAIL['READY_OLDEST_DUE'] is None.")
     if problems := [each.detail for each in rule(limit)]:
-        raise CommandError(harmless("; ".join(problems)))
+        raise CommandError(single_line("; ".join(problems)))
     return "Well."
 
 

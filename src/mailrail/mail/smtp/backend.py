@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from collections.abc import Callable, Collection, Sequence
@@ -13,10 +12,12 @@ from django.core.mail.backends import smtp
 from django.core.mail.utils import DNS_NAME
 
 from mailrail import options as checked
+from mailrail.log import logger_of
 from mailrail.options import Mistakes
 
 from ..compose import compose
 from ..compose.headers import check_lines
+from ..log_recipients import masked, named
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
 from .courier import carry, drive
@@ -25,7 +26,7 @@ from .errors import EightBitNotOffered, SmtpError
 from .pool import Pool, pool_of
 from .server import Server, Timeouts, Tls, check_extensions, check_local_hostname
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 
 class EmailBackend(smtp.EmailBackend):
@@ -216,7 +217,7 @@ class _Batch:
         if outcome.fate is Fate.ACCEPTED:
             self.sent += 1
             for recipient, reply in outcome.refused.items():
-                logger.warning("%s was refused, others were not: %s", recipient, reply)
+                logger.warning("%s was refused, others were not: %s", named([recipient]), masked(str(reply)))
         elif isinstance(outcome.error, EightBitNotOffered) and self._eight_bit:
             # It is the one taken last: of each it is told before the next is taken.
             self._waiting.append((envelope.ref, False))

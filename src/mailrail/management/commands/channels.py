@@ -21,7 +21,7 @@ from mailrail.messages import DeadMessage, Listed, check_channel_name
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
-from mailrail.terminal import harmless
+from mailrail.terminal import as_json, harmless, single_line
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
@@ -76,7 +76,7 @@ class Command(BaseCommand):
             act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
             act(layer, options)
         except (MailrailError, ValueError) as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(harmless(str(error))) from error
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Command(BaseCommand):
         try:
             return set(Routing.of_layer(options["layer"]).plans)
         except InvalidSettings as error:
-            self.stderr.write(f"The routing cannot be read: {error}")
+            self.stderr.write(harmless(f"The routing cannot be read: {error}"))
             return set()
 
     def _served(self, channels: Iterable[str]) -> set[str]:
@@ -110,7 +110,7 @@ class Command(BaseCommand):
         try:
             return {channel for channel in channels if serves(channel)}
         except InvalidSettings as error:
-            self.stderr.write(str(error))
+            self.stderr.write(harmless(str(error)))
             return set()
 
     def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
@@ -249,13 +249,13 @@ class Command(BaseCommand):
             self.stdout.write(text)
 
     def _print_json(self, value: Any) -> None:
-        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+        self.stdout.write(as_json(value))
 
     def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         if not rows:
             self.stdout.write("Nothing here.")
             return
-        rows = [tuple(map(harmless, row)) for row in rows]
+        rows = [tuple(map(single_line, row)) for row in rows]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for row in (head, *rows):
             self.stdout.write(

@@ -9,7 +9,7 @@ from django.db import router
 from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
-from mailrail.terminal import harmless
+from mailrail.terminal import single_line
 
 from ... import health, outages, paces
 from ...mailers import alias_of, backend_of, delivering
@@ -45,7 +45,7 @@ class Command(BaseCommand):
             return
         if verb is None:
             for found in delivering():
-                self.stdout.write(harmless(f"{found or 'default'}: {_standing(found, using)}"))
+                self.stdout.write(single_line(f"{found or 'default'}: {_standing(found, using)}"))
             return
         try:
             backend_of(mailer)
@@ -57,7 +57,7 @@ class Command(BaseCommand):
                 outages.resume(mailer, using)
         except InvalidSettings as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(harmless(f"{mailer}: {_standing(alias_of(mailer), using)}"))
+        self.stdout.write(single_line(f"{mailer}: {_standing(alias_of(mailer), using)}"))
 
 
 def _standing(mailer: str, using: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -17,7 +16,7 @@ from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.mail.refused_senders import refused_senders
-from mailrail.terminal import harmless
+from mailrail.terminal import as_json, single_line
 
 MOST_REASONS = 10
 """Reasons why email is deferred that are printed."""
@@ -46,7 +45,7 @@ class Command(BaseCommand):
         with tables_said_missing(using):
             report = self._report(using, status, mailer)
         if options["json"]:
-            self.stdout.write(json.dumps(report, indent=2, ensure_ascii=False, default=datetime.isoformat))
+            self.stdout.write(as_json(report, datetime.isoformat))
         else:
             self._print(report)
 
@@ -69,17 +68,20 @@ class Command(BaseCommand):
             said = (f"{each['status']} {_count(each['count'], each['more'])}" for each in report["ended"])
             self.stdout.write(f"\nEnded: {', '.join(said)}.")
         for each in report["mailers"]:
+            self.stdout.write("")
             probe = f", next try {_until(each['next_try'])}" if each["next_try"] else ""
             self._say(
-                f"\nMailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
+                f"Mailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
                 f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
             )
         for each in report["refused_senders"]:
             name, sender = each["mailer"] or "default", each["sender"] or "<>"
+            self.stdout.write("")
             self._say(
-                f"\nMailer {name} holds mail from {sender} since {_time(each['since'])}, as its server refuses that "
-                f"sender: {each['reason']}\nTo let it go: manage.py mailers allow {name} '{each['sender']}'"
+                f"Mailer {name} holds mail from {sender} since {_time(each['since'])}, as its server refuses that "
+                f"sender: {each['reason']}"
             )
+            self._say(f"To let it go: manage.py mailers allow {name} '{each['sender']}'")
         if report["deferrals"]:
             self.stdout.write("\nDeferred, by reason:")
         for each in report["deferrals"][:MOST_REASONS]:
@@ -95,12 +97,14 @@ class Command(BaseCommand):
             self._say(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['why'][:200]}")
 
     def _say(self, text: str) -> None:
-        self.stdout.write(harmless(text))
+        """What others have said stays on its line."""
+        self.stdout.write(single_line(text))
 
     def _table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
         if not rows:
             self.stdout.write(nothing)
             return
+        rows = [tuple(map(single_line, row)) for row in rows]  # mailers are named by settings, or other hands
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for row in (head, *rows):
             self.stdout.write(

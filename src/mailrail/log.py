@@ -1,0 +1,50 @@
+"""Our loggers. What others have said forges no line and steers no terminal, and a handler that raises costs its line
+alone."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from .terminal import Escaped, harmless, single_line
+
+_formatter = logging.Formatter()
+
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose methods raise nothing: in a thread of ours, what a handler raises would end the worker."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        try:
+            self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
+        except Exception:
+            with suppress(Exception):
+                traceback.print_exc()
+
+
+def logger_of(name: str) -> Logger:
+    """Return the logger of this name. What is logged by it is escaped before any handler sees it."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_escape)  # a second time changes nothing
+    return Logger(logger)
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Write out control characters of arguments and of a traceback. The template stays, by which tools group lines."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(map(_safe, record.args))
+    if record.exc_info and not record.exc_text:
+        text = _formatter.formatException(record.exc_info)
+        # Kept by the record, it is what formatters write. Others may format the exception in their own way.
+        record.exc_text = None if text == (safe := harmless(text)) else safe
+    return True
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, Escaped | int | float):
+        return value
+    if not isinstance(value, str | BaseException) or (text := str(value)).isprintable():
+        return value
+    return single_line(text)

@@ -1,0 +1,86 @@
+"""One line for each outcome of an email; nothing for email that waits for its mailer, its turn or its time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mailrail.log import logger_of
+from mailrail.terminal import single_line
+
+from .log_recipients import masked, named
+from .models import Email, Status
+from .outcomes import HELD_IN_DOUBT, IN_DOUBT, Result
+
+logger = logger_of("mailrail.mail")
+
+LONGEST_TEXT = 300
+"""Characters of what a server said."""
+
+
+def tell(results: Sequence[Result]) -> None:
+    """Log what became of these emails, which is committed: failures as warnings, all else as information."""
+    if not results or not logger.isEnabledFor(logging.WARNING):
+        return
+    all_of_them = logger.isEnabledFor(logging.INFO)
+    for result in results:
+        level = _level(result)
+        if all_of_them or level >= logging.WARNING:
+            _log(level, result)
+
+
+def _level(result: Result) -> int:
+    """A recipient that is refused for good makes it a failure, also where the others have the email.
+
+    Mail that is held for its sender is not lost, and a line of its own warns of that sender.
+    """
+    recipients = result.email.recipients
+    if result.status is Status.SENT:
+        is_well = len(recipients) == 1 or not any(_of(each, "status") == "failed" for each in recipients)
+    elif result.status in (Status.QUEUED, Status.HELD):
+        is_well = _of(_last_event(result.email), "what") not in (IN_DOUBT, HELD_IN_DOUBT)
+    else:
+        is_well = result.status is Status.SUPPRESSED
+    return logging.INFO if is_well else logging.WARNING
+
+
+def _log(level: int, result: Result) -> None:
+    email, event = result.email, _last_event(result.email)
+    what = "deferred" if result.status is Status.QUEUED else str(result.status)
+    mailer = _of(event, "mailer") or email.mailer or "default"
+    reply = _reply(email, event, what)
+    to = named([_of(each, "address") for each in email.recipients])
+    text = masked(_of(reply, "text") or _of(reply, "why"))[:LONGEST_TEXT]
+    line = f"{what} email={email.pk} to={to} mailer={single_line(mailer)}"
+    if result.again is not None:
+        line += f" next_try_in={result.again:.0f}"
+    for name in ("code", "enhanced"):
+        if value := _of(reply, name):
+            line += f" {name}={single_line(value)}"
+    if text:
+        line += f" text={text!r}"
+    facts = {"code": _of(reply, "code"), "enhanced": _of(reply, "enhanced"), "text": single_line(text)}
+    # For log formatters that write JSON.
+    extra = {"outcome": what, "email_id": str(email.pk), "mailer": mailer, "recipients": to, **facts}
+    logger.log(level, "%s", line, extra=extra)
+
+
+def _reply(email: Email, event: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """Return the reply, or the reason, that decided. Where some recipients have the email: why the others have not."""
+    if what == "sent" or not (_of(event, "text") or _of(event, "why")):
+        for each in reversed(email.recipients):
+            if _of(each, "status") == "failed":
+                return dict(each)
+    return event
+
+
+def _last_event(email: Email) -> Mapping[str, Any]:
+    """Return the event of this outcome; recipients that are all suppressed leave none."""
+    found = email.events[-1] if isinstance(email.events, list) and email.events else None
+    return found if isinstance(found, dict) else {}
+
+
+def _of(value: Any, name: str) -> str:
+    """Other hands may have written the record."""
+    return str(value.get(name) or "") if isinstance(value, dict) else ""

@@ -1,0 +1,66 @@
+"""Our loggers and the terminal: what others have said, escaped."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from mailrail.log import logger_of
+from mailrail.terminal import as_json, harmless, single_line
+
+SAID = "a\x1b[2Jb\u202ec\x9bd\u200be\ufeff"
+WRITTEN = "a\\x1b[2Jb\\u202ec\\x9bd\\u200be\\ufeff"
+
+
+@pytest.mark.parametrize("text", ["plain", "Grüße", "张三\u3000李四", "a\u00a0b", "naïve 🙂"])
+def test_text_that_everybody_sees_is_left_as_it_is(text: str) -> None:
+    assert harmless(text) == single_line(text) == text
+
+
+def test_lines_stay_lines_only_where_they_may() -> None:
+    assert harmless(f"one\n{SAID}\r\n\ttwo") == f"one\n{WRITTEN}\\r\n\ttwo"
+    assert single_line(f"one\n{SAID}\r\n\ttwo\u2028") == f"one\\n{WRITTEN}\\r\\n\\ttwo\\u2028"
+    assert single_line(harmless("one\ntwo")) == "one\\ntwo", "escaped before, with its lines"
+
+
+def test_json_for_people_is_escaped_and_still_json() -> None:
+    value = {"said": SAID, "and": "Grüße\n\U000e0041"}
+    text = as_json(value)
+    assert json.loads(text) == value and "Grüße" in text
+    assert all(each.isprintable() or each == "\n" for each in text)
+
+
+def test_arguments_are_escaped_and_the_template_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    logger = logger_of("mailrail.worker")
+    logger_of("mailrail.worker")
+    logger.info("%s said %s, %d times, %r", SAID, ValueError(f"no\n{SAID}"), 3, None)
+    [record] = caplog.records
+    assert record.msg == "%s said %s, %d times, %r"
+    assert record.getMessage() == f"{WRITTEN} said no\\n{WRITTEN}, 3 times, None"
+    assert record.pathname == __file__
+
+
+def test_tracebacks_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError(f"it said {SAID}")
+    except ValueError:
+        logger_of("mailrail.worker").exception("a thing failed")
+    assert f"ValueError: it said {WRITTEN}" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_a_handler_that_raises_costs_its_line_alone(capsys: Any) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("the disk is full")
+
+    handler = Broken()
+    logging.getLogger("mailrail.mail").addHandler(handler)
+    try:
+        logger_of("mailrail.mail").error("lost")
+    finally:
+        logging.getLogger("mailrail.mail").removeHandler(handler)
+    assert "the disk is full" in capsys.readouterr().err
