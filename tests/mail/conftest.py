@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail import outage_log, paces, refused_senders
+from mailrail.mail import logins, outage_log, paces, refused_senders
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
@@ -96,9 +96,10 @@ def second(settings: Any, policy: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def _no_beliefs() -> None:
-    """What this process has read of another test's paces and refused senders, and said of its outages."""
+    """What this process has read, said and proven in another test."""
     paces.forget()
     refused_senders.forget()
+    logins.forget()
     outage_log.forget()
 
 

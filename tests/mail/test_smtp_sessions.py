@@ -261,7 +261,8 @@ def test_logging_in(mechanisms: str) -> None:
         ) as caught:
             connect(server, username=USER, password="wrong")
         assert caught.value.code == 535
-        assert server.count("AUTH") == len(mechanisms.split())
+        # PLAIN has sent the password, and LOGIN would send the same
+        assert server.count("AUTH") == min(2, len(mechanisms.split()))
 
 
 def test_the_next_mechanism_is_tried() -> None:

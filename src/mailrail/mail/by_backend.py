@@ -32,6 +32,7 @@ from .compose.domains import with_ascii_domains
 from .content import FinishedMessage
 from .ledger import write
 from .load import Loaded
+from .logins import Login
 from .mailers import composes
 from .models import Email
 from .outcomes import Result, hold_for_its_sender, judge, waiting
@@ -82,15 +83,14 @@ def send_by_backend(
     mailer: str,
     using: str,
     senders: RefusedSenders,
+    login: Login,
     settle: Callable[[Sequence[Result]], None],
 ) -> tuple[list[Email], str | None]:
     """One after the other, each with its intent committed first. Returns what is left, and why, after an outage."""
     if not loaded:
         return [], None
-    try:
-        backend.open()
-    except Exception as error:
-        return [each.email for each in loaded], _said(error)
+    if why_closed := _open(backend, login):
+        return [each.email for each in loaded], why_closed
     left = deque(loaded)
     try:
         while left:
@@ -114,6 +114,19 @@ def send_by_backend(
     finally:
         _close(backend)
     return [], None
+
+
+def _open(backend: BaseEmailBackend, login: Login) -> str | None:
+    """Returns why it cannot be. Then nothing stays open: Django's backend keeps the socket of a refused login."""
+    try:
+        backend.open()
+    except Exception as error:
+        _close(backend)
+        if isinstance(error, SMTPAuthenticationError):
+            login.refused()
+        return _said(error)
+    login.accepted()
+    return None
 
 
 def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[Outcome, str]:

@@ -27,6 +27,7 @@ from . import failover, outages, outcome_log, outcomes, paces, rates, reading
 from .by_backend import send_by_backend
 from .ledger import write
 from .load import Loaded, defect_of, in_portions, load_messages
+from .logins import Login
 from .mailers import open_backend, server_for
 from .models import Email, Status
 from .outages import Standing
@@ -34,9 +35,9 @@ from .outcomes import Result
 from .postbag import Postbag
 from .refused_senders import RefusedSenders
 from .slots import slots
-from .smtp import Connection, Server, SmtpError, carry, close_all, pool_of
+from .smtp import Connection, Server, SmtpError, carry, close_all, drive, pool_of
 from .smtp.as_django import utf8_address_of
-from .smtp.errors import PoolExhausted
+from .smtp.errors import AuthenticationRefused, PoolExhausted
 from .suppressions import listed
 
 logger = logger_of("mailrail.mail")
@@ -53,6 +54,7 @@ PATIENCE = 20.0
 """Seconds in which outcomes that are known wait for a database that is away: each one that is lost is a second copy."""
 LEAST_PACE = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
+LOGGING_IN = "another worker logs in first"
 NO_SLOT = "all connections of its mailer are in use"
 FINISHED_WITHIN = 1.0
 """Seconds between two times at which messages end whose emails are final, while emails go on to be settled; the last
@@ -69,6 +71,7 @@ class Delivery:
         self._messages: dict[UUID, IncomingMessage] = {}
         self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
         self._senders: RefusedSenders  # the same
+        self._login: Login | None = None  # the same
         self._ended = 0
         self._probed: str | None = None  # the mailer, while it is tried for all
         self._answered = False
@@ -214,9 +217,18 @@ class Delivery:
             if self._probed is not None:
                 (outages.ends if self._answered else outages.pass_on)(mailer, self._using)
             self._later(left, SHORTLY, "its connection broke")
+            self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
-        return left + unwelcome, outages.begins(mailer, why, self._using, stands_in), why
+        delay = outages.begins(mailer, why, self._using, stands_in)
+        self._give_login_back()
+        return left + unwelcome, delay, why
+
+    def _give_login_back(self) -> None:
+        """Last of all: whoever tries it next has to see that the mailer is out, if it is."""
+        if self._login is not None:
+            self._login.give_back()
+            self._login = None
 
     def _welcome(self, mailer: str, emails: list[Email]) -> tuple[list[Email], list[Email]]:
         """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
@@ -249,6 +261,11 @@ class Delivery:
         except Exception as error:
             # Wrong settings: mended by a deploy, not by a person who requeues thousands.
             return emails, f"{type(error).__name__}: {error}"
+        login = self._login = Login(mailer, backend, self._using)
+        if not standing.is_probe and not self._may_log_in(mailer, login):
+            self._visit(mailer, emails, LOGGING_IN, soonest=0.1)
+            admission.give_back(emails)
+            return [], None
         left: list[Email] = []
         why = None
         for portion in in_portions(emails):
@@ -263,7 +280,7 @@ class Delivery:
                     admission.give_back(portion)
                 elif server is None:
                     its, why = send_by_backend(
-                        backend, loaded, mailer, self._using, self._senders, self._settle_patiently
+                        backend, loaded, mailer, self._using, self._senders, login, self._settle_patiently
                     )
                     left += its
                 else:
@@ -318,7 +335,7 @@ class Delivery:
             return bag.left(), None
         errors: list[SmtpError] = []
         try:
-            errors = carry(connections, bag)
+            errors = self._open_first(connections) or carry(connections, bag)
         finally:
             if close:
                 close_all(connections)
@@ -329,9 +346,28 @@ class Delivery:
         broken = str(errors[0]) if errors and bag.left() and not bag.accepted else None
         return bag.left(), bag.mailer_out or broken
 
+    def _may_log_in(self, mailer: str, login: Login) -> bool:
+        """Tell whether this batch may. Another one may have tried, and been refused, since the standing was read."""
+        if not login.may_begin():
+            return False
+        return not (login.is_first and mailer in outages.known(self._using))
+
+    def _open_first(self, connections: Sequence[Connection]) -> list[SmtpError]:
+        """Log in over one connection before the others are opened. Returns why that could not be."""
+        if self._login is None or not self._login.key or any(each.is_open for each in connections):
+            return []
+        try:
+            drive(connections[0].open())
+        except SmtpError as error:
+            return [error]
+        self._login.accepted()
+        return []
+
     def _heed(self, errors: Sequence[SmtpError], mailer: str) -> None:
         """A server that turns connections away wants less, too."""
         for error in errors:
+            if isinstance(error, AuthenticationRefused) and self._login is not None:
+                self._login.refused()
             if outcomes.asks_for_less(error.reply, error.stage, mailer):
                 self._slow_down[""] = str(error.reply)
 

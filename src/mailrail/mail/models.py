@@ -302,6 +302,21 @@ class RefusedSender(models.Model):
         return f"{self.mailer} {self.sender}".strip()
 
 
+class MailerLogin(models.Model):
+    """The login of a mailer: who tries it first, and whether the server has accepted it.
+
+    ``key``: of server, user name and password, in disguise. ``until``: for so long others wait for the one who tries.
+    """
+
+    mailer = models.CharField(max_length=100, primary_key=True)
+    key = models.CharField(max_length=64, db_default="", default="")
+    accepted_at = models.DateTimeField(null=True, db_default=None, default=None)
+    until = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.mailer
+
+
 class MailerPace(models.Model):
     """How fast mail leaves by a mailer, to one domain or (empty) to all, where that is not simply as fast as it can.
 

@@ -2,7 +2,7 @@
 
 from .backend import EmailBackend, server_of
 from .connection import Connection
-from .courier import carry
+from .courier import carry, drive
 from .envelope import Envelope, Fate, Mailbag, Outcome, check_address
 from .errors import SmtpError
 from .pool import Pool, close_all, close_pools, pool_of
@@ -23,6 +23,7 @@ __all__ = [
     "check_address",
     "close_all",
     "close_pools",
+    "drive",
     "pool_of",
     "server_of",
 ]

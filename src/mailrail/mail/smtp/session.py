@@ -111,7 +111,11 @@ def _start_tls(link: Link, server: Server, offered: Extensions) -> Generator[Ste
 
 
 def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
-    """By the first mechanism that works, as smtplib does: servers offer some they have no secrets for."""
+    """By the first mechanism that works: servers offer some they have no secrets for.
+
+    535 to one that sends the password ends it (RFC 4954 6: the credentials are invalid). The same password by another
+    mechanism would be one more refused login, which lock-outs count.
+    """
     mechanisms = [m for m in _preferred(link, server) if m in offered.get("AUTH", "").upper().split()]
     if not mechanisms:
         what = f"AUTH {offered['AUTH']}" if "AUTH" in offered else "no AUTH"
@@ -120,7 +124,7 @@ def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
         reply = yield from _MECHANISMS[mechanism](link, server)
         if reply.positive:
             return
-        if reply.code == 421:
+        if reply.code == 421 or (reply.code == 535 and mechanism in _SENDING_THE_PASSWORD):
             break
     raise _no(reply, AuthenticationRefused("The server refused our login", Stage.AUTH, reply))
 
@@ -184,4 +188,5 @@ def _xoauth2(link: Link, server: Server) -> Generator[Step, Any, Reply]:
     return reply
 
 
+_SENDING_THE_PASSWORD = frozenset({"PLAIN", "LOGIN"})
 _MECHANISMS = {"PLAIN": _plain, "LOGIN": _login, "CRAM-MD5": _cram_md5, "XOAUTH2": _xoauth2}
