@@ -172,8 +172,15 @@ class TestArguments:
     )
     @pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
     def test_a_bad_one_is_named_with_its_rule_and_nothing_is_sent(
-        self, layer: DurableLayer, options: dict[str, Any], error: type[Exception], rule: str, many: bool
+        self,
+        layer: DurableLayer,
+        settings: Any,
+        options: dict[str, Any],
+        error: type[Exception],
+        rule: str,
+        many: bool,
     ) -> None:
+        settings.USE_TZ = True
         channel = Channel("work")
         of_one = many and "key" in options  # a key is one message's
         with pytest.raises(TypeError if of_one else error, match="argument 'key'" if of_one else rule):

@@ -55,14 +55,13 @@ class Channel:
     ) -> UUID:
         """Send a message, and return its id.
 
-        ``delay`` (seconds or ``timedelta``) or ``at`` (aware ``datetime``; with ``USE_TZ = False``
-        also a naive one): not before then. ``priority``: -100 to
-        100, higher first. ``key``: while a message with this key waits on the channel, it is the message (its id
-        is returned, and the earlier time wins). ``lane``: messages of a lane run one at a time, in order.
-        ``expires``: dropped if it waits then, for its first run or for another; one that runs goes on. ``headers``:
-        JSON for the consumer, beside the content. ``unique``: until a message with this content has ended, sending
-        it again changes nothing, also while it runs; for records, whose rows say how they stand (see
-        ``mailrail.reconciliation``).
+        ``delay`` (seconds or ``timedelta``) or ``at`` (a ``datetime``, naive ones only with ``USE_TZ = False``): not
+        before then. ``priority``: -100 to 100, higher first. ``key``: while a message with this key waits on the
+        channel, it is the message (its id is returned, and the earlier time wins). ``lane``: messages of a lane run
+        one at a time, in order. ``expires``: dropped if it waits then, for its first run or for another; one that
+        runs goes on. ``headers``: JSON for the consumer, beside the content. ``unique``: until a message with this
+        content has ended, sending it again changes nothing, also while it runs; for records, whose rows say how they
+        stand (see ``mailrail.reconciliation``).
 
         The message follows the transaction of the database ``using`` (default: the layer's): rolled back, it was
         never sent. ``immediately=True`` sends it whatever becomes of the transaction, and past the outbox.

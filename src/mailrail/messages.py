@@ -1,7 +1,7 @@
 """What travels: ``Message``, how it becomes JSON and comes back, and the rules for names.
 
 Times here are Unix seconds on the clock of the layer's storage, as floats; lengths of time are seconds. What a
-consumer sees (``worker.incoming``) turns them into aware datetimes.
+consumer sees (``worker.incoming``) turns them into datetimes.
 """
 
 from __future__ import annotations

@@ -7,23 +7,24 @@ on the same schema.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .messages import LONGEST_ERROR_CLASS
+from .moments import aware, from_timestamp
 
 
 class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker
-    """A moment: an aware datetime in Python, Unix seconds in the database, the same on every vendor."""
+    """A moment: as Django has moments in this project, and Unix seconds in the database, the same on every vendor."""
 
     def from_db_value(self, value: float | None, *args: Any) -> datetime | None:
-        return None if value is None else datetime.fromtimestamp(value, UTC)
+        return None if value is None else from_timestamp(value)
 
     def get_prep_value(self, value: Any) -> Any:
-        return value.timestamp() if isinstance(value, datetime) else super().get_prep_value(value)
+        return aware(value).timestamp() if isinstance(value, datetime) else super().get_prep_value(value)
 
     def to_python(self, value: Any) -> Any:
         return value if isinstance(value, datetime) else super().to_python(value)

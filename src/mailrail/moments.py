@@ -16,11 +16,6 @@ from django.conf import settings
 from django.db import models
 from django.utils.timezone import get_default_timezone
 
-if TYPE_CHECKING:
-    _DateTimeField = models.DateTimeField[Any, Any]
-else:
-    _DateTimeField = models.DateTimeField
-
 
 def aware(moment: datetime) -> datetime:
     """Return the moment with its offset. A naive one is local time of ``TIME_ZONE``."""
@@ -34,9 +29,14 @@ def as_django(moment: datetime) -> datetime:
     return moment.astimezone(get_default_timezone()).replace(tzinfo=None)
 
 
+def after(moment: datetime, seconds: float) -> datetime:
+    """Return the moment so many seconds after another one; negative ones are before it."""
+    return as_django(aware(moment).astimezone(UTC) + timedelta(seconds=seconds))
+
+
 def from_now(seconds: float) -> datetime:
     """Return the moment so many seconds from now; negative ones are ago."""
-    return as_django(datetime.now(UTC) + timedelta(seconds=seconds))
+    return after(datetime.now(UTC), seconds)
 
 
 def from_timestamp(seconds: float) -> datetime:
@@ -49,7 +49,7 @@ def seconds_between(earlier: datetime, later: datetime) -> float:
     return aware(later).timestamp() - aware(earlier).timestamp()
 
 
-class MomentField(_DateTimeField):
+class _MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic only for the type checker
     """A ``DateTimeField`` that is exact with ``USE_TZ = False``, too: the database holds what it holds with it.
 
     Django stores local time then, of which an hour comes twice a year. For migrations it is a ``DateTimeField``.
@@ -76,3 +76,10 @@ def _from_database(value: datetime | None, expression: Any, connection: Any) -> 
     if value is None or connection.vendor == "postgresql":
         return value
     return as_django(value.replace(tzinfo=UTC))
+
+
+if TYPE_CHECKING:
+    MomentField = models.DateTimeField  # whose types the plugin knows
+else:
+    MomentField = _MomentField
+    MomentField.__name__ = MomentField.__qualname__ = "MomentField"

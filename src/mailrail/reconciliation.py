@@ -20,7 +20,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from . import options as checked
 from .conf import settings
@@ -28,6 +27,7 @@ from .layers import DurableLayer, get_layer
 from .layers.transactions import send_with
 from .log import logger_of
 from .messages import Content, Message, Rate, check_channel_name, id_of_content
+from .moments import from_now
 
 __all__ = ["Reconciler", "reconcile", "reconcilers", "take_turn"]
 
@@ -111,7 +111,7 @@ class Reconciler:
         With a ``place``, look at a part of them: from there on, and the place is moved.
         """
         seconds = self.older_than if older_than is None else older_than
-        records = self.find(timezone.now() - timedelta(seconds=seconds))
+        records = self.find(from_now(-seconds))
         if not isinstance(records, QuerySet):
             raise TypeError(f"{self.name} must return a QuerySet of records, not {type(records).__name__}.")
         layer, sent, in_vain = get_layer(self.layer), 0, 0

@@ -235,8 +235,11 @@ def test_a_key_stands_for_one_email(queueing: Queueing) -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_wrong_options_are_refused_by_name(queueing: Queueing, options: dict[str, Any]) -> None:
+def test_wrong_options_are_refused_by_name(
+    queueing: Queueing, options: dict[str, Any], settings: Any
+) -> None:
     queueing(1)
+    settings.USE_TZ = True
     if "mailer" in options:
         pytest.importorskip("django", minversion="6.1")
     with pytest.raises(Exception, match=next(iter(options))) as caught:

@@ -21,6 +21,7 @@ from mailrail.layers import get_layer
 from mailrail.mail import Email, outage_log, outages
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerPace, MailerState
+from mailrail.moments import aware
 from mailrail.routing import Routing
 from mailrail.testing import advance
 from mailrail.worker import Worker
@@ -244,7 +245,7 @@ def test_a_worker_that_starts_in_mid_outage_says_when_it_began_and_when_it_ends(
         worker.stop(0)
         thread.join(30)
     [line] = said(caplog)
-    since = timezone.localtime(MailerState.objects.get().since)
+    since = timezone.localtime(aware(MailerState.objects.get().since))
     assert f"cannot be used since {since:%Y-%m-%d %H:%M:%S}" in line and line.endswith(": nobody answers")
     outages.tell(using)
     assert len(said(caplog)) == 1, "said once"

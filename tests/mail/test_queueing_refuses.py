@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.mime.base import MIMEBase
@@ -11,6 +12,7 @@ from typing import Any
 
 import django
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, EmailMultiAlternatives
 from django.utils.translation import gettext_lazy
 
@@ -535,3 +537,16 @@ def test_bytes_that_a_server_of_seven_bits_cannot_take_fail_with_the_reason(queu
         assert server.mails == []
     email = Email.objects.get()
     assert email.status == Status.FAILED and "does not offer 8BITMIME" in email.events[-1]["why"]
+
+
+@pytest.mark.parametrize("send", [lambda: message().send(), lambda: mail.queue(message())])
+def test_in_an_event_loop_it_is_said_what_to_await(queueing: Queueing, send: Callable[[], Any]) -> None:
+    queueing(1)
+
+    async def view() -> None:
+        send()
+
+    with pytest.raises(SynchronousOnlyOperation) as refused:
+        asyncio.run(view())
+    [note] = refused.value.__notes__
+    assert "await mail.aqueue" in note and "sync_to_async(send_mail)" in note

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, co
 from mailrail.messages import Content, Listed, Message, Place
 from mailrail.terminal import harmless, single_line
 
+from ..moments import from_timestamp
 from .sources import MOST_CHANNELS, Address, Asked, Source, source_of
 
 SHOWN_AT_ONCE = 20_000
@@ -252,7 +253,7 @@ class Text:
 def moment(seconds: float | None) -> datetime | None:
     """``None`` for what is no time that people could read, too."""
     try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+        return None if seconds is None else from_timestamp(seconds)
     except (OverflowError, ValueError, OSError):
         return None
 

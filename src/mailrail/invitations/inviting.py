@@ -47,10 +47,10 @@ def invite(
     """Save an invitation and send its message, both or neither, and return it.
 
     ``role`` (100 characters) and ``payload`` (JSON) mean what your project wants and are there when it is accepted;
-    ``message`` (2,000 characters) is shown in the email. ``expires``: seconds or a ``timedelta`` from now, or an aware
-    ``datetime``; default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language`` of the email: one of ``LANGUAGES``, or empty
-    for that of the site; default: the active one, in a request that of the sender. ``fields``: those that your own
-    model adds.
+    ``message`` (2,000 characters) is shown in the email. ``expires``: seconds or a ``timedelta`` from now, or a
+    ``datetime`` (naive ones only with ``USE_TZ = False``); default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language``
+    of the email: one of ``LANGUAGES``, or empty for that of the site; default: the active one, in a request that of
+    the sender. ``fields``: those that your own model adds.
 
     Raises ``ValidationError`` for an address that can get no mail or a field that is too long, ``SenderRefused``,
     ``RecipientRefused``.
@@ -122,7 +122,7 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
             raise InvitationClosed(_closed(row))
         check_rights(row.sender, row)
         check_limits(every_invitation(database), row.sender, [row.email])
-        within = row.queued_at is not None and row.queued_at > now - PERIOD
+        within = row.queued_at is not None and seconds_between(row.queued_at, now) < PERIOD.total_seconds()
         row.generation += 1
         row.sent, row.queued_at, row.mails = None, now, row.mails + 1 if within else 1
         row.expires_at = _expiry(expires)

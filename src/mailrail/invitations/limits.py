@@ -20,12 +20,12 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.db import router
 from django.db.models import QuerySet, Sum
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from mailrail.addresses import normal_form
 from mailrail.conf import settings
+from mailrail.moments import from_now
 
 from .errors import RecipientRefused, SenderRefused
 from .models import PAGE, InvitationQuerySet
@@ -39,7 +39,7 @@ def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequen
 
     ``invitations``: all of them, on the database that is written to.
     """
-    recent = invitations.order_by().filter(queued_at__gt=timezone.now() - PERIOD)
+    recent = invitations.order_by().filter(queued_at__gt=from_now(-PERIOD.total_seconds()))
     if settings.invitations_per_sender is not None:
         _lock(sender, invitations.db)
         _check(
@@ -80,7 +80,7 @@ def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> lis
     most = settings.invitations_per_recipient
     if most is None:
         return []
-    recent = invitations.order_by().filter(queued_at__gt=timezone.now() - PERIOD)
+    recent = invitations.order_by().filter(queued_at__gt=from_now(-PERIOD.total_seconds()))
     worn: list[str] = []
     for page in pages(addresses):
         rows = recent.to_mailboxes(page).values_list("mailbox").annotate(Sum("mails"))

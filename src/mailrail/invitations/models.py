@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 from django.apps import apps
@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from mailrail import uuid7
 from mailrail.addresses import spellings
 from mailrail.conf import settings
+from mailrail.moments import MomentField, from_now, seconds_between
 
 from . import keys
 from .addresses import normalise, validate_address
@@ -33,7 +34,7 @@ PAGE = 200
 def default_expiry() -> datetime | None:
     """When an invitation that is made now expires."""
     lifetime = settings.invitation_lifetime
-    return None if lifetime is None else timezone.now() + timedelta(seconds=lifetime)
+    return None if lifetime is None else from_now(lifetime)
 
 
 def current_language() -> str:
@@ -104,8 +105,8 @@ class InvitationBatch(models.Model):
         related_name="+",
         verbose_name=pgettext_lazy("invitation", "sender"),
     )
-    created = models.DateTimeField(pgettext_lazy("when an invitation was", "created"), default=timezone.now)
-    confirmed_at = models.DateTimeField(
+    created = MomentField(pgettext_lazy("when an invitation was", "created"), default=timezone.now)
+    confirmed_at = MomentField(
         pgettext_lazy("when an invitation was", "confirmed"), null=True, db_default=None
     )
     message = models.TextField(pgettext_lazy("invitation", "message"), blank=True, default="", db_default="")
@@ -138,11 +139,9 @@ class AbstractInvitation(models.Model):
         related_name="%(app_label)s_%(class)ss",
         verbose_name=pgettext_lazy("invitation", "sender"),
     )
-    created = models.DateTimeField(pgettext_lazy("when an invitation was", "created"), auto_now_add=True)
-    sent = models.DateTimeField(
-        pgettext_lazy("when an invitation was", "sent"), null=True, blank=True, editable=False
-    )
-    accepted_at = models.DateTimeField(
+    created = MomentField(pgettext_lazy("when an invitation was", "created"), auto_now_add=True)
+    sent = MomentField(pgettext_lazy("when an invitation was", "sent"), null=True, blank=True, editable=False)
+    accepted_at = MomentField(
         pgettext_lazy("when an invitation was", "accepted"), null=True, blank=True, editable=False
     )
     accepted_by = models.ForeignKey(
@@ -155,11 +154,11 @@ class AbstractInvitation(models.Model):
         editable=False,
         db_default=None,
     )
-    revoked_at = models.DateTimeField(
+    revoked_at = MomentField(
         pgettext_lazy("when an invitation was", "revoked"), null=True, blank=True, editable=False,
         db_default=None,
     )  # fmt: skip
-    expires_at = models.DateTimeField(
+    expires_at = MomentField(
         pgettext_lazy("invitation", "expires"), null=True, blank=True, default=default_expiry, db_default=None,
         help_text=_("Empty: never."),
     )  # fmt: skip
@@ -190,7 +189,7 @@ class AbstractInvitation(models.Model):
     generation = models.PositiveIntegerField(
         default=1, editable=False, help_text=_("Raise it to make every key sent so far useless.")
     )
-    queued_at = models.DateTimeField(default=timezone.now, null=True, editable=False, db_default=None)
+    queued_at = MomentField(default=timezone.now, null=True, editable=False, db_default=None)
     """When it was last sent to the worker: what quotas count."""
     mails = models.PositiveIntegerField(default=1, editable=False, db_default=1)
     """Emails that were queued for it, each within 24 hours of the one before, up to ``queued_at``."""
@@ -241,7 +240,7 @@ class AbstractInvitation(models.Model):
             return Status.ACCEPTED
         if self.revoked_at:
             return Status.REVOKED
-        if self.expires_at and self.expires_at <= timezone.now():
+        if self.expires_at and seconds_between(self.expires_at, timezone.now()) >= 0:
             return Status.EXPIRED
         return Status.SENT if self.sent else Status.WAITING
 

@@ -14,6 +14,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from mailrail import Channel
+from mailrail.moments import after
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 from mailrail.signals import message_buried, worker_maintenance
@@ -72,7 +73,9 @@ def queued(before: datetime) -> QuerySet[Email]:
 @reconcile(CHANNEL, content=_content, priority=_priority)
 def sending(before: datetime) -> QuerySet[Email]:
     """Left behind by a worker that died, on a layer that has lost its messages since. Not what is being sent."""
-    return _records(before, Status.SENDING).filter(changed_at__lt=before - LONGEST_DIALOGUE)
+    return _records(before, Status.SENDING).filter(
+        changed_at__lt=after(before, -LONGEST_DIALOGUE.total_seconds())
+    )
 
 
 # -- records whose message is dead: nobody will run it, so a person decides, and ``release`` sends another one -------

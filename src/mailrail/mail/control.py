@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from mailrail import uuid7
+from mailrail.moments import seconds_between
 
 from .load import defect_of
 from .models import FINAL, Email, EmailFile, Status
@@ -186,7 +187,7 @@ def _stand(email: Email, status: Status, what: str, **facts: str) -> None:
 
 def _let_go(email: Email) -> None:
     now = timezone.now()
-    if email.send_at is None or email.send_at < now:
+    if email.send_at is None or seconds_between(email.send_at, now) > 0:
         email.send_at = now
     _stand(email, Status.QUEUED, RELEASED)
 
@@ -225,5 +226,5 @@ def _begin_anew(email: Email) -> None:
     """Its lifetime counts from now."""
     now = timezone.now()
     email.attempts, email.send_at = 0, now
-    if email.expires_at is not None and email.expires_at <= now:
+    if email.expires_at is not None and seconds_between(email.expires_at, now) >= 0:
         email.expires_at = None

@@ -20,6 +20,7 @@ from django.utils import timezone
 from mailrail import MailrailError
 from mailrail.addresses import bare
 from mailrail.log import logger_of
+from mailrail.moments import seconds_between
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
@@ -137,10 +138,8 @@ class Delivery:
                 _finish(self._messages[email.pk])
             elif defect := defect_of(email):
                 results.append(outcomes.fail_unsound(email, now, defect))
-            elif email.send_at is not None and email.send_at > now and email.status == Status.QUEUED:
-                _release(
-                    self._messages[email.pk], (email.send_at - now).total_seconds(), "its time has not come"
-                )
+            elif (left := _seconds_until_due(email, now)) > 0:
+                _release(self._messages[email.pk], left, "its time has not come")
             elif (wait := self._wait_for_another(email, now)) > 0:
                 _release(self._messages[email.pk], wait, "another worker may be sending it")
             else:
@@ -151,7 +150,7 @@ class Delivery:
                 results.append(
                     outcomes.doubt(email, now, "the worker that sent it died", failover.last_mailer(email))
                 )
-            elif email.expires_at is not None and email.expires_at <= now:
+            elif email.expires_at is not None and seconds_between(email.expires_at, now) >= 0:
                 results.append(outcomes.expire(email, now))
             elif (result := outcomes.suppress(email, now, suppressed)) is not None:
                 results.append(result)
@@ -165,7 +164,7 @@ class Delivery:
         message of it, as when the layer has lost all it had, and reconciliation has sent them again."""
         if email.status != Status.SENDING or self._messages[email.pk].losses:
             return 0.0
-        return (email.changed_at - now).total_seconds() + OTHERS
+        return seconds_between(now, email.changed_at) + OTHERS
 
     def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
         addresses = {bare(each["address"]) for email in emails for each in email.recipients}
@@ -469,6 +468,12 @@ def _take(server: Server, most: int) -> list[Connection]:
 
 def _finish(message: IncomingMessage) -> None:
     _say(message, message.finish)
+
+
+def _seconds_until_due(email: Email, now: datetime) -> float:
+    if email.send_at is None or email.status != Status.QUEUED:
+        return 0.0
+    return seconds_between(now, email.send_at)
 
 
 def _release(message: IncomingMessage, delay: float, why: str) -> None:

@@ -15,6 +15,7 @@ from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
 from mailrail.conf import settings
+from mailrail.moments import seconds_between
 
 from .models import Email, EmailFile, File
 
@@ -148,7 +149,7 @@ def drop_left_behind(using: str, before: datetime) -> int:
         page = names[start : start + PAGE]
         for name in sorted(set(page) - _known(page, using)):
             try:
-                is_old = storage.get_modified_time(f"{FOLDER}/{name}") < before
+                is_old = seconds_between(storage.get_modified_time(f"{FOLDER}/{name}"), before) > 0
             except FileNotFoundError:  # another run was quicker
                 continue
             if is_old:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, router
 from django.utils import timezone
 
 from mailrail.health import Problem, register
+from mailrail.moments import from_now, seconds_between
 
 from .mailers import alias_of
 from .models import Email, MailerPace, MailerState, Status
@@ -49,10 +50,9 @@ class _Queued(NamedTuple):
 @register
 def mailers_out(limit: float) -> Iterator[Problem]:
     """Yield the mailers that have been out for more than ``limit`` seconds; those a person has paused are left out."""
-    now = timezone.now()
     states = MailerState.objects.using(_using()).filter(paused_by=OUTAGE)
-    for state in states.filter(since__lt=now - timedelta(seconds=limit)).order_by("pk"):
-        said = f"has been out for {(now - state.since).total_seconds():.0f} s, more than {limit:g} s"
+    for state in states.filter(since__lt=from_now(-limit)).order_by("pk"):
+        said = f"has been out for {seconds_between(state.since, timezone.now()):.0f} s, more than {limit:g} s"
         yield Problem(f"a mailer {said}", f"mailer {state.mailer or 'default'!r} {said}: {state.reason}")
 
 
@@ -62,9 +62,9 @@ def mail_in_time(limit: float) -> Iterator[Problem]:
 
     Left out are those whose next attempt has not come, whose mailer a person has paused, or that wait for a rate.
     """
-    late = _late(timezone.now() - timedelta(seconds=limit))
+    late = _late(from_now(-limit))
     if late is not None:
-        seconds = (timezone.now() - late.due_at).total_seconds()
+        seconds = seconds_between(late.due_at, timezone.now())
         said = f"has been due for {seconds:.0f} s, more than {limit:g} s"
         yield Problem(f"an email {said}", f"an email of mailer {late.mailer or 'default'!r} {said}")
 
@@ -72,7 +72,7 @@ def mail_in_time(limit: float) -> Iterator[Problem]:
 def _late(before: datetime) -> _Queued | None:
     """Return the email that has been due for longest, if that was before the moment."""
     using = _using()
-    due = [row for row in _made_before(before, using) if row.due_at < before]
+    due = [row for row in _made_before(before, using) if seconds_between(row.due_at, before) > 0]
     if not due:
         return None
     paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
@@ -89,7 +89,7 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
         page = queued if last is None else queued.filter(pk__gt=last)
         rows = [_Queued(*row) for row in page.values_list(*_Queued._fields)[:PAGE]]
         for row in rows:
-            if row.created_at >= moment:
+            if seconds_between(row.created_at, moment) <= 0:
                 return
             yield row
         if len(rows) < PAGE:

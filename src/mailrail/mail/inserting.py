@@ -13,6 +13,8 @@ from django.db import connections
 from django.db.models import NOT_PROVIDED
 from django.db.models.expressions import DatabaseDefault
 
+from mailrail.moments import aware
+
 from .models import Email
 
 AT_ONCE = 1000
@@ -57,7 +59,7 @@ def _row(email: Email) -> dict[str, Any]:
         value = values[name]
         kind = type(value)
         if kind is datetime:
-            row[name] = value.isoformat()
+            row[name] = value.isoformat() if value.tzinfo else aware(value).isoformat()
         elif kind is UUID:
             row[name] = value.hex
         elif kind is not DatabaseDefault and value != default:

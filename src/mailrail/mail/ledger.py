@@ -10,6 +10,7 @@ from uuid import UUID
 from django.db import connections, transaction
 from django.utils import timezone
 
+from mailrail.moments import aware
 from mailrail.prepared import execute_prepared
 
 from .models import Email, Status, Suppression
@@ -83,7 +84,7 @@ def _write_together(emails: Sequence[Email], intents: Collection[Email], using: 
         "many_results": len(emails),
         "intents": json.dumps([{"id": email.id.hex, "turn": email.turn} for email in intents]),
         "many_intents": len(intents),
-        "now": timezone.now(),
+        "now": aware(timezone.now()),
     }
     written = Written(set(), set())
     for id, is_result in execute_prepared(connections[using], _WRITE, values, PLANS_LAST):
@@ -100,11 +101,11 @@ def _row(email: Email) -> dict[str, Any]:
         "recipients": email.recipients,
         "attempts": email.attempts,
         "events": email.events,
-        "changed_at": email.changed_at.isoformat(),
-        "sent_at": email.sent_at and email.sent_at.isoformat(),
+        "changed_at": aware(email.changed_at).isoformat(),
+        "sent_at": email.sent_at and aware(email.sent_at).isoformat(),
     }
     if email.next_try_at is not None:
-        row["next_try_at"] = email.next_try_at.isoformat()
+        row["next_try_at"] = aware(email.next_try_at).isoformat()
     return row
 
 

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail import uuid7
+from mailrail.moments import MomentField
 
 
 class Status(models.TextChoices):
@@ -90,7 +91,7 @@ class Email(models.Model):
     )
     content = models.JSONField(pgettext_lazy("email", "content"), default=dict, db_default={})
     message_id = models.CharField(_("Message-ID"), max_length=255, db_default="")
-    date = models.DateTimeField(
+    date = MomentField(
         pgettext_lazy("email", "date"), default=timezone.now, help_text=_("In its Date header.")
     )
     size = models.BigIntegerField(
@@ -98,9 +99,9 @@ class Email(models.Model):
     )
 
     priority = models.SmallIntegerField(pgettext_lazy("email", "priority"), db_default=0)
-    send_at = models.DateTimeField(_("not before"), null=True, db_default=None)
-    expires_at = models.DateTimeField(_("not after"), null=True, db_default=None)
-    next_try_at = models.DateTimeField(
+    send_at = MomentField(_("not before"), null=True, db_default=None)
+    expires_at = MomentField(_("not after"), null=True, db_default=None)
+    next_try_at = MomentField(
         pgettext_lazy("email", "next try"),
         null=True,
         db_default=None,
@@ -131,10 +132,10 @@ class Email(models.Model):
         pgettext_lazy("email", "about"), max_length=255, db_default="", help_text="app_label.model:pk"
     )
 
-    created_at = models.DateTimeField(pgettext_lazy("when an email was", "queued"), default=timezone.now)
-    changed_at = models.DateTimeField(pgettext_lazy("when an email was", "changed"), default=timezone.now)
-    sent_at = models.DateTimeField(pgettext_lazy("when an email was", "sent"), null=True, db_default=None)
-    emptied_at = models.DateTimeField(
+    created_at = MomentField(pgettext_lazy("when an email was", "queued"), default=timezone.now)
+    changed_at = MomentField(pgettext_lazy("when an email was", "changed"), default=timezone.now)
+    sent_at = MomentField(pgettext_lazy("when an email was", "sent"), null=True, db_default=None)
+    emptied_at = MomentField(
         _("content removed"),
         null=True,
         db_default=None,
@@ -214,7 +215,7 @@ class File(models.Model):
     sha256 = models.CharField(max_length=64, primary_key=True)
     size = models.BigIntegerField(db_default=0)
     data = models.BinaryField(null=True, db_default=None)
-    used_at = models.DateTimeField(default=timezone.now, help_text=_("When it was last stored."))
+    used_at = MomentField(default=timezone.now, help_text=_("When it was last stored."))
 
     class Meta:
         verbose_name = _("stored file")
@@ -248,7 +249,7 @@ class Suppression(models.Model):
         help_text=_("bounce, complaint, or a person's own word"),
     )
     note = models.TextField(pgettext_lazy("email", "note"), blank=True, default="")
-    created_at = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
+    created_at = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
 
     class Meta:
         verbose_name = _("suppressed address")
@@ -266,8 +267,8 @@ class MailerState(models.Model):
         _("paused by"), max_length=10, db_default="", help_text=_("person, outage, or nobody")
     )
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="")
-    since = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
-    probe_at = models.DateTimeField(_("next try"), null=True, db_default=None)
+    since = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
+    probe_at = MomentField(_("next try"), null=True, db_default=None)
     probes = models.IntegerField(pgettext_lazy("email", "tries"), db_default=0)
 
     class Meta:
@@ -288,7 +289,7 @@ class RefusedSender(models.Model):
     mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100)
     sender = models.CharField(pgettext_lazy("email", "sender"), max_length=320)
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
-    since = models.DateTimeField(pgettext_lazy("email", "since"), default=timezone.now)
+    since = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
     in_a_row = models.BooleanField(db_default=True, default=True, editable=False)
 
     class Meta:
@@ -334,8 +335,8 @@ class MailerPace(models.Model):
         help_text=_("Emails a second before it was asked for less."),
     )
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
-    since = models.DateTimeField(pgettext_lazy("email", "since"), null=True, db_default=None, default=None)
-    changed_at = models.DateTimeField(pgettext_lazy("email", "changed"), default=timezone.now)
+    since = MomentField(pgettext_lazy("email", "since"), null=True, db_default=None, default=None)
+    changed_at = MomentField(pgettext_lazy("email", "changed"), default=timezone.now)
     lines = models.JSONField(default=dict, db_default={}, editable=False)
     turn = models.IntegerField(db_default=0, default=0, editable=False)
 
@@ -354,7 +355,7 @@ class MailerSlot(models.Model):
     mailer = models.CharField(max_length=100)
     number = models.IntegerField()
     holder = models.CharField(max_length=64, db_default="", default="")
-    until = models.DateTimeField(default=timezone.now)
+    until = MomentField(default=timezone.now)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["mailer", "number"], name="mailrail_mail_slot_once"),)

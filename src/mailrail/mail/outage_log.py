@@ -10,6 +10,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from mailrail.log import logger_of
+from mailrail.moments import aware, seconds_between
 
 from .log_recipients import masked
 from .models import MailerState
@@ -71,7 +72,7 @@ def over(mailer: str, since: datetime | None = None) -> None:
         told = _told.pop(mailer, None)
     began = since or (told.since if told else None)
     if began is not None:
-        seconds = (timezone.now() - began).total_seconds()
+        seconds = seconds_between(began, timezone.now())
         logger.warning(
             "Mailer %r works again; it was out from %s for %.0f s.",
             mailer or "default",
@@ -103,4 +104,4 @@ def _meanwhile(stands_in: str) -> str:
 
 
 def _time(moment: datetime) -> str:
-    return timezone.localtime(moment).isoformat(sep=" ", timespec="seconds")
+    return timezone.localtime(aware(moment)).isoformat(sep=" ", timespec="seconds")

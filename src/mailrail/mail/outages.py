@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import router
 from django.utils import timezone
+
+from mailrail.moments import from_now, seconds_between
 
 from . import outage_log, paces
 from .mailers import alias_of, check_delivering
@@ -46,15 +47,12 @@ def standing(mailer: str, using: str) -> Standing:
     if state is None:
         outage_log.over(mailer)
         return WORKING
-    now = timezone.now()
     if state.paused_by == PERSON or state.probe_at is None:
         return Standing(False, is_paused=True)
     outage_log.seen(state)
-    if state.probe_at > now:
-        return Standing(False, (state.probe_at - now).total_seconds() + random.uniform(0, 1))
-    taken = states.filter(paused_by=OUTAGE, probe_at=state.probe_at).update(
-        probe_at=now + timedelta(seconds=PROBE_TAKES)
-    )
+    if (left := seconds_between(timezone.now(), state.probe_at)) > 0:
+        return Standing(False, left + random.uniform(0, 1))
+    taken = states.filter(paused_by=OUTAGE, probe_at=state.probe_at).update(probe_at=from_now(PROBE_TAKES))
     return Standing(True, is_probe=True) if taken else Standing(False, 1.0)
 
 
@@ -71,7 +69,7 @@ def begins(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     )
     delay = min(LONGEST_PROBE, FIRST_PROBE * 2.0 ** min(state.probes, 10)) * random.uniform(0.8, 1.2)
     states.filter(pk=mailer, paused_by=OUTAGE).update(
-        reason=reason, probes=state.probes + 1, probe_at=timezone.now() + timedelta(seconds=delay)
+        reason=reason, probes=state.probes + 1, probe_at=from_now(delay)
     )
     if is_new:
         paces.forget_turns(mailer, using)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mailrail.addresses import bare
 from mailrail.conf import settings
+from mailrail.moments import after, aware, seconds_between
 
 from .models import Email, Status
 from .policies import lifetime_of, policy_of
@@ -134,7 +135,7 @@ def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
     """It can never be sent as it is."""
     for each in email.recipients:
         if each["status"] not in FINAL_FOR_RECIPIENT:
-            each.update(status=Status.FAILED.value, text=storable(why), at=now.isoformat())
+            each.update(status=Status.FAILED.value, text=storable(why), at=aware(now).isoformat())
     note(email, now, "failed", mailer=mailer, why=why)
     return _final(email, now)
 
@@ -174,7 +175,7 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
             each["status"] not in FINAL_FOR_RECIPIENT
             and (why := suppressed.get(bare(each["address"]))) is not None
         ):
-            each.update(status=Status.SUPPRESSED.value, text=why, at=now.isoformat())
+            each.update(status=Status.SUPPRESSED.value, text=why, at=aware(now).isoformat())
     return None if waiting(email) else _final(email, now)
 
 
@@ -236,14 +237,14 @@ def _heed(email: Email, outcome: Outcome, now: datetime, result: Result, mailer:
             result.suppress[bare(each["address"])] = str(reply)
         if verdict.slow_down:
             result.slow_down[domain_of(each["address"]) if stage == Stage.RCPT else ""] = str(reply)
-        each.update(status=_STATUS[verdict.kind].value, at=now.isoformat(), **_facts(reply))
+        each.update(status=_STATUS[verdict.kind].value, at=aware(now).isoformat(), **_facts(reply))
     return about_email
 
 
 def _again(email: Email, now: datetime, delay: float, result: Result | None = None) -> Result:
     result = result or Result(email, Status.QUEUED)
     email.status, email.changed_at = Status.QUEUED, now
-    email.next_try_at = now + timedelta(seconds=delay)
+    email.next_try_at = after(now, delay)
     result.status, result.again = Status.QUEUED, delay
     return result
 
@@ -266,7 +267,7 @@ def _stand(email: Email, status: Status, now: datetime) -> None:
 
 
 def _is_too_old(email: Email, now: datetime) -> bool:
-    return now - (email.send_at or email.created_at) >= timedelta(seconds=lifetime_of(email.mailer))
+    return seconds_between(email.send_at or email.created_at, now) >= lifetime_of(email.mailer)
 
 
 def _soon(email: Email) -> float:
@@ -307,5 +308,5 @@ def note(email: Email, now: datetime, what: str, **facts: Any) -> None:
     email.events = [
         *before[:1],
         *before[1:][2 - MOST_EVENTS :],
-        {"at": now.isoformat(), "what": what, **said},
+        {"at": aware(now).isoformat(), "what": what, **said},
     ]

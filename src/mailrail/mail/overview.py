@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from django.db.models import Case, F, Q, When
 from django.utils import timezone
 
+from mailrail.moments import seconds_between
+
 from .models import FINAL, Email, MailerState, Status
 
 COUNTED = 10_000
@@ -95,8 +97,8 @@ def due_at(send_at: datetime | None, next_try_at: datetime | None, created_at: d
 
 
 def _standing(status: str, mailer: str, times: list[_Times], now: datetime, more: bool) -> Waiting:
-    due = [each.due_at for each in times if each.due_at <= now]
-    later = sum(each.send_at is not None and each.send_at > now for each in times)
+    due = [each.due_at for each in times if seconds_between(each.due_at, now) >= 0]
+    later = sum(each.send_at is not None and seconds_between(now, each.send_at) > 0 for each in times)
     deferred = len(times) - len(due) - later
     return Waiting(status, mailer, len(times), later, deferred, len(due), min(due, default=None), more)
 

@@ -12,13 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 from django.db.models import F
 from django.utils import timezone
 
 from mailrail.log import logger_of
+from mailrail.moments import after, seconds_between
 
 from .log_recipients import masked
 from .models import MailerPace
@@ -79,7 +79,7 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
     rows = MailerPace.objects.using(using)
     row, _ = rows.get_or_create(mailer=mailer, domain=domain)
     now = timezone.now()
-    if row.share < 1 and (now - row.changed_at).total_seconds() < HALVED_AT_MOST_EVERY:
+    if row.share < 1 and seconds_between(row.changed_at, now) < HALVED_AT_MOST_EVERY:
         return
     begins = row.share >= 1
     row.share = 0.5 if begins else max(LEAST_SHARE, row.share / 2)
@@ -95,11 +95,11 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
 
 def _recovers(row: MailerPace, using: str) -> bool:
     """After some quiet, a little. Whole again?"""
-    periods = int((timezone.now() - row.changed_at).total_seconds() / RECOVERS_EVERY)
+    periods = int(seconds_between(row.changed_at, timezone.now()) / RECOVERS_EVERY)
     if periods < 1:
         return False
     row.share = min(1.0, row.share + RECOVERS_BY * periods)
-    row.changed_at += timedelta(seconds=RECOVERS_EVERY * periods)
+    row.changed_at = after(row.changed_at, RECOVERS_EVERY * periods)
     if row.share > 0.999:
         row.share, row.since = 1.0, None
     if _save(row, using, "share", "since", "changed_at") and row.share == 1:

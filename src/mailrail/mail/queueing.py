@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import EmailMessage
 from django.db import (
     IntegrityError,
@@ -58,11 +59,11 @@ def queue(
 ) -> Email:
     """Queue an email, in the transaction of the caller, and return its record.
 
-    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: an aware ``datetime``, or seconds or a
-    ``timedelta`` from now; one that is not sent by then is "expired". ``key``: at most one email has it; a second call
-    with the same content returns the first record, with other content it raises ``KeyConflict``. ``tags``: words to
-    find it by. ``about``: the object it is about. ``mailer``: alias of the one that delivers it.
-    ``immediately=True`` queues it whatever becomes of that transaction.
+    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: a ``datetime`` (naive ones only with
+    ``USE_TZ = False``), or seconds or a ``timedelta`` from now; one that is not sent by then is "expired". ``key``: at
+    most one email has it; a second call with the same content returns the first record, with other content it raises
+    ``KeyConflict``. ``tags``: words to find it by. ``about``: the object it is about. ``mailer``: alias of the one that
+    delivers it. ``immediately=True`` queues it whatever becomes of that transaction.
 
     Raises what ``EmailMessage.send()`` would raise for headers and addresses, ``CannotQueue`` (of which
     ``EmailTooLarge`` and ``KeyConflict`` are kinds) for an email that can never be sent, ``TypeError`` and
@@ -252,9 +253,14 @@ def _store_one(email: Email, using: str, options: Options) -> None:
 
 @contextmanager
 def tables_said_missing(using: str) -> Iterator[None]:
-    """A traceback that ends in "no such table" goes on with what to do about it."""
+    """A traceback that ends in "no such table", or in an event loop, goes on with what to do about it."""
     try:
         yield
+    except SynchronousOnlyOperation as error:
+        error.add_note(
+            "In async code: await mail.aqueue(…), or await sync_to_async(send_mail)(…) (asgiref.sync.sync_to_async)."
+        )
+        raise
     except (OperationalError, ProgrammingError) as error:
         text = str(error)
         if "mailrail_mail_" in text and ("no such table" in text or "does not exist" in text):

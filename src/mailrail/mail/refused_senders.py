@@ -18,6 +18,7 @@ from django.utils.dateparse import parse_datetime
 
 from mailrail.addresses import bare
 from mailrail.log import logger_of
+from mailrail.moments import seconds_between
 
 from . import control
 from .mailers import alias_of
@@ -115,7 +116,9 @@ def _was_let_go(email: Email, since: datetime) -> bool:
     """By a person, after the refusal that is known."""
     events = email.events if isinstance(email.events, list) else []
     released = (event["at"] for event in events if event.get("what") in control.LET_GO)
-    return any((at := parse_datetime(moment)) is not None and at > since for moment in released)
+    return any(
+        (at := parse_datetime(moment)) is not None and seconds_between(since, at) > 0 for moment in released
+    )
 
 
 def allow_sender(mailer: str, sender: str, using: str | None = None) -> int:

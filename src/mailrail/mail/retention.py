@@ -16,6 +16,8 @@ from django.db import models, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from mailrail.moments import aware, seconds_between
+
 from .files import drop_unneeded
 from .models import FINAL, Email, EmailFile
 
@@ -57,7 +59,9 @@ def prune_records(before: datetime, using: str) -> Iterator[int]:
         while page := list(its.filter(pk__gt=last).values_list("pk", "changed_at")[:CHUNK]):
             last = page[-1][0]
             # queued long before it was to be sent: its time counts from its end
-            deleted = delete_final([id for id, changed_at in page if changed_at < before], using, before)
+            deleted = delete_final(
+                [id for id, changed_at in page if seconds_between(changed_at, before) > 0], using, before
+            )
             yield len(deleted)
 
 
@@ -91,7 +95,7 @@ def empty(ids: Collection[UUID], using: str) -> set[str]:
 
 def first_id(moment: datetime) -> UUID:
     """The lowest id of emails that were made at that moment: a UUIDv7 begins with milliseconds (RFC 9562 5.7)."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    return UUID(int=int(aware(moment).timestamp() * 1000) << 80)
 
 
 def _unlink(ids: Collection[UUID], using: str) -> set[str]:

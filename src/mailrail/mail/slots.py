@@ -27,7 +27,7 @@ logger = logger_of("mailrail.mail")
 
 LEASE = timedelta(seconds=20)
 RENEWED_EVERY = 5.0
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with USE_TZ = False, too
 
 
 @contextmanager

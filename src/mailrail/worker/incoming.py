@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from ..conf import settings
 from ..errors import MailrailError, Retry
 from ..messages import Content, Message
+from ..moments import from_timestamp
 from ..routing import Route
 from .log import logger
 
@@ -97,8 +98,8 @@ class IncomingMessage:
 
     @property
     def sent_at(self) -> datetime:
-        """When the layer accepted it."""
-        return datetime.fromtimestamp(self._claim.sent_at or 0, UTC)
+        """When the layer accepted it; aware, or local time with ``USE_TZ = False``."""
+        return from_timestamp(self._claim.sent_at or 0)
 
     @property
     def claim(self) -> Message:

@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import pgettext_lazy
 
+from mailrail.moments import as_django
 from mailrail.terminal import harmless
 
 from ..models import Status
@@ -65,6 +66,7 @@ def _escaped(told: dict[str, Any]) -> dict[str, Any]:
 def _time(told: dict[str, Any]) -> datetime | None:
     """Other hands may have written the record."""
     try:
-        return parse_datetime(str(told.get("at", "")))
+        found = parse_datetime(str(told.get("at", "")))
+        return found and as_django(found)
     except ValueError:
         return None

@@ -13,8 +13,9 @@ from typing import Any
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
-from django.utils import timezone
 from django.utils.timezone import get_current_timezone
+
+from mailrail.moments import aware
 
 from . import generator
 
@@ -52,8 +53,7 @@ def _written(date: datetime, offset: timedelta | None) -> str:
 
 def in_its_zone(date: datetime) -> datetime:
     """Aware; with ``EMAIL_USE_LOCALTIME``, in the zone where it is written."""
-    if timezone.is_naive(date):  # USE_TZ = False
-        date = timezone.make_aware(date)
+    date = date if date.tzinfo else aware(date).astimezone(UTC)
     return date.astimezone(get_current_timezone()) if settings.EMAIL_USE_LOCALTIME else date
 
 

@@ -9,6 +9,7 @@ from django.db import router
 from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
+from mailrail.moments import aware
 from mailrail.terminal import single_line
 
 from ... import health, outages, paces
@@ -72,7 +73,7 @@ def _standing(mailer: str, using: str) -> str:
 
 
 def _stopped(state: MailerState) -> str:
-    since = f"since {timezone.localtime(state.since):%Y-%m-%d %H:%M:%S}"
+    since = f"since {timezone.localtime(aware(state.since)):%Y-%m-%d %H:%M:%S}"
     what = "paused" if state.paused_by == outages.PERSON else "out"
     return f"{what} {since}" + (f": {state.reason}" if state.reason else "")
 

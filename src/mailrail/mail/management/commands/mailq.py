@@ -16,6 +16,7 @@ from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.mail.refused_senders import refused_senders
+from mailrail.moments import aware, seconds_between
 from mailrail.terminal import as_json, single_line
 
 MOST_REASONS = 10
@@ -45,7 +46,7 @@ class Command(BaseCommand):
         with tables_said_missing(using):
             report = self._report(using, status, mailer)
         if options["json"]:
-            self.stdout.write(as_json(report, datetime.isoformat))
+            self.stdout.write(as_json(report, lambda moment: aware(moment).isoformat()))
         else:
             self._print(report)
 
@@ -143,12 +144,16 @@ def _count(count: int, more: bool) -> str:
 
 
 def _age(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{max(0, (timezone.now() - moment).total_seconds()):,.0f} s"
+    return "-" if moment is None else f"{max(0, seconds_between(moment, timezone.now())):,.0f} s"
 
 
 def _until(moment: datetime) -> str:
-    return f"in {max(0, (moment - timezone.now()).total_seconds()):,.0f} s"
+    return f"in {max(0, seconds_between(timezone.now(), moment)):,.0f} s"
 
 
 def _time(moment: datetime) -> str:
-    return timezone.localtime(moment).isoformat(sep=" ", timespec="seconds")
+    return timezone.localtime(aware(moment)).isoformat(sep=" ", timespec="seconds")
+
+
+def _iso(moment: datetime) -> str:
+    return aware(moment).isoformat()

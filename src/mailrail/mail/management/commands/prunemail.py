@@ -8,13 +8,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router
-from django.utils import timezone
 
 from mailrail.addresses import bare
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
 from mailrail.mail import erasure, files, retention
 from mailrail.mail.models import Email
+from mailrail.moments import from_now
 from mailrail.options import days_argument
 
 LEFT_BEHIND = timedelta(days=1)
@@ -69,13 +69,12 @@ class Command(BaseCommand):
                 "Say how long email is kept: --bodies-after DAYS, --records-after DAYS, or "
                 "MAILRAIL['MAIL_KEEP_BODIES'] and MAILRAIL['MAIL_KEEP_RECORDS'] (seconds)."
             )
-        now = timezone.now()
         if records_after is not None:  # first: what is deleted needs no emptying
-            self._prune_records(now - records_after)
+            self._prune_records(from_now(-records_after.total_seconds()))
         if bodies_after is not None:
-            self._prune_bodies(now - bodies_after)
+            self._prune_bodies(from_now(-bodies_after.total_seconds()))
         if not self._is_dry:
-            self._drop_files(now - LEFT_BEHIND)
+            self._drop_files(from_now(-LEFT_BEHIND.total_seconds()))
 
     def _prune_records(self, before: datetime) -> None:
         if self._is_dry:
