@@ -13,11 +13,13 @@ LAYER = database
 PORT ?= 8000
 # Passed on to pytest, the demo, the benchmarks or the soak
 ARGS =
+# Processes of `make test`: one for each core, at most four; with ARGS one, so that -x, -s and --pdb work as ever
+JOBS = $(if $(strip $(ARGS)),0,logical)
 # How long a soak takes
 MINUTES = 5
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test screenshots check check-django messages docs bench soak format clean
+.PHONY: help serve demo test quick screenshots check check-django messages docs bench soak format clean
 
 # $(call python-of,group): the Python of the environment with that group of requirements
 setup = python3 scripts/setup.py $(if $(PYTHON),--python $(PYTHON)) $(if $(DJANGO),--django $(DJANGO))
@@ -42,7 +44,16 @@ demo: ## 501 invitations, from the web form to a real SMTP server, with everythi
 test: ## the whole suite; as root it first installs Debian's Chromium, if there is no browser
 	"$(dev)" -m scripts.catalogues --compile
 	@[ "$$MAILRAIL_TEST_CHROMIUM" ] || scripts/ensure_package.sh chromium chromium chromium-browser google-chrome || true
-	"$(dev)" -W error -m pytest $(ARGS)
+	"$(dev)" -W error -m pytest $(spread) $(ARGS)
+
+# Each file's tests on one process; those that take longest come first (tests/conftest.py).
+spread = -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+quick: JOBS = logical
+quick: ## lint and nearly all tests in about a minute, for people who edit: none that wait long, or start many processes
+	"$(dev)" -m ruff check
+	"$(dev)" -m scripts.catalogues --compile
+	"$(dev)" -W error -m pytest --quick $(spread) $(ARGS)
 
 screenshots: ## of every page of the invitations, dark and light, into build/screenshots
 	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py $(ARGS)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connections
+from django.test import TransactionTestCase
 from django.utils import translation
 
 from mailrail.layers import (
@@ -21,6 +22,7 @@ from mailrail.layers import (
     get_layer,
 )
 
+from .emptying import end_of_test
 from .processes import Ledger
 from .servers import PostgresServer, ValkeyServer
 from .settings import postgres
@@ -37,8 +39,61 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-LONG = ("tests/faults/", "tests/layers/test_state_machine", "tests/worker/", "tests/layers/", "tests/mail/")
-"""Whose files take longest, the longest first."""
+LONG = (
+    "tests/test_runserver",
+    "tests/faults/test_mail_rates",
+    "tests/faults/test_servers",
+    "tests/layers/test_state_machine",
+    "tests/demo/",
+    "tests/worker/test_worker",
+    "tests/faults/",
+    "tests/pages/",
+    "tests/test_transactions",
+    "tests/test_commands",
+    "tests/test_tutorial",
+    "tests/test_admin",
+    "tests/mail/test_retention",
+    "tests/test_poolers",
+    "tests/layers/test_redis",
+    "tests/mail/test_compose_properties",
+    "tests/mail/test_order",
+    "tests/worker/",
+    "tests/layers/",
+    "tests/mail/",
+)
+"""Where the files are that take longest, the longest first. Most of what they take is waiting."""
+
+NOT_QUICK = (
+    "tests/demo/",
+    "tests/faults/",
+    "tests/layers/test_redis_cluster",
+    "tests/layers/test_redis_ways",
+    "tests/layers/test_state_machine",
+    "tests/mail/test_compose_properties",
+    "tests/mail/test_fault_matrix",
+    "tests/mail/test_order",
+    "tests/pages/",
+    "tests/soak/",
+    "tests/test_commands",
+    "tests/test_install",
+    "tests/test_poolers",
+    "tests/test_runserver",
+    "tests/test_side_by_side",
+    "tests/test_transactions",
+    "tests/test_tutorial",
+    "tests/test_two_databases",
+    "tests/worker/test_parts",
+    "tests/worker/test_what_goes_wrong",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what takes a minute in all, for `make quick`")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    path = collection_path.relative_to(config.rootpath).as_posix() + "/" * collection_path.is_dir()
+    return True if config.getoption("quick") and path.startswith(NOT_QUICK) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,6 +110,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """`.ci/run` has to know whether tests failed, or something else."""
     if not hasattr(session.config, "workerinput") and session.config.cache is not None:
         session.config.cache.set("mailrail/exit_status", int(exitstatus))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def emptied_quickly() -> Iterator[None]:
+    """pytest-django makes a ``TransactionTestCase`` of each test with ``transaction=True``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", end_of_test)
+        yield
 
 
 @pytest.fixture(scope="session")
