@@ -8,7 +8,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hmac import HMAC
@@ -56,7 +56,8 @@ class ScriptedServer:
 
     ``refused``: recipients that are refused, with their replies; ``refused_senders``: senders, likewise.
     ``eager_data``: 354 for DATA although nobody was accepted. ``byte_by_byte``: every byte of a reply in a segment of
-    its own. ``tls``: STARTTLS is offered; ``injected``: octets sent behind the reply to it.
+    its own. ``strict_dot``: commands that come with a final dot are dropped, and so many 503 said for so many lines.
+    ``tls``: STARTTLS is offered; ``injected``: octets sent behind the reply to it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ScriptedServer:
         refused_senders: dict[str, str] | None = None,
         eager_data: bool = False,
         byte_by_byte: bool = False,
+        strict_dot: Callable[[int], int] | None = None,
         tls: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         injected: bytes = b"",
@@ -80,6 +82,9 @@ class ScriptedServer:
         self._refused_senders = refused_senders or {}
         self._eager_data = eager_data
         self._byte_by_byte = byte_by_byte
+        self._strict_dot = strict_dot
+        self.behind_dot = 0
+        """Emails whose final dot had commands behind it."""
         self._tls = tls
         self._implicit_tls = implicit_tls
         self._injected = injected
@@ -332,6 +337,12 @@ class _Conversation:
             content += b"\r\n"
         done, self._transaction = self._transaction, _Transaction()
         self._judge(done, content)
+        if self._unread:
+            self._server.behind_dot += 1
+        if self._unread and self._server._strict_dot is not None:
+            lines, self._unread = self._unread.count(b"\n"), b""
+            for _ in range(self._server._strict_dot(lines)):
+                self._say("503 Bad sequence of commands - pipelined after end of data")
 
     def _judge(self, done: _Transaction, stuffed: bytes) -> None:
         lines = stuffed.split(b"\r\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -406,6 +406,32 @@ def test_mail_refused_with_more_pipelined_behind_it(eager: bool) -> None:
         "550 5.7.1 Not you",
     )
     assert len(server.mails) == 2
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize("replies", [lambda lines: lines, lambda lines: 1], ids=["503 to each", "one 503"])
+def test_a_server_that_takes_nothing_behind_the_dot_is_sent_nothing_there_any_more(
+    replies: Callable[[int], int], connections: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Haraka 3.3 answers 503. No email is put off; a connection is lost for each that was open, not for each email."""
+    bag = Bag(envelopes := batch(30))
+    with ScriptedServer(strict_dot=replies) as server, caplog.at_level("WARNING", "mailrail.mail"):
+        assert deliver(server, bag, connections=connections) == []
+        assert server.behind_dot <= connections and server.connections <= 2 * connections
+        check_account(server, bag, envelopes)
+        later = Bag(batch(5))
+        assert deliver(server, later) == []
+        assert server.behind_dot <= connections and set(later.fates.values()) == {Fate.ACCEPTED}
+    assert set(bag.fates.values()) == {Fate.ACCEPTED} and len(bag.fates) == 30
+    assert len([record for record in caplog.records if "behind the final dot" in record.getMessage()]) == 1
+
+
+def test_503_to_the_first_mail_of_a_connection_is_no_matter_of_the_dot() -> None:
+    bag = Bag(batch(3))
+    with ScriptedServer([Fault("MAIL", "503 5.5.1 Not now", 0)]) as server:
+        assert deliver(server, bag) == []
+        assert server.behind_dot > 0
+    assert Counter(bag.fates.values()) == {Fate.UNSENT: 1, Fate.ACCEPTED: 2}
 
 
 @PIPELINING

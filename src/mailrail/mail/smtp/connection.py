@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Generator
@@ -10,13 +11,20 @@ from typing import Any
 from ..replies import Stage
 from .dialogue import Dialogue
 from .envelope import Envelope, Fate, Mailbag, Outcome
-from .errors import ConnectionLost, NotPermitted, SmtpError
+from .errors import ConnectionLost, NotPermitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
 from .server import Server
 from .session import Extensions, command, open_session
 
+logger = logging.getLogger("mailrail.mail")
+
 MOST_BREAKS = 3
 """Connections in a row that broke before the server had decided over a single email."""
+
+
+_strict: set[Server] = set()
+"""Servers that take no commands behind the final dot, such as Haraka 3.3: 503. RFC 2920 3.1 permits these commands, and
+asks nobody to send them."""
 
 
 class Connection:
@@ -79,6 +87,8 @@ class Connection:
                 yield from dialogue.deliver()
             except SmtpError as error:
                 self.close()
+                if isinstance(error, PipeliningRefused):
+                    _learn(self.server, error)
                 self._put_back(dialogue, fresh, mailbag, again, error)
                 innocent = dialogue.decided or not fresh or isinstance(error, NotPermitted)
                 breaks = 0 if innocent else breaks + 1
@@ -98,7 +108,10 @@ class Connection:
 
     def _dialogue(self, mailbag: Mailbag, again: deque[Envelope]) -> Dialogue:
         left = self.server.max_messages - self._carried
-        return Dialogue(self._link, self.extensions, self.server.timeouts, mailbag, again, left)
+        behind_dot = self.server not in _strict
+        return Dialogue(
+            self._link, self.extensions, self.server.timeouts, mailbag, again, left, behind_dot=behind_dot
+        )
 
     @staticmethod
     def _put_back(
@@ -106,11 +119,13 @@ class Connection:
     ) -> None:
         """A link out of the pool that broke at its first email was dead before: that email gets a new one.
 
+        So does one whose commands came too early for this server.
+
         Who was refused before it broke stays so, unless replies and commands may have been out of step.
         """
         if (unsent := dialogue.unsent) is None:
             return
-        if not fresh and not dialogue.decided:
+        if isinstance(error, PipeliningRefused) or (not fresh and not dialogue.decided):
             again.appendleft(unsent.envelope)
         else:
             refused = unsent.refused if isinstance(error, ConnectionLost) else {}
@@ -137,3 +152,13 @@ class Connection:
         except SmtpError:
             return False
         return True
+
+
+def _learn(server: Server, error: SmtpError) -> None:
+    """Send this server no more commands behind a final dot, and tell so once."""
+    if server not in _strict:
+        _strict.add(server)
+        told = (
+            "%s:%s takes no commands behind the final dot; the next email now waits for the reply to it: %s"
+        )
+        logger.warning(told, server.host, server.port, error.reply)

@@ -21,6 +21,7 @@ from .errors import (
     ConnectionLost,
     EightBitNotOffered,
     NotPermitted,
+    PipeliningRefused,
     ProtocolError,
     SmtpError,
     TooLarge,
@@ -36,13 +37,14 @@ JOIN_UP_TO = 64 * 1024
 
 
 class Attempt:
-    """One envelope on one connection."""
+    """One envelope on one connection. ``behind_dot``: its commands were sent behind the final dot of another email."""
 
-    __slots__ = ("commands", "envelope", "refused", "reply", "stage", "write")
+    __slots__ = ("behind_dot", "commands", "envelope", "refused", "reply", "stage", "write")
 
     def __init__(self, envelope: Envelope, commands: list[bytes]) -> None:
         self.envelope = envelope
         self.commands = commands
+        self.behind_dot = False
         self.stage = Stage.MAIL
         self.reply: Reply | None = None  # the refusal of the whole
         self.refused: dict[str, Reply] = {}
@@ -65,8 +67,9 @@ class Attempt:
 class Dialogue:
     """``again``: envelopes to begin with, and in the end those that were announced but never at fault.
 
-    ``most``: envelopes to take. ``unsent``: the attempt at which the connection failed, if that was certainly not
-    accepted.
+    ``most``: envelopes to take. ``behind_dot``: may the next email's commands go out with the end of this one's
+    content, where the server offers PIPELINING? ``unsent``: the attempt at which the connection failed, if that was
+    certainly not accepted.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Dialogue:
         mailbag: Mailbag,
         again: deque[Envelope],
         most: int,
+        behind_dot: bool = True,
     ) -> None:
         self._link = link
         self._extensions = extensions
@@ -85,6 +89,7 @@ class Dialogue:
         self._again = again
         self._most = most
         self._pipelining = "PIPELINING" in extensions
+        self._behind_dot = behind_dot and self._pipelining
         self._current: Attempt | None = None
         self._following: Attempt | None = None
         self._open_transaction = False
@@ -140,8 +145,10 @@ class Dialogue:
                 raise NotPermitted("Its final dot was not permitted", Stage.BODY)
             content = attempt.envelope.content
         self._open_transaction = False  # the dot ends it, whatever the reply (RFC 5321 4.1.1.4)
-        if self._pipelining:
+        if self._behind_dot:
             self._following = self._take()
+        if self._following is not None:
+            self._following.behind_dot = True
         write = attempt.write = self._content(content, self._following.commands if self._following else [])
         yield write
         self._judge(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
@@ -214,6 +221,8 @@ class Dialogue:
 
     def _take_mail(self, attempt: Attempt, reply: Reply) -> None:
         self._open_transaction = reply.positive
+        if reply.code == 503 and attempt.behind_dot:
+            raise PipeliningRefused("The server takes no commands behind the final dot", Stage.MAIL, reply)
         if reply.code == 503:
             raise ProtocolError("The server holds MAIL to be out of turn", Stage.MAIL, reply)
         if reply.refusal:

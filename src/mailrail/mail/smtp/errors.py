@@ -10,6 +10,7 @@ MailrailError
 │   ├── ConnectionLost       closed, reset, 421
 │   │   └── TimedOut         silence for longer than the stage allows
 │   ├── ProtocolError        what came is no SMTP, or out of turn
+│   │   └── PipeliningRefused    503 to MAIL that was sent behind the final dot of another email
 │   ├── NotPermitted         the caller did not allow the final dot
 │   └── PoolExhausted        all connections are in use, and stayed so
 └── Unsendable               this email's fault: nothing of it was sent
@@ -82,6 +83,10 @@ class TimedOut(ConnectionLost):
 
 class ProtocolError(SmtpError):
     advice = "Is this an SMTP server, and does its port fit use_ssl?"
+
+
+class PipeliningRefused(ProtocolError):
+    advice = ""
 
 
 class NotPermitted(SmtpError):
