@@ -13,6 +13,7 @@ mailrail.mail.W001  outside development, the mailer that delivers writes to a sc
 mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
 mailrail.mail.W004  with --deploy: EHLO, or Message-IDs, name this machine without a domain
+mailrail.mail.W005  with --database: email waits for a mailer that no setting defines
 mailrail.mail.W006  the mailer that delivers has a user name, and no password or token: it will not log in
 """
 
@@ -25,8 +26,9 @@ from typing import Any
 import django
 from django.apps import apps
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.mail.backends import smtp as djangos
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from mailrail.autoreload import import_watched
 from mailrail.conf import settings
@@ -48,6 +50,8 @@ from .mailers import (
     server_of,
 )
 from .message_ids import message_id_domain
+from .models import Email
+from .moving import unknown_mailers
 from .policies import UNNAMED, Policy, build
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -81,6 +85,26 @@ def check_mail(**kwargs: Any) -> list[CheckMessage]:
         return [*_check_spelling("EMAIL_BACKEND", email_backend()), *_check_unread(known)]
     except InvalidSettings:
         return []  # mailrail.E001 tells
+
+
+@register(Tags.database)
+def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Does email wait for a mailer that was removed? Nothing but a person moves it."""
+    using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
+    if using not in (databases or ()):
+        return []
+    try:
+        found = unknown_mailers(using)
+    except (DatabaseError, InvalidSettings):
+        return []  # before the first migration; or other checks tell
+    return [
+        Warning(
+            f"{count:,} email(s) wait for the mailer {alias or 'default'!r}, which no setting defines.",
+            hint=f"Define it again, or let them leave by another: manage.py mailers move {alias or 'default'} NEW",
+            id="mailrail.mail.W005",
+        )
+        for alias, count in found.items()
+    ]
 
 
 @register()

@@ -40,6 +40,7 @@ EVENTS: dict[str, Any] = {
     "sent again by a person, as a copy": pgettext_lazy(
         "what happened to an email", "sent again by a person, as a copy"
     ),
+    "moved to another mailer": pgettext_lazy("what happened to an email", "moved to another mailer"),
     "a recipient was erased": pgettext_lazy("what happened to an email", "a recipient was erased"),
 }
 """What ``note`` and others write into ``Email.events`` -> how people read it."""

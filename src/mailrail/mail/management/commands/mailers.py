@@ -12,7 +12,7 @@ from mailrail.errors import InvalidSettings
 from mailrail.moments import aware
 from mailrail.terminal import single_line
 
-from ... import health, outages, paces
+from ... import health, moving, outages, paces
 from ...mailers import alias_of, backend_of, delivering
 from ...models import Email, MailerPace, MailerState
 from ...policies import policy_of
@@ -21,11 +21,14 @@ from ..checking import add_check, check, is_check
 
 
 class Command(BaseCommand):
-    help = "Tell how the mailers stand; pause and resume them; let mail of a sender go that a server has refused."
+    help = (
+        "Tell how the mailers stand; pause and resume them; let mail of a sender go that a server has refused; move "
+        "mail from one to another."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_check(parser, "Fail if a mailer has been out for too long.")
-        verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume,allow}")
+        verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume,allow,move}")
         pause = verbs.add_parser("pause", help="Let nothing leave by a mailer; its mail waits.")
         pause.add_argument("mailer", help='Its alias; "default" where there are no MAILERS.')
         pause.add_argument("--reason", default="", help="What others should know about it.")
@@ -34,6 +37,13 @@ class Command(BaseCommand):
         allow = verbs.add_parser("allow", help="Send the mail that is held as its sender was refused.")
         allow.add_argument("mailer", help="Its alias.")
         allow.add_argument("sender", help="The address; '' for the null sender.")
+
+        move = verbs.add_parser("move", help="Give the mail that waits for a mailer to another one.")
+        move.add_argument("old", help="An alias, also one that was removed.")
+        move.add_argument("new", help="The alias by which it is to leave.")
+        move.add_argument(
+            "--ambiguous", action="store_true", help="Also what may have been sent: some may get it twice."
+        )
 
     def handle(
         self, *, verb: str | None, mailer: str = "", reason: str = "", sender: str = "", **options: Any
@@ -48,6 +58,9 @@ class Command(BaseCommand):
             for found in delivering():
                 self.stdout.write(single_line(f"{found or 'default'}: {_standing(found, using)}"))
             return
+        if verb == "move":
+            self._move(options["old"], options["new"], options["ambiguous"], using)
+            return
         try:
             backend_of(mailer)
             if verb == "pause":
@@ -59,6 +72,18 @@ class Command(BaseCommand):
         except InvalidSettings as error:
             raise CommandError(str(error)) from None
         self.stdout.write(single_line(f"{mailer}: {_standing(alias_of(mailer), using)}"))
+
+    def _move(self, old: str, new: str, ambiguous: bool, using: str) -> None:
+        try:
+            moved = moving.move(old, new, using, ambiguous=ambiguous)
+        except (InvalidSettings, ValueError) as error:
+            raise CommandError(single_line(str(error))) from None
+        self.stdout.write(f"{moved.moved:,} email(s) leave by {new}.")
+        if moved.left:
+            raise CommandError(
+                f"{moved.left:,} email(s) are left with {old}: they may have been sent, and others may get them twice "
+                "(--ambiguous moves those that wait), or are being sent just now."
+            )
 
 
 def _standing(mailer: str, using: str) -> str:
