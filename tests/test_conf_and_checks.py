@@ -342,7 +342,12 @@ class TestE004:
 class TestWarnings:
     @pytest.mark.parametrize(
         ("other", "command"),
-        [("channels", "runworker"), ("daphne", "runserver"), ("django.contrib.staticfiles", "runserver")],
+        [
+            ("channels", "runworker"),
+            ("daphne", "runserver"),
+            ("django.contrib.staticfiles", "runserver"),
+            ("django_extensions", "runserver_plus"),
+        ],
     )
     def test_w001_when_mailrail_stands_after_an_app_with_the_same_command(
         self, settings: Any, other: str, command: str

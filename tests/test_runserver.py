@@ -36,7 +36,9 @@ with_and_without_reloader = pytest.mark.parametrize("reloader", [True, False], i
 class Server:
     """``manage.py runserver`` of a site, in a session of its own, as in a terminal."""
 
-    def __init__(self, folder: Path, apps: str, *options: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, apps: str, *options: str, command: str = "runserver", **environment: str
+    ) -> None:
         self.folder = folder
         self.gate = folder / "gate"
         self.ledger = Ledger(folder / "ledger")
@@ -44,7 +46,7 @@ class Server:
         self._port = free_port()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "runserver", f"127.0.0.1:{self._port}", *options],
+                [sys.executable, "manage.py", command, f"127.0.0.1:{self._port}", *options],
                 cwd=folder,
                 env=_environment(folder, apps) | environment,
                 stdout=log,
@@ -370,6 +372,27 @@ def test_without_a_route_the_server_runs_and_says_so(start: Start) -> None:
         serving = server.pid()
         assert server.processes() == {serving}
         assert "No worker: no channel is routed" in server.log
+
+
+def test_runserver_plus_has_a_worker_too(start: Start) -> None:
+    """With its reloader: without, django-extensions 4.1 does not start on werkzeug 3 (KeyError: WERKZEUG_SERVER_FD)."""
+    with start("mailrail django_extensions jobs", command="runserver_plus") as server:
+        serving = server.pid()
+        line = server.line("old", server.send())
+        assert line.pid != serving
+        workers = server.processes() - {serving, server.process.pid}
+        assert line.pid in workers
+        server.edit(serving)
+        server.pid()
+        assert server.line("new", server.send()).pid not in workers
+        interrupt(server, serving)
+        server.until_gone()
+
+
+def test_runserver_plus_without_its_app_says_what_to_install(start: Start) -> None:
+    with start("mailrail jobs", "--noreload", command="runserver_plus") as server:
+        assert server.until_gone() == 1
+        assert "pip install django-extensions werkzeug" in server.log
 
 
 def test_a_runserver_of_an_app_before_ours_may_extend_it(start: Start) -> None:

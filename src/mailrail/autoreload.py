@@ -36,6 +36,11 @@ def import_watched(path: str, load: Callable[[str], Any] = import_string) -> Any
         raise
 
 
+def failed_files() -> frozenset[Path]:
+    """Return the files to watch, for reloaders that are not Django's."""
+    return frozenset(_failed)
+
+
 def _watch_files(files: Iterable[Path]) -> None:
     _failed.update(files)
     for reloader in _reloaders:

@@ -162,13 +162,21 @@ def _check_leases(routing: Routing) -> Iterable[CheckMessage]:
             )
 
 
+_EXTENDED = {
+    "channels": "runworker",
+    "daphne": "runserver",
+    "django.contrib.staticfiles": "runserver",
+    "django_extensions": "runserver_plus",
+}
+
+
 def _check_order() -> Iterable[CheckMessage]:
     names = [config.name for config in apps.get_app_configs()]
-    for other in ("channels", "daphne", "django.contrib.staticfiles"):
+    for other, command in _EXTENDED.items():
         if other in names and names.index(other) < names.index("mailrail"):
             yield Warning(
                 f'"mailrail" must stand before "{other}" in INSTALLED_APPS: both bring '
-                f"{'runworker' if other == 'channels' else 'runserver'}, and the first one wins.",
+                f"{command}, and the first one wins.",
                 hint='Move "mailrail" to the top of INSTALLED_APPS.',
                 id="mailrail.W001",
             )
