@@ -228,7 +228,7 @@ def test_what_workers_tell_and_buckets_may_be_garbage(layer: RedisChannelLayer, 
     assert layer.take("b", 1, Rate(10, 1.0)).granted == 1
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_channels_check_fails_until_it_is_set_aside_and_a_worker_goes_on(
     valkey: ValkeyServer, bare: Any, settings: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

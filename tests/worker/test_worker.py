@@ -1403,3 +1403,45 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
     assert "Traceback" in buried.getMessage() and SEVERAL_LINES in buried.getMessage()
     assert layer.find("work", message.id) is None
+
+
+def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the_end(
+    layer: DurableLayer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does over a number of 5,000 digits, which Python turns into no text."""
+    settings.MAILRAIL = {**settings.MAILRAIL, "ATTEMPTS": 2}
+    match = Route.match
+
+    def stumble(self: Route, content: Any) -> Any:
+        if content["n"] == 0:
+            raise ValueError("Exceeds the limit")
+        return match(self, content)
+
+    monkeypatch.setattr(Route, "match", stumble)
+    seen = Seen()
+    bad, good = send(layer, n=2)
+    for _ in range(3):
+        work(layer, route("work", seen))
+        layer.shift(36_000.0)
+    assert [message.id for message in seen] == [good.id]
+    [dead] = layer.dead("work")
+    assert dead.message.id == bad.id and "ValueError" in dead.error and dead.message.attempt == 2
+
+
+def test_a_layer_that_raises_what_nobody_foresaw_ends_no_worker(
+    layer: DurableLayer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, faults = layer.claim, [KeyError("a bug"), TypeError("another")]
+
+    def stumble(*arguments: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return claim(*arguments)
+
+    monkeypatch.setattr(layer, "claim", stumble)
+    seen = Seen()
+    send(layer, n=2)
+    work(layer, route("work", seen))
+    assert len(seen) == 2 and not faults
+    [told] = [record for record in caplog.records if "cannot be used just now" in record.getMessage()]
+    assert told.exc_info is not None

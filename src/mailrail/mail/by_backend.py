@@ -196,6 +196,10 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
             raise NeverConnected(_said(error)) from error
         if any(map(_is_a_doubt, causes)):
             return Outcome(Fate.AMBIGUOUS, Stage.DOT, error=ConnectionLost(_said(error), Stage.DOT))
+        if not hasattr(error, "status_code"):  # with one, it is what a service has answered
+            logger.error(
+                "%s raised over email %s, which is tried again later", name, email.pk, exc_info=error
+            )
         refused = _refused_by_service(message, waiting(email))
         return Outcome(Fate.REFUSED, Stage.DOT, Reply(451, _said(error), _status_of(error)), refused)
     if count == 0:

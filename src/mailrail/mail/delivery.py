@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -70,6 +71,7 @@ class Delivery:
         self._using = router.db_for_write(Email)
         self._all = messages
         self._messages: dict[UUID, IncomingMessage] = {}
+        self._emails: dict[UUID, Email] = {}  # as they were read last, and what was written since
         self._slow_down: dict[str, str] = {}  # of the mailer that delivers just now
         self._senders: RefusedSenders  # the same
         self._login: Login | None = None  # the same
@@ -87,7 +89,7 @@ class Delivery:
     def run(self) -> None:
         try:
             self._take_in()
-            self._run()
+            self._run_or_part([*self._messages])
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -110,12 +112,56 @@ class Delivery:
                 older, self._messages[id] = sorted((twin, message), key=lambda it: call_of(it.content))
                 _finish(older)
 
-    def _run(self) -> None:
-        emails = reading.emails(self._messages, self._using)
-        for id in self._messages.keys() - emails.keys():
-            _finish(self._messages[id])  # its record was deleted
+    def _run_or_part(self, ids: Sequence[UUID]) -> None:
+        """Deliver these. After an error that nobody foresaw, each alone, so that the others leave."""
+        try:
+            self._run(ids)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            self._slow_down, self._probed, self._turned_away = {}, None, []
+            final = {id(message) for message in self._final}
+            left = [
+                it for it in ids if self._messages[it].outcome is None and id(self._messages[it]) not in final
+            ]
+            if len(ids) == 1:
+                self._fail_unforeseen(ids[0], error)
+                return
+            logger.warning(
+                "an error in the delivery of %s email(s), which are tried one by one: %r", len(ids), error
+            )
+            known = self._emails
+            for it in left:
+                if it in known and known[it].status == Status.SENDING:  # by us: it was under way
+                    self._fail_unforeseen(it, error)
+                else:
+                    self._run_or_part([it])
+
+    def _fail_unforeseen(self, id: UUID, error: Exception) -> None:
+        """Count the attempt of the one email that it is about, and say where it happened."""
+        message = self._messages[id]
+        logger.error("email %s cannot be delivered, for an error that nobody foresaw", id, exc_info=error)
+        if message.outcome is not None:
+            return
+        try:
+            email = reading.emails([id], self._using)[id]
+            if email.status not in NOTHING_TO_DO:
+                self._settle(
+                    [outcomes.fail_unforeseen(email, timezone.now(), error, failover.last_mailer(email))]
+                )
+        except Exception as again:
+            if is_transient(again):
+                raise
+            logger.error("nor can that be written into the record of email %s", id, exc_info=again)
+            _settle_message(message, error)
+
+    def _run(self, ids: Sequence[UUID]) -> None:
+        self._emails = emails = reading.emails(ids, self._using)
+        for id in ids:
+            if id not in emails:
+                _finish(self._messages[id])  # its record was deleted
         by_mailer: dict[str, list[Email]] = defaultdict(list)
-        for email in self._sort_out([emails[id] for id in self._messages if id in emails]):
+        for email in self._sort_out([emails[id] for id in ids if id in emails]):
             by_mailer[failover.mailer_of(email)].append(email)
         for mailer in self._working_ones_first(by_mailer):
             self._deliver(mailer, by_mailer[mailer])
@@ -297,6 +343,9 @@ class Delivery:
     def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
         batch, now = load_messages(emails, self._using), timezone.now()
         ended = self._ended
+        for it, error in batch.unreadable:
+            logger.error("email %s cannot be read", it.pk, exc_info=error)
+            it.attempts += 1
         self._settle(
             [outcomes.fail(it, now, f"it cannot be read: {error}", mailer) for it, error in batch.unreadable]
             + [outcomes.lack(it, now, f"a file is missing: {error}", mailer) for it, error in batch.missing]
@@ -464,6 +513,15 @@ def _take(server: Server, most: int) -> list[Connection]:
     except PoolExhausted:
         pass  # the other batch has them
     return connections
+
+
+def _settle_message(message: IncomingMessage, error: Exception) -> None:
+    """By the message's own attempts, where the record cannot be used: the dead one's record is held."""
+    why = "".join(traceback.format_exception(error))
+    if message.attempt < outcomes.MOST_UNFORESEEN:
+        _say(message, lambda: message.retry(outcomes.delay_after(message.attempt), why))
+    else:
+        _say(message, lambda: message.bury(why))
 
 
 def _finish(message: IncomingMessage) -> None:

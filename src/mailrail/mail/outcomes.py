@@ -32,6 +32,10 @@ SOON, NOT_SO_SOON = 5.0, 600.0
 """Seconds to the next try when it was not the email's fault: at first, and at most. They grow, as a connection that
 breaks at the same email again and again may be that email's fault after all."""
 NOT_SENT = "not sent"
+UNFORESEEN = "not sent: an unforeseen error"
+HELD_FOR_UNFORESEEN = "held: an unforeseen error, again and again"
+MOST_UNFORESEEN = 8
+"""Attempts that may end with an error that nobody foresaw, over two hours; the record keeps more events than that."""
 IN_DOUBT = "it may have been sent; sending again"
 SENDER_REFUSED = "held: the server refuses its sender"
 HELD_IN_DOUBT = "held: it may have been sent"
@@ -120,7 +124,7 @@ def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
         _stand(email, Status.HELD, now)
         return Result(email, Status.HELD)
     note(email, now, IN_DOUBT, mailer=mailer, why=why)
-    return _again(email, now, _delay(doubts) if doubts else SOON * random.uniform(0, 1))
+    return _again(email, now, delay_after(doubts) if doubts else SOON * random.uniform(0, 1))
 
 
 def fail_unsound(email: Email, now: datetime, why: str) -> Result:
@@ -129,6 +133,32 @@ def fail_unsound(email: Email, now: datetime, why: str) -> Result:
     note(email, now, "failed", why=f"the record cannot be read: {why}")
     _stand(email, Status.FAILED, now)
     return Result(email, Status.FAILED)
+
+
+def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) -> Result:
+    """An error in our own code, a backend's or the project's: again for some times, then a person decides.
+
+    Held and not failed: what raised is mended by a deploy, and ``release`` sends it then. One that was on its way by
+    then may have been sent.
+    """
+    email.attempts += 1
+    why = f"{type(error).__name__}: {_text_of(error)}"
+    if email.status == Status.SENDING:
+        return doubt(email, now, why, mailer)
+    before = sum(event.get("what") == UNFORESEEN for event in email.events)
+    if before + 1 < MOST_UNFORESEEN:
+        note(email, now, UNFORESEEN, mailer=mailer, why=why)
+        return _again(email, now, delay_after(before + 1))
+    note(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=why)
+    _stand(email, Status.HELD, now)
+    return Result(email, Status.HELD)
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # some cannot even say what they are
+        return "it cannot be shown"
 
 
 def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
@@ -205,7 +235,7 @@ def _by_replies(
     )
     if waiting(email):
         if not _is_too_old(email, now):
-            return _again(email, now, _delay(max(1, email.attempts)), result)
+            return _again(email, now, delay_after(max(1, email.attempts)), result)
         for each in email.recipients:
             if each["status"] not in FINAL_FOR_RECIPIENT:
                 each["status"] = Status.FAILED.value
@@ -285,7 +315,8 @@ def _times_unsent(email: Email) -> int:
     return times
 
 
-def _delay(attempts: int) -> float:
+def delay_after(attempts: int) -> float:
+    """Return the seconds until the next attempt."""
     return min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.75, 1.25)
 
 

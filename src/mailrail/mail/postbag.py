@@ -7,6 +7,7 @@ more; commits are shared by all connections that have come to their dots at the 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from .outcomes import Result, judge, waiting
 from .refused_senders import RefusedSenders
 from .smtp import Envelope, Fate, Outcome
 from .smtp.errors import EightBitNotOffered, NotPermitted
+
+logger = logging.getLogger("mailrail.mail")
 
 AddressOf = Callable[[str, Loaded], str]
 
@@ -78,7 +81,9 @@ class Postbag:
             try:
                 return self._envelope(loaded, eight_bit)
             except Exception as error:  # of this email alone, whatever it is
+                logger.error("email %s cannot be written", loaded.email.pk, exc_info=error)
                 why = f"it cannot be written: {type(error).__name__}: {error}"
+                loaded.email.attempts += 1
                 self._results.append(outcomes.fail(loaded.email, timezone.now(), why, self._mailer))
         return None
 

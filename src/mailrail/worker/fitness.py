@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+
+from ..conf import settings
 from ..messages import Message
 from ..routing import Plan, Route
 from .incoming import Outcome
@@ -12,7 +15,10 @@ def triage(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route, d
 
     ``lease``: the seconds for which it was claimed.
     """
-    return _unfit(claim, plan) or plan.match(claim) or _unmatched(claim, lease)
+    try:
+        return _unfit(claim, plan) or plan.match(claim) or _unmatched(claim, lease)
+    except Exception as error:  # whatever a filter says of whatever a content holds
+        return _unroutable(claim, error)
 
 
 def _unfit(claim: Message, plan: Plan) -> Outcome | None:
@@ -30,6 +36,16 @@ def _unmatched(claim: Message, lease: float) -> Outcome:
     age = claimed_at - (claim.sent_at or 0)
     why = f"no route of channel {claim.channel!r} matches its content; it is kept"
     return Outcome("released", why, min(3600.0, max(1.0, age)))
+
+
+def _unroutable(claim: Message, error: Exception) -> Outcome:
+    """What becomes of a claim for which looking for its route raised: a failed attempt, and after some it is dead."""
+    why = "".join(traceback.format_exception(error))
+    if claim.attempt >= settings.attempts:
+        return Outcome("buried", why)
+    return Outcome(
+        "retried", why, min(settings.backoff_max, settings.backoff * 2.0 ** min(claim.attempt, 60))
+    )
 
 
 def _lost_too_often(claim: Message) -> str:

@@ -24,7 +24,7 @@ from .connections import close_connections, own_connection
 from .consume import Delivery
 from .fitness import triage
 from .incoming import IncomingMessage, Outcome
-from .leases import OUTAGES, LeaseKeeper
+from .leases import OUTAGES, LeaseKeeper, is_outage
 from .log import logger
 from .outages import Outages
 from .pools import EventLoop, Threads
@@ -154,7 +154,9 @@ class Worker:
                 self._wait(seen)
             self._let_more_end()
             self._outages.over()
-        except OUTAGES as error:
+        except (
+            Exception
+        ) as error:  # a fault of ours or of a layer must not end what runs: it is told, and tried again
             self._outages.wait(error, self._stop_at)
 
     def _collect(self) -> None:
@@ -185,7 +187,7 @@ class Worker:
         total = self._room.total(limits)
         try:
             claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
-        except OUTAGES as error:
+        except Exception as error:
             self._settler.finish_apart(error)
             raise
         self._pace = time.monotonic() - begun
@@ -388,8 +390,9 @@ class Worker:
             self._collect()
             self._claim()  # claims nothing now; settles what is finished
             self._settler.check()
-        except OUTAGES as error:
-            logger.error("the layer cannot be used; %s", error)
+        except Exception as error:
+            trace = None if is_outage(error) else error
+            logger.error("the layer cannot be used; %s", error, exc_info=trace)
 
     def _release_running(self) -> None:
         for delivery in self._held:

@@ -18,6 +18,12 @@ EVENTS: dict[str, Any] = {
     "refused": pgettext_lazy("what happened to an email", "refused"),
     "failed": pgettext_lazy("what happened to an email", "failed"),
     "not sent": pgettext_lazy("what happened to an email", "not sent"),
+    "not sent: an unforeseen error": pgettext_lazy(
+        "what happened to an email", "not sent: an unforeseen error"
+    ),
+    "held: an unforeseen error, again and again": pgettext_lazy(
+        "what happened to an email", "held: an unforeseen error, again and again"
+    ),
     "expired before it was sent": pgettext_lazy("what happened to an email", "expired before it was sent"),
     "given up: refused for longer than its lifetime": pgettext_lazy(
         "what happened to an email", "given up: refused for longer than its lifetime"
