@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+from binascii import b2a_base64, b2a_qp
 from datetime import UTC, datetime, timedelta, timezone
 from email import policy
 from email.message import EmailMessage as MimeMessage
@@ -387,6 +388,38 @@ def test_a_long_filename_comes_in_sections_that_split_no_character() -> None:
     assert sections[0] == " filename*0*=utf-8''" + "%C3%A9" * 9 + ";"
     assert sections[-1].endswith(".pdf")
     assert max(map(len, sections)) <= 78
+
+
+def _encodings(message: EmailMessage, **options: Any) -> tuple[str, str]:
+    """Ours, and Django's."""
+    ours, djangos = (
+        email.message_from_bytes(data)["Content-Transfer-Encoding"]
+        for data in (write(message, None, None, **options), by_django(message))
+    )
+    return ours, djangos
+
+
+@pytest.mark.parametrize("lines", [1, 2, 9, 10, 11])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_base64_and_quoted_printable_are_chosen_as_django_chooses_them(
+    lines: int, padding: int, end: str
+) -> None:
+    """Among texts where the two are equally long to an octet, and such that begin otherwise than they go on."""
+    chosen = set()
+    for letters in range(0, 400, 1 if lines < 3 else 4):
+        body = "\n".join(["é" * letters + "x" * (1000 + padding), *["y" * 20 + "é"] * (lines - 1)]) + end
+        ours, djangos = _encodings(mail(body=body))
+        assert ours == djangos, letters
+        chosen.add(ours)
+    assert chosen == ({"base64", "quoted-printable"} if MODERN else {"quoted-printable"})
+
+
+@pytest.mark.parametrize("body", ["漢" * 30, "é" * 38, "é=" * 20 + "x" * 41, "Größe " * 5])
+def test_without_8bitmime_the_shorter_encoding_is_chosen_on_each_django(body: str) -> None:
+    start = f"{body}\r\n".encode()
+    shorter = "base64" if len(b2a_qp(start)) > len(b2a_base64(start)) else "quoted-printable"
+    assert _encodings(mail(body=body), eight_bit=False)[0] == shorter
 
 
 def test_leading_dots_are_not_doubled() -> None:

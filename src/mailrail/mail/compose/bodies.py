@@ -15,7 +15,12 @@ from struct import Struct
 from typing import NamedTuple
 from urllib.parse import quote
 
-from .dialect import ALWAYS_ENDS_TEXT_WITH_NEWLINE, ALWAYS_SAYS_ATTACHMENT, LONGEST_UNENCODED_LINE
+from .dialect import (
+    ALWAYS_ENDS_TEXT_WITH_NEWLINE,
+    ALWAYS_SAYS_ATTACHMENT,
+    LONGEST_UNENCODED_LINE,
+    base64_is_shorter,
+)
 from .headers import FOLD_AT, check_characters
 from .uncommon import Uncommon
 
@@ -59,10 +64,9 @@ def _encode(data: bytes, eight_bit: bool) -> tuple[str, bytes]:
     is_ascii = data.isascii()
     if (is_ascii or eight_bit) and max(map(len, lines)) <= LONGEST_UNENCODED_LINE:
         return "7bit" if is_ascii else "8bit", b"\r\n".join(lines)
-    quoted = b2a_qp(data)
-    if not is_ascii and len(quoted) > len(data) * 4 // 3:
+    if base64_is_shorter(data, eight_bit):
         return "base64", _base64(b"\r\n".join(lines))
-    return "quoted-printable", quoted.replace(b"\n", b"\r\n")
+    return "quoted-printable", b2a_qp(data).replace(b"\n", b"\r\n")
 
 
 def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eight_bit: bool) -> Part:
