@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from email import message_from_bytes
 from typing import Any
 
 import pytest
@@ -272,3 +273,73 @@ def test_a_record_of_other_hands_is_refused_or_stopped_and_the_others_are_done(
     assert again.refused[first.pk] == "its record cannot be read"
     assert mail.hold(third).done == mail.cancel(third).done == [third.pk]
     assert status_of(first) == "failed" and status_of(third) == "cancelled"
+
+
+class _Own(EmailMessage):
+    """A class that writes its own message: it is stored as finished bytes."""
+
+    signature = ""
+
+    def message(self, **kwargs: Any) -> Any:
+        made = super().message(**kwargs)
+        if self.signature:
+            made["DKIM-Signature"] = self.signature
+        return made
+
+
+def _chosen(kind: type[EmailMessage] = EmailMessage, **headers: str) -> EmailMessage:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return kind("Hello", "A body.", "me@example.com", ["a@example.com"], headers=headers)
+
+
+def _sent_twice(email: EmailMessage, queueing: Queueing) -> tuple[Email, Any, Any]:
+    """The record of the copy, and what a reader finds in the first email and in the copy."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        first = mail.queue(email)
+        drain("mailrail.mail")
+        [copied] = mail.resend(first).copies.values()
+        drain("mailrail.mail")
+        one, two = (message_from_bytes(each.content) for each in server.mails)
+    return Email.objects.get(pk=copied), one, two
+
+
+RENEWED = "given a Message-ID of its own; the old one is in References"
+
+
+@pytest.mark.parametrize("kind", [EmailMessage, _Own])
+@pytest.mark.parametrize("name", ["Message_ID", "message_id"])
+@pytest.mark.parametrize("before", [{}, {"References": "<a@x.de> <b@x.de>"}, {"references": "<a@x.de>"}])
+def test_a_copy_has_a_message_id_of_its_own_and_refers_to_the_one_that_was_chosen(
+    kind: type[EmailMessage], name: str, before: dict[str, str], queueing: Queueing
+) -> None:
+    record, one, two = _sent_twice(_chosen(kind, **{name: "<mine@x.de>"}, **before), queueing)
+    assert one.get_all("Message-ID") == ["<mine@x.de>"]
+    assert two.get_all("Message-ID") == [record.message_id] != ["<mine@x.de>"]
+    [references] = two.get_all("References")
+    assert references.split() == [*"".join(before.values()).split(), "<mine@x.de>"]
+    assert [(each["what"], each.get("why")) for each in record.events][1] == (RENEWED, "<mine@x.de>")
+    assert one.get_payload() == two.get_payload()
+
+
+def test_a_large_finished_email_is_copied_with_its_own_file(queueing: Queueing) -> None:
+    email = _chosen(_Own, Message_ID="<mine@x.de>")
+    email.body = "line\n" * 20_000
+    record, one, two = _sent_twice(email, queueing)
+    assert two["References"] == "<mine@x.de>" and one.get_payload() == two.get_payload()
+    assert record.content["large"] == [record.content["data"]]
+
+
+def test_the_copy_of_an_email_whose_message_id_was_ours_refers_to_nothing(queueing: Queueing) -> None:
+    record, one, two = _sent_twice(_chosen(), queueing)
+    assert two["Message-ID"] == record.message_id != one["Message-ID"]
+    assert "References" not in two and RENEWED not in str(record.events)
+
+
+def test_a_signature_over_the_message_id_is_not_broken(queueing: Queueing) -> None:
+    email = _chosen(_Own, Message_ID="<mine@x.de>")
+    email.signature = "v=1; h=from:subject:message-id; b=abc"  # type: ignore[attr-defined]
+    record, one, two = _sent_twice(email, queueing)
+    assert one["Message-ID"] == two["Message-ID"] == record.message_id
+    assert "its Message-ID is kept, as it is signed" in str(record.events)
+    assert one.as_bytes() == two.as_bytes()

@@ -238,7 +238,12 @@ def _load_mime(stored: Mapping[str, str], files: Mapping[str, bytes]) -> Any:
     return email.message_from_bytes(data)
 
 
+def digest_of_file(data: bytes) -> str:
+    """Return the name of a file: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _keep(data: bytes, files: Files) -> str:
-    digest = hashlib.sha256(data).hexdigest()
+    digest = digest_of_file(data)
     files.append((digest, data))
     return digest

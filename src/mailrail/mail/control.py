@@ -16,10 +16,12 @@ from django.utils.translation import gettext_noop
 from mailrail import uuid7
 from mailrail.moments import seconds_between
 
+from .copies import renew_message_id
+from .files import store_large
 from .load import defect_of
 from .models import FINAL, Email, EmailFile, Status
 from .outcomes import note
-from .queueing import announce, new_message_id
+from .queueing import announce
 
 RELEASED = "released"
 SENT_AGAIN = "sent again by a person"
@@ -76,7 +78,8 @@ def resend(emails: Subjects) -> Changed:
     """Send again what has ended.
 
     To the recipients who do not have it, as the same email with the same Message-ID; an email that all have is sent to
-    all as a copy: a record and a Message-ID of its own, which ``Changed.copies`` tells.
+    all as a copy: a record and a Message-ID of its own, which ``Changed.copies`` tells. A Message-ID that the sender
+    chose goes into References.
     """
     return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
 
@@ -139,13 +142,25 @@ def _save(email: Email, copied: Email | None, changed: Changed, using: str, send
         return
     changed.done.append(email.pk)
     if copied is not None:
-        copied.save(using=using, force_insert=True)
-        needs = EmailFile.objects.using(using).filter(email=email).values_list("file_id", flat=True)
-        EmailFile.objects.using(using).bulk_create(EmailFile(email=copied, file_id=id) for id in needs)
+        _store_copy(email, copied, using)
         changed.copies[email.pk] = copied.pk
     if send:
         to_send = copied or email
         announce([to_send.pk], using, to_send.priority, to_send.send_at, to_send.call)
+
+
+def _store_copy(email: Email, copied: Email, using: str) -> None:
+    """With a Message-ID of its own, and the files of the first one."""
+    needs = EmailFile.objects.using(using).filter(email=email).values_list("file_id", flat=True)
+    old = copied.message_id
+    what, files = renew_message_id(copied, email, using)
+    if what:
+        note(copied, timezone.now(), what, why=old)
+    copied.save(using=using, force_insert=True)
+    if files is None:
+        EmailFile.objects.using(using).bulk_create(EmailFile(email=copied, file_id=each) for each in needs)
+    else:
+        store_large([copied], [files], using)
 
 
 _CHANGED = (
@@ -210,7 +225,6 @@ def _copy(email: Email) -> Email:
     copied.pk, copied.key, copied.digest, copied.turn, copied.call = uuid7(), None, "", 0, 0
     copied.created_at = copied.date = now
     copied.sent_at = None
-    copied.message_id = new_message_id(email)
     copied.recipients = [
         {"address": each["address"], "status": Status.QUEUED.value} for each in email.recipients
     ]

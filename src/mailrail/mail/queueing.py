@@ -36,7 +36,7 @@ from .content import dump
 from .errors import CannotQueue, KeyConflict
 from .files import Files, put_inline, store_large
 from .inserting import insert, insert_with_message
-from .message_ids import new_message_id as make_message_id
+from .message_ids import new_message_id
 from .models import Email, Status, email_of, new_id
 from .queue_options import Options, read_options
 from .sensitive import decide
@@ -194,17 +194,7 @@ def _message_id(message: EmailMessage) -> str:
     for name, value in message.extra_headers.items():
         if str(name).lower() == "message-id":
             return str(value)
-    return make_message_id()
-
-
-def new_message_id(email: Email) -> str:
-    """For a copy. One that its sender has chosen, or that is written in finished bytes, stays."""
-    fields = email.content.get("fields", {})
-    headers = fields.get("extra_headers") or {}
-    chosen = any(str(name).lower() == "message-id" for name in headers) or "$dict" in headers
-    if chosen or email.content.get("kind") == "finished":
-        return email.message_id
-    return make_message_id()
+    return new_message_id()
 
 
 def digest_of(email: Email) -> str:

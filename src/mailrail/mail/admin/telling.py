@@ -47,6 +47,12 @@ EVENTS: dict[str, Any] = {
         "what happened to an email", "sent again by a person, as a copy"
     ),
     "moved to another mailer": pgettext_lazy("what happened to an email", "moved to another mailer"),
+    "given a Message-ID of its own; the old one is in References": pgettext_lazy(
+        "what happened to an email", "given a Message-ID of its own; the old one is in References"
+    ),
+    "its Message-ID is kept, as it is signed": pgettext_lazy(
+        "what happened to an email", "its Message-ID is kept, as it is signed"
+    ),
     "a recipient was erased": pgettext_lazy("what happened to an email", "a recipient was erased"),
 }
 """What ``note`` and others write into ``Email.events`` -> how people read it."""
