@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.mime.base import MIMEBase
+from html import unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,25 @@ def test_a_storage_that_the_settings_do_not_name_any_more_loses_nothing(
         pass_time(60)
         drain("mailrail.mail")
         assert len(server.mails) == 1
+
+
+@pytest.mark.parametrize("gone", ["from the storage", "from the table"])
+def test_the_admin_names_the_file_that_is_gone(
+    queueing: Queueing, storage: Path, admin_client: Any, gone: str
+) -> None:
+    queueing(1)
+    email = mail.queue(large())
+    stored = only_file(storage)
+    stored.unlink()
+    if gone == "from the table":
+        EmailFile.objects.all().delete()
+        File.objects.all().delete()
+    page = f"/admin/mailrail_mail/email/{email.pk}/"
+    shown = unescape(admin_client.get(f"{page}change/").content.decode())
+    assert "It cannot be read" in shown and f"the attachment 'a.bin' (SHA-256 {stored.name})" in shown
+    assert admin_client.get(f"{page}source/").status_code == 404
+    drain("mailrail.mail")
+    assert "the attachment 'a.bin'" in Email.objects.get().events[-1]["why"]
 
 
 def test_what_was_not_sent_says_nothing_of_its_mailer(queueing: Queueing, storage: Path) -> None:

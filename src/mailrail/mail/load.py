@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,13 +63,36 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
         failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
         if failed:
             is_missing = all(isinstance(error, FileNotFoundError) for error in failed)
-            (batch.missing if is_missing else batch.later).append((email, failed[0]))
+            error = _named(email, failed[0], errors) if is_missing else failed[0]
+            (batch.missing if is_missing else batch.later).append((email, error))
             continue
         try:
             batch.loaded.append(Loaded(email, load(email.content, {**large, **inline_files(email)})))
+        except KeyError as error:
+            digest = str(error.args[0])
+            is_gone = digest in email.content.get("large", ()) and digest not in large
+            gone = f"{file_name(email, digest)} is not stored any more"
+            batch.unreadable.append((email, FileNotFoundError(gone) if is_gone else error))
         except Exception as error:  # whatever the record holds
             batch.unreadable.append((email, error))
     return batch
+
+
+def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> Exception:
+    """What a storage says names the file as the storage knows it; people know it by another name."""
+    digest = next(digest for digest in email.content["large"] if errors.get(digest) is error)
+    return FileNotFoundError(f"{file_name(email, digest)} is not where it is kept: {error}")
+
+
+def file_name(email: Email, digest: str) -> str:
+    """A stored file, in words: by the name of the attachment, if it is one and has one."""
+    attachments = email.content.get("attachments")
+    for each in attachments if isinstance(attachments, list) else ():
+        if not isinstance(each, dict) or not each.get("filename"):
+            continue
+        if digest in json.dumps(each.get("content")):
+            return f"the attachment {str(each['filename'])!r} (SHA-256 {digest})"
+    return f"the file with the SHA-256 {digest}"
 
 
 def defect_of(email: Email) -> str:

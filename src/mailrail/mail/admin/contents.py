@@ -183,7 +183,7 @@ def _composed(email: Email, using: str) -> bytes:
         raise CannotShow(gettext("Its content was removed."))
     try:
         batch = load_messages([email], using)
-        for _, error in (*batch.unreadable, *batch.later):
+        for _, error in (*batch.unreadable, *batch.missing, *batch.later):
             raise error
         [(_, message)] = batch.loaded
         _as_text(message, email)
