@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from email import message_from_bytes
 from typing import Any
@@ -343,3 +343,83 @@ def test_a_signature_over_the_message_id_is_not_broken(queueing: Queueing) -> No
     assert one["Message-ID"] == two["Message-ID"] == record.message_id
     assert "its Message-ID is kept, as it is signed" in str(record.events)
     assert one.as_bytes() == two.as_bytes()
+
+
+# -- what a server may have taken without an answer --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["resend", "hold"])
+def ambiguous(request: pytest.FixtureRequest, queueing: Queueing, settings: Any) -> Iterator[Email]:
+    """An email whose final dot was never answered: it waits for its second attempt, or is held."""
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_ON_AMBIGUOUS": request.param}
+    with ScriptedServer([Fault("DOT", "accept-disconnect")]) as server:
+        queueing(server.port)
+        email = mail.queue(message(), expires_at=3600)
+        drain("mailrail.mail")
+        email.refresh_from_db()
+        assert email.status == (Status.QUEUED if request.param == "resend" else Status.HELD)
+        assert len(server.mails) == 1
+        yield email
+
+
+def test_one_that_may_have_been_sent_is_not_cancelled_unless_it_is_forced(ambiguous: Email) -> None:
+    refused = mail.cancel(ambiguous).refused
+    assert "may have been sent already" in refused[ambiguous.pk]
+    assert status_of(ambiguous) == ambiguous.status
+    assert async_to_sync(mail.acancel)(ambiguous, force=True).done == [ambiguous.pk]
+    ambiguous.refresh_from_db()
+    assert ambiguous.status == Status.CANCELLED and ambiguous.recipients[0]["in_doubt"]
+    assert ambiguous.events[-1]["what"] == "cancelled, though it may have been sent"
+    advance(3600)
+    drain("mailrail.mail")
+    assert status_of(ambiguous) == Status.CANCELLED and sent("mailrail.mail") == []
+
+
+def test_force_cancels_no_more_than_may_be_cancelled(queueing: Queueing) -> None:
+    queueing(1)
+    first, second = mail.queue_many([message(), message()])
+    write((), [first], "default")
+    assert mail.cancel([first, second], force=True) == mail.Changed(
+        [second.pk], {first.pk: "it is being sent just now"}
+    )
+    assert Email.objects.get(pk=second.pk).events[-1]["what"] == "cancelled"
+
+
+def test_one_that_may_have_been_sent_does_not_expire_but_waits_for_a_person(ambiguous: Email) -> None:
+    Email.objects.filter(pk=ambiguous.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    advance(60)
+    drain("mailrail.mail")
+    ambiguous.refresh_from_db()
+    assert ambiguous.status == Status.HELD
+    assert ambiguous.events[-1]["what"] == "held: it may have been sent"
+    assert mail.release(ambiguous).done == [ambiguous.pk]
+    advance(60)
+    drain("mailrail.mail")
+    assert status_of(ambiguous) == Status.SENT
+
+
+def test_a_record_that_cannot_be_read_can_be_cancelled(queueing: Queueing) -> None:
+    queueing(1)
+    email = mail.queue(message())
+    Email.objects.filter(pk=email.pk).update(recipients=[{"in_doubt": True}])
+    assert mail.cancel(email).done == [email.pk]
+
+
+def test_the_admin_cancels_it_by_a_decision_of_its_own(ambiguous: Email, admin_client: Any) -> None:
+    page = f"/admin/mailrail_mail/email/{ambiguous.pk}/"
+    shown = admin_client.get(f"{page}change/").content.decode()
+    assert 'value="cancel_anyway"' in shown and "(may have it)" in shown
+    refused = admin_client.post(f"{page}decide/", {"decision": "cancel"}, follow=True).content.decode()
+    assert "it may have been sent already" in refused and status_of(ambiguous) == ambiguous.status
+    admin_client.post(f"{page}decide/", {"decision": "cancel_anyway"})
+    assert status_of(ambiguous) == Status.CANCELLED
+
+
+def test_the_admin_offers_it_for_no_other_email(queueing: Queueing, admin_client: Any) -> None:
+    queueing(1)
+    one, other = mail.queue_many([message(), message()])
+    shown = admin_client.get(f"/admin/mailrail_mail/email/{one.pk}/change/").content.decode()
+    assert 'value="cancel"' in shown and 'value="cancel_anyway"' not in shown
+    chosen = {"action": "cancel_anyway", "_selected_action": [one.pk, other.pk]}
+    admin_client.post("/admin/mailrail_mail/email/", chosen)
+    assert (status_of(one), status_of(other)) == (Status.CANCELLED, Status.CANCELLED)

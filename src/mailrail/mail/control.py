@@ -20,9 +20,10 @@ from .copies import renew_message_id
 from .files import store_large
 from .load import defect_of
 from .models import FINAL, Email, EmailFile, Status
-from .outcomes import note
+from .outcomes import is_in_doubt, note
 from .queueing import announce
 
+CANCELLED_ANYWAY = "cancelled, though it may have been sent"
 RELEASED = "released"
 SENT_AGAIN = "sent again by a person"
 LET_GO = frozenset({RELEASED, SENT_AGAIN})
@@ -44,6 +45,7 @@ _FOLLOW: dict[Any, str] = {
 _NO_SUCH = gettext_noop("there is no such email")
 _EMPTIED = gettext_noop("its content was removed")
 _UNSOUND = gettext_noop("its record cannot be read")
+_AMBIGUOUS = gettext_noop("it may have been sent already: nobody knows whether the server has taken it")
 _QUICKER = gettext_noop("it was changed in this very moment")
 
 
@@ -57,11 +59,14 @@ class Changed:
     """By ``resend``: a sent email's id -> the id of its copy."""
 
 
-def cancel(emails: Subjects) -> Changed:
-    """Never send these. One that is being sent, or is sent, is refused, and ``Changed.refused`` says so."""
-    return _change(
-        emails, {Status.QUEUED, Status.HELD}, lambda email: _stand(email, Status.CANCELLED, "cancelled")
-    )
+def cancel(emails: Subjects, *, force: bool = False) -> Changed:
+    """Never send these. One that is being sent, or is sent, is refused, and ``Changed.refused`` says so.
+
+    So is one that a server may have taken without an answer: "cancelled" would say that nobody has it. ``force=True``
+    cancels it all the same, so that it is not sent again.
+    """
+    possible = {Status.QUEUED, Status.HELD}
+    return _change(emails, possible, _call_off, refuse=None if force else _ambiguous)
 
 
 def hold(emails: Subjects) -> Changed:
@@ -84,9 +89,9 @@ def resend(emails: Subjects) -> Changed:
     return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
 
 
-async def acancel(emails: Subjects) -> Changed:
+async def acancel(emails: Subjects, *, force: bool = False) -> Changed:
     """``cancel`` from async code."""
-    return await sync_to_async(cancel)(emails)
+    return await sync_to_async(cancel)(emails, force=force)
 
 
 async def ahold(emails: Subjects) -> Changed:
@@ -108,9 +113,17 @@ async def aresend(emails: Subjects) -> Changed:
 
 
 def _change(
-    emails: Subjects, possible: set[Status], change: Callable[[Email], Email | None], *, send: bool = False
+    emails: Subjects,
+    possible: set[Status],
+    change: Callable[[Email], Email | None],
+    *,
+    refuse: Callable[[Email], str] | None = None,
+    send: bool = False,
 ) -> Changed:
-    """``change`` alters a locked record, and may return a copy to store. All of it commits with the caller's work."""
+    """``change`` alters a locked record, and may return a copy to store. All of it commits with the caller's work.
+
+    ``refuse``: why a record must not be changed, or an empty text.
+    """
     using = router.db_for_write(Email)
     changed = Changed()
     with transaction.atomic(using):
@@ -124,6 +137,8 @@ def _change(
                 changed.refused[id] = _EMPTIED
             elif send and defect_of(email):
                 changed.refused[id] = _UNSOUND
+            elif refuse is not None and (why := refuse(email)):
+                changed.refused[id] = why
             else:
                 _save(email, change(email), changed, using, send)
     return changed
@@ -200,8 +215,23 @@ def _stand(email: Email, status: Status, what: str, **facts: str) -> None:
     note(email, now, what, **facts)
 
 
+def may_be_sent(email: Email) -> bool:
+    """Has a server taken it, and nobody knows?"""
+    return not defect_of(email) and is_in_doubt(email)
+
+
+def _ambiguous(email: Email) -> str:
+    return _AMBIGUOUS if may_be_sent(email) else ""
+
+
+def _call_off(email: Email) -> None:
+    _stand(email, Status.CANCELLED, CANCELLED_ANYWAY if may_be_sent(email) else "cancelled")
+
+
 def _let_go(email: Email) -> None:
     now = timezone.now()
+    if email.expires_at is not None and seconds_between(email.expires_at, now) >= 0 and may_be_sent(email):
+        email.expires_at = None  # it was held at that time: nobody knew whether it had been sent by then
     if email.send_at is None or seconds_between(email.send_at, now) > 0:
         email.send_at = now
     _stand(email, Status.QUEUED, RELEASED)

@@ -193,6 +193,11 @@ def hold_for_its_sender(
 
 
 def expire(email: Email, now: datetime) -> Result:
+    """Its time is over. One that may have been sent is held: "expired" would say that nobody has it."""
+    if is_in_doubt(email):
+        note(email, now, HELD_IN_DOUBT, why=f"expires_at was {email.expires_at}")
+        _stand(email, Status.HELD, now)
+        return Result(email, Status.HELD)
     note(email, now, "expired before it was sent")
     _stand(email, Status.EXPIRED, now)
     return Result(email, Status.EXPIRED)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -43,11 +44,23 @@ class Decision:
     run: Callable[[list[UUID]], control.Changed]
     permission: str
     statuses: tuple[str, ...]
+    in_doubt: bool = False
+    """Only for those that may have been sent: the decision of the same name without this is refused."""
+
+    def is_about(self, email: Email) -> bool:
+        return email.status in self.statuses and (not self.in_doubt or control.may_be_sent(email))
 
 
 DECISIONS = {
     "resend": Decision(_("Send again"), control.resend, "resend_email", FINAL),
     "cancel": Decision(pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", ("queued", "held")),
+    "cancel_anyway": Decision(
+        pgettext_lazy("email", "Cancel, though it may have been sent"),
+        partial(control.cancel, force=True),
+        "cancel_email",
+        ("queued", "held"),
+        in_doubt=True,
+    ),
     "hold": Decision(pgettext_lazy("email", "Hold"), control.hold, "hold_email", ("queued",)),
     "release": Decision(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
 }
@@ -111,7 +124,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     search_help_text = _(
         "The whole id, key or Message-ID; or a part of the subject or a recipient, which is looked for page by page."
     )
-    actions = ("resend", "cancel", "hold", "release")
+    actions = ("resend", "cancel", "cancel_anyway", "hold", "release")
     fieldsets = (
         (None, {"fields": (("status", "mailer", "attempts"), ("title", "sender"))}),
         (
@@ -157,6 +170,12 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     @admin.action(description=_("Cancel selected emails"), permissions=("cancel",))
     def cancel(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
         self._decide(request, queryset.values_list("pk", flat=True), "cancel")
+
+    @admin.action(
+        description=_("Cancel selected emails, also those that may have been sent"), permissions=("cancel",)
+    )
+    def cancel_anyway(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "cancel_anyway")
 
     @admin.action(description=_("Hold selected emails"), permissions=("hold",))
     def hold(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
@@ -208,7 +227,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
             "decisions": [
                 (name, decision.label)
                 for name, decision in DECISIONS.items()
-                if email.status in decision.statuses and self._may(request, decision)
+                if decision.is_about(email) and self._may(request, decision)
             ],
         }
 

@@ -40,6 +40,9 @@ EVENTS: dict[str, Any] = {
     ),
     "held": pgettext_lazy("what happened to an email", "held"),
     "released": pgettext_lazy("what happened to an email", "released"),
+    "cancelled, though it may have been sent": pgettext_lazy(
+        "what happened to an email", "cancelled, though it may have been sent"
+    ),
     "cancelled": pgettext_lazy("what happened to an email", "cancelled"),
     "queued as a copy": pgettext_lazy("what happened to an email", "queued as a copy"),
     "sent again by a person": pgettext_lazy("what happened to an email", "sent again by a person"),
@@ -68,7 +71,8 @@ def recipient(told: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.recipients``."""
     status = str(told.get("status", ""))
     label = Status(status).label if status in Status.values else harmless(status)
-    return {**_escaped(told), "at": _time(told), "status": label}
+    may_have_it = bool(told.get("in_doubt")) and status != Status.SENT
+    return {**_escaped(told), "at": _time(told), "status": label, "may_have_it": may_have_it}
 
 
 def _escaped(told: dict[str, Any]) -> dict[str, Any]:
