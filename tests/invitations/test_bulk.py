@@ -17,8 +17,9 @@ from pytest_django import DjangoAssertNumQueries
 
 from mailrail.invitations import SenderRefused, invite, revoke
 from mailrail.invitations.addresses import Entry
-from mailrail.invitations.bulk import DRAFTS, LARGEST_FILE, confirm, csv_entries, draft, sort_out
+from mailrail.invitations.bulk import DRAFTS, LARGEST_FILE, confirm, draft, sort_out
 from mailrail.invitations.models import Invitation, InvitationBatch
+from mailrail.invitations.tables import file_entries
 from mailrail.invitations.views import InvitationBulkPreview
 from mailrail.mail.models import Suppression
 from mailrail.testing import drain, sent
@@ -43,25 +44,37 @@ def lines(*texts: str) -> list[Entry]:
         ("email\ngäst@bücher.example\n".encode(), [(2, "gäst@bücher.example")]),
         ("姓名,邮箱\n小明,a@example.com\n".encode(), [(2, "a@example.com")]),
         (b"name\nAda\n", [(1, "name"), (2, "Ada")]),
+        ("姓名,电子邮箱地址（必填）\n张三,a@qq.com\n".encode("gb18030"), [(2, "a@qq.com")]),
+        ("邮箱列表,,\n2026年,,\n姓名,邮箱,电话\n张三,a@qq.com,1\n".encode("gb18030"), [(4, "a@qq.com")]),
+        ("员工邮件;\n姓名;E-Mail address\n张三;a@qq.com\n".encode(), [(3, "a@qq.com")]),
+        ("邮件主题,联系邮箱\n通知,a@qq.com\n".encode(), [(2, "a@qq.com")]),
+        ("邮件主题,联系人\n通知,a@qq.com\n".encode(), [(1, "联系人"), (2, "a@qq.com")]),
+        (b"Ada,7,a@example.com\nb@example.com,8,c@example.com\n", [(1, "a@example.com"), (2, "c@example.com")]),
+        ("Name\tEmail\r\nAda\ta@example.com\r\n".encode("utf-16"), [(2, "a@example.com")]),
+        (b"sep=;\nname;email\nAda;a@example.com\n", [(3, "a@example.com")]),
+        ("email\n\"a@example.com; 张三 <b@qq.com>\"\n".encode(), [(2, "a@example.com"), (2, "张三 <b@qq.com>")]),
+        (b"email\n", []),
         (b"", []),
     ],
 )  # fmt: skip
 def test_a_csv_file_is_read_by_its_heading_or_its_first_column(
     raw: bytes, found: list[tuple[int, str]]
 ) -> None:
-    assert list(csv_entries(raw)) == found
+    assert list(file_entries(raw)) == found
 
 
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        ("email\nü@example.com".encode("latin-1"), "The file is not in UTF-8."),
+        ("email,name\na@example.com,Zoé\n".encode("latin-1"), "The file is not in UTF-8."),
+        (b"PK\x03\x04 and so on", "This is a workbook, not a CSV file."),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "This is a workbook, not a CSV file."),
         (b"email\n" + b"x" * 200_000, "Line 2 of the file is no CSV"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_explained(raw: bytes, said: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        list(csv_entries(raw))
+        list(file_entries(raw))
     assert caught.value.messages[0].startswith(said)
 
 
@@ -96,7 +109,7 @@ def test_a_list_is_pasted_looked_through_confirmed_and_watched(browser: Client, 
     [(preview, status)] = response.redirect_chain
     assert status == 302 and "2 addresses will be invited." in response.text
     assert re.search(
-        r"<td[^>]*>2</td><td[^>]*>&lt;script&gt;</td><td[^>]*>Write the address alone", response.text
+        r"<td[^>]*>2</td><td[^>]*>&lt;script&gt;</td><td[^>]*>Enter a valid email address", response.text
     )
     assert not Invitation.objects.exists() and sent("send-invite") == []
     response = browser.post(preview, follow=True)
@@ -206,7 +219,7 @@ def test_a_sender_has_few_lists_that_wait(sender: User) -> None:
     [
         ({}, "This field is required."),
         ({"addresses": "a@example.com", "file": b"email\nb@example.com"}, "not both"),
-        ({"file": b"\xff\xfe"}, "The file is not in UTF-8."),
+        ({"file": b"\xff\xff"}, "The file is not in UTF-8."),
         ({"file": b"email\n"}, "This field is required."),
         ({"file": b""}, "The submitted file is empty."),
         ({"file": b"x" * (LARGEST_FILE + 1)}, "The file is larger than 2.0\xa0MB."),

@@ -15,6 +15,8 @@ from django.utils.translation import gettext_lazy
 from mailrail.addresses import InvalidDomain, ascii_domain, normal_form, unicode_domain
 from mailrail.conf import settings
 
+from .pasted import extract, split_line
+
 LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
 LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
 LONGEST_SHOWN = 60
@@ -24,7 +26,8 @@ for them, or for a machine's number, would let strangers reach servers that only
 
 _LOCAL = tuple(f".{name}" for name in LOCAL_DOMAINS)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_SEPARATOR = re.compile("[,;，；、]")
+_LATIN = re.compile("[a-z]")
+_BEYOND_ALPHABETS = re.compile("[\u2e80-\U0003ffff]")
 
 
 def normalise(address: str) -> str:
@@ -52,7 +55,7 @@ def validate_address(address: str) -> None:
     local, _at, domain = address.rpartition("@")
     if not address.isprintable():
         raise ValidationError(gettext_lazy("It holds a line break or another control character."), "control")
-    if "<" in address or ">" in address:
+    if not {"<", ">", " "}.isdisjoint(address) and "@" in address and '"@' not in address:
         raise ValidationError(
             gettext_lazy("Write the address alone, without a name or angle brackets."), "name"
         )
@@ -64,6 +67,8 @@ def validate_address(address: str) -> None:
         told = f"{local}@{ascii_domain(domain)}"
     except InvalidDomain as error:
         raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain") from error
+    if not domain.isascii() and _is_word_and_name(domain):
+        raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain")
     validate_email(told)
     if settings.invitation_domains == "public" and _is_local(told):
         raise ValidationError(
@@ -81,9 +86,20 @@ def _is_local(address: str) -> bool:
     return domain.startswith("[") or domain.endswith(_LOCAL) or f".{domain}" in _LOCAL
 
 
+def _is_word_and_name(domain: str) -> bool:
+    """Tell whether somebody's name stands behind the address, as in ``a@qq.com张三``: no top-level domain is such."""
+    last = domain.rpartition(".")[2]
+    return bool(_LATIN.search(last) and _BEYOND_ALPHABETS.search(last))
+
+
+def understand(text: str) -> str:
+    """Return the address that a text means, as it is stored; of a text that may mean several, the text."""
+    return normalise(extract(text))
+
+
 def clean(text: str) -> str:
-    """Return the address a person wrote, as it is stored; ``ValidationError`` if it can get no mail."""
-    address = normalise(text)
+    """Return the address a person wrote, as it is stored; ``ValidationError`` if it can get no mail, or is unclear."""
+    address = understand(text)
     validate_address(address)
     return address
 
@@ -95,12 +111,19 @@ class Entry(NamedTuple):
     text: str
 
 
+class Reading(NamedTuple):
+    """An address as it is stored, and how it was written, where that was with more around it, or in other letters."""
+
+    line: int
+    text: str
+    written: str = ""
+
+
 def entries(text: str) -> Iterator[Entry]:
-    """Split a pasted list: one address per line, or several with commas or semicolons; blanks do not count."""
+    """Split a pasted list: an address on each line, or several, with names or without; blanks do not count."""
     for number, line in enumerate(_LINE_BREAK.split(text), start=1):
-        for part in _SEPARATOR.split(line):
-            if part.strip():
-                yield Entry(number, part.strip())
+        for part in split_line(line.strip()):
+            yield Entry(number, part)
 
 
 class Problem(NamedTuple):
@@ -115,31 +138,33 @@ class Problem(NamedTuple):
     kind: str
 
 
-def read_list(entries: Iterable[Entry]) -> tuple[list[Entry], list[Problem]]:
-    """Return the entries that are good, with their addresses as they are stored, and a problem for each that is not.
+def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[Problem]]:
+    """Return what can be read as an address, and a problem for each entry that cannot.
 
     An address that was there before, in whatever spelling, is a problem that names its first line.
     """
     first_lines: dict[str, int] = {}
-    good: list[Entry] = []
+    good: list[Reading] = []
     problems: list[Problem] = []
     for entry in entries:
         try:
             address = clean(entry.text)
         except ValidationError as error:
-            problems.append(Problem(entry.line, _shown(entry.text), error.messages[0], "wrong"))
+            problems.append(Problem(entry.line, shown(entry.text), error.messages[0], "wrong"))
             continue
         mailbox = normal_form(address)
         if mailbox in first_lines:
             why = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
-            problems.append(Problem(entry.line, _shown(entry.text), why, "duplicate"))
+            problems.append(Problem(entry.line, shown(entry.text), why, "duplicate"))
         else:
             first_lines[mailbox] = entry.line
-            good.append(Entry(entry.line, address))
+            is_as_written = address.lower() == entry.text.lower()
+            good.append(Reading(entry.line, address, "" if is_as_written else shown(entry.text)))
     return good, problems
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Return a text as it can be put on a page: short, without control characters."""
     visible = "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:LONGEST_SHOWN]
     )

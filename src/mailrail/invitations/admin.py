@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.widgets import AdminTextInputWidget
 from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db import router
+from django.db import models, router
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -30,6 +31,7 @@ from mailrail.key_lists import (
 )
 
 from .errors import InvitationRefused
+from .forms import AddressField
 from .inviting import resend, revoke
 from .limits import check_limits
 from .models import AbstractInvitation, Invitation, Status, every_invitation
@@ -138,6 +140,9 @@ class InvitationAdmin(DecidingAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
 
     form = InvitationAdminForm
+    formfield_overrides: ClassVar = {
+        models.EmailField: {"form_class": AddressField, "widget": AdminTextInputWidget},
+    }
     change_form_template = "mailrail_invitations/admin/invitation.html"
     list_display = ("email", "sender", "role", "status", "created", "sent")
     list_filter = (StatusFilter, RoleFilter)

@@ -1,4 +1,4 @@
-"""Lists of addresses: read from a paste or a CSV file, sorted out, shown, confirmed.
+"""Lists of addresses: sorted out, shown, confirmed.
 
 Between the preview and the confirmation a list lies in the database (``InvitationBatch``): what is confirmed is what
 was shown, and no page carries ten thousand addresses to and fro. Bounded: ``MOST`` addresses, ``SHOWN`` problems, and
@@ -7,20 +7,16 @@ was shown, and no page carries ten thousand addresses to and fro. Bounded: ``MOS
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from mailrail.addresses import normal_form
 
-from .addresses import Entry, Problem, read_list
+from .addresses import Entry, Problem, Reading, read_list
 from .inviting import invite_many
 from .limits import over_limit, pages, suppressed
 from .models import InvitationBatch, Status, get_invitation_model, written_invitations
@@ -29,52 +25,19 @@ MOST = 10_000
 SHOWN = 200
 DRAFTS = 5
 LARGEST_FILE = 2 * 1024 * 1024
-HEADINGS = {
-    *("email", "e-mail", "mail", "email address", "address"),
-    *("邮箱", "邮箱地址", "电子邮箱", "电子邮件", "电子邮件地址"),
-}
-
-
-def csv_entries(raw: bytes) -> Iterator[Entry]:
-    """Read a CSV file: of the column that is headed ``email``, else of the first one. Lines are counted from 1.
-
-    Raises ``ValidationError`` for what is no CSV in UTF-8.
-    """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValidationError(
-            gettext_lazy("The file is not in UTF-8. Save it as “CSV UTF-8”, or paste the addresses."),
-            "encoding",
-        ) from None
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    column = None
-    try:
-        for row in rows:
-            if column is None:
-                heads = [cell.strip().lower() for cell in row]
-                column = next((at for at, head in enumerate(heads) if head in HEADINGS), None)
-                if column is not None:
-                    continue
-                column = 0
-            if column < len(row) and row[column].strip():
-                yield Entry(rows.line_num, row[column].strip())
-    except csv.Error as error:
-        raise ValidationError(
-            gettext_lazy("Line %(line)d of the file is no CSV: %(error)s."),
-            code="csv",
-            params={"line": rows.line_num, "error": error},
-        ) from None
 
 
 def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[Problem]]:
     """Return who can be invited, in order, and for every other line why not."""
+    good, problems = _sort_out(entries, sender)
+    return [it.text for it in good], problems
+
+
+def _sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[Reading], list[Problem]]:
     good, problems = read_list(entries)
     reasons = _reasons([entry.text for entry in good], sender)
     problems += [Problem(it.line, it.text, *reasons[it.text]) for it in good if it.text in reasons]
-    return [it.text for it in good if it.text not in reasons], sorted(problems)
+    return [it for it in good if it.text not in reasons], sorted(problems)
 
 
 def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]]:
@@ -107,13 +70,16 @@ def _invited(addresses: Sequence[str], sender: Any) -> dict[str, Status]:
 
 def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> InvitationBatch:
     """Sort a list out and keep it until its sender confirms it."""
-    addresses, problems = sort_out(entries, sender)
+    good, problems = _sort_out(entries, sender)
+    understood = [it for it in good if it.written]
     batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
     batch = batches.create(
         sender=sender,
         message=message,
-        addresses=addresses,
-        total=len(addresses),
+        addresses=[it.text for it in good],
+        total=len(good),
+        understood=[it._asdict() for it in understood[:SHOWN]],
+        understood_count=len(understood),
         problems=[problem._asdict() for problem in problems[:SHOWN]],
         problem_count=len(problems),
     )

@@ -19,6 +19,24 @@ from . import addresses, bulk
 from .limits import check_limits
 from .models import Invitation, InvitationBatch, every_invitation
 from .rights import check_rights
+from .tables import file_entries
+
+
+class AddressField(forms.EmailField):
+    """Takes an address as people paste it: with a name, in brackets, of full width."""
+
+    # A browser would refuse all of that in a field for email.
+    widget = forms.TextInput(attrs={"inputmode": "email"})
+
+    def to_python(self, value: Any) -> Any:
+        """Return the address that is meant, or what was written, if that is not clear."""
+        text = super().to_python(value)
+        return addresses.understand(text) if isinstance(text, str) else text
+
+    def run_validators(self, value: Any) -> None:
+        """Say one thing: what Django finds wrong is found by ``validate_address``, too, with a better reason."""
+        if value not in self.empty_values:
+            addresses.validate_address(value)
 
 
 class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
@@ -27,14 +45,13 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
     class Meta:
         model = Invitation
         fields = ("email", "message")
+        field_classes: ClassVar = {"email": AddressField}
         widgets: ClassVar = {
-            "email": forms.EmailInput(attrs={"autocomplete": "off"}),  # it is somebody else's
+            "email": forms.TextInput(  # the address is somebody else's, and a browser knows no names around it
+                attrs={"autocomplete": "off", "inputmode": "email", "spellcheck": "false"}
+            ),
             "message": forms.Textarea(attrs={"rows": 4}),
         }
-
-    def clean_email(self) -> str:
-        """Return the address as it is stored."""
-        return addresses.normalise(self.cleaned_data["email"])
 
     def save(self, commit: bool = True) -> Any:
         """Save the invitation and send its message, both or neither, and return it.
@@ -64,14 +81,16 @@ class BulkInvitationForm(forms.Form):
 
     addresses = forms.Field(
         label=pgettext_lazy("invitation", "Email addresses"),
-        help_text=_("One per line; commas and semicolons separate them, too."),
+        help_text=_("One per line, or separated by commas or semicolons; with names or without."),
         widget=forms.Textarea(attrs={"rows": 12, "autocomplete": "off", "spellcheck": "false"}),
         required=False,
     )
     file = forms.FileField(
         label=_("Or a CSV file"),
-        help_text=_("In UTF-8. Of several columns, the one headed “email” is taken."),
-        widget=forms.FileInput(attrs={"accept": ".csv,text/csv"}),
+        help_text=_(
+            "Of several columns, the one headed “email” is taken, or else that with the most addresses."
+        ),
+        widget=forms.FileInput(attrs={"accept": ".csv,.txt,.tsv,text/csv"}),
         required=False,
     )
     message = forms.CharField(
@@ -95,7 +114,7 @@ class BulkInvitationForm(forms.Form):
             raise ValidationError(_("The file is larger than %(most)s."), "large", {"most": most})
         field = "file" if file else "addresses"
         try:
-            found = bulk.csv_entries(file.read()) if file else addresses.entries(pasted)
+            found = file_entries(file.read()) if file else addresses.entries(pasted)
             entries = list(islice(found, self.max_addresses + 1))
             self._check_count(len(entries) + sum(1 for _more in found))
         except ValidationError as error:

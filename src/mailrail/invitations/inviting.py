@@ -57,7 +57,7 @@ def invite(
     """
     model = get_invitation_model()
     invitation = model(
-        email=addresses.normalise(email),
+        email=addresses.understand(email),
         sender=sender,
         **_options(role, payload, message, expires, language),
         **fields,

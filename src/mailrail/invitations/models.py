@@ -113,6 +113,9 @@ class InvitationBatch(models.Model):
     addresses = models.JSONField(pgettext_lazy("invitation", "email addresses"), default=list, db_default=[])
     """Who will be invited; empty once they are."""
     total = models.PositiveIntegerField(_("how many"), default=0, db_default=0)
+    understood = models.JSONField(default=list, db_default=[])
+    """The first addresses that were written with more around them, as of ``addresses.Reading``."""
+    understood_count = models.PositiveIntegerField(default=0, db_default=0)
     problems = models.JSONField(default=list, db_default=[])
     """The first lines that invite nobody, as of ``addresses.Problem``."""
     problem_count = models.PositiveIntegerField(default=0, db_default=0)

@@ -160,8 +160,13 @@ class InvitationBulkPreview(OwnBatch, View):
         return redirect("mailrail_invitations:bulk-progress", pk=batch.pk)
 
     def _page(self, batch: InvitationBatch, error: str = "") -> HttpResponse:
-        more = batch.problem_count - len(batch.problems)
-        return render(self.request, self.template_name, {"batch": batch, "error": error, "more": more})
+        context = {
+            "batch": batch,
+            "error": error,
+            "more": batch.problem_count - len(batch.problems),
+            "more_understood": batch.understood_count - len(batch.understood),
+        }
+        return render(self.request, self.template_name, context)
 
 
 class InvitationBulkProgress(OwnBatch, View):
