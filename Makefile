@@ -50,7 +50,7 @@ test: ## the whole suite; as root it first installs Debian's Chromium, if there 
 spread = -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 quick: JOBS = logical
-quick: ## lint and nearly all tests in about a minute, for people who edit: none that wait long, or start many processes
+quick: ## lint and most tests, for while you edit: none that wait long or start many processes
 	"$(dev)" -m ruff check
 	"$(dev)" -m scripts.catalogues --compile
 	"$(dev)" -W error -m pytest --quick $(spread) $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,14 +67,23 @@ LONG = (
 NOT_QUICK = (
     "tests/demo/",
     "tests/faults/",
+    "tests/invitations/test_admin",
+    "tests/invitations/test_invitation_checks",
+    "tests/layers/test_outbox",
     "tests/layers/test_redis_cluster",
     "tests/layers/test_redis_ways",
     "tests/layers/test_state_machine",
+    "tests/mail/test_admin",
+    "tests/mail/test_as_djangos",
     "tests/mail/test_compose_properties",
     "tests/mail/test_fault_matrix",
+    "tests/mail/test_in_consumers",
     "tests/mail/test_order",
+    "tests/mail/test_retention",
+    "tests/mail/test_senders",
     "tests/pages/",
     "tests/soak/",
+    "tests/test_admin",
     "tests/test_commands",
     "tests/test_install",
     "tests/test_poolers",
@@ -82,6 +92,7 @@ NOT_QUICK = (
     "tests/test_transactions",
     "tests/test_tutorial",
     "tests/test_two_databases",
+    "tests/worker/test_applications",
     "tests/worker/test_parts",
     "tests/worker/test_what_goes_wrong",
 )
@@ -104,6 +115,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=rank)
+    if config.getoption("quick"):  # what holds on SQLite and on one Redis holds there, too, nearly always
+        items[:] = [item for item in items if not _NOT_QUICK_LAYER.search(item.nodeid)]
+
+
+_NOT_QUICK_LAYER = re.compile(r"\[(.*-)?(postgres|redis-cluster)[-\]]")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -207,7 +207,9 @@ class TestChecks:
 
     def deployed(self) -> list[Any]:
         found = run_checks(include_deployment_checks=True)
-        return [message for message in found if str(message.id).startswith("mailrail.")]
+        layers = [message for message in found if str(message.id).startswith("mailrail.")]
+        # What mail says depends on the name of the machine.
+        return [message for message in layers if not str(message.id).startswith("mailrail.mail.")]
 
     def test_a_good_project_needs_hosts_and_routing(self, settings: Any, valkey: ValkeyServer) -> None:
         self.use(settings, valkey.url, routing="tests.routes.redis_routing")
@@ -216,8 +218,8 @@ class TestChecks:
 
     def test_atomic_consumers_are_an_error(self, settings: Any, valkey: ValkeyServer) -> None:
         self.use(settings, valkey.url)
-        [error] = [m for m in run_checks() if m.id == "mailrail.E004"]
-        assert "atomic=True) needs the database layer" in error.msg
+        errors = [m.msg for m in run_checks() if m.id == "mailrail.E004"]
+        assert errors and all("atomic=True) needs the database layer" in error for error in errors)
 
     @pytest.mark.parametrize(
         "config", [{"host": "x"}, {"symmetric_encryption_keys": "secret"}, {"using": "elsewhere"}]
