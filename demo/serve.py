@@ -51,8 +51,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The demo's site, on this machine.")
     parser.add_argument("--port", type=port, default=8000, help="default: 8000")
     folder = "where the database and the captured mail are kept (default: demo)"
-    parser.add_argument("--folder", type=Path, default=ROOT / "demo", help=folder)
+    parser.add_argument("--folder", type=a_folder, default=ROOT / "demo", help=folder)
     return parser.parse_args(arguments)
+
+
+def a_folder(text: str) -> Path:
+    """A folder, made if there is none."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be a folder: {error.strerror}") from None
+    return path
 
 
 def port(text: str) -> int:

@@ -20,6 +20,7 @@ from django.core.mail import EmailMultiAlternatives
 
 from demo.browser import Browser, BrowserError
 from demo.inbox import EmailBackend
+from demo.serve import parse
 
 from ..processes import until
 from ..servers import free_port
@@ -174,3 +175,14 @@ def test_what_is_no_port_is_refused(tmp_path: Path, port: int) -> None:
     with serve(tmp_path, port) as served:
         assert served.process.wait(60) == 2
     assert f"'{port}' is not a port: those are 1 to 65535" in served.log.read_text()
+
+
+def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "one" / "two"
+    assert parse(["--folder", str(missing)]).folder == missing and missing.is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        parse(["--folder", str(tmp_path / "file")])
+    assert "file' cannot be a folder: File exists" in capsys.readouterr().err

@@ -133,7 +133,10 @@ def test_what_waits_for_its_next_attempt_is_not_due_and_is_grouped_by_reason(on:
     ]
     text = mailq()
     assert "2 of mailer" in text and "next try in 40 s: 451 4.7.1 greylisted, ticket A1b2" in text
-    assert report("--status", "held")["deferrals"] == report("--mailer", "bulk")["deferrals"] == []
+    mail.hold(queue(1))
+    assert report("--status", "held")["deferrals"] == []
+    Email.objects.filter(status="held").update(mailer="bulk")
+    assert report("--mailer", "bulk")["deferrals"] == []
 
 
 def test_an_email_that_ends_or_is_let_go_waits_for_no_attempt(on: str) -> None:
@@ -173,6 +176,19 @@ def test_no_more_is_counted_than_it_says(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_status_that_does_not_exist_is_refused() -> None:
     with pytest.raises(CommandError, match="--status"):
         mailq("--status", "lost")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--status", "failed")])
+def test_a_mailer_that_nobody_knows_is_refused_and_those_there_are_are_named(more: tuple[str, ...]) -> None:
+    queue(1)
+    with pytest.raises(
+        CommandError, match=r"^No setting defines a mailer 'nope'.* There are: (out|default)\.$"
+    ):
+        mailq("--mailer", "nope", *more)
+    name = delivering()[0] or "default"
+    assert "queued" in mailq("--mailer", name), "by the name that it is shown with"
+    Email.objects.update(mailer="removed")
+    assert "queued" in mailq("--mailer", "removed"), "its mail still waits"
 
 
 def test_records_of_other_hands_do_no_harm() -> None:

@@ -195,7 +195,11 @@ _CHANGED = (
 def _ids(emails: Subjects) -> list[UUID]:
     if isinstance(emails, Email | UUID | str):
         emails = [emails]
-    return [_id(each) for each in emails]
+    try:
+        each_of = iter(emails)
+    except TypeError:
+        raise TypeError(f"Give emails or their ids, not {emails!r}.") from None
+    return [_id(each) for each in each_of]
 
 
 def _id(email: Email | UUID | str) -> UUID:

@@ -90,6 +90,8 @@ def _is_test_run() -> bool:
 
 def backend_of(alias: str) -> tuple[str, str]:
     """The setting that defines a mailer, and the dotted path of its backend. Raises ``InvalidSettings``."""
+    if not isinstance(alias, str):
+        raise TypeError(f"A mailer is named by a string, its alias, not {alias!r}.")
     known = configured()
     if known is None:
         where, path = _without_mailers(alias)

@@ -102,10 +102,13 @@ def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     ``using``: alias of the database; by default the one that the emails are in. Raises ``InvalidSettings`` for a mailer
     that there is not: whoever pauses it believes that nothing leaves.
     """
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a string, not {reason!r}.")
     mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
     paces.forget_turns(mailer, using)
     MailerState.objects.using(using).update_or_create(
-        pk=mailer, defaults={"paused_by": PERSON, "reason": reason, "since": timezone.now(), "probe_at": None}
+        pk=mailer,
+        defaults={"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None},
     )
 
 

@@ -131,6 +131,8 @@ async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[
 
 def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
+    if not hasattr(message, "recipients"):
+        raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
     recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
     if not recipients:
         raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")

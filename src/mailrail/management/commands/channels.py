@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from mailrail.applications import serves
 from mailrail.conf import settings
@@ -19,6 +19,7 @@ from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import DeadMessage, Listed, check_channel_name
 from mailrail.options import seconds_argument, whole_number_argument
+from mailrail.piping import PipedCommand
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.terminal import as_json, harmless, single_line
@@ -26,7 +27,7 @@ from mailrail.terminal import as_json, harmless, single_line
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
 
-class Command(BaseCommand):
+class Command(PipedCommand):
     help = (
         "Shows the channels, and operates them: waiting, dead, requeue, discard, cancel, pause, resume, workers, "
         "check, relay, reconcile."
@@ -73,6 +74,7 @@ class Command(BaseCommand):
             layer = get_layer(options["layer"])
             if options.get("channel"):
                 check_channel_name(options["channel"])
+                self._check_known(layer, options)
             act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
             act(layer, options)
         except (MailrailError, ValueError) as error:
@@ -97,6 +99,18 @@ class Command(BaseCommand):
         self._print_table(("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""), rows)
         if quiet := sorted(name for name in routed - stats.keys() if not name.startswith("mailrail.outbox.")):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
+
+    def _check_known(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        """Refuse a name that is spelt wrong: "nothing there", or a pause of nothing, would be believed."""
+        channel, stats = options["channel"], layer.stats()
+        if layer.outbox is not None:
+            stats |= layer.outbox.stats()
+        known = self._routed(options) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
+        if channel not in known and not self._served([channel]) and not layer.dead(channel, 1):
+            raise CommandError(
+                f"There is no channel {channel!r}: it has no route, no message, and is not paused. There are: "
+                f"{', '.join(sorted(known)) or 'none'}."
+            )
 
     def _routed(self, options: dict[str, Any]) -> set[str]:
         try:
@@ -202,8 +216,6 @@ class Command(BaseCommand):
 
     def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         channel = options["channel"]
-        if channel not in self._routed(options) | layer.stats().keys():
-            self.stderr.write(f"{channel} has no route and no message; is it spelt right?")
         layer.pause(channel)
         self._say(f"{channel} is paused: messages are kept, and nobody claims them.", paused=True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import router
 from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
 from mailrail.moments import aware
+from mailrail.piping import PipedCommand
 from mailrail.terminal import single_line
 
 from ... import health, moving, outages, paces
@@ -20,7 +21,7 @@ from ...refused_senders import allow_sender, refused_senders
 from ..checking import add_check, check, is_check
 
 
-class Command(BaseCommand):
+class Command(PipedCommand):
     help = (
         "Tell how the mailers stand; pause and resume them; let mail of a sender go that a server has refused; move "
         "mail from one to another."

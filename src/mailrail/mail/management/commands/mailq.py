@@ -7,23 +7,26 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, router
 from django.utils import timezone
 
+from mailrail.errors import InvalidSettings
 from mailrail.mail import health, overview
+from mailrail.mail.mailers import alias_of, delivering
 from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.mail.refused_senders import refused_senders
 from mailrail.moments import aware, seconds_between
+from mailrail.piping import PipedCommand
 from mailrail.terminal import as_json, single_line
 
 MOST_REASONS = 10
 """Reasons why email is deferred that are printed."""
 
 
-class Command(BaseCommand):
+class Command(PipedCommand):
     help = "Shows what email waits, and why it is deferred; what has ended; which mailers are paused; what failed last."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -35,6 +38,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
         status, mailer = options["status"], options["mailer"]
+        mailer = None if mailer is None else alias_of(mailer)
         if is_check(options):
             if options["json"] or status is not None or mailer is not None:
                 raise CommandError(
@@ -45,6 +49,8 @@ class Command(BaseCommand):
             return
         with tables_said_missing(using):
             report = self._report(using, status, mailer)
+        if mailer is not None and not any(report.values()):
+            _check_mailer(mailer)
         if options["json"]:
             self.stdout.write(as_json(report, lambda moment: aware(moment).isoformat()))
         else:
@@ -111,6 +117,19 @@ class Command(BaseCommand):
             self.stdout.write(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
+
+
+def _check_mailer(mailer: str) -> None:
+    """Refuse a name that is spelt wrong: "Nothing waits." would be believed."""
+    try:
+        known = [name or "default" for name in delivering()]
+    except InvalidSettings as error:
+        raise CommandError(single_line(str(error))) from None
+    if (mailer or "default") not in known:
+        raise CommandError(
+            f"No setting defines a mailer {mailer!r}, and nothing of it waits or has failed. There are: "
+            f"{', '.join(known) or 'none'}."
+        )
 
 
 def _row(waiting: dict[str, Any]) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import router
 
 from mailrail.addresses import bare
@@ -16,12 +17,13 @@ from mailrail.mail import erasure, files, retention
 from mailrail.mail.models import Email
 from mailrail.moments import from_now
 from mailrail.options import days_argument
+from mailrail.piping import PipedCommand
 
 LEFT_BEHIND = timedelta(days=1)
 """Files younger than this may belong to a transaction that has not come to its end."""
 
 
-class Command(BaseCommand):
+class Command(PipedCommand):
     help = (
         "Removes the content of old emails, and old records, of emails that have ended; then the files nobody needs. "
         "Without options, as MAILRAIL['MAIL_KEEP_BODIES'] and ['MAIL_KEEP_RECORDS'] say."
@@ -59,7 +61,7 @@ class Command(BaseCommand):
         elif options["forget_suppression"]:
             raise CommandError("--forget-suppression belongs to --address.")
         else:
-            self._prune(options["bodies_after"], options["records_after"])
+            self._prune(*(_checked_days(name, options[name]) for name in ("bodies_after", "records_after")))
 
     def _prune(self, bodies_after: timedelta | None, records_after: timedelta | None) -> None:
         if bodies_after is None and records_after is None:
@@ -136,6 +138,16 @@ def _of_settings() -> tuple[timedelta | None, timedelta | None]:
     except (InvalidSettings, OverflowError) as error:
         raise CommandError(str(error)) from error
     return bodies, records
+
+
+def _checked_days(name: str, value: Any) -> timedelta | None:
+    """Code that calls the command gives numbers, or a ``timedelta``; both mean what they do on a command line."""
+    if value is None:
+        return None
+    try:
+        return days_argument(str(value / timedelta(days=1) if isinstance(value, timedelta) else value))
+    except ArgumentTypeError as error:
+        raise CommandError(f"--{name.replace('_', '-')} {error}.") from None
 
 
 def _checked(address: str) -> str:

@@ -1,0 +1,26 @@
+"""Commands whose output somebody stops reading, such as ``manage.py mailq | head``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+UNREAD = 141
+"""Exit code of a program that SIGPIPE ends, as shells report it: 128 and the number of the signal."""
+
+
+class PipedCommand(BaseCommand):
+    """A command that ends without a traceback once nobody reads what it prints."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            output = super().execute(*args, **options)
+            self.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered would raise again when Python ends (Python's manual, "Note on SIGPIPE").
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(UNREAD)
+        return output
