@@ -64,8 +64,12 @@ def own() -> EmailMessage:
 
 CASES: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {
     "no recipients": (lambda: message(to=[]), CannotQueue, "no recipients"),
-    "NUL in the body": (lambda: message(body="a\0b"), CannotQueue, "NUL"),
-    "NUL in the subject": (lambda: message(subject="a\0b"), ValueError, "."),
+    "NUL in a header with a grammar": (
+        lambda: message(headers={"References": "<a\0@b>"}),
+        CannotQueue,
+        "NUL",
+    ),
+    "NUL in an address": (lambda: message(to=["a\0b@example.com"]), ValueError, "."),
     "half a character": (lambda: message(body="a\ud800b"), ValueError, "."),
     "CR LF in the subject": (lambda: message(subject="a\r\nBcc: x@example.com"), ValueError, "."),
     "CR LF in a header": (lambda: message(headers={"X-A": "a\r\nB: c"}), ValueError, "."),
@@ -160,7 +164,7 @@ def test_a_large_email_is_refused_and_says_by_which_setting(queueing: Queueing, 
 def test_one_that_is_refused_takes_none_of_the_others_with_it_half(queueing: Queueing) -> None:
     queueing(1)
     with pytest.raises(CannotQueue):
-        mail.queue_many([message(), message(body="\0")])
+        mail.queue_many([message(), message(headers={"References": "\0"})])
     assert not Email.objects.exists()
 
 
@@ -473,7 +477,7 @@ TEXTS: dict[str, tuple[Callable[[], EmailMessage], type[Exception], str]] = {
         r"MAILRAIL\['MAIL_MAX_BYTES'\] allows 26,214,400. Send a link to the file instead, or raise the limit",
     ),
     "NUL": (
-        lambda: message(body="a\0b"),
+        lambda: message(attachments=[("a.eml", b"Subject: x\r\n\r\na\0b", "message/rfc822")]),
         CannotQueue,
         "has a NUL character, which SMTP cannot carry. Remove it",
     ),

@@ -56,7 +56,10 @@ def check_composed(data: bytes) -> None:
     """Raise ``EmailTooLarge``, or ``CannotQueue``."""
     check_size(len(data))
     if b"\0" in data:
-        raise CannotQueue("The email has a NUL character, which SMTP cannot carry. Remove it.")
+        raise CannotQueue(
+            "An address, an attached message or a header that is no text has a NUL character, which SMTP cannot carry. "
+            "Remove it."
+        )
     try:
         check_lines(data)
     except HeaderTooLong as error:

@@ -21,7 +21,7 @@ from .compose import compose
 from .compose.common import writes_as_django
 from .compose.generator import flatten
 from .sensitive import MARK
-from .values import CannotBeStored, pack, unpack
+from .values import CannotBeStored, pack, pack_text, unpack
 
 VERSION = 1
 Files = list[tuple[str, bytes]]
@@ -118,7 +118,7 @@ def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[st
     content = {
         "v": VERSION,
         "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
-        "fields": {name: pack(getattr(message, name), name) for name in _fields},
+        "fields": {name: pack_text(getattr(message, name), name) for name in _fields},
         "attachments": [
             _dump_attachment(each, f"attachments[{n}]", files) for n, each in enumerate(message.attachments)
         ],
@@ -142,7 +142,7 @@ def _dump_finished(message: EmailMessage, files: Files) -> dict[str, Any]:
         "kind": "finished",
         "data": _keep(compose(message).data, files),
         "recipients": [str(each) for each in message.recipients()],
-        "fields": {name: pack(getattr(message, name), name) for name in _envelope},
+        "fields": {name: pack_text(getattr(message, name), name) for name in _envelope},
         "attributes": dump_attributes(message, _elsewhere, needed_only=True),
     }
 
@@ -186,7 +186,11 @@ def _dump_alternative(alternative: Any, where: str, files: Files) -> Any:
             f"{where} is not (content, mimetype), and cannot be stored with an email."
         ) from None
     # Text goes with the body: nearly every one differs from all others.
-    stored = {"value": content} if type(content) is str else _dump_data(content, where, files)
+    stored = (
+        {"value": content}
+        if type(content) is str and "\0" not in content
+        else _dump_data(content, where, files)
+    )
     return [stored, pack(mimetype, f"{where}.mimetype")]
 
 

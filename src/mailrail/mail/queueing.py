@@ -40,7 +40,7 @@ from .message_ids import new_message_id
 from .models import Email, Status, email_of, new_id
 from .queue_options import Options, read_options
 from .sensitive import decide
-from .values import CannotBeStored
+from .values import CannotBeStored, storable
 
 CHANNEL = "mailrail.mail"
 
@@ -161,7 +161,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
             "sender": sender,
             "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
             "sensitive": decide(message),
-            "subject": _text(message.subject),
+            "subject": storable(_text(message.subject)),
             "content": content,
             "message_id": message_id,
             "date": now,

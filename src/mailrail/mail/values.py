@@ -53,6 +53,16 @@ def pack(value: Any, where: str) -> Any:
     )
 
 
+def pack_text(value: Any, where: str) -> Any:
+    """The same for a text, or a dict of texts, that may have a NUL: PostgreSQL's JSON cannot hold one."""
+    packed = pack(value, where)
+    if type(packed) is str and "\0" in packed:
+        return {"$text": base64.b64encode(packed.encode("utf-8", "surrogatepass")).decode()}
+    if type(packed) is dict and not any(key.startswith("$") for key in packed):
+        return {key: pack_text(each, where) if type(each) is str else each for key, each in packed.items()}
+    return packed
+
+
 def unpack(value: Any) -> Any:
     """``value``: as JSON has it. Most of it is text, alone or in lists."""
     kind = type(value)
@@ -83,6 +93,8 @@ def _unpack_tagged(name: str, inner: Any) -> Any:
         charset = Charset(inner[0])
         charset.header_encoding, charset.body_encoding = inner[1:]
         return charset
+    if name == "$text":
+        return base64.b64decode(inner).decode("utf-8", "surrogatepass")
     _, _, read = _tags[name]
     return read(inner)
 

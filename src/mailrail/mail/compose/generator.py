@@ -7,6 +7,7 @@ every header that has a grammar: mailboxes then find neither the link to unsubsc
 from __future__ import annotations
 
 import re
+from binascii import b2a_qp
 from collections.abc import Callable
 from email import message_from_bytes
 from email.errors import CloseBoundaryNotFoundDefect
@@ -17,7 +18,7 @@ from email.policy import Compat32, EmailPolicy, Policy
 from io import BytesIO
 from typing import Any
 
-from .headers import LONGEST_LINE, has_encoded_words, is_free_text, refold
+from .headers import FOLD_AT, LONGEST_LINE, encoded_words, fold, has_encoded_words, is_free_text, refold
 
 _line_end = re.compile(r"\r\n|\r|\n")
 
@@ -34,6 +35,8 @@ class WholeWords(EmailPolicy):
             return source
         if not self.max_line_length:
             return super().fold_binary(name, value)
+        if (encoded := _without_nul(name, value, self)) is not None:
+            return encoded
         if not isinstance(value, ParameterizedMIMEHeader):  # RFC 2231 says how long parameters are cut
             whole = EmailPolicy.fold_binary(self.clone(max_line_length=0), name, value)
             if not has_encoded_words(whole):
@@ -51,9 +54,11 @@ class WholeWordsCompat32(Compat32):
         """Return the lines of a header. Python keeps words whole here, but lets the first line be empty."""
         if self.keeps_source and (source := _as_parsed(name, value, self)) is not None:
             return source
-        folded = super().fold_binary(name, value)
         if not self.max_line_length:
-            return folded
+            return super().fold_binary(name, value)
+        if (encoded := _without_nul(name, value, self)) is not None:
+            return encoded
+        folded = super().fold_binary(name, value)
         return refold(folded) or folded
 
 
@@ -95,6 +100,18 @@ def _as_parsed(name: str, value: Any, policy: Policy) -> bytes | None:
     return b"".join(line + policy.linesep.encode() for line in written)
 
 
+def _without_nul(name: str, value: Any, policy: Policy) -> bytes | None:
+    """Return a text for people that has a NUL, such as the path of a request in a subject, as encoded words.
+
+    None: it has none. Python would write it as it is, and no header may have one (RFC 5322 2.2).
+    """
+    if not isinstance(value, str) or "\0" not in value or not is_free_text(name):
+        return None
+    text = _line_end.sub("", value)  # Django 5.2 folds a subject before it is set
+    lines = fold(name, encoded_words(text, FOLD_AT - len(name) - 2)).split("\r\n")
+    return policy.linesep.join([*lines, ""]).encode("ascii")
+
+
 class Verbatim(Message):
     """An attached message that was given as bytes, and is written as these."""
 
@@ -113,12 +130,23 @@ class Generator(BytesGenerator):
 
     policy: Any
     _fp: BytesIO
+    _munge_cte: tuple[str, str] | None
 
     def _write(self, msg: Message) -> None:
         if isinstance(msg, Verbatim):
             self._write_lines(msg.data.decode("ascii", "surrogateescape"))  # type: ignore[attr-defined]
         else:
             super()._write(msg)  # type: ignore[misc]
+
+    def _handle_text(self, msg: Any) -> None:
+        """A text with a NUL travels as quoted-printable (RFC 2045 6.7): no line of SMTP may hold one as it is."""
+        payload = msg._payload  # its octets; get_payload() decodes what has 8 bits
+        if self.policy.keeps_source or not isinstance(payload, str) or "\0" not in payload:
+            super()._handle_text(msg)  # type: ignore[misc]
+            return
+        quoted = b2a_qp(payload.encode("ascii", "surrogateescape"))
+        self._munge_cte = ("quoted-printable", msg["Content-Type"])
+        self._write_lines(quoted.decode("ascii"))  # type: ignore[attr-defined]
 
     def _handle_message(self, msg: Message) -> None:
         self._under(super()._handle_message, msg, keeps_source=True)  # type: ignore[misc]
