@@ -41,6 +41,10 @@ def email_backend() -> str:
         return str(getattr(django_settings, "EMAIL_BACKEND", ""))
 
 
+_BY_OUR_CLIENT = (djangos.EmailBackend, ours.EmailBackend)
+"""Exactly these classes: our SMTP client does all that they do."""
+
+
 def is_ours(path: str) -> bool:
     """Does this dotted path lead to the backend that queues?"""
     from .backend import EmailBackend
@@ -63,8 +67,7 @@ def is_smtp(path: str) -> bool:
 
 def is_by_our_client(path: str) -> bool:
     """Is email for the backend of this dotted path carried by our SMTP client?"""
-    found = import_watched(path)
-    return found is djangos.EmailBackend or (isinstance(found, type) and issubclass(found, ours.EmailBackend))
+    return import_watched(path) in _BY_OUR_CLIENT
 
 
 def alias_of(name: str) -> str:
@@ -163,12 +166,13 @@ def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
 
 
 def server_of(backend: BaseEmailBackend) -> ours.Server | None:
-    """The server, where we speak SMTP ourselves: for Django's own backend and ours; ``None`` for any other."""
-    if isinstance(backend, ours.EmailBackend):
+    """The server, where we speak SMTP ourselves: for Django's own backend and ours; ``None`` for any other.
+
+    A subclass is called as it is: it may do something of its own in ``open``, ``send_messages`` or ``ssl_context``.
+    """
+    if type(backend) is ours.EmailBackend:
         return backend.server
-    if type(backend) is djangos.EmailBackend:
-        return ours.server_of(backend)
-    return None
+    return ours.server_of(backend) if type(backend) is djangos.EmailBackend else None
 
 
 def server_for(alias: str, backend: BaseEmailBackend) -> ours.Server | None:
