@@ -112,7 +112,8 @@ def preview(stage: Stage) -> int:
     stage.invite("known@example.com")
     Suppression.objects.create(address="gone@example.com", reason="bounce")
     texts = (stage.guest, "known@example.com", "gone@example.com", stage.guest, "not an address")
-    return stage.open(f"/invites/bulk/{stage.list_to_confirm(*texts).pk}/", stage.ada)
+    pasted = ("张三 <zhang＠example.com>", "Dora Example <dora@example.com>。")
+    return stage.open(f"/invites/bulk/{stage.list_to_confirm(*texts, *pasted).pk}/", stage.ada)
 
 
 def preview_beyond_the_quota(stage: Stage) -> int:
