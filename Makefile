@@ -55,8 +55,8 @@ quick: ## lint and most tests, for while you edit: none that wait long or start 
 	"$(dev)" -m scripts.catalogues --compile
 	"$(dev)" -W error -m pytest --quick $(spread) $(ARGS)
 
-screenshots: ## of every page of the invitations, dark and light, into build/screenshots
-	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py $(ARGS)
+screenshots: ## of every page of the invitations and the admin, dark and light, into build/screenshots
+	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py tests/pages/test_admin_pages.py $(ARGS)
 
 check: check-django ## lint, format, types, imports, system checks, missing migrations
 	"$(dev)" -m ruff check

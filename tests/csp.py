@@ -14,7 +14,8 @@ class ContentSecurityPolicyMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        if policy := getattr(settings, "SECURE_CSP", {}):
+        policy = getattr(settings, "SECURE_CSP", {})
+        if policy and "Content-Security-Policy" not in response:
             parts = (f"{directive} {' '.join(sources)}" for directive, sources in policy.items())
             response["Content-Security-Policy"] = "; ".join(parts)
         return response

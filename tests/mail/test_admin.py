@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.db import connections
@@ -20,10 +21,14 @@ from django.utils import timezone
 
 from mailrail import key_lists, mail
 from mailrail.mail import Email, Status
+from mailrail.mail.admin import telling
 from mailrail.mail.admin.contents import Part
 from mailrail.mail.ledger import write
 from mailrail.mail.models import MailerState, Suppression
-from mailrail.mail.outcomes import fail
+from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.refused_senders import RefusedSenders
+from mailrail.mail.replies import Reply, Stage
+from mailrail.mail.smtp import Fate, Outcome
 from mailrail.mail.suppressions import disguise, disguised
 from mailrail.testing import sent
 
@@ -77,7 +82,11 @@ def test_the_list_shows_what_there_is_newest_first_and_counts_nothing(
     with django_assert_max_num_queries(4, connection=connections[on]) as asked:
         response = staff.get(LIST)
     assert subjects(response) == [EVIL, "First"]
-    assert EVIL not in response.text and "a@example.com (+1)" in response.text and "queued" in response.text
+    assert (
+        EVIL not in response.text
+        and "a@<wbr>example.<wbr>com (+1)" in response.text
+        and "queued" in response.text
+    )
     assert not [query for query in asked.captured_queries if "COUNT(" in query["sql"].upper()]
 
 
@@ -145,6 +154,62 @@ def test_a_search_goes_on_where_its_window_ended(staff: Client, monkeypatch: pyt
     assert subjects(staff.get(LIST, {"q": "needle", "status": "failed"})) == []
 
 
+def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: Client, on: str) -> None:
+    greylisted, unknown = Reply(450, "Greylisted", "4.2.0"), Reply(554, "Unknown", "5.1.1")
+    first, second, _ = mail.queue_many([message("Later"), message("Never"), message("New")])
+    now, senders = timezone.now(), RefusedSenders("out", on)
+    for email, reply in ((first, greylisted), (second, unknown)):
+        write([judge(email, Outcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on)
+    rows = {row.subject: row for row in staff.get(LIST).context["cl"].result_list}
+    shown = {}
+    for subject, row in rows.items():
+        shown[subject] = (telling.stand(row), telling.reason(row), telling.next_try(row) is not None)
+    assert shown == {
+        "Later": ("deferred", "450 4.2.0 Greylisted", True),
+        "Never": ("failed", "554 5.1.1 Unknown", False),
+        "New": ("queued", "", False),
+    }
+    text = staff.get(LIST, {"status": "failed"}).text
+    assert "554 5.<wbr>1.<wbr>1 Unknown" in text and 'data-label="Next try"' in text
+    assert subjects(staff.get(LIST, {"status": "deferred"})) == ["Later"]
+    told = {
+        subject: staff.get(page(row)).context["events"][-1]["what"]
+        for subject, row in rows.items()
+        if row.events
+    }
+    assert told == {"Later": "refused for now", "Never": "refused"}
+
+
+def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Client, on: str) -> None:
+    emails = mail.queue_many([message("One"), message("Two"), message("Three")])
+    outcome = Outcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))
+    senders = RefusedSenders("out", on)
+    write([judge(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on)
+    assert "Send now" in staff.get(page(emails[0])).text and "Send now" not in staff.get(page(emails[2])).text
+    assert (
+        "Send now: 1 email."
+        in staff.post(page(emails[0], "decide"), {"decision": "send_now"}, follow=True).text
+    )
+    chosen = {"action": "send_now", "_selected_action": [str(email.pk) for email in emails[1:]]}
+    response = staff.post(LIST, chosen, follow=True)
+    assert "Send now: 1 email." in response.text and "it does not wait for a next attempt" in response.text
+    assert list(Email.objects.filter(next_try_at=None).values_list("call", flat=True).order_by("pk")) == [
+        1,
+        1,
+        0,
+    ]
+
+
+def test_a_message_leads_to_its_record_for_those_who_may_see_it(staff: Client, on: str) -> None:
+    email = mail.queue(message())
+    [waiting] = sent("mailrail.mail")
+    its_page = f"/admin/mailrail/storedmessage/{quote(f'default/mailrail.mail/{waiting.id}')}/change/"
+    assert f'href="{page(email)}"' in staff.get(its_page).text
+    assert "Record:" not in colleague(Client(), "view_storedmessage").get(its_page).text
+    Email.objects.all().delete()
+    assert "Record:" not in staff.get(its_page).text
+
+
 # -- one email --------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +233,7 @@ def rich() -> Email:
 
 def test_the_page_of_an_email_tells_everything_and_runs_nothing(staff: Client, rich: Email) -> None:
     email = ended(rich, f"550 {EVIL}")
-    text = staff.get(page(email)).text
+    text = staff.get(page(email)).text.replace("<wbr>", "")
     assert EVIL not in text
     for shown in (
         "ann@example.com",

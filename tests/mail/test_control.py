@@ -89,6 +89,32 @@ def test_what_was_held_for_longer_than_its_lifetime_is_tried_for_all_of_it(queue
         assert len(server.mails) == 2
 
 
+def test_a_deferred_email_is_sent_at_once_and_only_once(queueing: Queueing) -> None:
+    with ScriptedServer([Fault("RCPT", "450 4.2.1 greylisted")]) as server:
+        queueing(server.port)
+        email = mail.queue(message())
+        assert mail.send_now(email).refused == {email.pk: "it does not wait for a next attempt"}
+        drain("mailrail.mail")
+        drain("mailrail.mail")
+        assert not server.mails
+        assert async_to_sync(mail.asend_now)([email]) == mail.Changed([email.pk])
+        drain("mailrail.mail")
+        assert len(server.mails) == 1
+        advance(3600)
+        drain("mailrail.mail")  # the message that waited for the next attempt
+        assert len(server.mails) == 1
+        assert mail.send_now(email).refused == {email.pk: "it is sent"}
+    told = [event["what"] for event in Email.objects.get().events]
+    assert told == ["refused for now", "tried at once by a person", "accepted"]
+
+
+def test_what_is_for_later_is_not_sent_now(queueing: Queueing) -> None:
+    queueing(1)
+    email = mail.queue(message(), send_at=3600)
+    Email.objects.update(next_try_at=timezone.now() + timedelta(hours=1))
+    assert mail.send_now(email).refused == {email.pk: "its time has not come"}
+
+
 def test_a_release_does_not_hasten_what_is_for_later(queueing: Queueing) -> None:
     with ScriptedServer() as server:
         queueing(server.port)

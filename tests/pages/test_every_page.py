@@ -50,7 +50,11 @@ def test_what_is_wrong_with_a_page_would_be_found(stage: Stage) -> None:
 
 def keep_screenshot(page: Page, name: str) -> None:
     if folder := os.environ.get("MAILRAIL_SCREENSHOTS"):
-        page.screenshot(path=Path(folder).resolve() / f"{name.replace('_', '-')}.png", full_page=True)
+        page.screenshot(
+            path=Path(folder).resolve() / f"{name.replace('_', '-')}.png",
+            full_page=True,
+            animations="disabled",
+        )
 
 
 def assert_it_fits(page: Page) -> None:

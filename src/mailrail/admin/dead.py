@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -10,6 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from mailrail.key_lists import short_time
 from mailrail.messages import Listed, Place, first_line
 from mailrail.models import BuriedMessage
 
@@ -69,8 +69,8 @@ class DeadMessageAdmin(LayerAdmin):
         return text % {"message": f"{address.channel} {address.id}"}
 
     @admin.display(description=pgettext_lazy("message", "buried"))
-    def buried(self, row: Any) -> datetime | None:
-        return moment(row.listed.at)
+    def buried(self, row: Any) -> str | None:
+        return short_time(moment(row.listed.at))
 
     @admin.display(description=pgettext_lazy("message", "error"))
     def died_of(self, row: Any) -> str:

@@ -24,6 +24,7 @@ from django.utils.translation import gettext, ngettext, pgettext_lazy
 from mailrail.errors import MailrailError
 from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, confirmation, is_confirmed
 from mailrail.messages import Content, Listed, Message, Place
+from mailrail.record_links import link_of
 from mailrail.terminal import harmless, single_line
 
 from ..moments import from_timestamp
@@ -123,6 +124,7 @@ class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
             "address": address,
             "quoted": quote(str(address)),
             "allowed": [(name, it.label) for name, it in self.decisions.items() if self._may(request, it)],
+            "record": link_of(address.channel, facts["message"].content, request, self.admin_site),
             **facts,
             **(extra_context or {}),
         }

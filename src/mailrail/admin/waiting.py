@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -14,6 +14,7 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.errors import MailrailError
+from mailrail.key_lists import short_time
 from mailrail.messages import ChannelStats, Listed, Place, first_line
 from mailrail.models import StoredMessage
 
@@ -85,8 +86,8 @@ class WaitingMessageAdmin(LayerAdmin):
         return text % {"message": f"{address.channel} {address.id}"}
 
     @admin.display(description=_("due, or claimed until"))
-    def due_at(self, row: Any) -> datetime | None:
-        return moment(row.listed.at)
+    def due_at(self, row: Any) -> str | None:
+        return short_time(moment(row.listed.at))
 
     @admin.display(description=pgettext_lazy("message", "state"))
     def state(self, row: Any) -> str:

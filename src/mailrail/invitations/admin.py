@@ -25,16 +25,18 @@ from mailrail.key_lists import (
     Filter,
     KeyList,
     WordFilter,
+    breakable,
     confirmation,
     few_of,
     is_confirmed,
 )
+from mailrail.record_links import link_records
 
 from .errors import InvitationRefused
 from .forms import AddressField
 from .inviting import resend, revoke
 from .limits import check_limits
-from .models import AbstractInvitation, Invitation, Status, every_invitation
+from .models import AbstractInvitation, Invitation, Status, every_invitation, get_invitation_model
 from .rights import check_rights
 
 
@@ -135,6 +137,9 @@ class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only 
                 self.add_error(None, str(refused))
 
 
+link_records("send-invite", get_invitation_model())
+
+
 @admin.register(Invitation)
 class InvitationAdmin(DecidingAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
@@ -144,7 +149,7 @@ class InvitationAdmin(DecidingAdmin):
         models.EmailField: {"form_class": AddressField, "widget": AdminTextInputWidget},
     }
     change_form_template = "mailrail_invitations/admin/invitation.html"
-    list_display = ("email", "sender", "role", "status", "created", "sent")
+    list_display = ("whom", "sender", "role", "status", "created", "sent")
     list_filter = (StatusFilter, RoleFilter)
     list_select_related = ("sender",)
     search_fields = ("email",)  # InvitationList says how
@@ -159,6 +164,10 @@ class InvitationAdmin(DecidingAdmin):
         *("sent", "accepted_at", "accepted_by", "revoked_at"),
     )
     actions = ("resend_selected", "revoke_selected")
+
+    @admin.display(description=pgettext_lazy("invitation", "email address"))
+    def whom(self, invitation: AbstractInvitation) -> str:
+        return breakable(invitation.email)
 
     @admin.display(description=pgettext_lazy("invitation", "status"))
     def status(self, invitation: AbstractInvitation) -> str:

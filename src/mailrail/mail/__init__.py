@@ -20,10 +20,12 @@ if TYPE_CHECKING:
         ahold,
         arelease,
         aresend,
+        asend_now,
         cancel,
         hold,
         release,
         resend,
+        send_now,
     )
     from .errors import CannotQueue, EmailTooLarge, KeyConflict
     from .models import Email, Status
@@ -46,6 +48,7 @@ __all__ = [
     "aqueue_many",
     "arelease",
     "aresend",
+    "asend_now",
     "cancel",
     "hold",
     "is_sensitive",
@@ -55,10 +58,14 @@ __all__ = [
     "release",
     "resend",
     "resume",
+    "send_now",
 ]
 
 _HOMES = {
-    "control": ("Changed", "acancel", "ahold", "arelease", "aresend", "cancel", "hold", "release", "resend"),
+    "control": (
+        *("Changed", "acancel", "ahold", "arelease", "aresend", "asend_now"),
+        *("cancel", "hold", "release", "resend", "send_now"),
+    ),
     "errors": ("CannotQueue", "EmailTooLarge", "KeyConflict"),
     "models": ("Email", "Status"),
     "outages": ("pause", "resume"),

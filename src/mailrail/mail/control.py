@@ -46,6 +46,8 @@ _NO_SUCH = gettext_noop("there is no such email")
 _EMPTIED = gettext_noop("its content was removed")
 _UNSOUND = gettext_noop("its record cannot be read")
 _AMBIGUOUS = gettext_noop("it may have been sent already: nobody knows whether the server has taken it")
+_NOT_DEFERRED = gettext_noop("it does not wait for a next attempt")
+_NOT_YET = gettext_noop("its time has not come")
 _QUICKER = gettext_noop("it was changed in this very moment")
 
 
@@ -89,6 +91,11 @@ def resend(emails: Subjects) -> Changed:
     return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
 
 
+def send_now(emails: Subjects) -> Changed:
+    """Try at once what waits for its next attempt, after one that failed."""
+    return _change(emails, {Status.QUEUED}, _at_once, send=True, refuse=_why_not_now)
+
+
 async def acancel(emails: Subjects, *, force: bool = False) -> Changed:
     """``cancel`` from async code."""
     return await sync_to_async(cancel)(emails, force=force)
@@ -107,6 +114,11 @@ async def arelease(emails: Subjects) -> Changed:
 async def aresend(emails: Subjects) -> Changed:
     """``resend`` from async code."""
     return await sync_to_async(resend)(emails)
+
+
+async def asend_now(emails: Subjects) -> Changed:
+    """``send_now`` from async code."""
+    return await sync_to_async(send_now)(emails)
 
 
 # -- one transaction, row by row --------------------------------------------------------------------------------------
@@ -239,6 +251,17 @@ def _let_go(email: Email) -> None:
     if email.send_at is None or seconds_between(email.send_at, now) > 0:
         email.send_at = now
     _stand(email, Status.QUEUED, RELEASED)
+
+
+def _why_not_now(email: Email) -> str:
+    now = timezone.now()
+    if email.next_try_at is None or email.next_try_at <= now:
+        return _NOT_DEFERRED
+    return _NOT_YET if email.send_at is not None and email.send_at > now else ""
+
+
+def _at_once(email: Email) -> None:
+    _stand(email, Status.QUEUED, "tried at once by a person")
 
 
 def _again(email: Email) -> Email | None:

@@ -231,13 +231,7 @@ def _by_replies(
         return _again(email, now, _soon(email), result)
     if result.refused_sender:
         return hold_for_its_sender(email, now, mailer, result, **_reply_of(outcome))
-    note(
-        email,
-        now,
-        "accepted" if outcome.fate is Fate.ACCEPTED else "refused",
-        mailer=mailer,
-        **_reply_of(outcome),
-    )
+    _note_answer(email, now, outcome, mailer)
     if waiting(email):
         if not _is_too_old(email, now):
             return _again(email, now, delay_after(max(1, email.attempts)), result)
@@ -246,6 +240,18 @@ def _by_replies(
                 each["status"] = Status.FAILED.value
         note(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
     return _final(email, now, result)
+
+
+def _note_answer(email: Email, now: datetime, outcome: Outcome, mailer: str) -> None:
+    """Note what the server's answer means: a 450 is no 554."""
+    is_accepted, is_over = outcome.fate is Fate.ACCEPTED, not waiting(email)
+    note(
+        email,
+        now,
+        "accepted" if is_accepted else "refused" if is_over else "refused for now",
+        mailer=mailer,
+        **_reply_of(outcome),
+    )
 
 
 def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:

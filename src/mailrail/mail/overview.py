@@ -163,13 +163,14 @@ def failures(using: str, mailer: str | None = None, limit: int = 10) -> list[Fai
             mailer=email.mailer,
             recipients=[_of(each, "address") for each in email.recipients],
             at=email.changed_at,
-            why=_why(email),
+            why=reason_of(email),
         )
         for email in newest.order_by("-changed_at").defer("content")[:limit]
     ]
 
 
-def _why(email: Email) -> str:
+def reason_of(email: Email) -> str:
+    """Return what was said last about an email that is not sent: the reply of a server, or why it was not tried."""
     return _last_said(email.recipients) or _last_said(email.events)
 
 

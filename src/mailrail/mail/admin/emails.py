@@ -19,13 +19,16 @@ from django.db.models.functions import Cast
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged
+from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, breakable, short_time
+from mailrail.record_links import link_records
 
 from .. import control
 from ..models import FINAL, Email, Status
+from ..queueing import CHANNEL
 from ..retention import delete_final
 from . import telling
 from .contents import CannotShow, Contents, download, preview
@@ -33,6 +36,7 @@ from .filters import AboutFilter, MailerFilter, StatusFilter, TagFilter
 
 SHOWN_AT_ONCE = 1024 * 1024
 """Bytes of an email whose content is read for its page; that of a larger one on demand."""
+WAITING = ("queued", telling.DEFERRED)
 OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
 
 
@@ -48,20 +52,21 @@ class Decision:
     """Only for those that may have been sent: the decision of the same name without this is refused."""
 
     def is_about(self, email: Email) -> bool:
-        return email.status in self.statuses and (not self.in_doubt or control.may_be_sent(email))
+        return telling.stand_of(email) in self.statuses and (not self.in_doubt or control.may_be_sent(email))
 
 
 DECISIONS = {
+    "send_now": Decision(_("Send now"), control.send_now, "resend_email", (telling.DEFERRED,)),
     "resend": Decision(_("Send again"), control.resend, "resend_email", FINAL),
-    "cancel": Decision(pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", ("queued", "held")),
+    "cancel": Decision(pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", (*WAITING, "held")),
     "cancel_anyway": Decision(
         pgettext_lazy("email", "Cancel, though it may have been sent"),
         partial(control.cancel, force=True),
         "cancel_email",
-        ("queued", "held"),
+        (*WAITING, "held"),
         in_doubt=True,
     ),
-    "hold": Decision(pgettext_lazy("email", "Hold"), control.hold, "hold_email", ("queued",)),
+    "hold": Decision(pgettext_lazy("email", "Hold"), control.hold, "hold_email", WAITING),
     "release": Decision(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
 }
 
@@ -72,7 +77,7 @@ class EmailList(KeyList):
     time_field = "created_at"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Email]:
-        found = super().get_queryset(request, exclude_parameters).defer("content", "events")
+        found = super().get_queryset(request, exclude_parameters).defer("content")
         term = self.query.strip()
         if not term:
             return found
@@ -84,6 +89,8 @@ class EmailList(KeyList):
     def indexed(self) -> QuerySet[Email]:
         status = self.params.get(StatusFilter.parameter_name)
         rows = super().indexed()
+        if status == telling.DEFERRED:
+            status = Status.QUEUED
         return rows.filter(status=status) if status in Status.values else rows
 
 
@@ -113,20 +120,23 @@ def _containing(emails: QuerySet[Email], term: str) -> QuerySet[Email]:
     )
 
 
+link_records(CHANNEL, Email)
+
+
 @admin.register(Email)
 class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     """Emails are looked at, and decided about; they are neither made nor changed here."""
 
     change_form_template = "mailrail_mail/admin/email.html"
-    list_display = ("title", "to", "status", "mailer", "created_at", "sent_at")
+    list_display = ("title", "to", "stand", "reason", "next_try", "mailer", "queued")
     list_filter = (StatusFilter, MailerFilter, TagFilter, AboutFilter)
     search_fields = ("subject",)
     search_help_text = _(
         "The whole id, key or Message-ID; or a part of the subject or a recipient, which is looked for page by page."
     )
-    actions = ("resend", "cancel", "cancel_anyway", "hold", "release")
+    actions = ("send_now", "resend", "cancel", "cancel_anyway", "hold", "release")
     fieldsets = (
-        (None, {"fields": (("status", "mailer", "attempts"), ("title", "sender"))}),
+        (None, {"fields": (("stand", "next_try", "mailer", "attempts"), ("title", "sender"))}),
         (
             pgettext_lazy("email", "Times"),
             {"fields": (("created_at", "changed_at", "sent_at"), ("send_at", "expires_at", "emptied_at"))},
@@ -136,7 +146,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
             {"fields": (("id", "message_id", "key"), ("tags", "about"), ("priority", "size"))},
         ),
     )
-    readonly_fields = ("id", "title")
+    readonly_fields = ("id", "title", "stand", "next_try")
 
     class Media:
         css = {"all": ("mailrail_mail/admin.css",)}  # noqa: RUF012 - as Django has it
@@ -153,7 +163,28 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     def to(self, email: Email) -> str:
         addresses = [str(each.get("address", "")) for each in _objects(email.recipients)]
         more = len(addresses) - 1
-        return ", ".join(addresses[:1]) + (f" (+{more})" if more > 0 else "")
+        shown = [breakable(address) for address in addresses[:1]]
+        return format_html("{}{}", *shown, f" (+{more})" if more > 0 else "") if shown else ""
+
+    @admin.display(description=pgettext_lazy("email", "status"))
+    def stand(self, email: Email) -> str:
+        return format_html(
+            '<span class="mailrail-status" data-status="{}">{}</span>',
+            telling.stand_of(email),
+            telling.stand(email),
+        )
+
+    @admin.display(description=pgettext_lazy("email", "reason"))
+    def reason(self, email: Email) -> str:
+        return breakable(telling.reason(email))
+
+    @admin.display(description=_("next try"))
+    def next_try(self, email: Email) -> str:
+        return short_time(telling.next_try(email)) or str(self.get_empty_value_display())
+
+    @admin.display(description=pgettext_lazy("when an email was", "queued"))
+    def queued(self, email: Email) -> str | None:
+        return short_time(email.created_at)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EmailList]:
         return EmailList
@@ -162,6 +193,10 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         return queryset, False  # EmailList searches: it has to know whether an index helps
+
+    @admin.action(description=_("Send selected emails now"), permissions=("resend",))
+    def send_now(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "send_now")
 
     @admin.action(description=_("Send selected emails again"), permissions=("resend",))
     def resend(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
@@ -221,6 +256,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
             "recipients": [telling.recipient(each) for each in _objects(email.recipients)],
             "events": [telling.event(each) for each in _objects(email.events)],
             "contents": contents,
+            "headers": [(name, breakable(value)) for name, value in contents.headers] if contents else [],
             "problem": problem,
             "is_large": is_large,
             "is_open": email.status in OPEN,

@@ -9,6 +9,7 @@ from django.db import connections, models
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import pgettext_lazy
 
 from mailrail.key_lists import Filter, WordFilter, few_of
@@ -16,18 +17,23 @@ from mailrail.key_lists import Filter, WordFilter, few_of
 from ..mailers import delivering
 from ..models import Email, MailerState, Status
 from ..policies import UNNAMED
+from .telling import DEFERRED, WORDS
 
 
 class StatusFilter(Filter):
-    """By an index in the order of the list."""
+    """By an index in the order of the list; those that wait for their next attempt are looked for among the queued."""
 
     title = pgettext_lazy("email", "status")
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(Status.choices)
+        queued, *others = Status.choices
+        return [queued, (DEFERRED, WORDS[DEFERRED]), *others]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        self.is_windowed = self.value() == DEFERRED
+        if self.is_windowed:
+            return queryset.filter(status=Status.QUEUED, next_try_at__gt=timezone.now())
         return queryset.filter(status=self.value()) if self.value() in Status.values else queryset
 
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail.addresses import bare
-from mailrail.key_lists import KeyList, KeyListAdmin
+from mailrail.key_lists import KeyList, KeyListAdmin, breakable
 from mailrail.terminal import harmless
 
 from ..models import Suppression
@@ -43,7 +43,7 @@ class SuppressionAdmin(KeyListAdmin):
     """Addresses are put on the list and taken off, and not changed."""
 
     form = SuppressionForm
-    list_display = ("address", "reason", "created_at")
+    list_display = ("whom", "reason", "created_at")
     search_fields = ("address",)
     search_help_text = _(
         "The beginning of an address; 1,000 are found at most. An erased one is found when it is typed in whole."
@@ -56,6 +56,10 @@ class SuppressionAdmin(KeyListAdmin):
     @admin.display(description=pgettext_lazy("email", "note"))
     def said(self, row: Suppression) -> str:
         return harmless(row.note)
+
+    @admin.display(description=pgettext_lazy("email", "address"))
+    def whom(self, suppression: Suppression) -> str:
+        return breakable(suppression.address)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SuppressionList]:
         return SuppressionList

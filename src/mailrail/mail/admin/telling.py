@@ -5,17 +5,24 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import pgettext_lazy
 
+from mailrail.key_lists import breakable
 from mailrail.moments import as_django
 from mailrail.terminal import harmless
 
-from ..models import Status
+from ..models import Email, Status
+from ..overview import due_at, reason_of
+
+SHOWN_IN_LISTS = 120
+"""Characters of a reason in a line of a list."""
 
 EVENTS: dict[str, Any] = {
     "accepted": pgettext_lazy("what happened to an email", "accepted"),
     "refused": pgettext_lazy("what happened to an email", "refused"),
+    "refused for now": pgettext_lazy("what happened to an email", "refused for now"),
     "failed": pgettext_lazy("what happened to an email", "failed"),
     "not sent": pgettext_lazy("what happened to an email", "not sent"),
     "not sent: an unforeseen error": pgettext_lazy(
@@ -49,6 +56,7 @@ EVENTS: dict[str, Any] = {
     "sent again by a person, as a copy": pgettext_lazy(
         "what happened to an email", "sent again by a person, as a copy"
     ),
+    "tried at once by a person": pgettext_lazy("what happened to an email", "tried at once by a person"),
     "moved to another mailer": pgettext_lazy("what happened to an email", "moved to another mailer"),
     "given a Message-ID of its own; the old one is in References": pgettext_lazy(
         "what happened to an email", "given a Message-ID of its own; the old one is in References"
@@ -59,6 +67,45 @@ EVENTS: dict[str, Any] = {
     "a recipient was erased": pgettext_lazy("what happened to an email", "a recipient was erased"),
 }
 """What ``note`` and others write into ``Email.events`` -> how people read it."""
+
+
+DEFERRED = "deferred"
+"""How a queued email stands that waits for its next attempt."""
+
+
+def stand_of(email: Email) -> str:
+    """Return the status of an email, or ``DEFERRED``."""
+    next_try = email.next_try_at
+    is_deferred = email.status == Status.QUEUED and next_try is not None and next_try > timezone.now()
+    return DEFERRED if is_deferred else str(email.status)
+
+
+def stand(email: Email) -> str:
+    """Say how an email stands."""
+    return str(WORDS.get(stand_of(email), email.status))
+
+
+WORDS: dict[str, Any] = {**dict(Status.choices), DEFERRED: pgettext_lazy("email", "deferred")}
+
+
+def next_try(email: Email) -> datetime | None:
+    """Return when a queued email is tried, if that is not yet."""
+    if email.status != Status.QUEUED:
+        return None
+    due = due_at(email.send_at, email.next_try_at, email.created_at)
+    return due if due > timezone.now() else None
+
+
+def reason(email: Email) -> str:
+    """Say why an email stands so: a server's reply, or what kept it from being tried."""
+    if email.status == Status.SENT or (email.status == Status.QUEUED and next_try(email) is None):
+        return ""
+    return shortened(harmless(reason_of(email)))
+
+
+def shortened(text: str) -> str:
+    """Cut a text to what a line of a list has room for."""
+    return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
 
 
 def event(told: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +119,9 @@ def recipient(told: dict[str, Any]) -> dict[str, Any]:
     status = str(told.get("status", ""))
     label = Status(status).label if status in Status.values else harmless(status)
     may_have_it = bool(told.get("in_doubt")) and status != Status.SENT
-    return {**_escaped(told), "at": _time(told), "status": label, "may_have_it": may_have_it}
+    escaped = _escaped(told)
+    shown = breakable(str(escaped.get("address", "")))
+    return {**escaped, "shown": shown, "at": _time(told), "status": label, "may_have_it": may_have_it}
 
 
 def _escaped(told: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Which record a message is about, so that the admin can lead from one to the other.
+
+The content of such a message has the record's primary key under ``"id"``: ``{"id": 7}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.contrib.admin.utils import quote
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+
+_models: dict[str, type[Model]] = {}
+
+
+def link_records(channel: str, model: type[Model]) -> None:
+    """Have the admin's page of a message lead to its record.
+
+    ``channel``: whose messages have the primary key of a row of ``model`` under ``"id"``. Call it where the admin of
+    that model is registered.
+    """
+    _models[channel] = model
+
+
+def link_of(channel: str, content: Any, request: HttpRequest, site: AdminSite) -> tuple[str, str] | None:
+    """Return name and address of the record's page; nothing where there is none, or this user may not see it."""
+    model = _models.get(channel)
+    key = content.get("id") if isinstance(content, Mapping) else None
+    if model is None or key is None or not site.is_registered(model):
+        return None
+    if not site.get_model_admin(model).has_view_permission(request) or not _is_there(model, key):
+        return None
+    options = model._meta
+    try:
+        url = reverse(f"{site.name}:{options.app_label}_{options.model_name}_change", args=[quote(key)])
+    except NoReverseMatch:  # an admin without such a page
+        return None
+    return f"{options.verbose_name} {key}", url
+
+
+def _is_there(model: type[Model], key: Any) -> bool:
+    try:
+        return model._base_manager.filter(pk=key).exists()
+    except (TypeError, ValueError, ValidationError):  # no key of this model
+        return False
