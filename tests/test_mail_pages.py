@@ -94,6 +94,27 @@ def test_the_mailers_of_the_readme_pass_the_checks(settings: Any) -> None:
     assert check_mail() == []
 
 
+@needs_mailers
+@pytest.mark.parametrize(
+    ("url", "port", "encryption"),
+    [
+        ("smtp://mail.example.com", 25, {"use_tls": False, "use_ssl": False}),
+        ("smtp+tls://ann:p%40ss@mail.example.com", 587, {"use_tls": True, "use_ssl": False}),
+        ("smtp+ssl://ann:p%40ss@mail.example.com:466", 466, {"use_tls": False, "use_ssl": True}),
+    ],
+)
+def test_an_email_url_becomes_a_mailer(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, url: str, port: int, encryption: dict[str, bool]
+) -> None:
+    monkeypatch.setenv("EMAIL_URL", url)
+    settings.MAILERS = run(first_block("EMAIL_URL"))["MAILERS"]
+    assert check_mail() == []
+    options = settings.MAILERS["smtp"]["OPTIONS"]
+    assert (options["host"], options["port"]) == ("mail.example.com", port)
+    assert {name: options[name] for name in encryption} == encryption
+    assert (options["username"], options["password"]) == (("ann", "p@ss") if "ann" in url else ("", ""))
+
+
 @pytest.mark.skipif(django.VERSION >= (6, 1), reason="needs EMAIL_BACKEND")
 def test_the_settings_before_django_6_1_pass_the_checks(settings: Any) -> None:
     for name, value in run(BEFORE).items():
