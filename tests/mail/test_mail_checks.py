@@ -6,6 +6,7 @@ from typing import Any
 
 import django
 import pytest
+from django.core.checks import WARNING
 from django.core.mail import send_mail
 from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
@@ -13,9 +14,11 @@ from django.db import OperationalError, connection, transaction
 from mailrail.checks import check_settings
 from mailrail.errors import InvalidSettings
 from mailrail.mail.checks import check_mail, check_sensitive, check_storage
+from mailrail.mail.unused import check_queue_is_used
 
 QUEUE = "mailrail.mail.backend.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
 
 
@@ -39,8 +42,57 @@ def test_smtp_is_fine(settings: Any) -> None:
     assert said() == []
 
 
-def test_nothing_is_said_of_a_project_that_does_not_queue(settings: Any) -> None:
-    assert said() == []
+def test_nothing_is_wrong_with_a_project_that_does_not_queue(settings: Any) -> None:
+    assert said() == [] and check_queue_is_used() == []  # the backend of Django's test runner
+
+
+def use(settings: Any, backend: str) -> None:
+    """As the default, without a queue."""
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {"default": {"BACKEND": backend}}
+    else:
+        settings.EMAIL_BACKEND = backend
+    settings.MAILRAIL = {}
+
+
+@pytest.mark.parametrize("backend", [CONSOLE, SMTP])
+@pytest.mark.parametrize("debug", [True, False])
+def test_an_app_that_queues_nothing_is_told(settings: Any, backend: str, debug: bool) -> None:
+    settings.DEBUG = debug
+    use(settings, backend)
+    [found] = check_queue_is_used()
+    assert found.id == "mailrail.mail.W007" and found.level == WARNING
+    assert backend in found.msg and QUEUE in str(found.hint) and "SILENCED_SYSTEM_CHECKS" in str(found.hint)
+
+
+def test_a_project_without_any_mailer_is_told(settings: Any) -> None:
+    use(settings, "")
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {}
+    [found] = check_queue_is_used()
+    assert "missing" in found.msg
+
+
+@pytest.mark.parametrize("backend", [QUEUE, LOCMEM, "django.core.mail.backends.dummy.EmailBackend"])
+def test_nobody_who_meant_it_is_nagged(settings: Any, backend: str) -> None:
+    use(settings, backend)
+    assert check_queue_is_used() == []
+
+
+@pytest.mark.parametrize("meant", [{"MAILERS": {}}, {"DELIVER_WITH": SMTP}], ids=repr)
+def test_settings_about_mailers_say_that_it_is_meant(settings: Any, meant: dict[str, Any]) -> None:
+    use(settings, CONSOLE)
+    settings.MAILRAIL = meant
+    assert check_queue_is_used() == []
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
+def test_a_second_mailer_that_queues_says_that_the_default_is_meant(settings: Any) -> None:
+    settings.MAILERS = {
+        "default": {"BACKEND": CONSOLE},
+        "queued": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "default"}},
+    }
+    assert check_queue_is_used() == []
 
 
 def test_a_queue_that_delivers_to_itself(settings: Any) -> None:

@@ -15,4 +15,4 @@ class MailConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, health  # noqa: F401 - register theirs
+        from . import checks, health, unused  # noqa: F401 - register theirs

@@ -15,6 +15,7 @@ mailrail.mail.W003  a setting says how email is queued or delivered, and nobody 
 mailrail.mail.W004  with --deploy: EHLO, or Message-IDs, name this machine without a domain
 mailrail.mail.W005  with --database: email waits for a mailer that no setting defines
 mailrail.mail.W006  the mailer that delivers has a user name, and no password or token: it will not log in
+mailrail.mail.W007  the app is installed, and no mailer queues
 """
 
 from __future__ import annotations
