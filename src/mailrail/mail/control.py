@@ -179,10 +179,7 @@ def _save(email: Email, copied: Email | None, changed: Changed, using: str, send
 def _store_copy(email: Email, copied: Email, using: str) -> None:
     """With a Message-ID of its own, and the files of the first one."""
     needs = EmailFile.objects.using(using).filter(email=email).values_list("file_id", flat=True)
-    old = copied.message_id
-    what, files = renew_message_id(copied, email, using)
-    if what:
-        note(copied, timezone.now(), what, why=old)
+    files = renew_message_id(copied, email, using)
     copied.save(using=using, force_insert=True)
     if files is None:
         EmailFile.objects.using(using).bulk_create(EmailFile(email=copied, file_id=each) for each in needs)

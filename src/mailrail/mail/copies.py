@@ -9,10 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils import timezone
+
 from .content import digest_of_file
 from .files import Files, inline_files, load_files, put_inline
 from .message_ids import new_message_id
 from .models import Email
+from .outcomes import note
 from .values import pack, unpack
 
 RENEWED = "given a Message-ID of its own; the old one is in References"
@@ -25,19 +28,19 @@ _signed = re.compile(
 )
 
 
-def renew_message_id(copied: Email, email: Email, using: str) -> tuple[str, Files | None]:
-    """Change the record of the copy of ``email``. Returns what to note of it, and the large files that it needs.
+def renew_message_id(copied: Email, email: Email, using: str) -> Files | None:
+    """Change the record of the copy of ``email``, and return the large files that the copy needs.
 
-    Nothing to note: the old Message-ID was in no header that its sender gave. None: it needs the files of ``email``.
+    None: the copy needs the files of ``email``. An event tells what became of a Message-ID that the sender gave.
     """
     if copied.content.get("kind") == "finished":
         return _renew_in_bytes(copied, email, using)
-    old, content = _without_message_id(copied.content)
-    copied.message_id = new_message_id()
-    if not old:
-        return "", None
-    copied.content = content
-    return RENEWED, None
+    given, content = _without_message_id(copied.content)
+    old, copied.message_id = copied.message_id, new_message_id()
+    if given:
+        copied.content = content
+        note(copied, timezone.now(), RENEWED, why=old)
+    return None
 
 
 def _without_message_id(content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -54,21 +57,23 @@ def _without_message_id(content: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     return old, {**content, "fields": {**fields, "extra_headers": pack(kept, "headers")}}
 
 
-def _renew_in_bytes(copied: Email, email: Email, using: str) -> tuple[str, Files | None]:
+def _renew_in_bytes(copied: Email, email: Email, using: str) -> Files | None:
     """Of a class that wrote its own message. One whose signature covers the Message-ID stays as it is."""
     digest = copied.content.get("data")
     large, _ = load_files([email], using)
     data = {**large, **inline_files(email)}.get(str(digest))
     if data is None:
-        return "", None  # the delivery says which file is gone
+        return None  # the delivery says which file is gone
     head, end, body = data.partition(b"\r\n\r\n")
     if any(b"message-id" in signature.lower() for signature in _signed.findall(head)):
-        return KEPT, None
+        note(copied, timezone.now(), KEPT, why=copied.message_id)
+        return None
     old, new = copied.message_id, new_message_id()
     written = _in_references(_message_id.sub(f"Message-ID: {new}".encode(), head), old) + end + body
     copied.message_id = new
     copied.content = {**copied.content, "data": digest_of_file(written)}
-    return RENEWED, put_inline(copied, {copied.content["data"]: written})
+    note(copied, timezone.now(), RENEWED, why=old)
+    return put_inline(copied, {copied.content["data"]: written})
 
 
 def _in_references(head: bytes, old: str) -> bytes:
