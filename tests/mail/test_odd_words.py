@@ -11,7 +11,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from mailrail import mail
 from mailrail.mail import Email, Status
-from mailrail.mail.models import MailerState, Suppression
+from mailrail.mail.models import MailerState, RefusedSender, Suppression
 
 from ..smtp_server import Fault, ScriptedServer
 from .conftest import messages, work
@@ -36,9 +36,11 @@ class Odd(BaseEmailBackend):
         return 1
 
 
-@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DOT"])
-def test_a_reply_with_a_zero_byte_is_written_down(on: str, queueing: Queueing, stage: str) -> None:
-    with ScriptedServer([Fault(stage, "550 5.1.1 no\0 such user", 1)]) as server:
+@pytest.mark.parametrize(
+    ("stage", "code"), [("MAIL", "501 5.5.4"), ("RCPT", "550 5.1.1"), ("DOT", "550 5.1.1")]
+)
+def test_a_reply_with_a_zero_byte_is_written_down(on: str, queueing: Queueing, stage: str, code: str) -> None:
+    with ScriptedServer([Fault(stage, f"{code} no\0 such user", 1)]) as server:
         queueing(server.port)
         mail.queue_many(messages(3))
         work()
@@ -47,6 +49,17 @@ def test_a_reply_with_a_zero_byte_is_written_down(on: str, queueing: Queueing, s
     failed = Email.objects.get(status=Status.FAILED)
     assert "no\N{REPLACEMENT CHARACTER} such user" in failed.recipients[0]["text"]
     assert Suppression.objects.count() == (stage != "MAIL")
+
+
+def test_so_is_one_that_holds_the_mail_of_its_sender(on: str, queueing: Queueing) -> None:
+    with ScriptedServer([Fault("MAIL", "550 5.1.1 no\0 such user", 1)]) as server:
+        queueing(server.port)
+        mail.queue_many(messages(3))
+        work()
+        assert len(server.mails) == 1
+    [refused] = RefusedSender.objects.all()
+    assert "no\N{REPLACEMENT CHARACTER} such user" in refused.reason
+    assert sorted(Email.objects.values_list("status", flat=True)) == ["held", "held", "sent"]
 
 
 def test_a_greeting_with_a_zero_byte_is_an_outage(on: str, queueing: Queueing) -> None:
