@@ -86,7 +86,12 @@ def _help(parser: ArgumentParser, action: Action) -> str:
     return parser._get_formatter()._expand_help(action) if action.help else ""
 
 
-CHECKS = ("mailrail.checks", "mailrail.mail.checks", "mailrail.invitations.checks")
+CHECKS = (
+    "mailrail.checks",
+    "mailrail.mail.checks",
+    "mailrail.mail.server_checks",
+    "mailrail.invitations.checks",
+)
 """The modules with system checks; each has a table of their ids in its docstring."""
 
 

@@ -8,6 +8,7 @@ import django
 import pytest
 from django.core.checks import WARNING
 from django.core.mail import send_mail
+from django.core.mail.backends import smtp as djangos
 from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
 
@@ -287,3 +288,36 @@ def test_a_token_in_place_of_a_password_is_fine(settings: Any) -> None:
     queueing(settings, "mailrail.mail.smtp.EmailBackend")
     settings.MAILERS["out"]["OPTIONS"] = {"host": "a", "username": "shop", "token": lambda: "token"}
     assert said() == []
+
+
+@pytest.mark.parametrize(
+    ("port", "use", "advice"),
+    [
+        (465, "use_tls", "use_ssl"),
+        (465, "", "use_ssl"),
+        (2465, "use_tls", "use_ssl"),
+        (587, "use_ssl", "use_tls"),
+        (25, "use_ssl", "use_tls"),
+        (465, "use_ssl", ""),
+        (587, "use_tls", ""),
+        (587, "", ""),
+        (8025, "use_tls", ""),
+    ],
+)
+@pytest.mark.parametrize("backend", [SMTP, f"{__name__}.Overriding"])
+def test_a_port_that_does_not_fit_the_way_to_tls(
+    settings: Any, backend: str, port: int, use: str, advice: str
+) -> None:
+    queueing(settings, backend)
+    if django.VERSION >= (6, 1):
+        settings.MAILERS["out"]["OPTIONS"] = {"host": "a", "port": port, **({use: True} if use else {})}
+    else:
+        settings.EMAIL_PORT = port
+        settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS = use == "use_ssl", use == "use_tls"
+    assert said() == (["mailrail.mail.W008"] if advice else [])
+    for warning in check_mail():
+        assert str(port) in warning.msg and f"Write {advice} " in str(warning.hint)
+
+
+class Overriding(djangos.EmailBackend):
+    """Of a project: we do not look into it."""

@@ -28,6 +28,7 @@ from mailrail.mail.smtp.errors import (
     TimedOut,
     TlsFailed,
 )
+from mailrail.mail.smtp.server import PATIENCE_WITHOUT_TLS, TLS_PORTS
 from tests.mail.test_smtp_dialogue import Bag, envelope
 from tests.smtp_server import PASSWORD, USER, Fault, ScriptedServer
 
@@ -112,6 +113,37 @@ def test_an_unknown_authority_is_refused_by_default(implicit: bool, serving: ssl
         pytest.raises(TlsFailed, match=r"self.signed|unable to get local issuer"),
     ):
         connect(server, tls="implicit" if implicit else "starttls")
+
+
+@pytest.mark.parametrize("what", ["silence", "disconnect"])
+@pytest.mark.parametrize("tls", ["starttls", "none"])
+def test_a_port_where_tls_comes_first_is_told_soon(
+    tls: Any, what: str, serving: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server waits for TLS, and we for its greeting: as on port 465."""
+    assert 465 in TLS_PORTS and PATIENCE_WITHOUT_TLS < 10
+    kind, patience = {"silence": (TimedOut, 0.1), "disconnect": (ConnectionLost, 30.0)}[what]
+    monkeypatch.setattr("mailrail.mail.smtp.session.PATIENCE_WITHOUT_TLS", patience)
+    with ScriptedServer([Fault("HANDSHAKE", what)], tls=serving, implicit_tls=True) as server:
+        monkeypatch.setattr("mailrail.mail.smtp.server.TLS_PORTS", {server.port})
+        with pytest.raises(kind, match=r"localhost:\d+ does not greet us: .*Write use_ssl") as caught:
+            connect(server, tls=tls, timeouts=PATIENCE)
+        assert type(caught.value) is kind and caught.value.stage is Stage.GREETING
+
+
+def test_a_slow_greeting_at_another_port_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailrail.mail.smtp.session.PATIENCE_WITHOUT_TLS", 0.0)
+    with ScriptedServer() as server:
+        connect(server)
+
+
+def test_tls_at_a_server_that_speaks_first_names_the_other_option() -> None:
+    with (
+        ScriptedServer() as server,
+        pytest.raises(TlsFailed, match=r"No TLS with localhost: .*Write use_tls") as caught,
+    ):
+        connect(server, tls="implicit")
+    assert "certificate" not in str(caught.value)
 
 
 def test_what_was_slipped_in_before_tls_is_refused(serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:

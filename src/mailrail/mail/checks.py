@@ -14,7 +14,6 @@ mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
 mailrail.mail.W004  with --deploy: EHLO, or Message-IDs, name this machine without a domain
 mailrail.mail.W005  with --database: email waits for a mailer that no setting defines
-mailrail.mail.W006  the mailer that delivers has a user name, and no password or token: it will not log in
 mailrail.mail.W007  the app is installed, and no mailer queues
 """
 
@@ -28,7 +27,6 @@ import django
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.mail.backends import smtp as djangos
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from mailrail.autoreload import import_watched
@@ -54,6 +52,7 @@ from .message_ids import message_id_domain
 from .models import Email
 from .moving import unknown_mailers
 from .policies import UNNAMED, Policy, build
+from .server_checks import check_server
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 MOST_MISTAKES = 20
@@ -328,16 +327,7 @@ def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
         )
     if errors:
         return
-    backend = open_backend(alias)
-    server = server_of(backend)
-    has_token = server is not None and server.token is not None
-    if isinstance(backend, djangos.EmailBackend) and backend.username and not (backend.password or has_token):
-        yield Warning(
-            f"{where} has the user name {backend.username!r}, and neither a password nor a token: nobody logs in.",
-            hint="Is the variable empty that should hold the password? Leave the user name out, too, if the server "
-            "asks for no login.",
-            id="mailrail.mail.W006",
-        )
+    yield from check_server(where, open_backend(alias))
 
 
 def _errors_of_options(alias: str) -> Collection[str]:

@@ -29,11 +29,18 @@ from ..replies import Reply, Stage
 
 
 class SmtpError(MailrailError):
-    """``stage``: where it happened; ``reply``: what the server said, if it did; ``code`` and ``text`` of it."""
+    """``stage``: where it happened; ``reply``: what the server said, if it did; ``code`` and ``text`` of it.
+
+    ``advice``: in place of the usual one of its class, where the cause is known better.
+    """
 
     advice = ""
 
-    def __init__(self, what: str, stage: Stage, reply: Reply | None = None) -> None:
+    def __init__(
+        self, what: str, stage: Stage, reply: Reply | None = None, *, advice: str | None = None
+    ) -> None:
+        if advice is not None:
+            self.advice = advice
         said = f": {reply}" if reply else ""
         advice = f" {self.advice}" if self.advice else ""
         super().__init__(f"{what}{said}.{advice}")

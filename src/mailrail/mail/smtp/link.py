@@ -17,9 +17,12 @@ from os import strerror
 from ..replies import Garbled, Reply, ReplyReader, Stage
 from .envelope import Envelope
 from .errors import CannotConnect, ConnectionLost, ProtocolError, SmtpError, TimedOut, TlsFailed
+from .server import USE_TLS
 
 IN, OUT = select.POLLIN, select.POLLOUT
 CHUNK = 64 * 1024
+NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""What OpenSSL calls it when a server answers TLS by plain text."""
 
 
 class Link:
@@ -168,7 +171,15 @@ class Handshake(Step):
         except ssl.SSLWantWriteError:
             return OUT
         except (OSError, ValueError) as error:  # ValueError: no valid host name
-            raise TlsFailed(f"No TLS with {self._host}: {error}", self.stage) from error
+            raise TlsFailed(
+                f"No TLS with {self._host}: {error}", self.stage, advice=self._advice(error)
+            ) from error
+
+    def _advice(self, error: Exception) -> str | None:
+        """What to do, where the error tells it."""
+        if getattr(error, "reason", None) in NO_TLS and self.stage is Stage.CONNECT:
+            return USE_TLS
+        return None
 
     def _shake(self) -> int:
         if not isinstance(self.link.socket, ssl.SSLSocket):

@@ -12,6 +12,20 @@ from typing import Literal
 
 Tls = Literal["none", "starttls", "implicit"]
 
+TLS_PORTS = frozenset({465, 2465})
+"""Where a server waits for TLS before it says a word: RFC 8314 3.3, and Amazon SES."""
+PLAIN_PORTS = frozenset({25, 587, 2587})
+"""Where a server greets without TLS: RFC 5321 4.5.4.2, RFC 6409 3.1, and Amazon SES."""
+PATIENCE_WITHOUT_TLS = 8.0
+"""Seconds to wait for a greeting at a port of the first kind without ``use_ssl``: it never comes."""
+USE_SSL = (
+    "Write use_ssl (EMAIL_USE_SSL) in place of use_tls: at this port TLS begins before the first word "
+    "(RFC 8314 3.3)."
+)
+USE_TLS = (
+    "Write use_tls (EMAIL_USE_TLS) in place of use_ssl: this server speaks first, and TLS begins by STARTTLS "
+    "(RFC 3207)."
+)
 
 _HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[A-Za-z0-9:.-]{1,253}\]")
 IGNORABLE = frozenset({"PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE"})
@@ -96,6 +110,13 @@ class Server:
     """Seconds after which a connection is replaced when it comes back."""
     check_after: float = 15.0
     """Seconds of idleness after which a connection is asked, by NOOP, whether it still is one."""
+
+    @property
+    def port_advice(self) -> str:
+        """What to write instead, where the port and the way to TLS are known not to fit; else nothing."""
+        if self.port in TLS_PORTS and self.tls != "implicit":
+            return USE_SSL
+        return USE_TLS if self.port in PLAIN_PORTS and self.tls == "implicit" else ""
 
     def tls_context(self) -> ssl.SSLContext:
         if self.context is not None:

@@ -22,7 +22,7 @@ from .errors import (
     TlsFailed,
 )
 from .link import Connect, Handshake, Link, Read, Step, Write, resolve
-from .server import Server
+from .server import PATIENCE_WITHOUT_TLS, Server
 
 Extensions = Mapping[str, str]
 """What EHLO offers: keyword in capitals -> its parameters."""
@@ -73,11 +73,23 @@ def _handshake(link: Link, server: Server, stage: Stage) -> Handshake:
 
 
 def _greeting(link: Link, server: Server) -> Steps:
-    reply = yield Read(link, Stage.GREETING, server.timeouts.greeting)
+    reply = yield from _first_reply(link, server)
     if reply.refusal:
         raise ServerRefused("The server turned us away", Stage.GREETING, reply)
     if reply.code != 220:
         raise ProtocolError("The server greets in a way that is not SMTP's", Stage.GREETING, reply)
+
+
+def _first_reply(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+    """Wait for it as long as RFC 5321 4.5.3.2.1 says, unless the port tells that nothing will come without TLS."""
+    timeout = server.timeouts.greeting
+    if server.tls == "implicit" or not server.port_advice:
+        return (yield Read(link, Stage.GREETING, timeout))  # type: ignore[no-any-return]
+    try:
+        return (yield Read(link, Stage.GREETING, min(timeout, PATIENCE_WITHOUT_TLS)))  # type: ignore[no-any-return]
+    except ConnectionLost as error:
+        what = f"{server.host}:{server.port} does not greet us: {error.what}"
+        raise type(error)(what, Stage.GREETING, advice=server.port_advice) from error
 
 
 def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
