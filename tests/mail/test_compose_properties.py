@@ -7,6 +7,7 @@ from collections.abc import Callable
 from django.core.mail import EmailMessage
 from hypothesis import HealthCheck, event, given, note, settings
 
+from mailrail.addresses import InvalidDomain
 from mailrail.mail.compose import compose
 from mailrail.mail.compose.common import write
 from mailrail.mail.compose.uncommon import Uncommon
@@ -48,7 +49,8 @@ def test_any_message_reads_as_what_django_sends_or_fails_as_it_does(message: Ema
         ours = _failure_of(
             compose, message
         )  # and if there is none it is what Django wrote, see test_compose.py
-        assert _told(ours) == _told(failure)
+        # Django writes what is no domain by IDNA 2008, see test_domains.py.
+        assert isinstance(ours, InvalidDomain) or _told(ours) == _told(failure)
     else:
         event("fast")
         assert failure is None
