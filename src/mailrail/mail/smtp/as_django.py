@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import smtplib
+from email.policy import default as parsing
 from email.utils import parseaddr
 from functools import lru_cache
 from typing import Any
@@ -45,7 +46,16 @@ def address_of(backend: Any, address: str, message: EmailMessage) -> str:
         return prepared
     from django.core.mail.message import sanitize_address
 
-    return parseaddr(sanitize_address(address, message.encoding or settings.DEFAULT_CHARSET))[1]
+    prepared = parseaddr(sanitize_address(address, message.encoding or settings.DEFAULT_CHARSET))[1]
+    if prepared.startswith('"'):
+        _check_grammar(address)
+    return prepared
+
+
+def _check_grammar(address: str) -> None:
+    """Raise ``ValueError`` for words that are no address until Django 5.2 puts quotes around them, as Django 6 does."""
+    if defects := parsing.header_factory("To", address).defects:
+        raise ValueError(f"Invalid address {address!r}: {'; '.join(map(str, defects))}")
 
 
 def utf8_address_of(backend: Any, address: str, message: EmailMessage) -> str:

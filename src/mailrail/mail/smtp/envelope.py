@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from ..replies import Reply, Stage, Verdict, classify
 from .errors import BareNewline, InvalidAddress, SmtpError, Unsendable
 
-_ADDRESS = re.compile(r"[^\x00-\x20\x7f<>]+")
+_ADDRESS = re.compile(r'[^\x00-\x20\x7f<>]+|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*"@[^\x00-\x20\x7f<>"]+')
+"""A quoted local part may hold what would else end its command (RFC 5321 4.1.2, Quoted-string)."""
 LONGEST_ADDRESS = 254
 """Octets (RFC 5321 4.5.3.1.3: 256 with its angle brackets)."""
 
@@ -20,8 +21,8 @@ def check_address(address: str) -> None:
     """Raise ``InvalidAddress`` for what could end its command, or never be an address."""
     if not _ADDRESS.fullmatch(address):
         raise InvalidAddress(
-            f"{address!r} is no address for SMTP: control characters, spaces, < and > cannot be in one. "
-            "Give the bare address, without a name."
+            f"{address!r} is no address for SMTP: control characters cannot be in one, spaces, < and > only in quotes "
+            "before the @. Give the bare address, without a name."
         )
     try:
         length = len(address.encode())
