@@ -90,6 +90,7 @@ CHECKS = (
     "mailrail.checks",
     "mailrail.mail.checks",
     "mailrail.mail.server_checks",
+    "mailrail.mail.unused",
     "mailrail.invitations.checks",
 )
 """The modules with system checks; each has a table of their ids in its docstring."""

@@ -14,7 +14,6 @@ mailrail.mail.W002  fail_silently: email that cannot be queued is dropped
 mailrail.mail.W003  a setting says how email is queued or delivered, and nobody reads it
 mailrail.mail.W004  with --deploy: EHLO, or Message-IDs, name this machine without a domain
 mailrail.mail.W005  with --database: email waits for a mailer that no setting defines
-mailrail.mail.W007  the app is installed, and no mailer queues
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A system check: is the mail queue installed, and does nothing queue?"""
+"""A system check: is the mail queue installed, and does nothing queue?
+
+mailrail.mail.W007  the app is installed, and no mailer queues
+"""
 
 from __future__ import annotations
 
