@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from mailrail.invitations import (
     resend,
     revoke,
 )
-from mailrail.invitations.consumers import unsent
+from mailrail.invitations.consumers import compose, unsent
 from mailrail.invitations.models import Invitation, Status
 from mailrail.mail.models import Suppression
 from mailrail.testing import drain, sent
@@ -79,6 +79,21 @@ def test_an_invitation_is_saved_and_its_id_is_sent(sender: User) -> None:
     assert "\nsender writes:\n\nCome and see.\n" in email.body
     assert f"/invites/accept/{invitation.key}/" in email.body
     assert "The link is good until" in email.body
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [("UTC", "Nov. 29, 2026, 3:52 p.m. (UTC)"), ("America/Chicago", "Nov. 29, 2026, 9:52 a.m. (CST)")],
+)
+def test_an_email_says_in_which_zone_its_time_is(
+    sender: User, settings: LazySettings, zone: str, shown: str
+) -> None:
+    settings.TIME_ZONE = zone
+    invitation = invite("guest@example.com", sender)
+    invitation.expires_at = datetime(2026, 11, 29, 15, 52, tzinfo=UTC)
+    email = compose(invitation)
+    for body in (email.body, email.alternatives[0][0]):
+        assert f"The link is good until {shown}." in str(body)
 
 
 def test_it_expires_after_seven_days_or_as_said(sender: User, with_settings: Any) -> None:

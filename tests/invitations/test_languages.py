@@ -29,7 +29,7 @@ from tests.visible import english, texts
 
 CHINA = "zh-Hans,zh;q=0.9,en;q=0.8"
 KNOWN = (
-    *("sender", "guest", "@example.com", "CSV", "UTF-8", "“email”"),
+    *("CST", "CDT", "sender", "guest", "@example.com", "CSV", "UTF-8", "“email”"),
     "有效的 Email 地址",  # as Django says it
 )
 
@@ -218,7 +218,7 @@ def test_the_email_is_in_the_language_of_who_invites(chinese: Client) -> None:
     assert '<html lang="zh-hans"' in html
     for said in (str(email.body), "\n".join(texts(html))):
         assert "sender 邀请了您。" in said and "欢迎你来！" in said
-        assert re.search(r"链接有效期至 \d{4}年\d+月\d+日 \d\d:\d\d。", said)
+        assert re.search(r"链接有效期至 \d{4}年\d+月\d+日 \d\d:\d\d（C[SD]T）。", said)
         assert "忽略本邮件即可。" in said and english(said, *KNOWN, link) == []
     assert link in email.body and "sender 的留言：" in email.body
 
