@@ -31,7 +31,7 @@ class _Reader(HTMLParser):
 
 def texts(html: str) -> list[str]:
     reader = _Reader()
-    reader.feed(html)
+    reader.feed(html.replace("<wbr>", ""))  # where a line may break is not seen
     reader.close()
     return [text.strip() for text in reader.texts if text.strip()]
 

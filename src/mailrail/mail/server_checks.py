@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Warning
 from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
 
-from .mailers import server_of
+from . import smtp as ours
 from .smtp.server import Server, Tls
 
 
@@ -25,8 +25,7 @@ def check_server(where: str, backend: BaseEmailBackend) -> Iterable[CheckMessage
 
 
 def _check_login(where: str, backend: djangos.EmailBackend) -> Iterable[CheckMessage]:
-    server = server_of(backend)
-    has_token = server is not None and server.token is not None
+    has_token = isinstance(backend, ours.EmailBackend) and backend.server.token is not None
     if backend.username and not (backend.password or has_token):
         yield Warning(
             f"{where} has the user name {backend.username!r}, and neither a password nor a token: nobody logs in.",
