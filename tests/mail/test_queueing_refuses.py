@@ -15,6 +15,7 @@ import django
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, EmailMultiAlternatives
+from django.core.mail.backends import smtp
 from django.utils.translation import gettext_lazy
 
 from mailrail import mail
@@ -277,6 +278,10 @@ def test_a_storage_that_is_away_loses_nothing(queueing: Queueing, storage: Path)
         stored.mkdir()  # to open it is an IsADirectoryError
         drain("mailrail.mail")
         assert len(server.mails) == 1
+        email = Email.objects.get(status=Status.QUEUED)
+        assert email.attempts == 0 and email.events[-1]["what"] == "not sent"
+        why = email.events[-1]["why"]
+        assert "the attachment 'a.bin'" in why and "cannot be read just now: IsADirectoryError" in why
         stored.rmdir()
         away.rename(stored)
         advance(120)
@@ -574,3 +579,25 @@ def test_in_an_event_loop_it_is_said_what_to_await(queueing: Queueing, send: Cal
         asyncio.run(view())
     [note] = refused.value.__notes__
     assert "await mail.aqueue" in note and "sync_to_async(send_mail)" in note
+
+
+class OfAProject(smtp.EmailBackend):
+    """We do not look into it: it speaks by smtplib."""
+
+
+@pytest.mark.parametrize("lacking", ["server", "ssl_certfile"])
+def test_an_error_of_another_smtp_backend_names_what_it_is_about(
+    queueing: Queueing, tmp_path: Path, lacking: str
+) -> None:
+    missing = str(tmp_path / "missing.pem")
+    with ScriptedServer() as server:
+        pass  # nobody listens any more
+    with ScriptedServer(extensions=("STARTTLS",)) as listening:
+        port = server.port if lacking == "server" else listening.port
+        more = {} if lacking == "server" else {"use_tls": True, "ssl_certfile": missing}
+        queueing(port, f"{__name__}.OfAProject", **more)
+        mail.queue(message())
+        work()
+    reason = MailerState.objects.get().reason
+    named = f"ssl_certfile '{missing}'" if lacking == "ssl_certfile" else "ConnectionRefusedError"
+    assert f"127.0.0.1:{port}" in reason and named in reason

@@ -146,6 +146,42 @@ def test_tls_at_a_server_that_speaks_first_names_the_other_option() -> None:
     assert "certificate" not in str(caught.value)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "starttls"])
+def test_a_client_certificate_that_is_asked_for_is_hinted_at(
+    implicit: bool, version: ssl.TLSVersion, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(asking)
+    authority.configure_trust(asking)
+    asking.verify_mode, asking.maximum_version = ssl.CERT_REQUIRED, version
+    with (
+        ScriptedServer(tls=asking, implicit_tls=implicit) as server,
+        pytest.raises(
+            SmtpError, match="asks for a client certificate: ssl_certfile and ssl_keyfile"
+        ) as caught,
+    ):
+        connect(server, tls="implicit" if implicit else "starttls", context=trusting)
+    assert isinstance(caught.value, ConnectionLost | TlsFailed)
+
+
+def test_a_server_that_closes_without_tls_gets_no_hint_at_certificates() -> None:
+    with ScriptedServer([Fault("CONNECT", "disconnect")]) as server, pytest.raises(ConnectionLost) as caught:
+        connect(server)
+    assert "certificate" not in str(caught.value)
+
+
+def test_a_refused_starttls_is_told_in_the_servers_words(serving: ssl.SSLContext) -> None:
+    with (
+        ScriptedServer([Fault("STARTTLS", "454 4.3.0 No entropy")], tls=serving) as server,
+        pytest.raises(
+            TlsFailed, match=r"refused STARTTLS: 454 4\.3\.0 No entropy\. 4xx: it is tried again"
+        ) as caught,
+    ):
+        connect(server, tls="starttls")
+    assert "certificate" not in str(caught.value)
+
+
 def test_what_was_slipped_in_before_tls_is_refused(serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     """The server's octets may come with the reply to STARTTLS or right behind it: both end the same way."""
     with ScriptedServer(
@@ -320,16 +356,40 @@ def test_what_the_caller_provides_and_does_not_work_is_said(tmp_path: Path) -> N
         raise LookupError("the service of tokens is away")
 
     with ScriptedServer(extensions=("AUTH XOAUTH2",)) as server:
-        with pytest.raises(CannotBegin, match="LookupError: the service of tokens is away") as caught:
+        said = r"token\(\) raised LookupError: the service of tokens is away"
+        with pytest.raises(CannotBegin, match=said) as caught:
             connect(server, username=USER, token=token)
         assert isinstance(caught.value.__cause__, LookupError)
         missing = str(tmp_path / "missing.pem")
-        with pytest.raises(CannotBegin, match="FileNotFoundError"):
+        said = rf"ssl_certfile '{missing}' cannot be used: FileNotFoundError.*'{missing}'"
+        with pytest.raises(CannotBegin, match=said):
             connect(server, tls="implicit", certfile=missing)
+        with pytest.raises(CannotBegin, match=rf"ssl_certfile .* and ssl_keyfile '{missing}' cannot be used"):
+            connect(server, tls="implicit", certfile=__file__, keyfile=missing)
+        with pytest.raises(CannotBegin, match=rf"ssl_certfile '{__file__}' cannot be used: SSLError"):
+            connect(server, tls="implicit", certfile=__file__)
         bag = Bag([envelope("x")])
         used = [Connection(Server("localhost", server.port, tls="implicit", certfile=missing))]
         [error] = carry(used, bag)
         assert isinstance(error, CannotBegin) and len(bag) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "kind"),
+    [
+        (None, "NoneType"),
+        ({"error": "secret"}, "dict"),
+        ("", "an empty one"),
+        ("secret\1", "one with characters"),
+    ],
+)
+def test_what_is_no_token_is_told_and_not_shown(token: Any, kind: str) -> None:
+    with ScriptedServer(extensions=("AUTH XOAUTH2",)) as server:
+        with pytest.raises(
+            CannotBegin, match=rf"token\(\) must return an access token.*not {kind}"
+        ) as caught:
+            connect(server, username=USER, token=lambda: token)
+        assert "secret" not in str(caught.value) and server.count("AUTH") == 0
 
 
 def test_a_server_without_auth() -> None:

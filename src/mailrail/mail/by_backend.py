@@ -17,10 +17,11 @@ from smtplib import (
     SMTPServerDisconnected,
 )
 from socket import gaierror
-from ssl import SSLEOFError, SSLZeroReturnError
+from ssl import SSLEOFError, SSLError, SSLZeroReturnError
 from traceback import walk_tb
 
 from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils import timezone
 
@@ -124,7 +125,7 @@ def _open(backend: BaseEmailBackend, login: Login) -> str | None:
         _close(backend)
         if isinstance(error, SMTPAuthenticationError):
             login.refused()
-        return _said(error)
+        return _said_of(backend, error)
     login.accepted()
     return None
 
@@ -134,7 +135,7 @@ def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[Ou
     try:
         return _outcome_of(backend, loaded, mailer), ""
     except AWAY as error:
-        said = _said(error)
+        said = _said_of(backend, error)
         return Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(said, Stage.CONNECT)), said
 
 
@@ -150,7 +151,7 @@ def _reopen(backend: BaseEmailBackend) -> str | None:
     try:
         backend.open()
     except Exception as error:
-        return _said(error)
+        return _said_of(backend, error)
     return None
 
 
@@ -304,6 +305,18 @@ def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Ou
 
 def _reply(code: int, text: bytes | str) -> Reply:
     return reply_of(code, text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+
+
+def _said_of(backend: BaseEmailBackend, error: Exception) -> str:
+    """What sockets and OpenSSL say names neither the server nor the file that it is about."""
+    said = _said(error)
+    if not isinstance(backend, djangos.EmailBackend):
+        return said
+    files = {name: getattr(backend, name) for name in ("ssl_certfile", "ssl_keyfile")}
+    named = ", ".join(f"{name} {path!r}" for name, path in files.items() if path)
+    of_a_file = isinstance(error, FileNotFoundError | PermissionError | SSLError)
+    about = f"{backend.host}:{backend.port}" + (f"; {named}" if named and of_a_file else "")
+    return storable(f"{said} ({about})")
 
 
 def _said(error: Exception) -> str:

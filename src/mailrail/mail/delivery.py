@@ -349,11 +349,11 @@ class Delivery:
         self._settle(
             [outcomes.fail(it, now, f"it cannot be read: {error}", mailer) for it, error in batch.unreadable]
             + [outcomes.lack(it, now, f"a file is missing: {error}", mailer) for it, error in batch.missing]
+            + [outcomes.await_storage(it, now, str(error), mailer) for it, error in batch.later]
         )
         self._ended = ended  # which says nothing of the mailer
         for email, error in batch.later:
-            logger.error("a file of email %s cannot be read just now: %s", email.pk, error)
-            self._later([email], 12 * SHORTLY, f"a file cannot be read: {error}")
+            logger.error("email %s waits: %s", email.pk, error)
         return batch.loaded
 
     def _by_smtp(

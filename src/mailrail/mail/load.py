@@ -63,7 +63,7 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
         failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
         if failed:
             is_missing = all(isinstance(error, FileNotFoundError) for error in failed)
-            error = _named(email, failed[0], errors) if is_missing else failed[0]
+            error = _named(email, failed[0], errors)
             (batch.missing if is_missing else batch.later).append((email, error))
             continue
         try:
@@ -81,7 +81,10 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
 def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> Exception:
     """What a storage says names the file as the storage knows it; people know it by another name."""
     digest = next(digest for digest in email.content["large"] if errors.get(digest) is error)
-    return FileNotFoundError(f"{file_name(email, digest)} is not where it is kept: {error}")
+    name = file_name(email, digest)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{name} is not where it is kept: {error}")
+    return OSError(f"{name} cannot be read just now: {type(error).__name__}: {error}")
 
 
 def file_name(email: Email, digest: str) -> str:

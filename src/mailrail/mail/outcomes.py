@@ -181,6 +181,12 @@ def lack(email: Email, now: datetime, why: str, mailer: str) -> Result:
     return _again(email, now, _soon(email))
 
 
+def await_storage(email: Email, now: datetime, why: str, mailer: str) -> Result:
+    """A storage does not answer, or not as it should. Again for as long as that takes: the file is there."""
+    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    return _again(email, now, _soon(email))
+
+
 def hold_for_its_sender(
     email: Email, now: datetime, mailer: str, result: Result | None = None, **facts: Any
 ) -> Result:

@@ -69,11 +69,18 @@ class ServerRefused(SmtpError):
     advice = "4xx: try later. 5xx: the server wants no mail from this machine; ask its operator."
 
 
+CERTIFICATE = (
+    "Check that the certificate is for this host name, has not expired, and is signed by an authority this machine "
+    "trusts; one of your own is given as ssl_context."
+)
+CLIENT_CERTIFICATE = "If the server asks for a client certificate: ssl_certfile and ssl_keyfile name yours."
+"""TLS 1.3 ends its handshake before the server looks at a certificate, or at its absence (RFC 8446 4.4.2.4)."""
+REFUSED_STARTTLS = "4xx: it is tried again later. 5xx: ask the operator of the server."
+SLIPPED_IN = "Somebody on the way may have put it there, to be taken for the server."
+
+
 class TlsFailed(SmtpError):
-    advice = (
-        "Check use_tls (STARTTLS, port 587) or use_ssl (port 465), and that the certificate is for this host name and "
-        "signed by an authority this machine trusts."
-    )
+    advice = "Check use_tls (STARTTLS, port 587) or use_ssl (port 465)."
 
 
 class AuthenticationRefused(SmtpError):

@@ -16,7 +16,16 @@ from os import strerror
 
 from ..replies import Garbled, Reply, ReplyReader, Stage
 from .envelope import Envelope
-from .errors import CannotConnect, ConnectionLost, ProtocolError, SmtpError, TimedOut, TlsFailed
+from .errors import (
+    CERTIFICATE,
+    CLIENT_CERTIFICATE,
+    CannotConnect,
+    ConnectionLost,
+    ProtocolError,
+    SmtpError,
+    TimedOut,
+    TlsFailed,
+)
 from .server import USE_TLS
 
 IN, OUT = select.POLLIN, select.POLLOUT
@@ -60,7 +69,8 @@ class Link:
         except ssl.SSLWantWriteError:
             return OUT
         except OSError as error:
-            raise ConnectionLost(f"The connection broke: {error}", stage) from error
+            advice = CLIENT_CERTIFICATE if _is_alert(error) else None
+            raise ConnectionLost(f"The connection broke: {error}", stage, advice=advice) from error
         self.at_end = self.at_end or not received
         try:
             self.reader.feed(received)
@@ -179,7 +189,9 @@ class Handshake(Step):
         """What to do, where the error tells it."""
         if getattr(error, "reason", None) in NO_TLS and self.stage is Stage.CONNECT:
             return USE_TLS
-        return None
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return CERTIFICATE
+        return CLIENT_CERTIFICATE if _is_alert(error) else None
 
     def _shake(self) -> int:
         if not isinstance(self.link.socket, ssl.SSLSocket):
@@ -288,3 +300,8 @@ class Permit(Step):
     @property
     def result(self) -> bool:
         return self.granted
+
+
+def _is_alert(error: Exception) -> bool:
+    """Is it the server that ended TLS, and said so (RFC 8446 6.2)?"""
+    return "ALERT" in str(getattr(error, "reason", ""))

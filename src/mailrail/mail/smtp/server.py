@@ -8,7 +8,11 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
+
+from ..replies import Stage
+from .errors import CannotBegin
 
 Tls = Literal["none", "starttls", "implicit"]
 
@@ -129,5 +133,17 @@ def _context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
     """Made once: loading the authorities takes longer than a whole email."""
     context = ssl.create_default_context()
     if certfile:
-        context.load_cert_chain(certfile, keyfile)
+        _load_certificate(context, certfile, keyfile)
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    """Raise ``CannotBegin`` that names the options and the files: OpenSSL does not say which one is missing."""
+    try:
+        for path in filter(None, (certfile, keyfile)):
+            Path(path).open("rb").close()
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:  # such as ssl.SSLError
+        names = f"ssl_certfile {certfile!r}" + (f" and ssl_keyfile {keyfile!r}" if keyfile else "")
+        what = f"{names} cannot be used: {type(error).__name__}: {error}"
+        raise CannotBegin(what, Stage.CONNECT) from error

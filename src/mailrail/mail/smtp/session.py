@@ -5,6 +5,7 @@ Generators of steps (link.py): they say what to wait for next and get its result
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Generator, Mapping
 from hmac import HMAC
@@ -12,6 +13,9 @@ from typing import Any
 
 from ..replies import Reply, Stage
 from .errors import (
+    CLIENT_CERTIFICATE,
+    REFUSED_STARTTLS,
+    SLIPPED_IN,
     AuthenticationRefused,
     CannotBegin,
     CannotConnect,
@@ -41,7 +45,9 @@ def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]
         yield from _connect(link, server)
         if server.tls == "implicit":
             yield _handshake(link, server, Stage.CONNECT)
-        yield from _greeting(link, server)
+            yield from _first_after_tls(_greeting(link, server))
+        else:
+            yield from _greeting(link, server)
         extensions = yield from _ehlo(link, server)
         if server.tls == "starttls":
             extensions = yield from _start_tls(link, server, extensions)
@@ -115,11 +121,23 @@ def _start_tls(link: Link, server: Server, offered: Extensions) -> Generator[Ste
         raise TlsFailed("The server does not offer STARTTLS", Stage.STARTTLS)
     reply = yield from command(link, b"STARTTLS", Stage.STARTTLS, server.timeouts.command)
     if reply.code != 220:
-        raise _no(reply, TlsFailed("The server refused STARTTLS", Stage.STARTTLS, reply))
+        raise _no(
+            reply, TlsFailed("The server refused STARTTLS", Stage.STARTTLS, reply, advice=REFUSED_STARTTLS)
+        )
     if link.reader:  # somebody on the way slipped in replies that would be read as if they came through TLS
-        raise TlsFailed("Something came between STARTTLS and TLS", Stage.STARTTLS)
+        raise TlsFailed("Something came between STARTTLS and TLS", Stage.STARTTLS, advice=SLIPPED_IN)
     yield _handshake(link, server, Stage.STARTTLS)
-    return (yield from _ehlo(link, server))
+    return (yield from _first_after_tls(_ehlo(link, server)))  # type: ignore[no-any-return]
+
+
+def _first_after_tls(steps: Steps) -> Steps:
+    """A server that misses our certificate may close without a word, now that it has looked for one."""
+    try:
+        return (yield from steps)
+    except ConnectionLost as error:
+        if type(error) is not ConnectionLost or error.reply is not None:
+            raise
+        raise ConnectionLost(error.what, error.stage, advice=CLIENT_CERTIFICATE) from error
 
 
 def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
@@ -192,13 +210,33 @@ def _cram_md5(link: Link, server: Server) -> Generator[Step, Any, Reply]:
 
 def _xoauth2(link: Link, server: Server) -> Generator[Step, Any, Reply]:
     """Google's and Microsoft's. A refusal comes as a challenge first, to be answered with an empty line."""
-    assert server.token is not None
-    secret = f"user={server.username}\1auth=Bearer {server.token()}\1\1".encode()
+    secret = f"user={server.username}\1auth=Bearer {_token(server)}\1\1".encode()
     reply = yield from _auth(link, server, b"AUTH XOAUTH2 " + b64encode(secret))
     if reply.code == 334:
         reply = yield from _auth(link, server, b"")
     return reply
 
 
+def _token(server: Server) -> str:
+    """Ask for it. Raises ``CannotBegin``, which never shows what should have been one."""
+    assert server.token is not None
+    try:
+        token: object = server.token()
+    except Exception as error:
+        raise CannotBegin(f"token() raised {type(error).__name__}: {error}", Stage.AUTH) from error
+    if isinstance(token, str) and _TOKEN.fullmatch(token):
+        return token
+    what = f"token() must return an access token, a string without spaces, not {_kind_of(token)}"
+    raise CannotBegin(what, Stage.AUTH) from TypeError(what)
+
+
+def _kind_of(token: object) -> str:
+    if isinstance(token, str):
+        return "one with characters that no token has" if token else "an empty one"
+    return f"{type(token).__name__}"
+
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+"""RFC 6750 2.1 allows fewer; what matters is that it stays inside of its field."""
 _SENDING_THE_PASSWORD = frozenset({"PLAIN", "LOGIN"})
 _MECHANISMS = {"PLAIN": _plain, "LOGIN": _login, "CRAM-MD5": _cram_md5, "XOAUTH2": _xoauth2}
