@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mailrail.errors import InvalidSettings
 from mailrail.log import logger_of
 from mailrail.terminal import as_json, harmless, single_line
 
@@ -40,8 +41,43 @@ def test_arguments_are_escaped_and_the_template_is_kept(caplog: pytest.LogCaptur
     logger.info("%s said %s, %d times, %r", SAID, ValueError(f"no\n{SAID}"), 3, None)
     [record] = caplog.records
     assert record.msg == "%s said %s, %d times, %r"
-    assert record.getMessage() == f"{WRITTEN} said no\\n{WRITTEN}, 3 times, None"
+    assert record.getMessage() == f"{WRITTEN} said ValueError: no, 3 times, None"
     assert record.pathname == __file__
+
+
+SEVERAL_LINES = "connection refused\n\tIs the server running on that host\x1b[2J?"
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise TypeError("it cannot say")
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "line"),
+    [
+        (OSError(SEVERAL_LINES), "INFO", "OSError: connection refused"),
+        (
+            OSError(SEVERAL_LINES),
+            "DEBUG",
+            "OSError: connection refused\n\tIs the server running on that host\\x1b[2J?",
+        ),
+        (KeyError("x"), "INFO", "KeyError: 'x'"),
+        (ValueError(), "INFO", "ValueError"),
+        (Mute(), "INFO", "Mute"),
+        (InvalidSettings("One.", "Two."), "INFO", "One.\\nTwo."),
+    ],
+)
+def test_an_exception_is_told_by_class_and_first_line_and_the_record_has_all_of_it(
+    caplog: pytest.LogCaptureFixture, error: Exception, level: str, line: str
+) -> None:
+    """The mistakes in settings are sentences of ours, each of which counts."""
+    caplog.set_level(level, "mailrail.worker")
+    logger_of("mailrail.worker").error("the layer cannot be used; %s", error)
+    [record] = caplog.records
+    assert record.getMessage() == f"the layer cannot be used; {line}"
+    if isinstance(error, OSError):
+        assert record.error == f"OSError: {SEVERAL_LINES}"  # type: ignore[attr-defined]
 
 
 def test_tracebacks_are_escaped(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+from .errors import InvalidSettings
 from .terminal import Escaped, harmless, single_line
 
 _formatter = logging.Formatter()
@@ -34,12 +35,45 @@ def logger_of(name: str) -> Logger:
 def _escape(record: logging.LogRecord) -> bool:
     """Write out control characters of arguments and of a traceback. The template stays, by which tools group lines."""
     if isinstance(record.args, tuple):
+        _shorten_errors(record)
         record.args = tuple(map(_safe, record.args))
     if record.exc_info and not record.exc_text:
         text = _formatter.formatException(record.exc_info)
         # Kept by the record, it is what formatters write. Others may format the exception in their own way.
         record.exc_text = None if text == (safe := harmless(text)) else safe
     return True
+
+
+def _shorten_errors(record: logging.LogRecord) -> None:
+    """Replace exceptions among the arguments by their class and first line; under DEBUG, by all that they say.
+
+    Drivers of databases put the gist first, then a statement or a hint. ``record.error`` has the whole text.
+    """
+    args = record.args if isinstance(record.args, tuple) else ()
+    told = {n: _told(each) for n, each in enumerate(args) if isinstance(each, BaseException)}
+    if not told:
+        return
+    if not hasattr(record, "error"):
+        record.error = "\n".join(told.values())
+    is_whole = logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+    record.args = tuple(_shown(told[n], is_whole, each) if n in told else each for n, each in enumerate(args))
+
+
+def _shown(told: str, is_whole: bool, error: Any) -> Escaped:
+    if is_whole:
+        return harmless(told)
+    return single_line(told if isinstance(error, InvalidSettings) else told.partition("\n")[0])
+
+
+def _told(error: BaseException) -> str:
+    """Return the class and what the exception says; of mistakes in settings, each a sentence of ours, only these."""
+    try:
+        text = str(error).strip()
+    except Exception:  # some cannot even say what they are
+        text = ""
+    if isinstance(error, InvalidSettings):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _safe(value: Any) -> Any:

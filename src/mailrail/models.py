@@ -13,8 +13,8 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .messages import LONGEST_ERROR_CLASS
 from .moments import aware, from_timestamp
+from .tracebacks import LONGEST_ERROR_CLASS
 
 
 class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker

@@ -318,7 +318,7 @@ def test_a_worker_that_cannot_be_started_just_now_is_started_later(
         until(layer.workers)
         [child] = children_of(worker.process.pid)
         os.kill(child, signal.SIGKILL)
-        until(lambda: "cannot be started: [Errno 11] no room for another" in worker.log)
+        until(lambda: "cannot be started: BlockingIOError: [Errno 11] no room for another" in worker.log)
         id = str(Channel("ledger").send({"n": 1}))
         until(lambda: ledger.counts())
         worker.signal(signal.SIGTERM)

@@ -11,7 +11,8 @@ import pytest
 
 from mailrail.layers import DurableLayer, RedisChannelLayer
 from mailrail.layers.looking import END, EXCERPT
-from mailrail.messages import Listed, Message, error_class, first_line
+from mailrail.messages import Listed, Message
+from mailrail.tracebacks import error_class, first_line
 
 from ..servers import ValkeyServer
 

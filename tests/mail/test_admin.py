@@ -250,6 +250,22 @@ def test_the_page_of_an_email_tells_everything_and_runs_nothing(staff: Client, r
     assert headers["To"] == "Ann <ann@example.com>" and headers["Subject"] == EVIL and "Bcc" not in headers
 
 
+def test_the_page_shows_an_exception_of_several_lines_by_the_first_and_the_rest_on_demand(
+    staff: Client,
+) -> None:
+    text = staff.get(page(ended(mail.queue(message()), "OSError: no <b>\n\tIs it running?"))).text
+    listed = staff.get(reverse("admin:mailrail_mail_email_changelist")).text
+    assert "OSError: no &lt;b&gt;" in listed and "Is it running?" not in listed
+    assert text.count("<summary>OSError: no &lt;b&gt;</summary>") == 2, "of the recipient, and of the event"
+    assert text.count("OSError: no &lt;b&gt;\n\tIs it running?</pre>") == 2
+    assert (
+        "<details>"
+        not in staff.get(page(ended(mail.queue(message()), "OSError: no")))
+        .text.partition("What happened")[2]
+        .partition("mailrail-content")[0]
+    )
+
+
 def test_the_preview_shows_the_emails_own_images_and_may_do_nothing(staff: Client, rich: Email) -> None:
     response = staff.get(page(rich, "preview"))
     policy = {rule.split()[0]: rule.split()[1:] for rule in response["Content-Security-Policy"].split("; ")}

@@ -15,11 +15,12 @@ from mailrail.layers import get_layer
 from mailrail.mail import queue, release
 from mailrail.mail.consumers import LOSSES, hold_what_was_buried
 from mailrail.mail.models import Email, Status
-from mailrail.mail.queueing import CHANNEL
+from mailrail.mail.queueing import CHANNEL, content_for
 from mailrail.messages import Message
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.signals import message_buried
+from mailrail.tracebacks import first_line
 
 from ..processes import Ledger, Manage, WorkerProcess, until
 from .conftest import messages, work
@@ -131,3 +132,15 @@ def test_a_worker_that_is_killed_between_burying_and_holding(settings: Any, tmp_
     finally:
         worker.kill_all()
     assert once.exists() and len(get_layer().dead(CHANNEL)) == 1
+
+
+def test_the_record_of_a_buried_message_keeps_what_raised_and_not_the_way_there() -> None:
+    """An error of Django's, with the many frames that lead to it."""
+    email = queue(next(iter(messages(1))))
+    frames = "".join(f'  File "a.py", line {n}, in run\n    run()\n' for n in range(200))
+    error = f"Traceback (most recent call last):\n{frames}OSError: gone\nIs it there?\n"
+    buried: Any = Message(CHANNEL, content_for(email.pk, email.call))
+    hold_what_was_buried(message=buried, error=error)
+    email.refresh_from_db()
+    why = email.events[-1]["why"]
+    assert why.endswith("OSError: gone\nIs it there?\n") and first_line(why) == "OSError: gone"

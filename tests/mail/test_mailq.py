@@ -19,7 +19,7 @@ from mailrail.mail.ledger import write
 from mailrail.mail.mailers import delivering
 from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
-from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.outcomes import fail, judge, lack
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import Fate, Outcome
@@ -205,6 +205,33 @@ def test_nothing_that_servers_say_steers_the_terminal(on: str) -> None:
         mailer="out", paused_by="outage", reason="421 \x1b]0;gone\a", since=timezone.now()
     )
     text = mailq()
-    assert "550 \\x1b[2Jno\\nEnded: sent 9\n" in text, "a reply of several lines stays on one"
+    assert "550 \\x1b[2Jno\n" in text and "Ended: sent 9" not in text, "of what is no reply, the first line"
     assert "550 \\u001b[2Jno" in mailq("--json")
     assert "550 \\x1b[2Jno" in text and "421 \\x1b]0;gone\\x07" in text and "\x1b" not in text
+
+
+SEVERAL_LINES = 'UndefinedColumn: column "b" does not exist\nLINE 1: SELECT b FROM a\n               ^'
+FIRST_LINE = 'UndefinedColumn: column "b" does not exist\n'
+
+
+def test_reasons_that_exceptions_gave_are_shown_by_class_and_first_line(on: str) -> None:
+    """Those that differ only behind it are one; JSON has all of it."""
+    failed, *deferred = queue(3)
+    now = timezone.now()
+    results = [fail(failed, now, SEVERAL_LINES, "out")]
+    for n, email in enumerate(deferred):
+        results.append(lack(email, now, f"{SEVERAL_LINES}{'   ' * n}", "out"))
+    write(results, (), on)
+    text = mailq()
+    assert text.count(FIRST_LINE) == 2 and "LINE 1" not in text and "2 of mailer" in text
+    told = report()
+    assert told["failures"][0]["why"] == told["deferrals"][0]["reason"].rstrip(" ") == SEVERAL_LINES
+    assert told["deferrals"][0]["summary"] == FIRST_LINE.rstrip()
+
+
+def test_a_reply_of_several_lines_is_shown_whole(on: str) -> None:
+    [email] = queue(1)
+    reply = Reply(550, "Your mail was blocked because\nits sender is unknown.", "5.7.1")
+    outcome = Outcome(Fate.REFUSED, Stage.RCPT, None, {"you@example.com": reply})
+    write([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    assert "550 5.7.1 Your mail was blocked because\\nits sender is unknown.\n" in mailq()

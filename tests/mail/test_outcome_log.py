@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage
+from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, outage_log, outcome_log
 from mailrail.mail.models import MailerState
+from mailrail.mail.outcomes import fail
 from mailrail.testing import advance
 
 from ..smtp_server import Fault, ScriptedServer
@@ -173,3 +175,14 @@ def test_a_reply_forges_no_line_and_steers_no_terminal(
 def test_a_seen_outage_is_escaped_too(caplog: pytest.LogCaptureFixture) -> None:
     outage_log.seen(MailerState(mailer="out", paused_by="outage", reason=f"421 {RAW}\nforged"))
     assert f"421 {WRITTEN}\\nforged" in caplog.text
+
+
+def test_an_exception_of_several_lines_is_told_by_its_class_and_first_line(
+    queueing: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    queueing(1)
+    email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["ann@example.com"]))
+    outcome_log.tell([fail(email, timezone.now(), "OSError: gone\n\tIs it there?", "out")])
+    [(_, line)] = lines(caplog)
+    assert line.endswith(" text='OSError: gone'")
+    assert caplog.records[-1].text == "OSError: gone\\n\\tIs it there?"  # type: ignore[attr-defined]

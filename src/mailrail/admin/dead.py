@@ -10,8 +10,9 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.key_lists import short_time
-from mailrail.messages import Listed, Place, first_line
+from mailrail.messages import Listed, Place
 from mailrail.models import BuriedMessage
+from mailrail.tracebacks import first_line
 
 from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
 from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened

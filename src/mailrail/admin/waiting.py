@@ -15,8 +15,9 @@ from django.utils.translation import gettext_lazy as _
 
 from mailrail.errors import MailrailError
 from mailrail.key_lists import short_time
-from mailrail.messages import ChannelStats, Listed, Place, first_line
+from mailrail.messages import ChannelStats, Listed, Place
 from mailrail.models import StoredMessage
+from mailrail.tracebacks import first_line
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
 from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened

@@ -16,7 +16,8 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import InvalidSettings, LayerUnavailable
-from ..messages import DeadMessage, Listed, Message, decode, error_class
+from ..messages import DeadMessage, Listed, Message, decode
+from ..tracebacks import error_class
 from .base import DurableLayer, LocalChannels
 
 

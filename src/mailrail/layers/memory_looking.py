@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
-from ..messages import DeadMessage, Listed, Message, Place, State, encode, error_class
+from ..messages import DeadMessage, Listed, Message, Place, State, encode
+from ..tracebacks import error_class
 from .looking import END, EXCERPT, LookedAt, Waiting, latest, soonest
 
 

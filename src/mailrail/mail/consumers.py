@@ -35,6 +35,8 @@ ALWAYS = 1_000_000
 LOSSES = 20
 """Workers that may die over an email: most are killed for other reasons, and its record knows whether it was sent."""
 
+LONGEST_ERROR = 2000
+"""Characters of the error of a buried message that the record keeps: its end, which names the exception."""
 DEAD_AT_ONCE = 500
 """Dead messages that are looked at together."""
 LONGEST_DIALOGUE = timedelta(minutes=10)
@@ -120,7 +122,7 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
 
 
 def _hold(email: Email, error: str) -> None:
-    note(email, now := timezone.now(), "held: its message was buried", why=error[:500])
+    note(email, now := timezone.now(), "held: its message was buried", why=error[-LONGEST_ERROR:])
     Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
         status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now, next_try_at=None
     )

@@ -128,7 +128,7 @@ class Delivery:
                 self._fail_unforeseen(ids[0], error)
                 return
             logger.warning(
-                "an error in the delivery of %s email(s), which are tried one by one: %r", len(ids), error
+                "an error in the delivery of %s email(s), which are tried one by one: %s", len(ids), error
             )
             known = self._emails
             for it in left:

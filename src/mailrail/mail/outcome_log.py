@@ -8,6 +8,7 @@ from typing import Any
 
 from mailrail.log import logger_of
 from mailrail.terminal import single_line
+from mailrail.tracebacks import first_line
 
 from .log_recipients import masked, named
 from .models import Email, Status
@@ -51,7 +52,8 @@ def _log(level: int, result: Result) -> None:
     mailer = _of(event, "mailer") or email.mailer or "default"
     reply = _reply(email, event, what)
     to = named([_of(each, "address") for each in email.recipients])
-    text = masked(_of(reply, "text") or _of(reply, "why"))[:LONGEST_TEXT]
+    whole = masked(_of(reply, "text") or _of(reply, "why"))
+    text = (whole if _of(reply, "code") else first_line(whole))[:LONGEST_TEXT]
     line = f"{what} email={email.pk} to={to} mailer={single_line(mailer)}"
     if result.again is not None:
         line += f" next_try_in={result.again:.0f}"
@@ -60,7 +62,7 @@ def _log(level: int, result: Result) -> None:
             line += f" {name}={single_line(value)}"
     if text:
         line += f" text={text!r}"
-    facts = {"code": _of(reply, "code"), "enhanced": _of(reply, "enhanced"), "text": single_line(text)}
+    facts = {"code": _of(reply, "code"), "enhanced": _of(reply, "enhanced"), "text": single_line(whole)}
     # For log formatters that write JSON.
     extra = {"outcome": what, "email_id": str(email.pk), "mailer": mailer, "recipients": to, **facts}
     logger.log(level, "%s", line, extra=extra)

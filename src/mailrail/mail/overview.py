@@ -12,6 +12,7 @@ from django.db.models import Case, F, Q, When
 from django.utils import timezone
 
 from mailrail.moments import seconds_between
+from mailrail.tracebacks import first_line
 
 from .models import FINAL, Email, MailerState, Status
 
@@ -42,24 +43,27 @@ class Waiting:
 class Deferral:
     """The emails of a mailer that wait for their next attempt for the same reason.
 
-    ``reason``: in the words of the one that is due first. ``next_try``: when that is.
+    ``reason``: in the words of the one that is due first; ``summary``: its first line, if an exception says it.
+    ``next_try``: when that is.
     """
 
     mailer: str
     reason: str
     count: int
     next_try: datetime
+    summary: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An email that failed, and what was said last."""
+    """An email that failed, and what was said last; ``summary``: the first line of it, if an exception says it."""
 
     id: str
     mailer: str
     recipients: list[str]
     at: datetime
     why: str
+    summary: str
 
 
 def waiting(using: str, status: str | None = None, mailer: str | None = None) -> list[Waiting]:
@@ -108,13 +112,18 @@ def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
 
     Among the oldest ``COUNTED`` of those queued. Digits tell no reasons apart: servers put ids into their replies.
     """
-    groups: dict[tuple[str, str], list[tuple[datetime, str]]] = {}
+    groups: dict[tuple[str, str], list[tuple[datetime, str, str]]] = {}
     for name, next_try, events in _deferred(using):
         if mailer in (None, name):
-            reason = _last_said(events)
-            groups.setdefault((name, _ids.sub("#", reason)), []).append((next_try, reason))
-    found = [Deferral(name, min(its)[1], len(its), min(its)[0]) for (name, _), its in groups.items()]
+            reason, summary = _last_said(events)
+            groups.setdefault((name, _ids.sub("#", summary)), []).append((next_try, reason, summary))
+    found = [_deferral(name, its) for (name, _), its in groups.items()]
     return sorted(found, key=lambda each: (-each.count, each.next_try))
+
+
+def _deferral(mailer: str, its: list[tuple[datetime, str, str]]) -> Deferral:
+    next_try, reason, summary = min(its)
+    return Deferral(mailer, reason, len(its), next_try, summary)
 
 
 def _deferred(using: str) -> Iterator[tuple[str, datetime, Any]]:
@@ -157,28 +166,38 @@ def failures(using: str, mailer: str | None = None, limit: int = 10) -> list[Fai
     newest = Email.objects.using(using).filter(status=Status.FAILED).order_by("-changed_at")
     if mailer is not None:
         newest = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
-    return [
-        Failure(
-            id=str(email.pk),
-            mailer=email.mailer,
-            recipients=[_of(each, "address") for each in email.recipients],
-            at=email.changed_at,
-            why=reason_of(email),
-        )
-        for email in newest.order_by("-changed_at").defer("content")[:limit]
-    ]
+    return [_failure(email) for email in newest.order_by("-changed_at").defer("content")[:limit]]
+
+
+def _failure(email: Email) -> Failure:
+    to = [_of(each, "address") for each in email.recipients]
+    return Failure(str(email.pk), email.mailer, to, email.changed_at, *_reason_and_summary(email))
 
 
 def reason_of(email: Email) -> str:
-    """Return what was said last about an email that is not sent: the reply of a server, or why it was not tried."""
-    return _last_said(email.recipients) or _last_said(email.events)
+    """Return what was said last about an email that is not sent: the reply of a server, or why it was not tried.
+
+    Of what an exception says, the class and first line.
+    """
+    return _reason_and_summary(email)[1]
 
 
-def _last_said(entries: Any) -> str:
+def _reason_and_summary(email: Email) -> tuple[str, str]:
+    of_recipients = _last_said(email.recipients)
+    return of_recipients if of_recipients[0] else _last_said(email.events)
+
+
+def _last_said(entries: Any) -> tuple[str, str]:
+    """Return the last reply or reason, and how a list shows it.
+
+    A server wraps its sentences, so a reply, which has a code, is shown with all its lines. What an exception says
+    begins with the gist.
+    """
     for each in reversed(entries) if isinstance(entries, list) else ():
         if said := _of(each, "text") or _of(each, "why"):
-            return " ".join(filter(None, [_of(each, "code"), _of(each, "enhanced"), said]))
-    return ""
+            whole = " ".join(filter(None, [_of(each, "code"), _of(each, "enhanced"), said]))
+            return whole, whole if _of(each, "code") else first_line(whole)
+    return "", ""
 
 
 def _of(value: Any, name: str) -> str:

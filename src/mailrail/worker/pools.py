@@ -79,7 +79,7 @@ async def _tidy_connections() -> None:
     try:
         await sync_to_async(close_old_connections)()
     except Exception as error:
-        logger.warning("the connections of async consumers cannot be tidied: %r", error)
+        logger.warning("the connections of async consumers cannot be tidied: %s", error)
 
 
 class Threads:

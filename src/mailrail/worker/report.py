@@ -6,9 +6,10 @@ import logging
 import time
 from typing import Any
 
-from ..messages import Message, first_line
+from ..messages import Message
 from ..signals import message_buried, message_finished, message_retried, message_started, worker_maintenance
 from ..terminal import Escaped, harmless
+from ..tracebacks import first_line
 from .incoming import IncomingMessage, Outcome
 from .log import logger
 

@@ -14,8 +14,9 @@ from uuid import UUID
 from django.db import DatabaseError, transaction
 
 from ...errors import LayerUnavailable
-from ...messages import Claimed, Message, Statement, error_class
+from ...messages import Claimed, Message, Statement
 from ...second_connection import outside_the_transaction
+from ...tracebacks import error_class
 from .. import database_sql
 from ..base import Lease, lease_for
 from ..database import read_message, storable

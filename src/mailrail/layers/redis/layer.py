@@ -18,10 +18,10 @@ from ...messages import (
     Claimed,
     Message,
     check_channel_name,
-    error_class,
     new_token,
 )
 from ...options import Mistakes
+from ...tracebacks import error_class
 from ..base import DurableLayer, Lease, lease_for
 from ..outbox import Outbox
 from ..unanswered import Unanswered

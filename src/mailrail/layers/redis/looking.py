@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ...messages import DeadMessage, Listed, Message, Place, State, error_class
+from ...messages import DeadMessage, Listed, Message, Place, State
+from ...tracebacks import error_class
 from ..hints import HintedLayer
 from ..looking import END, EXCERPT, Waiting, latest, soonest
 from .names import Names

@@ -14,7 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from ...errors import WouldDeadlock
-from ...messages import Claimed, Message, check_channel_name, encode, error_class, new_token, uuid7
+from ...messages import Claimed, Message, check_channel_name, encode, new_token, uuid7
+from ...tracebacks import error_class
 from .. import database_sql
 from ..base import Lease, lease_for
 from ..database import read_message, storable

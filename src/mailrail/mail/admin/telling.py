@@ -12,6 +12,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail.key_lists import breakable
 from mailrail.moments import as_django
 from mailrail.terminal import harmless
+from mailrail.tracebacks import first_line
 
 from ..models import Email, Status
 from ..overview import due_at, reason_of
@@ -111,7 +112,12 @@ def shortened(text: str) -> str:
 def event(told: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.events``."""
     what = str(told.get("what", ""))
-    return {**_escaped(told), "at": _time(told), "what": EVENTS.get(what, harmless(what))}
+    return {
+        **_escaped(told),
+        "at": _time(told),
+        "what": EVENTS.get(what, harmless(what)),
+        **_said(told),
+    }
 
 
 def recipient(told: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +126,21 @@ def recipient(told: dict[str, Any]) -> dict[str, Any]:
     label = Status(status).label if status in Status.values else harmless(status)
     may_have_it = bool(told.get("in_doubt")) and status != Status.SENT
     escaped = _escaped(told)
-    shown = breakable(str(escaped.get("address", "")))
-    return {**escaped, "shown": shown, "at": _time(told), "status": label, "may_have_it": may_have_it}
+    return {
+        **escaped,
+        "shown": breakable(str(escaped.get("address", ""))),
+        "at": _time(told),
+        "status": label,
+        "may_have_it": may_have_it,
+        **_said(told),
+    }
+
+
+def _said(told: dict[str, Any]) -> dict[str, str]:
+    """Return the reply or reason as ``said``; for an exception of several lines, its first one as ``summary``."""
+    said = " ".join(str(told[name]).strip() for name in ("text", "why") if told.get(name))
+    is_one = told.get("code") or "\n" not in said
+    return {"said": harmless(said), "summary": "" if is_one else harmless(first_line(said))}
 
 
 def _escaped(told: dict[str, Any]) -> dict[str, Any]:

@@ -94,14 +94,14 @@ class Command(PipedCommand):
         for each in report["deferrals"][:MOST_REASONS]:
             name = each["mailer"] or "default"
             next_try = _until(each["next_try"])
-            self._say(f"{each['count']:,} of mailer {name}, next try {next_try}: {each['reason'][:200]}")
+            self._say(f"{each['count']:,} of mailer {name}, next try {next_try}: {each['summary'][:200]}")
         if (others := len(report["deferrals"]) - MOST_REASONS) > 0:
             self.stdout.write(f"… and {others:,} other reasons: --json has them all.")
         if report["failures"]:
             self.stdout.write("\nFailed last:")
         for each in report["failures"]:
             to = ", ".join(each["recipients"])
-            self._say(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['why'][:200]}")
+            self._say(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['summary'][:200]}")
 
     def _say(self, text: str) -> None:
         """What others have said stays on its line."""
