@@ -87,6 +87,6 @@ format: ## format the code, fix what ruff can fix
 	"$(dev)" -m ruff format
 
 clean: ## remove the environments, caches and builds
-	find src -name '*.mo' -delete
+	find src demo -name '*.mo' -delete
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -2,8 +2,9 @@
 
     python -m scripts.catalogues [--compile]
 
-``make messages`` runs it. New texts come in without a translation, texts that are gone go; who translates fills in
-``msgstr`` in ``locale/zh_Hans/LC_MESSAGES/django.po`` and runs it again. ``--compile``: nothing but that.
+``make messages`` runs it, for the apps of the package and for the demo. New texts come in without a translation, texts
+that are gone go; who translates fills in ``msgstr`` in ``locale/zh_Hans/LC_MESSAGES/django.po`` and runs it again.
+``--compile``: nothing but that.
 
 Exit status: 1 if something is lacking.
 """
@@ -24,7 +25,7 @@ from babel.messages.extract import DEFAULT_KEYWORDS, extract
 from babel.messages.pofile import write_po
 from django.utils.translation.template import templatize
 
-from .compile_catalogues import ANY_TIME, PACKAGE, compile_all, read, sources
+from .compile_catalogues import ANY_TIME, ROOT, compile_all, read, sources
 
 KEYWORDS = {
     **DEFAULT_KEYWORDS,
@@ -49,7 +50,7 @@ def main() -> int:
         for source in sources():
             update(source)
     compile_all()
-    lacking = [f"{source.relative_to(PACKAGE)}: {text}" for source in sources() for text in problems(source)]
+    lacking = [f"{source.relative_to(ROOT)}: {text}" for source in sources() for text in problems(source)]
     print(*lacking, sep="\n", end="\n" if lacking else "")
     return 1 if lacking else 0
 

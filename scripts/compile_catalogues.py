@@ -17,7 +17,9 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = Path(__file__).resolve().parent.parent / "src" / "mailrail"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "mailrail"
+DEMO = ROOT / "demo"
 ANY_TIME = datetime.fromtimestamp(0, UTC)
 """Whenever a build is made, it is the same."""
 
@@ -29,16 +31,18 @@ class CompileCatalogues(BuildHookInterface):  # type: ignore[type-arg]  # generi
         compile_all()
 
 
-def compile_all(package: Path = PACKAGE) -> None:
-    """Write a ``.mo`` beside each ``.po`` of the package, unless it is there already."""
-    for source in sources(package):
+def compile_all(*folders: Path) -> None:
+    """Write a ``.mo`` beside each ``.po`` in these folders, unless it is there already. Default: see ``sources``."""
+    for source in sources(*folders):
         target, data = source.with_suffix(".mo"), compiled(source)
         if not target.exists() or target.read_bytes() != data:
             _replace(target, data)
 
 
-def sources(package: Path = PACKAGE) -> list[Path]:
-    return sorted(package.glob("**/locale/*/LC_MESSAGES/django.po"))
+def sources(*folders: Path) -> list[Path]:
+    """Return the catalogues in these folders; default: those of the package and of the demo, which may be absent."""
+    found = (folder.glob("**/locale/*/LC_MESSAGES/django.po") for folder in folders or (PACKAGE, DEMO))
+    return sorted(path for paths in found for path in paths)
 
 
 def compiled(source: Path) -> bytes:

@@ -23,13 +23,13 @@ from django.utils.translation import override
 
 from mailrail.mail.admin.telling import EVENTS
 from scripts.catalogues import CHINESE, TEMPLATES, forms_of, problems, update
-from scripts.compile_catalogues import PACKAGE, compile_all, compiled, read, sources
+from scripts.compile_catalogues import DEMO, PACKAGE, ROOT, compile_all, compiled, read, sources
 
 from .visible import WORD, texts
 
 OURS = ("mailrail", "mailrail_invitations", "mailrail_mail")
 UNTRANSLATED = ("ID", "id", "Mailrail", "Message-ID", "app_label.model:pk", "worker")
-CATALOGUES = [pytest.param(source, id=str(source.relative_to(PACKAGE).parent)) for source in sources()]
+CATALOGUES = [pytest.param(source, id=str(source.relative_to(ROOT).parent)) for source in sources()]
 IN_CHINESE = [param for param in CATALOGUES if "zh_Hans" in str(param.id)]
 
 
@@ -43,8 +43,9 @@ def test_what_is_compiled_is_what_is_written(source: Path) -> None:
     assert source.with_suffix(".mo").read_bytes() == compiled(source), "old: run make messages"
 
 
-def test_every_app_has_both_languages() -> None:
+def test_every_app_and_the_demo_has_both_languages() -> None:
     folders = {PACKAGE / "/".join(apps.get_app_config(label).name.split(".")[1:]) for label in OURS}
+    folders.add(DEMO)
     languages = {(source.parents[3], source.parents[1].name) for source in sources()}
     assert languages == {(folder, language) for folder in folders for language in ("en", "zh_Hans")}
 
@@ -100,7 +101,7 @@ BLOCK = re.compile(r"\{% blocktranslate.*?endblocktranslate %\}", re.DOTALL)
 
 TEMPLATE_FILES = [
     pytest.param(path, id=path.name)
-    for path in sorted(PACKAGE.rglob("templates/**/*.*"))
+    for path in sorted([*PACKAGE.rglob("templates/**/*.*"), *DEMO.rglob("templates/**/*.*")])
     if path.suffix in TEMPLATES
 ]
 

@@ -268,6 +268,27 @@ def test_the_image_is_built_of_what_there_is() -> None:
     assert len(images) == 1
 
 
+def test_what_the_image_copies_is_enough_to_install_and_to_translate(tmp_path: Path) -> None:
+    before, _, _ = DOCKERFILE.partition("\nRUN ")
+    source = tmp_path / "app"
+    for line in re.findall(r"^COPY (.*)$", before, re.MULTILINE):
+        *names, target = line.split()
+        for name in names:
+            copy_as_docker_does(ROOT / name, source / target)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
+    assert (source / "demo" / "locale" / "zh_Hans" / "LC_MESSAGES" / "django.mo").exists()
+
+
+def copy_as_docker_does(source: Path, target: Path) -> None:
+    """Copy what is in a folder, or a file into a folder; nothing that was compiled here."""
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.mo", "__pycache__"))
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     for name, text in UNITS.items():
@@ -305,7 +326,7 @@ def test_the_commands_on_the_page_exist() -> None:
 
 
 def test_the_urls_on_the_page_are_those_of_the_pages() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    [block] = [it for it in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "urlpatterns" in it]
     exec(block, found := {})  # type: ignore[var-annotated]
     [included] = found["urlpatterns"]
     assert {f"/{it.pattern}" for it in included.url_patterns} == {"/healthz", "/readyz"}
