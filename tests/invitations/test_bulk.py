@@ -67,8 +67,6 @@ def test_a_csv_file_is_read_by_its_heading_or_its_first_column(
     ("raw", "said"),
     [
         ("email,name\na@example.com,Zoé\n".encode("latin-1"), "The file is not in UTF-8."),
-        (b"PK\x03\x04 and so on", "This is a workbook, not a CSV file."),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "This is a workbook, not a CSV file."),
         (b"email\n" + b"x" * 200_000, "Line 2 of the file is no CSV"),
     ],
 )

@@ -29,7 +29,7 @@ from tests.visible import english, texts
 
 CHINA = "zh-Hans,zh;q=0.9,en;q=0.8"
 KNOWN = (
-    *("CST", "CDT", "sender", "guest", "@example.com", "CSV", "UTF-8", "“email”"),
+    *("CST", "CDT", "sender", "guest", "@example.com", "CSV", "Excel", "xlsx", "UTF-8", "“email”"),
     "有效的 Email 地址",  # as Django says it
 )
 

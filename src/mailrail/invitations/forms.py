@@ -10,8 +10,9 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.template.defaultfilters import filesizeformat
+from django.utils.functional import lazy
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import pgettext_lazy
 
 from mailrail import Channel
 
@@ -20,6 +21,7 @@ from .limits import check_limits
 from .models import Invitation, InvitationBatch, every_invitation
 from .rights import check_rights
 from .tables import file_entries
+from .workbooks import can_read_workbooks
 
 
 class AddressField(forms.EmailField):
@@ -74,8 +76,18 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
             check_limits(every_invitation(database), self.instance.sender, [self.cleaned_data["email"]])
 
 
+def _file_label() -> str:
+    return (
+        gettext("Or a CSV file or a workbook (.xlsx)") if can_read_workbooks() else gettext("Or a CSV file")
+    )
+
+
+def _file_types() -> str:
+    return ".csv,.txt,.tsv,text/csv,.xlsx" if can_read_workbooks() else ".csv,.txt,.tsv,text/csv"
+
+
 class BulkInvitationForm(forms.Form):
-    """A list of addresses, pasted or in a CSV file. Saving keeps it for the preview; nobody is invited yet."""
+    """Addresses, pasted or in a CSV file or workbook. Saving keeps it for a preview; nobody is invited yet."""
 
     max_addresses: ClassVar[int] = bulk.MOST
 
@@ -86,11 +98,11 @@ class BulkInvitationForm(forms.Form):
         required=False,
     )
     file = forms.FileField(
-        label=_("Or a CSV file"),
+        label=lazy(_file_label, str)(),
         help_text=_(
             "Of several columns, the one headed “email” is taken, or else that with the most addresses."
         ),
-        widget=forms.FileInput(attrs={"accept": ".csv,.txt,.tsv,text/csv"}),
+        widget=forms.FileInput(attrs={"accept": lazy(_file_types, str)()}),
         required=False,
     )
     message = forms.CharField(

@@ -1,4 +1,4 @@
-"""Addresses in files: tables as CSV, in whichever encoding Excel has written it, and workbooks."""
+"""Addresses in files: tables as CSV, in whichever encoding Excel has written it, or as a workbook."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy
 
 from .addresses import Entry
 from .pasted import split_line
+from .workbooks import sheets
 
 HEAD = 20
 """Rows in which titles and the heading of the table are looked for."""
@@ -37,18 +38,19 @@ def file_entries(raw: bytes) -> Iterator[Entry]:
 
     Raises ``ValidationError`` for what cannot be read as a table.
     """
-    if raw.startswith((_ZIP, _OLD_WORKBOOK)):
-        _refuse_workbook()
-    yield from _entries(list(_csv_rows(_decoded(raw))))
+    is_workbook = raw.startswith((_ZIP, _OLD_WORKBOOK))
+    yield from _entries(_sheet_rows(raw) if is_workbook else list(_csv_rows(_decoded(raw))))
 
 
-def _refuse_workbook() -> NoReturn:
-    raise ValidationError(
-        gettext_lazy(
-            "This is a workbook, not a CSV file. Save it as “CSV UTF-8”, or copy the column and paste it."
-        ),
-        "workbook",
-    )
+def _sheet_rows(raw: bytes) -> Sequence[Row]:
+    """Return the rows of the first sheet with an address; of the first one, if none has any."""
+    first: Sequence[Row] = ()
+    for sheet in sheets(raw):
+        rows = [Row(line, cells) for line, cells in enumerate(sheet, start=1)]
+        if _counts(rows):
+            return rows
+        first = first or rows
+    return first
 
 
 def _decoded(raw: bytes) -> str:

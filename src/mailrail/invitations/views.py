@@ -102,7 +102,7 @@ class InvitationCreate(LoginRequiredMixin, CreateView):  # type: ignore[type-arg
 
 
 class InvitationBulkCreate(LoginRequiredMixin, FormView):  # type: ignore[type-arg]
-    """A list, pasted or as a CSV file; leads to its preview."""
+    """A list, pasted or in a file; leads to its preview."""
 
     form_class = BulkInvitationForm
     template_name = "mailrail_invitations/bulk.html"

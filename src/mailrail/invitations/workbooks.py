@@ -1,0 +1,219 @@
+"""Workbooks (.xlsx): their sheets as rows of text, read by python-calamine, which the extra ``xlsx`` installs.
+
+calamine keeps a sheet as the whole rectangle up to its last cell, and ends the process when there is no memory for it:
+two cells far apart, in a file of 2 KB, are 500 GB (tafia/calamine, issue 693). So every part is unpacked and measured
+first, and calamine gets exactly what has been measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from io import BytesIO
+from typing import TYPE_CHECKING
+from xml.parsers import expat
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineWorkbook
+
+LARGEST = 50 * 1024 * 1024
+"""Bytes of all parts, unpacked; and characters of all cells, because many may show one text."""
+MOST_PARTS = 1_000
+MOST_CELLS = 1_000_000
+"""Cells of all sheets, with the empty ones before the last; calamine takes 32 bytes for each."""
+MOST_COLUMNS = 1_000
+MOST_ELEMENTS = 3_000_000
+"""Elements of XML in all parts; so many take about a second to measure."""
+LONGEST_TEXT = 32_767  # of a cell: "Excel specifications and limits"
+
+_REFERENCE = re.compile(r"([A-Za-z]{1,3})([0-9]{1,7})")
+_PARTS = ("xl/", "_rels/", "[content_types].xml")
+_DAMAGED = (
+    *(BadZipFile, zlib.error, expat.ExpatError, EOFError, ValueError),
+    *(RuntimeError, NotImplementedError),  # zipfile: a password, an unknown compression
+    OverflowError,  # calamine: a time beyond Python's
+)
+
+logger = logging.getLogger("mailrail.invitations")
+
+
+def can_read_workbooks() -> bool:
+    """Tell whether python-calamine is installed."""
+    return find_spec("python_calamine") is not None
+
+
+def sheets(raw: bytes) -> Iterator[list[list[str]]]:
+    """Yield the visible sheets, each as its rows from the first on; hidden ones, if there are no others.
+
+    Raises ``ValidationError`` for a file that is damaged, too large or no .xlsx, and without python-calamine.
+    """
+    if not can_read_workbooks():
+        logger.warning('A workbook was refused. To read .xlsx files, install "mailrail[xlsx]".')
+        raise ValidationError(
+            _("This is a workbook, not a CSV file. Save it as “CSV UTF-8”, or copy the column and paste it."),
+            "workbook",
+        )
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        with CalamineWorkbook.from_filelike(BytesIO(_measured(raw))) as workbook:
+            budget = _Budget()
+            for number in _visible(workbook):
+                yield [budget.texts(row) for row in workbook.get_sheet_by_index(number).iter_rows()]
+    except BaseException as error:
+        if isinstance(error, (CalamineError, *_DAMAGED)) or _is_panic(error):
+            raise _unreadable() from error
+        raise
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Tell whether Rust gave up, as for a date of 1e300. No ``Exception``, it would end the worker of a site."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _visible(workbook: CalamineWorkbook) -> list[int]:
+    from python_calamine import SheetTypeEnum, SheetVisibleEnum
+
+    tables = [n for n, it in enumerate(workbook.sheets_metadata) if it.typ == SheetTypeEnum.WorkSheet]
+    shown = [n for n in tables if workbook.sheets_metadata[n].visible == SheetVisibleEnum.Visible]
+    return shown or tables
+
+
+def _unreadable() -> ValidationError:
+    return ValidationError(
+        _(
+            "This workbook cannot be read: it is damaged, has a password, or is no .xlsx file. "
+            "Save it as “CSV UTF-8”, or copy the column and paste it."
+        ),
+        "workbook",
+    )
+
+
+def _too_large() -> ValidationError:
+    return ValidationError(
+        _(
+            "This workbook holds too much. Copy the column of addresses and paste it, or save that as a CSV file."
+        ),
+        "large",
+    )
+
+
+def _measured(raw: bytes) -> bytes:
+    """Return the workbook with the parts that make its tables, unpacked; ``ValidationError`` if it is too large."""
+    copy, extent = BytesIO(), _Extent()
+    with ZipFile(BytesIO(raw)) as archive, ZipFile(copy, "w") as parts:
+        found = archive.infolist()
+        if len(found) > MOST_PARTS or sum(it.file_size for it in found) > LARGEST:
+            raise _too_large()
+        wanted = [it for it in found if _is_part(it.filename.lower())]
+        if len({it.filename for it in wanted}) < len(wanted):
+            raise BadZipFile("two parts have one name")
+        for part in wanted:
+            content = _unpacked(archive, part)
+            extent.add(content)
+            parts.writestr(part.filename, content)
+    return copy.getvalue()
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(_PARTS) and name.endswith((".xml", ".rels"))
+
+
+def _unpacked(archive: ZipFile, part: ZipInfo) -> bytes:
+    """Return what a part holds, of the size that the directory says; reading it whole would unpack what it hides."""
+    with archive.open(part) as file:
+        content = file.read(part.file_size + 1)
+    if len(content) != part.file_size:
+        raise BadZipFile("a part has another size than the directory says")
+    return content
+
+
+class _Extent:
+    """Adds up the rectangles of the sheets as calamine would make them: to the last cells with a value.
+
+    Other parts have no cells. A cell without a reference follows the one before (ECMA-376, part 1, 18.3.1.4).
+    """
+
+    def __init__(self) -> None:
+        self.cells = self.elements = 0
+
+    def add(self, content: bytes) -> None:
+        """Measure a part; ``ValidationError`` if the workbook is too large by now, ``ExpatError`` if it is no XML."""
+        self.row = self.column = self.last_row = self.last_column = self.text = 0
+        self.parser = expat.ParserCreate("utf-8")
+        self.parser.StartElementHandler = self._start
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self.parser.Parse(content, True)
+        del self.parser
+        self.cells += self.last_row * self.last_column
+        if self.cells > MOST_CELLS or self.last_column > MOST_COLUMNS:
+            raise _too_large()
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self.elements += 1
+        if self.elements > MOST_ELEMENTS:
+            raise _too_large()
+        match name.rpartition(":")[2]:
+            case "c":
+                self._place(attributes.get("r"))
+            case "v" | "is":
+                self.last_row, self.last_column = (
+                    max(self.last_row, self.row),
+                    max(self.last_column, self.column),
+                )
+            case "row":
+                self.row, self.column = int(attributes.get("r", self.row + 1)), 0
+            case "si":
+                self.text, self.parser.CharacterDataHandler = 0, self._count
+
+    def _place(self, reference: str | None) -> None:
+        if reference is None:
+            self.column += 1
+            return
+        if not (found := _REFERENCE.fullmatch(reference)):
+            raise ValueError("a cell has no place")
+        self.row = max(self.row, int(found[2]))
+        self.column = 0
+        for letter in found[1].upper():
+            self.column = 26 * self.column + ord(letter) - 64
+
+    def _count(self, text: str) -> None:
+        self.text += len(text)
+        if self.text > LONGEST_TEXT:
+            raise _too_large()
+
+    def _refuse(self, *_declaration: object) -> None:
+        raise ValueError("a part declares a document type")
+
+
+class _Budget:
+    """Makes text of cells, up to ``LARGEST`` characters in all."""
+
+    def __init__(self) -> None:
+        self.left = LARGEST
+
+    def texts(self, row: Sequence[object]) -> list[str]:
+        cells = [cell if isinstance(cell, str) else _text(cell) for cell in row]
+        self.left -= sum(map(len, cells))
+        if self.left < 0:
+            raise _too_large()
+        return cells
+
+
+def _text(cell: object) -> str:
+    """Return what Excel writes in a CSV file: whole numbers without a point, dates as ISO 8601 has them."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    if isinstance(cell, datetime.datetime):
+        return cell.isoformat(" ")
+    return str(cell)
