@@ -399,13 +399,21 @@ def test_an_address_as_the_server_is_told_it(way: Way, given: str, told: str) ->
         "@",
         "to@",
         "@example.com",
-        "a@b.com, c@d.com",
+        "a@b.com, c@",
     ],
 )
 @pytest.mark.parametrize("where", ["to", "bcc", "from_email"])
 def test_what_is_no_address_is_refused_at_once(way: Way, given: str, where: str) -> None:
     with pytest.raises(ValueError, match="nvalid address"):
         message(**{where: given if where == "from_email" else [given]}).send()
+    assert way.mails == [] and not Email.objects.exists()
+
+
+@pytest.mark.parametrize("where", ["to", "bcc"])
+def test_an_entry_is_one_recipient(way: Way, where: str) -> None:
+    """Several authors may stand in ``from_email``: see test_several_authors.py."""
+    with pytest.raises(ValueError, match="nvalid address"):
+        message(**{where: ["a@b.com, c@d.com"]}).send()
     assert way.mails == [] and not Email.objects.exists()
 
 

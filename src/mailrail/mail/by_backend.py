@@ -26,8 +26,10 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils import timezone
 
 from mailrail.addresses import InvalidDomain, bare
+from mailrail.addresses import with_ascii_domains as in_text
 from mailrail.log import logger_of
 
+from .compose.authors import mailboxes, missing_sender
 from .compose.dialect import in_its_zone
 from .compose.domains import with_ascii_domains
 from .content import FinishedMessage
@@ -174,6 +176,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
         except InvalidDomain as error:
             return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(str(error)))
         _identify(message, email)  # other services write these headers themselves, and some refuse ours
+        _name_one_sender(message, email)
     elif isinstance(message, FinishedMessage):
         return _unfit_as_finished(email, mailer, name)
     try:
@@ -252,6 +255,16 @@ def _identify(message: EmailMessage, email: Email) -> None:
         message.extra_headers["Message-ID"] = email.message_id
     if "date" not in names:
         message.extra_headers["Date"] = format_datetime(in_its_zone(email.date))
+
+
+def _name_one_sender(message: EmailMessage, email: Email) -> None:
+    """Django's SMTP backend takes from_email for MAIL FROM, which is one mailbox: several authors go into From."""
+    from_email, headers = str(message.from_email), message.extra_headers
+    if sender := missing_sender(message):
+        headers["Sender"] = sender
+    if len(mailboxes(from_email)) > 1:
+        headers.setdefault("From", from_email)
+        message.from_email = in_text(email.sender)
 
 
 def _refused_by_service(message: EmailMessage, addresses: Sequence[str]) -> dict[str, Reply]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from email.errors import MessageError
+from email.parser import BytesHeaderParser
 from email.utils import getaddresses
 from typing import Any
 
@@ -20,6 +21,7 @@ from mailrail.addresses import InvalidDomain, ascii_domain
 
 from .acceptance import check_composed, check_size
 from .compose import compose
+from .compose.authors import mailboxes
 from .compose.common import writes_as_django
 from .errors import CannotQueue
 
@@ -39,6 +41,7 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
         raise
     if not writes_as_django(message):
         _check_domains(composed.data, message)
+        _check_sender(composed.data)
     check_composed(composed.data)
     return len(composed.data)
 
@@ -56,6 +59,17 @@ def _check_domains(data: bytes, message: EmailMessage) -> None:
                 f"The email's class writes the domain {domain!r} as {changed!r}, which is another one. Give it the "
                 f"address with {right!r}."
             )
+
+
+def _check_sender(data: bytes) -> None:
+    """Raise ``CannotQueue`` if its class writes several authors and no Sender (RFC 5322 3.6.2): only it can add one."""
+    headers = BytesHeaderParser().parsebytes(data)
+    authors = mailboxes("".join(str(headers.get("From", "")).splitlines()))
+    if len(authors) > 1 and "Sender" not in headers:
+        raise CannotQueue(
+            f"from_email: the email's class writes {len(authors)} authors into From and no Sender. Have it write a "
+            f"header Sender with one mailbox, such as {authors[0]!r}, or give the email one author."
+        )
 
 
 def _tell_what_stands_against(message: EmailMessage, error: Exception) -> None:
@@ -119,9 +133,9 @@ def size_of_fields(message: EmailMessage, content: Mapping[str, Any], files: Map
     return size
 
 
-def addresses_in(sender: str) -> list[str]:
+def addresses_in(from_email: str) -> list[str]:
     """Those of the authors: a service may take several, or none where its template has one."""
-    return [address for _, address in getaddresses([sender])] if sender else []
+    return [address for _, address in getaddresses([from_email])] if from_email else []
 
 
 def _check_one_line(where: str, text: str) -> None:

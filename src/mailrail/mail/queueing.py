@@ -31,6 +31,7 @@ from mailrail.second_connection import outside_the_transaction
 from mailrail.worker import Run
 
 from .acceptance import check_message_id, check_recipient, check_text, message_id_in
+from .compose.authors import mailboxes, sender_of
 from .composing import addresses_in, size_composed, size_of_fields
 from .content import dump
 from .errors import CannotQueue, KeyConflict
@@ -136,8 +137,8 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
     if not recipients:
         raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
-    sender = _text(message.from_email)
-    for address in (*([sender] if options.composes else addresses_in(sender)), *recipients):
+    sender = _sender(message, options)
+    for address in recipients:
         check_recipient(address, message)
     now = timezone.now()
     message_id = _message_id(message)
@@ -185,6 +186,25 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
         }
     )
     return email, files
+
+
+def _sender(message: EmailMessage, options: Options) -> str:
+    """Return the envelope's. Raise ``CannotQueue`` for it, or for an author, that can be told to no server."""
+    from_email = _text(message.from_email)
+    sender = sender_of(from_email, message.extra_headers)
+    authors = mailboxes(from_email) if options.composes else addresses_in(from_email)
+    for author in authors:
+        _check_named("from_email", author, message)
+    if options.composes and sender not in authors:
+        _check_named("The header Sender", sender, message)
+    return sender
+
+
+def _check_named(where: str, address: str, message: EmailMessage) -> None:
+    try:
+        check_recipient(address, message)
+    except CannotQueue as error:
+        raise CannotQueue(f"{where}: {error}") from error
 
 
 def _text(value: Any) -> str:

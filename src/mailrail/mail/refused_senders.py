@@ -21,6 +21,7 @@ from mailrail.log import logger_of
 from mailrail.moments import seconds_between
 
 from . import control
+from .compose.authors import sender_of
 from .mailers import alias_of
 from .models import Email, RefusedSender, Status
 from .outcomes import SENDER_REFUSED
@@ -70,7 +71,7 @@ class RefusedSenders:
     def refuse(self, sender: str, reply: str) -> str:
         """Note that the server refuses the sender. Returns why the mailer is out; nothing, if it is not."""
         sender = bare(sender)
-        if sender == bare(str(django_settings.DEFAULT_FROM_EMAIL)):
+        if sender == bare(sender_of(str(django_settings.DEFAULT_FROM_EMAIL), {})):
             return f"its server refuses the default sender {sender}: {reply}"
         if len(self._in_a_row | {sender}) >= IN_A_ROW:
             return f"its server refuses one sender after the other, {sender or '<>'} the last: {reply}"

@@ -38,7 +38,8 @@ def compose(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> Composed:
-    """Write ``message`` as Django would, but with domains by IDNA 2008, of which Django knows IDNA 2003.
+    """Write ``message`` as Django would, but with domains by IDNA 2008, of which Django knows IDNA 2003,
+    and with a Sender where several authors need one (RFC 5322 3.6.2).
 
     Raises what Django raises for a header or an address it refuses, and ``InvalidDomain``.
 

@@ -14,6 +14,7 @@ from django.core.mail import EmailAttachment, EmailMessage
 from django.utils.encoding import force_bytes
 
 from . import dialect
+from .authors import missing_sender
 from .domains import with_ascii_domains
 from .generator import SourceCompat32, flatten, verbatim
 from .identifiers import in_ascii
@@ -62,6 +63,8 @@ def _with_headers(message: EmailMessage, message_id: str | None, date: datetime 
         fixed["Date"] = format_datetime(date)
     if message_id and "message-id" not in names:
         fixed["Message-ID"] = message_id
+    if sender := missing_sender(message):
+        fixed["Sender"] = sender
     headers = {**fixed, **{name: _in_ascii(name, value) for name, value in message.extra_headers.items()}}
     if headers == message.extra_headers:
         return message

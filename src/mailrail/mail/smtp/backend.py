@@ -16,6 +16,7 @@ from mailrail.log import logger_of
 from mailrail.options import Mistakes
 
 from ..compose import compose
+from ..compose.authors import sender_of
 from ..compose.headers import check_lines
 from ..log_recipients import masked, named
 from .as_django import address_of, exception_for, exception_of
@@ -151,7 +152,7 @@ class EmailBackend(smtp.EmailBackend):
         return batch.sent
 
     def _envelope_of(self, message: EmailMessage, eight_bit: bool) -> Envelope:
-        mail_from = address_of(self, message.from_email, message)
+        mail_from = address_of(self, sender_of(str(message.from_email), message.extra_headers), message)
         recipients = [address_of(self, recipient, message) for recipient in message.recipients()]
         composed = compose(message, eight_bit=eight_bit)
         check_lines(composed.data, free_text=False)
