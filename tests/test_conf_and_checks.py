@@ -380,6 +380,27 @@ class TestWarnings:
         assert found[0][1].startswith("The lease of channel 'one' is 7200 s")
         assert found[1][1].startswith("The lease of channel 'two' is 0.5 s")
 
+    @pytest.mark.parametrize(
+        "app", ["mailrail", "mailrail.mail", "mailrail.mail.apps.MailConfig", "mailrail.invitations"]
+    )
+    @pytest.mark.parametrize("setting", ["TENANT_APPS", "TENANT_TYPES['shop']['APPS']"])
+    def test_e009_when_tenants_have_tables_that_no_worker_looks_into(
+        self, settings: Any, setting: str, app: str
+    ) -> None:
+        settings.TENANT_APPS = ["shop", app] if setting == "TENANT_APPS" else []
+        settings.TENANT_TYPES = {"shared": {"APPS": ["mailrail"]}, "shop": {"APPS": [app]}, "odd": None}
+        settings.PUBLIC_SCHEMA_NAME = "shared"
+        if setting == "TENANT_APPS":
+            del settings.TENANT_TYPES
+        [(id, text)] = errors()
+        assert id == "mailrail.E009"
+        assert text.startswith(f"{setting} names {app.split('.apps.')[0]!r}: ")
+
+    @pytest.mark.parametrize("apps", [None, [], ("shop", "mailrail_reports", "mailrail.mailing")])
+    def test_e009_is_about_our_apps(self, settings: Any, apps: Any) -> None:
+        settings.TENANT_APPS = apps
+        assert errors() == []
+
     def test_w008_when_a_consumer_gets_nothing(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.shadowed"}))
         [(id, text)] = errors()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.core.management import call_command
 from django.test import TestCase
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from mailrail import Channel, reconciliation, routing
 from mailrail.layers import get_layer
@@ -206,32 +205,30 @@ def test_testing(run: Run, request: pytest.FixtureRequest) -> None:
 
 
 def test_the_middleware_of_the_reference(run: Run, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tenants: list[Any] = [None]
     seen: list[Any] = []
 
-    @contextmanager
-    def tenant(name: str | None) -> Iterator[None]:
-        tenants.append(name)
-        yield
-        tenants.pop()
-
     def plain(message: Any) -> None:
-        seen.append(("plain", tenants[-1]))
+        seen.append(("plain", translation.get_language()))
 
     async def awaited(message: Any) -> None:
-        seen.append(("awaited", tenants[-1]))
+        seen.append(("awaited", translation.get_language()))
 
     def many(messages: Any) -> None:
-        seen.append(("many", tenants[-1], len(messages)))
+        seen.append(("many", translation.get_language(), [message["n"] for message in messages]))
 
-    page = run("../reference/settings", tenant=tenant)
-    monkeypatch.setattr("tests.routes.outer", page["in_tenant"])
+    page = run("../reference/settings")
+    monkeypatch.setattr("tests.routes.outer", page["in_language"])
     settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"]}
-    for name, consumer, options in (("a", plain, {}), ("b", awaited, {}), ("c", many, {"batch": 5})):
-        routing.consumer(name, **options)(consumer)
-        Channel(name).send({}, headers={"tenant": "acme"})
+    routing.consumer("c", batch=5)(many)
+    for name, consumer in (("a", plain), ("b", awaited)):
+        routing.consumer(name)(consumer)
+        Channel(name).send({}, headers={"language": "de"})
         drain(name)
-    assert seen == [("plain", "acme"), ("awaited", "acme"), ("many", None, 1)]
+    assert seen == [("plain", "de"), ("awaited", "de")]
+    for n, headers in enumerate(({"language": "de"}, {}, {"language": "de"})):
+        Channel("c").send({"n": n}, headers=headers)
+    Worker(get_layer(), Routing.of_layer(), ["c"], drain=True).run()
+    assert seen[2:] == [("many", "de", [0, 2]), ("many", "en-us", [1])]
 
 
 def test_moving_from_channels_1(run: Run) -> None:

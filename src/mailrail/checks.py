@@ -8,6 +8,7 @@ mailrail.E005  a router keeps the layer's tables out of its database
 mailrail.E006  a layer's server is too old (with --deploy)
 mailrail.E007  the backend that queues email is used without its app
 mailrail.E008  the tables of a layer, or of its outbox, are missing (with --deploy)
+mailrail.E009  TENANT_APPS, or TENANT_TYPES, puts our tables into the schemas of tenants
 mailrail.W001  mailrail stands after an app whose runworker or runserver it extends
 mailrail.W002  SQLite without IMMEDIATE transactions
 mailrail.W003  SQLite without write-ahead logging
@@ -48,7 +49,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         build(getattr(django_settings, "MAILRAIL", {}))
     except InvalidSettings as error:
         return [Error(mistake, id="mailrail.E001") for mistake in error.mistakes]
-    return [*_check_middleware(), *_check_layers(), *_check_order(), *_check_mail_app()]
+    return [*_check_middleware(), *_check_layers(), *_check_order(), *_check_mail_app(), *_check_tenants()]
 
 
 def _check_middleware() -> Iterable[CheckMessage]:
@@ -218,6 +219,29 @@ def _check_mail_app() -> Iterable[CheckMessage]:
             hint='Add "mailrail.mail" to INSTALLED_APPS, and migrate.',
             id="mailrail.E007",
         )
+
+
+def _check_tenants() -> Iterable[CheckMessage]:
+    """Look into the settings that django-tenants reads (its manual: Installation, Multi-type tenants)."""
+    for setting, entries in _apps_of_tenants():
+        for app in ("mailrail", "mailrail.mail", "mailrail.invitations"):
+            if any(entry == app or str(entry).startswith(f"{app}.apps.") for entry in entries):
+                yield Error(
+                    f"{setting} names {app!r}: workers look into the tables of the shared schema, so they would "
+                    "never find what is written into those of a tenant.",
+                    hint="Name it in the apps of the shared schema alone, which the search_path of every tenant has, "
+                    "too.",
+                    id="mailrail.E009",
+                )
+
+
+def _apps_of_tenants() -> Iterable[tuple[str, Iterable[Any]]]:
+    yield "TENANT_APPS", getattr(django_settings, "TENANT_APPS", None) or ()
+    types = getattr(django_settings, "TENANT_TYPES", None)
+    shared = getattr(django_settings, "PUBLIC_SCHEMA_NAME", "public")
+    for name, said in types.items() if isinstance(types, Mapping) else ():
+        if name != shared and isinstance(said, Mapping):
+            yield f"TENANT_TYPES[{name!r}]['APPS']", said.get("APPS") or ()
 
 
 @register(Tags.database)
