@@ -75,6 +75,7 @@ class ScriptedServer:
         implicit_tls: bool = False,
         injected: bytes = b"",
         password: str = PASSWORD,
+        token: str = "tok",
     ) -> None:
         self._faults = {(fault.stage, fault.nth): fault.what for fault in faults}
         self._offers = [*extensions, *(["PIPELINING"] if pipelining else [])]
@@ -89,6 +90,8 @@ class ScriptedServer:
         self._implicit_tls = implicit_tls
         self._injected = injected
         self._password = password
+        self.token = token
+        """The one that is good now."""
         self._lock = threading.Lock()
         self._seen: Counter[str] = Counter()
         self._mails: list[Mail] = []
@@ -290,7 +293,7 @@ class _Conversation:
                 digest = HMAC(password.encode(), CHALLENGE, "md5").hexdigest()
                 right = self._ask(CHALLENGE) == f"{USER} {digest}".encode()
             case b"XOAUTH2":
-                right = b64decode(initial[0]) == f"user={USER}\1auth=Bearer tok\1\1".encode()
+                right = b64decode(initial[0]) == f"user={USER}\1auth=Bearer {self._server.token}\1\1".encode()
                 if not right:
                     assert self._ask(b'{"status":"401"}') == b""
             case _:
