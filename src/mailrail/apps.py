@@ -14,4 +14,4 @@ class MailrailConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401 - registers them
+        from . import checks, database_check  # noqa: F401 - register theirs

@@ -32,15 +32,13 @@ def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppress
     """The rows of these names."""
     # As one value. Hundreds one by one take PostgreSQL's driver longer to write than the server to look up, and SQLite
     # takes 32,766 at most (SQLITE_MAX_VARIABLE_NUMBER): a batch may have more recipients.
-    these = _AMONG_THESE[connections[using].vendor]
+    these = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
     named = RawSQL(these, [json.dumps(list(names))], output_field=models.BooleanField())
     return Suppression.objects.using(using).filter(named)
 
 
-_AMONG_THESE = {
-    "postgresql": "address IN (SELECT jsonb_array_elements_text(%s::jsonb))",
-    "sqlite": "address IN (SELECT value FROM json_each(%s))",
-}
+_AMONG_JSONB = "address IN (SELECT jsonb_array_elements_text(%s::jsonb))"
+_AMONG_JSON = "address IN (SELECT value FROM json_each(%s))"
 
 
 def _email(row: tuple[Any, ...], using: str) -> Email:
