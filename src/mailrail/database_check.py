@@ -1,6 +1,6 @@
 """A system check: can the databases in which the apps keep records do what those need?
 
-mailrail.E009  an app's tables lie in a database that cannot hold them, such as MariaDB or MySQL
+mailrail.E010  an app's tables lie in a database that cannot hold them, such as MariaDB or MySQL
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _check_app(config: AppConfig, databases: Sequence[str]) -> Iterable[CheckMes
                 f'The tables of "{config.name}" lie in the database {using!r} ({connections[using].vendor}), which has '
                 f"no {', no '.join(lacking)}.",
                 hint=_hint(),
-                id="mailrail.E009",
+                id="mailrail.E010",
             )
 
 
