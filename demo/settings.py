@@ -75,6 +75,7 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "static/"
+STATICFILES_DIRS = [FOLDER / "static"]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "mailrail_invitations:list"
 LOGOUT_REDIRECT_URL = LOGIN_URL

@@ -1,8 +1,7 @@
-"""Reads what was captured."""
+"""Reads what was captured, and removes it. Another process may remove an email at any moment."""
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,12 @@ _DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
 class Mail:
     """One captured email. ``name``: that of its file, without the ending."""
 
-    file: Path
-
-    @property
-    def name(self) -> str:
-        return self.file.stem
+    name: str
+    source: bytes
 
     @property
     def received(self) -> datetime:
         return datetime.fromtimestamp(int(self.name.partition("-")[0]) / 1e9, UTC)
-
-    @cached_property
-    def source(self) -> bytes:
-        return self.file.read_bytes()
 
     @cached_property
     def _message(self) -> EmailMessage:
@@ -50,6 +43,13 @@ class Mail:
     @property
     def recipients(self) -> str:
         return ", ".join(map(str, self._message.get_all("Delivered-To", [])))
+
+    def has(self, words: Iterable[str]) -> bool:
+        """Tell whether all these words, in any case, are in the subject, the addresses or a body."""
+        addresses = (str(self._message.get(name, "")) for name in ("From", "To", "Cc"))
+        bodies = (self.text or "", self._body("html") or "")
+        searched = "\n".join([self.subject, self.recipients, *addresses, *bodies]).casefold()
+        return all(word.casefold() in searched for word in words)
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -107,14 +107,41 @@ class Attachment:
         return len(self.content)
 
 
-def newest(most: int) -> list[Mail]:
-    """The last ones captured, newest first."""
-    return [Mail(file) for file in heapq.nlargest(most, _files())]
+def newest(most: int, query: str = "") -> list[Mail]:
+    """Return the last ones captured that have all words of the query, newest first."""
+    words = query.split()
+    mails = (mail for file in sorted(_files(), reverse=True) if (mail := _read(file)) is not None)
+    return list(islice((mail for mail in mails if not words or mail.has(words)), most))
 
 
 def find(name: str) -> Mail | None:
     """The one of this name. Names come from addresses of pages, so they are looked for, never opened."""
-    return next((Mail(file) for file in _files() if file.stem == name), None)
+    return next((_read(file) for file in _files() if file.stem == name), None)
+
+
+def count() -> int:
+    return sum(1 for _ in _files())
+
+
+def version() -> str:
+    """Return a text that is another one once an email has come or gone."""
+    names = [file.stem for file in _files()]
+    return f"{len(names)}-{max(names, default='')}"
+
+
+def remove(until: str) -> int:
+    """Remove the email of this name and all that came before it. Returns how many those were."""
+    old = [file for file in _files() if file.stem <= until]
+    for file in old:
+        file.unlink(missing_ok=True)
+    return len(old)
+
+
+def _read(file: Path) -> Mail | None:
+    try:
+        return Mail(file.stem, file.read_bytes())
+    except FileNotFoundError:  # removed in this moment
+        return None
 
 
 def _files() -> Iterable[Path]:

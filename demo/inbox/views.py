@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.contrib import messages
 from django.contrib.auth.decorators import user_passes_test
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils.http import content_disposition_header
-from django.utils.translation import gettext
+from django.utils.translation import get_language, gettext, ngettext
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import condition, require_POST
 
 from . import mails
 
@@ -19,7 +23,10 @@ FRAME_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     f"frame-ancestors 'self'; sandbox {SANDBOX}"
 )
-PAGE_POLICY = "frame-src 'self'"  # a frame may not go elsewhere by itself, either
+PAGE_POLICY = (  # a frame may not go elsewhere by itself, either
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; frame-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 
 staff_only = user_passes_test(lambda user: user.is_staff)
 
@@ -27,7 +34,44 @@ staff_only = user_passes_test(lambda user: user.is_staff)
 @never_cache
 @staff_only
 def index(request: HttpRequest) -> HttpResponse:
-    return render(request, "inbox/list.html", {"mails": mails.newest(SHOWN)})
+    version = _version(
+        request
+    )  # before the emails are read: one that comes meanwhile is shown at the next look
+    response = render(request, "inbox/list.html", {**_found(request), "version": version})
+    response["Content-Security-Policy"] = PAGE_POLICY
+    return response
+
+
+def _version(request: HttpRequest) -> str:
+    return f'"{get_language()}-{mails.version()}"'
+
+
+def _found(request: HttpRequest) -> dict[str, Any]:
+    """Return what the list shows: ``total`` counts the emails found, or without a search all in the folder."""
+    query = request.GET.get("q", "").strip()
+    found = mails.newest(SHOWN + 1, query)
+    shown = found[:SHOWN]
+    total = len(shown) if query else mails.count()
+    return {"mails": shown, "query": query, "total": total, "has_more": len(found) > SHOWN}
+
+
+@never_cache
+@staff_only
+@condition(etag_func=_version)
+def lines(request: HttpRequest) -> HttpResponse:
+    """The part of the page that changes as emails arrive; status 304 while none has."""
+    return render(request, "inbox/lines.html", _found(request))
+
+
+@never_cache
+@require_POST
+@staff_only
+def empty(request: HttpRequest) -> HttpResponse:
+    """Remove what the page has shown, and not what has arrived since."""
+    number = mails.remove(request.POST.get("until", ""))
+    said = ngettext("%(number)d email was deleted.", "%(number)d emails were deleted.", number)
+    messages.success(request, said % {"number": number})
+    return redirect("inbox:list")
 
 
 @never_cache
