@@ -169,10 +169,31 @@ def test_an_id_that_is_not_ascii_is_refused_by_name(name: str, trigger: str) -> 
         compose(_make(name, "<größe@example.com>", trigger))
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("trigger", ["nothing", "two spaces", "attached message"])
+@pytest.mark.parametrize("name", ["References", "List-Unsubscribe", "DKIM-Signature", "X-Data"])
+def test_the_longest_words_that_smtp_carries_arrive_behind_a_name_on_a_line_of_its_own(
+    name: str, trigger: str, queueing: Callable[..., None]
+) -> None:
+    fits, longest = f"<{'x' * (994 - len(name))}>", f"<{'x' * 995}>"
+    with ScriptedServer() as server:
+        queueing(server.port)
+        for word in (fits, f"{fits[:-1]}x>", longest, f"{longest} <{'y' * 995}>"):
+            _make(name, word, trigger).send()
+            drain("mailrail.mail")
+    found = [_lines(each.content, name) for each in server.mails]
+    assert found[0] == [f" {fits}"]
+    assert found[1:] == [
+        ["", f" {fits[:-1]}x>"],
+        ["", f" {longest}"],
+        ["", f" {longest}", f" <{'y' * 995}>"],
+    ]
+
+
 @pytest.mark.parametrize("trigger", ["nothing", "two spaces", "attached message"])
 @pytest.mark.parametrize("name", ["References", "List-Unsubscribe", "DKIM-Signature"])
 def test_a_word_longer_than_smtp_carries_is_refused_by_name(name: str, trigger: str, db: None) -> None:
-    message = _make(name, f"<{'x' * 999}>", trigger)
+    message = _make(name, f"<{'x' * 996}>", trigger)
     with pytest.raises(CannotQueue, match=f"A line of the header '{name}' has"):
         mail.queue(message)
     with ScriptedServer() as server:

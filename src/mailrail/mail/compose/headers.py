@@ -73,7 +73,8 @@ def fold(name: str, value: str) -> str:
 def fold_units(name: str, units: Sequence[str]) -> str:
     """Folded between the units, as late as possible; inside of one that is too long for a line.
 
-    The first line never ends after the name: many take such a header for an empty one.
+    The first line ends after the name only where the first word fits in no other way: many take such a header for an
+    empty one.
     """
     pieces: list[str] = []
     room = FOLD_AT - len(name) - 2
@@ -88,6 +89,8 @@ def fold_units(name: str, units: Sequence[str]) -> str:
             line = ""
         line += " " + piece
     lines.append(line)
+    if len(lines[0]) > LONGEST_LINE:
+        lines[:1] = [f"{name}:", lines[0][len(name) + 1 :]]
     if max(map(len, lines)) > LONGEST_LINE:
         raise Uncommon("a word longer than a line may be")
     return "\r\n".join(lines)
@@ -112,7 +115,7 @@ def check_lines(data: bytes, *, free_text: bool = True) -> None:
         if len(line) > LONGEST_LINE and (free_text or not is_free_text(name)):
             raise HeaderTooLong(
                 f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {LONGEST_LINE}: "
-                "it has no place where it could be folded. Shorten it."
+                f"it has no place where it could be folded. Shorten it: a word has {LONGEST_LINE - 1} at most."
             )
 
 
@@ -127,8 +130,9 @@ def has_encoded_words(line: bytes) -> bool:
 
 
 def refold(header: bytes, *, free_text: bool = False) -> bytes | None:
-    """Return a whole header, folded again: before white space, all of which stays, and never right behind its name.
+    """Return a whole header, folded again: before white space, all of which stays.
 
+    It is folded right behind its name only where the first word would make too long a line (RFC 5322 2.1.1).
     None: it is no header that can be unfolded, or ``free_text`` has a word that is longer than a line may be.
     """
     line_end = b"\r\n" if header.endswith(b"\r\n") else b"\n"
@@ -144,6 +148,8 @@ def refold(header: bytes, *, free_text: bool = False) -> bytes | None:
         else:
             lines[-1] += piece
     lines[-1] += value[len(words) :]
+    if len(lines[0]) > LONGEST_LINE:
+        lines[:1] = [name + b":", lines[0][len(name) + 1 :]]
     if free_text and max(map(len, lines)) > LONGEST_LINE:
         return None
     return line_end.join(lines) + line_end
