@@ -162,6 +162,54 @@ def test_a_link_that_is_not_ascii_becomes_its_uri_and_only_phrases_are_encoded(
     assert re.findall("<.*?>", written) == re.findall("<.*?>", NOT_ASCII[name, value])
 
 
+MAILBOXES = {
+    "z@faß.de": "z@xn--fa-hia.de",
+    "<z@faß.de>": "<z@xn--fa-hia.de>",
+    "z@faß.de (Größe)": "z@xn--fa-hia.de (Größe)",
+    'Größe Wörter <z@faß.de>, y@faß.de, "Ä@ß, AG" <x@b.example>': (
+        "Größe Wörter <z@xn--fa-hia.de>, y@xn--fa-hia.de, Ä@ß, AG <x@b.example>"
+    ),
+}
+OF_MAILBOXES = [
+    "Disposition-Notification-To",
+    "Return-Path",
+    "errors-to",
+    "Return-Receipt-To",
+    "Mail-Followup-To",
+    "X-Confirm-Reading-To",
+]
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+@pytest.mark.parametrize("name", OF_MAILBOXES)
+@pytest.mark.parametrize("value", MAILBOXES)
+def test_addresses_in_headers_that_django_takes_for_text_have_their_domains_in_ascii(
+    name: str, value: str, trigger: str
+) -> None:
+    written = "".join(_lines(compose(_make(name, value, trigger)).data, name))[1:]
+    assert written.isascii() and str(make_header(decode_header(written))) == MAILBOXES[value]
+    assert [word for word in written.split() if "z@" in word] == [
+        word for word in MAILBOXES[value].split() if "z@" in word
+    ]
+
+
+@pytest.mark.parametrize("trigger", ["nothing", "two spaces"])
+@pytest.mark.parametrize("name", OF_MAILBOXES)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("größe@example.com", "which is not ASCII before its @"),
+        ("Ann <größe@example.com>", "which is not ASCII before its @"),
+        ("ann@☃.example", "is no domain by IDNA 2008"),
+    ],
+)
+def test_a_mailbox_without_a_form_in_ascii_is_refused(
+    name: str, value: str, message: str, trigger: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose(_make(name, value, trigger))
+
+
 @pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize("name", ["References", "In-Reply-To", "Resent-Message-ID"])
 def test_an_id_that_is_not_ascii_is_refused_by_name(name: str, trigger: str) -> None:

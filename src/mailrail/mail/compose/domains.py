@@ -12,7 +12,21 @@ from mailrail.addresses import with_ascii_domains as in_text
 
 _LISTS = ("to", "cc", "bcc", "reply_to", "envelope")
 """Attributes with addresses; ``FinishedMessage`` has its recipients in the last one."""
-_HEADERS = frozenset(
+MAILBOX_HEADERS = frozenset(
+    {
+        "apparently-to",
+        "delivered-to",
+        "disposition-notification-to",
+        "errors-to",
+        "mail-followup-to",
+        "mail-reply-to",
+        "return-path",
+        "return-receipt-to",
+        "x-confirm-reading-to",
+    }
+)
+"""Headers whose values are addresses, too, and are text for Django (RFC 2076, 4021, 8098)."""
+_HEADERS = MAILBOX_HEADERS | frozenset(
     {"from", "sender", "reply-to", "to", "cc", "bcc"}
     | {f"resent-{name}" for name in ("from", "sender", "reply-to", "to", "cc", "bcc")}
 )

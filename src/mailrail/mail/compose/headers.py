@@ -28,7 +28,8 @@ _NEVER_ENCODED = re.compile(
     r"|list-.*|archived-at"  # RFC 2369, 2919, 5064, 8058
     r"|content-(?!description).*|mime-version"  # RFC 2045, 2557, 3282
     r"|auto-submitted|autocrypt|authentication-results|arc-.*|dkim-signature|disposition-notification-.*"
-    r"|feedback-id|precedence",
+    r"|feedback-id|precedence"
+    r"|apparently-to|delivered-to|errors-to|mail-(?:followup|reply)-to|return-receipt-to|x-confirm-reading-to",
     re.IGNORECASE,
 )
 """Headers with a grammar, in which encoded words stand for phrases and comments only (RFC 2047 5)."""

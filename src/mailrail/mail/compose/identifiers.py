@@ -1,4 +1,4 @@
-"""Links and ids in headers: whole, and in ASCII.
+"""Links, ids and addresses in headers: whole, and in ASCII.
 
 RFC 2047 5 allows encoded words in such a header for phrases and comments only. A link that is not ASCII becomes the URI
 that it stands for (RFC 3987 3.1), its domain an A-label.
@@ -10,16 +10,15 @@ import re
 
 from django.utils.encoding import iri_to_uri
 
-from mailrail.addresses import InvalidDomain, ascii_domain
+from mailrail.addresses import InvalidDomain, ascii_domain, with_ascii_domains
 
+from .domains import MAILBOX_HEADERS
 from .headers import encoded_words
 
 _ids = re.compile(
     r"references|in-reply-to|supersedes|(?:resent|original)-message-id|content-id", re.IGNORECASE
 )
-_links = re.compile(
-    r"list-.*|archived-at|content-(?:location|base)|disposition-notification-to", re.IGNORECASE
-)
+_links = re.compile(r"list-.*|archived-at|content-(?:location|base)", re.IGNORECASE)
 _in_brackets = re.compile(r"(<[^<>]*>)")
 _link = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]*:)(?://([^/?#:@\s]*))?([^\s<>]*)>")
 _mailbox = re.compile(r"<([\x21-\x7e]+)@([^@\s]+)>")
@@ -28,10 +27,10 @@ _phrase = re.compile(rf'"([^"\\]*)"|{_words}(?: +{_words})*')
 
 
 def in_ascii(name: str, value: str) -> str:
-    """Return the value of a header of links or ids as ASCII, that of any other header as it is.
+    """Return the value of a header of links, ids or addresses as ASCII, that of any other header as it is.
 
-    Raises ``ValueError`` for an id that is not ASCII, as no other form means the same (RFC 5322 3.6.4), and for a
-    domain that IDNA refuses.
+    The addresses are those that Django takes for text. Raises ``ValueError`` for an id or a mailbox that is not ASCII
+    before its @, as no other form means the same (RFC 5322 3.6.4, RFC 6531 3.2), and for a domain that IDNA refuses.
     """
     if value.isascii():
         return value
@@ -39,6 +38,8 @@ def in_ascii(name: str, value: str) -> str:
         raise ValueError(
             f"The header {name!r} holds ids, and {value!r} is none: an id is ASCII. Leave it out."
         )
+    if name.lower() in MAILBOX_HEADERS:
+        return _mailboxes(name, value)
     if not _links.fullmatch(name):
         return value
     if _link.fullmatch(f"<{value}>"):
@@ -46,6 +47,23 @@ def in_ascii(name: str, value: str) -> str:
     parts = _in_brackets.split(value)
     parts[::2] = [_phrase.sub(_encoded, part) for part in parts[::2]]
     parts[1::2] = [_uri(name, part) for part in parts[1::2]]
+    return "".join(parts)
+
+
+def _mailboxes(name: str, value: str) -> str:
+    try:
+        value = with_ascii_domains(value)
+    except InvalidDomain as error:
+        raise ValueError(f"The header {name!r} names a domain that is none: {error}") from None
+    parts = _in_brackets.split(value)
+    bare = [match[0] for part in parts[::2] for match in _phrase.finditer(part) if match[1] is None]
+    for each in (*parts[1::2], *(text for text in bare if "@" in text)):
+        if not each.isascii():
+            raise ValueError(
+                f"The header {name!r} names the mailbox {each!r}, which is not ASCII before its @: nothing else "
+                "means the same. Name another one."
+            )
+    parts[::2] = [_phrase.sub(_encoded, part) for part in parts[::2]]
     return "".join(parts)
 
 
