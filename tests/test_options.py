@@ -15,10 +15,14 @@ from django.core.mail import EmailMessage
 from mailrail import Channel, InvalidSettings, Retry
 from mailrail.checks import check_settings
 from mailrail.conf import build
+from mailrail.conf import settings as ours
 from mailrail.invitations import invite
+from mailrail.invitations.checks import check_base_url
+from mailrail.invitations.checks import check_names as check_invitation_names
 from mailrail.layers import DatabaseChannelLayer, RedisChannelLayer, get_layer
 from mailrail.mail import queue
-from mailrail.mail.checks import check_mail, check_policies
+from mailrail.mail.checks import check_mail, check_policies, check_sensitive
+from mailrail.mail.checks import check_storage as check_mail_storage
 from mailrail.mail.policies import build as build_policies
 from mailrail.mail.smtp import EmailBackend
 from mailrail.options import days_argument, seconds_argument, whole_number_argument
@@ -145,7 +149,7 @@ def test_two_mistakes_in_mailrail_are_told_at_once(settings: Any) -> None:
 
 def test_two_mistakes_in_the_policies_of_mailers_are_told_at_once(settings: Any) -> None:
     settings.MAILRAIL = {"MAILERS": {"one": {"RATE": "fast", "SPEED": 1}, "two": 3}}
-    assert [text.split("]")[-1][:12] for text in told(check_policies)] == [
+    assert [text.split("]")[-1][:12] for text in told(check_policies)][:3] == [
         " must be one",
         " has no key ",
         " must be a d",
@@ -166,6 +170,126 @@ def test_two_mistakes_in_the_config_of_a_layer_are_told_at_once(settings: Any) -
     said = "\n".join(told(check_settings))
     assert "['CONFIG'] has no option 'hsots'" in said and "['CONFIG'] has no option 'usnig'" in said
     assert "CONFIG['prefix']" in said and "CONFIG['outbox']" in said and said.count("'nowhere'") == 2
+
+
+@pytest.mark.parametrize("backend", ["Database", "InMemory"])
+def test_a_config_that_is_wrong_does_not_hide_a_routing_that_is(settings: Any, backend: str) -> None:
+    config = {"routing": "nowhere.routing", "foo": 1, "lease": -1}
+    entry = {"BACKEND": f"mailrail.layers.{backend}ChannelLayer", "CONFIG": config}
+    settings.CHANNEL_LAYERS = {"default": entry}
+    found = check_settings()
+    assert [each.id for each in found] == ["mailrail.E002", "mailrail.E004"]
+    said = "\n".join(each.msg for each in found)
+    assert "no option 'foo', 'lease'" in said
+    assert "['routing'] = 'nowhere.routing' cannot be imported" in said
+
+
+def test_a_layer_that_does_not_import_does_not_hide_its_routing(settings: Any) -> None:
+    entry = {"BACKEND": "nowhere.Layer", "CONFIG": {"routing": "nowhere.routing"}}
+    settings.CHANNEL_LAYERS = {"default": entry}
+    assert [each.id for each in check_settings()] == ["mailrail.E002", "mailrail.E004"]
+
+
+def test_the_routing_of_a_layer_that_is_not_ours_is_left_alone(settings: Any) -> None:
+    theirs = {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"foo": 1}}
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"},
+        "theirs": theirs,
+    }
+    assert [each.id for each in check_settings()] == ["mailrail.E002"]
+
+
+def test_an_entry_that_is_wrong_does_not_hide_what_is_wrong_with_the_others(settings: Any) -> None:
+    ours = "mailrail.layers.DatabaseChannelLayer"
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": ours, "CONFIG": {"routing": "nowhere.first"}},
+        "second": ours,
+        "third": {"BACKEND": ours, "CONFIG": {"foo": 1}},
+        "fourth": {"BACKEND": ours, "CONFIG": {"routing": "nowhere.fourth"}},
+    }
+    said = told(check_settings)
+    assert len(said) == 4
+    for text in ("['second'] must be a dictionary", "no option 'foo'", "'nowhere.first'", "'nowhere.fourth'"):
+        assert sum(text in each for each in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "check", "id"),
+    [
+        ({"CONSUMER_MIDDLEWARE": ["nowhere.wrap"]}, check_settings, "mailrail.E001"),
+        ({"LAYER": "nowhere"}, check_settings, "mailrail.E003"),
+        ({"MAILERS": {"default": {"RATE": "a"}}}, check_policies, "mailrail.mail.E004"),
+        ({"MAIL_STORAGE": "nowhere"}, check_mail_storage, "mailrail.mail.E008"),
+        ({"MAIL_SENSITIVE": "no.such"}, check_sensitive, "mailrail.mail.E009"),
+        ({"INVITATION_MODEL": "no.Model"}, check_invitation_names, "mailrail.invitations.E001"),
+        ({"INVITATION_MAY_INVITE": "no.such"}, check_invitation_names, "mailrail.invitations.E001"),
+        ({"INVITATION_EMAILS_OF": "no.such"}, check_invitation_names, "mailrail.invitations.E001"),
+        ({}, check_base_url, "mailrail.invitations.W001"),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrong", [{"NOPE": 1}, {"UNROUTED": "x"}, {"INVITATION_SIGNUP": 7, "LEASE": 0}], ids=repr
+)
+def test_a_key_that_is_wrong_does_not_hide_where_another_leads(
+    settings: Any, right: dict[str, Any], check: Callable[[], list[Any]], id: str, wrong: dict[str, Any]
+) -> None:
+    settings.MAILRAIL = wrong | right
+    with pytest.raises(InvalidSettings) as refused:
+        _ = ours.attempts  # right, and refused as ever outside the checks
+    assert [each.msg for each in check_settings()][: len(wrong)] == list(refused.value.mistakes)
+    [found] = [each for each in check() if each.msg not in refused.value.mistakes]
+    assert found.id == id
+    assert all(repr(value) in found.msg for value in right.values() if isinstance(value, str))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LAYER", 7),
+        ("CONSUMER_MIDDLEWARE", 7),
+        ("DELIVER_WITH", 7),
+        ("MAILERS", 7),
+        ("MAIL_STORAGE", 7),
+        ("MAIL_SENSITIVE", 7),
+        ("LEASE", 0),
+        ("BASE_URL", 7),
+        ("INVITATION_MODEL", 7),
+        ("INVITATION_EMAILS_OF", 7),
+        (None, 7),
+    ],
+)
+def test_a_key_that_is_wrong_is_told_by_one_check_alone(settings: Any, key: str | None, value: Any) -> None:
+    settings.MAILRAIL = value if key is None else {"BASE_URL": "https://example.com", key: value}
+    all_of_them = (
+        check_mail,
+        check_policies,
+        check_mail_storage,
+        check_sensitive,
+        check_invitation_names,
+        check_base_url,
+    )
+    found = [each.id for check in all_of_them for each in check()]
+    assert found == ["mailrail.mail.W003"] * (
+        key == "DELIVER_WITH" and django.VERSION >= (6, 1)
+    )  # it is not read
+    assert [each.id for each in check_settings()] == ["mailrail.E001"]
+
+
+@pytest.mark.parametrize("key", ["RATE", "LIFETIME"])
+def test_a_policy_that_is_wrong_does_not_hide_whom_another_names(settings: Any, key: str) -> None:
+    settings.MAILRAIL = {"MAILERS": {"default": {key: "a", "FAILOVER": ["nowhere", "default"]}}}
+    said = told(check_policies)
+    assert len(said) == 3 and f"[{key!r}] must be" in said[0]
+    assert "['FAILOVER'] names 'nowhere', by which nothing can leave. There is no mailer" in said[1]
+    assert "['FAILOVER'] names the mailer itself" in said[2]
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 1), reason="MAILERS defines mailers")
+@pytest.mark.parametrize("second", [7, {"BACKEND": 7}])
+def test_a_mailer_whose_backend_cannot_be_read_is_not_called_missing(settings: Any, second: Any) -> None:
+    settings.MAILRAIL = {"MAILERS": {"default": {"FAILOVER": ["second"]}, "second": second}}
+    [text] = told(check_policies)
+    assert text.startswith("MAILRAIL['MAILERS']['second']") and " must be " in text
 
 
 def test_two_mistakes_of_a_route_are_told_at_once() -> None:

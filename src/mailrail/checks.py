@@ -21,7 +21,7 @@ mailrail.W008  a consumer gets nothing, as one before it takes all messages of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -30,9 +30,16 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, router
 
 from .autoreload import import_watched
-from .conf import build, settings
+from .conf import build, read_for_checks, settings
 from .errors import InvalidSettings, LayerUnavailable
-from .layers import DurableLayer, default_alias, durable_aliases, get_layer
+from .layers import (
+    DurableLayer,
+    default_alias,
+    durable_aliases,
+    get_layer,
+    read_layers,
+    unbuilt_routing,
+)
 from .layers.database import lacks_tables
 from .mail.mailers import email_backend
 from .models import StoredMessage
@@ -43,17 +50,29 @@ RESERVED = ("mailrail.", "tasks.")
 
 
 @register()
+@read_for_checks()
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Everything that can be known without a connection. The first error hides what depends on it."""
+    """Everything that can be known without a connection. A mistake hides only what depends on it, and is told once."""
+    wrong = list(_check_keys())
+    told = {each.msg for each in wrong}
+    for part in (_check_middleware, _check_layers, _check_order, _check_mail_app, _check_tenants):
+        wrong += [found for found in part() if found.msg not in told]
+    return wrong
+
+
+def _check_keys() -> Iterable[CheckMessage]:
     try:
         build(getattr(django_settings, "MAILRAIL", {}))
     except InvalidSettings as error:
-        return [Error(mistake, id="mailrail.E001") for mistake in error.mistakes]
-    return [*_check_middleware(), *_check_layers(), *_check_order(), *_check_mail_app(), *_check_tenants()]
+        yield from (Error(mistake, id="mailrail.E001") for mistake in error.mistakes)
 
 
 def _check_middleware() -> Iterable[CheckMessage]:
-    for path in settings.consumer_middleware:
+    try:
+        paths = settings.consumer_middleware
+    except InvalidSettings:
+        return  # E001 tells
+    for path in paths:
         try:
             usable = callable(import_watched(path))
         except Exception as error:  # a module may raise anything
@@ -66,18 +85,48 @@ def _check_middleware() -> Iterable[CheckMessage]:
 
 def _check_layers() -> Iterable[CheckMessage]:
     try:
-        aliases = durable_aliases()
+        aliases, wrong = read_layers()
     except InvalidSettings as error:
         yield from (Error(mistake, id="mailrail.E002") for mistake in error.mistakes)
         return
+    for alias, unbuilt in wrong.items():
+        yield from (Error(mistake, id="mailrail.E002") for mistake in unbuilt.mistakes)
+        yield from _check_unbuilt(alias)
+    unusable = list(_check_default(wrong))
+    yield from unusable
+    for alias in aliases:
+        if not (unusable and alias == _default()):
+            yield from _check_layer(alias)
+    if not wrong:
+        yield from _check_groups()
+
+
+def _default() -> str | None:
     try:
-        get_layer()
+        return default_alias()
+    except InvalidSettings:
+        return None  # E001 tells
+
+
+def _check_default(wrong: Collection[str]) -> Iterable[CheckMessage]:
+    """``wrong``: aliases of layers that cannot be built, of which E002 tells."""
+    alias = _default()
+    if alias is None or alias in wrong:
+        return
+    try:
+        get_layer(alias)
     except InvalidSettings as error:
         yield from (Error(mistake, id="mailrail.E003") for mistake in error.mistakes)
-        aliases = [alias for alias in aliases if alias != default_alias()]
-    for alias in aliases:
-        yield from _check_layer(alias)
-    yield from _check_groups()
+
+
+def _check_unbuilt(alias: str) -> Iterable[CheckMessage]:
+    """The routing of a layer that cannot be built has mistakes of its own."""
+    if (routing := unbuilt_routing(alias)) is None:
+        return
+    try:
+        Routing.check_unbuilt(alias, *routing)
+    except InvalidSettings as error:
+        yield from (Error(mistake, id="mailrail.E004") for mistake in error.mistakes)
 
 
 def _check_groups() -> Iterable[CheckMessage]:
@@ -105,11 +154,11 @@ def _has_groups(layer: Any) -> bool:
 def _check_layer(alias: str) -> Iterable[CheckMessage]:
     try:
         layer = get_layer(alias)
+        yield from _check_router(layer)
         routing = Routing.of_layer(alias)
     except InvalidSettings as error:
         yield from (Error(mistake, id="mailrail.E004") for mistake in error.mistakes)
         return
-    yield from _check_router(layer)
     yield from _check_names(routing)
     yield from _check_shadows(routing)
     if layer.is_shared:
@@ -184,6 +233,7 @@ def _check_order() -> Iterable[CheckMessage]:
 
 
 @register(deploy=True)
+@read_for_checks()
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
     """What the layers' own servers say of themselves; asks them, so only with ``--deploy``."""
     try:
@@ -245,6 +295,7 @@ def _apps_of_tenants() -> Iterable[tuple[str, Iterable[Any]]]:
 
 
 @register(Tags.database)
+@read_for_checks()
 def check_sqlite(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """How the database layer's SQLite file is opened; looks into the file, so only with ``--database``."""
     try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +196,13 @@ def build(raw: Any) -> Settings:
 
     Raises ``InvalidSettings`` that says all that is wrong, and names the keys: unknown ones, values of a wrong type.
     """
+    values, mistakes = _read_all(raw)
+    mistakes.raise_any(InvalidSettings)
+    return Settings(**values)
+
+
+def _read_all(raw: Any) -> tuple[dict[str, Any], Mistakes]:
+    """Return the values that are right, by attribute, and what is wrong. Raises ``InvalidSettings`` as ``build``."""
     if not isinstance(raw, Mapping):
         raise InvalidSettings(f"MAILRAIL must be a dictionary, not {raw!r}.")
     known = {field.name.upper(): field for field in dataclasses.fields(Settings)}
@@ -204,8 +213,28 @@ def build(raw: Any) -> Settings:
             if key not in known:
                 raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(known))}.")
             values[known[key].name] = _read(key, str(known[key].type), value)
-    mistakes.raise_any(InvalidSettings)
-    return Settings(**values)
+    return values, mistakes
+
+
+_in_check: ContextVar[bool] = ContextVar("mailrail.conf", default=False)
+
+
+@contextmanager
+def read_for_checks() -> Iterator[None]:
+    """Let ``settings`` give each key that is right, although others are wrong: for system checks, as a decorator.
+
+    So one run of the checks tells all mistakes. A wrong key raises ``InvalidSettings`` here, too: mailrail.E001 tells.
+    """
+    token = _in_check.set(True)
+    try:
+        yield
+    finally:
+        _in_check.reset(token)
+
+
+def is_in_check() -> bool:
+    """Tell whether a system check asks, inside ``read_for_checks``."""
+    return _in_check.get()
 
 
 class _LazySettings:
@@ -215,7 +244,12 @@ class _LazySettings:
 
     def __getattr__(self, name: str) -> Any:
         if self._built is None:
-            self._built = build(getattr(django_settings, "MAILRAIL", {}))
+            raw = getattr(django_settings, "MAILRAIL", {})
+            values, mistakes = _read_all(raw)
+            if mistakes.errors and is_in_check() and (name in values or name.upper() not in raw):
+                return getattr(Settings(**values), name)
+            mistakes.raise_any(InvalidSettings)
+            self._built = Settings(**values)
         return getattr(self._built, name)
 
     def forget(self) -> None:

@@ -318,6 +318,11 @@ class Routing:
             _built[alias] = cls(_routes_of(alias, layer.routing), layer.supports_atomic, looked_for)
         return _built[alias]
 
+    @classmethod
+    def check_unbuilt(cls, alias: str, path: str | None, supports_atomic: bool) -> None:
+        """Raise ``InvalidSettings`` for what is wrong with the routing of a layer that cannot be built itself."""
+        cls(_routes_of(alias, path), supports_atomic)
+
 
 _built: dict[str, Routing] = {}
 

@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, router
 
 from mailrail.autoreload import import_watched
-from mailrail.conf import settings
+from mailrail.conf import read_for_checks, settings
 from mailrail.errors import InvalidSettings
 
 from .models import get_invitation_model
@@ -41,32 +41,36 @@ def check_apps(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register()
+@read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """Does everything that MAILRAIL names exist?"""
-    try:
-        return list(_check_names())
-    except InvalidSettings:
-        return []  # mailrail.E001 tells
+    return [*_check_model(), *(found for name in FUNCTIONS for found in _check_function(name))]
 
 
-def _check_names() -> Iterable[CheckMessage]:
+def _check_model() -> Iterable[CheckMessage]:
     try:
         get_invitation_model()
+    except InvalidSettings:
+        return  # mailrail.E001 tells
     except ImproperlyConfigured as error:
         yield Error(str(error), id="mailrail.invitations.E001")
-    for name in FUNCTIONS:
+
+
+def _check_function(name: str) -> Iterable[CheckMessage]:
+    try:
         path = getattr(settings, name)
-        try:
-            why = "" if callable(import_watched(path)) else "is not a function"
-        except Exception as error:  # a module may raise anything
-            why = f"cannot be imported: {error}"
-        if why:
-            yield Error(
-                f"MAILRAIL[{name.upper()!r}] is {path!r}, which {why}.", id="mailrail.invitations.E001"
-            )
+    except InvalidSettings:
+        return  # mailrail.E001 tells
+    try:
+        why = "" if callable(import_watched(path)) else "is not a function"
+    except Exception as error:  # a module may raise anything
+        why = f"cannot be imported: {error}"
+    if why:
+        yield Error(f"MAILRAIL[{name.upper()!r}] is {path!r}, which {why}.", id="mailrail.invitations.E001")
 
 
 @register()
+@read_for_checks()
 def check_base_url(**kwargs: Any) -> list[CheckMessage]:
     """Can links be made at all?"""
     try:
@@ -86,6 +90,7 @@ def check_base_url(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.database)
+@read_for_checks()
 def check_site(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Is the site that links are made for a real one? Looks into the database, so only with ``--database``."""
     try:

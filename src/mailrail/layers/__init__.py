@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidSettings
 from .base import DurableLayer, Lease
-from .registry import default_alias, durable_aliases, get_layer
+from .registry import default_alias, durable_aliases, get_layer, read_layers, unbuilt_routing
 
 __all__ = [
     "DatabaseChannelLayer",
@@ -16,6 +16,8 @@ __all__ = [
     "default_alias",
     "durable_aliases",
     "get_layer",
+    "read_layers",
+    "unbuilt_routing",
 ]
 
 if TYPE_CHECKING:

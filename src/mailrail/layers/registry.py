@@ -27,16 +27,51 @@ def default_alias() -> str:
 
 def durable_aliases() -> list[str]:
     """The aliases whose layers have the durable verbs; the others are left to Channels."""
-    configured = _configured()
-    if not configured:
-        return ["default"]
-    mistakes, found = Mistakes(InvalidSettings), []
-    for alias in configured:
-        with mistakes.noted():
-            if isinstance(_from_channels(alias, configured), DurableLayer):
-                found.append(alias)
+    found, wrong = read_layers()
+    mistakes = Mistakes(InvalidSettings)
+    for error in wrong.values():
+        mistakes.add(error)
     mistakes.raise_any(InvalidSettings)
     return found
+
+
+def read_layers() -> tuple[list[str], dict[str, InvalidSettings]]:
+    """Return the aliases whose layers have the durable verbs, and what is wrong with those that cannot be built.
+
+    Raises ``InvalidSettings`` where ``CHANNEL_LAYERS`` is no dictionary.
+    """
+    configured, wrong = _read()
+    if not configured:
+        return ["default"], {}
+    found = []
+    for alias in configured.keys() - wrong.keys():
+        try:
+            if isinstance(_from_channels(alias, configured), DurableLayer):
+                found.append(alias)
+        except InvalidSettings as error:
+            wrong[alias] = error
+    places = list(configured)
+    return sorted(found, key=places.index), {alias: wrong[alias] for alias in places if alias in wrong}
+
+
+def unbuilt_routing(alias: str) -> tuple[str | None, bool] | None:
+    """Return the routing of a layer that cannot be built, for checks: its path, and whether it has atomic consumers.
+
+    ``None`` where its entry names none that can be read, and its class is not known to have the durable verbs.
+    """
+    entry = _read()[0][alias]
+    config = entry.get("CONFIG") or {} if isinstance(entry, dict) else None
+    if not isinstance(config, dict):
+        return None
+    try:
+        layer = import_string(entry["BACKEND"])
+    except Exception:  # a module may raise anything; whoever builds the layer tells
+        layer = None
+    is_durable = isinstance(layer, type) and issubclass(layer, DurableLayer)
+    path = config.get("routing")
+    if not isinstance(path, str) and (path is not None or not is_durable):
+        return None
+    return path, layer.supports_atomic if is_durable else True
 
 
 def get_layer(alias: str | None = None) -> DurableLayer:
@@ -45,8 +80,11 @@ def get_layer(alias: str | None = None) -> DurableLayer:
     Raises ``InvalidSettings`` when there is none, when it cannot be built, or when it has no durable verbs.
     """
     alias = alias or default_alias()
-    if not (configured := _configured()) and alias == "default":
+    configured, wrong = _read()
+    if not configured and alias == "default":
         return _default_layer()
+    if alias in wrong:
+        raise wrong[alias]
     layer = _from_channels(alias, configured)
     if not isinstance(layer, DurableLayer):
         instead = '"mailrail.layers.DatabaseChannelLayer" (it serves groups within a process, too)'
@@ -69,22 +107,21 @@ def _default_layer() -> DurableLayer:
     return _built_in
 
 
-def _configured() -> dict[str, Any]:
-    """``CHANNEL_LAYERS``, as far as it can be read; what Channels would stumble over is said in words."""
+def _read() -> tuple[dict[str, Any], dict[str, InvalidSettings]]:
+    """Return ``CHANNEL_LAYERS``, and what is wrong with those of its entries that are none."""
     configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
     example = '{"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {…}}}'
     if not isinstance(configured, dict):
         raise InvalidSettings(f"CHANNEL_LAYERS must be a dictionary such as {example}, not {configured!r}.")
-    mistakes = []
+    wrong = {}
     for alias, entry in configured.items():
         where = f"CHANNEL_LAYERS[{alias!r}]"
         if not isinstance(entry, dict):
-            mistakes.append(f"{where} must be a dictionary, not {entry!r}. Write {example}.")
+            wrong[alias] = InvalidSettings(f"{where} must be a dictionary, not {entry!r}. Write {example}.")
         elif not isinstance(entry.get("CONFIG", {}), dict):
-            mistakes.append(f"{where}['CONFIG'] must be a dictionary, not {entry['CONFIG']!r}.")
-    if mistakes:
-        raise InvalidSettings(*mistakes)
-    return configured
+            config = entry["CONFIG"]
+            wrong[alias] = InvalidSettings(f"{where}['CONFIG'] must be a dictionary, not {config!r}.")
+    return configured, wrong
 
 
 def _from_channels(alias: str, configured: dict[str, Any]) -> Any:

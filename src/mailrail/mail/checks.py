@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import django
@@ -29,7 +30,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from mailrail.autoreload import import_watched
-from mailrail.conf import settings
+from mailrail.conf import read_for_checks, settings
 from mailrail.errors import InvalidSettings
 
 from .mailers import (
@@ -50,7 +51,7 @@ from .mailers import (
 from .message_ids import message_id_domain
 from .models import Email
 from .moving import unknown_mailers
-from .policies import UNNAMED, Policy, build
+from .policies import UNNAMED, Policy, policy_of, read
 from .server_checks import check_server
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -62,6 +63,7 @@ FOR_DEVELOPMENT = {
 
 
 @register()
+@read_for_checks()
 def check_mail(**kwargs: Any) -> list[CheckMessage]:
     """Does what is queued leave, and by what?"""
     if not apps.is_installed("mailrail"):
@@ -87,6 +89,7 @@ def check_mail(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.database)
+@read_for_checks()
 def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Does email wait for a mailer that was removed? Nothing but a person moves it."""
     using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
@@ -107,24 +110,24 @@ def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: An
 
 
 @register()
+@read_for_checks()
 def check_policies(**kwargs: Any) -> list[CheckMessage]:
     """Rates, connections, lifetimes and failover."""
     try:
         raw = settings.mailers
     except InvalidSettings:
         return []  # mailrail.E001 tells
-    try:
-        policies = build(raw)
-    except InvalidSettings as error:
-        return [Error(mistake, id="mailrail.mail.E004") for mistake in error.mistakes]
-    return [
-        Error(f"MAILRAIL['MAILERS'][{alias!r}] {said}", id="mailrail.mail.E004")
+    policies, mistakes = read(raw)
+    wrong = [
+        f"MAILRAIL['MAILERS'][{alias!r}] {said}"
         for alias, policy in policies.items()
         for said in _wrong_with(alias, policy)
     ]
+    return [Error(text, id="mailrail.mail.E004") for text in (*mistakes.texts, *wrong)]
 
 
 @register()
+@read_for_checks()
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
     """Is there a place for attachments? Small ones never ask for it."""
     try:
@@ -144,6 +147,7 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register()
+@read_for_checks()
 def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
     """Can the function be asked that says what only recipients may read?"""
     try:
@@ -166,12 +170,14 @@ def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(deploy=True)
+@read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """Does this machine go by a name that servers elsewhere take? Its name server is asked: only with ``--deploy``."""
-    try:
-        return [*_check_ehlo(), *_check_message_ids()]
-    except Exception:  # whatever is wrong with a mailer: the other checks tell
-        return []
+    found: list[CheckMessage] = []
+    for check in (_check_ehlo, _check_message_ids):
+        with suppress(Exception):  # whatever is wrong with a mailer: the other checks tell
+            found += list(check())
+    return found
 
 
 def _check_ehlo() -> Iterable[CheckMessage]:
@@ -202,6 +208,15 @@ def _is_no_domain(name: str) -> bool:
 
 
 def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
+    yield from _wrong_with_mailer(alias, policy)
+    for name in policy.failover:
+        if alias_of(name) == alias_of(alias):
+            yield f"['FAILOVER'] names the mailer itself, {name!r}."
+        elif (why := _cannot_deliver(name)) is not None:
+            yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {why}"
+
+
+def _wrong_with_mailer(alias: str, policy: Policy) -> Iterable[str]:
     known = configured()
     if (policy.backend is not None or policy.options) and (known is not None or alias_of(alias) == UNNAMED):
         where = "MAILERS" if known is not None else "MAILRAIL['DELIVER_WITH'] and Django's EMAIL_* settings"
@@ -209,6 +224,8 @@ def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
     elif known is not None and alias in known and is_ours(backend_of(alias)[1]):
         target = known[alias].get("OPTIONS", {}).get("deliver_with")
         yield f"is about a mailer that queues. Say it of the one that delivers, {target!r}."
+    elif _is_unread(alias):
+        return
     elif (why := _cannot_deliver(alias)) is not None:
         yield f"is about no mailer that delivers. {why}"
     elif policy.composes is False and is_smtp(backend_of(alias)[1]):
@@ -217,20 +234,29 @@ def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
         for key in ("LOCAL_HOSTNAME", "IGNORE_EXTENSIONS"):
             if getattr(policy, key.lower()):
                 yield f"has {key}, which only Django's SMTP backend and mailrail.mail.smtp.EmailBackend have."
-    for name in policy.failover:
-        if alias_of(name) == alias_of(alias):
-            yield f"['FAILOVER'] names the mailer itself, {name!r}."
-        elif (why := _cannot_deliver(name)) is not None:
-            yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {why}"
 
 
 def _cannot_deliver(alias: str) -> str | None:
     try:
         where, path = backend_of(alias)
     except InvalidSettings as error:
-        return str(error)
+        return None if _is_unread(alias) else str(error)
     wrong = [found for found in _check_path(where, path) if isinstance(found, Error)]
     return str(wrong[0].msg) if wrong else None
+
+
+def _is_unread(alias: str) -> bool:
+    """Whether what defines this mailer in ``MAILRAIL`` is written wrongly: E004 tells, or mailrail.E001."""
+    if configured() is not None:
+        return False
+    if alias_of(alias) != UNNAMED:
+        said = settings.mailers.get(alias, {})
+        return not isinstance(said, Mapping) or ("BACKEND" in said and policy_of(alias).backend is None)
+    try:
+        backend_of(alias)
+    except InvalidSettings:
+        return True
+    return False
 
 
 def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage]:
@@ -296,7 +322,8 @@ def _check_unread(known: Mapping[str, Any] | None) -> Iterable[CheckMessage]:
                 hint='Before Django 6.1, write EMAIL_BACKEND = "mailrail.mail.backend.EmailBackend", EMAIL_HOST = …',
                 id="mailrail.mail.W003",
             )
-    if known is not None and "DELIVER_WITH" in getattr(django_settings, "MAILRAIL", {}):
+    said = getattr(django_settings, "MAILRAIL", {})
+    if known is not None and isinstance(said, Mapping) and "DELIVER_WITH" in said:
         yield Warning(
             "MAILRAIL['DELIVER_WITH'] is not read in a project with MAILERS.",
             hint='Remove it: there, "OPTIONS": {"deliver_with": "smtp"} of the mailer that queues names the one that '

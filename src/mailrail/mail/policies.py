@@ -28,7 +28,7 @@ from typing import Any
 
 from mailrail import options as checked
 from mailrail.addresses import normal_domain
-from mailrail.conf import settings
+from mailrail.conf import is_in_check, settings
 from mailrail.errors import InvalidSettings
 from mailrail.options import Mistakes
 from mailrail.routing import Rate
@@ -79,7 +79,11 @@ def _policies() -> Mapping[str, Policy]:
     global _built
     raw = settings.mailers
     if _built is None or _built[0] is not raw:
-        _built = raw, build(raw)
+        policies, mistakes = read(raw)
+        if mistakes.errors and is_in_check():
+            return policies
+        mistakes.raise_any(InvalidSettings)
+        _built = raw, policies
     return _built[1]
 
 
@@ -91,12 +95,18 @@ def lifetime_of(alias: str) -> float:
 
 def build(raw: Mapping[str, Any]) -> dict[str, Policy]:
     """Read the policies. Raises ``InvalidSettings`` that names the settings, and says all that is wrong with them."""
+    policies, mistakes = read(raw)
+    mistakes.raise_any(InvalidSettings)
+    return policies
+
+
+def read(raw: Mapping[str, Any]) -> tuple[dict[str, Policy], Mistakes]:
+    """Return the policies, of what is right in each, and what is wrong."""
     mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
     policies = {
         alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", said, mistakes) for alias, said in raw.items()
     }
-    mistakes.raise_any(InvalidSettings)
-    return policies
+    return policies, mistakes
 
 
 def _policy(where: str, said: Any, mistakes: Mistakes) -> Policy:
