@@ -34,6 +34,7 @@ from mailrail.invitations import (
 from mailrail.invitations.consumers import compose, unsent
 from mailrail.invitations.models import Invitation, Status
 from mailrail.mail.models import Suppression
+from mailrail.moments import as_django
 from mailrail.testing import drain, sent
 from tests.project.models import TeamInvitation
 
@@ -90,7 +91,7 @@ def test_an_email_says_in_which_zone_its_time_is(
 ) -> None:
     settings.TIME_ZONE = zone
     invitation = invite("guest@example.com", sender)
-    invitation.expires_at = datetime(2026, 11, 29, 15, 52, tzinfo=UTC)
+    invitation.expires_at = as_django(datetime(2026, 11, 29, 15, 52, tzinfo=UTC))
     email = compose(invitation)
     for body in (email.body, email.alternatives[0][0]):
         assert f"The link is good until {shown}." in str(body)

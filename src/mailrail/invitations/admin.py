@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.widgets import AdminTextInputWidget
 from django.contrib.auth import get_permission_codename, get_user_model
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models, router
 from django.db.models import QuerySet
 from django.forms import ModelForm
@@ -20,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
 from mailrail import Channel
+from mailrail.errors import InvalidSettings
 from mailrail.key_lists import (
     DecidingAdmin,
     Filter,
@@ -137,7 +139,8 @@ class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only 
                 self.add_error(None, str(refused))
 
 
-link_records("send-invite", get_invitation_model())
+with suppress(InvalidSettings, ImproperlyConfigured):  # a check tells, which this import comes before
+    link_records("send-invite", get_invitation_model())
 
 
 @admin.register(Invitation)
