@@ -186,3 +186,35 @@ def test_an_exception_of_several_lines_is_told_by_its_class_and_first_line(
     [(_, line)] = lines(caplog)
     assert line.endswith(" text='OSError: gone'")
     assert caplog.records[-1].text == "OSError: gone\\n\\tIs it there?"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["full", "domain"])
+@pytest.mark.parametrize(
+    ("to", "full", "domain"),
+    [
+        ("x mailer=other code=250 <a@example.net>", "a@example.net", "…@example.net"),
+        ('"Doe, Jane" <a@example.net>', "a@example.net", "…@example.net"),
+        ("Bi\u202edi <a@example.net>", "a@example.net", "…@example.net"),
+        ("Größe <größe@exämple.net>", "größe@exämple.net", "…@exämple.net"),
+        ('"x code=250"@example.net', "'\"x code=250\"@example.net'", "…@example.net"),
+        ("b=a@example.net", "b=a@example.net", "…@example.net"),
+    ],
+)
+def test_a_name_adds_no_fields_to_a_line_and_is_not_told(
+    queueing: Configure,
+    caplog: pytest.LogCaptureFixture,
+    settings: Any,
+    how: str,
+    to: str,
+    full: str,
+    domain: str,
+) -> None:
+    queueing(1)
+    settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_LOG_RECIPIENTS": how}
+    email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["ann@example.com"]))
+    email.recipients = [{**email.recipients[0], "address": to}]
+    outcome_log.tell([fail(email, timezone.now(), "OSError: gone", "out")])
+    [(_, line)] = lines(caplog)
+    expected = full if how == "full" else domain
+    assert line == f"failed email={email.pk} to={expected} mailer=out text='OSError: gone'"
+    assert caplog.records[-1].recipients == expected  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from email.utils import parseaddr
 
 from mailrail.conf import settings
 from mailrail.terminal import single_line
@@ -13,14 +14,27 @@ MOST = 20
 _ADDRESS = re.compile(r"""("[^"@]*"|[^\s<>()\[\],;:"']+)@([^\s<>()\[\],;:"']+)""")
 """What looks like an address, with its domain; a quoted local part may hold spaces (RFC 5321 4.1.2)."""
 
+_PLAIN = re.compile(r"[\w.+-]+@[\w.-]+")
+_SEPARATOR = re.compile(r'[\s,"]')
+"""What ends a field of a line, or an address in it."""
+
 
 def named(addresses: Sequence[str]) -> str:
-    """Return these addresses as the log may name them, on one line."""
+    """Return these addresses as the log may name them, on one line: without names, which anybody may choose."""
     if settings.mail_log_recipients == "none":
         return f"{len(addresses)} recipient(s)"
-    shown = list(dict.fromkeys(masked(each) for each in addresses[:MOST]))
+    shown = list(dict.fromkeys(_field(masked(_bare(each))) for each in addresses[:MOST]))
     more = len(addresses) - MOST
     return single_line(",".join(shown)) + (f",and {more} more" if more > 0 else "")
+
+
+def _bare(recipient: str) -> str:
+    return recipient if _PLAIN.fullmatch(recipient) else parseaddr(recipient)[1] or recipient
+
+
+def _field(address: str) -> str:
+    """Return an address in quotes where it would be read as more than one."""
+    return repr(address) if _SEPARATOR.search(address) else address
 
 
 def masked(text: str) -> str:
