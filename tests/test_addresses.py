@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import idna
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailrail.addresses import (
@@ -13,6 +14,7 @@ from mailrail.addresses import (
     normal_domain,
     normal_form,
     spellings,
+    unicode_domain,
     with_ascii_domains,
 )
 
@@ -96,3 +98,39 @@ def test_a_domain_that_idna_2008_does_not_know_is_refused_and_still_compared(dom
 )
 def test_of_a_header_the_domains_alone_are_encoded(text: str, written: str) -> None:
     assert with_ascii_domains(text) == written
+
+
+def encoded(domain: str) -> str | None:
+    try:
+        return idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
+    except UnicodeError:
+        return None
+
+
+def told(domain: str) -> str | None:
+    try:
+        return ascii_domain(domain)
+    except InvalidDomain:
+        return None
+
+
+LABELS = st.text(max_size=9) | st.text("aBz1-ßäÄ\u0308\u00ad\u200dﾞ٣مو域ªⅷ⒈…_", max_size=9)
+LABELS |= st.sampled_from(
+    ["com", "xn--fa-hia", "XN--FA-HIA", "xn--", "xn--a", "ü" * 57, "ü" * 58, "e" * 63, "e" * 64]
+)
+
+
+@given(
+    st.lists(st.tuples(LABELS, st.sampled_from(".。．｡")), min_size=1, max_size=6),
+    st.sampled_from(["", ".", "ü", "。"]),
+)
+@example([("ä" * 40, ".")] * 5 + [("e" * 21, ".")], "")
+@example([("\u00ad", "."), ("ü", ".")], "\u00ad")
+def test_a_domain_of_converted_labels_is_the_domain_converted_as_a_whole(
+    labels: list[tuple[str, str]], end: str
+) -> None:
+    domain = "".join(label + dot for label, dot in labels).removesuffix(".") + end
+    expected = domain if domain.isascii() else encoded(domain)
+    assert told(domain) == expected
+    if expected is not None and not domain.isascii():
+        assert unicode_domain(domain) == unicode_domain(expected) == idna.decode(expected)

@@ -17,11 +17,16 @@ import idna
 
 __all__ = ["bare", "normal_form"]
 
+LONGEST_DOMAIN = (
+    253  # RFC 1035 2.3.4: 255 octets on the wire, where each label has one more, and the root is one
+)
 KEPT_DOMAINS = 16_384
-"""Conversions that a process remembers: one takes 30 µs, and a list of 10,000 addresses needs each several times."""
+"""Domains, and labels, whose conversion a process remembers: a list of 10,000 addresses needs each several times."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[A-Za-z0-9.-]*[A-Za-z0-9-]")
 """An address where lower case is all that is left to do: most are, and a parser takes as long as composing an email."""
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+"""What divides labels: the full stop and those of other scripts (UTS 46 4, RFC 3490 3.1)."""
 _DOMAIN_IN_TEXT = re.compile(
     r"""
     "(?:[^"\\]|\\.)*"                 # a quoted name or local part: no domain is inside
@@ -52,15 +57,69 @@ class _Converted(NamedTuple):
 @lru_cache(maxsize=KEPT_DOMAINS)
 def _converted(domain: str) -> _Converted:
     try:
-        encoded = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
-        mapped = idna.uts46_remap(
-            domain, std3_rules=True
-        )  # what has been encoded, where no label was an A-label
-        return _Converted(encoded, idna.decode(encoded) if "xn--" in mapped else mapped)
+        return _by_labels(domain) or _as_a_whole(domain)
     except UnicodeError as error:
         raise InvalidDomain(
             f"{domain!r} is no domain by IDNA 2008: {error}. If it is registered all the same, write it as xn--…"
         ) from None
+
+
+def _by_labels(domain: str) -> _Converted | None:
+    """Convert each label once for all domains that have it. None where only the whole domain tells what is right.
+
+    The rules of IDNA 2008 and the mapping of UTS 46 look at one label at a time; the length alone is the domain's.
+    """
+    names, at_the_end = _DOTS.split(domain), ""
+    if not names[-1] and len(names) > 1:
+        del names[-1]
+        at_the_end = "."
+    if len(domain) > LONGEST_DOMAIN or not all(names):
+        return None
+    try:
+        labels = [_label(name) for name in names]
+    except UnicodeError:
+        return None
+    in_ascii = ".".join([label.in_ascii for label in labels])
+    if len(in_ascii) > LONGEST_DOMAIN:
+        return None
+    return _Converted(in_ascii + at_the_end, ".".join([label.in_unicode for label in labels]) + at_the_end)
+
+
+@lru_cache(maxsize=KEPT_DOMAINS)
+def _label(name: str) -> _Converted:
+    """Raise ``UnicodeError`` for one that is no label, also where the mapping leaves nothing, or makes two of it."""
+    mapped = idna.uts46_remap(name, std3_rules=True)
+    encoded = idna.alabel(mapped).decode("ascii")
+    if mapped.startswith("xn--"):
+        return _Converted(encoded, _u_label(encoded))
+    if encoded != mapped:
+        _remember(encoded, mapped)
+    return _Converted(encoded, mapped)
+
+
+_u_labels: dict[str, str] = {}
+"""By A-label. A list asks for both directions, and decoding takes longer than encoding did."""
+
+
+def _remember(a_label: str, u_label: str) -> None:
+    if len(_u_labels) >= KEPT_DOMAINS:
+        _u_labels.clear()
+    _u_labels[a_label] = u_label
+
+
+def _u_label(label: str) -> str:
+    """Return the U-label of an A-label, and other ASCII as it is. Raises ``UnicodeError`` for one that is no label."""
+    known = _u_labels.get(label)
+    if known is None:
+        known = idna.ulabel(label)
+        _remember(label, known)
+    return known
+
+
+def _as_a_whole(domain: str) -> _Converted:
+    """Convert a domain of any length and shape, or raise ``UnicodeError`` with the place of what is wrong in it."""
+    encoded = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
+    return _Converted(encoded, idna.decode(encoded))
 
 
 def unicode_domain(domain: str) -> str:
@@ -76,10 +135,15 @@ def unicode_domain(domain: str) -> str:
 
 @lru_cache(maxsize=KEPT_DOMAINS)
 def _decoded(domain: str) -> str:
+    """Decode a domain in lower case; what is none, or is too long, is returned as it is."""
+    labels = domain.removesuffix(".").split(".")
+    if len(domain) - domain.endswith(".") > LONGEST_DOMAIN:
+        return domain
     try:
-        return idna.decode(domain)
+        decoded = ".".join([_u_label(label) for label in labels])
     except UnicodeError:
         return domain
+    return f"{decoded}." if domain.endswith(".") else decoded
 
 
 def normal_domain(domain: str) -> str:
@@ -101,8 +165,11 @@ def normal_form(address: str) -> str:
 
     Servers may tell upper from lower case before the @ (RFC 5321 2.4), and none is known that does: both are one.
     """
-    if _PLAIN.fullmatch(address):
-        return address.lower()
+    return address.lower() if address.isascii() and _PLAIN.fullmatch(address) else _normal_form(address)
+
+
+@lru_cache(maxsize=KEPT_DOMAINS)
+def _normal_form(address: str) -> str:
     local, at, domain = address.strip().rpartition("@")
     return f"{_lower(local)}{at}{normal_domain(domain)}"
 
@@ -127,11 +194,13 @@ def _bare(address: str) -> str:
 def spellings(address: str) -> list[str]:
     """Return how an address of this mailbox may be stored, in lower case: its normal form, and one by U-labels."""
     mailbox = normal_form(address)
-    if "xn--" not in mailbox:
-        return [mailbox]
-    local, at, domain = address.strip().rpartition("@")
-    written = unicode_domain(domain).rstrip(".")
-    return list(dict.fromkeys((mailbox, f"{_lower(local)}{at}{written}")))
+    return [mailbox] if "xn--" not in mailbox else list(dict.fromkeys((mailbox, _in_unicode(mailbox))))
+
+
+@lru_cache(maxsize=KEPT_DOMAINS)
+def _in_unicode(mailbox: str) -> str:
+    local, at, domain = mailbox.rpartition("@")
+    return f"{local}{at}{unicode_domain(domain)}"
 
 
 def with_ascii_domains(text: str) -> str:
