@@ -75,6 +75,9 @@ def test_good_addresses_are_stored_in_one_spelling(written: str, stored: str) ->
         ("guest@printer.local", "Its domain is one of a local network."),
         ("guest@mail.corp.internal", "Its domain is one of a local network."),
         ("guest@router.home.arpa", "Its domain is one of a local network."),
+        ("guest@localhost.localdomain", "Its domain is one of a local network."),
+        ("guest@nowhere.invalid", "Its domain is one of a local network."),
+        ("guest@hidden.onion", "Its domain is one of a local network."),
         ("guest@intranet", "Enter a valid email address."),
         ("guest@127.0.0.1", "Enter a valid email address."),
         ("guest@localhost.", "Its domain is one of a local network."),
@@ -104,7 +107,7 @@ def test_a_setting_allows_addresses_of_a_local_network(address: str, with_settin
 
 
 @pytest.mark.parametrize(
-    "domain", ["notlocalhost.com", "local.example.com", "internal.example", "arpa.example"]
+    "domain", ["notlocalhost.com", "local.example.com", "internal.example", "arpa.example", "mail.test"]
 )
 def test_a_public_domain_may_have_such_a_word_in_it(domain: str) -> None:
     assert clean(f"guest@{domain}") == f"guest@{domain}"

@@ -20,9 +20,10 @@ from .pasted import extract, split_line
 LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
 LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
 LONGEST_SHOWN = 60
-LOCAL_DOMAINS = ("localhost", "local", "internal", "home.arpa")
-"""Names of the machine and of its network (RFC 6761 6.3, RFC 6762 3, RFC 8375; ICANN has reserved ``internal``). Mail
-for them, or for a machine's number, would let strangers reach servers that only the site can reach."""
+LOCAL_DOMAINS = ("localhost", "localdomain", "local", "internal", "home.arpa", "invalid", "onion")
+"""Names of the machine and of its network (RFC 6761 6.3, RFC 6762 3, RFC 8375; ICANN has reserved ``internal``), and
+names that no public DNS has (``invalid``: RFC 6761 6.4, ``onion``: RFC 7686). Mail for them, or for a machine's number,
+would let strangers reach servers that only the site can reach. ``test`` is left to people who try things out."""
 
 _LOCAL = tuple(f".{name}" for name in LOCAL_DOMAINS)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
