@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
@@ -17,6 +16,7 @@ from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import call_command
 from django.db import connections
+from django.db.migrations.loader import MigrationLoader
 
 from mailrail import mail
 from mailrail.errors import InvalidSettings
@@ -209,6 +209,28 @@ def test_an_address_in_ascii_is_erased_where_its_domain_was_typed_in_full_width(
     assert "1 emails deleted" in out.getvalue() and not Email.objects.exists()
 
 
+@pytest.mark.parametrize("spelling", [*SPELLINGS[:1], "GONE@XN--exmple-CUA.com", "gone@exämple.com."])
+@pytest.mark.parametrize("how", ["save", "create", "bulk_create"])
+def test_a_row_that_code_writes_suppresses_the_mailbox_however_it_is_spelt(
+    on: str, queueing: Queueing, spelling: str, how: str
+) -> None:
+    if how == "save":
+        row = Suppression(address=spelling)
+        row.save()
+        assert row.address == "gone@xn--exmple-cua.com"
+    elif how == "create":
+        Suppression.objects.create(address=spelling)
+    else:
+        Suppression.objects.bulk_create([Suppression(address=spelling)])
+    assert Suppression.objects.filter(address="gone@exämple.com").exists()
+    assert Suppression.objects.filter(pk__in=["GONE@EXÄMPLE.com"]).exists()
+    queueing(0, f"{__name__}.Kept")
+    Kept.told.clear()
+    EmailMessage("Hi", "Text.", "me@example.com", ["gone@exämple.com"]).send()
+    drain("mailrail.mail")
+    assert (Kept.told, Email.objects.get().status) == ([], Status.SUPPRESSED)
+
+
 def test_rows_of_an_earlier_release_get_their_normal_form(on: str) -> None:
     before = [
         "gone@exämple.com",
@@ -217,9 +239,11 @@ def test_rows_of_an_earlier_release_get_their_normal_form(on: str) -> None:
         "b@example.com",
         disguised("c@exämple.com"),
     ]
-    Suppression.objects.bulk_create(Suppression(address=address) for address in before)
     migration = import_module("mailrail.mail.migrations.0009_normal_addresses")
+    state = MigrationLoader(connections[on]).project_state(("mailrail_mail", "0009_normal_addresses"))
+    rows = state.apps.get_model("mailrail_mail", "Suppression").objects.using(on)
+    rows.bulk_create(rows.model(address=address) for address in before)
     with connections[on].schema_editor() as editor:
-        migration.normalize(apps, editor)
+        migration.normalize(state.apps, editor)
     after = {"gone@xn--exmple-cua.com", "a@xn--fa-hia.de", "b@example.com", disguised("c@exämple.com")}
     assert set(Suppression.objects.values_list("pk", flat=True)) == after

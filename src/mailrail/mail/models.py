@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail import uuid7
+from mailrail.addresses import normal_form
 from mailrail.moments import MomentField
 
 
@@ -238,10 +239,30 @@ class EmailFile(models.Model):
         return f"{self.email_id} {self.file_id}"
 
 
-class Suppression(models.Model):
-    """An address that gets no more email, and why."""
+class _MailboxField(models.CharField):  # type: ignore[type-arg]  # generic only for the type checker
+    """A ``CharField`` that stores an address, and looks for it, in its normal form; digests as they are.
 
-    address = models.CharField(pgettext_lazy("email", "address"), max_length=320, primary_key=True)
+    For migrations it is a ``CharField``.
+    """
+
+    def deconstruct(self) -> Any:
+        name, _path, arguments, options = super().deconstruct()
+        return name, "django.db.models.CharField", arguments, options
+
+    def get_prep_value(self, value: Any) -> Any:
+        value = super().get_prep_value(value)
+        return value if value is None or value.startswith("sha256:") else normal_form(value)
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = self.get_prep_value(super().pre_save(model_instance, add))
+        setattr(model_instance, self.attname, value)
+        return value
+
+
+class Suppression(models.Model):
+    """An address that gets no more email, and why. However it is written, it is kept in its normal form."""
+
+    address = _MailboxField(pgettext_lazy("email", "address"), max_length=320, primary_key=True)
     reason = models.CharField(
         pgettext_lazy("email", "reason"),
         max_length=20,
@@ -256,7 +277,7 @@ class Suppression(models.Model):
         verbose_name_plural = _("suppressed addresses")
 
     def __str__(self) -> str:
-        return self.address
+        return str(self.address)
 
 
 class MailerState(models.Model):
