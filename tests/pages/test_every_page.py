@@ -81,7 +81,7 @@ def test_dark_and_light_are_what_the_reader_prefers(stage: Stage) -> None:
     for scheme in SCHEMES:
         stage.page.emulate_media(color_scheme=scheme)
         colours = stage.page.evaluate(
-            """["body", "main", "input[type=email]", "textarea"].map((selector) =>
+            """["body", "main", "input[name=email]", "textarea"].map((selector) =>
                 getComputedStyle(document.querySelector(selector)).backgroundColor)"""
         )
         lightness[scheme] = [sum(map(int, colour[4:-1].split(", "))) / 765 for colour in colours]
