@@ -1,8 +1,8 @@
 """The contract of a layer: what every one of them can do, and what the verbs mean.
 
-A layer is a Channels 4 channel layer (``NamedChannels`` below, and a class that keeps groups and process-local
-channels) plus the durable verbs for named channels (``DurableLayer``). The verbs are synchronous, so that a send joins
-the transaction of its caller; ``acall`` runs any of them from async code.
+A layer is a Channels 4 channel layer plus the durable verbs for named channels (``DurableLayer``). The Channels part is
+``NamedChannels`` below, and a class that keeps groups and process-local channels. The verbs are synchronous, so that a
+send joins the transaction of its caller; ``acall`` runs any of them from async code.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class DurableLayer(LookedAt):
     def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
         """Store the messages: all or none per channel. Returns their ids, in order.
 
-        A repeat of an id is harmless while the first is waiting or claimed, and runs again after it finished. A
-        message whose ``key`` waits on its channel already (and has not started) is not stored: its twin's id is
-        returned, and the earlier ``due`` and the later ``expires`` of the two win.
+        A repeat of an id is harmless while the first is waiting or claimed, and runs again after it finished. A message
+        is not stored if its ``key`` waits on its channel already and has not started. The id of the waiting twin is
+        returned, with the earlier ``due`` and the later ``expires`` of the two.
         """
 
     def _enqueue_with(self, record: Statement, messages: Sequence[Message]) -> list[UUID]:

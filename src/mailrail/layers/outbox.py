@@ -1,8 +1,8 @@
 """The outbox: sends kept in a database, in their caller's transaction, until they are relayed to the layer's server.
 
-What waits here are messages of a database layer, on a channel of their own that nothing is routed on. Whoever relays
-claims them, hands them on under their own ids and finishes them, so several may do it at once: the sender itself right
-after its commit, workers, a person (``manage.py channels relay``). A crash between the two steps hands a message on
+What waits here are messages of a database layer, on a channel of their own that nothing is routed on. A relay claims
+messages, passes them on under their own ids and finishes them, so several relays may run at once. Relays are the sender
+right after its commit, workers, and ``manage.py channels relay``. A crash between the two steps hands a message on
 twice, which is harmless while the first one waits or is claimed.
 """
 
@@ -159,8 +159,8 @@ class Outbox:
     def relay(self, most: int | None = None) -> int:
         """Hand on what waits, at most so many; returns how many. What cannot be handed on waits on.
 
-        Raises ``LayerUnavailable`` when the server cannot be reached, after that it is tried with one message first;
-        when a part of the layer cannot, after the others have got theirs.
+        Raises ``LayerUnavailable`` when the server cannot be reached; the next relay then tries one message first. When
+        only some hosts are down, it raises after the messages of the others were passed on.
         """
         channel, worker = self.channel, f"relay-{socket.gethostname()}-{os.getpid()}"
         done, handed_on = 0, list[Message]()

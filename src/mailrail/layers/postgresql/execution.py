@@ -42,8 +42,8 @@ class PostgresqlExecution(DatabaseChannelLayer):
 
     @contextmanager
     def _reading_committed(self) -> Iterator[None]:
-        """A transaction of our own sees with each statement what others have committed before that, although OPTIONS or
-        the role may ask for another isolation: lanes and buckets go wrong, or fail, on what was true some time ago."""
+        """Open a transaction in which each statement sees what others have committed before it. OPTIONS or the role may
+        ask for another isolation level. Lanes and token buckets would go wrong, or fail, on an old snapshot."""
         if self._is_in_transaction():
             yield
             return

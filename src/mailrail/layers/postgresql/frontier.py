@@ -1,13 +1,13 @@
 """Where the unclaimed messages begin, remembered while dead rows lie before them.
 
-Claiming and finishing leave dead versions of rows behind, at the front of the index that claims read. Vacuum takes them
-away, but comes once a minute by default, and not at all while a transaction somewhere still looks at an old snapshot (a
-dump, a forgotten session): then each claim reads past all of them, and gets slower with every message. So after some
-slow claims in a row the last one tells the next where it found its messages, and for a while they begin there.
+Claiming and finishing leave dead versions of rows behind, at the front of the index that claims read. Vacuum removes
+them once a minute by default. It removes nothing while some transaction still holds an old snapshot (a dump, a
+forgotten session). Then each claim reads past all of them, and gets slower with every message. So after some slow
+claims in a row, the last one remembers where it found its messages. For a while, the next claims begin there.
 
-Only a hint, and one with an end: a message with an earlier `due` (committed late, released), or of a priority that was
-not there, waits for the next claim that begins at the front, `SHARE` times as long as such a claim takes: the quickest
-one of the last few, as one that stood still (a lock on the table, a full disk) says nothing about the next.
+This is only a hint, and it ends. A message may lie before the remembered place: it was committed late, released, or has
+a new priority. It waits for the next claim that begins at the front. Such a claim takes one part in `SHARE` of the
+time. The quickest of the last few claims counts: a slow one may have met a lock on the table or a full disk.
 """
 
 from __future__ import annotations

@@ -26,10 +26,11 @@ UPDATE mailrail_message m SET held = 1 WHERE m.id = ANY (ARRAY (
 """
 
 # After something left these lanes, from the place `gone` on: their lowest place becomes claimable. Has to be a
-# statement of its own, after the removal: its snapshot shows what was parked until then. A lowest place behind what is
-# gone is locked against removal until we commit: whoever removed it in the same moment would still see what is gone
-# ahead of it, and neither of us would let the next one go. Says how many of them somebody has removed while we waited:
-# then once more; and whether all that is seen is what was true at the beginning of the transaction.
+# statement of its own, after the removal: its snapshot shows what was parked until then. A lowest place behind `gone`
+# is locked against removal until the transaction commits. Otherwise a transaction that removes it at that moment would
+# still see `gone` ahead of it. Then neither transaction would free the next place. The first column says how many of
+# them were removed while this statement waited; if any were, it is run once more. The second says whether the snapshot
+# is that of the transaction's beginning.
 ADVANCE_LANES = """
 WITH heads AS MATERIALIZED (
     SELECT head.id, head.held

@@ -17,8 +17,8 @@ ON CONFLICT (id) DO NOTHING -- a repeat of an id is harmless
 RETURNING pg_notify('mailrail', channel)
 """
 
-# Many, none of them with a key. Those of a lane take its next places in the order given: INSERT takes the rows as the
-# sorted subquery yields them, and the lane's lock is held.
+# Many, none of them with a key. Those of a lane take its next places in the order given. The lane's lock is held, and
+# INSERT takes the rows in the order of the sorted subquery.
 ENQUEUE_MANY = """
 WITH stored AS (
     INSERT INTO mailrail_message
@@ -65,8 +65,8 @@ SELECT id, pg_notify('mailrail', channel) FROM stored
 """
 
 # The waiting twin is locked until the sender's transaction ends: it cannot run before the sender's change is visible.
-# As weakly as keeps claims away, and changed only where it has to be: whoever lets it go in its lane must not wait for
-# the sender. Claimed meanwhile, its unique_key is gone and nothing is found.
+# The lock is the weakest that keeps claims away, and the row is updated only when it has to be. Otherwise a worker that
+# frees the twin in its lane would wait for the sender. Claimed meanwhile, its unique_key is gone and nothing is found.
 JOIN_TWIN = f"""
 WITH {CLOCK}, twin AS MATERIALIZED (
     SELECT id, channel FROM mailrail_message

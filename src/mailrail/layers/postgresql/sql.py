@@ -4,11 +4,11 @@ for each unusual clause.
 Placeholders are psycopg's ``%(name)s``. Lists travel as arrays and are read by ``unnest``: the statement's text stays
 the same, so that its plan is made once.
 
-``clock`` is read once per statement, and from there by a scalar subquery: ``clock_timestamp()``, unlike ``now()``, goes
-on inside a transaction, and a function that is volatile could not be a condition of an index scan.
+``clock`` is read once per statement, and from there by a scalar subquery. Unlike ``now()``, ``clock_timestamp()`` goes
+on inside a transaction. A volatile function cannot be the condition of an index scan.
 
-Rows are always found by a list of ids (``id = ANY (…)``), even where a join would say the same: a queue that was empty
-when its statistics were made looks like one row to the planner, and it would walk the whole index to join it.
+Rows are always found by a list of ids (``id = ANY (…)``), even where a join would mean the same. A queue that was empty
+when its statistics were made looks like one row to the planner. It would then walk the whole index to join it.
 
 Nothing here relies on the order in which the parts of a WITH are carried out: they all see the same snapshot
 (PostgreSQL manual, 7.8.4).
@@ -30,8 +30,8 @@ NOW = "date_part('epoch', clock_timestamp())"
 CLOCK = f"clock AS MATERIALIZED (SELECT {NOW} AS now)"
 
 # The priorities in use, found by jumping through the index from one to the next, never by reading the backlog. There
-# are few; the planner expects ten times as many rows as a recursion begins with, and again as many from the next one on
-# top, which costs so much that the server compiles the statement (`jit_above_cost`) for longer than it runs. Of a
+# are few. But the planner expects ten times as many rows as a recursion begins with, and ten times more from each
+# recursion on top. That cost makes the server compile the statement (`jit_above_cost`) for longer than it runs. Of a
 # comparison with a computed value it expects that hardly a row fulfils it: this one is true unless there is NULL.
 LEVELS = """
     level (channel, priority, floor) AS (

@@ -1,9 +1,9 @@
 """A Redis or Valkey Cluster, seen as one server: each command goes to the node that its key's slot belongs to.
 
 Each channel lies in one slot, so a script reaches one channel. Slots move in two ways. After a failover the old node is
-gone or answers MOVED: the map is learned anew. While an operator moves a slot key by key, its node answers ASK to what
-is not there any more, and our scripts name a key that is never there, the channel's tag: so none of them runs until
-the slot has moved as a whole. ASK is not followed, it is waited for: a script would find a part of its channel only.
+gone or answers MOVED: the map is learned anew. While an operator moves a slot key by key, its node answers ASK for the
+keys that have left. Our scripts name a key that never exists, the channel's tag. So none of them runs until the whole
+slot has moved. ASK is not followed, it is waited for: a script would find a part of its channel only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Connections to one server, shared by all threads, for many short calls.
 
-redis-py's own pool asks the operating system about a connection every time it hands one out, and its client measures
-each command: together that costs as much as the round trip itself. Here a connection is looked at only if it has been
-idle for a while; what breaks in between is told by the call that finds out.
+redis-py's own pool asks the operating system about a connection every time it hands one out. Its client also measures
+each command. Together that costs as much as the round trip itself. Here a connection is checked only after it has been
+idle for a while. A connection that breaks in between makes the next call fail, and that call reports it.
 """
 
 from __future__ import annotations

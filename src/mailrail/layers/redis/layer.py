@@ -51,9 +51,9 @@ meanwhile."""
 
 
 class RedisChannelLayer(EphemeralChannels, OperatedLayer):
-    """``CONFIG``: all that ``channels_redis.core.RedisChannelLayer`` takes, ``routing``, ``using``: the database whose
-    transactions sends wait for, ``cluster``: are ``hosts`` nodes of one?, and ``outbox``: are sends written there, and
-    relayed after the commit?"""
+    """Take all of ``channels_redis.core.RedisChannelLayer`` in ``CONFIG``, and these options. ``routing``: the path of
+    a list of routes. ``using``: the database whose transactions sends wait for. ``cluster``: whether ``hosts`` are
+    nodes of one cluster. ``outbox``: whether sends are written to that database, and relayed after the commit."""
 
     is_durable = True
     is_shared = True
@@ -253,8 +253,9 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
     def _adopt(self, call: Call) -> Claimed | None:
         """Claims of ours whose answer was lost, found by their token, under new ones.
 
-        They take the room that the call before had, so this one only settles. A token for each script call, and none of
-        them that of the claims to come: a token whose answer is lost, too, must name nothing that runs by then.
+        They take the room that the call before had, so this one only settles. Each script call gets a token of its own,
+        never one of the claims to come. If the answer to this call is lost as well, its token must not name messages
+        that run by then.
         """
         unanswered = self._unanswered.tokens(call.worker) if call.limits else []
         wanted = b"".join(map(token_bytes, unanswered))

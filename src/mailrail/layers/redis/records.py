@@ -1,6 +1,6 @@
 """How a message travels to and from the server: its state, which scripts read, and its body, which they do not.
 
-The body is the content as JSON, then, where there are any, headers, attempts and format version, each after a zero
+The body is the content as JSON. Headers, attempts and format version follow where there are any, each after a zero
 byte, which JSON text never holds. ``symmetric_encryption_keys`` turn it into a token of Fernet.
 """
 

@@ -1,7 +1,7 @@
 """The SQLite layer's verbs, in the order of a message: sent, claimed, settled.
 
-SQLite has one writer at a time, so every verb that writes is one short ``BEGIN IMMEDIATE`` transaction (or a
-savepoint of the caller's) and sees a world at rest. See ``sql`` for the statements.
+SQLite has one writer at a time. So every verb that writes is one short ``BEGIN IMMEDIATE`` transaction, or a savepoint
+of the caller's, and nothing changes beside it. See ``sql`` for the statements.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ class SqliteLayer(SqliteOperating):
         return max(0.0, due - time.time())
 
     def _change(self) -> object:
-        # Differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA data_version).
-        # 50 times a second, so past Django's cursor, which costs ten times as much.
+        # The value differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA
+        # data_version). It is asked for 50 times a second, so it bypasses Django's cursor, which costs ten times as
+        # much.
         connection = self._connection
         connection.ensure_connection()
         self._file.check(connection)

@@ -1,9 +1,9 @@
 """What the SQLite layer asks of SQLite (3.35 and up), whole statements with the reason for each unusual clause.
 
-Placeholders are Django's ``%(name)s``. ``:now`` is the clock of this machine, which is SQLite's own clock, too.
-All writes run inside ``BEGIN IMMEDIATE``, so a statement sees what the one before it left and nobody in between.
-Lists travel as one JSON text read by ``json_each``: the statement's text stays the same, so that SQLite's compiled
-form of it is used again, and there is no limit on the number of parameters.
+Placeholders are Django's ``%(name)s``. ``:now`` is the clock of this machine, which is SQLite's own clock, too. All
+writes run inside ``BEGIN IMMEDIATE``, so a statement sees what the one before it left and nobody in between. Lists
+travel as one JSON text read by ``json_each``. So the statement's text stays the same, and SQLite uses its compiled form
+again. The number of parameters has no limit either.
 """
 
 from __future__ import annotations
