@@ -53,9 +53,9 @@ class EmailBackend(BaseEmailBackend):
     In a consumer, what an earlier run for the same message has queued is not queued again.
 
     ``deliver_with``: in ``MAILERS``, the alias of the mailer that delivers. Without ``MAILERS`` it is the backend that
-    ``MAILRAIL["DELIVER_WITH"]`` names. ``fail_silently``: an outage of the database or the layer, and an email that
-    cannot be queued, are logged, not raised; so are those of Django's error mail. Raises ``TypeError`` for a server or
-    a login that the caller names: what is queued leaves by its mailer, and no password belongs into a record.
+    ``MAILRAIL["DELIVER_WITH"]`` names. ``fail_silently``: the backend logs an outage of the database or the layer, and
+    an email that cannot be queued, and raises nothing. The same holds for Django's error mail. Raises ``TypeError`` for
+    a server or a login that the caller names. Queued email leaves by its mailer, and no password belongs into a record.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Sequence[EmailMessage] | None) -> int:
         """Queue them, all or none. Returns how many: those without recipients are left out, as by Django's backends.
 
-        With ``fail_silently`` those that can be queued are. What Django mails of its log is queued in that way, too:
-        a request whose error cannot be mailed is to be answered all the same.
+        With ``fail_silently`` those that can be queued are. What Django mails of its log is queued in that way, too. A
+        request whose error cannot be mailed must still be answered.
         """
         messages = [message for message in email_messages or () if message.recipients()]
         run = current_run()

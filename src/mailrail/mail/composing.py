@@ -1,7 +1,7 @@
 """Look at an email as it is queued: write it where its mailer does, so that nothing fails that could be told now.
 
-Where no mailer of it writes bytes (Anymail), the fields are looked at instead: such a backend takes headers that are
-numbers, and texts that are translated late, which Django cannot write.
+Where no mailer of it writes bytes (Anymail), only the fields are checked. Such a backend accepts headers that are
+numbers and lazily translated texts, which Django cannot write.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ ANYBODY = "anybody@example.com"
 
 def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int:
     """Compose it, and return its bytes. Raise what Django raises for headers and addresses, else ``CannotQueue``, which
-    names the header, the alternative or the attachment; for a class that writes its own message, what that raises."""
+    names the header, the alternative or the attachment. Raise what the class itself raises, where it writes its own
+    message."""
     try:
         composed = compose(message, message_id=message_id, date=date, smtputf8=True)
     except InvalidDomain as error:  # of no recipient: of a Reply-To, or of another header

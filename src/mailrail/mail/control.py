@@ -84,9 +84,9 @@ def release(emails: Subjects) -> Changed:
 def resend(emails: Subjects) -> Changed:
     """Send again what has ended.
 
-    To the recipients who do not have it, as the same email with the same Message-ID; an email that all have is sent to
-    all as a copy: a record and a Message-ID of its own, which ``Changed.copies`` tells. A Message-ID that the sender
-    chose goes into References.
+    Recipients who do not have it get the same email, with the same Message-ID. If all have it, all get a copy: a new
+    record with a Message-ID of its own. ``Changed.copies`` lists the copies. A Message-ID that the sender chose goes
+    into References.
     """
     return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
 

@@ -59,9 +59,9 @@ LEAST_PACE = 10.0
 LOGGING_IN = "another worker logs in first"
 NO_SLOT = "all connections of its mailer are in use"
 FINISHED_WITHIN = 1.0
-"""Seconds between two times at which messages end whose emails are final, while emails go on to be settled; the last
-ones end with the batch. Each time, the worker has a question for its layer, which costs as much as several emails; and
-nothing is lost with such a message, as its record says what became of it."""
+"""Seconds between two settlements of messages whose emails are final, while other emails of the batch go on. The last
+messages end with the batch. Each settlement is a call to the layer, which costs as much as several emails. A crash in
+between loses nothing: the records say what became of the emails."""
 
 
 class Delivery:
@@ -206,8 +206,9 @@ class Delivery:
         return ready
 
     def _wait_for_another(self, email: Email, now: datetime) -> float:
-        """Seconds. A message that no worker has died over did not leave its email as being sent: somebody has another
-        message of it, as when the layer has lost all it had, and reconciliation has sent them again."""
+        """Return the seconds to wait for another message that has this email. A message without a loss did not
+        leave its email as being sent, so another message did. That happens when the layer was wiped and reconciliation
+        has sent the messages again."""
         if email.status != Status.SENDING or self._messages[email.pk].losses:
             return 0.0
         return seconds_between(now, email.changed_at) + OTHERS

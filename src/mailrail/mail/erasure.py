@@ -1,8 +1,8 @@
 """Erasing an address from the records: for a person who asks to be forgotten.
 
-What is looked for is the address as text, in whatever case and with its domain in either spelling, in everything that a
-record holds but its attachments; and the whole of it, as joann@example.com is somebody else than ann@example.com. All
-records are read for that, a page of ids at a time; a run that was stopped may simply be started again.
+The address is searched as text, in any case and with its domain in either spelling. The search covers everything in a
+record except its attachments. Only the whole address matches: joann@example.com is somebody else than ann@example.com.
+All records are read for that, a page of ids at a time; a run that was stopped may simply be started again.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Erased:
 
     ``deleted``: emails to nobody else. ``emptied``: ended ones to others, too: content, subject and address are gone.
     ``removed``: emails that others still wait for; this address will not get them. ``left``: ids of emails that still
-    hold the address, as they are being sent, or wait to be sent to others: erase it again when they are.
+    hold the address, because they are being sent or wait to be sent to others. Erase the address again when they are
+    final.
     """
 
     deleted: int = 0

@@ -1,8 +1,8 @@
 """Who stands in for a mailer that is out, and which emails may go that way.
 
-An email that may have been sent stays with the mailer that may have sent it. So the record says which one that is
-before it leaves by another than its own (``Email.via``), in a change of its turn like any other: a worker that has read
-the record before cannot send it any more.
+An email that may have been sent stays with the mailer that may have sent it. So the record names another mailer
+(``Email.via``) before the email leaves by it. That change raises the number of the record's version like any other. A
+worker that has read the record before cannot send it any more.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def inline_files(email: Email) -> dict[str, bytes]:
 def drop_unneeded(digests: Iterable[str], using: str) -> int:
     """Delete those of these files that no email refers to. Returns how many were deleted.
 
-    Whoever queues an email with such a file at the same time either has its row first, then the file stays, or finds
-    none, and stores it again.
+    Somebody may queue an email with such a file at the same time. Either that transaction has the row first, and the
+    file stays. Or it finds no row, and stores the file again.
     """
     with transaction.atomic(using):
         rows = File.objects.using(using).filter(pk__in=digests).order_by("pk").select_for_update()

@@ -1,8 +1,7 @@
 """The records: one row per email, which says what is to be sent, to whom, and how far it got.
 
-The message on the channel carries a row's id and says "now"; the row is what people look at. Times, values and states
-are kept so that a worker of the release before, or after, can read them: columns have database defaults, migrations
-only add.
+The message on the channel carries a row's id and says "now"; the row is what people look at. Workers of the release
+before, or after, can read all times, values and states. Columns have database defaults, and migrations only add.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ def new_id() -> UUID:
 class Email(models.Model):
     """An email as it was given to the backend, and what became of it.
 
-    ``recipients``: a list of ``{"address": …, "status": …}``, with ``code``, ``enhanced``, ``text`` and ``at`` once
-    there is a reply, and ``in_doubt`` once they may have got it without one. ``content``: what ``content.dump``
+    ``recipients``: a list of ``{"address": …, "status": …}``. ``code``, ``enhanced``, ``text`` and ``at`` follow once
+    there is a reply, and ``in_doubt`` once a delivery may have happened without one. ``content``: what ``content.dump``
     returns. ``events``: what happened, the last ones, each ``{"at": …, "what": …}`` with ``stage``, ``code``,
     ``enhanced``, ``text`` and ``mailer`` where they apply.
     """
@@ -158,8 +157,8 @@ class Email(models.Model):
         indexes = (
             models.Index(fields=["status", "-id"], name="mailrail_mail_status"),
             models.Index(fields=["about"], name="mailrail_mail_about", condition=~models.Q(about="")),
-            # Reconciliation: the oldest first, however many others there are. By the index above, PostgreSQL may rather
-            # read the table in the order of its ids, as it does not know that those queued are the last ones.
+            # Reconciliation: the oldest first, however many others there are. PostgreSQL does not know that the queued
+            # emails are the newest. With the index above, it may read the table in the order of ids instead.
             models.Index(
                 fields=["id"], name="mailrail_mail_queued", condition=models.Q(status=Status.QUEUED.value)
             ),

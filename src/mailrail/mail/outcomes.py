@@ -94,8 +94,8 @@ def judge(email: Email, outcome: Outcome, now: datetime, mailer: str, senders: R
 
 
 def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
-    """The connection broke. Who had been refused by then stays so: servers close after too many errors, and would do
-    so at every attempt, before they come to the others."""
+    """The connection broke. Recipients that were refused by then stay refused. Servers close the connection after too
+    many errors, and would do so at every attempt, before they come to the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
     _heed(email, replace(outcome, reply=None), now, result, mailer)
     if outcome.fate is Fate.AMBIGUOUS:
@@ -112,8 +112,8 @@ def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
     """Nobody knows whether the server has it: ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
 
     From now on it stays with this mailer, whose server may know its Message-ID; another one would make a second copy.
-    Again at once the first time, as a crash is seldom the email's doing; then less and less often, as each time may be
-    one more copy for the recipient; after the lifetime it is held.
+    The first retry comes at once, as the email is seldom the cause of a crash. Later ones come less and less often, as
+    each may be one more copy for the recipient. After its lifetime the email is held.
     """
     doubts = sum(event.get("what") == IN_DOUBT for event in email.events)
     for each in email.recipients:

@@ -1,8 +1,8 @@
 """How fast mail leaves, as all workers know it: slowing down when a server asks for it, and whose turn is when.
 
-A server that asks for less (``replies.Verdict.slow_down``) gets half, at most once every ten seconds, and a tenth
-more for each minute of quiet until all is as before: additive increase, multiplicative decrease. Half of what: of the
-pace at which mail was leaving just then.
+A server that asks for less (``replies.Verdict.slow_down``) gets half, at most once every ten seconds. Each quiet minute
+adds a tenth, until the full rate is back: additive increase, multiplicative decrease. Half of what: of the pace at
+which mail was leaving just then.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def forget_turns(mailer: str, using: str) -> None:
 # -- mail that waits for a mailer, not for a moment -------------------------------------------------------------------
 
 VISITS = 200.0
-"""Emails a second that this process looks at again in vain while their mailer is paused or all its connections are
-used: a short line is looked at every second, a long one is no load."""
+"""Emails a second that this process checks again in vain while their mailer is paused or all its connections are used.
+A short queue is checked every second, and a long one causes no load."""
 SOONEST, LATEST = 0.5, 60.0
 """Seconds until the first of them, and until the last."""
 

@@ -15,8 +15,8 @@
         },
     }
 
-The keys are aliases in ``MAILERS``. Without that setting, "default" is the mailer of ``EMAIL_HOST`` and its like, and
-any other is defined here, by ``BACKEND`` and ``OPTIONS`` as Django 6.1 has them.
+The keys are aliases in ``MAILERS``. Without that setting, "default" is the mailer of ``EMAIL_HOST`` and the other
+``EMAIL_…`` settings. Any other mailer is defined here, by ``BACKEND`` and ``OPTIONS`` as in Django 6.1.
 """
 
 from __future__ import annotations

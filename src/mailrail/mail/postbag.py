@@ -1,8 +1,8 @@
 """The emails of one delivery on their way through the SMTP client.
 
-The rule that keeps a crash cheap: the outcome of an email is committed together with the intent to send the next ones,
-before their final dots leave. So after a crash the records show as many doubts as there were open connections, and no
-more; commits are shared by all connections that have come to their dots at the same time.
+One rule keeps a crash cheap. The outcome of an email is committed together with the intent to send the next emails,
+before their final dots leave. So after a crash at most one email per open connection is ambiguous. Connections that
+come to their final dots at the same time share a commit.
 """
 
 from __future__ import annotations

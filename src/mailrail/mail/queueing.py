@@ -60,15 +60,15 @@ def queue(
 ) -> Email:
     """Queue an email, in the transaction of the caller, and return its record.
 
-    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: a ``datetime`` (naive ones only with
-    ``USE_TZ = False``), or seconds or a ``timedelta`` from now; one that is not sent by then is "expired". ``key``: at
-    most one email has it; a second call with the same content returns the first record, with other content it raises
-    ``KeyConflict``. ``tags``: words to find it by. ``about``: the object it is about. ``mailer``: alias of the one that
-    delivers it. ``immediately=True`` queues it whatever becomes of that transaction.
+    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: a ``datetime`` (naive ones only if ``USE_TZ``
+    is off), or seconds or a ``timedelta`` from now. An email that is not sent by ``expires_at`` is "expired".
+    ``key``: at most one email has it; a second call with the same content returns the first record, with other content
+    it raises ``KeyConflict``. ``tags``: words to find it by. ``about``: the object it is about. ``mailer``: alias of
+    the one that delivers it. ``immediately=True`` queues it whatever becomes of that transaction.
 
-    Raises what ``EmailMessage.send()`` would raise for headers and addresses, ``CannotQueue`` (of which
-    ``EmailTooLarge`` and ``KeyConflict`` are kinds) for an email that can never be sent, ``TypeError`` and
-    ``ValueError`` for options, ``WouldDeadlock`` for ``immediately=True`` where that waits for the caller itself.
+    Raises what ``EmailMessage.send()`` would raise for headers and addresses. Raises ``CannotQueue`` for an email that
+    can never be sent; ``EmailTooLarge`` and ``KeyConflict`` are kinds of it. Raises ``TypeError`` and ``ValueError``
+    for options. Raises ``WouldDeadlock`` for ``immediately=True`` where that waits for the caller itself.
     """
     options = read_options(mailer, priority, send_at, expires_at, tags, about)
     email, files = _record(message, options)
@@ -302,7 +302,8 @@ def _numbered(emails: Sequence[Email], run: Run, using: str) -> tuple[list[int],
     """Give them their keys; returns their numbers, too, and the records that have such keys already.
 
     An email that an earlier run has queued has the number of that one. A new one has the first number that no record
-    has: what this run has queued and undone is queued once more under the same key, and known to the next run.
+    has. So an email that this run has queued and rolled back is queued once more under the same key, and known to the
+    next run.
     """
     count = Counter(email.digest for email in emails)
     possible = {

@@ -1,8 +1,8 @@
 """Which emails of a batch may leave now, by the rates of their mailer and of their recipients' domains.
 
 A rate is a bucket of tokens on the layer that all workers share (``layer.take``). A batch asks each bucket it needs
-once; what the bucket refuses is given a turn (``paces.give_turns``) and released until then, so that it neither
-runs in circles nor stands in anybody's way.
+once. Emails that the bucket refuses get a reservation (``paces.give_turns``) and are released until then. So they
+neither run in circles nor block others.
 """
 
 from __future__ import annotations

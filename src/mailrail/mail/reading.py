@@ -30,8 +30,8 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
 
 def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppression]:
     """The rows of these names."""
-    # As one value. Hundreds one by one take PostgreSQL's driver longer to write than the server to look up, and SQLite
-    # takes 32,766 at most (SQLITE_MAX_VARIABLE_NUMBER): a batch may have more recipients.
+    # The names travel as one value. PostgreSQL's driver takes longer to write hundreds of parameters than the server
+    # takes to look them up. SQLite takes at most 32,766 (SQLITE_MAX_VARIABLE_NUMBER), and a batch may have more names.
     these = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
     named = RawSQL(these, [json.dumps(list(names))], output_field=models.BooleanField())
     return Suppression.objects.using(using).filter(named)

@@ -205,25 +205,26 @@ class ReplyRule:
 NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.3", "5.1.6", "5.1.10"})
 """Codes that speak against the address itself:
 
-5.1.1 there is no such mailbox, 5.1.3 its syntax is invalid, 5.1.6 it has moved and left no forwarding address (all
-RFC 3463 3.2), 5.1.10 its domain declares that it takes no mail (RFC 7505 4.2). Not 5.1.2, "bad destination system":
-the domain comes back when its DNS is mended, and a relay without DNS says it of everybody. Not 5.2.1, "disabled":
-mailboxes are enabled again. A 550 without such a code may be about policy just as well (RFC 5321 4.2.3).
+5.1.1: there is no such mailbox. 5.1.3: the syntax is invalid. 5.1.6: it has moved without a forwarding address. All
+three are of RFC 3463 3.2. 5.1.10 (RFC 7505 4.2): the domain declares that it takes no mail. Not 5.1.2, "bad
+destination system": the domain comes back when its DNS is mended, and a relay without DNS says it of everybody. Not
+5.2.1, "disabled": mailboxes are enabled again. A 550 without such a code may be about policy just as well (RFC 5321
+4.2.3).
 """
 _OVERLOAD = frozenset({"4.3.1", "4.3.2", "4.4.5", "5.3.1", "5.4.5"})
 """The server's disk is full, it takes nothing just now, it is congested (RFC 3463 3.4 and 3.5). Gmail says 5.4.5 when
 an account has reached its daily limit."""
 _PERSISTENT_TRANSIENT = frozenset({"5.2.2", "5.3.1", "5.4.2", "5.4.3", "5.4.5"})
-"""Statuses that are transient whatever their class: RFC 3463 calls X.3.1 (3.4), X.4.2, X.4.3 and X.4.5 (3.5) "useful
-only as a persistent transient error", and says of X.2.2 that it should be one (3.3): a full mailbox can be emptied.
+"""Statuses that are transient whatever their class. RFC 3463 calls X.3.1 (3.4), X.4.2, X.4.3 and X.4.5 (3.5) "useful
+only as a persistent transient error". It says the same of X.2.2 (3.3), as a full mailbox can be emptied.
 
 It says so of X.4.1, "no answer from host", too. But Exchange Online refuses unknown recipients with 550 5.4.1, so that
 5.4.1 stays permanent.
 """
 _GREYLISTED = re.compile(r"gr[ea]y[- ]?list", re.IGNORECASE)
 _NOT_THE_MAIL = frozenset({500, 502, 503, 521})
-"""Commands not understood or out of turn (RFC 5321 4.2.2), a host that takes no mail at all (RFC 7504): the next one on
-a sound connection may be taken."""
+"""Commands that are unknown or out of sequence (RFC 5321 4.2.2), and a host that takes no mail at all (RFC 7504). The
+next command on a fresh connection may succeed."""
 _NOT_LOGGED_IN = frozenset({530, 534, 535, 538})
 """Logging in or TLS is asked for (RFC 4954 6, RFC 3207 4): every email is refused until a setting is mended."""
 _SESSION = frozenset(
@@ -273,8 +274,8 @@ _MEANT = {
 _OF_THE_EMAIL = frozenset({501, 552, 555})
 """Replies to MAIL that are about the email: its sender's syntax, its size, a parameter (RFC 5321 4.2.2 and 4.2.3)."""
 _OF_THE_EMAIL_ENHANCED = frozenset({"5.1.7", "5.2.3", "5.3.3", "5.3.4", "5.5.2", "5.5.4"})
-"""The same by their status: syntax of the sender, too long for the mailbox, features, too big, syntax, parameters
-(RFC 3463 3.2 to 3.6); and any 5.6.x, which is about content."""
+"""The same by their status: sender's syntax, too long for the mailbox, features, too big, syntax, parameters (RFC 3463
+3.2 to 3.6). Any 5.6.x is about content, too."""
 
 
 def _is_about_the_email(reply: Reply) -> bool:
@@ -284,9 +285,9 @@ def _is_about_the_email(reply: Reply) -> bool:
 
 
 def _asks_for_less(reply: Reply, stage: Stage) -> bool:
-    """421 closes the channel, 4.7.x is policy: too many, too fast. Without a status, 450 and 451 are about one
-    mailbox when they answer RCPT, and about us otherwise. 454 is no reply to these commands (RFC 5321 4.3.2), but
-    Amazon's for too many. Greylisting wants us to come back, not to be slower (RFC 6647 2.1)."""
+    """421 closes the channel, 4.7.x is policy: too many, too fast. Without a status, 450 and 451 are about one mailbox
+    when they answer RCPT, and about us otherwise. RFC 5321 4.3.2 has no 454 for these commands, but Amazon sends it for
+    too many emails. Greylisting wants us to come back, not to be slower (RFC 6647 2.1)."""
     if reply.code == 421:
         return True
     if stage == Stage.RCPT and _GREYLISTED.search(reply.text):

@@ -1,9 +1,9 @@
 """How long emails are kept: their content for so long, their records for longer.
 
 Only what is final is touched, a chunk in a transaction, and a chunk that somebody else holds is passed by. What is done
-is no longer found, so a run that was stopped is taken up by the next one. Both find their rows by an index:
-``mailrail_mail_has_content`` has those that still have content, by the time they became final; records are found by
-status and id, which begins with the time of their making.
+is no longer found, so a run that was stopped is taken up by the next one. Both find their rows by an index.
+``mailrail_mail_has_content`` lists emails that still have content, by the time they became final. Records are found by
+status and id, and an id begins with its creation time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which emails hold what only their recipients may read: links that set a password, invitations, codes.
 
-It is decided once, when an email is queued, and kept with its record in a column of its own: what is stored of the
-message, and its digest, do not depend on it.
+The decision is made once, when an email is queued, and kept in a column of its own. So neither the stored message nor
+its digest depends on it.
 """
 
 from __future__ import annotations

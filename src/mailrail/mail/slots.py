@@ -1,8 +1,8 @@
 """At most so many connections of a mailer at once, over all workers of all machines.
 
 A slot is a row; who holds it renews it every few seconds, from a thread of its own. A process that dies stops renewing,
-and its slots are free 20 seconds later; the database's clock decides. A process that stands still for longer, and then
-goes on, has its connections beside those of whoever took its slots meanwhile, until its batch is over.
+and its slots are free 20 seconds later; the database's clock decides. A process that stood still for longer keeps its
+connections until its batch is over. For that time they exist beside the connections of the process that took its slots.
 """
 
 from __future__ import annotations

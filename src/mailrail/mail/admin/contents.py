@@ -1,8 +1,7 @@
-"""What an email holds, for people who look at it: as it is sent, read back part by part, and shown so that it can do
-nothing.
+"""Show the content of an email: as it is sent, parsed again part by part, and harmless.
 
 An email is foreign text. Its HTML is shown in a frame that runs no scripts, has no origin, submits no forms and loads
-nothing: images come from the email's own parts, as ``data:`` URLs.
+nothing. Images come from the email's own parts, as ``data:`` URLs.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def compose(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> Composed:
-    """Write ``message`` as Django would, but with domains by IDNA 2008, of which Django knows IDNA 2003,
-    and with a Sender where several authors need one (RFC 5322 3.6.2).
+    """Write ``message`` as Django would, with two exceptions. Domains follow IDNA 2008, while Django knows IDNA 2003.
+    Several authors get a Sender, which RFC 5322 3.6.2 demands.
 
     Raises what Django raises for a header or an address it refuses, and ``InvalidDomain``.
 

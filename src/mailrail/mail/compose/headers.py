@@ -74,8 +74,8 @@ def fold(name: str, value: str) -> str:
 def fold_units(name: str, units: Sequence[str]) -> str:
     """Folded between the units, as late as possible; inside of one that is too long for a line.
 
-    The first line ends after the name only where the first word fits in no other way: many take such a header for an
-    empty one.
+    The first line ends after the name only where the first word fits in no other way. Many programs take such a header
+    for an empty one.
     """
     pieces: list[str] = []
     room = FOLD_AT - len(name) - 2

@@ -30,7 +30,8 @@ def in_ascii(name: str, value: str) -> str:
     """Return the value of a header of links, ids or addresses as ASCII, that of any other header as it is.
 
     The addresses are those that Django takes for text. Raises ``ValueError`` for an id or a mailbox that is not ASCII
-    before its @, as no other form means the same (RFC 5322 3.6.4, RFC 6531 3.2), and for a domain that IDNA refuses.
+    before its @. No other form means the same (RFC 5322 3.6.4, RFC 6531 3.2). Raises it for a domain that IDNA refuses,
+    too.
     """
     if value.isascii():
         return value

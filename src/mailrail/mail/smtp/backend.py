@@ -31,12 +31,13 @@ logger = logger_of("mailrail.mail")
 
 
 class EmailBackend(smtp.EmailBackend):
-    """Takes the options of Django's, means the same by them, and raises the same.
+    """Take the options of Django's backend, with the same meaning and the same errors, and some more.
 
-    On top: ``pool_size``, ``pool_timeout``, ``max_messages``, ``max_age``, ``check_after``: how many connections this
-    process keeps to the server, and how long (``Server``); ``token``: a callable that returns an XOAUTH2 token;
-    ``ssl_context``: instead of the default one, shared by all that use it; ``local_hostname``: what EHLO says, in place
-    of this machine's name; ``ignore_extensions``: those that are not used, though the server offers them.
+    The others: ``pool_size``, ``pool_timeout``, ``max_messages``, ``max_age``, ``check_after``: how many
+    connections this process keeps to the server, and how long (``Server``). ``token``: a callable that returns an
+    XOAUTH2 token.
+    ``ssl_context``: replaces the default context; all connections share it. ``local_hostname``: the name in EHLO,
+    instead of this machine's name. ``ignore_extensions``: extensions that are not used even if the server offers them.
     """
 
     connection: Connection | None  # type: ignore[assignment]  # Django's holds smtplib's

@@ -55,9 +55,9 @@ class _Line:
 class Courier:
     """Drives work to its end.
 
-    ``permits``: where ``permit`` of the mailbag runs. By default here, and all connections stand still meanwhile,
-    which costs little where a commit is quick; with an executor of one thread the others go on, and those that come to
-    their dots meanwhile form the next group.
+    ``permits``: where ``permit`` of the mailbag runs. By default it runs on this thread, and all connections stand
+    still meanwhile, which costs little where a commit is quick. With an executor of one thread the others go on.
+    Connections that come to their final dots meanwhile form the next group.
     """
 
     def __init__(self, mailbag: _Bag | None = None, permits: Executor | None = None) -> None:
@@ -77,8 +77,8 @@ class Courier:
     def run(self, works: Sequence[Work]) -> list[Any]:
         """Returns what each returned.
 
-        What ``permit`` raised, or anything that nobody foresaw, is raised once nothing is under way any more: what
-        ends one connection must not leave those in doubt whose dots have left on others.
+        Errors of ``permit``, and unforeseen errors, are raised after all transfers have ended. An error on one
+        connection must not make emails ambiguous whose final dots have left on others.
         """
         lines = [_Line(work) for work in works]
         try:

@@ -1,8 +1,9 @@
 """Emails over one open session: MAIL, RCPT, DATA, the content, the final dot, and who learns what.
 
-With PIPELINING (RFC 2920) the commands of an email go out together, and those of the next email behind the final dot
-of this one ("the actual transfer of message content is explicitly allowed to be the first command in a group",
-3.1): one round trip for each email. The next one's content waits for the reply to this dot and for the caller's leave.
+With PIPELINING (RFC 2920) the commands of an email go out together. Those of the next email follow behind the final dot
+of this one, so each email takes one round trip. RFC 2920 3.1 allows that: "the actual transfer of message content is
+explicitly allowed to be the first command in a group". The next one's content waits for the reply to this dot and for
+the caller's leave.
 
     we      MAIL RCPT DATA           content 1 . MAIL RCPT DATA           content 2 . MAIL RCPT DATA
     server                250 250 354                     250 250 250 354

@@ -42,7 +42,7 @@ class Envelope:
     message in lines that end with CRLF, not dot-stuffed. ``needs_smtputf8``: its headers hold raw UTF-8 (an address
     that does is seen). ``ref``: the caller's own.
 
-    Raises ``InvalidAddress`` and ``BareNewline``: a server that takes a bare LF for the end of a line would find a
+    Raises ``InvalidAddress`` and ``BareNewline``. A server that takes a bare LF for the end of a line would find a
     second email in it (RFC 5321 2.3.8).
     """
 
@@ -129,8 +129,8 @@ class Outcome:
 class Mailbag(Protocol):
     """Where envelopes come from, who allows them to leave, and who is told of their fate.
 
-    On each connection ``ended`` is called for an envelope before ``permit`` is asked for the next one, so that
-    ``permit`` can write down both, the outcomes it was told of and the intents it allows, in one transaction.
+    On each connection ``ended`` is called for an envelope before ``permit`` is asked for the next one. So ``permit``
+    can write outcomes and intents in one transaction.
     """
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """One TCP connection that never blocks, and the steps that can be waited for on it.
 
 A step's ``attempt`` goes as far as it can. It returns 0 when it is done, else the events of ``select.poll`` that it
-waits for; it raises an ``SmtpError`` when there is nothing left to wait for. Whoever drives it (courier.py) does the
+waits for. It raises an ``SmtpError`` when there is nothing left to wait for. Whoever drives it (courier.py) does the
 waiting: for one connection or for many.
 """
 
