@@ -1,9 +1,9 @@
 """Email addresses: the one form in which they are compared, and the form in which a server is told their domains.
 
 An international domain has two spellings, ``exämple.com`` and ``xn--exmple-cua.com`` (RFC 5890, U-label and A-label).
-They are one domain, so all that looks an address up does it by ``normal_form``. The conversion is that of IDNA 2008
-(RFC 5891) behind the mapping of UTS 46, by the library ``idna``: Python's own codec and Django's ``punycode`` know
-IDNA 2003 alone, for which ``faß.de`` is ``fass.de``, a domain of somebody else.
+They are one domain, so all that looks an address up does it by ``normal_form``. The library ``idna`` converts by IDNA
+2008 (RFC 5891), after the mapping of UTS 46. Python's own codec and Django's ``punycode`` know IDNA 2003 only. They
+turn ``faß.de`` into ``fass.de``, a domain of somebody else.
 """
 
 from __future__ import annotations

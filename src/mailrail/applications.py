@@ -5,8 +5,8 @@
     })
 
 ``manage.py runworker thumbs`` runs them, each message in an instance of its own, which ends when it has handled it.
-Under Channels' own worker one instance handles all messages of its channel, until it raises; what it remembered from
-one message to the next belongs on the class, or into the database.
+Under Channels' own worker one instance handles all messages of its channel, until it raises. State that must outlive a
+message belongs on the class, or into the database.
 """
 
 from __future__ import annotations

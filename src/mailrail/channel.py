@@ -57,18 +57,18 @@ class Channel:
 
         ``delay`` (seconds or ``timedelta``) or ``at`` (a ``datetime``, naive ones only with ``USE_TZ = False``): not
         before then. ``priority``: -100 to 100, higher first. ``key``: while a message with this key waits on the
-        channel, it is the message (its id is returned, and the earlier time wins). ``lane``: messages of a lane run
-        one at a time, in order. ``expires``: dropped if it waits then, for its first run or for another; one that
-        runs goes on. ``headers``: JSON for the consumer, beside the content. ``unique``: until a message with this
-        content has ended, sending it again changes nothing, also while it runs; for records, whose rows say how they
-        stand (see ``mailrail.reconciliation``).
+        channel, it is the message (its id is returned, and the earlier time wins). ``lane``: messages of a lane run one
+        at a time, in order. ``expires``: dropped if it waits then, for its first run or for another; one that runs goes
+        on. ``headers``: JSON for the consumer, beside the content. ``unique``: a repeat of this content changes nothing
+        until the first message has ended, even while it runs. It is meant for records, whose rows hold their state (see
+        ``mailrail.reconciliation``).
 
         The message follows the transaction of the database ``using`` (default: the layer's): rolled back, it was
         never sent. ``immediately=True`` sends it whatever becomes of the transaction, and past the outbox.
 
-        Raises ``TypeError`` for what JSON cannot hold (naming its path) and for arguments of a wrong type,
-        ``ValueError`` for values out of range, ``MessageTooLarge``, ``WouldDeadlock``; with
-        ``MAILRAIL["UNROUTED"] = "raise"`` also ``NoRoute``.
+        Raises ``TypeError`` for content that JSON cannot hold, with its path, and for arguments of a wrong type. Raises
+        ``ValueError`` for values out of range, ``MessageTooLarge``, and ``WouldDeadlock``. With
+        ``MAILRAIL["UNROUTED"] = "raise"`` it raises ``NoRoute``, too.
         """
         options = _options(delay, at, expires, priority, key, lane, headers)
         [id] = self._send([content], options, unique, using, immediately)

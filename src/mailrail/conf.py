@@ -34,8 +34,8 @@ class Settings:
     attempts: int = 5
     """How often a message is tried before it is buried, where its route does not say."""
     unrouted: str = "keep"
-    """What a send does on a channel that no consumer of this project takes: ``"keep"`` the message until one comes,
-    or ``"raise"`` ``NoRoute``, for development and tests."""
+    """What a send does on a channel that no consumer of this project takes. ``"keep"``: the message waits for one.
+    ``"raise"``: the send raises ``NoRoute``, for development and tests."""
     backoff: float = 15.0
     """Upper bound of the wait before the second attempt; doubled before each later one, with full jitter."""
     backoff_max: float = 3600.0
@@ -109,8 +109,8 @@ class Settings:
     invitation_signup: str | None = "mailrail_invitations:sign-up"
     """Name or path of the page where invited people sign up. ``None``: they cannot."""
     invitation_domains: str = "public"
-    """Whom one may invite: at ``"public"`` domains alone, or at ``"any"``, which allows for names of a local network,
-    such as ``localhost``, and for addresses of machines, such as ``[127.0.0.1]``."""
+    """Which addresses may be invited: those of ``"public"`` domains, or of ``"any"``. The latter includes names of a
+    local network, such as ``localhost``, and addresses of machines, such as ``[127.0.0.1]``."""
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -1,8 +1,8 @@
 """Lists of the admin over tables of any size, and deciding about what they list.
 
-Django counts all rows to number its pages, and skips the rows of all pages before. Here nothing is counted, a page
-begins where the one before ended, rows come in the order of the primary key's index, and what no index finds is looked
-for in so many rows at a time. What people decide is asked once more, on a page of its own, and done by POST.
+Django counts all rows to number its pages, and skips the rows of all pages before. Here nothing is counted, and a page
+begins where the page before ended. Rows come in the order of the primary key's index. A filter without an index scans a
+bounded number of rows per page. What people decide is asked once more, on a page of its own, and done by POST.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 else:
 
     def value(*, frozen: bool, slots: bool) -> Any:
-        """A dataclass that only type checkers keep from being changed: at run time, freezing 21 fields takes as long
-        as reading the JSON of a message."""
+        """A dataclass that only type checkers keep from being changed. At run time, freezing 21 fields takes as long as
+        reading the JSON of a message."""
         return dataclass(slots=slots)
 
 
@@ -328,8 +328,8 @@ _of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # made up once
 def id_of_content(channel: str, content: Content) -> uuid.UUID:
     """The id of messages that are told apart by their content only: always the same one (UUIDv5, RFC 9562, 5.5).
 
-    Where the content's own ``id`` is a UUIDv7, its time is in front (UUIDv8, RFC 9562, 5.8): messages that are due at
-    the same moment go in the order of their ids, so those of records in the order in which the records were made.
+    Where the content's own ``id`` is a UUIDv7, its time comes first (UUIDv8, RFC 9562, 5.8). Messages due at the same
+    moment run in the order of their ids. So messages of records run in the order in which the records were made.
 
     Raises what ``encode`` raises.
     """

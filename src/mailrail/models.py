@@ -1,8 +1,8 @@
 """The tables of the database layer.
 
-The layer itself writes SQL (``layers/``); these models are for migrations, the admin and queries by hand. Every
-column has a database default and migrations only add, so that workers of the release before and the one after run
-on the same schema.
+The layer itself writes SQL (``layers/``); these models are for migrations, the admin and queries by hand. Every column
+has a database default, and migrations only add. So workers of the release before and of the one after run on the same
+schema.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class StoredMessage(MessageFields):
         db_default=None,
         help_text=_("The key, until the message is first claimed."),
     )
-    # 0 or 1. Not a BooleanField: how Django writes the condition of an index on one differs between its releases, and
-    # SQLite uses a partial index only for a query that repeats the condition as it was written.
+    # 0 or 1. A BooleanField would not do: Django's releases differ in how they write the condition of an index on one.
+    # SQLite uses a partial index only for a query that repeats the condition word for word.
     held = models.SmallIntegerField(db_default=0, help_text=_("1: behind another message of its lane."))
     worker = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: not claimed
     error = models.TextField(db_default="", help_text=_("How its last run failed."))

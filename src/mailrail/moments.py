@@ -1,8 +1,8 @@
 """Keep moments exact, with and without ``USE_TZ``.
 
 With ``USE_TZ = False`` Django's moments are naive: local times of the setting ``TIME_ZONE``. Where clocks are changed,
-such a time may occur twice, or not at all. Then it means what PEP 495 says: of two, the first, or with ``fold=1`` the
-second; one that is skipped counts from the offset before, so it is as much later as the clocks go forward.
+such a time may occur twice, or not at all. Then PEP 495 decides. Of two, such a time means the first, or with
+``fold=1`` the second. A time that is skipped moves forward by as much as the clocks do.
 
 Python ignores the offset when it compares or subtracts two times of the same zone, so ``seconds_between`` does both.
 """

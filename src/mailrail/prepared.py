@@ -14,8 +14,8 @@ _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 def is_direct(connection: Any) -> bool:
     """Does this connection (Django's wrapper) lead to one server process, and not to a pooler of them?
 
-    A pooler hands out a process id of its own making as the key for cancelling (PostgreSQL manual, 55.2.9), which is
-    not the one that the server process gives itself.
+    A pooler makes up the process id that it hands out as the key for cancelling (PostgreSQL manual, 55.2.9). It differs
+    from the one that the server process reports.
     """
     driver = connection.connection
     if driver not in _direct:

@@ -1,8 +1,8 @@
 """Reconciliation: records whose message is missing get it again.
 
-A message that points at a record can be made anew from it, whatever has become of the layer's storage (a wiped Redis, a
-restored backup, a send that came too late to its server). An app says once which records should have a message, in the
-module of their consumer:
+A message that points at a record can be made again from that record, whatever happened to the layer's storage. The
+cause may be a wiped Redis, a restored backup, or a send that never reached its server. An app says once which records
+should have a message, in the module of their consumer:
 
     @reconcile("send-invite")
     def unsent(before):
@@ -53,15 +53,15 @@ def reconcile(
 ) -> Callable[[F], F]:
     """Register a function that finds the records which should have a message on this channel.
 
-    It is called with a moment (as ``timezone.now()`` gives them) and returns a ``QuerySet`` of the records that were
-    made before it and are not done. ``content``: a function that makes the content of a record's message, the very one
-    that is sent with ``unique=True``; by default ``{"id": record.pk}``. ``priority``: a function that says its
+    The function gets a moment (as ``timezone.now()`` gives them). It returns a ``QuerySet`` of the records that were
+    made before that moment and are not done. ``content``: a function that makes the content of a record's message, the
+    very one that is sent with ``unique=True``; by default ``{"id": record.pk}``. ``priority``: a function that says its
     priority. ``older_than``: seconds (or a ``timedelta``) that a record and its message are left alone. ``layer``: as
     for ``Channel``.
 
     A message is missing if it neither waits nor runs, is not dead, and its record, looked at once more, is still not
-    done. What gives up on a message for good (``Discard``, ``channels cancel``, ``channels discard``) has to say so on
-    the record, or the message is sent again.
+    done. Code that gives up on a message (``Discard``, ``channels cancel``, ``channels discard``) has to say so on the
+    record. Otherwise the message is sent again.
     """
     if callable(channel):
         raise TypeError(f'reconcile() needs a channel, not {channel!r}: @reconcile("name").')

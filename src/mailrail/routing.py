@@ -7,8 +7,8 @@
     ]
 
 The list is named in ``CHANNEL_LAYERS[alias]["CONFIG"]["routing"]``. The ``consumers.py`` of every installed app is
-imported, and what ``@consumer("send-invite")`` registered there is routed, too: on the default layer, and on each
-layer without a list.
+imported as well. What ``@consumer("send-invite")`` registers there is routed on the default layer, and on each layer
+without a list.
 """
 
 from __future__ import annotations
@@ -145,13 +145,13 @@ def route(
 ) -> Route:
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
-    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second
-    attempt (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds a
-    run may take. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
-    Of the channel: ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds,
-    ``batch``: the consumer gets a list of up to so many messages; ``losses``: how often a message may be lost with its
-    process before it is buried (3). Until half of them it runs among the others again, for consumers whose records say
-    what was done; without ``losses``, one that was lost runs in a process of its own at once.
+    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
+    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds a run may
+    take. ``atomic``: run it in a transaction on the layer's database that also finishes the message. Of the channel:
+    ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds. Also ``batch``: the
+    consumer gets a list of up to so many messages. And ``losses``: how often a message may be lost with its process
+    before it is buried (3). With ``losses``, a lost message runs among the others again until half of them are used,
+    for consumers whose records say what was done. Without it, a lost message runs in a process of its own at once.
 
     Times may also be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the content;
     its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError`` that says all that

@@ -35,8 +35,8 @@ def outside_the_transaction(using: str, hint: str) -> Iterator[None]:
     """Run the block in a transaction of its own, beside the one that the caller has open on ``using``.
 
     Never on a connection of Django's pool: threads that each hold one and wait for another would wait for each other.
-    Raise ``WouldDeadlock`` where the block waits for the caller itself, and say what to do by ``hint``; on SQLite,
-    which has one writer, it always would.
+    Raise ``WouldDeadlock`` where the block waits for the caller itself, and give ``hint`` as what to do. On SQLite,
+    which has one writer, it always raises.
     """
     if not is_in_transaction(using):
         yield

@@ -55,8 +55,9 @@ class Readiness:
 def look(
     alias: str | None = None, limit: float | None = None, workers: int | None = 0, *, here: bool = False
 ) -> Readiness:
-    """Ask the layer, and the rules of apps. Not ready: the layer cannot be used, a message has been due for more than
-    ``limit`` seconds, fewer than ``workers`` live (with ``here``: on this machine), or an app's rule finds a problem.
+    """Ask the layer, and the rules of apps. Not ready means one of these: the layer cannot be used, or a message has
+    been due for more than ``limit`` seconds. Or fewer than ``workers`` live (with ``here``: on this machine), or an
+    app's rule finds a problem.
 
     Paused channels are left out, and those that nobody here has a consumer for. A limit of ``None`` is none, and asks
     no rule; ``workers=None`` means one where this project has a consumer. The rules concern the default layer. Raises

@@ -1,7 +1,7 @@
 """Who may accept what: a link and the person who opens it, judged without telling whether an address is registered.
 
-The verdict is all that a page says, and it depends on the link, on the invitation and on who is logged in, never on
-whether there is an account for the address.
+A page says the verdict and nothing else. The verdict depends on the link, the invitation and the user who is logged in.
+It never depends on whether the address has an account.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its ang
 LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
 LONGEST_SHOWN = 60
 LOCAL_DOMAINS = ("localhost", "localdomain", "local", "internal", "home.arpa", "invalid", "onion")
-"""Names of the machine and of its network (RFC 6761 6.3, RFC 6762 3, RFC 8375; ICANN has reserved ``internal``), and
-names that no public DNS has (``invalid``: RFC 6761 6.4, ``onion``: RFC 7686). Mail for them, or for a machine's number,
-would let strangers reach servers that only the site can reach. ``test`` is left to people who try things out."""
+"""Names of the machine and of its network: RFC 6761 6.3, RFC 6762 3, RFC 8375. ICANN has reserved ``internal``. Public
+DNS never has ``invalid`` (RFC 6761 6.4) and ``onion`` (RFC 7686). Mail for them, or for a machine's number, would let
+strangers reach servers that only the site can reach. ``test`` is left to people who try things out."""
 
 _LOCAL = tuple(f".{name}" for name in LOCAL_DOMAINS)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -49,9 +49,9 @@ def normalise(address: str) -> str:
 def validate_address(address: str) -> None:
     """Raise ``ValidationError`` unless mail can be sent to this address.
 
-    Stricter than Django's ``validate_email``, which knows no limit of SMTP's, lets letters pass that only look
-    like ASCII to a case-insensitive pattern (``ſ``), and quoted local parts, which Django's composing does not
-    keep as they are.
+    The check is stricter than Django's ``validate_email``, which ignores the length limits of SMTP. Django's also
+    accepts letters that only look like ASCII to a case-insensitive pattern (``ſ``). It accepts quoted local parts, too,
+    which Django's composing changes.
     """
     local, _at, domain = address.rpartition("@")
     if not address.isprintable():

@@ -1,8 +1,8 @@
 """Lists of addresses: sorted out, shown, confirmed.
 
-Between the preview and the confirmation a list lies in the database (``InvitationBatch``): what is confirmed is what
-was shown, and no page carries ten thousand addresses to and fro. Bounded: ``MOST`` addresses, ``SHOWN`` problems, and
-``DRAFTS`` lists of a sender that wait for confirmation; the oldest go first.
+Between preview and confirmation the database keeps the list (``InvitationBatch``). So the user confirms what was shown,
+and no page carries ten thousand addresses to and fro. Bounded: ``MOST`` addresses, ``SHOWN`` problems, and ``DRAFTS``
+lists of a sender that wait for confirmation; the oldest go first.
 """
 
 from __future__ import annotations

@@ -46,11 +46,11 @@ def invite(
 ) -> Any:
     """Save an invitation and send its message, both or neither, and return it.
 
-    ``role`` (100 characters) and ``payload`` (JSON) mean what your project wants and are there when it is accepted;
+    ``role`` (100 characters) and ``payload`` (JSON) mean what your project wants and are there when it is accepted.
     ``message`` (2,000 characters) is shown in the email. ``expires``: seconds or a ``timedelta`` from now, or a
-    ``datetime`` (naive ones only with ``USE_TZ = False``); default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language``
-    of the email: one of ``LANGUAGES``, or empty for that of the site; default: the active one, in a request that of
-    the sender. ``fields``: those that your own model adds.
+    ``datetime`` (naive ones only with ``USE_TZ = False``); default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language`` of
+    the email: one of ``LANGUAGES``, or empty for that of the site; default: the active one, in a request that of the
+    sender. ``fields``: those that your own model adds.
 
     Raises ``ValidationError`` for an address that can get no mail or a field that is too long, ``SenderRefused``,
     ``RecipientRefused``.

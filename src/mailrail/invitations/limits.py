@@ -1,10 +1,10 @@
 """Quotas and limits: how many invitations a sender, the site and a recipient get mailed within 24 hours.
 
-They are counted in the invitations themselves, in the transaction that adds to them, so what is rolled back counts
-for nothing and there is no second book that could disagree. How exact that is:
+Invitations are counted in their own table, in the transaction that adds to them. So a rollback counts for nothing, and
+no second count can disagree. How exact that is:
 
-- Of one sender, exact: the sender's row is locked until the transaction ends (``FOR NO KEY UPDATE``; on SQLite the
-  transaction is alone in any case), and the next one counts what this one added.
+- Of one sender, exact: the sender's row stays locked until the transaction ends (``FOR NO KEY UPDATE``). The next
+  transaction counts what this one added. On SQLite a transaction that writes is alone in any case.
 - Of the site and of one recipient, nearly: invitations that others send at the same moment, not yet committed, are
   not counted. Each sender can get past the limit by one transaction, once.
 - What was sent again counts with all its mails that followed each other within a day: rather too many than too few.

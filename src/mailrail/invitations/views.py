@@ -188,8 +188,8 @@ class InvitationBulkProgress(OwnBatch, View):
 def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """Have browsers tell no other site the address of the page, which holds the key.
 
-    Not ``no-referrer``: with that, browsers post the page's own form with ``Origin: null`` (Fetch standard,
-    "append a request `Origin` header"), and Django's CSRF protection refuses it.
+    ``no-referrer`` would not do. With it, browsers post the page's own form with ``Origin: null`` (Fetch standard,
+    "append a request `Origin` header"). Django's CSRF protection refuses that.
     """
 
     @wraps(view)

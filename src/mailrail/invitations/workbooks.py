@@ -1,8 +1,8 @@
 """Workbooks (.xlsx): their sheets as rows of text, read by python-calamine, which the extra ``xlsx`` installs.
 
-calamine keeps a sheet as the whole rectangle up to its last cell, and ends the process when there is no memory for it:
-two cells far apart, in a file of 2 KB, are 500 GB (tafia/calamine, issue 693). So every part is unpacked and measured
-first, and calamine gets exactly what has been measured.
+calamine keeps a sheet as the whole rectangle up to its last cell, and ends the process when memory runs out. Two cells
+far apart, in a file of 2 KB, take 500 GB (tafia/calamine, issue 693). So every part is unpacked and measured first, and
+calamine gets exactly what has been measured.
 """
 
 from __future__ import annotations

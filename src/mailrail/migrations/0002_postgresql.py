@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db import migrations, models
 
-# The table's rows change all the time, and the dead ones lie in the way of claims: vacuum by their number, not by their
+# The table's rows change all the time, and dead rows slow claims down. So vacuum runs by their number, not by their
 # share of a backlog, and as fast as the disk allows. Giving back the end of the file would lock everybody out.
 SETTINGS = {
     "autovacuum_vacuum_scale_factor": "0",

@@ -12,8 +12,8 @@
         assert_queued(to="ada@example.com")
         [message] = deliver()
 
-All of it happens on the calling thread and in its transaction, so it works inside ``TestCase``; sends that wait for
-a commit, which never comes there, count as sent.
+All of it happens on the calling thread and in its transaction, so it works inside ``TestCase``. There, the commit that
+some sends wait for never comes; these count as sent.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from .log import logger
 class Outcome:
     """What becomes of a claim.
 
-    ``kind``: ``finished``, ``discarded``, ``retried``, ``buried`` or ``released``; of a message that ran in a process
-    of its own ``elsewhere`` (settled there) or ``lapsed`` (that process died).
+    ``kind``: ``finished``, ``discarded``, ``retried``, ``buried`` or ``released``. A message that ran in a process of
+    its own is ``elsewhere`` (settled there) or ``lapsed`` (that process died).
     """
 
     kind: str

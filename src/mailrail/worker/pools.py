@@ -74,8 +74,8 @@ def _create_task(coroutine: Coroutine[Any, Any, None], among: set[asyncio.Task[N
 
 
 async def _tidy_connections() -> None:
-    """After a failure: all that async consumers ask of databases is asked on one thread, by connections that may be
-    broken, and no request ends there, at which Django would notice."""
+    """Close broken connections of async consumers after a failure. All their database work runs on one thread, where no
+    request ends, so Django itself never looks."""
     try:
         await sync_to_async(close_old_connections)()
     except Exception as error:
@@ -86,7 +86,7 @@ class Threads:
     """A fixed number of daemon threads: one that hangs must not keep the process from ending.
 
     To wake a thread costs more than a short consumer does. So they wake one another: each that takes a delivery wakes
-    one more if another waits, and where consumers end at once, the first thread has run them all before that one is up.
+    one more if another waits. Where consumers end at once, the first thread has run them all before the second is up.
     """
 
     def __init__(self, size: int, layer: DurableLayer) -> None:

@@ -33,8 +33,8 @@ class _Open:
 class Settler:
     """Holds outcomes until the layer has taken them: an outage loses none.
 
-    Finished messages wait for the next ``claim``, which settles them in the same round trip; what is released has one
-    of its own, as a worker that has to stop may hold thousands; the others, which are few, are settled one by one.
+    Finished messages wait for the next ``claim``, which settles them in the same round trip. Released ones get a round
+    trip of their own, as a worker that stops may hold thousands. The others are few, and are settled one by one.
     """
 
     def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:
@@ -155,8 +155,8 @@ class Settler:
     def finish_apart(self, error: Exception) -> None:
         """Take in that the ``claim`` that was to settle ``finished`` has failed.
 
-        If that was for a part of the layer, or for one of them that is refused, the next one must not fail for it
-        again: they are settled one by one.
+        The cause may be one part of the layer, or one message that is refused. The next ``claim`` must not fail for it
+        again, so these messages are settled one by one.
         """
         if self._layer.has_parts or not is_outage(error):
             for entry in self._finished:

@@ -1,5 +1,5 @@
-"""The process above the workers: starts them, replaces those that end, passes signals on, and runs a message that has
-cost a process before in one of its own.
+"""The process above the workers. It starts them, replaces those that end and passes signals on. It runs a message that
+has cost a process before in a process of its own.
 
 It has one thread and no connections, so that forking it is safe and cheap.
 """
@@ -36,8 +36,8 @@ YOUNG = 5.0
 """A worker that dies before it is this old (seconds) is replaced with a growing delay."""
 LONGEST_DELAY = 30.0
 AT_ONCE = signal.SIGUSR1
-"""What a supervisor sends to say: give back what runs, now. Not a second SIGTERM: service managers send one to every
-process of a service at the same time as the supervisor does, and nobody meant "at once" by that."""
+"""What a supervisor sends to say: give back what runs, now. A second SIGTERM would not do. Service managers send one to
+every process of a service while the supervisor does the same, and that does not mean "at once"."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
 WELL = 74
 """Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""

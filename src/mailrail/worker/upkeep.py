@@ -1,5 +1,5 @@
-"""What a worker does on the side, on a thread of its own, as it may take long: it relays the outbox, reconciles records
-and messages, and looks for channels that nobody serves."""
+"""Do a worker's maintenance on a thread of its own, as it may take long. It relays the outbox, reconciles records and
+messages, and looks for channels that nobody serves."""
 
 from __future__ import annotations
 

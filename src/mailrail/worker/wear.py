@@ -19,8 +19,8 @@ _STATM = Path("/proc/self/statm")
 class Wear:
     """Tells one worker when it has run enough messages, or takes too much memory. ``None``: no limit.
 
-    Memory counts from the first message on: a limit below what a process takes to begin with must not make
-    processes that end before they have done anything.
+    Memory counts from the first message on. Otherwise a limit below the memory of an empty process would end processes
+    before they have done anything.
     """
 
     def __init__(self, max_messages: int | None = None, max_memory: int | None = None) -> None:
