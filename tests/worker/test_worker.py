@@ -25,9 +25,9 @@ from mailrail.messages import Message
 from mailrail.routing import Route, Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker, leases
+from mailrail.worker.capacity import Capacity
 from mailrail.worker.consume import CANCELLATION_GRACE, Delivery
 from mailrail.worker.pools import EventLoop
-from mailrail.worker.room import Room
 from mailrail.worker.supervisor import Job
 
 
@@ -753,15 +753,15 @@ class TestLeases:
             entered.set()
             gate.wait(20)
 
-        def limits(room: Room) -> dict[str, int]:
+        def limits(room: Capacity) -> dict[str, int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
                 layer.shift(61)
             return usual_limits(room)
 
-        usual_clock, usual_limits = leases.clock, Room.limits
+        usual_clock, usual_limits = leases.clock, Capacity.limits
         monkeypatch.setattr(leases, "clock", lambda: usual_clock() + slept[0])
-        monkeypatch.setattr(Room, "limits", limits)
+        monkeypatch.setattr(Capacity, "limits", limits)
         send(layer)
         with Running(layer, route("work", consume, lease=60)):
             until(lambda: slept[0] and layer.stats()["work"].claimed)

@@ -20,6 +20,7 @@ from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
 from ..routing import Route, Routing
+from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import Delivery
 from .fitness import triage
@@ -28,9 +29,8 @@ from .leases import OUTAGES, LeaseKeeper, is_outage
 from .log import logger
 from .outages import Outages
 from .pools import EventLoop, Threads
-from .rates import RateGate
+from .rate_limiter import RateLimiter
 from .report import report
-from .room import Room
 from .settle import Settler
 from .upkeep import Upkeep
 from .wear import Wear
@@ -93,7 +93,7 @@ class Worker:
         self._leases = {c: plan.lease for c, plan in self.plans.items()}
         self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe)
         self._settler = Settler(layer, self._keeper)
-        self._room = Room(layer, self.plans, self._threads, self._wear)
+        self._capacity = Capacity(layer, self.plans, self._threads, self._wear)
         self._running: set[Delivery] = set()
         self._held: deque[Delivery] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[Delivery | IncomingMessage] = deque()
@@ -178,13 +178,13 @@ class Worker:
             claims, self._adopted = self._adopted, []
             self._keeper.keep(claims)
             return claims
-        limits = self._room.limits() if self._claiming and not self._stopping.is_set() else {}
+        limits = self._capacity.limits() if self._claiming and not self._stopping.is_set() else {}
         finished = self._settler.finished
         if not limits and not finished:
             return []
         since = self._keeper.catch_up()
         begun = time.monotonic()
-        total = self._room.total(limits)
+        total = self._capacity.total(limits)
         try:
             claimed = self.layer.claim(self.id, limits, self._leases, [m.claim for m in finished], total)
         except Exception as error:
@@ -198,7 +198,7 @@ class Worker:
     def _check(self) -> None:
         """Raise for a part of the layer that is away, when there is nothing to do on the others."""
         self._settler.check()
-        self._room.check()
+        self._capacity.check()
 
     def _admit(self, claimed: Claimed) -> list[Message]:
         """Report what expired, and give back what its channel's rate does not allow."""
@@ -206,17 +206,18 @@ class Worker:
             report(
                 IncomingMessage(message), Outcome("expired", "its time was over while it waited for a run")
             )
-        refused = {m.id for gate in self._room.gates.values() for m in self._over_rate(gate, claimed.claims)}
+        limiters = self._capacity.rate_limiters.values()
+        refused = {m.id for limiter in limiters for m in self._over_rate(limiter, claimed.claims)}
         return [message for message in claimed.claims if message.id not in refused]
 
-    def _over_rate(self, gate: RateGate, claims: Sequence[Message]) -> list[Message]:
-        mine = [claim for claim in claims if claim.channel == gate.channel]
+    def _over_rate(self, limiter: RateLimiter, claims: Sequence[Message]) -> list[Message]:
+        mine = [claim for claim in claims if claim.channel == limiter.channel]
         try:
-            over = gate.account(mine)
+            over = limiter.reconcile_tokens(mine)
         except OUTAGES:
             over = mine  # whoever looks next will know
         for claim in over:
-            self._settler.decide(claim, Outcome("released", "its channel's rate is used up", gate.wait))
+            self._settler.decide(claim, Outcome("released", "its channel's rate is used up", limiter.wait))
         return over
 
     def _consume(self, claims: Sequence[Message]) -> None:
@@ -241,7 +242,7 @@ class Worker:
 
     def _start_or_hold(self, delivery: Delivery) -> None:
         """Messages of one batch may have to run apart: they wait for each other, for there are no slots for so many."""
-        if self._room.is_full(delivery.channel):
+        if self._capacity.is_full(delivery.channel):
             self._held.append(delivery)
         else:
             self._start(delivery)
@@ -257,7 +258,7 @@ class Worker:
     def _start(self, delivery: Delivery) -> None:
         self._running.add(delivery)
         self._wear.count(len(delivery.messages))
-        self._room.take(delivery.channel)
+        self._capacity.take(delivery.channel)
         claim = delivery.messages[0].claim
         if self._solos is not None and self.plans[claim.channel].is_suspect(claim):
             delivery.in_pool = False
@@ -276,7 +277,7 @@ class Worker:
     def _free(self, delivery: Delivery) -> None:
         if delivery in self._running:
             self._running.discard(delivery)
-            self._room.give_back(delivery.channel)
+            self._capacity.give_back(delivery.channel)
             if not delivery.route.is_async and delivery.in_pool:
                 self._threads.freed()
             self._start_held(delivery.channel)
@@ -303,11 +304,11 @@ class Worker:
         """Sleep until something is due, a consumer ended, or a limit is over."""
         if self._is_dry() or (self._stopping.is_set() and not self._running):
             return
-        moments = [d.overdue_at for d in self._running] + [self._stop_at, *self._room.opening_times()]
+        moments = [d.overdue_at for d in self._running] + [self._stop_at, *self._capacity.opening_times()]
         timeout = min([LONGEST_WAIT * random.uniform(0.75, 1), *(m - time.monotonic() for m in moments)])
         if timeout > 0:
             may_claim = self._claiming and not self._stopping.is_set()
-            self.layer.wait(self._room.awaited() if may_claim else [], timeout, seen)
+            self.layer.wait(self._capacity.awaited() if may_claim else [], timeout, seen)
 
     def _let_more_end(self) -> None:
         """One round trip settles all that have ended: wait for the others as long as the last one took."""

@@ -14,7 +14,7 @@ CLOSED_FOR = 1.0
 """Seconds until a bucket that could not be reached is tried again."""
 
 
-class RateGate:
+class RateLimiter:
     """Takes tokens before claiming while there is a backlog, and none while there is nothing to claim.
 
     An idle worker that took tokens for every look would drain the bucket, or write all the time to give them back.
@@ -34,20 +34,20 @@ class RateGate:
     def open_at(self) -> float:
         return self._open_at
 
-    def allow(self, room: int) -> int:
-        """How many may be claimed now, of ``room`` wanted."""
-        if room <= 0 or time.monotonic() < self._open_at:
+    def allow(self, capacity: int) -> int:
+        """How many may be claimed now, of ``capacity`` wanted."""
+        if capacity <= 0 or time.monotonic() < self._open_at:
             return 0
         if not self._backlog:
             return 1
-        self._taken = self._take(room)
+        self._taken = self._take(capacity)
         return self._taken
 
     def close(self) -> None:
         """Its bucket cannot be asked just now."""
         self._open_at = time.monotonic() + CLOSED_FOR
 
-    def account(self, claims: Sequence[Message]) -> list[Message]:
+    def reconcile_tokens(self, claims: Sequence[Message]) -> list[Message]:
         """Square tokens with what was claimed. Returns the claims that must be released again."""
         if self._taken:
             unused, self._taken = self._taken - len(claims), 0

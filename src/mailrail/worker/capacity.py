@@ -1,4 +1,4 @@
-"""How much a worker may claim: free slots of each channel, free threads, what rates allow, and what wear leaves."""
+"""How much a worker may claim: free slots of each channel, free threads, tokens of rates, and recycling limits."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..routing import Plan
 from .pools import Threads
-from .rates import RateGate
+from .rate_limiter import RateLimiter
 from .wear import Wear
 
 
-class Room:
+class Capacity:
     """Counts the slots of each channel. Only the worker's own thread asks."""
 
     def __init__(self, layer: DurableLayer, plans: Mapping[str, Plan], threads: Threads, wear: Wear) -> None:
         self._plans = plans
         self._threads = threads
         self._wear = wear
-        self.gates = {c: RateGate(layer, c, plan.rate) for c, plan in plans.items() if plan.rate}
+        self.rate_limiters = {c: RateLimiter(layer, c, plan.rate) for c, plan in plans.items() if plan.rate}
         self._slots = Counter({c: _concurrency(plan, layer, threads) for c, plan in plans.items()})
         self._layer = layer
-        self._away: LayerUnavailable | None = None  # why a gate could not be asked
+        self._away: LayerUnavailable | None = None  # why a limiter could not be asked
 
     def is_full(self, channel: str) -> bool:
         """Do as many consumers of this channel run as may?"""
@@ -46,21 +46,21 @@ class Room:
             if not plan.is_async:
                 slots = min(slots, self._threads.free)
             room = slots * (plan.batch or 1)
-            if room > 0 and channel in self.gates:
-                room = self._allowed(self.gates[channel], room)
+            if room > 0 and channel in self.rate_limiters:
+                room = self._allowed(self.rate_limiters[channel], room)
             if room > 0:
                 limits[channel] = room
         return limits
 
-    def _allowed(self, gate: RateGate, room: int) -> int:
+    def _allowed(self, limiter: RateLimiter, room: int) -> int:
         """A bucket that is away keeps its own channel waiting, and no other."""
         try:
-            return gate.allow(room)
+            return limiter.allow(room)
         except LayerUnavailable as error:
             if not self._layer.has_parts:
                 raise
             self._away = error
-            gate.close()
+            limiter.close()
             return 0
 
     def check(self) -> None:
@@ -82,12 +82,12 @@ class Room:
             for channel, plan in self._plans.items()
             if self._slots[channel] > 0
             and (plan.is_async or self._threads.free)
-            and not (channel in self.gates and self.gates[channel].wait)
+            and not (channel in self.rate_limiters and self.rate_limiters[channel].wait)
         ]
 
     def opening_times(self) -> Iterator[float]:
         """When (time.monotonic()) the channels that are out of tokens get some."""
-        return (gate.open_at for gate in self.gates.values() if gate.wait)
+        return (limiter.open_at for limiter in self.rate_limiters.values() if limiter.wait)
 
 
 def _concurrency(plan: Plan, layer: DurableLayer, threads: Threads) -> int:
