@@ -20,7 +20,7 @@ from mailrail import Channel, Discard, InvalidSettings, Retry, routing
 from mailrail.layers import get_layer
 from mailrail.routing import consumer
 from mailrail.worker import IncomingMessage
-from mailrail.worker.wear import resident
+from mailrail.worker.recycling import resident
 
 
 def note(message: IncomingMessage, what: str = "ran") -> None:

@@ -611,7 +611,7 @@ class TestLimits:
         send(layer)
         worker = work(layer, route("work", consume, timeout=0.1, backoff=0), threads=1)
         gate.set()
-        assert runs == [1, 2] and worker.worn_out and layer.stats() == {}
+        assert runs == [1, 2] and worker.should_recycle and layer.stats() == {}
 
     def test_an_async_consumer_past_its_limit_is_cancelled(self, layer: DurableLayer) -> None:
         ended: list[str] = []
@@ -646,7 +646,7 @@ class TestLimits:
         send(layer)
         consumer = route("work", consume, timeout=0.1, attempts=2, backoff=0, lease=60)
         with Running(layer, consumer) as worker:
-            until(lambda: worker.worn_out)
+            until(lambda: worker.should_recycle)
             gate.set()
             until(lambda: not layer.stats())
 
@@ -661,7 +661,7 @@ class TestLimits:
         with Running(layer, route("work", consume, timeout=0.01, lease=60)) as worker:
             assert entered.wait(20)
             used = time.process_time()
-            until(lambda: worker.worn_out)
+            until(lambda: worker.should_recycle)
             used = time.process_time() - used
             gate.set()
         assert used < 0.8 * CANCELLATION_GRACE
@@ -836,7 +836,7 @@ class TestStopping:
             running.thread.join(20)
         gate.set()
         [message] = layer.waiting("work")
-        assert (message.attempt, message.losses) == (0, 0) and worker.worn_out
+        assert (message.attempt, message.losses) == (0, 0) and worker.should_recycle
 
     def test_all_that_is_released_at_the_deadline_is_one_step(
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
@@ -1297,7 +1297,7 @@ class TestOnTheDatabase:
         [message] = layer.waiting("work")
         assert (message.attempt, seen) == (0, [])
         layer.shift(2)
-        assert not work(layer, consumer).worn_out
+        assert not work(layer, consumer).should_recycle
         assert [m.attempt for m in seen] == [1] and layer.stats() == {}
 
     def test_a_hook_that_raises_after_the_commit_changes_nothing(

@@ -10,16 +10,18 @@ from ..layers import DurableLayer
 from ..routing import Plan
 from .pools import Threads
 from .rate_limiter import RateLimiter
-from .wear import Wear
+from .recycling import RecyclingLimits
 
 
 class Capacity:
     """Counts the slots of each channel. Only the worker's own thread asks."""
 
-    def __init__(self, layer: DurableLayer, plans: Mapping[str, Plan], threads: Threads, wear: Wear) -> None:
+    def __init__(
+        self, layer: DurableLayer, plans: Mapping[str, Plan], threads: Threads, recycling: RecyclingLimits
+    ) -> None:
         self._plans = plans
         self._threads = threads
-        self._wear = wear
+        self._recycling = recycling
         self.rate_limiters = {c: RateLimiter(layer, c, plan.rate) for c, plan in plans.items() if plan.rate}
         self._slots = Counter({c: _concurrency(plan, layer, threads) for c, plan in plans.items()})
         self._layer = layer
@@ -73,7 +75,7 @@ class Capacity:
         singles = [c for c in limits if not self._plans[c].is_async and not self._plans[c].batch]
         others = sum(room for c, room in limits.items() if c not in singles)
         free = others + min(self._threads.free, sum(limits[c] for c in singles))
-        return int(min(free, self._wear.left))
+        return int(min(free, self._recycling.left))
 
     def awaited(self) -> list[str]:
         """The channels that could be claimed from, were something there; those out of tokens sleep."""

@@ -27,7 +27,7 @@ from ..messages import Message
 from ..routing import Routing
 from .connections import leave_no_pools, prepare_process
 from .log import logger
-from .wear import Wear
+from .recycling import RecyclingLimits
 from .worker import Worker, new_worker_id
 
 MOST_SOLOS = 4
@@ -41,7 +41,7 @@ every process of a service while the supervisor does the same, and that does not
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
 WELL = 74
 """Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
-WORN_OUT = 75
+RECYCLED = 75
 """Exit code of a worker that has stopped by itself, to be replaced."""
 FORK_AGAIN_AFTER = 1.0
 """Seconds until a process is started again that could not be: no memory, too many processes or files."""
@@ -233,8 +233,8 @@ class Supervisor:
         if age >= YOUNG:
             self._early_deaths = 0
         delay = 0.0
-        if code == WORN_OUT:
-            logger.info("%s was worn out after %.1f s; starting another", child.name, age)
+        if code == RECYCLED:
+            logger.info("%s was recycled after %.1f s; starting another", child.name, age)
         elif code != WELL:
             delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
             self._early_deaths += 1
@@ -312,14 +312,14 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         solos=link_end if message is None else None,
         drain=job.drain,
         adopted=None if message is None else [message],
-        wear=Wear(job.max_messages, job.max_memory) if message is None else None,
+        recycling=RecyclingLimits(job.max_messages, job.max_memory) if message is None else None,
     )
     signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
     signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     link_end.listen(worker.stop)
     worker.run()
-    return WORN_OUT if worker.worn_out and message is None else WELL
+    return RECYCLED if worker.should_recycle and message is None else WELL
 
 
 def _stop_signals() -> list[signal.Signals]:

@@ -30,10 +30,10 @@ from .log import logger
 from .outages import Outages
 from .pools import EventLoop, Threads
 from .rate_limiter import RateLimiter
+from .recycling import RecyclingLimits
 from .report import report
 from .settle import Settler
 from .upkeep import Upkeep
-from .wear import Wear
 
 LONGEST_WAIT = 1.0
 """Seconds an idle worker sleeps at most without a look."""
@@ -63,7 +63,7 @@ class Worker:
 
     ``channels``: those of the routing's to serve. ``solos``: run messages that have cost a process before;
     without it, such messages run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
-    nothing. ``wear``: end when it says so, after what runs is done.
+    nothing. ``recycling``: end when it says so, after what runs is done.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Worker:
         solos: Solos | None = None,
         drain: bool = False,
         adopted: Sequence[Message] | None = None,
-        wear: Wear | None = None,
+        recycling: RecyclingLimits | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.layer = layer
         self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
         self._routing = routing
         self._solos = solos
-        self._wear = wear or Wear()
+        self._recycling = recycling or RecyclingLimits()
         self._drain = drain or adopted is not None
         self._adopted = list(adopted or ())
         self._claiming = adopted is None
@@ -93,7 +93,7 @@ class Worker:
         self._leases = {c: plan.lease for c, plan in self.plans.items()}
         self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe)
         self._settler = Settler(layer, self._keeper)
-        self._capacity = Capacity(layer, self.plans, self._threads, self._wear)
+        self._capacity = Capacity(layer, self.plans, self._threads, self._recycling)
         self._running: set[Delivery] = set()
         self._held: deque[Delivery] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[Delivery | IncomingMessage] = deque()
@@ -105,8 +105,8 @@ class Worker:
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(self._stopping, layer.has_parts)
         self._unrouted: set[str] = set()
-        #: Set when the process should be replaced: it is used up, or code past its limit holds a thread or the loop.
-        self.worn_out = False
+        #: Set when the process should be replaced: at a limit, or when code past its time limit holds a thread or the loop.
+        self.should_recycle = False
 
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
@@ -120,7 +120,7 @@ class Worker:
         try:
             while not self._is_over():
                 self._round()
-                self._retire_if_worn()
+                self._recycle_if_due()
             self._shut_down()
         finally:
             self._upkeep.stop()
@@ -257,7 +257,7 @@ class Worker:
 
     def _start(self, delivery: Delivery) -> None:
         self._running.add(delivery)
-        self._wear.count(len(delivery.messages))
+        self._recycling.count(len(delivery.messages))
         self._capacity.take(delivery.channel)
         claim = delivery.messages[0].claim
         if self._solos is not None and self.plans[claim.channel].is_suspect(claim):
@@ -341,16 +341,16 @@ class Worker:
             self._end(delivery)
             if not delivery.route.is_async:
                 self._threads.replace_one()
-            self.worn_out = True
-        if self.worn_out and self._solos is not None and not self._stopping.is_set():
+            self.should_recycle = True
+        if self.should_recycle and self._solos is not None and not self._stopping.is_set():
             self.stop()
 
-    def _retire_if_worn(self) -> None:
-        """A process that is used up takes nothing more. It ends when what runs is done, however long that takes."""
-        if self.worn_out or self._stopping.is_set() or (why := self._wear.verdict()) is None:
+    def _recycle_if_due(self) -> None:
+        """Claim nothing more once a limit is reached, and end when what runs is done, however long that takes."""
+        if self.should_recycle or self._stopping.is_set() or (why := self._recycling.reason()) is None:
             return
         logger.info("%s will be replaced when what it runs is done: %s", self.id, why)
-        self.worn_out = True
+        self.should_recycle = True
         self.stop(float("inf"))
 
     def _solo_over(self, delivery: Delivery, well: bool | None) -> None:
@@ -408,7 +408,7 @@ class Worker:
                 message.decide(Outcome("released", "the worker stopped before its consumer was done"))
             delivery.abandon()
             self._end(delivery)
-            self.worn_out = True
+            self.should_recycle = True
 
     def _describe(self) -> Content:
         return {

@@ -20,8 +20,8 @@ from mailrail.management.arguments import memory, worker_id
 from mailrail.options import whole_number_argument
 from mailrail.routing import Routing
 from mailrail.worker.log import logger
+from mailrail.worker.recycling import megabytes, resident
 from mailrail.worker.supervisor import Job, Supervisor
-from mailrail.worker.wear import megabytes, resident
 from mailrail.worker.worker import new_worker_id
 
 

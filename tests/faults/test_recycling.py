@@ -26,9 +26,7 @@ def per_process(ledger: Ledger) -> Counter[int]:
 
 def at_rest(ledger: Ledger) -> int:
     """Megabytes that a process takes before it has done anything. This one has done a lot."""
-    code = (
-        "import django; django.setup(); from mailrail.worker import wear; print(wear.resident() // 1024**2)"
-    )
+    code = "import django; django.setup(); from mailrail.worker import recycling; print(recycling.resident() // 1024**2)"
     told = subprocess.check_output([sys.executable, "-c", code], env=environment(ledger.path), cwd=ROOT)
     return int(told)
 
@@ -53,7 +51,7 @@ def test_no_process_takes_on_more_messages_than_it_may(
     assert max(begun.values()) <= 25
     # a tenth fewer at most, but for the two that ran last
     assert all(n >= 23 for n in sorted(begun.values())[2:])
-    assert worker.log.count("was worn out after") >= len(begun) - 2
+    assert worker.log.count("was recycled after") >= len(begun) - 2
 
 
 def test_one_message_for_each_process_and_none_waits_for_the_next_process(
@@ -71,7 +69,7 @@ def test_one_message_for_each_process_and_none_waits_for_the_next_process(
     assert "ended (" not in worker.log and "killing it" not in worker.log
 
 
-def test_what_a_worn_out_process_still_runs_is_waited_for(
+def test_what_a_process_at_its_limit_still_runs_is_waited_for(
     layer: DurableLayer, ledger: Ledger, gate: Path
 ) -> None:
     held = str(Channel("held").send({"gate": str(gate)}, priority=1))
@@ -118,7 +116,7 @@ def test_a_running_consumer_that_takes_too_much_is_seen_and_not_killed(
     leaking = str(Channel("leak").send({"megabytes": 300, "gate": str(gate)}))
     options = on(layer, "--threads", "2", "--max-memory", f"{limit}M")
     with workers(ledger, "leak", "ledger", *options) as [worker]:
-        until(lambda: "of memory, and may take" in worker.log)
+        until(lambda: "of memory; its limit is" in worker.log)
         other = str(Channel("ledger").send({}))
         gate.touch()
         until(lambda: is_empty(layer))

@@ -10,23 +10,23 @@ import pytest
 from mailrail.layers import InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
-from mailrail.worker import Worker, wear
-from mailrail.worker.wear import Wear, resident
+from mailrail.worker import Worker, recycling
+from mailrail.worker.recycling import RecyclingLimits, resident
 
 
 def test_without_limits_nothing_wears_out() -> None:
-    unlimited = Wear()
+    unlimited = RecyclingLimits()
     unlimited.count(10**9)
-    assert unlimited.verdict() is None and unlimited.left == float("inf")
+    assert unlimited.reason() is None and unlimited.left == float("inf")
 
 
 def test_limits_differ_by_a_tenth_so_that_processes_do_not_end_together() -> None:
-    lefts = {Wear(max_messages=1000).left for _ in range(200)}
+    lefts = {RecyclingLimits(max_messages=1000).left for _ in range(200)}
     assert len(lefts) > 20 and min(lefts) >= 900 and max(lefts) <= 1000
 
 
 def test_one_message_is_one_message() -> None:
-    assert {Wear(max_messages=1).left for _ in range(50)} == {1}
+    assert {RecyclingLimits(max_messages=1).left for _ in range(50)} == {1}
 
 
 def test_memory_is_what_the_system_says_of_this_process() -> None:
@@ -39,25 +39,25 @@ def test_memory_is_the_most_it_ever_had_where_the_system_does_not_say(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     now = resident()
-    monkeypatch.setattr(wear, "_STATM", tmp_path / "missing")
+    monkeypatch.setattr(recycling, "_STATM", tmp_path / "missing")
     assert resident() >= now * 0.9
 
 
 def test_memory_counts_from_the_first_message_on() -> None:
-    tight = Wear(max_memory=1)
-    assert tight.verdict() is None
+    tight = RecyclingLimits(max_memory=1)
+    assert tight.reason() is None
     tight.count(1)
-    assert "of memory, and may take 0M" in (tight.verdict() or "")
+    assert "of memory; its limit is 0M" in (tight.reason() or "")
 
 
 def test_memory_is_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(wear, "resident", lambda: len(looks.append(0.0) or looks))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(wear, "LOOK_EVERY", 3600.0)
-    tight = Wear(max_memory=10**9)
+    monkeypatch.setattr(recycling, "resident", lambda: len(looks.append(0.0) or looks))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(recycling, "LOOK_EVERY", 3600.0)
+    tight = RecyclingLimits(max_memory=10**9)
     for _ in range(100):
         tight.count(1)
-        assert tight.verdict() is None
+        assert tight.reason() is None
     assert len(looks) == 1
 
 
@@ -71,11 +71,11 @@ def test_a_worn_out_worker_waits_for_its_consumer_longer_than_for_a_shutdown(set
         gate.wait(20)
         done.append(message.losses)
 
-    worker = Worker(layer, Routing([route("work", consume)]), wear=Wear(max_messages=1))
+    worker = Worker(layer, Routing([route("work", consume)]), recycling=RecyclingLimits(max_messages=1))
     thread = threading.Thread(target=worker.run)
     thread.start()
     thread.join(0.5)
-    assert thread.is_alive() and worker.worn_out
+    assert thread.is_alive() and worker.should_recycle
     gate.set()
     thread.join(20)
     assert done == [0] and layer.stats()["work"].ready == 1 and layer.stats()["work"].claimed == 0
