@@ -21,7 +21,7 @@ from mailrail import Channel
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
 from mailrail.routing import Routing, route
 from mailrail.worker import Worker
-from mailrail.worker.supervisor import MOST_SOLOS
+from mailrail.worker.supervisor import MAX_ISOLATED_RUNS
 
 from ..processes import ROOT, Ledger, children_of, environment, until, workers
 from .conftest import more, recover
@@ -267,10 +267,10 @@ def test_messages_that_wait_for_a_process_of_their_own_lose_nothing_when_their_w
     layer: DurableLayer, ledger: Ledger
 ) -> None:
     gate = ledger.path.with_name("gate")
-    Channel("held").send_many([{"gate": str(gate)}] * (MOST_SOLOS + 2))
+    Channel("held").send_many([{"gate": str(gate)}] * (MAX_ISOLATED_RUNS + 2))
     layer.renew(layer.claim("dying", {"held": 100}, 60.0).claims, 0.0)
     with workers(ledger, "held", "limited") as [worker]:
-        until(lambda: len(ledger.lines("began")) == MOST_SOLOS)
+        until(lambda: len(ledger.lines("began")) == MAX_ISOLATED_RUNS)
         Channel("limited").send({"hang": True})
         until(lambda: "will be replaced" in worker.log)
         until(lambda: "no process of its own was started" in worker.log, 5)
@@ -279,7 +279,7 @@ def test_messages_that_wait_for_a_process_of_their_own_lose_nothing_when_their_w
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     held = [line for line in ledger.lines("began") if line.losses]
-    assert len(held) == MOST_SOLOS + 2 and {line.losses for line in held} == {1}
+    assert len(held) == MAX_ISOLATED_RUNS + 2 and {line.losses for line in held} == {1}
 
 
 FAULTY = """

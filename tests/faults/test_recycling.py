@@ -26,7 +26,7 @@ def per_process(ledger: Ledger) -> Counter[int]:
 
 def at_rest(ledger: Ledger) -> int:
     """Megabytes that a process takes before it has done anything. This one has done a lot."""
-    code = "import django; django.setup(); from mailrail.worker import recycling; print(recycling.resident() // 1024**2)"
+    code = "import django; django.setup(); from mailrail.worker.recycling import resident; print(resident() // 1024**2)"
     told = subprocess.check_output([sys.executable, "-c", code], env=environment(ledger.path), cwd=ROOT)
     return int(told)
 

@@ -30,7 +30,7 @@ from .log import logger
 from .recycling import RecyclingLimits
 from .worker import Worker, new_worker_id
 
-MOST_SOLOS = 4
+MAX_ISOLATED_RUNS = 4
 """Processes for single messages that run at once."""
 YOUNG = 5.0
 """A worker that dies before it is this old (seconds) is replaced with a growing delay."""
@@ -71,7 +71,7 @@ class _Child:
     process: Any
     link: Connection
     started_at: float
-    message: Message | None = None  # of a solo: what it runs
+    message: Message | None = None  # the message of an isolated run
     asked_by: _Child | None = None
 
 
@@ -148,7 +148,7 @@ class Supervisor:
                 self._restart_at.pop(name, None)
                 self._start_worker(name)
         while self._asked and (
-            self._signals or sum(c.message is not None for c in self._children) < MOST_SOLOS
+            self._signals or sum(c.message is not None for c in self._children) < MAX_ISOLATED_RUNS
         ):
             asked_by, message = self._asked.popleft()
             self._start_solo(asked_by, message)
@@ -158,7 +158,7 @@ class Supervisor:
             self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER
 
     def _start_solo(self, asked_by: _Child, message: Message) -> None:
-        name = f"{self._job.worker_id}:solo-{message.id}"
+        name = f"{self._job.worker_id}:isolated-{message.id}"
         if asked_by in self._children and not self._start(name, message, asked_by):
             _tell(asked_by, (_name(message), None))
 
@@ -309,7 +309,7 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         job.channels if message is None else [message.channel],
         worker_id=name,
         threads=job.threads if message is None else 1,
-        solos=link_end if message is None else None,
+        isolated_runs=link_end if message is None else None,
         drain=job.drain,
         adopted=None if message is None else [message],
         recycling=RecyclingLimits(job.max_messages, job.max_memory) if message is None else None,
@@ -347,16 +347,16 @@ class _Link:
         self._connection = connection
         self._waiting: dict[_Name, Callable[[bool | None], None]] = {}
 
-    def run(self, message: Message, over: Callable[[bool | None], None]) -> None:
-        """Have the supervisor run a claim in a process of its own; ``over`` is told how that ended."""
-        self._waiting[_name(message)] = over
+    def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
+        """Have the supervisor run a claim in a process of its own, and report by ``ended`` how that went."""
+        self._waiting[_name(message)] = ended
         try:
             self._connection.send(message)
         except OSError:  # the supervisor is gone; the reading thread tells
             self._waiting.pop(_name(message))(None)
 
-    def withdraw(self) -> None:
-        """What the supervisor has not started comes back."""
+    def cancel_pending(self) -> None:
+        """Ask the supervisor to return what it has not started."""
         with suppress(OSError):  # it is gone; the reading thread tells
             self._connection.send(None)
 

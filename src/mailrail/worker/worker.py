@@ -43,26 +43,26 @@ NOT_STARTED_FOR = 1.0
 """Seconds until a message is due again for which no process of its own could be started."""
 
 
-class Solos(Protocol):
-    """Runs claims in processes of their own."""
+class IsolatedRuns(Protocol):
+    """Run claims in processes of their own."""
 
-    def run(self, message: Message, over: Callable[[bool | None], None]) -> None:
-        """``over`` is told True (it ended well), False (it died) or None (it was not started)."""
+    def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
+        """Start a process for this message. It reports by ``ended``: True (well), False (died), None (not started)."""
 
-    def withdraw(self) -> None:
-        """Nothing more is asked for; what was not started comes back."""
+    def cancel_pending(self) -> None:
+        """Drop this worker's pending requests; each is reported as not started."""
 
 
 def new_worker_id() -> str:
-    """A name no other worker has: host, process, and something random (process ids come again)."""
+    """Return a name that no other worker has: host, process, and something random, as process ids are reused."""
     return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().randrange(16**4):04x}"
 
 
 class Worker:
     """Consumes the channels of a routing until ``stop`` is called.
 
-    ``channels``: those of the routing's to serve. ``solos``: run messages that have cost a process before;
-    without it, such messages run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
+    ``channels``: those of the routing's to serve. ``isolated_runs``: run messages that have cost a process before; without it, such messages
+    run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
     nothing. ``recycling``: end when it says so, after what runs is done.
     """
 
@@ -74,7 +74,7 @@ class Worker:
         *,
         worker_id: str | None = None,
         threads: int | None = None,
-        solos: Solos | None = None,
+        isolated_runs: IsolatedRuns | None = None,
         drain: bool = False,
         adopted: Sequence[Message] | None = None,
         recycling: RecyclingLimits | None = None,
@@ -83,7 +83,7 @@ class Worker:
         self.layer = layer
         self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
         self._routing = routing
-        self._solos = solos
+        self._isolated_runs = isolated_runs
         self._recycling = recycling or RecyclingLimits()
         self._drain = drain or adopted is not None
         self._adopted = list(adopted or ())
@@ -105,7 +105,7 @@ class Worker:
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(self._stopping, layer.has_parts)
         self._unrouted: set[str] = set()
-        #: Set when the process should be replaced: at a limit, or when code past its time limit holds a thread or the loop.
+        #: Should the process be replaced? At a limit, or when code past its time limit holds a thread or the loop.
         self.should_recycle = False
 
     def run(self) -> None:
@@ -260,9 +260,9 @@ class Worker:
         self._recycling.count(len(delivery.messages))
         self._capacity.take(delivery.channel)
         claim = delivery.messages[0].claim
-        if self._solos is not None and self.plans[claim.channel].is_suspect(claim):
+        if self._isolated_runs is not None and self.plans[claim.channel].is_suspect(claim):
             delivery.in_pool = False
-            self._solos.run(claim, lambda well: self._solo_over(delivery, well))
+            self._isolated_runs.run(claim, lambda well: self._isolated_run_ended(delivery, well))
         elif delivery.route.is_async:
             self._loop.submit(delivery, self._ended_delivery)
         else:
@@ -342,7 +342,7 @@ class Worker:
             if not delivery.route.is_async:
                 self._threads.replace_one()
             self.should_recycle = True
-        if self.should_recycle and self._solos is not None and not self._stopping.is_set():
+        if self.should_recycle and self._isolated_runs is not None and not self._stopping.is_set():
             self.stop()
 
     def _recycle_if_due(self) -> None:
@@ -353,8 +353,8 @@ class Worker:
         self.should_recycle = True
         self.stop(float("inf"))
 
-    def _solo_over(self, delivery: Delivery, well: bool | None) -> None:
-        """Told by the supervisor's thread: the message's own process has ended."""
+    def _isolated_run_ended(self, delivery: Delivery, well: bool | None) -> None:
+        """Settle what the message's own process left. The supervisor's thread calls this."""
         [message] = delivery.messages
         outcome = {True: "elsewhere", False: "lapsed", None: "released"}[well]
         why, delay = ("no process of its own was started", NOT_STARTED_FOR) if well is None else ("", 0.0)
@@ -379,8 +379,8 @@ class Worker:
 
     def _shut_down(self) -> None:
         """Wait for what runs until the deadline, then give the rest back."""
-        if self._solos is not None:
-            self._solos.withdraw()
+        if self._isolated_runs is not None:
+            self._isolated_runs.cancel_pending()
         for claim in self._adopted:
             self._settler.decide(claim, Outcome("released", "the worker stopped before its consumer began"))
         self._adopted = []
