@@ -32,8 +32,8 @@ from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routing import Plan, Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
-from ..worker.fitness import triage
 from ..worker.incoming import IncomingMessage, Outcome
+from ..worker.prechecks import precheck
 from ..worker.report import report, report_lost
 from ..worker.running import moved
 from ..worker.settle import settle_one
@@ -114,7 +114,7 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
-    found = triage(claim, plan, LEASE)
+    found = precheck(claim, plan, LEASE)
     if isinstance(found, Outcome):
         message = IncomingMessage(claim)
         message.decide(found)

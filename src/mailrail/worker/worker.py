@@ -23,12 +23,12 @@ from ..routing import Route, Routing
 from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import Delivery
-from .fitness import triage
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper, is_outage
 from .log import logger
 from .outages import Outages
 from .pools import EventLoop, Threads
+from .prechecks import precheck
 from .rate_limiter import RateLimiter
 from .recycling import RecyclingLimits
 from .report import report
@@ -225,7 +225,7 @@ class Worker:
         batches: dict[Route, list[IncomingMessage]] = {}
         for claim in claims:
             plan = self.plans[claim.channel]
-            found = triage(claim, plan, plan.lease)
+            found = precheck(claim, plan, plan.lease)
             if isinstance(found, Outcome):
                 self._settler.decide(claim, found)
                 continue
