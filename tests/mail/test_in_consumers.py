@@ -18,7 +18,7 @@ from mailrail.mail import Email, Status
 from mailrail.messages import Message
 from mailrail.routing import route
 from mailrail.testing import advance, drain, sent
-from mailrail.worker import IncomingMessage, current_run
+from mailrail.worker import IncomingMessage, current_execution
 
 from ..processes import Ledger, Manage, WorkerProcess, until
 from ..servers import ValkeyServer
@@ -89,7 +89,7 @@ def queue_and_fail(message: IncomingMessage) -> None:
 
 
 def send_batch(messages: list[IncomingMessage]) -> None:
-    assert current_run() is None
+    assert current_execution() is None
     for _ in messages:
         letter().send()
 
@@ -175,7 +175,7 @@ class TestSendInAConsumer:
         assert Email.objects.count() == 2
 
     def test_outside_consumers_nothing_is_compared(self) -> None:
-        assert current_run() is None
+        assert current_execution() is None
         letter().send()
         letter().send()
         assert Email.objects.count() == 2
@@ -205,14 +205,14 @@ class TestSendInAConsumer:
 def test_of_two_workers_with_one_message_one_queues(
     queueing: Queueing, elsewhere: Callable[..., Any]
 ) -> None:
-    from mailrail.worker.running import running
+    from mailrail.worker.execution_context import execution_context
 
     queueing(1)
     its_route = route("work", send_and_fail)
     claim = Message("work", {}, sent_at=1.0)
 
     def send() -> None:
-        with running(its_route, [IncomingMessage(claim, its_route)]):
+        with execution_context(its_route, [IncomingMessage(claim, its_route)]):
             assert send_mail("Hello", "A body.", "me@example.com", ["you@example.com"]) == 1
 
     with transaction.atomic():

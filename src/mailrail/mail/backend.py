@@ -22,13 +22,13 @@ from mailrail import LayerUnavailable
 from mailrail.errors import InvalidSettings
 from mailrail.log import logger_of
 from mailrail.options import Mistakes
-from mailrail.worker import Run, current_run
+from mailrail.worker import ExecutionContext, current_execution
 
 from .errors import CannotQueue
 from .mailers import LOCMEM, check_delivering, configured
 from .models import Email
 from .policies import UNNAMED
-from .queueing import queue_in_run, queue_many
+from .queueing import queue_in_execution, queue_many
 from .sensitive import mark_password_reset
 
 logger = logger_of("mailrail.mail")
@@ -98,40 +98,40 @@ class EmailBackend(BaseEmailBackend):
         request whose error cannot be mailed must still be answered.
         """
         messages = [message for message in email_messages or () if message.recipients()]
-        run = current_run()
+        execution = current_execution()
         if len(messages) == 1:  # as Django's form sends it
             mark_password_reset(messages[0])
         if self.fail_silently or _complaining.get() or _is_of_a_log(messages):
-            return self._queue_silently(messages, run)
-        return self._queue(messages, run)
+            return self._queue_silently(messages, execution)
+        return self._queue(messages, execution)
 
-    def _queue(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
-        if run is None:
+    def _queue(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
+        if execution is None:
             queue_many(messages, mailer=self.deliver_with)
         else:
-            queue_in_run(messages, run, self.deliver_with)
+            queue_in_execution(messages, execution, self.deliver_with)
         return len(messages)
 
-    def _queue_silently(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
+    def _queue_silently(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
         """In savepoints: the caller's transaction goes on."""
         if _is_in_event_loop():
             # Nobody can await a log. By a thread of its own, the loop stands still as it would with Django's backends.
             with ThreadPoolExecutor(1) as aside:
-                return aside.submit(copy_context().run, self._queue_aside, messages, run).result()
+                return aside.submit(copy_context().run, self._queue_aside, messages, execution).result()
         try:
             with transaction.atomic(router.db_for_write(Email)):
-                return self._queue(messages, run)
+                return self._queue(messages, execution)
         except (AnyDatabaseError, LayerUnavailable) as error:
             _complain(len(messages), error)
         except CannotQueue as error:
             if len(messages) > 1:
-                return sum(self._queue_silently([message], run) for message in messages)
+                return sum(self._queue_silently([message], execution) for message in messages)
             _complain(1, error)
         return 0
 
-    def _queue_aside(self, messages: Sequence[EmailMessage], run: Run | None) -> int:
+    def _queue_aside(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
         try:
-            return self._queue_silently(messages, run)
+            return self._queue_silently(messages, execution)
         finally:
             connections.close_all()
 

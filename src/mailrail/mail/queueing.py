@@ -28,7 +28,7 @@ from django.utils import timezone
 from mailrail import Channel
 from mailrail import options as checked
 from mailrail.second_connection import outside_the_transaction
-from mailrail.worker import Run
+from mailrail.worker import ExecutionContext
 
 from .acceptance import check_message_id, check_recipient, check_text, message_id_in
 from .compose.authors import mailboxes, sender_of
@@ -99,7 +99,7 @@ def queue_many(
     return [email for email, _ in made]
 
 
-def queue_in_run(messages: Iterable[EmailMessage], run: Run, mailer: str) -> None:
+def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionContext, mailer: str) -> None:
     """Queue what a consumer sends, without what an earlier run for its message has queued.
 
     The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
@@ -109,12 +109,12 @@ def queue_in_run(messages: Iterable[EmailMessage], run: Run, mailer: str) -> Non
     for email, _ in made:
         email.digest = digest_of(email)
     try:
-        numbers = _store_missing(made, run, options)
+        numbers = _store_missing(made, execution, options)
     except IntegrityError:
         # Stored in this very moment, by a worker that has the message since our lease lapsed.
-        numbers = _store_missing(made, run, options)
+        numbers = _store_missing(made, execution, options)
     for (email, _), number in zip(made, numbers, strict=True):
-        run.numbers(email.digest).add(number)
+        execution.ordinals(email.digest).add(number)
 
 
 async def aqueue(message: EmailMessage, **options: Any) -> Email:
@@ -281,14 +281,16 @@ def tables_said_missing(using: str) -> Iterator[None]:
         raise
 
 
-def _store_missing(made: Sequence[tuple[Email, Files]], run: Run, options: Options) -> list[int]:
+def _store_missing(
+    made: Sequence[tuple[Email, Files]], execution: ExecutionContext, options: Options
+) -> list[int]:
     """Those that no earlier run has queued. Returns which number of its kind each one is.
 
     The others' messages may have been lost with the process, after its commit.
     """
     using = router.db_for_write(Email)
     with tables_said_missing(using), transaction.atomic(using):
-        numbers, known = _numbered([email for email, _ in made], run, using)
+        numbers, known = _numbered([email for email, _ in made], execution, using)
         missing = [each for each in made if each[0].key not in known]
         if missing:
             emails, files = zip(*missing, strict=True)
@@ -298,7 +300,9 @@ def _store_missing(made: Sequence[tuple[Email, Files]], run: Run, options: Optio
     return numbers
 
 
-def _numbered(emails: Sequence[Email], run: Run, using: str) -> tuple[list[int], dict[str | None, Email]]:
+def _numbered(
+    emails: Sequence[Email], execution: ExecutionContext, using: str
+) -> tuple[list[int], dict[str | None, Email]]:
     """Give them their keys; returns their numbers, too, and the records that have such keys already.
 
     An email that an earlier run has queued has the number of that one. A new one has the first number that no record
@@ -307,7 +311,10 @@ def _numbered(emails: Sequence[Email], run: Run, using: str) -> tuple[list[int],
     """
     count = Counter(email.digest for email in emails)
     possible = {
-        digest: {_key(run, digest, n): n for n in range(1 + max(run.numbers(digest), default=-1) + many)}
+        digest: {
+            _key(execution, digest, n): n
+            for n in range(1 + max(execution.ordinals(digest), default=-1) + many)
+        }
         for digest, many in count.items()
     }
     keys = [key for its in possible.values() for key in its]
@@ -316,15 +323,17 @@ def _numbered(emails: Sequence[Email], run: Run, using: str) -> tuple[list[int],
     given: dict[str, Iterator[int]] = {}
     for digest, its in possible.items():
         stored = {n for key, n in its.items() if key in known}
-        given[digest] = iter([*sorted(stored - run.numbers(digest)), *sorted(set(its.values()) - stored)])
+        given[digest] = iter(
+            [*sorted(stored - execution.ordinals(digest)), *sorted(set(its.values()) - stored)]
+        )
     numbers = [next(given[email.digest]) for email in emails]
     for email, number in zip(emails, numbers, strict=True):
-        email.key = _key(run, email.digest, number)
+        email.key = _key(execution, email.digest, number)
     return numbers, known
 
 
-def _key(run: Run, digest: str, number: int) -> str:
-    return f"mailrail:{run.of}:{digest[:32]}:{number}"
+def _key(execution: ExecutionContext, digest: str, number: int) -> str:
+    return f"mailrail:{execution.key}:{digest[:32]}:{number}"
 
 
 def _store_once(email: Email, files: Files, options: Options, key: str) -> Email:

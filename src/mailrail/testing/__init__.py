@@ -32,10 +32,10 @@ from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routing import Plan, Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
+from ..worker.execution_context import moved
 from ..worker.incoming import IncomingMessage, Outcome
 from ..worker.prechecks import precheck
 from ..worker.report import report, report_lost
-from ..worker.running import moved
 from ..worker.settle import settle_one
 from .mail import CHANNEL as MAIL
 from .mail import advance_mail, assert_queued, deliver, mail_queue, queued_emails

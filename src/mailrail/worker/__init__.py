@@ -1,7 +1,7 @@
 """The worker: claim, consume, settle."""
 
+from .execution_context import ExecutionContext, current_execution
 from .incoming import IncomingMessage
-from .running import Run, current_run
 from .worker import Worker
 
-__all__ = ["IncomingMessage", "Run", "Worker", "current_run"]
+__all__ = ["ExecutionContext", "IncomingMessage", "Worker", "current_execution"]

@@ -19,11 +19,11 @@ from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
 from ..routing import Route
 from ..signals import message_started
+from .execution_context import execution_context
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES
 from .log import logger
 from .report import report_started
-from .running import running
 
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
@@ -156,7 +156,7 @@ def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
     try:
         delivery.announce()
-        with running(delivery.route, delivery.messages):
+        with execution_context(delivery.route, delivery.messages):
             if delivery.route.policy.atomic:
                 _run_atomic(delivery, layer)
             else:
@@ -228,7 +228,7 @@ async def run_on_loop(delivery: Delivery) -> None:
     try:
         await _announce(delivery)
         delivery.begin()
-        with running(delivery.route, delivery.messages):
+        with execution_context(delivery.route, delivery.messages):
             async with scope:
                 if delivery.limit is not None:  # from here on: the receivers' time is no part of the run
                     scope.reschedule(asyncio.get_running_loop().time() + delivery.limit)

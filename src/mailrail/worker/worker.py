@@ -61,8 +61,8 @@ def new_worker_id() -> str:
 class Worker:
     """Consumes the channels of a routing until ``stop`` is called.
 
-    ``channels``: those of the routing's to serve. ``isolated_runs``: run messages that have cost a process before; without it, such messages
-    run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
+    ``channels``: those of the routing's to serve. ``isolated_runs`` runs messages that have cost a process before;
+    without it, they run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
     nothing. ``recycling``: end when it says so, after what runs is done.
     """
 
