@@ -22,7 +22,7 @@ from mailrail.invitations.models import Invitation
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.reconciliation import Place, Reconciler, _registered, reconcile, reconcilers, take_turn
 from mailrail.routing import Routing
-from mailrail.worker.upkeep import Upkeep
+from mailrail.worker.maintenance import Maintenance
 
 from .processes import until
 from .servers import ValkeyServer, free_port
@@ -217,15 +217,15 @@ class TestBesideAWorker:
             return Invitation.objects.filter(sent=None, created__lt=before)
 
         over = threading.Event()
-        upkeep = Upkeep(one_layer, over, look=lambda: None)
-        upkeep.start()
+        maintenance = Maintenance(one_layer, over, look=lambda: None)
+        maintenance.start()
         try:
             for _ in range(2):  # again and again
                 [pk] = invite(ada, 1)
                 until(lambda pk=pk: pk in waiting(one_layer), what="the message")  # type: ignore[misc]
         finally:
             over.set()
-            upkeep.stop()
+            maintenance.stop()
         assert "broken failed" in caplog.text and "no groups today" in caplog.text
 
     def test_a_server_of_several_that_is_down_keeps_nobody_from_the_others(
@@ -247,14 +247,14 @@ class TestBesideAWorker:
         for channel in (there, here):
             reconcile(channel)(lambda before: Invitation.objects.filter(sent=None, created__lt=before))
         over = threading.Event()
-        upkeep = Upkeep(layer, over, look=lambda: None)
-        upkeep.start()
+        maintenance = Maintenance(layer, over, look=lambda: None)
+        maintenance.start()
         try:
             [pk] = invite(ada, 1)
             until(lambda: waiting(layer, here) == [pk], what="the message")
         finally:
             over.set()
-            upkeep.stop()
+            maintenance.stop()
 
 
 class TestRegistering:

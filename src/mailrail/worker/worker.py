@@ -26,6 +26,7 @@ from .consume import Delivery
 from .incoming import IncomingMessage, Outcome
 from .leases import OUTAGES, LeaseKeeper, is_outage
 from .log import logger
+from .maintenance import Maintenance
 from .outages import Outages
 from .pools import EventLoop, Threads
 from .prechecks import precheck
@@ -33,7 +34,6 @@ from .rate_limiter import RateLimiter
 from .recycling import RecyclingLimits
 from .report import report
 from .settle import Settler
-from .upkeep import Upkeep
 
 LONGEST_WAIT = 1.0
 """Seconds an idle worker sleeps at most without a look."""
@@ -100,7 +100,7 @@ class Worker:
         self._all_ended = threading.Event()
         self._is_told = False  # that something has ended, since it last looked
         self._stopping = threading.Event()
-        self._upkeep = Upkeep(layer, self._stopping, self._report_unrouted, self.plans)
+        self._maintenance = Maintenance(layer, self._stopping, self._report_unrouted, self.plans)
         self._stop_at = float("inf")
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(self._stopping, layer.has_parts)
@@ -116,14 +116,14 @@ class Worker:
     def _run(self) -> None:
         self._keeper.start()
         if self._claiming:
-            self._upkeep.start(only_look=self._drain)
+            self._maintenance.start(only_look=self._drain)
         try:
             while not self._is_over():
                 self._round()
                 self._recycle_if_due()
             self._shut_down()
         finally:
-            self._upkeep.stop()
+            self._maintenance.stop()
             self._keeper.stop()
             self._threads.close()
             self._loop.close()

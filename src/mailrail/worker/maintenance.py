@@ -1,5 +1,7 @@
-"""Do a worker's maintenance on a thread of its own, as it may take long. It relays the outbox, reconciles records and
-messages, and looks for channels that nobody serves."""
+"""Maintenance beside the work: relay the outbox, reconcile records and messages, find channels that nobody serves.
+
+It has a thread of its own, as it may take long.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ LONGEST_WAIT = 5.0
 """Seconds between two looks while the layer, or the database, cannot be used."""
 
 
-class Upkeep:
-    """Runs beside a worker until ``over`` is set. ``look``: at all channels. ``channels``: those the worker serves."""
+class Maintenance:
+    """Run beside a worker until ``over`` is set.
+
+    ``look`` checks all channels; ``channels`` are those that the worker serves.
+    """
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class Upkeep:
         found = reconcilers(layer) if settings.reconcile_every is not None else []
         self._reconcilers = [(each, Place()) for each in found]
         self._reconcile_at = time.monotonic() + RELAY_EVERY
-        self._thread = threading.Thread(target=self._run, name="mailrail-upkeep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
         self._failures = 0
 
     def start(self, only_look: bool = False) -> None:
