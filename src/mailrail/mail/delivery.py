@@ -478,7 +478,7 @@ class Delivery:
 
     def _finish_final(self) -> None:
         for message in self._final:
-            _say(message, partial(message.finish, is_told=True))
+            _say(message, partial(message.finish, is_logged=True))
         self._final.clear()
         self._finished_at = time.monotonic()
 
@@ -536,7 +536,7 @@ def _seconds_until_due(email: Email, now: datetime) -> float:
 
 
 def _release(message: IncomingMessage, delay: float, why: str) -> None:
-    _say(message, lambda: message.release(delay, why, is_told=True))
+    _say(message, lambda: message.release(delay, why, is_logged=True))
 
 
 def _say(message: IncomingMessage, what: Callable[[], None]) -> None:

@@ -32,10 +32,11 @@ from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routing import Plan, Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
+from ..worker.events import log_lost, log_outcome
 from ..worker.execution_context import moved
-from ..worker.incoming import IncomingMessage, Outcome
+from ..worker.incoming import IncomingMessage
+from ..worker.outcomes import Outcome, OutcomeKind
 from ..worker.prechecks import precheck
-from ..worker.report import report, report_lost
 from ..worker.settle import settle_one
 from .mail import CHANNEL as MAIL
 from .mail import advance_mail, assert_queued, deliver, mail_queue, queued_emails
@@ -92,7 +93,7 @@ def drain(
     while True:
         _send_deferred(found)
         claimed = found.claim("drain", dict.fromkeys(plans, 1), LEASE, total=1)
-        ran += [_ran(IncomingMessage(m), Outcome("expired")) for m in claimed.expired]
+        ran += [_ran(IncomingMessage(m), Outcome(OutcomeKind.EXPIRED)) for m in claimed.expired]
         if not claimed.claims:
             return ran
         for claim in claimed.claims:
@@ -162,14 +163,14 @@ def _contained() -> Iterator[None]:
 
 def _settle(layer: DurableLayer, message: IncomingMessage, outcome: Outcome) -> Ran:
     if not outcome.settled and settle_one(layer, message.claim, outcome):
-        report_lost(message)
+        log_lost(message)
         return Ran(message, "lost", "")
     return _ran(message, outcome)
 
 
 def _ran(message: IncomingMessage, outcome: Outcome) -> Ran:
-    report(message, outcome)
-    return Ran(message, outcome.kind, outcome.error)
+    log_outcome(message, outcome)
+    return Ran(message, outcome.kind.value, outcome.error)
 
 
 def _deferred() -> list[DeferredSend]:

@@ -19,11 +19,12 @@ from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
 from ..routing import Route
 from ..signals import message_started
+from .events import send_started
 from .execution_context import execution_context
-from .incoming import IncomingMessage, Outcome
+from .incoming import IncomingMessage
 from .leases import OUTAGES
 from .log import logger
-from .report import report_started
+from .outcomes import Outcome, OutcomeKind
 
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
@@ -74,7 +75,7 @@ class Delivery:
 
     def announce(self) -> None:
         for message in self.messages:
-            report_started(message)
+            send_started(message)
 
     def begin(self) -> None:
         self.started_at = time.monotonic()
@@ -91,7 +92,7 @@ class Delivery:
     def succeed(self) -> None:
         """Returning finishes what the consumer has not settled itself."""
         for message in self.messages:
-            message.decide(Outcome("finished"))
+            message.decide(Outcome(OutcomeKind.FINISHED))
 
     def fail(self, error: BaseException) -> None:
         """Raising settles the rest: retried, buried after the last attempt, or discarded."""
@@ -106,7 +107,7 @@ class Delivery:
             self.fail(error)
         for message in self.messages:
             message.decide(
-                Outcome("released", f"its consumer was kept from running: {error!r}", RELEASED_FOR)
+                Outcome(OutcomeKind.RELEASED, f"its consumer was kept from running: {error!r}", RELEASED_FOR)
             )
 
     def give_up(self) -> None:
@@ -137,7 +138,7 @@ class Delivery:
 
     def _verdict(self, message: IncomingMessage, error: BaseException, alone: bool) -> Outcome:
         if isinstance(error, Discard):
-            return Outcome("discarded", describe(error, whole=False))
+            return Outcome(OutcomeKind.DISCARDED, describe(error, whole=False))
         # A kind of Retry may have an __init__ of its own that leaves out ours.
         after = getattr(error, "after", None) if isinstance(error, Retry) else None
         return message.failed(describe(error), after, alone)
@@ -181,14 +182,14 @@ def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
     done = False
 
     def committed() -> None:
-        message.outcome = Outcome("finished", settled=True)
+        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
 
     with suppress(_RollBack), _transaction(delivery, layer):
         transaction.on_commit(
             committed, using=layer.using
         )  # before the consumer's own hooks: those may raise
         _await_stray(delivery, delivery.call())
-        if message.outcome is not None and message.outcome.kind != "finished":
+        if message.outcome is not None and message.outcome.kind != OutcomeKind.FINISHED:
             raise _RollBack
         if layer.finish([message.claim]):
             raise LostClaim(
@@ -207,7 +208,9 @@ def _transaction(delivery: Delivery, layer: DurableLayer) -> Iterator[None]:
             stack.enter_context(layer.atomic())
         except OUTAGES as error:
             for message in delivery.messages:
-                message.decide(Outcome("released", f"its transaction cannot be begun: {error}", RELEASED_FOR))
+                message.decide(
+                    Outcome(OutcomeKind.RELEASED, f"its transaction cannot be begun: {error}", RELEASED_FOR)
+                )
             raise _RollBack from error
         delivery.begin()
         with delivery.undoable(layer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,22 +14,7 @@ from ..messages import Content, Message
 from ..moments import from_timestamp
 from ..routing import Route
 from .log import logger
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What becomes of a claim.
-
-    ``kind``: ``finished``, ``discarded``, ``retried``, ``buried`` or ``released``. A message that ran in a process of
-    its own is ``elsewhere`` (settled there) or ``lapsed`` (that process died).
-    """
-
-    kind: str
-    error: str = ""  # a traceback, or the reason in words
-    delay: float = 0.0  # seconds until it is due again
-    alone: bool = False
-    settled: bool = False  # committed already, together with the consumer's own writes
-    is_told: bool = False  # the consumer's own log says what came of it
+from .outcomes import Outcome, OutcomeKind
 
 
 class IncomingMessage:
@@ -125,38 +109,40 @@ class IncomingMessage:
 
     # -- what becomes of it -------------------------------------------------------------------------------------
 
-    def finish(self, *, is_told: bool = False) -> None:
+    def finish(self, *, is_logged: bool = False) -> None:
         """Done, now: it will not run again, whatever happens to the rest of the batch.
 
-        ``is_told``: the consumer's own log says what came of it, so the worker's line is for debugging only.
+        ``is_logged``: the consumer's own log has the outcome, so the worker logs it at DEBUG only.
         """
-        self._say(Outcome("finished", is_told=is_told))
+        self._settle(Outcome(OutcomeKind.FINISHED, is_logged=is_logged))
 
     def retry(
         self, after: float | timedelta | None = None, why: str = "the consumer asked for a retry"
     ) -> None:
         """Again: ``after`` seconds, or after the route's backoff. After the last attempt, it is buried."""
-        self._say(self.failed(str(why), Retry(after=after).after))
+        self._settle(self.failed(str(why), Retry(after=after).after))
 
     def release(
         self,
         after: float | timedelta = 0,
         why: str = "the consumer gave it back",
         *,
-        is_told: bool = False,
+        is_logged: bool = False,
     ) -> None:
         """Give it back untouched, due again ``after`` seconds: this run was no attempt.
 
-        ``is_told``: as in ``finish``.
+        ``is_logged``: as in ``finish``.
         """
         delay = Retry(after=after).after
-        self._say(Outcome("released", str(why), 0.0 if delay is None else delay, is_told=is_told))
+        self._settle(
+            Outcome(OutcomeKind.RELEASED, str(why), 0.0 if delay is None else delay, is_logged=is_logged)
+        )
 
     def bury(self, why: str = "the consumer buried it") -> None:
         """Keep it among the dead, for a person to look at."""
-        self._say(Outcome("buried", str(why)))
+        self._settle(Outcome(OutcomeKind.BURIED, str(why)))
 
-    def _say(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         if not self.decide(outcome):
             raise MailrailError(f"{self!r} is {self.outcome and self.outcome.kind} already.")
 
@@ -164,8 +150,10 @@ class IncomingMessage:
         """The outcome of a failed run: retried after that delay or the route's own, or buried after the last."""
         assert self._route is not None
         if self.attempt >= self._route.attempts_for(self._claim):
-            return Outcome("buried", error)
-        return Outcome("retried", error, _delay(self._route, self.attempt) if after is None else after, alone)
+            return Outcome(OutcomeKind.BURIED, error)
+        return Outcome(
+            OutcomeKind.RETRIED, error, _delay(self._route, self.attempt) if after is None else after, alone
+        )
 
     def decide(self, outcome: Outcome) -> bool:
         """Set the outcome unless there is one. For the worker: time limits race with consumers."""

@@ -16,9 +16,9 @@ from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..reconciliation import Place, Reconciler, reconcilers, take_turn
 from .connections import close_connections, own_connection, tidy_after
+from .events import send_maintenance
 from .leases import is_outage
 from .log import logger
-from .report import report_maintenance
 
 RELAY_EVERY = 1.0
 """Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
@@ -88,7 +88,7 @@ class Maintenance:
                 with own_connection(self._layer):
                     self._look()
                 for channel in self._channels:
-                    report_maintenance(channel)
+                    send_maintenance(channel)
                 close_connections()  # not needed for a while
             self._failures = 0
         except Exception as error:

@@ -17,6 +17,7 @@ from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
 from .consume import Delivery, run_in_thread, run_on_loop
 from .log import logger
+from .outcomes import OutcomeKind
 
 OnEnd = Callable[[Delivery], None]
 
@@ -53,7 +54,9 @@ class EventLoop:
     def _start(self, delivery: Delivery, on_end: OnEnd) -> None:
         def over(task: asyncio.Task[None]) -> None:
             delivery.cut_off(asyncio.CancelledError())  # where it was cancelled before its first step
-            if any(m.outcome is not None and m.outcome.kind != "finished" for m in delivery.messages):
+            if any(
+                m.outcome is not None and m.outcome.kind != OutcomeKind.FINISHED for m in delivery.messages
+            ):
                 _create_task(_tidy_connections(), self._tidying)
             on_end(delivery)
 

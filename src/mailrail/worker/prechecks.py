@@ -7,7 +7,7 @@ import traceback
 from ..conf import settings
 from ..messages import Message
 from ..routing import Plan, Route
-from .incoming import Outcome
+from .outcomes import Outcome, OutcomeKind
 
 
 def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route, dict[str, str]]:
@@ -24,9 +24,9 @@ def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route,
 def _reject(claim: Message, plan: Plan) -> Outcome | None:
     """Bury a claim that cannot be read, or was lost too often. Return ``None`` if it can run."""
     if claim.defect:
-        return Outcome("buried", f"The message cannot be read: {claim.defect}.")
+        return Outcome(OutcomeKind.BURIED, f"The message cannot be read: {claim.defect}.")
     if claim.losses >= plan.most_losses:
-        return Outcome("buried", _lost_too_often(claim))
+        return Outcome(OutcomeKind.BURIED, _lost_too_often(claim))
     return None
 
 
@@ -35,16 +35,18 @@ def _keep(claim: Message, lease: float) -> Outcome:
     claimed_at = claim.claimed_until - lease  # on the storage's clock, both
     age = claimed_at - (claim.sent_at or 0)
     error_text = f"no route of channel {claim.channel!r} matches its content; it is kept"
-    return Outcome("released", error_text, min(3600.0, max(1.0, age)))
+    return Outcome(OutcomeKind.RELEASED, error_text, min(3600.0, max(1.0, age)))
 
 
 def _fail(claim: Message, error: Exception) -> Outcome:
     """Retry a claim whose filters raised, and bury it after the default number of attempts."""
     error_text = "".join(traceback.format_exception(error))
     if claim.attempt >= settings.attempts:
-        return Outcome("buried", error_text)
+        return Outcome(OutcomeKind.BURIED, error_text)
     return Outcome(
-        "retried", error_text, min(settings.backoff_max, settings.backoff * 2.0 ** min(claim.attempt, 60))
+        OutcomeKind.RETRIED,
+        error_text,
+        min(settings.backoff_max, settings.backoff * 2.0 ** min(claim.attempt, 60)),
     )
 
 

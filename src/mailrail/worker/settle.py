@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from ..layers import DurableLayer
 from ..messages import Claimed, Message
-from .incoming import IncomingMessage, Outcome
+from .events import log_lost, log_outcome
+from .incoming import IncomingMessage
 from .leases import OUTAGES, LeaseKeeper, clock, is_outage
 from .log import logger
-from .report import report, report_lost
+from .outcomes import EFFECTS, Outcome, OutcomeKind
 
 PATIENCE = 5.0
 """Seconds that one look spends on telling parts of a layer that do not answer."""
@@ -60,9 +61,9 @@ class Settler:
             return
         message.taken = True
         entry = _Open(message, outcome)
-        if outcome.settled or outcome.kind == "elsewhere":
+        if outcome.settled or outcome.kind == OutcomeKind.ISOLATED:
             self._close(entry)
-        elif outcome.kind in ("finished", "discarded"):
+        elif outcome.kind in (OutcomeKind.FINISHED, OutcomeKind.DISCARDED):
             self._finished.append(entry)
         else:
             self._others.append(entry)
@@ -119,7 +120,7 @@ class Settler:
         """Where that cannot be, they are tried one by one."""
         by_delay: dict[float, list[_Open]] = {}
         for entry in self._others:
-            if entry.outcome.kind == "released":
+            if entry.outcome.kind == OutcomeKind.RELEASED:
                 by_delay.setdefault(entry.outcome.delay, []).append(entry)
         for delay, entries in by_delay.items():
             if len(entries) > 1:
@@ -172,25 +173,16 @@ class Settler:
 
     def _close(self, entry: _Open, lost: Sequence[Message] = ()) -> None:
         self._keeper.forget(entry.claim)
-        if entry.outcome.kind in ("elsewhere", "lapsed"):
-            return  # its own process has reported, or died
+        if EFFECTS[entry.outcome.kind].level is None:
+            return  # its own process has logged the outcome, or died
         if lost and any((claim.id, claim.token) == (entry.claim.id, entry.claim.token) for claim in lost):
-            report_lost(entry.message)
+            log_lost(entry.message)
         else:
-            report(entry.message, entry.outcome)
+            log_outcome(entry.message, entry.outcome)
 
 
 def settle_one(layer: DurableLayer, claim: Message, outcome: Outcome) -> list[Message]:
-    """Tell the layer what became of one claim. Returns it if it was lost."""
-    match outcome.kind:
-        case "finished" | "discarded":
-            return layer.finish([claim])
-        case "retried":
-            return layer.retry(claim, outcome.delay, outcome.error, outcome.alone)
-        case "buried":
-            return layer.bury(claim, outcome.error)
-        case "released":
-            return layer.release([claim], outcome.delay)
-        case "lapsed":
-            return layer.renew([claim], 0.0)
-    raise AssertionError(outcome)
+    """Settle one claim in the layer. Return it if it was lost."""
+    settle = EFFECTS[outcome.kind].settle
+    assert settle is not None, outcome
+    return settle(layer, claim, outcome)

@@ -23,16 +23,17 @@ from ..routing import Route, Routing
 from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import Delivery
-from .incoming import IncomingMessage, Outcome
+from .events import log_outcome
+from .incoming import IncomingMessage
 from .leases import OUTAGES, LeaseKeeper, is_outage
 from .log import logger
 from .maintenance import Maintenance
 from .outages import Outages
+from .outcomes import Outcome, OutcomeKind
 from .pools import EventLoop, Threads
 from .prechecks import precheck
 from .rate_limiter import RateLimiter
 from .recycling import RecyclingLimits
-from .report import report
 from .settle import Settler
 
 LONGEST_WAIT = 1.0
@@ -203,8 +204,9 @@ class Worker:
     def _admit(self, claimed: Claimed) -> list[Message]:
         """Report what expired, and give back what its channel's rate does not allow."""
         for message in claimed.expired:
-            report(
-                IncomingMessage(message), Outcome("expired", "its time was over while it waited for a run")
+            log_outcome(
+                IncomingMessage(message),
+                Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run"),
             )
         limiters = self._capacity.rate_limiters.values()
         refused = {m.id for limiter in limiters for m in self._over_rate(limiter, claimed.claims)}
@@ -217,7 +219,9 @@ class Worker:
         except OUTAGES:
             over = mine  # whoever looks next will know
         for claim in over:
-            self._settler.decide(claim, Outcome("released", "its channel's rate is used up", limiter.wait))
+            self._settler.decide(
+                claim, Outcome(OutcomeKind.RELEASED, "its channel's rate is used up", limiter.wait)
+            )
         return over
 
     def _consume(self, claims: Sequence[Message]) -> None:
@@ -356,7 +360,7 @@ class Worker:
     def _isolated_run_ended(self, delivery: Delivery, well: bool | None) -> None:
         """Settle what the message's own process left. The supervisor's thread calls this."""
         [message] = delivery.messages
-        outcome = {True: "elsewhere", False: "lapsed", None: "released"}[well]
+        outcome = {True: OutcomeKind.ISOLATED, False: OutcomeKind.LAPSED, None: OutcomeKind.RELEASED}[well]
         why, delay = ("no process of its own was started", NOT_STARTED_FOR) if well is None else ("", 0.0)
         message.decide(Outcome(outcome, why, delay))
         self._ended_delivery(delivery)
@@ -382,7 +386,9 @@ class Worker:
         if self._isolated_runs is not None:
             self._isolated_runs.cancel_pending()
         for claim in self._adopted:
-            self._settler.decide(claim, Outcome("released", "the worker stopped before its consumer began"))
+            self._settler.decide(
+                claim, Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer began")
+            )
         self._adopted = []
         while (self._running or self._ended or self._settler.has_work) and time.monotonic() < self._stop_at:
             self._round()
@@ -398,14 +404,16 @@ class Worker:
     def _release_running(self) -> None:
         for delivery in self._held:
             for message in delivery.messages:
-                message.decide(Outcome("released", "the worker stopped before its consumer began"))
+                message.decide(Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer began"))
                 self._settler.add(message)
         self._held.clear()
         for delivery in list(self._running):
             if not delivery.in_pool:  # its own process settles it
                 continue
             for message in delivery.messages:
-                message.decide(Outcome("released", "the worker stopped before its consumer was done"))
+                message.decide(
+                    Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer was done")
+                )
             delivery.abandon()
             self._end(delivery)
             self.should_recycle = True
