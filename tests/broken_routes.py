@@ -1,4 +1,4 @@
-"""A routing whose module does not import."""
+"""A routing with a mistake, which raises wherever the routing is not being looked for."""
 
 from __future__ import annotations
 

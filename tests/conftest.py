@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from django.db import connections
 from django.test import TransactionTestCase
 from django.utils import translation
 
+from mailrail import routing
 from mailrail.layers import (
     DatabaseChannelLayer,
     DurableLayer,
@@ -22,6 +24,7 @@ from mailrail.layers import (
     RedisChannelLayer,
     get_layer,
 )
+from mailrail.routing import Routing
 
 from .emptying import end_of_test
 from .processes import Ledger
@@ -181,6 +184,17 @@ def on_postgres(settings: Any) -> Iterator[DurableLayer]:
     yield get_layer()
     get_layer().stop_listening()
     connections["postgres"].close()
+
+
+@pytest.fixture
+def broken_app(settings: Any) -> Iterator[None]:
+    """Install the app whose consumers have mistakes, and forget them behind the test."""
+    Routing.of_layer()  # imports what the other apps register, which happens once in a process
+    before = list(routing._registered)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
+    yield
+    routing._registered[:] = before
+    sys.modules.pop("tests.broken_app.consumers", None)
 
 
 @pytest.fixture

@@ -328,10 +328,13 @@ class TestE004:
         )
         assert [id for id, _ in errors() if id and "E" in id[9:]] == ["mailrail.E004"] * 2
 
-    def test_an_apps_consumers_that_do_not_import_are_named(self, settings: Any) -> None:
-        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
-        [(id, text)] = errors()
-        assert id == "mailrail.E004" and text.startswith("tests.broken_app.consumers cannot be imported")
+    def test_an_apps_consumers_with_mistakes_are_named_once_for_all_layers(
+        self, settings: Any, broken_app: None
+    ) -> None:
+        settings.CHANNEL_LAYERS = layers(default=(DATABASE, {}), second=(DATABASE, {}))
+        said = errors()
+        assert {id for id, _ in said} == {"mailrail.E004"} and len(said) == 3
+        assert all("tests/broken_app/consumers.py, line" in text for _, text in said)
 
     def test_runworker_says_the_same_and_does_not_start(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": "no.such.routing"}))

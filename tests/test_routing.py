@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mailrail import InvalidSettings
 from mailrail import routing as routing_module
 from mailrail.messages import Message, Rate
-from mailrail.routing import Plan, Route, Routing, consumer, include, route
+from mailrail.routes import Plan, Route
+from mailrail.routing import Routing, consumer, include, route
 from tests import routes
 from tests.routes import first, later, second
 from tests.test_messages import json_objects
@@ -58,6 +59,10 @@ class YieldingShop:
 
 async def async_generator(message: Any) -> Any:
     yield message
+
+
+def without_folder(text: str) -> str:
+    return re.sub(r"\(/.*/| at 0x[0-9a-f]+", lambda found: found[0][:1].strip(), text)
 
 
 @pytest.fixture(autouse=True)
@@ -415,17 +420,59 @@ class TestDiscovery:
         newest = define()
         assert [r.function for r in routing_module._registered if r.channels == ("again",)] == [newest]
 
-    def test_an_app_whose_consumers_do_not_import_is_named(self, settings: Any) -> None:
-        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
-        with pytest.raises(
-            InvalidSettings, match=r"^tests\.broken_app\.consumers cannot be imported: .*attempts"
-        ):
-            Routing.of_layer()
+    def test_all_mistakes_of_an_apps_consumers_are_told_with_their_lines(self, broken_app: None) -> None:
+        for _ in range(2):  # the second time the module is imported already
+            with pytest.raises(InvalidSettings) as refused:
+                Routing.of_layer()
+            assert [without_folder(text) for text in refused.value.mistakes] == [
+                "attempts must be a whole number from 1, not 0. (consumers.py, line 10)",
+                (
+                    "takes_nothing() -> 'None' cannot be called with one argument, the message (a list of them where "
+                    "the route says batch): too many positional arguments. (consumers.py, line 14)"
+                ),
+                (
+                    "consumer() needs a channel, or a list of them, not <function without_a_channel>: "
+                    '@consumer("name"). (consumers.py, line 18)'
+                ),
+            ]
 
-    def test_what_an_app_is_refused_is_said_of_its_own_line(self, settings: Any) -> None:
-        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.broken_app"]
-        with pytest.raises(InvalidSettings, match=r"not 0\. \(.*broken_app.consumers\.py, line 10\)$"):
+    def test_all_mistakes_of_a_routing_are_told_with_their_lines(
+        self, configure: Any, broken_app: None
+    ) -> None:
+        configure("tests.mistaken_routes.channel_routing")
+        for _ in range(2):
+            with pytest.raises(InvalidSettings) as refused:
+                Routing.of_layer()
+            told = [without_folder(text) for text in refused.value.mistakes]
+            for part in (
+                "not 0. (consumers.py, line 10)",
+                "not 'no spaces'. (mistaken_routes.py, line 18)",
+                "attempts must be a whole number from 1, not 0. (mistaken_routes.py, line 20)",
+                "not -1. (mistaken_routes.py, line 20)",
+                "too many positional arguments. (mistaken_routes.py, line 21)",
+                "missing a required argument: 'user'. (mistaken_routes.py, line 22)",
+                "route('four', 'tests.routes.missing') cannot be imported",
+                "include('tests.nowhere') cannot be imported",
+                (
+                    "include('tests.mistaken_routes_too.more_routing') cannot be imported: RuntimeError: this module "
+                    "does not import (mistaken_routes_too.py, line 9)"
+                ),
+            ):
+                assert len([text for text in told if part in text]) == 1, part
+
+    def test_what_a_module_says_before_it_fails_is_told_too(self, configure: Any) -> None:
+        configure("tests.mistaken_routes_too.more_routing")
+        with pytest.raises(InvalidSettings) as refused:
             Routing.of_layer()
+        lease, failed = map(without_folder, refused.value.mistakes)
+        assert lease.endswith("not 0. (mistaken_routes_too.py, line 8)")
+        assert failed.endswith("this module does not import (mistaken_routes_too.py, line 9)")
+
+    def test_a_route_with_a_mistake_raises_wherever_the_routing_is_not_looked_for(self) -> None:
+        with pytest.raises(ValueError, match=r"^attempts must be a whole number from 1, not 0\.$"):
+            route("one", first, attempts=0)
+        with pytest.raises(TypeError, match=r"^consumer\(\) needs a channel"):
+            consumer(first)  # type: ignore[arg-type]
 
     def test_a_module_that_is_missing_is_said_of_the_line_that_wants_it(
         self, configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -516,13 +563,13 @@ class TestNamedInTheSettings:
 
     @pytest.mark.parametrize(
         "path",
-        ["no.such.routing", "tests.routes.missing", "tests.broken_routes.channel_routing", "nodots", ""],
+        ["no.such.routing", "tests.routes.missing", "tests.mistaken_routes_too.more_routing", "nodots", ""],
     )
     def test_a_routing_that_does_not_import_is_named_with_its_setting(
         self, configure: Any, path: str
     ) -> None:
         configure(path)
-        where = rf"^CHANNEL_LAYERS\['default'\]\['CONFIG'\]\['routing'\] = {path!r} cannot be imported: "
+        where = rf"(?m)^CHANNEL_LAYERS\['default'\]\['CONFIG'\]\['routing'\] = {path!r} cannot be imported: "
         with pytest.raises(InvalidSettings, match=where):
             Routing.of_layer()
 

@@ -19,7 +19,8 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from mailrail import Channel, Discard, Retry
 from mailrail.layers import get_layer
 from mailrail.messages import Message
-from mailrail.routing import MOST_LOSSES, route
+from mailrail.routes import MOST_LOSSES
+from mailrail.routing import route
 from mailrail.signals import message_buried, message_finished, message_retried
 from mailrail.testing import Ran, advance, drain, sent
 from mailrail.worker import IncomingMessage

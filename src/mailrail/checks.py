@@ -56,7 +56,10 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     wrong = list(_check_keys())
     told = {each.msg for each in wrong}
     for part in (_check_middleware, _check_layers, _check_order, _check_mail_app, _check_tenants):
-        wrong += [found for found in part() if found.msg not in told]
+        for found in part():
+            if found.msg not in told:
+                told.add(found.msg)
+                wrong.append(found)
     return wrong
 
 

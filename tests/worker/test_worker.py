@@ -22,7 +22,8 @@ from mailrail import Discard, Retry
 from mailrail.errors import LayerUnavailable, MailrailError
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message
-from mailrail.routing import Route, Routing, route
+from mailrail.routes import Route
+from mailrail.routing import Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker, leases
 from mailrail.worker.capacity import Capacity

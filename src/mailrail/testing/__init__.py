@@ -30,7 +30,8 @@ from django.db import connections
 from ..layers import DurableLayer, get_layer
 from ..layers.transactions import DeferredSend
 from ..messages import Message
-from ..routing import Plan, Routing
+from ..routes import Plan
+from ..routing import Routing
 from ..worker.consume import Delivery, run_in_thread, run_on_loop
 from ..worker.events import log_lost, log_outcome
 from ..worker.execution_context import moved

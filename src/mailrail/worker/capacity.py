@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
-from ..routing import Plan
+from ..routes import Plan
 from .pools import Threads
 from .rate_limiter import RateLimiter
 from .recycling import RecyclingLimits

@@ -17,7 +17,7 @@ from django.db import close_old_connections, transaction
 from ..conf import settings
 from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
-from ..routing import Route
+from ..routes import Route
 from ..signals import message_started
 from .events import send_started
 from .execution_context import execution_context

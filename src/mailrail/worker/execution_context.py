@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ..routing import Route
+from ..routes import Route
 from .incoming import IncomingMessage
 
 moved: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)

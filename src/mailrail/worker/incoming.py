@@ -12,7 +12,7 @@ from ..conf import settings
 from ..errors import MailrailError, Retry
 from ..messages import Content, Message
 from ..moments import from_timestamp
-from ..routing import Route
+from ..routes import Route
 from .log import logger
 from .outcomes import Outcome, OutcomeKind
 

@@ -6,7 +6,7 @@ import traceback
 
 from ..conf import settings
 from ..messages import Message
-from ..routing import Plan, Route
+from ..routes import Plan, Route
 from .outcomes import Outcome, OutcomeKind
 
 

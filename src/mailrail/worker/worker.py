@@ -19,7 +19,8 @@ from ..applications import serves
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
-from ..routing import Route, Routing
+from ..routes import Route
+from ..routing import Routing
 from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import Delivery

@@ -1,0 +1,80 @@
+"""Import what settings and routes name, and say in which line of the project's files a mistake is.
+
+``route()``, ``include()`` and ``@consumer`` raise their mistakes. While the routing is being looked for they do not: a
+module that raises is not read on, so people would be told of one mistake at a time. ``gathered`` notes them instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from .autoreload import IMPORT_MACHINERY, import_watched
+from .errors import InvalidSettings
+from .options import Mistakes
+
+_NOT_THEIRS = (f"{Path(__file__).parent}{os.sep}", *IMPORT_MACHINERY)
+_NAMES_ITS_LINE = re.compile(r", line \d+\)$")
+_gathered: ContextVar[Mistakes | None] = ContextVar("mailrail.importing", default=None)
+
+
+def import_named(path: str, where: str, load: Callable[[str], Any] = import_string) -> Any:
+    """Import a dotted path that ``where`` names. Raises ``InvalidSettings`` with the line that raised."""
+    try:
+        return import_watched(path, load)
+    except Exception as error:  # a module may raise anything
+        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InvalidSettings(f"{where} cannot be imported: {why}{_raised_at(error)}") from error
+
+
+@contextmanager
+def gathered(mistakes: Mistakes) -> Iterator[None]:
+    """Note in ``mistakes`` what ``noted_or_raised`` is given inside this block, also by the modules imported there."""
+    token = _gathered.set(mistakes)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+
+
+def noted_or_raised(error: Exception) -> tuple[str, ...]:
+    """Return the sentences of an error, with the line of the project that caused it, where they are gathered.
+
+    Elsewhere, raise the error.
+    """
+    mistakes = _gathered.get()
+    if mistakes is None:
+        raise error
+    texts = getattr(error, "mistakes", None) or str(error).splitlines()
+    place = _called_at()
+    told = InvalidSettings(*(text if _NAMES_ITS_LINE.search(text) else f"{text}{place}" for text in texts))
+    mistakes.add(told)
+    return told.mistakes
+
+
+def _raised_at(error: Exception) -> str:
+    """Return where a module raised: its file and line, for a text that has no traceback."""
+    if isinstance(error, SyntaxError) or error.__traceback__ is None:
+        return ""  # it names its own
+    frames = extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+
+
+def _called_at() -> str:
+    """Return the file and line of the project that called us."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_NOT_THEIRS):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return f" ({frame.f_code.co_filename}, line {frame.f_lineno})"

@@ -1,0 +1,203 @@
+"""A route, and the plan of a channel: its routes, and what they agreed on."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from asgiref.sync import iscoroutinefunction
+from django.utils.module_loading import import_string
+
+from .conf import settings
+from .errors import InvalidSettings
+from .importing import import_named
+from .messages import Content, Message, Rate
+from .options import Mistakes
+from .policy import Policy
+
+Consumer: TypeAlias = Callable[..., Any]
+
+MOST_LOSSES = 3
+_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
+
+
+@dataclass(frozen=True, eq=False)  # a route is itself, and can be a key
+class Route:
+    """Channels, the consumer of what arrives there, filters on the content's fields, and a policy.
+
+    ``mistakes``: what is wrong with it. Such a route takes no message, and no routing is built with it.
+    """
+
+    channels: tuple[str, ...]
+    target: Consumer | str
+    filters: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    mistakes: tuple[str, ...] = ()
+
+    @cached_property
+    def function(self) -> Consumer:
+        """The consumer itself. Raises ``InvalidSettings`` when a dotted path does not import."""
+        if not isinstance(self.target, str):
+            return self.target
+        where = f"route({self.channels[0]!r}, {self.target!r})"
+        try:
+            function = check_consumer(import_named(self.target, where))
+            check_arguments(function, self.filters)
+            return function
+        except TypeError as error:
+            raise InvalidSettings(f"{where}: {error}") from error
+
+    @cached_property
+    def consume(self) -> Consumer:
+        """The consumer inside its middleware."""
+        wrapped = self.function
+        for path in reversed(settings.consumer_middleware):
+            wrapped = import_string(path)(wrapped)
+        return wrapped
+
+    @property
+    def name(self) -> str:
+        """What people call the consumer: its dotted path."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', '?')}.{name}"
+
+    @cached_property
+    def is_async(self) -> bool:
+        return _is_async(self.function)
+
+    def match(self, content: Content) -> dict[str, str] | None:
+        """The keyword arguments for the consumer when every filter matches, else ``None``.
+
+        A filter matches a field that is a string or a number (as text), from its beginning, as in Channels 1.
+        """
+        arguments: dict[str, str] = {}
+        for name, pattern in self.filters.items():
+            value = content.get(name)
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                return None
+            if not (found := pattern.match(str(value))):
+                return None
+            arguments.update({k: v for k, v in found.groupdict().items() if v is not None})
+        return arguments
+
+    def attempts_for(self, message: Message) -> int:
+        return message.max_attempts or self.policy.attempts or settings.attempts
+
+    def delay_after(self, attempt: int) -> float:
+        """Seconds to wait after this attempt failed (1 is the first): exponential with full jitter, by default."""
+        backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
+        if callable(backoff):
+            return max(float(backoff(attempt)), 0.0)  # in this order, NaN stays NaN, for the worker to refuse
+        if isinstance(backoff, Sequence):
+            return float(backoff[min(attempt, len(backoff)) - 1])
+        most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
+        return random.uniform(0, most)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A channel with its routes, and what they agreed on."""
+
+    channel: str
+    routes: tuple[Route, ...]
+    concurrency: int | None
+    rate: Rate | None
+    lease: float
+    batch: int | None
+    losses: int | None = None
+
+    @property
+    def most_losses(self) -> int:
+        """A message that was lost so often is buried."""
+        return self.losses or MOST_LOSSES
+
+    def is_suspect(self, message: Message) -> bool:
+        """Was it lost so often that it has to run in a process of its own?"""
+        return message.losses > (0 if self.losses is None else self.losses // 2)
+
+    @property
+    def is_async(self) -> bool:
+        """Do all its consumers run on the event loop?"""
+        return all(route.is_async for route in self.routes)
+
+    def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
+        """The first route that matches, with the consumer's keyword arguments."""
+        for route in self.routes:
+            arguments = route.match(message.content)
+            if arguments is not None:
+                return route, arguments
+        return None
+
+
+def plan_of(channel: str, routes: list[Route]) -> Plan:
+    agreed: dict[str, Any] = {}
+    mistakes = Mistakes(InvalidSettings)
+    for name in _OF_THE_CHANNEL:
+        with mistakes.noted():
+            agreed[name] = _agreed(name, channel, routes)
+    mistakes.raise_any(InvalidSettings)
+    agreed["lease"] = agreed["lease"] or settings.lease
+    return Plan(channel, tuple(routes), **agreed)
+
+
+def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
+    said = {getattr(route.policy, name) for route in routes}
+    if name != "batch":
+        said -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
+    if len(said) > 1:
+        consumers = " and ".join(sorted({route.name for route in routes}))
+        raise InvalidSettings(
+            f"The routes of channel {channel!r} ({consumers}) disagree on {name}: "
+            f"{', '.join(sorted(map(repr, said)))}. It belongs to the channel: give all of them the same."
+        )
+    return said.pop() if said else None
+
+
+def check_atomic(route: Route, supported: bool) -> None:
+    if route.policy.atomic and route.is_async:
+        raise InvalidSettings(
+            f"route({route.channels[0]!r}, …, atomic=True): {route.name} is async, and Django's transactions are not. "
+            "Make it a plain function, or leave atomic out."
+        )
+    if route.policy.atomic and not supported:
+        raise InvalidSettings(
+            f"route({route.channels[0]!r}, …, atomic=True) needs the database layer: only there can a consumer's "
+            "writes and its message's completion commit together."
+        )
+
+
+def check_consumer(consumer: Any) -> Consumer:
+    if not callable(consumer):
+        raise TypeError(f"A consumer is a function, or a dotted path to one, not {consumer!r}.")
+    forms = (consumer, getattr(consumer, "__call__", None))  # noqa: B004 - of an object that can be called
+    if any(inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form) for form in forms):
+        raise TypeError(f"{consumer!r} is a generator function (it has a yield): its body would never run.")
+    return consumer  # type: ignore[no-any-return]
+
+
+def check_arguments(consumer: Consumer, filters: Mapping[str, re.Pattern[str]]) -> None:
+    """Raise ``TypeError`` for a consumer that cannot be called as messages would call it."""
+    groups = [group for pattern in filters.values() for group in pattern.groupindex]
+    try:
+        signature = inspect.signature(consumer)
+    except (TypeError, ValueError):  # some functions written in C do not say
+        return
+    try:
+        signature.bind(None, **dict.fromkeys(groups))
+    except TypeError as error:
+        name = getattr(consumer, "__qualname__", repr(consumer))
+        keywords = f" and the groups of its filters as keywords ({', '.join(groups)})" if groups else ""
+        raise TypeError(
+            f"{name}{signature} cannot be called with one argument, the message (a list of them where the route says "
+            f"batch){keywords}: {error}."
+        ) from None
+
+
+def _is_async(function: Consumer) -> bool:
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
