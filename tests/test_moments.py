@@ -5,7 +5,7 @@ In America/Chicago, clocks go back from 2:00 to 1:00 on 1 November 2026, and for
 
 from __future__ import annotations
 
-import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from django.utils import timezone
 from mailrail import Channel
 from mailrail.invitations import invite, resend
 from mailrail.invitations.models import Invitation
+from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, pause, queue
 from mailrail.mail.ledger import write
 from mailrail.mail.mailers import delivering
@@ -171,14 +172,26 @@ def test_email_that_was_not_sent_in_time_expires(use_tz: bool) -> None:
     assert email.status == Status.EXPIRED
 
 
-def test_commands_show_moments_with_their_offset(use_tz: bool, capsys: Any) -> None:
-    queue(message(), send_at=timezone.now() + timedelta(hours=1))
+def test_all_commands_show_local_times_with_their_offset_and_utc_to_machines(
+    use_tz: bool, settings: Any, capsys: Any
+) -> None:
+    settings.TIME_ZONE = "Asia/Shanghai"
+    queue(message(), send_at=from_now(3600))
     pause(delivering()[0], reason="a test")
-    for command in (["mailq"], ["mailers"], ["mailq", "--json"]):
+    Channel("told").send({}, delay=3600)
+    layer = get_layer()
+    Channel("told").send({})
+    [claim] = layer.claim("w", {"told": 1}, 15.0).claims
+    layer.bury(claim, "boom")
+    for command in (["mailq"], ["mailers"], ["channels", "waiting", "told"], ["channels", "dead", "told"]):
         call_command(*command)
-    out = capsys.readouterr().out
-    [said] = json.loads(out[out.index("{\n") :])["mailers"]
-    assert datetime.fromisoformat(said["since"]).utcoffset() is not None
+        said = capsys.readouterr().out
+        [shown] = re.findall(r"(?:since|due|buried) (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\+08:00)\b", said)
+        seconds = seconds_between(timezone.now(), datetime.fromisoformat(shown))
+        assert abs(seconds - (3600 if "waiting" in command else 0)) < 60
+        if command != ["mailers"]:
+            call_command(*command, "--json")
+            assert re.findall(r'"(?:since|due|buried_at)": "20[^"+]*\+00:00"', capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("using", ["default", "postgres"])

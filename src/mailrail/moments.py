@@ -49,6 +49,16 @@ def seconds_between(earlier: datetime, later: datetime) -> float:
     return aware(later).timestamp() - aware(earlier).timestamp()
 
 
+def for_people(moment: datetime) -> str:
+    """Return the moment as commands and logs print it: local time of ``TIME_ZONE``, with its offset from UTC."""
+    return aware(moment).astimezone(get_default_timezone()).isoformat(sep=" ", timespec="seconds")
+
+
+def for_machines(moment: datetime) -> str:
+    """Return the moment as commands print it with ``--json``: ISO 8601, in UTC."""
+    return aware(moment).astimezone(UTC).isoformat()
+
+
 class _MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic only for the type checker
     """A ``DateTimeField`` that is exact with ``USE_TZ = False``, too: the database holds what it holds with it.
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from mailrail.log import logger_of
-from mailrail.moments import aware, seconds_between
+from mailrail.moments import for_people, seconds_between
 
 from .log_recipients import masked
 from .models import MailerState
@@ -58,7 +58,7 @@ def seen(state: MailerState) -> None:
     logger.warning(
         "Mailer %r cannot be used since %s; its mail %s until it can: %s",
         state.mailer or "default",
-        _time(state.since),
+        for_people(state.since),
         _meanwhile(next(iter(policy_of(state.mailer).failover), "")),
         masked(state.reason),
     )
@@ -76,7 +76,7 @@ def over(mailer: str, since: datetime | None = None) -> None:
         logger.warning(
             "Mailer %r works again; it was out from %s for %.0f s.",
             mailer or "default",
-            _time(began),
+            for_people(began),
             seconds,
         )
 
@@ -101,7 +101,3 @@ def forget() -> None:
 
 def _meanwhile(stands_in: str) -> str:
     return f"goes by {stands_in!r}" if stands_in else "waits"
-
-
-def _time(moment: datetime) -> str:
-    return timezone.localtime(aware(moment)).isoformat(sep=" ", timespec="seconds")

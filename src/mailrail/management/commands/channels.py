@@ -6,7 +6,6 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import DeadMessage, Listed, check_channel_name
+from mailrail.moments import for_machines, for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.piping import PipedCommand
 from mailrail.reconciliation import reconcilers
@@ -168,7 +168,8 @@ class Command(PipedCommand):
             self._print_json(rows)
             return
         for row in rows:
-            self.stdout.write(f"{row['id']}  {row['state']}  due {row['due']}  attempt {row['attempt']}")
+            due = for_people(row["due"])
+            self.stdout.write(f"{row['id']}  {row['state']}  due {due}  attempt {row['attempt']}")
             self.stdout.write(f"  {harmless(row['content'][:200])}")
             if row["error"]:
                 self.stdout.write("  " + harmless(row["error"].strip()).replace("\n", "\n  ") + "\n")
@@ -182,7 +183,9 @@ class Command(PipedCommand):
             return
         for d in dead:
             facts = _dead_facts(d)
-            self.stdout.write(f"{facts['id']}  buried {facts['buried_at']}  attempt {facts['attempt']}")
+            self.stdout.write(
+                f"{facts['id']}  buried {for_people(facts['buried_at'])}  attempt {facts['attempt']}"
+            )
             self.stdout.write(f"  {harmless(json.dumps(facts['content'], ensure_ascii=False)[:200])}")
             self.stdout.write("  " + harmless(d.error.strip()).replace("\n", "\n  ") + "\n")
         if not dead:
@@ -261,7 +264,7 @@ class Command(PipedCommand):
             self.stdout.write(text)
 
     def _print_json(self, value: Any) -> None:
-        self.stdout.write(as_json(value))
+        self.stdout.write(as_json(value, for_machines))
 
     def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         if not rows:
@@ -318,7 +321,7 @@ def _waiting_facts(listed: Listed, error: str) -> dict[str, Any]:
         "id": str(listed.id),
         "channel": listed.channel,
         "state": listed.state,
-        "due": datetime.fromtimestamp(listed.at, UTC).isoformat(timespec="seconds"),
+        "due": from_timestamp(listed.at),
         "content": listed.excerpt,
         "attempt": listed.attempt,
         "losses": listed.losses,
@@ -336,7 +339,7 @@ def _dead_facts(dead: DeadMessage) -> dict[str, Any]:
         "headers": message.headers,
         "attempt": message.attempt,
         "losses": message.losses,
-        "buried_at": datetime.fromtimestamp(dead.buried_at, UTC).isoformat(timespec="seconds"),
+        "buried_at": from_timestamp(dead.buried_at),
         "error": dead.error,
     }
 

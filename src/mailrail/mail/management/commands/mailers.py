@@ -6,10 +6,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.db import router
-from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
-from mailrail.moments import aware
+from mailrail.moments import for_people
 from mailrail.piping import PipedCommand
 from mailrail.terminal import single_line
 
@@ -99,7 +98,7 @@ def _standing(mailer: str, using: str) -> str:
 
 
 def _stopped(state: MailerState) -> str:
-    since = f"since {timezone.localtime(aware(state.since)):%Y-%m-%d %H:%M:%S}"
+    since = f"since {for_people(state.since)}"
     what = "paused" if state.paused_by == outages.PERSON else "out"
     return f"{what} {since}" + (f": {state.reason}" if state.reason else "")
 

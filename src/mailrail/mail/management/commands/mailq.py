@@ -18,7 +18,7 @@ from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.mail.refused_senders import refused_senders
-from mailrail.moments import aware, seconds_between
+from mailrail.moments import for_machines, for_people, seconds_between
 from mailrail.piping import PipedCommand
 from mailrail.terminal import as_json, single_line
 
@@ -52,7 +52,7 @@ class Command(PipedCommand):
         if mailer is not None and not any(report.values()):
             _check_mailer(mailer)
         if options["json"]:
-            self.stdout.write(as_json(report, lambda moment: aware(moment).isoformat()))
+            self.stdout.write(as_json(report, for_machines))
         else:
             self._print(report)
 
@@ -79,13 +79,13 @@ class Command(PipedCommand):
             probe = f", next try {_until(each['next_try'])}" if each["next_try"] else ""
             self._say(
                 f"Mailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
-                f"{_time(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
+                f"{for_people(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
             )
         for each in report["refused_senders"]:
             name, sender = each["mailer"] or "default", each["sender"] or "<>"
             self.stdout.write("")
             self._say(
-                f"Mailer {name} holds mail from {sender} since {_time(each['since'])}, as its server refuses that "
+                f"Mailer {name} holds mail from {sender} since {for_people(each['since'])}, as its server refuses that "
                 f"sender: {each['reason']}"
             )
             self._say(f"To let it go: manage.py mailers allow {name} '{each['sender']}'")
@@ -101,7 +101,7 @@ class Command(PipedCommand):
             self.stdout.write("\nFailed last:")
         for each in report["failures"]:
             to = ", ".join(each["recipients"])
-            self._say(f"{_time(each['at'])}  {each['id']}  {to[:60]}  {each['summary'][:200]}")
+            self._say(f"{for_people(each['at'])}  {each['id']}  {to[:60]}  {each['summary'][:200]}")
 
     def _say(self, text: str) -> None:
         """What others have said stays on its line."""
@@ -168,11 +168,3 @@ def _age(moment: datetime | None) -> str:
 
 def _until(moment: datetime) -> str:
     return f"in {max(0, seconds_between(timezone.now(), moment)):,.0f} s"
-
-
-def _time(moment: datetime) -> str:
-    return timezone.localtime(aware(moment)).isoformat(sep=" ", timespec="seconds")
-
-
-def _iso(moment: datetime) -> str:
-    return aware(moment).isoformat()
