@@ -19,6 +19,7 @@ from ..applications import serves
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
+from ..project import identity
 from ..routes import Route
 from ..routing import Routing
 from .capacity import Capacity
@@ -107,6 +108,7 @@ class Worker:
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(self._stopping, layer.has_parts)
         self._unrouted: set[str] = set()
+        self._project = identity()
         #: Should the process be replaced? At a limit, or when code past its time limit holds a thread or the loop.
         self.should_recycle = False
 
@@ -427,6 +429,7 @@ class Worker:
             "threads": self._threads.size,
             "running": len(self._running),
             "stopping": self._stopping.is_set(),
+            "project": self._project,
         }
 
 

@@ -20,6 +20,7 @@ from mailrail.messages import DeadMessage, Listed, check_channel_name
 from mailrail.moments import for_machines, for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.piping import PipedCommand
+from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.terminal import as_json, harmless, single_line
@@ -83,6 +84,7 @@ class Command(PipedCommand):
     # -- looking ------------------------------------------------------------------------------------------------
 
     def _overview(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        self._tell_strangers(layer)
         routed = self._routed(options)
         stats = layer.stats()
         if layer.outbox is not None:
@@ -128,6 +130,7 @@ class Command(PipedCommand):
             return set()
 
     def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        self._tell_strangers(layer)
         workers = layer.workers()
         if self._json:
             self._print_json([{"id": w.id, "age": round(w.age, 1), **w.info} for w in workers])
@@ -143,6 +146,10 @@ class Command(PipedCommand):
             for w in workers
         ]
         self._print_table(("worker", "host", "pid", "seen", "running", "channels"), rows)
+
+    def _tell_strangers(self, layer: DurableLayer) -> None:
+        if found := strangers(layer):
+            self.stderr.write(harmless(warning_of(found)))
 
     def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         given = options["oldest"]

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
 
 from mailrail.applications import serves
 from mailrail.conf import settings
@@ -18,7 +19,9 @@ from mailrail.layers import DurableLayer, default_alias, get_layer
 from mailrail.layers.database import lacks_tables
 from mailrail.management.arguments import memory, worker_id
 from mailrail.options import whole_number_argument
+from mailrail.project import HINT, strangers, warning_of
 from mailrail.routing import Routing
+from mailrail.terminal import Escaped
 from mailrail.worker.log import logger
 from mailrail.worker.recycling import megabytes, resident
 from mailrail.worker.supervisor import Job, Supervisor
@@ -83,6 +86,7 @@ class Command(BaseCommand):
         )
         _set_up_logging(options["verbosity"])
         tell_concerns(layer)
+        tell_strangers(layer)
         self._announce(job, layer, routing.looked_for, options["verbosity"])
         Supervisor(job).run()
 
@@ -130,6 +134,17 @@ def tell_concerns(layer: DurableLayer) -> None:
         logger.warning("cannot ask whether messages may be lost: %s", error)
     except InvalidSettings as error:
         raise CommandError(str(error)) from error
+
+
+def tell_strangers(layer: DurableLayer) -> None:
+    """Say that workers of another project take our messages. A layer that cannot be asked is waited for later."""
+    try:
+        found = strangers(layer)
+    except (LayerUnavailable, DatabaseError) as error:
+        logger.debug("cannot ask for workers of other projects: %s", error)
+    else:
+        if found:
+            logger.warning("%s %s", Escaped(warning_of(found)), HINT)
 
 
 def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:

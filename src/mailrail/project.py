@@ -1,0 +1,76 @@
+"""Which project a process belongs to, and whether workers of another one serve the same layer.
+
+Heartbeats carry it. Two projects whose workers serve the same channels take each other's messages: mail of one leaves
+by the server of the other.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.conf import settings as django_settings
+
+from .layers import DurableLayer
+
+FINGERPRINT = 16
+"""Hexadecimal digits of a fingerprint: enough to tell keys apart, too few to be of use to anybody else."""
+_PURPOSE = b"mailrail: a fingerprint of SECRET_KEY, to tell projects apart"
+
+
+def identity() -> dict[str, Any]:
+    """Return what a heartbeat tells of its project: the settings module, and fingerprints of its secret keys.
+
+    The fallbacks are among them, so a worker that started before ``SECRET_KEY`` was rotated stays one of ours.
+    """
+    keys = [django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS]
+    return {
+        "settings": os.environ.get("DJANGO_SETTINGS_MODULE", ""),
+        "keys": [fingerprint(key) for key in keys if key],
+    }
+
+
+def fingerprint(key: str | bytes) -> str:
+    """Return a short keyed hash, from which the key cannot be computed."""
+    encoded = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return hmac.digest(encoded, _PURPOSE, "sha256").hex()[:FINGERPRINT]
+
+
+def strangers(layer: DurableLayer) -> list[str]:
+    """Return, in words, the workers of another project that serve this layer. Asks the layer.
+
+    Raises ``LayerUnavailable``, or what the layer's database raises.
+    """
+    ours = identity()
+    found = ((worker.id, worker.info.get("project")) for worker in layer.workers())
+    told = (
+        f"{id} ({' and '.join(differences)})"
+        for id, theirs in found
+        if isinstance(theirs, Mapping) and (differences := list(_differences(ours, theirs)))
+    )
+    return list(told)
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+    module, keys = theirs.get("settings"), theirs.get("keys")
+    if module and ours["settings"] and module != ours["settings"]:
+        yield f"settings {module}"
+    if isinstance(keys, list) and keys and set(map(str, keys)).isdisjoint(ours["keys"]):
+        yield "another SECRET_KEY"
+
+
+def warning_of(strangers: list[str]) -> str:
+    """Return what to tell people who operate the layer."""
+    shown = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
+    return (
+        f"Workers of another project serve this layer: {shown}. They take this project's messages, and this project's "
+        "workers take theirs: mail of one may leave by the server of the other."
+    )
+
+
+HINT = (
+    "Give each project a database, or a prefix of Redis, of its own. If all of it is one project, run its processes "
+    "with the same settings module and SECRET_KEY (the old key in SECRET_KEY_FALLBACKS), or silence this check."
+)

@@ -1,0 +1,57 @@
+"""A system check: do workers of another project serve our layers?
+
+mailrail.W009  workers of another project serve a layer (with --database, or --deploy on Redis)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from django.core.checks import CheckMessage, Tags, Warning, register
+from django.db import Error
+
+from .conf import read_for_checks
+from .errors import InvalidSettings, LayerUnavailable
+from .layers import DurableLayer, durable_aliases, get_layer
+from .layers.database import lacks_tables
+from .project import HINT, strangers, warning_of
+
+
+@register(Tags.database)
+@read_for_checks()
+def check_projects_of_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Look into the table of workers of each of these databases that carries messages."""
+    these = set(databases or ())
+    return list(_check(lambda layer: _is_in_database(layer) and layer.using in these))
+
+
+@register(deploy=True)
+@read_for_checks()
+def check_projects_of_servers(**kwargs: Any) -> list[CheckMessage]:
+    """Ask the servers of the other layers; so only with ``--deploy``."""
+    return list(_check(lambda layer: layer.is_shared and not _is_in_database(layer)))
+
+
+def _is_in_database(layer: DurableLayer) -> bool:
+    return layer.joins_transactions and layer.outbox is None
+
+
+def _check(is_asked: Callable[[DurableLayer], bool]) -> Iterable[CheckMessage]:
+    try:
+        layers = {alias: get_layer(alias) for alias in durable_aliases()}
+    except InvalidSettings:
+        return  # check_settings tells
+    for alias, layer in layers.items():
+        if is_asked(layer) and (found := _strangers(layer)):
+            yield Warning(f"CHANNEL_LAYERS[{alias!r}]: {warning_of(found)}", hint=HINT, id="mailrail.W009")
+
+
+def _strangers(layer: DurableLayer) -> list[str]:
+    """Return those of this layer; of one that cannot be asked, other checks tell."""
+    try:
+        if _is_in_database(layer) and lacks_tables(layer.using):
+            return []
+        return strangers(layer)
+    except (LayerUnavailable, InvalidSettings, Error):
+        return []
