@@ -21,6 +21,7 @@ class ValkeyCluster:
     def __init__(self, masters: int = 3, replicas: int = 0, **settings: str) -> None:
         self.masters = [self._node(settings) for _ in range(masters)]
         self.replicas = [self._node(settings) for _ in range(masters * replicas)]
+        self._started = self.nodes
 
     @staticmethod
     def _node(settings: dict[str, str]) -> ValkeyServer:
@@ -69,12 +70,32 @@ class ValkeyCluster:
                 return next(node for node in self.nodes if node.port == master[1])
         raise AssertionError(f"nobody has slot {slot}")
 
+    def take_out(self, node: ValkeyServer, how: str) -> None:
+        """Empty a master, let the others forget it, reset it (HARD or SOFT), and let it have all slots by itself."""
+        stay = [master for master in self.masters if master is not node]
+        id = id_of(node)
+        slots = [
+            n
+            for first, last, *nodes in ask(node, "CLUSTER", "SLOTS")
+            for n in (first, last)
+            if nodes[0][1] == node.port
+        ]
+        for other in stay:
+            ask(other, "CLUSTER", "FORGET", id)
+        ask(node, "CONFIG", "SET", "cluster-node-timeout", 500)  # as long it waits before it takes commands
+        ask(node, "FLUSHALL")
+        ask(node, "CLUSTER", "RESET", how)
+        ask(node, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        ask(stay[0], "CLUSTER", "ADDSLOTSRANGE", *slots)
+        self.masters = stay
+        until(lambda: all(map(_has_all_slots, (*stay, node))), what="two clusters")
+
     def clear(self) -> None:
         for node in self.masters:
             ask(node, "FLUSHALL")
 
     def remove(self) -> None:
-        for node in self.nodes:
+        for node in self._started:
             node.remove()
 
 
@@ -89,6 +110,11 @@ def ask(node: ValkeyServer, *command: Any) -> Any:
 def id_of(node: ValkeyServer) -> str:
     found: str = ask(node, "CLUSTER", "MYID").decode()
     return found
+
+
+def _has_all_slots(node: ValkeyServer) -> bool:
+    info = ask(node, "CLUSTER", "INFO").decode()
+    return f"cluster_slots_ok:{SLOTS}" in info and "cluster_state:ok" in info
 
 
 def wait_for_copies(master: ValkeyServer, tag: bytes = b"") -> None:

@@ -4,6 +4,10 @@ Each channel lies in one slot, so a script reaches one channel. Slots move in tw
 gone or answers MOVED: the map is learned anew. While an operator moves a slot key by key, its node answers ASK for the
 keys that have left. Our scripts name a key that never exists, the channel's tag. So none of them runs until the whole
 slot has moved. ASK is not followed, it is waited for: a script would find a part of its channel only.
+
+A node may leave, and its address may belong to another cluster the next moment, which answers everything. So only the
+nodes of the latest map and of ``hosts`` are asked for the map. A map is believed only if it is one of the same cluster
+(``slots.py``). A node that was not asked for a second is asked again before it gets commands.
 """
 
 from __future__ import annotations
@@ -11,15 +15,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import redis
 from redis.crc import key_slot
 
 from ...errors import InvalidSettings, LayerUnavailable
 from ...transient import Remedy, remedy_for
-from .connections import Command, keys_of
+from .connections import Command, keys_of, not_sent
 from .servers import Server, Servers, options_of
+from .slots import Address, SlotMap, read_slot_map
 
 PATIENCE = 5.0
 """Seconds that a call waits for a slot that is being moved or has no node, before it is given up."""
@@ -28,27 +33,43 @@ SHORT_PATIENCE = 0.25
 PAUSE = 0.05
 """Seconds between two looks meanwhile."""
 
+VERIFY_AFTER_S = 1.0
+"""Seconds after which a node is asked whether it still belongs to this cluster. No node leaves a cluster, forms another
+and gets its slots in less, and one round trip in a second costs nothing."""
+
 LISTED_FOR = 30.0
 """Seconds after which a process that uses a channel puts it on the list of channels again."""
 UNLISTED_AFTER = 3600.0
 """Seconds after which an unused channel leaves the list. Far more than any send takes between list and storing."""
 
-Address: TypeAlias = tuple[str, int]
-
 _BROKEN = (redis.ConnectionError, redis.TimeoutError)
+
+
+class Node(Server):
+    """One node. ``verified_at``: when (time.monotonic()) it was last seen to belong to the cluster."""
+
+    verified_at = float("-inf")
+
+    def slot_map(self) -> SlotMap:
+        """Ask it which node has which slot."""
+        [answer] = self.exchange([("CLUSTER", "SLOTS")], again=True)
+        if "cluster support disabled" in str(answer):
+            raise InvalidSettings(
+                f'The Redis server {self.name} is no node of a cluster. Take "cluster" out of the layer\'s CONFIG.'
+            )
+        return read_slot_map(answer, self.address[0])
 
 
 class Cluster(Server):
     """The nodes, and which one has what. Threads share it without a lock: the map is replaced as a whole."""
 
     def __init__(self, hosts: Sequence[Mapping[str, Any]]) -> None:
-        self._seeds = [Server(options_of(host)) for host in hosts]
+        self._seeds = [Node(options_of(host)) for host in hosts]
         self._options = options_of(hosts[0])
         self.name = ", ".join(seed.name for seed in self._seeds)
         self.kind = "Cluster"
-        self._nodes: dict[Address, Server] = {}
-        self._slots: list[Address | None] = []
-        self._replicas: frozenset[Address] = frozenset()
+        self._nodes: dict[Address, Node] = {}
+        self._map = SlotMap()
         self._is_stale = True
 
     # -- what the verbs use -------------------------------------------------------------------------------------
@@ -74,23 +95,23 @@ class Cluster(Server):
     def nodes(self) -> list[Server]:
         """All that can be reached, replicas among them."""
         self._learn_if_stale()
-        masters = {address for address in self._slots if address}
-        found = [self._node(address) for address in sorted(masters)]
-        return found + [node for node in map(self._node, sorted(self._replicas)) if _answers(node)]
+        masters = [self._node(address) for address in sorted(self._map.masters)]
+        replicas = [self._node(address) for address in sorted(self._map.replicas)]
+        return [*masters, *filter(_answers, replicas)]
 
-    def node_of(self, key: bytes) -> Server:
+    def node_of(self, key: bytes) -> Node:
         self._learn_if_stale()
         return self._owner(key)
 
     def together(self, channels: Sequence[str]) -> list[list[str]]:
         return [[channel] for channel in channels]
 
-    def listen(self) -> Any:
-        """On any node: what is published on one is heard on all."""
+    def node_to_hear(self) -> Server:
+        """Return any node: what is published on one is heard on all."""
         self._learn_if_stale()
         self._is_stale = True  # whoever asks again does so because this one has failed
-        addresses = [address for address in {*self._slots} if address]
-        return self._node(random.choice(addresses)).listen() if addresses else self._seeds[0].listen()
+        masters = [self._node(address) for address in self._map.masters]
+        return random.choice([node for node in masters if not node.is_away] or masters)
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         has_not_run = _has_not_run(error)
@@ -124,12 +145,12 @@ class Cluster(Server):
             round += 1
 
     def _send(self, commands: Sequence[Command], numbers: Iterable[int], answers: list[Any]) -> None:
-        by_node: dict[Server, list[int]] = {}
+        by_node: dict[Node, list[int]] = {}
         try:
             self._learn_if_stale()
         except redis.RedisError as error:
             for n in numbers:
-                answers[n] = error
+                answers[n] = not_sent(error)
             return
         for n in numbers:
             try:
@@ -139,7 +160,7 @@ class Cluster(Server):
         for node, of_node in sorted(
             by_node.items(), key=lambda it: it[0].is_away
         ):  # others need not wait for it
-            found = node.exchange_each([commands[n] for n in of_node])
+            found = self._answers_of(node, [commands[n] for n in of_node])
             for n, answer in zip(of_node, found, strict=True):
                 answers[n] = answer
                 if isinstance(answer, redis.exceptions.MovedError):
@@ -147,55 +168,108 @@ class Cluster(Server):
                 elif isinstance(answer, _BROKEN):
                     self._is_stale = True
 
-    def _owner(self, key: bytes) -> Server:
-        address = self._slots[key_slot(key)]
+    def _answers_of(self, node: Node, commands: Sequence[Command]) -> list[Any]:
+        """Send commands to a node that belongs to this cluster. One that has left it gets none."""
+        try:
+            self._verify(node)
+        except redis.RedisError as error:
+            self._is_stale = True
+            return [not_sent(error)] * len(commands)
+        return node.exchange_each(commands)
+
+    def _verify(self, node: Node) -> None:
+        if not node.is_away and time.monotonic() - node.verified_at < VERIFY_AFTER_S:
+            return
+        if not node.slot_map().continues(self._map):
+            raise redis.exceptions.ClusterDownError(f"{node.name} may belong to another cluster by now")
+        node.verified_at = time.monotonic()
+
+    def _owner(self, key: bytes) -> Node:
+        address = self._map.owners[key_slot(key)]
         if address is None:
             raise redis.exceptions.ClusterDownError("no node has the slot of this channel")
         return self._node(address)
 
     def _moved(self, moved: redis.exceptions.MovedError, by: Server) -> None:
-        """The node that was named knows best."""
-        address = (moved.host or by.address[0], moved.port)
+        """The node that was named knows best, unless both belong to another cluster by now."""
         try:
-            self._learn_from(self._node(address))
+            found = self._node((moved.host or by.address[0], moved.port)).slot_map()
         except redis.RedisError:
             self._is_stale = True
+            return
+        if found.continues(self._map):
+            self._believe(found)
+        else:
+            self._is_stale = True
+
+    # -- the map ------------------------------------------------------------------------------------------------
 
     def _learn_if_stale(self) -> None:
-        if not self._is_stale and self._slots:
-            return
-        known = [*self._nodes.values()]
-        random.shuffle(known)
+        if self._is_stale or not self._map.ids:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Ask one node after the other until one tells what is surely a map of this cluster."""
+        last, told = self._map, dict[Node, SlotMap]()
         why: redis.RedisError = redis.ConnectionError("none of its nodes can be reached")
-        for node in (*known, *self._seeds):
+        for node in (*self._known_nodes(), *self._seeds):
             try:
-                self._learn_from(node)
-                return
+                told[node] = found = node.slot_map()
             except redis.RedisError as error:
                 why = error
-        raise why
+                continue
+            if found.continues(last) or (not last.ids and self._votes(found, told) * 2 > len(self._seeds)):
+                self._believe(found)
+                return
+        self._believe(self._likeliest(told, why))
 
-    def _learn_from(self, node: Server) -> None:
-        [answer] = node.exchange([("CLUSTER", "SLOTS")])
-        if isinstance(answer, redis.ResponseError):
-            if "cluster support disabled" in str(answer):
-                raise InvalidSettings(
-                    f'The Redis server {node.name} is no node of a cluster. Take "cluster" out of the layer\'s CONFIG.'
+    def _likeliest(self, told: Mapping[Node, SlotMap], why: redis.RedisError) -> SlotMap:
+        """Return the map that shares the most nodes with the last one; where none shares one, that of most ``hosts``.
+
+        Raises ``why`` if there is none, and ``ConnectionError`` if two clusters have the same claim.
+        """
+        kin = [node for node in told if told[node].shares(self._map)]
+        claims = {
+            node: (told[node].shares(self._map), self._votes(told[node], told))
+            for node in kin or [node for node in told if node in self._seeds]
+        }
+        if not claims:
+            raise why
+        best = max(claims, key=claims.__getitem__)
+        for node, claim in claims.items():
+            if claim == claims[best] and not told[node].shares(told[best]):
+                raise redis.ConnectionError(
+                    f"{best.name} and {node.name} belong to different clusters. "
+                    "Leave the nodes of one of them in CONFIG['hosts']"
                 )
-            raise answer
-        slots: list[Address | None] = [None] * 16384
-        replicas: set[Address] = set()
-        for first, last, *nodes in answer:
-            master, *others = [(host.decode() if host else node.address[0], port) for host, port, *_ in nodes]
-            slots[first : last + 1] = [master] * (last + 1 - first)
-            replicas.update(others)
-        self._slots, self._replicas, self._is_stale = slots, frozenset(replicas), False
+        return told[best]
 
-    def _node(self, address: Address) -> Server:
+    def _known_nodes(self) -> list[Node]:
+        """Those of the latest map in any order: first what answered last time, and masters before replicas."""
+        nodes = [(address in self._map.replicas, self._node(address)) for address in self._map.addresses]
+        random.shuffle(nodes)
+        return [node for _, node in sorted(nodes, key=lambda it: (it[1].is_away, it[0]))]
+
+    def _votes(self, found: SlotMap, told: Mapping[Node, SlotMap]) -> int:
+        """Count the ``hosts`` that tell this map, or are named in it."""
+        return sum(
+            told[seed].shares(found) > 0 if seed in told else seed.address in found.addresses
+            for seed in self._seeds
+        )
+
+    def _believe(self, found: SlotMap) -> None:
+        gone = [node for address, node in self._nodes.items() if address not in found.addresses]
+        self._nodes = {address: node for address, node in self._nodes.items() if node not in gone}
+        self._map, self._is_stale = found, False
+        for node in gone:
+            node.has_left = True
+            node.close()
+
+    def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)
         if node is None:
             host, port = address
-            node = self._nodes.setdefault(address, Server({**self._options, "host": host, "port": port}))
+            node = self._nodes.setdefault(address, Node({**self._options, "host": host, "port": port}))
         return node
 
 

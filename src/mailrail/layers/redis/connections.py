@@ -97,6 +97,12 @@ def may_have_run(error: redis.RedisError) -> bool:
     return bool(getattr(error, _SENT, True))
 
 
+def not_sent(error: redis.RedisError) -> redis.RedisError:
+    """Mark an error that came before the commands were sent, and return it."""
+    setattr(error, _SENT, False)
+    return error
+
+
 def keys_of(command: Command) -> Sequence[bytes]:
     """The keys of a script's call, or the one of another command."""
     keys: Any = command[3 : 3 + int(command[2])] if command[0] in ("EVALSHA", "EVAL") else command[1:2]

@@ -92,7 +92,8 @@ class _Subscription:
         self._server = server
         self._is_asked = False  # whether it is still alive
         with server.plain_words():
-            self._hints: Any = server.listen()
+            self._node = server.node_to_hear()
+            self._hints: Any = self._node.listen()
 
     @property
     def file(self) -> int:
@@ -126,6 +127,8 @@ class _Subscription:
         with self._server.plain_words():
             if self._is_asked:
                 raise redis.ConnectionError("it has stopped answering")
+            if self._node.has_left:
+                raise redis.ConnectionError(f"{self._node.name} has left the cluster")
             self._is_asked = True
             self._hints.ping()
 

@@ -54,6 +54,8 @@ class Server:
     kind = "server"
     is_away = False
     """Could the last exchange not be made?"""
+    has_left = False
+    """Is it a node that its cluster's map names no more?"""
 
     def __init__(self, host: Mapping[str, Any]) -> None:
         self.name = _name(host)
@@ -115,6 +117,10 @@ class Server:
     def listen(self) -> Any:
         """A subscription of redis-py, on a connection of its own."""
         return redis.Redis(connection_pool=self._pool).pubsub()
+
+    def node_to_hear(self) -> Server:
+        """Return the one of them to listen on."""
+        return self
 
     def nodes(self) -> list[Server]:
         """The servers that this one consists of."""
