@@ -93,7 +93,7 @@ class TestRunworker:
         options = ["--threads", "3", "--processes", "2", "--worker-id", "mail-1", "--drain"]
         done = manage("runworker", "ledger", "slow", "ledger", *options)
         assert done.stdout == (
-            "Worker mail-1: 2 process(es) of 3 threads on layer 'default' (SqliteLayer), channels: ledger, slow\n"
+            "Worker mail-1: 2 processes of 3 threads on layer 'default' (SqliteLayer), channels: ledger, slow\n"
             "Consumers were looked for in consumers.py of the installed apps (@consumer).\n"
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -141,7 +141,7 @@ class TestRunworker:
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
         assert layer.workers() == []
-        assert call("channels", "workers") == "Nothing here.\n"
+        assert call("channels", "workers") == "No workers are running.\n"
 
     def test_threads_and_processes_are_how_many_run_at_once(self, ledger: Ledger, tmp_path: Path) -> None:
         gate = tmp_path / "gate"
@@ -298,7 +298,7 @@ class TestRunworkerRefuses:
 class TestChannels:
     def test_without_messages_it_names_the_routed_channels(self) -> None:
         first, second = call("channels").splitlines()
-        assert first == "Nothing here."
+        assert first == "All channels are empty."
         assert second.startswith("Empty: async-ledger, async-limited, atomic, ")
         assert json.loads(call("channels", "--json")) == {}
 
@@ -341,7 +341,7 @@ class TestChannels:
         }
         settings.CHANNEL_LAYERS = {"default": MEMORY, "second": second}
         Channel("first", layer="second").send({})
-        assert call("channels").splitlines()[0] == "Nothing here."
+        assert call("channels").splitlines()[0] == "All channels are empty."
         assert "first" in call("channels", "--layer", "second").splitlines()[1]
         for arguments in (["--layer", "second", "pause", "first"], ["resume", "first", "--layer", "second"]):
             call("channels", *arguments)
@@ -502,7 +502,10 @@ class TestPauseAndResume:
         assert "paused" in call("channels")
         assert manage("runworker", "--drain").returncode == 0
         assert not ledger.lines()
-        assert manage("channels", "resume", "ledger").stdout == "ledger goes on.\n"
+        assert (
+            manage("channels", "resume", "ledger").stdout
+            == "ledger is resumed: workers claim its messages again.\n"
+        )
         manage("runworker", "--drain")
         assert ledger.counts() == {id: 1}
 

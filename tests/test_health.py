@@ -127,7 +127,7 @@ def test_without_a_worker_nothing_is_in_time_unless_nothing_is_asked_of_time(
 ) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"ready": False, "reason": "0 worker(s) live, fewer than 1"}
+    assert answer.json() == {"ready": False, "reason": "no workers are running"}
     settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": None}
     views.watch.forget()
     assert client.get("/readyz").status_code == 200
@@ -265,18 +265,18 @@ def test_while_a_look_hangs_everybody_else_is_told_so(monkeypatch: pytest.Monkey
 @pytest.mark.django_db
 def test_check_fails_without_a_worker_and_for_late_work() -> None:
     layer = get_layer()
-    assert failure() == "0 worker(s) live, fewer than 1"
+    assert failure() == "no workers are running"
     layer.heartbeat("one", {"host": socket.gethostname()})
     layer.heartbeat("two", {"host": "elsewhere"})
-    assert check() == "Well: 2 worker(s)\n"
-    assert check("--here") == "Well: 1 worker(s)\n"
-    assert failure("--here", "--workers", "2") == "1 worker(s) live on this machine, fewer than 2"
+    assert check() == "OK: 2 workers running\n"
+    assert check("--here") == "OK: 1 worker running\n"
+    assert failure("--here", "--workers", "2") == "1 worker running on this machine, 2 are needed"
     Channel("reports").send({})
     layer.shift(10)
     assert check("--oldest", "100")
     assert failure("--oldest", "0").startswith("a message on reports has been due for 10 s, more than 0 s")
     layer.shift(50)  # the workers are forgotten
-    assert failure() == "0 worker(s) live, fewer than 1"
+    assert failure() == "no workers are running"
 
 
 @pytest.mark.django_db
@@ -286,7 +286,7 @@ def test_check_for_machines() -> None:
     out = StringIO()
     with pytest.raises(CommandError):
         call_command("channels", "--json", "check", "--workers", "2", stdout=out)
-    assert json.loads(out.getvalue())["problems"] == ["1 worker(s) live, fewer than 2"]
+    assert json.loads(out.getvalue())["problems"] == ["1 worker running, 2 are needed"]
 
 
 def test_check_says_why_the_layer_cannot_be_used(settings: Any) -> None:

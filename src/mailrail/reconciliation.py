@@ -28,6 +28,7 @@ from .layers.transactions import send_with
 from .log import logger_of
 from .messages import Content, Message, Rate, check_channel_name, id_of_content
 from .moments import from_now
+from .terminal import counted
 
 __all__ = ["Reconciler", "reconcile", "reconcilers", "take_turn"]
 
@@ -127,7 +128,9 @@ class Reconciler:
         else:
             place.after = None
         if sent:
-            logger.warning("sent %s message(s) on %s again: their records had none", sent, self.channel)
+            logger.warning(
+                "sent %s on %s again: their records had none", counted(sent, "message"), self.channel
+            )
         return sent
 
     def _pages(self, records: QuerySet[Any], last: Any) -> Iterator[dict[Any, Message]]:

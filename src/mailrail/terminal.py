@@ -28,6 +28,11 @@ def single_line(text: str) -> Escaped:
     return _escaped(text, "")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: ``1 worker``, ``2 workers``, ``1,000 emails``."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def as_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """Return the value as JSON that people can read, with such characters in the notation of JSON (RFC 8259, 7)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=default)

@@ -270,7 +270,7 @@ def test_a_request_is_answered_whose_error_cannot_be_mailed(
         postgres_server.start()
         connections["postgres"].close()
     [said] = [each for each in caplog.records if each.name == "mailrail.mail"]
-    assert said.getMessage() == "1 email(s) could not be queued"
+    assert said.getMessage() == "1 email could not be queued"
     assert client.get("/breaks/").status_code == 500
     assert "/breaks/" in Email.objects.get().subject
 

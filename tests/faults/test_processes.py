@@ -88,7 +88,7 @@ def test_each_process_is_listed_with_what_it_does_and_a_killed_one_for_a_minute_
     layer.shift(50)
     assert len(layer.workers()) == 2  # nobody has noticed yet
     layer.shift(10)
-    assert channels("workers") == "Nothing here.\n"
+    assert channels("workers") == "No workers are running.\n"
 
 
 def listing() -> list[dict[str, Any]]:

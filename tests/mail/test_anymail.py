@@ -84,6 +84,7 @@ def test_everything_that_anymail_knows_comes_to_its_service(
     assert "extra_headers" not in told  # Message-ID and Date are the service's
     assert only().status == Status.SENT and [each["status"] for each in only().recipients] == ["sent", "sent"]
     assert only().recipients[0]["text"] == f"taken by {ANYMAIL} as 0"
+    assert only().events[-1]["stage"] == "backend", "a service knows nothing of the stages of SMTP"
 
 
 def test_bodies_and_files_come_to_the_service(queueing: Queueing) -> None:

@@ -105,7 +105,7 @@ def test_a_deferred_email_is_sent_at_once_and_only_once(queueing: Queueing) -> N
         assert len(server.mails) == 1
         assert mail.send_now(email).refused == {email.pk: "it is sent"}
     told = [event["what"] for event in Email.objects.get().events]
-    assert told == ["refused for now", "tried at once by a person", "accepted"]
+    assert told == ["refused for now", "tried at once", "accepted"]
 
 
 def test_what_is_for_later_is_not_sent_now(queueing: Queueing) -> None:

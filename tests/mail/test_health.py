@@ -62,7 +62,7 @@ def problems(command: str, *arguments: str) -> str:
         call_command(command, *arguments, stdout=out)
     except CommandError as error:
         return str(error)
-    assert out.getvalue().startswith("Well")
+    assert out.getvalue().startswith("OK")
     return ""
 
 

@@ -48,7 +48,7 @@ def report(*arguments: str) -> Any:
 
 
 def test_an_empty_queue() -> None:
-    assert mailq().startswith("Nothing waits.")
+    assert mailq().startswith("The queue is empty.")
     assert report() == {
         "waiting": [],
         "ended": [

@@ -53,8 +53,8 @@ def test_mail_of_a_removed_mailer_is_told_and_leaves_at_once_by_another(queueing
         later = queued_for("old", 1, send_at=3600)
         work()
         assert not server.mails and MailerState.objects.get().mailer == "old"
-        assert warnings(on) == ["252 email(s) wait for the mailer 'old', which no setting defines."]
-        assert move("old", MAILER) == f"252 email(s) leave by {MAILER}.\n"
+        assert warnings(on) == ["The mailer 'old' has 252 emails waiting, and no setting defines it."]
+        assert move("old", MAILER) == f"252 emails moved to {MAILER}.\n"
         work()
         assert len(server.mails) == 250
         assert warnings(on) == [] and not MailerState.objects.exists()
@@ -86,7 +86,7 @@ def test_what_may_have_been_sent_moves_only_when_that_is_said(queueing: Configur
     recipients = [{**each, "in_doubt": True} for each in doubtful.recipients]
     Email.objects.filter(pk=doubtful.pk).update(recipients=recipients, via="old")
     Email.objects.filter(pk=sending.pk).update(status=Status.SENDING)
-    with pytest.raises(CommandError, match=r"^2 email\(s\) are left with old: they may have been sent"):
+    with pytest.raises(CommandError, match=r"^2 emails not moved from old: they may have been sent"):
         move("old", MAILER)
     new = alias_of(MAILER)
     assert dict(Email.objects.values_list("pk", "mailer")) == {
@@ -94,7 +94,7 @@ def test_what_may_have_been_sent_moves_only_when_that_is_said(queueing: Configur
         sending.pk: "old",
         sound.pk: new,
     }
-    with pytest.raises(CommandError, match=r"^1 email\(s\) are left"):
+    with pytest.raises(CommandError, match=r"^1 email not moved from old"):
         move("old", MAILER, "--ambiguous")
     moved = Email.objects.get(pk=doubtful.pk)
     assert (moved.mailer, moved.via) == (new, "")

@@ -94,7 +94,7 @@ def test_the_facts_are_there_for_formatters_that_write_json(
     [
         ("full", "to0@example.com", "<to0@example.com> is unknown"),
         ("domain", "…@example.com", "<…@example.com> is unknown"),
-        ("none", "1 recipient(s)", "<…> is unknown"),
+        ("none", "1 recipient", "<…> is unknown"),
     ],
 )
 def test_a_setting_hides_recipients_also_where_a_server_quotes_them(

@@ -179,7 +179,7 @@ def test_a_layer_that_cannot_be_asked_loses_nothing(
             patched.setattr(get_layer(), "take", unavailable)
             work()
         assert server.mails == [] and statuses() == {Status.QUEUED: 5}
-        assert "5 email(s) wait: LayerUnavailable: the server is away" in caplog.text
+        assert "5 emails waiting: LayerUnavailable: the server is away" in caplog.text
         advance(10)
         work()
         assert len(server.mails) == 5

@@ -256,7 +256,7 @@ def test_commands_tell_and_let_go(refused: Email) -> None:
     assert "\x1b" not in text + told("mailers")
     [row] = json.loads(told("mailq", "--json"))["refused_senders"]
     assert (row["mailer"], row["sender"]) == (alias_of(MAILER), BAD)
-    assert told("mailers", "allow", MAILER, BAD) == f"1 held email(s) are sent now.\n{MAILER}: works\n"
+    assert told("mailers", "allow", MAILER, BAD) == f"1 held email released.\n{MAILER}: works\n"
     refused.refresh_from_db()
     assert refused.status == Status.QUEUED
 

@@ -189,10 +189,11 @@ def test_what_follows_from_a_reply(stage: str, said: str, kind: Kind, follows: t
     ), source
 
 
-def test_a_reply_about_several_recipients_speaks_against_none() -> None:
+@pytest.mark.parametrize("stage", [Stage.DOT, Stage.BACKEND])
+def test_a_reply_about_several_recipients_speaks_against_none(stage: Stage) -> None:
     reply = Reply(550, "No such user", "5.1.1")
-    assert classify(reply, Stage.DOT, recipients=1).suppress
-    assert not classify(reply, Stage.DOT, recipients=2).suppress
+    assert classify(reply, stage, recipients=1).suppress
+    assert not classify(reply, stage, recipients=2).suppress
 
 
 @given(

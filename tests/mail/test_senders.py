@@ -187,7 +187,7 @@ def test_mail_that_cannot_be_queued_is_said_in_the_log_and_not_mailed_for_ever(
         assert backend.send_messages([message]) == 0
         connection.needs_rollback = False
     assert [each.getMessage() for each in caplog.records if each.name == "mailrail.mail"] == [
-        "1 email(s) could not be queued"
+        "1 email could not be queued"
     ]
     assert not Email.objects.exists() and sent("mailrail.mail") == []
 

@@ -196,7 +196,7 @@ class TestRouting:
         worker = Worker(layer, Routing([route("ours", print)]), drain=True)
         with caplog.at_level(logging.WARNING):
             worker._report_unrouted()
-        assert "channel nobody has 1 message(s) and no route" in caplog.text
+        assert "channel nobody has 1 message and no route" in caplog.text
         assert "channel async" not in caplog.text
         connections.close_all()
 

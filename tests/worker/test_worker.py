@@ -485,7 +485,7 @@ class TestRouting:
         caplog.set_level(logging.WARNING, "mailrail")
         send(layer, "nobody", n=3)
         with Running(layer, route("work", Seen())):
-            until(lambda: "channel nobody has 3 message(s) and no route" in caplog.text)
+            until(lambda: "channel nobody has 3 messages and no route" in caplog.text)
         assert layer.stats()["nobody"].ready == 3
 
     def test_middleware_wraps_consumers_first_one_outermost(self, layer: DurableLayer, settings: Any) -> None:

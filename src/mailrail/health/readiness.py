@@ -17,6 +17,7 @@ from ..layers import DurableLayer, default_alias, get_layer
 from ..log import logger_of
 from ..messages import ChannelStats
 from ..routing import Routing
+from ..terminal import counted
 from .rules import Problem, apply_rules
 
 logger = logger_of("mailrail.health")
@@ -97,7 +98,8 @@ def _living(layer: DurableLayer, here: bool) -> int:
 def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
     if living < least:
         where = " on this machine" if here else ""
-        said = f"{living} worker(s) live{where}, fewer than {least}"
+        running = f"{counted(living, 'worker')} running" if living else "no workers are running"
+        said = f"{running}{where}" + (f", {least} are needed" if least > 1 else "")
         yield Problem(said, said)
 
 

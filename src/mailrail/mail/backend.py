@@ -22,6 +22,7 @@ from mailrail import LayerUnavailable
 from mailrail.errors import InvalidSettings
 from mailrail.log import logger_of
 from mailrail.options import Mistakes
+from mailrail.terminal import counted
 from mailrail.worker import ExecutionContext, current_execution
 
 from .errors import CannotQueue
@@ -163,7 +164,7 @@ def _complain(count: int, error: Exception) -> None:
         return
     token = _complaining.set(True)
     try:
-        logger.error("%s email(s) could not be queued", count, exc_info=error)
+        logger.error("%s could not be queued", counted(count, "email"), exc_info=error)
     finally:
         _complaining.reset(token)
 

@@ -190,26 +190,28 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
     except SMTPRecipientsRefused as error:
         return _by_recipients(error, waiting(email))
     except SMTPResponseException as error:
-        stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.DOT
+        stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.BACKEND
         return Outcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
     except (SMTPServerDisconnected, TimeoutError) as error:  # at which stage, smtplib does not say
-        return Outcome(Fate.AMBIGUOUS, Stage.DOT, error=ConnectionLost(_said(error), Stage.DOT))
+        return Outcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
     except Exception as error:
         causes = list(_causes(error))
         if any(isinstance(each, AWAY) or CONNECTING & _names(each) for each in causes):
             raise NeverConnected(_said(error)) from error
         if any(map(_is_a_doubt, causes)):
-            return Outcome(Fate.AMBIGUOUS, Stage.DOT, error=ConnectionLost(_said(error), Stage.DOT))
+            return Outcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
         if not hasattr(error, "status_code"):  # with one, it is what a service has answered
             logger.error(
                 "%s raised over email %s, which is tried again later", name, email.pk, exc_info=error
             )
         refused = _refused_by_service(message, waiting(email))
-        return Outcome(Fate.REFUSED, Stage.DOT, Reply(451, _said(error), _status_of(error)), refused)
+        return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused)
     if count == 0:
-        return Outcome(Fate.REFUSED, Stage.DOT, Reply(451, f"{name} says that it sent nothing", UNKNOWN))
+        return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNKNOWN))
     refused = _refused_by_service(message, waiting(email))
-    return Outcome(Fate.ACCEPTED, Stage.DOT, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused)
+    return Outcome(
+        Fate.ACCEPTED, Stage.BACKEND, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused
+    )
 
 
 def _unfit_as_finished(email: Email, mailer: str, backend: str) -> Outcome:

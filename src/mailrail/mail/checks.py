@@ -32,6 +32,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 from mailrail.autoreload import import_watched
 from mailrail.conf import read_for_checks, settings
 from mailrail.errors import InvalidSettings
+from mailrail.terminal import counted
 
 from .mailers import (
     alias_of,
@@ -101,7 +102,7 @@ def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: An
         return []  # before the first migration; or other checks tell
     return [
         Warning(
-            f"{count:,} email(s) wait for the mailer {alias or 'default'!r}, which no setting defines.",
+            f"The mailer {alias or 'default'!r} has {counted(count, 'email')} waiting, and no setting defines it.",
             hint=f"Define it again, or let them leave by another: manage.py mailers move {alias or 'default'} NEW",
             id="mailrail.mail.W005",
         )

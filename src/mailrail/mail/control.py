@@ -25,9 +25,9 @@ from .queueing import announce
 
 CANCELLED_ANYWAY = "cancelled, though it may have been sent"
 RELEASED = "released"
-SENT_AGAIN = "sent again by a person"
+SENT_AGAIN = "sent again"
 LET_GO = frozenset({RELEASED, SENT_AGAIN})
-"""Events by which a person has said that an email shall be sent."""
+"""Events after which an email is sent on request: by a person in the admin, or by code."""
 
 Subjects: TypeAlias = Email | UUID | str | Iterable[Email | UUID | str]
 
@@ -258,7 +258,7 @@ def _why_not_now(email: Email) -> str:
 
 
 def _at_once(email: Email) -> None:
-    _stand(email, Status.QUEUED, "tried at once by a person")
+    _stand(email, Status.QUEUED, "tried at once")
 
 
 def _again(email: Email) -> Email | None:
@@ -286,7 +286,7 @@ def _copy(email: Email) -> Email:
     _begin_anew(copied)
     _stand(copied, Status.QUEUED, "queued as a copy", why=str(email.pk))
     email.changed_at = now
-    note(email, now, "sent again by a person, as a copy", why=str(copied.pk))
+    note(email, now, "sent again, as a copy", why=str(copied.pk))
     return copied
 
 

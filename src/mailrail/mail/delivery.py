@@ -22,6 +22,7 @@ from mailrail import MailrailError
 from mailrail.addresses import bare
 from mailrail.log import logger_of
 from mailrail.moments import seconds_between
+from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
@@ -93,7 +94,8 @@ class Delivery:
         except Exception as error:
             if not is_transient(error):
                 raise
-            logger.error("the database or the layer is away; %s email(s) wait: %s", len(self._all), error)
+            waiting = counted(len(self._all), "email")
+            logger.error("the database or the layer is away; %s waiting: %s", waiting, error)
             self._reconnects()
         finally:
             self._finish_final()
@@ -128,7 +130,7 @@ class Delivery:
                 self._fail_unforeseen(ids[0], error)
                 return
             logger.warning(
-                "an error in the delivery of %s email(s), which are tried one by one: %s", len(ids), error
+                "an error in the delivery of %s emails, which are tried one by one: %s", len(ids), error
             )
             known = self._emails
             for it in left:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from email.utils import parseaddr
 
 from mailrail.conf import settings
-from mailrail.terminal import single_line
+from mailrail.terminal import counted, single_line
 
 MOST = 20
 """Recipients of an email that are named."""
@@ -22,7 +22,7 @@ _SEPARATOR = re.compile(r'[\s,"]')
 def named(addresses: Sequence[str]) -> str:
     """Return these addresses as the log may name them, on one line: without names, which anybody may choose."""
     if settings.mail_log_recipients == "none":
-        return f"{len(addresses)} recipient(s)"
+        return counted(len(addresses), "recipient")
     shown = list(dict.fromkeys(_field(masked(_bare(each))) for each in addresses[:MOST]))
     more = len(addresses) - MOST
     return single_line(",".join(shown)) + (f",and {more} more" if more > 0 else "")

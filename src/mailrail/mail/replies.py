@@ -36,6 +36,8 @@ class Stage(StrEnum):
     DATA = "DATA"
     BODY = "body"
     DOT = "final dot"
+    BACKEND = "backend"
+    """Django's backends, which tell no stages: the email was handed to one."""
     RSET = "RSET"
     NOOP = "NOOP"
     QUIT = "QUIT"
@@ -260,7 +262,7 @@ def classify(reply: Reply, stage: Stage, recipients: int = 1, rules: Sequence[Re
         return Verdict(Kind.TRANSIENT, slow_down=slow_down)
     if stage is Stage.MAIL and not _is_about_the_email(reply):
         return _MEANT[Meaning.SENDER]
-    about_one = stage == Stage.RCPT or (stage == Stage.DOT and recipients == 1)
+    about_one = stage == Stage.RCPT or (stage in (Stage.DOT, Stage.BACKEND) and recipients == 1)
     return Verdict(Kind.PERMANENT, suppress=about_one and reply.enhanced in NO_SUCH_ADDRESS)
 
 
@@ -294,7 +296,7 @@ def _asks_for_less(reply: Reply, stage: Stage) -> bool:
         return False
     if reply.enhanced:
         return reply.enhanced.startswith("4.7.") or reply.enhanced in _OVERLOAD
-    return reply.code in (450, 451, 454) and stage in (Stage.MAIL, Stage.DATA, Stage.DOT)
+    return reply.code in (450, 451, 454) and stage in (Stage.MAIL, Stage.DATA, Stage.DOT, Stage.BACKEND)
 
 
 def _means_later(reply: Reply, stage: Stage) -> bool:

@@ -17,6 +17,7 @@ from django.db.models import F
 from django.test import override_settings
 
 from ..mail.mailers import LOCMEM, configured, is_ours
+from ..terminal import counted
 
 if TYPE_CHECKING:
     from ..mail import Email
@@ -86,7 +87,7 @@ def assert_queued(count: int = 1, *, to: str | None = None, subject: str | None 
         ]
         raise AssertionError(
             "\n".join(
-                [f"{len(found)} such email(s) are queued, not {count}. Queued:", *(lines or ["  none"])]
+                [f"{counted(len(found), 'such email')} queued, not {count}. Queued:", *(lines or ["  none"])]
             )
         )
     return found

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..terminal import counted
+
 LOOK_EVERY = 1.0
 """Seconds between two looks at the memory in use."""
 JITTER = 0.1
@@ -40,7 +42,7 @@ class RecyclingLimits:
     def reason(self) -> str | None:
         """Return why this process should be replaced, or ``None``."""
         if self.left <= 0:
-            return f"it has run {self._started:,} message(s), its limit"
+            return f"it has run {counted(self._started, 'message')}, its limit"
         if self._memory is None or not self._started or time.monotonic() < self._look_at:
             return None
         self._look_at = time.monotonic() + LOOK_EVERY

@@ -22,6 +22,7 @@ from ..messages import Claimed, Content, Message
 from ..project import identity
 from ..routes import Route
 from ..routing import Routing
+from ..terminal import counted
 from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import Delivery
@@ -375,8 +376,8 @@ class Worker:
             if waiting and not self._is_served_somewhere(channel) and channel not in self._unrouted:
                 self._unrouted.add(channel)
                 logger.warning(
-                    "channel %s has %s message(s) and no route; they are kept; %s",
-                    *(channel, waiting, self._routing.looked_for),
+                    "channel %s has %s and no route; they are kept; %s",
+                    *(channel, counted(waiting, "message"), self._routing.looked_for),
                 )
 
     def _is_served_somewhere(self, channel: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
+from ...terminal import counted
+
 logger = logging.getLogger("mailrail.layers")
 
 MOST = 1000
@@ -36,7 +38,9 @@ def in_words(channel: str, odd: bytes, messages: int, dead: int) -> Sequence[str
     if odd:
         found.append(f"channel {channel} cannot be used: its keys {odd.decode()} are of another type")
     if messages:
-        found.append(f"{messages} message(s) of channel {channel} cannot be read; a worker sets them aside")
+        found.append(
+            f"{counted(messages, 'message')} of channel {channel} cannot be read; a worker sets them aside"
+        )
     if dead:
-        found.append(f"{dead} dead message(s) of channel {channel} cannot be read: discard them")
+        found.append(f"{counted(dead, 'dead message')} of channel {channel} cannot be read: discard them")
     return found

@@ -53,11 +53,9 @@ EVENTS: dict[str, Any] = {
     ),
     "cancelled": pgettext_lazy("what happened to an email", "cancelled"),
     "queued as a copy": pgettext_lazy("what happened to an email", "queued as a copy"),
-    "sent again by a person": pgettext_lazy("what happened to an email", "sent again by a person"),
-    "sent again by a person, as a copy": pgettext_lazy(
-        "what happened to an email", "sent again by a person, as a copy"
-    ),
-    "tried at once by a person": pgettext_lazy("what happened to an email", "tried at once by a person"),
+    "sent again": pgettext_lazy("what happened to an email", "sent again"),
+    "sent again, as a copy": pgettext_lazy("what happened to an email", "sent again, as a copy"),
+    "tried at once": pgettext_lazy("what happened to an email", "tried at once"),
     "moved to another mailer": pgettext_lazy("what happened to an email", "moved to another mailer"),
     "given a Message-ID of its own; the old one is in References": pgettext_lazy(
         "what happened to an email", "given a Message-ID of its own; the old one is in References"

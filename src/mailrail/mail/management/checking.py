@@ -38,7 +38,7 @@ def check(rule: Rule, options: Mapping[str, Any]) -> str:
         raise CommandError("Say what is too long: --oldest SECONDS, as MAILRAIL['READY_OLDEST_DUE'] is None.")
     if problems := [each.detail for each in rule(limit)]:
         raise CommandError(single_line("; ".join(problems)))
-    return "Well."
+    return "OK."
 
 
 def _seconds(text: str) -> float:

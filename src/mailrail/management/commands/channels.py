@@ -23,7 +23,7 @@ from mailrail.piping import PipedCommand
 from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
-from mailrail.terminal import as_json, harmless, single_line
+from mailrail.terminal import as_json, counted, harmless, single_line
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
@@ -98,7 +98,11 @@ class Command(PipedCommand):
             (name, *(_number(getattr(s, column)) for column in _COLUMNS), _remarks(name in routed, s.paused))
             for name, s in stats.items()
         ]
-        self._print_table(("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""), rows)
+        self._print_table(
+            ("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""),
+            rows,
+            "All channels are empty.",
+        )
         if quiet := sorted(name for name in routed - stats.keys() if not name.startswith("mailrail.outbox.")):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
 
@@ -145,7 +149,8 @@ class Command(PipedCommand):
             )
             for w in workers
         ]
-        self._print_table(("worker", "host", "pid", "seen", "running", "channels"), rows)
+        head = ("worker", "host", "pid", "seen", "running", "channels")
+        self._print_table(head, rows, "No workers are running.")
 
     def _tell_strangers(self, layer: DurableLayer) -> None:
         if found := strangers(layer):
@@ -157,7 +162,7 @@ class Command(PipedCommand):
         found = look(options["layer"], limit, options["workers"], here=options["here"])
         problems = [*(each.detail for each in found.problems), *self._unreadable(layer)]
         if self._json or not problems:
-            said = f"Well: {found.workers} worker(s)"
+            said = f"OK: {counted(found.workers, 'worker')} running"
             self._say(said, well=not problems, problems=problems, workers=found.workers)
         if problems:
             raise CommandError(harmless("; ".join(problems)))
@@ -231,7 +236,7 @@ class Command(PipedCommand):
 
     def _resume(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         layer.resume(options["channel"])
-        self._say(f"{options['channel']} goes on.", paused=False)
+        self._say(f"{options['channel']} is resumed: workers claim its messages again.", paused=False)
 
     def _say_which(self, ids: list[UUID], done: str, options: dict[str, Any]) -> None:
         """Those found are done with in any case; those not found make it a failure, for scripts to notice."""
@@ -273,9 +278,9 @@ class Command(PipedCommand):
     def _print_json(self, value: Any) -> None:
         self.stdout.write(as_json(value, for_machines))
 
-    def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
         if not rows:
-            self.stdout.write("Nothing here.")
+            self.stdout.write(nothing)
             return
         rows = [tuple(map(single_line, row)) for row in rows]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -21,7 +21,7 @@ from mailrail.management.arguments import memory, worker_id
 from mailrail.options import whole_number_argument
 from mailrail.project import HINT, strangers, warning_of
 from mailrail.routing import Routing
-from mailrail.terminal import Escaped
+from mailrail.terminal import Escaped, counted
 from mailrail.worker.log import logger
 from mailrail.worker.recycling import megabytes, resident
 from mailrail.worker.supervisor import Job, Supervisor
@@ -94,10 +94,11 @@ class Command(BaseCommand):
         if verbosity == 0 or sys.stdout is None:  # closed by who started us
             return
         alias = job.layer or default_alias()
-        threads = job.threads or settings.threads
+        processes = counted(job.processes, "process", "processes")
+        threads = counted(job.threads or settings.threads, "thread")
         with suppress(BrokenPipeError):  # nobody reads it
             self.stdout.write(
-                f"Worker {job.worker_id}: {job.processes} process(es) of {threads} threads on layer {alias!r} "
+                f"Worker {job.worker_id}: {processes} of {threads} on layer {alias!r} "
                 f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
             )
             self.stdout.write(f"{looked_for[0].upper()}{looked_for[1:]}.")

@@ -10,7 +10,7 @@ from django.db import router
 from mailrail.errors import InvalidSettings
 from mailrail.moments import for_people
 from mailrail.piping import PipedCommand
-from mailrail.terminal import single_line
+from mailrail.terminal import counted, single_line
 
 from ... import health, moving, outages, paces
 from ...mailers import alias_of, backend_of, delivering
@@ -66,7 +66,7 @@ class Command(PipedCommand):
             if verb == "pause":
                 outages.pause(mailer, using, reason)
             elif verb == "allow":
-                self.stdout.write(f"{allow_sender(mailer, sender, using):,} held email(s) are sent now.")
+                self.stdout.write(f"{counted(allow_sender(mailer, sender, using), 'held email')} released.")
             else:
                 outages.resume(mailer, using)
         except InvalidSettings as error:
@@ -78,11 +78,11 @@ class Command(PipedCommand):
             moved = moving.move(old, new, using, ambiguous=ambiguous)
         except (InvalidSettings, ValueError) as error:
             raise CommandError(single_line(str(error))) from None
-        self.stdout.write(f"{moved.moved:,} email(s) leave by {new}.")
+        self.stdout.write(f"{counted(moved.moved, 'email')} moved to {new}.")
         if moved.left:
             raise CommandError(
-                f"{moved.left:,} email(s) are left with {old}: they may have been sent, and others may get them twice "
-                "(--ambiguous moves those that wait), or are being sent just now."
+                f"{counted(moved.left, 'email')} not moved from {old}: they may have been sent, and some recipients "
+                "could get them twice (--ambiguous moves those that wait), or they are being sent just now."
             )
 
 

@@ -54,7 +54,7 @@ class Command(PipedCommand):
         if options["json"]:
             self.stdout.write(as_json(report, for_machines))
         else:
-            self._print(report)
+            self._print(report, is_all=status is None and mailer is None)
 
     def _report(self, using: str, status: str | None, mailer: str | None) -> dict[str, list[dict[str, Any]]]:
         queued, failed = (status in (None, each.value) for each in (Status.QUEUED, Status.FAILED))
@@ -68,9 +68,13 @@ class Command(PipedCommand):
             "failures": [asdict(each) for each in overview.failures(using, mailer)] if failed else [],
         }
 
-    def _print(self, report: dict[str, list[dict[str, Any]]]) -> None:
+    def _print(self, report: dict[str, list[dict[str, Any]]], *, is_all: bool) -> None:
         head = ("status", "mailer", "emails", "due", "deferred", "later", "oldest due")
-        self._table(head, [_row(each) for each in report["waiting"]], "Nothing waits.")
+        self._table(
+            head,
+            [_row(each) for each in report["waiting"]],
+            "The queue is empty." if is_all else "No such email is waiting.",
+        )
         if report["ended"]:
             said = (f"{each['status']} {_count(each['count'], each['more'])}" for each in report["ended"])
             self.stdout.write(f"\nEnded: {', '.join(said)}.")
@@ -120,7 +124,7 @@ class Command(PipedCommand):
 
 
 def _check_mailer(mailer: str) -> None:
-    """Refuse a name that is spelt wrong: "Nothing waits." would be believed."""
+    """Refuse a name that is spelt wrong: "No such email is waiting." would be believed."""
     try:
         known = [name or "default" for name in delivering()]
     except InvalidSettings as error:
