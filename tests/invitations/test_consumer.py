@@ -9,6 +9,7 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.test import Client
 from django.utils import timezone
 
 from mailrail import Channel
@@ -98,6 +99,34 @@ def test_an_email_that_cannot_be_sent_is_tried_again(
 def test_names_are_put_into_the_text_as_they_are(invitation: Invitation, name: str) -> None:
     invitation.sender.username = name
     assert f"{name} has invited you" in compose(invitation).body
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shown"),
+    [
+        ("Ada", "Lovelace", "Ada Lovelace"),
+        ("", "", "sender"),
+        (" ", "\n", "sender"),
+        ("Ada\n\nPay here:", "", "Ada Pay here:"),
+    ],
+)
+def test_the_sender_is_named_by_the_full_name_on_one_line_or_else_by_the_username(
+    invitation: Invitation, client: Client, first: str, last: str, shown: str
+) -> None:
+    invitation.sender.first_name, invitation.sender.last_name = first, last
+    invitation.sender.save()
+    email = compose(invitation)
+    [(html, _)] = email.alternatives
+    assert email.body.startswith(f"{shown} has invited you.") and f"<p>{shown} has invited you." in str(html)
+    page = client.get(invitation.accept_path()).content.decode()
+    assert f"{shown} has invited guest@example.com." in page
+
+
+def test_a_user_model_without_full_names_will_do(
+    invitation: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(invitation.sender).__mro__[1], "get_full_name")  # as AbstractBaseUser has none
+    assert compose(invitation).body.startswith("sender has invited you.")
 
 
 def test_the_subject_is_one_line_whatever_the_template_holds(

@@ -248,8 +248,17 @@ def test_the_language_can_be_another_one(sender: User, settings: LazySettings) -
         assert compose(one).subject == "You have been invited!"
         assert compose(two).subject == "您收到一份邀请！"  # the active one; in a worker, LANGUAGE_CODE is
     assert compose(three).subject == "您收到一份邀请！"
-    for language in ("zh_CN", "klingon"):
-        with pytest.raises(ValueError, match="language must be one of the setting LANGUAGES"):
+    for language, meant in (
+        ("zh-cn", " Is it 'zh-hans'?"),
+        ("zh_Hans", " Is it 'zh-hans'?"),
+        ("ZH-CN", " Is it 'zh-hans'?"),
+        ("zh_TW", " Is it 'zh-hant'?"),
+        ("klingon", ""),
+    ):
+        said = f"not {language!r}.{meant}"
+        with pytest.raises(
+            ValueError, match=rf"^language must be one of .* LANGUAGES \(.*{re.escape(said)}$"
+        ):
             invite("four@example.com", sender, language=language)
     assert Invitation.objects.count() == 3
 

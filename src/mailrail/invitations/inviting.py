@@ -15,6 +15,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
+from django.utils.translation import get_supported_language_variant
 from django.utils.translation import gettext as _
 
 from mailrail import Channel
@@ -170,9 +171,18 @@ def _known(language: str) -> str:
     if language and language not in languages:
         raise ValueError(
             f"language must be one of the setting LANGUAGES ({', '.join(languages)}), or empty for that of the site, "
-            f"not {language!r}."
+            f"not {language!r}.{_meant_by(language)}"
         )
     return language
+
+
+def _meant_by(language: str) -> str:
+    """Return a question that suggests the language of the site that another code, or spelling, means."""
+    code = str(language).replace("_", "-").lower()
+    try:
+        return f" Is it {get_supported_language_variant(code)!r}?"
+    except LookupError:
+        return ""
 
 
 def _expiry(expires: float | timedelta | datetime | None) -> datetime | None:

@@ -215,6 +215,12 @@ class AbstractInvitation(models.Model):
         super().save(*args, **kwargs)
 
     @property
+    def sender_name(self) -> str:
+        """What the guest reads of the sender: the full name, or where there is none the username, on one line."""
+        full = getattr(self.sender, "get_full_name", str)()
+        return " ".join((full or "").split()) or str(self.sender)
+
+    @property
     def key(self) -> str:
         """The secret in the link: 48 letters, digits, ``-`` and ``_``. It changes with email and generation."""
         return keys.make_key(self.public_id, self.generation, self.email, self.salt)
