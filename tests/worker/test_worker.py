@@ -27,7 +27,7 @@ from mailrail.routing import Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker, leases
 from mailrail.worker.capacity import Capacity
-from mailrail.worker.consume import CANCELLATION_GRACE, Delivery
+from mailrail.worker.consume import CANCELLATION_GRACE, ConsumerRun
 from mailrail.worker.pools import EventLoop
 from mailrail.worker.supervisor import Job
 
@@ -692,7 +692,7 @@ class TestLimits:
         loop.loop.call_soon_threadsafe(held.wait, 20)
         messages = [IncomingMessage(claim, works) for claim in layer.claim("w", {"work": 3}, 60.0).claims]
         for message in messages:
-            loop.submit(Delivery(works, [message], {}), lambda delivery: ended.release())
+            loop.submit(ConsumerRun(works, [message], {}), lambda run: ended.release())
         loop.loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks()])
         held.set()  # they are started and cancelled in one turn of the loop
         assert all(ended.acquire(timeout=20) for _ in messages)
@@ -1255,12 +1255,12 @@ class TestOnTheDatabase:
         self, layer: DurableLayer
     ) -> None:
         """Its thread and connection are the next one's by the time its limit is over."""
-        from mailrail.worker.consume import Delivery, run_in_thread
+        from mailrail.worker.consume import ConsumerRun, run_in_thread
 
         send(layer, n=2)
         atomic = route("work", Seen(), atomic=True)
         claims = layer.claim("w", {"work": 2}, 60.0).claims
-        first, second = (Delivery(atomic, [IncomingMessage(claim, atomic)], {}) for claim in claims)
+        first, second = (ConsumerRun(atomic, [IncomingMessage(claim, atomic)], {}) for claim in claims)
         run_in_thread(first, layer)
         with layer.atomic():
             first.abandon()

@@ -32,7 +32,7 @@ from ..layers.transactions import DeferredSend
 from ..messages import Message
 from ..routes import Plan
 from ..routing import Routing
-from ..worker.consume import Delivery, run_in_thread, run_on_loop
+from ..worker.consume import ConsumerRun, run_in_thread, run_on_loop
 from ..worker.events import log_lost, log_outcome
 from ..worker.execution_context import moved
 from ..worker.incoming import IncomingMessage
@@ -123,12 +123,12 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
     else:
         route, arguments = found
         message = IncomingMessage(claim, route)
-        delivery = Delivery(route, [message], arguments)
+        run = ConsumerRun(route, [message], arguments)
         with _contained(), _told_how_far(layer):
             if route.is_async:
-                async_to_sync(run_on_loop)(delivery)
+                async_to_sync(run_on_loop)(run)
             else:
-                run_in_thread(delivery, layer)
+                run_in_thread(run, layer)
     assert message.outcome is not None
     yield _settle(layer, message, message.outcome)
     if raise_errors and message.outcome.kind in ("retried", "buried"):

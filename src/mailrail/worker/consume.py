@@ -33,7 +33,7 @@ RELEASED_FOR = 1.0
 """Seconds until a message is due again whose transaction could not be begun."""
 
 
-class Delivery:
+class ConsumerRun:
     """Messages on their way through one run of a consumer: one of them, or a batch."""
 
     __slots__ = (
@@ -153,42 +153,40 @@ def describe(error: BaseException, whole: bool = True) -> str:
     return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
 
 
-def run_in_thread(delivery: Delivery, layer: DurableLayer) -> None:
+def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
     try:
-        delivery.announce()
-        with execution_context(delivery.route, delivery.messages):
-            if delivery.route.policy.atomic:
-                _run_atomic(delivery, layer)
+        run.announce()
+        with execution_context(run.route, run.messages):
+            if run.route.policy.atomic:
+                _run_atomic(run, layer)
             else:
-                delivery.begin()
-                _await_stray(delivery, delivery.call())
-        delivery.succeed()
+                run.begin()
+                _await_stray(run, run.call())
+        run.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
-        if delivery.is_committed:
-            logger.exception(
-                "%s was finished, and then one of its on_commit hooks raised", delivery.messages[0]
-            )
-        delivery.fail(error)
+        if run.is_committed:
+            logger.exception("%s was finished, and then one of its on_commit hooks raised", run.messages[0])
+        run.fail(error)
 
 
 class _RollBack(Exception):
     """The message was not finished, so what its consumer wrote is undone."""
 
 
-def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
+def _run_atomic(run: ConsumerRun, layer: DurableLayer) -> None:
     """The consumer's writes, its sends and the end of its message: all of them, or none."""
-    [message] = delivery.messages
+    [message] = run.messages
     done = False
 
     def committed() -> None:
         message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
 
-    with suppress(_RollBack), _transaction(delivery, layer):
+    with suppress(_RollBack), _transaction(run, layer):
         transaction.on_commit(
             committed, using=layer.using
         )  # before the consumer's own hooks: those may raise
-        _await_stray(delivery, delivery.call())
+        _await_stray(run, run.call())
         if message.outcome is not None and message.outcome.kind != OutcomeKind.FINISHED:
             raise _RollBack
         if layer.finish([message.claim]):
@@ -201,59 +199,59 @@ def _run_atomic(delivery: Delivery, layer: DurableLayer) -> None:
 
 
 @contextmanager
-def _transaction(delivery: Delivery, layer: DurableLayer) -> Iterator[None]:
+def _transaction(run: ConsumerRun, layer: DurableLayer) -> Iterator[None]:
     """The layer's. Waiting for it is no part of the run: no time of its limit, and no attempt if it cannot be had."""
     with ExitStack() as stack:
         try:
             stack.enter_context(layer.atomic())
         except OUTAGES as error:
-            for message in delivery.messages:
+            for message in run.messages:
                 message.decide(
                     Outcome(OutcomeKind.RELEASED, f"its transaction cannot be begun: {error}", RELEASED_FOR)
                 )
             raise _RollBack from error
-        delivery.begin()
-        with delivery.undoable(layer):
+        run.begin()
+        with run.undoable(layer):
             yield
 
 
-def _await_stray(delivery: Delivery, result: Any) -> None:
+def _await_stray(run: ConsumerRun, result: Any) -> None:
     """A plain function may return a coroutine (a wrapper around an async one does): it has not run yet."""
     if inspect.iscoroutine(result):
         asyncio.run(result)
     elif inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(f"{delivery.route.name} returned a generator: its body has not run.")
+        raise TypeError(f"{run.route.name} returned a generator: its body has not run.")
 
 
-async def run_on_loop(delivery: Delivery) -> None:
+async def run_on_loop(run: ConsumerRun) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing."""
     scope = asyncio.timeout(None)
     try:
-        await _announce(delivery)
-        delivery.begin()
-        with execution_context(delivery.route, delivery.messages):
+        await _announce(run)
+        run.begin()
+        with execution_context(run.route, run.messages):
             async with scope:
-                if delivery.limit is not None:  # from here on: the receivers' time is no part of the run
-                    scope.reschedule(asyncio.get_running_loop().time() + delivery.limit)
-                result = delivery.call()
+                if run.limit is not None:  # from here on: the receivers' time is no part of the run
+                    scope.reschedule(asyncio.get_running_loop().time() + run.limit)
+                result = run.call()
                 if inspect.isawaitable(result):
                     await result
-        delivery.succeed()
+        run.succeed()
     except TimeoutError as error:
         if scope.expired():
-            delivery.give_up()
+            run.give_up()
         else:
-            delivery.fail(error)
+            run.fail(error)
     except BaseException as error:
-        delivery.cut_off(error)
+        run.cut_off(error)
 
 
-async def _announce(delivery: Delivery) -> None:
+async def _announce(run: ConsumerRun) -> None:
     """Receivers of signals are sync code, which Django keeps from the database on a thread with an event loop."""
 
     def announce() -> None:
         try:
-            delivery.announce()
+            run.announce()
         finally:
             close_old_connections()
 

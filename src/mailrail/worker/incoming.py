@@ -30,7 +30,7 @@ class IncomingMessage:
     ) -> None:
         self._claim = claim
         self._route = route
-        self._on_outcome = on_outcome  # told at once; None: its delivery tells when the run is over
+        self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
         self.started_at: float | None = None  # time.monotonic()
         self.taken = False  # the settler has it

@@ -15,11 +15,11 @@ from django.db import close_old_connections
 
 from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
-from .consume import Delivery, run_in_thread, run_on_loop
+from .consume import ConsumerRun, run_in_thread, run_on_loop
 from .log import logger
 from .outcomes import OutcomeKind
 
-OnEnd = Callable[[Delivery], None]
+OnEnd = Callable[[ConsumerRun], None]
 
 
 class EventLoop:
@@ -48,19 +48,17 @@ class EventLoop:
             loop.run_until_complete(asyncio.wait({*self._tidying}, timeout=1.0))
         loop.close()
 
-    def submit(self, delivery: Delivery, on_end: OnEnd) -> None:
-        self.loop.call_soon_threadsafe(self._start, delivery, on_end)
+    def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
+        self.loop.call_soon_threadsafe(self._start, run, on_end)
 
-    def _start(self, delivery: Delivery, on_end: OnEnd) -> None:
+    def _start(self, run: ConsumerRun, on_end: OnEnd) -> None:
         def over(task: asyncio.Task[None]) -> None:
-            delivery.cut_off(asyncio.CancelledError())  # where it was cancelled before its first step
-            if any(
-                m.outcome is not None and m.outcome.kind != OutcomeKind.FINISHED for m in delivery.messages
-            ):
+            run.cut_off(asyncio.CancelledError())  # where it was cancelled before its first step
+            if any(m.outcome is not None and m.outcome.kind != OutcomeKind.FINISHED for m in run.messages):
                 _create_task(_tidy_connections(), self._tidying)
-            on_end(delivery)
+            on_end(run)
 
-        _create_task(run_on_loop(delivery), self._tasks).add_done_callback(over)
+        _create_task(run_on_loop(run), self._tasks).add_done_callback(over)
 
     def close(self) -> None:
         loop, self._loop = self._loop, None
@@ -88,14 +86,14 @@ async def _tidy_connections() -> None:
 class Threads:
     """A fixed number of daemon threads: one that hangs must not keep the process from ending.
 
-    To wake a thread costs more than a short consumer does. So they wake one another: each that takes a delivery wakes
+    To wake a thread costs more than a short consumer does. So they wake one another: each that takes a run wakes
     one more if another waits. Where consumers end at once, the first thread has run them all before the second is up.
     """
 
     def __init__(self, size: int, layer: DurableLayer) -> None:
         self.size = size
         self._layer = layer
-        self._waiting: deque[tuple[Delivery, OnEnd]] = deque()
+        self._waiting: deque[tuple[ConsumerRun, OnEnd]] = deque()
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: end
         self._is_waking = False  # a wake is on its way to a thread
         self._started = 0
@@ -105,15 +103,15 @@ class Threads:
     def free(self) -> int:
         return max(0, self.size - self._busy)
 
-    def submit(self, delivery: Delivery, on_end: OnEnd) -> None:
+    def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
         self._busy += 1
         if self._started < min(self._busy, self.size):
             self._start_one()
-        self._waiting.append((delivery, on_end))
+        self._waiting.append((run, on_end))
         self._wake_one()
 
     def freed(self) -> None:
-        """A delivery is over; told by the worker's own thread."""
+        """A run is over; told by the worker's own thread."""
         self._busy -= 1
 
     def replace_one(self) -> None:
@@ -139,21 +137,21 @@ class Threads:
             self._is_waking = False
             while self._waiting:
                 try:
-                    delivery, on_end = self._waiting.popleft()
+                    run, on_end = self._waiting.popleft()
                 except IndexError:  # another thread was quicker
                     break
                 if self._waiting:
                     self._wake_one()
-                self._run_one(delivery)
-                on_end(delivery)
+                self._run_one(run)
+                on_end(run)
         close_connections()
 
-    def _run_one(self, delivery: Delivery) -> None:
+    def _run_one(self, run: ConsumerRun) -> None:
         """None of these raises; if one ever does, it must cost neither the thread nor the message's end."""
         try:
             tidy_before()
-            run_in_thread(delivery, self._layer)
+            run_in_thread(run, self._layer)
             tidy_after()
         except BaseException as error:
-            logger.exception("%s: the worker itself failed", delivery.route.name)
-            delivery.cut_off(error)
+            logger.exception("%s: the worker itself failed", run.route.name)
+            run.cut_off(error)

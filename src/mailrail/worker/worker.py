@@ -25,7 +25,7 @@ from ..routing import Routing
 from ..terminal import counted
 from .capacity import Capacity
 from .connections import close_connections, own_connection
-from .consume import Delivery
+from .consume import ConsumerRun
 from .events import log_outcome
 from .incoming import IncomingMessage
 from .leases import OUTAGES, LeaseKeeper, is_outage
@@ -98,9 +98,9 @@ class Worker:
         self._keeper = LeaseKeeper(layer, self.id, self._leases, self._describe)
         self._settler = Settler(layer, self._keeper)
         self._capacity = Capacity(layer, self.plans, self._threads, self._recycling)
-        self._running: set[Delivery] = set()
-        self._held: deque[Delivery] = deque()  # while their channel has no slot, so something of it runs
-        self._ended: deque[Delivery | IncomingMessage] = deque()
+        self._running: set[ConsumerRun] = set()
+        self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
+        self._ended: deque[ConsumerRun | IncomingMessage] = deque()
         self._all_ended = threading.Event()
         self._is_told = False  # that something has ended, since it last looked
         self._stopping = threading.Event()
@@ -239,59 +239,61 @@ class Worker:
                 continue
             route, arguments = found
             if plan.batch is None:
-                self._start(Delivery(route, [IncomingMessage(claim, route)], arguments))
+                self._start(ConsumerRun(route, [IncomingMessage(claim, route)], arguments))
             elif claim.alone or plan.is_suspect(claim):
-                self._start_or_hold(Delivery(route, [IncomingMessage(claim, route, self._ended_early)], {}))
+                self._start_or_hold(
+                    ConsumerRun(route, [IncomingMessage(claim, route, self._ended_early)], {})
+                )
             else:
                 batches.setdefault(route, []).append(IncomingMessage(claim, route, self._ended_early))
         for route, messages in batches.items():
             for part in _parts(messages, route.policy.batch or 1):
-                self._start_or_hold(Delivery(route, part, {}))
+                self._start_or_hold(ConsumerRun(route, part, {}))
 
-    def _start_or_hold(self, delivery: Delivery) -> None:
+    def _start_or_hold(self, run: ConsumerRun) -> None:
         """Messages of one batch may have to run apart: they wait for each other, for there are no slots for so many."""
-        if self._capacity.is_full(delivery.channel):
-            self._held.append(delivery)
+        if self._capacity.is_full(run.channel):
+            self._held.append(run)
         else:
-            self._start(delivery)
+            self._start(run)
 
     def _start_held(self, channel: str) -> None:
         """A slot of this channel is free."""
-        for delivery in self._held:
-            if delivery.channel == channel:
-                self._held.remove(delivery)
-                self._start(delivery)
+        for run in self._held:
+            if run.channel == channel:
+                self._held.remove(run)
+                self._start(run)
                 return
 
-    def _start(self, delivery: Delivery) -> None:
-        self._running.add(delivery)
-        self._recycling.count(len(delivery.messages))
-        self._capacity.take(delivery.channel)
-        claim = delivery.messages[0].claim
+    def _start(self, run: ConsumerRun) -> None:
+        self._running.add(run)
+        self._recycling.count(len(run.messages))
+        self._capacity.take(run.channel)
+        claim = run.messages[0].claim
         if self._isolated_runs is not None and self.plans[claim.channel].is_suspect(claim):
-            delivery.in_pool = False
-            self._isolated_runs.run(claim, lambda well: self._isolated_run_ended(delivery, well))
-        elif delivery.route.is_async:
-            self._loop.submit(delivery, self._ended_delivery)
+            run.in_pool = False
+            self._isolated_runs.run(claim, lambda well: self._isolated_run_ended(run, well))
+        elif run.route.is_async:
+            self._loop.submit(run, self._run_ended)
         else:
-            self._threads.submit(delivery, self._ended_delivery)
+            self._threads.submit(run, self._run_ended)
 
-    def _end(self, delivery: Delivery) -> None:
+    def _end(self, run: ConsumerRun) -> None:
         """The consumer is done: free its slot, and settle what it left."""
-        self._free(delivery)
-        for message in delivery.messages:
+        self._free(run)
+        for message in run.messages:
             self._settler.add(message)
 
-    def _free(self, delivery: Delivery) -> None:
-        if delivery in self._running:
-            self._running.discard(delivery)
-            self._capacity.give_back(delivery.channel)
-            if not delivery.route.is_async and delivery.in_pool:
+    def _free(self, run: ConsumerRun) -> None:
+        if run in self._running:
+            self._running.discard(run)
+            self._capacity.give_back(run.channel)
+            if not run.route.is_async and run.in_pool:
                 self._threads.freed()
-            self._start_held(delivery.channel)
+            self._start_held(run.channel)
 
-    def _ended_delivery(self, delivery: Delivery) -> None:
-        self._ended.append(delivery)
+    def _run_ended(self, run: ConsumerRun) -> None:
+        self._ended.append(run)
         if len(self._ended) >= len(self._running):
             self._all_ended.set()
         self._tell()
@@ -312,7 +314,7 @@ class Worker:
         """Sleep until something is due, a consumer ended, or a limit is over."""
         if self._is_dry() or (self._stopping.is_set() and not self._running):
             return
-        moments = [d.overdue_at for d in self._running] + [self._stop_at, *self._capacity.opening_times()]
+        moments = [run.overdue_at for run in self._running] + [self._stop_at, *self._capacity.opening_times()]
         timeout = min([LONGEST_WAIT * random.uniform(0.75, 1), *(m - time.monotonic() for m in moments)])
         if timeout > 0:
             may_claim = self._claiming and not self._stopping.is_set()
@@ -340,14 +342,14 @@ class Worker:
 
     def _give_up_overdue(self) -> None:
         now = time.monotonic()
-        for delivery in [d for d in self._running if d.overdue_at <= now]:
-            delivery.give_up()
-            delivery.abandon()
+        for run in [run for run in self._running if run.overdue_at <= now]:
+            run.give_up()
+            run.abandon()
             logger.error(
-                "%s still runs past its time limit; this worker process will be replaced", delivery.route.name
+                "%s still runs past its time limit; this worker process will be replaced", run.route.name
             )
-            self._end(delivery)
-            if not delivery.route.is_async:
+            self._end(run)
+            if not run.route.is_async:
                 self._threads.replace_one()
             self.should_recycle = True
         if self.should_recycle and self._isolated_runs is not None and not self._stopping.is_set():
@@ -361,13 +363,13 @@ class Worker:
         self.should_recycle = True
         self.stop(float("inf"))
 
-    def _isolated_run_ended(self, delivery: Delivery, well: bool | None) -> None:
+    def _isolated_run_ended(self, run: ConsumerRun, well: bool | None) -> None:
         """Settle what the message's own process left. The supervisor's thread calls this."""
-        [message] = delivery.messages
+        [message] = run.messages
         outcome = {True: OutcomeKind.ISOLATED, False: OutcomeKind.LAPSED, None: OutcomeKind.RELEASED}[well]
         why, delay = ("no process of its own was started", NOT_STARTED_FOR) if well is None else ("", 0.0)
         message.decide(Outcome(outcome, why, delay))
-        self._ended_delivery(delivery)
+        self._run_ended(run)
 
     def _report_unrouted(self) -> None:
         """Channels that hold messages and have no route anywhere: said once each."""
@@ -406,20 +408,20 @@ class Worker:
             logger.error("the layer cannot be used; %s", error, exc_info=trace)
 
     def _release_running(self) -> None:
-        for delivery in self._held:
-            for message in delivery.messages:
+        for run in self._held:
+            for message in run.messages:
                 message.decide(Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer began"))
                 self._settler.add(message)
         self._held.clear()
-        for delivery in list(self._running):
-            if not delivery.in_pool:  # its own process settles it
+        for run in list(self._running):
+            if not run.in_pool:  # its own process settles it
                 continue
-            for message in delivery.messages:
+            for message in run.messages:
                 message.decide(
                     Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer was done")
                 )
-            delivery.abandon()
-            self._end(delivery)
+            run.abandon()
+            self._end(run)
             self.should_recycle = True
 
     def _describe(self) -> Content:
