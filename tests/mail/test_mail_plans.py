@@ -17,7 +17,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from mailrail import reconciliation
-from mailrail.key_lists import MOST_OF_ONE, WINDOW
+from mailrail.keyset_admin import MOST_OF_ONE, WINDOW
 from mailrail.layers import get_layer
 from mailrail.mail import erasure, health, overview, retention
 from mailrail.mail.models import Email

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.key_lists import short_time
+from mailrail.keyset_admin import short_time
 from mailrail.messages import Listed, Place
 from mailrail.models import BuriedMessage
 from mailrail.tracebacks import first_line

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail.errors import MailrailError
-from mailrail.key_lists import WordFilter
+from mailrail.keyset_admin import WordFilter
 
 from .sources import MOST_CHANNELS, Asked
 

@@ -22,7 +22,13 @@ from django.urls import reverse
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 
 from mailrail.errors import MailrailError
-from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, confirmation, is_confirmed
+from mailrail.keyset_admin import (
+    DecidingAdmin,
+    KeysetChangeList,
+    NeitherMadeNorChanged,
+    confirmation,
+    is_confirmed,
+)
 from mailrail.messages import Content, Listed, Message, Place
 from mailrail.record_links import link_of
 from mailrail.terminal import harmless, single_line
@@ -48,7 +54,7 @@ class Decision:
     missed: Callable[[int], str]
 
 
-class LayerList(KeyList):
+class LayerChangeList(KeysetChangeList):
     """Of a layer's messages: instances of the model that were never saved, each with what was ``listed`` of it."""
 
     model_admin: LayerAdmin
@@ -80,8 +86,8 @@ class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
     message_template: ClassVar[str]
     decisions: ClassVar[Mapping[str, Decision]]
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[LayerList]:
-        return LayerList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[LayerChangeList]:
+        return LayerChangeList
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return []  # a message has a page of its own, and no form

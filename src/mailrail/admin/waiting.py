@@ -14,7 +14,7 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.errors import MailrailError
-from mailrail.key_lists import short_time
+from mailrail.keyset_admin import short_time
 from mailrail.messages import ChannelStats, Listed, Place
 from mailrail.models import StoredMessage
 from mailrail.tracebacks import first_line

@@ -22,10 +22,10 @@ from django.utils.translation import ngettext, pgettext_lazy
 
 from mailrail import Channel
 from mailrail.errors import InvalidSettings
-from mailrail.key_lists import (
+from mailrail.keyset_admin import (
     DecidingAdmin,
     Filter,
-    KeyList,
+    KeysetChangeList,
     WordFilter,
     breakable,
     confirmation,
@@ -91,7 +91,7 @@ class RoleFilter(WordFilter):
         return queryset.filter(role=self.value()) if self.value() else queryset
 
 
-class InvitationList(KeyList):
+class InvitationChangeList(KeysetChangeList):
     """The newest first."""
 
     time_field = "created"
@@ -155,7 +155,7 @@ class InvitationAdmin(DecidingAdmin):
     list_display = ("whom", "sender", "role", "status", "created", "sent")
     list_filter = (StatusFilter, RoleFilter)
     list_select_related = ("sender",)
-    search_fields = ("email",)  # InvitationList says how
+    search_fields = ("email",)  # InvitationChangeList says how
     search_help_text = _("A whole email address, or the name of a sender.")
     raw_id_fields = ("sender",)
     fields = (
@@ -176,13 +176,13 @@ class InvitationAdmin(DecidingAdmin):
     def status(self, invitation: AbstractInvitation) -> str:
         return str(invitation.status.label)
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[InvitationList]:
-        return InvitationList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[InvitationChangeList]:
+        return InvitationChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return queryset, False  # InvitationList searches: it has to know whether an index helps
+        return queryset, False  # InvitationChangeList searches: it has to know whether an index helps
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"sender": request.user.pk, **super().get_changeform_initial_data(request)}

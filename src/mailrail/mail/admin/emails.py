@@ -23,7 +23,13 @@ from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.key_lists import DecidingAdmin, KeyList, NeitherMadeNorChanged, breakable, short_time
+from mailrail.keyset_admin import (
+    DecidingAdmin,
+    KeysetChangeList,
+    NeitherMadeNorChanged,
+    breakable,
+    short_time,
+)
 from mailrail.record_links import link_records
 
 from .. import control
@@ -71,7 +77,7 @@ DECISIONS = {
 }
 
 
-class EmailList(KeyList):
+class EmailChangeList(KeysetChangeList):
     """The newest first."""
 
     time_field = "created_at"
@@ -186,13 +192,13 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
     def queued(self, email: Email) -> str | None:
         return short_time(email.created_at)
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EmailList]:
-        return EmailList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EmailChangeList]:
+        return EmailChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return queryset, False  # EmailList searches: it has to know whether an index helps
+        return queryset, False  # EmailChangeList searches: it has to know whether an index helps
 
     @admin.action(description=_("Send selected emails now"), permissions=("resend",))
     def send_now(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:

@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import pgettext_lazy
 
-from mailrail.key_lists import Filter, WordFilter, few_of
+from mailrail.keyset_admin import Filter, WordFilter, few_of
 
 from ..mailers import delivering
 from ..models import Email, MailerState, Status

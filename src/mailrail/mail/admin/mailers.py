@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
-from mailrail.key_lists import NeitherMadeNorChanged
+from mailrail.keyset_admin import NeitherMadeNorChanged
 from mailrail.terminal import harmless
 
 from .. import outages

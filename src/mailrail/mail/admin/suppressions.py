@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail.addresses import bare
-from mailrail.key_lists import KeyList, KeyListAdmin, breakable
+from mailrail.keyset_admin import KeysetAdmin, KeysetChangeList, breakable
 from mailrail.terminal import harmless
 
 from ..models import Suppression
@@ -32,14 +32,14 @@ class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic onl
         return address
 
 
-class SuppressionList(KeyList):
+class SuppressionChangeList(KeysetChangeList):
     """By address."""
 
     direction = ""
 
 
 @admin.register(Suppression)
-class SuppressionAdmin(KeyListAdmin):
+class SuppressionAdmin(KeysetAdmin):
     """Addresses are put on the list and taken off, and not changed."""
 
     form = SuppressionForm
@@ -61,8 +61,8 @@ class SuppressionAdmin(KeyListAdmin):
     def whom(self, suppression: Suppression) -> str:
         return breakable(suppression.address)
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SuppressionList]:
-        return SuppressionList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SuppressionChangeList]:
+        return SuppressionChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

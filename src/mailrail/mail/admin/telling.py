@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import pgettext_lazy
 
-from mailrail.key_lists import breakable
+from mailrail.keyset_admin import breakable
 from mailrail.moments import as_django
 from mailrail.terminal import harmless
 from mailrail.tracebacks import first_line

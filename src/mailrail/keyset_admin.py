@@ -42,18 +42,18 @@ MOST_OF_ONE = 1000
 """Rows that an index finds in another order, and that are sorted; of more, a window is searched."""
 
 
-class KeyList(ChangeList):
+class KeysetChangeList(ChangeList):
     """``direction``: ``"-"`` begins with the highest key. The admin's own parameters for order and page are ignored."""
 
     direction = "-"
     behind: str | None = None
     is_windowed = False
     """Is there a condition that no index finds?"""
-    looked_back_to: Any = None
+    scanned_until: Any = None
     """The last key of the window, if there are rows behind it."""
     time_field = ""
     """The field that says when a row was made, if there is one: how far a window went back."""
-    looked_back_to_time: Any = None
+    scanned_until_time: Any = None
     next_page: str | None = None
     """Query string of the page behind this one."""
     first_page = "?"
@@ -87,10 +87,10 @@ class KeyList(ChangeList):
             del page[self.list_per_page :]
             last = page[-1].pk
         elif last is not None:
-            self.looked_back_to = last
+            self.scanned_until = last
             if self.time_field:
                 times = self.root_queryset.filter(pk=last).values_list(self.time_field, flat=True)
-                self.looked_back_to_time = times.first()
+                self.scanned_until_time = times.first()
         self.show(page, last)
 
     def show(self, page: list[Any], last: Any) -> None:
@@ -198,10 +198,10 @@ class WordFilter(Filter):
         }
 
 
-class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
-    """One with a ``KeyList``."""
+class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+    """One with a ``KeysetChangeList``."""
 
-    change_list_template = "mailrail/admin/key_list.html"
+    change_list_template = "mailrail/admin/keyset_list.html"
     list_per_page = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
@@ -210,8 +210,8 @@ class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     class Media:
         css = {"all": ("mailrail/admin.css",)}  # noqa: RUF012 - as Django has it
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeyList]:
-        return KeyList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
+        return KeysetChangeList
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return None if NUL in object_id else super().get_object(request, object_id, from_field)
@@ -241,7 +241,7 @@ class KeyListAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         return super().response_action(request, queryset, *args, **kwargs)
 
 
-class DecidingAdmin(KeyListAdmin):
+class DecidingAdmin(KeysetAdmin):
     """One whose records have an address, ``…/decide/``, that what people decide about them is posted to."""
 
     def get_urls(self) -> list[URLPattern]:
