@@ -241,7 +241,7 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
         return super().response_action(request, queryset, *args, **kwargs)
 
 
-class DecidingAdmin(KeysetAdmin):
+class ActionAdmin(KeysetAdmin):
     """One whose records have an address, ``…/decide/``, that what people decide about them is posted to."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -260,7 +260,7 @@ class DecidingAdmin(KeysetAdmin):
         raise NotImplementedError
 
 
-class NeitherMadeNorChanged:
+class ReadOnlyAdminMixin:
     """Mixed into an admin of what only programs make and change."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

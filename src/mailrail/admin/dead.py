@@ -15,14 +15,14 @@ from mailrail.models import BuriedMessage
 from mailrail.tracebacks import first_line
 
 from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
-from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened
+from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
 from .sources import Address, Asked, Source
 
 _GONE = counted(
     "%(count)d message is not dead any more: it was requeued or discarded meanwhile.",
     "%(count)d messages are not dead any more: they were requeued or discarded meanwhile.",
 )
-REQUEUE = Decision(
+REQUEUE = MessageAction(
     "requeue",
     _("Send again"),
     "requeue_message",
@@ -30,7 +30,7 @@ REQUEUE = Decision(
     counted("%(count)d message was sent again.", "%(count)d messages were sent again."),
     _GONE,
 )
-DISCARD = Decision(
+DISCARD = MessageAction(
     "discard",
     pgettext_lazy("message", "Discard"),
     "discard_message",

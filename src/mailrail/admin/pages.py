@@ -23,9 +23,9 @@ from django.utils.translation import gettext, ngettext, pgettext_lazy
 
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import (
-    DecidingAdmin,
+    ActionAdmin,
     KeysetChangeList,
-    NeitherMadeNorChanged,
+    ReadOnlyAdminMixin,
     confirmation,
     is_confirmed,
 )
@@ -43,7 +43,7 @@ SHOWN_IN_LISTS = 120
 
 
 @dataclass(frozen=True)
-class Decision:
+class MessageAction:
     """What people may decide: the layer's verb, the permission, and the words. ``done`` counts, ``missed`` too."""
 
     verb: str
@@ -80,11 +80,11 @@ class LayerChangeList(KeysetChangeList):
         return row
 
 
-class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
+class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
     """Messages are looked at, and decided about; they are neither made nor changed here."""
 
     message_template: ClassVar[str]
-    decisions: ClassVar[Mapping[str, Decision]]
+    decisions: ClassVar[Mapping[str, MessageAction]]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[LayerChangeList]:
         return LayerChangeList
@@ -178,7 +178,7 @@ class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
         self._carry_out(request, decision, addresses)
         return self._to_list() if field == "decision" else HttpResponseRedirect(back)
 
-    def _carry_out(self, request: HttpRequest, decision: Decision, addresses: list[Address]) -> None:
+    def _carry_out(self, request: HttpRequest, decision: MessageAction, addresses: list[Address]) -> None:
         """What was done is told and logged; what was not there any more is told."""
         done = missed = 0
         for (name, channel), ids in _by_channel(addresses).items():
@@ -197,7 +197,7 @@ class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
         if missed:
             self.message_user(request, decision.missed(missed), messages.WARNING)
 
-    def _log(self, request: HttpRequest, decision: Decision, addresses: Iterable[Address]) -> None:
+    def _log(self, request: HttpRequest, decision: MessageAction, addresses: Iterable[Address]) -> None:
         """By their names: contents do not belong into the log, which outlives them."""
         content_type = get_content_type_for_model(self.model)
         LogEntry.objects.bulk_create(
@@ -212,7 +212,7 @@ class LayerAdmin(NeitherMadeNorChanged, DecidingAdmin):
             for address in addresses
         )
 
-    def _may(self, request: HttpRequest, decision: Decision) -> bool:
+    def _may(self, request: HttpRequest, decision: MessageAction) -> bool:
         return request.user.has_perm(f"{self.opts.app_label}.{decision.permission}")
 
     def _to_list(self) -> HttpResponse:

@@ -20,12 +20,12 @@ from mailrail.models import StoredMessage
 from mailrail.tracebacks import first_line
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
-from .pages import Decision, LayerAdmin, Text, counted, facts_of, moment, shortened
+from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
 from .sources import Address, Asked, Source
 
 COUNTED = 1_000
 """Messages of a kind and a channel that are counted for the page; more are estimated where counting takes long."""
-CANCEL = Decision(
+CANCEL = MessageAction(
     "cancel",
     pgettext_lazy("message", "Cancel"),
     "cancel_message",

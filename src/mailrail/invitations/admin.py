@@ -23,7 +23,7 @@ from django.utils.translation import ngettext, pgettext_lazy
 from mailrail import Channel
 from mailrail.errors import InvalidSettings
 from mailrail.keyset_admin import (
-    DecidingAdmin,
+    ActionAdmin,
     Filter,
     KeysetChangeList,
     WordFilter,
@@ -43,7 +43,7 @@ from .rights import check_rights
 
 
 @dataclass(frozen=True)
-class Decision:
+class InvitationAction:
     """What people may decide about invitations that stand so."""
 
     label: Any
@@ -53,12 +53,12 @@ class Decision:
 
 
 DECISIONS = {
-    "resend": Decision(
+    "resend": InvitationAction(
         _("Send again, with a new link"),
         _("Send these invitations again, with new links? The links sent before stop working."),
         resend,
     ),
-    "revoke": Decision(
+    "revoke": InvitationAction(
         pgettext_lazy("invitation", "Revoke"),
         _("Revoke these invitations? Their links stop working, for good."),
         revoke,
@@ -66,7 +66,7 @@ DECISIONS = {
 }
 
 
-class StatusFilter(Filter):
+class InvitationStatusFilter(Filter):
     """Waiting, sent, accepted, revoked or expired. Indexes have the accepted and the revoked ones."""
 
     title = pgettext_lazy("invitation", "status")
@@ -121,7 +121,7 @@ class InvitationChangeList(KeysetChangeList):
 
     def indexed(self) -> QuerySet[Any]:
         rows = super().indexed()
-        is_unsent = self.params.get(StatusFilter.parameter_name) == Status.WAITING
+        is_unsent = self.params.get(InvitationStatusFilter.parameter_name) == Status.WAITING
         return rows.filter(sent=None, accepted_at=None) if is_unsent else rows
 
 
@@ -144,7 +144,7 @@ with suppress(InvalidSettings, ImproperlyConfigured):  # a check tells, which th
 
 
 @admin.register(Invitation)
-class InvitationAdmin(DecidingAdmin):
+class InvitationAdmin(ActionAdmin):
     """Invitations are made and deleted here, but not changed: the key belongs to the address."""
 
     form = InvitationAdminForm
@@ -153,7 +153,7 @@ class InvitationAdmin(DecidingAdmin):
     }
     change_form_template = "mailrail_invitations/admin/invitation.html"
     list_display = ("whom", "sender", "role", "status", "created", "sent")
-    list_filter = (StatusFilter, RoleFilter)
+    list_filter = (InvitationStatusFilter, RoleFilter)
     list_select_related = ("sender",)
     search_fields = ("email",)  # InvitationChangeList says how
     search_help_text = _("A whole email address, or the name of a sender.")

@@ -24,9 +24,9 @@ from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.keyset_admin import (
-    DecidingAdmin,
+    ActionAdmin,
     KeysetChangeList,
-    NeitherMadeNorChanged,
+    ReadOnlyAdminMixin,
     breakable,
     short_time,
 )
@@ -38,7 +38,7 @@ from ..queueing import CHANNEL
 from ..retention import delete_final
 from . import telling
 from .contents import CannotShow, Contents, download, preview
-from .filters import AboutFilter, MailerFilter, StatusFilter, TagFilter
+from .filters import AboutFilter, EmailStatusFilter, MailerFilter, TagFilter
 
 SHOWN_AT_ONCE = 1024 * 1024
 """Bytes of an email whose content is read for its page; that of a larger one on demand."""
@@ -47,7 +47,7 @@ OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
 
 
 @dataclass(frozen=True)
-class Decision:
+class EmailAction:
     """What people may decide: by a button, for emails of these statuses, and by an action of the list."""
 
     label: Any
@@ -62,18 +62,20 @@ class Decision:
 
 
 DECISIONS = {
-    "send_now": Decision(_("Send now"), control.send_now, "resend_email", (telling.DEFERRED,)),
-    "resend": Decision(_("Send again"), control.resend, "resend_email", FINAL),
-    "cancel": Decision(pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", (*WAITING, "held")),
-    "cancel_anyway": Decision(
+    "send_now": EmailAction(_("Send now"), control.send_now, "resend_email", (telling.DEFERRED,)),
+    "resend": EmailAction(_("Send again"), control.resend, "resend_email", FINAL),
+    "cancel": EmailAction(
+        pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", (*WAITING, "held")
+    ),
+    "cancel_anyway": EmailAction(
         pgettext_lazy("email", "Cancel, though it may have been sent"),
         partial(control.cancel, force=True),
         "cancel_email",
         (*WAITING, "held"),
         in_doubt=True,
     ),
-    "hold": Decision(pgettext_lazy("email", "Hold"), control.hold, "hold_email", WAITING),
-    "release": Decision(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
+    "hold": EmailAction(pgettext_lazy("email", "Hold"), control.hold, "hold_email", WAITING),
+    "release": EmailAction(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
 }
 
 
@@ -93,7 +95,7 @@ class EmailChangeList(KeysetChangeList):
         return _containing(found, term)
 
     def indexed(self) -> QuerySet[Email]:
-        status = self.params.get(StatusFilter.parameter_name)
+        status = self.params.get(EmailStatusFilter.parameter_name)
         rows = super().indexed()
         if status == telling.DEFERRED:
             status = Status.QUEUED
@@ -130,12 +132,12 @@ link_records(CHANNEL, Email)
 
 
 @admin.register(Email)
-class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
+class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     """Emails are looked at, and decided about; they are neither made nor changed here."""
 
     change_form_template = "mailrail_mail/admin/email.html"
     list_display = ("title", "to", "stand", "reason", "next_try", "mailer", "queued")
-    list_filter = (StatusFilter, MailerFilter, TagFilter, AboutFilter)
+    list_filter = (EmailStatusFilter, MailerFilter, TagFilter, AboutFilter)
     search_fields = ("subject",)
     search_help_text = _(
         "The whole id, key or Message-ID; or a part of the subject or a recipient, which is looked for page by page."
@@ -342,7 +344,7 @@ class EmailAdmin(NeitherMadeNorChanged, DecidingAdmin):
             )
             self.message_user(request, said % {"count": count, "why": gettext(reason)}, messages.WARNING)
 
-    def _may(self, request: HttpRequest, decision: Decision) -> bool:
+    def _may(self, request: HttpRequest, decision: EmailAction) -> bool:
         return request.user.has_perm(f"mailrail_mail.{decision.permission}")
 
     def has_resend_permission(self, request: HttpRequest) -> bool:

@@ -20,7 +20,7 @@ from ..policies import UNNAMED
 from .telling import DEFERRED, WORDS
 
 
-class StatusFilter(Filter):
+class EmailStatusFilter(Filter):
     """By an index in the order of the list; those that wait for their next attempt are looked for among the queued."""
 
     title = pgettext_lazy("email", "status")

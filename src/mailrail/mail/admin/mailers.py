@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
-from mailrail.keyset_admin import NeitherMadeNorChanged
+from mailrail.keyset_admin import ReadOnlyAdminMixin
 from mailrail.terminal import harmless
 
 from .. import outages
@@ -30,7 +30,7 @@ def _may_allow(request: HttpRequest) -> bool:
 
 
 @admin.register(MailerState)
-class MailerStateAdmin(NeitherMadeNorChanged, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
+class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
     """A mailer that works has no record, so the list is one of mailers."""
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
