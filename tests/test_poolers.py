@@ -19,7 +19,7 @@ from mailrail import Channel
 from mailrail.mail.ledger import write
 from mailrail.mail.models import Email, Status
 from mailrail.mail.outcomes import Result
-from mailrail.prepared import is_direct
+from mailrail.prepared_statements import is_pooled
 
 from .pgbouncer import MISSING, PROGRAM, PgBouncer
 from .processes import Ledger, WorkerProcess, children_of, until, workers
@@ -96,7 +96,7 @@ class TestPgBouncer:
     def test_workers_drain_with_keys_and_lanes_and_leave_nothing_in_the_sessions(
         self, layer: Any, ledger: Ledger
     ) -> None:
-        assert not is_direct(_connected())
+        assert is_pooled(_connected())
         ids = {str(id) for id in Channel("ledger").send_many([{}] * 1000)}
         ids |= {str(Channel("ledger").send({}, key=f"k{n % 5}")) for n in range(20)}
         in_lane = [str(id) for id in Channel("slow").send_many([{"seconds": 0.001}] * 60, lane="l")]

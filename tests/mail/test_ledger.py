@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 @pytest.fixture(params=["default", "postgres", "a pooler"])
 def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "a pooler":
-        monkeypatch.setattr("mailrail.prepared.is_direct", lambda connection: False)
+        monkeypatch.setattr("mailrail.prepared_statements.is_pooled", lambda connection: True)
         return "postgres"
     return str(request.param)
 

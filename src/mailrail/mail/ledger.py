@@ -11,7 +11,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from mailrail.moments import aware
-from mailrail.prepared import execute_prepared
+from mailrail.prepared_statements import execute_prepared
 
 from .models import Email, Status, Suppression
 from .outcomes import Result

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from django.db import OperationalError, ProgrammingError, transaction
 
-from ...prepared import execute_prepared
+from ...prepared_statements import execute_prepared
 from ...transient import Remedy, remedy_for, sqlstate_of
 from ..database import DatabaseChannelLayer, tables_are_missing
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import connections
 
-from ...prepared import is_direct
+from ...prepared_statements import is_pooled
 from ...second_connection import unpooled
 from ..hints import HintListener, logger
 
@@ -30,7 +30,7 @@ class Listener(HintListener):
         wrapper = unpooled(connections[self._using])  # kept for ever, it has no business in a pool
         try:
             wrapper.connect()
-            if not is_direct(wrapper):
+            if is_pooled(wrapper):
                 self._is_in_vain = True
                 logger.info(
                     "database %r is reached through a connection pooler, so no notifications: looking for messages "

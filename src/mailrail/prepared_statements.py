@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_direct: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_pooled: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 
-def is_direct(connection: Any) -> bool:
-    """Does this connection (Django's wrapper) lead to one server process, and not to a pooler of them?
+def is_pooled(connection: Any) -> bool:
+    """Tell whether this connection (Django's wrapper) leads to a pooler, and not to one server process.
 
     A pooler makes up the process id that it hands out as the key for cancelling (PostgreSQL manual, 55.2.9). It differs
     from the one that the server process reports.
     """
     driver = connection.connection
-    if driver not in _direct:
+    if driver not in _pooled:
         with connection.wrap_database_errors:
             (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone()
-        _direct[driver] = pid == driver.info.backend_pid
-    return _direct[driver]
+        _pooled[driver] = pid != driver.info.backend_pid
+    return _pooled[driver]
 
 
 def execute_prepared(
@@ -37,7 +37,7 @@ def execute_prepared(
     from django.db.backends.postgresql import psycopg_any
 
     connection.ensure_connection()
-    if not psycopg_any.is_psycopg3 or not is_direct(connection):
+    if not psycopg_any.is_psycopg3 or is_pooled(connection):
         with connection.cursor() as cursor:
             cursor.execute(statement, values)
             rows: list[Any] = cursor.fetchall()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connections, transaction
 
-from mailrail.prepared import execute_prepared
+from mailrail.prepared_statements import execute_prepared
 
 pytestmark = pytest.mark.django_db(databases=["postgres"])
 
@@ -65,7 +65,7 @@ def test_others_are_prepared_as_the_project_says(table: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("mailrail.prepared.is_direct", lambda connection: False),
+        ("mailrail.prepared_statements.is_pooled", lambda connection: True),
         ("django.db.backends.postgresql.psycopg_any.is_psycopg3", False),
     ],
     ids=["behind a pooler", "by psycopg 2"],
