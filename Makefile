@@ -72,7 +72,14 @@ check-django: ## the part of it that Django has: system checks, missing migratio
 messages: ## update the catalogues of translations, and list what they lack
 	"$(dev)" -W error -m scripts.catalogues
 
+# The first page shows the admin, where a browser and the environment of `make test` are there already.
+picture = build/screenshots/emails-en-desk-light.png
+with-browser = $(lastword $(wildcard .venv/*-dev/bin/python))
+
 docs: ## the documentation as HTML, in build/docs; a warning is an error
+	@[ -f $(picture) ] || [ ! -x "$(with-browser)" ] || MAILRAIL_SCREENSHOTS=build/screenshots "$(with-browser)" -W error \
+		-m pytest -q tests/pages/test_admin_pages.py -k "test_a_page_reads_well and en-emails"
+	@[ -f $(picture) ] || echo "docs: no screenshot on the first page; that takes Chromium and what make test sets up"
 	"$(call python-of,docs)" -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env \
 		--quiet docs build/docs $(ARGS)
 

@@ -1,7 +1,7 @@
 """Import what settings and routes name, and say in which line of the project's files a mistake is.
 
-``route()``, ``include()`` and ``@consumer`` raise their mistakes. While the routing is being looked for they do not: a
-module that raises is not read on, so people would be told of one mistake at a time. ``gathered`` notes them instead.
+``route()``, ``include()`` and ``@consumer`` raise their mistakes. While the routing is imported they do not: a module
+that raises is read no further. People would learn of one mistake at a time. ``gathered`` notes them instead.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class SlotMap:
 def read_slot_map(answer: Any, host: str) -> SlotMap:
     """Read the answer to ``CLUSTER SLOTS`` of the node at ``host``.
 
-    Raises redis-py's error for an answer that is one, and ``ClusterDownError`` for a map without slots, which is what a
-    node tells that is new or was reset.
+    Raises redis-py's error for an answer that is one. Raises ``ClusterDownError`` for a map without slots, which a new
+    or reset node sends.
     """
     if isinstance(answer, redis.ResponseError):
         raise answer

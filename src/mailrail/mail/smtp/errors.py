@@ -71,7 +71,7 @@ class ServerRefused(SmtpError):
 
 CERTIFICATE = (
     "Check that the certificate is for this host name, has not expired, and is signed by an authority this machine "
-    "trusts; one of your own is given as ssl_context: see the how-to 'Trust an authority of your own'."
+    "trusts; one of your own is given as ssl_context: see the how-to 'Trusting a private certificate authority'."
 )
 CLIENT_CERTIFICATE = "If the server asks for a client certificate: ssl_certfile and ssl_keyfile name yours."
 """TLS 1.3 ends its handshake before the server looks at a certificate, or at its absence (RFC 8446 4.4.2.4)."""
@@ -86,7 +86,7 @@ class TlsFailed(SmtpError):
 class AuthenticationRefused(SmtpError):
     advice = (
         "Check username and password, or the token; some servers take them over TLS only. Gmail and Microsoft 365 want "
-        "a token or an app password: see the how-to 'Log in by a token'."
+        "a token or an app password: see the how-to 'Logging in with OAuth tokens'."
     )
 
 
