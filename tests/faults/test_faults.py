@@ -338,15 +338,6 @@ def test_a_worker_without_a_standard_output_drains_and_ends(
     assert len(ledger.counts()) == 1 and is_empty(layer, "ledger")
 
 
-def test_the_end_of_the_terminal_is_a_sigterm(layer: DurableLayer, ledger: Ledger) -> None:
-    id = str(Channel("slow").send({"seconds": 1.0}))
-    with workers(ledger, "slow") as [worker]:
-        until(lambda: ledger.lines("began"))
-        os.killpg(worker.process.pid, signal.SIGHUP)
-        assert worker.wait(10) == 0
-    assert ledger.counts() == {id: 1} and is_empty(layer, "slow")
-
-
 def test_under_nohup_a_worker_outlives_its_terminal(layer: DurableLayer, ledger: Ledger) -> None:
     program = f"trap '' HUP; exec {shlex.quote(sys.executable)} -m django \"$@\""
     with workers(ledger, "slow", command=("sh", "-c", program, "sh")) as [worker]:

@@ -19,8 +19,9 @@ from mailrail.messages import Claimed, Message
 from mailrail.routing import Routing, route
 from mailrail.signals import message_finished, message_started
 from mailrail.worker import IncomingMessage, Worker, leases, settle
+from mailrail.worker.child import Job
 from mailrail.worker.maintenance import RELAY_EVERY
-from mailrail.worker.supervisor import Job, Supervisor
+from mailrail.worker.supervisor import Supervisor
 
 from .test_worker import Running, Seen, send, until, work
 

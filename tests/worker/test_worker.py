@@ -27,9 +27,9 @@ from mailrail.routing import Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker, leases
 from mailrail.worker.capacity import Capacity
+from mailrail.worker.child import Job
 from mailrail.worker.consume import CANCELLATION_GRACE, ConsumerRun
 from mailrail.worker.pools import EventLoop
-from mailrail.worker.supervisor import Job
 
 
 def send(layer: DurableLayer, channel: str = "work", n: int = 1, **fields: Any) -> list[Message]:

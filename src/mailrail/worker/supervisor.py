@@ -6,63 +6,32 @@ It has one thread and no connections, so that forking it is safe and cheap.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeAlias
-from uuid import UUID
+from typing import Any
 
 from ..conf import settings
-from ..layers import get_layer
 from ..messages import Message
-from ..routing import Routing
-from .connections import leave_no_pools, prepare_process
+from .child import RECYCLED, START_METHOD, WELL, ClaimName, Job, child_main, claim_name
+from .connections import leave_no_pools
 from .log import logger
-from .recycling import RecyclingLimits
-from .worker import Worker, new_worker_id
+from .reload import AT_ONCE, KILL_WORKERS_AFTER_S, SIGNALS, Successors, has_terminal
 
 MAX_ISOLATED_RUNS = 4
 """Processes for single messages that run at once."""
 YOUNG = 5.0
 """A worker that dies before it is this old (seconds) is replaced with a growing delay."""
 LONGEST_DELAY = 30.0
-AT_ONCE = signal.SIGUSR1
-"""What a supervisor sends to say: give back what runs, now. A second SIGTERM would not do. Service managers send one to
-every process of a service while the supervisor does the same, and that does not mean "at once"."""
-_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
-WELL = 74
-"""Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
-RECYCLED = 75
-"""Exit code of a worker that has stopped by itself, to be replaced."""
 FORK_AGAIN_AFTER = 1.0
 """Seconds until a process is started again that could not be: no memory, too many processes or files."""
-
-_fork = "fork" if sys.platform == "linux" else "spawn"
-_context: Any = multiprocessing.get_context(_fork)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the workers of one ``runworker`` are to do."""
-
-    layer: str | None = None
-    channels: tuple[str, ...] | None = None
-    threads: int | None = None
-    processes: int = 1
-    worker_id: str = field(default_factory=new_worker_id)
-    drain: bool = False
-    max_messages: int | None = None  # of one process; then it is replaced
-    max_memory: int | None = None  # bytes, likewise
-    lifeline: int | None = None  # a file descriptor; its end means: stop
+_context: Any = multiprocessing.get_context(START_METHOD)
 
 
 @dataclass(eq=False)
@@ -86,42 +55,92 @@ class Supervisor:
         self._early_deaths = 0
         self._signals = 0
         self._kill_at = float("inf")
-        self._lifeline = -1 if job.lifeline is None else job.lifeline
+        self._lifelines = [fd for fd in (job.lifeline, job.origin and job.origin.link) if fd is not None]
+        self._successors = Successors(job.invocation, self._retire, drain=job.drain)
+        self._is_ready = False
+        self._is_retired = False  # another process has taken over
+        self._has_hung_up = False
+        self._had_terminal = has_terminal()
 
     def run(self) -> None:
         """Returns when all workers have stopped: after a signal, or drained."""
-        previous = {s: signal.signal(s, self._on_signal) for s in _stop_signals()}
+        previous = {s: signal.signal(s, self._on_signal) for s in _handled_signals(self._job)}
         try:
             leave_no_pools()
             for number in range(self._job.processes):
                 self._start_worker(f"{self._job.worker_id}:{number}")
             # The signal may come just before the next start is noted: that one is not waited for.
-            while self._children or (self._restart_at and not self._signals):
+            while self._children or self._successors.is_active or (self._restart_at and not self._is_ending):
                 self._step()
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
 
+    @property
+    def _is_ending(self) -> bool:
+        return self._signals > 0 or self._is_retired
+
     def _on_signal(self, number: int, frame: Any) -> None:
-        if number != signal.SIGHUP or not self._signals:  # service managers may send it along with another
+        if number == signal.SIGHUP:
+            self._has_hung_up = True
+        elif number == AT_ONCE:
+            self._signals = max(1, self._signals)
             self._stop()
+        elif self._job.origin is None or not self._signals:  # a successor: the first process counts
+            self._stop()
+
+    def _hang_up(self) -> None:
+        """Reload; or stop, if the terminal was closed or this process cannot reload (the worker of ``runserver``)."""
+        self._has_hung_up = False
+        if self._signals:  # service managers may send SIGHUP along with another signal
+            return
+        if self._job.invocation is None or (self._had_terminal and not has_terminal()):
+            self._stop()
+        else:
+            self._successors.reload()
+
+    def _retire(self) -> None:
+        """Stop our own workers: a successor has taken over."""
+        self._is_retired = True
+        self._end_workers(settings.shutdown_timeout, signal.SIGTERM)
 
     def _stop(self) -> None:
         """The first time: finish what runs. The second time: give it back at once."""
         self._signals += 1
-        grace = settings.shutdown_timeout if self._signals == 1 else 0.0
-        self._kill_at = min(self._kill_at, time.monotonic() + grace + 5.0)
+        if self._signals == 1:
+            self._end_workers(settings.shutdown_timeout, signal.SIGTERM)
+        else:
+            self._end_workers(0.0, AT_ONCE)
+        self._successors.stop(at_once=self._signals > 1)
+
+    def _end_workers(self, grace: float, number: signal.Signals) -> None:
+        self._kill_at = min(self._kill_at, time.monotonic() + grace + KILL_WORKERS_AFTER_S)
         self._restart_at.clear()
         for child in self._children:
-            _signal(child, signal.SIGTERM if self._signals == 1 else AT_ONCE)
+            _signal(child, number)
 
     def _step(self) -> None:
+        if self._has_hung_up:
+            self._hang_up()
         self._start_due()
+        self._report_ready()
         soon = min(self._restart_at.values(), default=float("inf")) - time.monotonic()
         ready = wait([*self._watched()], timeout=max(0.0, min(0.5, soon)))
-        if self._lifeline in ready and not os.read(self._lifeline, 1024):
-            self._lifeline = -1
-            self._stop()
+        for lifeline in [fd for fd in self._lifelines if fd in ready]:
+            if not os.read(lifeline, 1024):
+                self._lifelines.remove(lifeline)
+                self._stop()
+        self._successors.step(ready)
+        self._look_after(ready)
+
+    def _report_ready(self) -> None:
+        """Tell the first process, once, that all workers have been started, so that it stops the earlier ones."""
+        if self._job.origin is not None and not self._is_ready and not self._restart_at:
+            self._is_ready = True
+            self._job.origin.report_ready()
+
+    def _look_after(self, ready: Sequence[Any]) -> None:
+        """Read what workers ask for, and notice which have ended."""
         for child in list(self._children):
             if child.link in ready:
                 self._read(child)
@@ -132,12 +151,12 @@ class Supervisor:
                 logger.error("%s did not stop in time; killing it", child.name)
                 child.process.kill()
 
-    def _watched(self) -> Iterator[Connection | int]:
+    def _watched(self) -> Iterator[Any]:
         for child in self._children:
             yield child.link
             yield child.process.sentinel
-        if self._lifeline >= 0:
-            yield self._lifeline
+        yield from self._lifelines
+        yield from self._successors.links
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -148,25 +167,25 @@ class Supervisor:
                 self._restart_at.pop(name, None)
                 self._start_worker(name)
         while self._asked and (
-            self._signals or sum(c.message is not None for c in self._children) < MAX_ISOLATED_RUNS
+            self._is_ending or sum(c.message is not None for c in self._children) < MAX_ISOLATED_RUNS
         ):
             asked_by, message = self._asked.popleft()
             self._start_solo(asked_by, message)
 
     def _start_worker(self, name: str) -> None:
-        if not self._start(name, None, None) and not self._signals:
+        if not self._start(name, None, None) and not self._is_ending:
             self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER
 
     def _start_solo(self, asked_by: _Child, message: Message) -> None:
         name = f"{self._job.worker_id}:isolated-{message.id}"
         if asked_by in self._children and not self._start(name, message, asked_by):
-            _tell(asked_by, (_name(message), None))
+            _tell(asked_by, (claim_name(message), None))
 
     def _start(self, name: str, message: Message | None, asked_by: _Child | None) -> bool:
-        """Start a child, unless we are stopping or the system has no room for one."""
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        """Start a child, unless we are ending or the system has no room for one."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            if self._signals:
+            if self._is_ending:
                 return False
             self._launch(name, message, asked_by)
         except OSError as error:
@@ -178,9 +197,10 @@ class Supervisor:
 
     def _launch(self, name: str, message: Message | None, asked_by: _Child | None) -> None:
         ours, theirs = _context.Pipe()
-        inherited = [child.link for child in self._children] + [ours] if _fork == "fork" else []
+        links = [*(child.link for child in self._children), ours, *self._successors.links]
+        inherited = links if START_METHOD == "fork" else []
         process = _context.Process(
-            target=_child_main, args=(self._job, name, theirs, inherited, message), name=name
+            target=child_main, args=(self._job, name, theirs, inherited, message), name=name
         )
         try:
             process.start()
@@ -202,7 +222,7 @@ class Supervisor:
             return
         for by, asked in self._asked:
             if by is child:
-                _tell(child, (_name(asked), None))
+                _tell(child, (claim_name(asked), None))
         self._forget(child)
 
     def _forget(self, child: _Child) -> None:
@@ -217,14 +237,14 @@ class Supervisor:
         child.link.close()
         if child.message is not None:
             if child.asked_by is not None:
-                _tell(child.asked_by, (_name(child.message), code == WELL))
+                _tell(child.asked_by, (claim_name(child.message), code == WELL))
             if code != WELL:
                 logger.error(
                     "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
                 )
             return
         self._forget(child)
-        if self._signals or (self._job.drain and code == WELL):
+        if self._is_ending or (self._job.drain and code == WELL):
             return
         self._replace(child, code)
 
@@ -242,134 +262,25 @@ class Supervisor:
         self._restart_at[child.name] = time.monotonic() + delay
 
 
-_Name: TypeAlias = tuple[UUID, int | None]
-
-
-def _name(claim: Message) -> _Name:
-    """What tells a claim from an earlier one of the same message, and from others of the same call."""
-    return claim.id, claim.token
-
-
 def _signal(child: _Child, number: int) -> None:
     if child.process.pid is not None and child.process.is_alive():
         with suppress(ProcessLookupError):  # its end was being noted when the signal came
             os.kill(child.process.pid, number)
 
 
-def _tell(child: _Child, answer: tuple[_Name, bool | None]) -> None:
+def _tell(child: _Child, answer: tuple[ClaimName, bool | None]) -> None:
     try:
         child.link.send(answer)
     except (OSError, ValueError):
         logger.debug("%s is gone", child.name)
 
 
-# -- in the child -----------------------------------------------------------------------------------------------
+def _handled_signals(job: Job) -> list[signal.Signals]:
+    """Return the signals to handle. SIGHUP stays ignored if it was when we were started, as by nohup.
 
-
-def _child_main(
-    job: Job, name: str, link: Connection, inherited: Sequence[Connection], message: Message | None
-) -> None:
-    """The life of a worker process."""
-    for other in inherited:  # so that the end of the supervisor closes the link for good
-        other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
-    code = 1
-    try:
-        code = _run_worker(job, name, link, message)
-    except BaseException:
-        logger.critical("%s failed", name, exc_info=True)
-    finally:
-        _flush()
-        os._exit(code)  # code that ran past its time limit may hold a thread for ever
-
-
-def _flush() -> None:
-    """Whoever started us may have closed the streams, or stopped reading them."""
-    with suppress(Exception):
-        logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-
-
-def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> int:
-    """Returns the exit code."""
-    if _fork == "spawn":
-        import django
-
-        django.setup()
-    prepare_process()
-    layer = get_layer(job.layer)
-    routing = Routing.of_layer(job.layer).with_applications(job.channels or ())
-    link_end = _Link(link)
-    worker = Worker(
-        layer,
-        routing,
-        job.channels if message is None else [message.channel],
-        worker_id=name,
-        threads=job.threads if message is None else 1,
-        isolated_runs=link_end if message is None else None,
-        drain=job.drain,
-        adopted=None if message is None else [message],
-        recycling=RecyclingLimits(job.max_messages, job.max_memory) if message is None else None,
-    )
-    signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
-    signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    link_end.listen(worker.stop)
-    worker.run()
-    return RECYCLED if worker.should_recycle and message is None else WELL
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """SIGHUP, the end of the terminal, stops us, too, unless we are to outlive it (nohup)."""
+    A successor ignores SIGINT and SIGHUP: they are for the first process.
+    """
+    if job.origin is not None:
+        return [signal.SIGTERM, AT_ONCE]
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
-
-
-class _Stopper:
-    """A signal handler that stops the worker."""
-
-    def __init__(self, stop: Callable[[float | None], None], timeout: float | None) -> None:
-        self._stop = stop
-        self._timeout = timeout
-
-    def __call__(self, number: int, frame: Any) -> None:
-        # Not here: the handler may have interrupted the very code that holds the lock it would wait for.
-        threading.Thread(target=self._stop, args=(self._timeout,), daemon=True).start()
-
-
-class _Link:
-    """The worker's end of the pipe to its supervisor."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._waiting: dict[_Name, Callable[[bool | None], None]] = {}
-
-    def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
-        """Have the supervisor run a claim in a process of its own, and report by ``ended`` how that went."""
-        self._waiting[_name(message)] = ended
-        try:
-            self._connection.send(message)
-        except OSError:  # the supervisor is gone; the reading thread tells
-            self._waiting.pop(_name(message))(None)
-
-    def cancel_pending(self) -> None:
-        """Ask the supervisor to return what it has not started."""
-        with suppress(OSError):  # it is gone; the reading thread tells
-            self._connection.send(None)
-
-    def listen(self, on_end: Callable[[], None]) -> None:
-        """Start to read answers; the supervisor's end is ours, too."""
-        threading.Thread(target=self._read, args=(on_end,), name="mailrail-link", daemon=True).start()
-
-    def _read(self, on_end: Callable[[], None]) -> None:
-        while True:
-            try:
-                name, well = self._connection.recv()
-            except (EOFError, OSError):
-                logger.error("the supervisor is gone; stopping")
-                on_end()
-                return
-            self._waiting.pop(name)(well)

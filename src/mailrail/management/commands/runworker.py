@@ -22,9 +22,11 @@ from mailrail.options import whole_number_argument
 from mailrail.project import HINT, strangers, warning_of
 from mailrail.routing import Routing
 from mailrail.terminal import Escaped, counted
+from mailrail.worker.child import Job
 from mailrail.worker.log import logger
 from mailrail.worker.recycling import megabytes, resident
-from mailrail.worker.supervisor import Job, Supervisor
+from mailrail.worker.reload import Invocation, Origin
+from mailrail.worker.supervisor import Supervisor
 from mailrail.worker.worker import new_worker_id
 
 
@@ -73,16 +75,19 @@ class Command(BaseCommand):
             routing = Routing.of_layer(options["layer"])
         except InvalidSettings as error:
             raise CommandError(str(error)) from error
+        origin = Origin.take()
         job = Job(
             layer=options["layer"],
             channels=_choose(routing, options),
             threads=options["threads"],
             processes=options["processes"] or settings.processes,
-            worker_id=options["worker_id"] or new_worker_id(),
+            worker_id=_name(options["worker_id"], origin),
             drain=options["drain"],
             max_messages=options["max_messages"] or settings.max_messages,
             max_memory=_check_memory(options["max_memory"] or settings.max_memory),
             lifeline=options["lifeline"],
+            invocation=Invocation.current() if origin is None and options["lifeline"] is None else None,
+            origin=origin,
         )
         _set_up_logging(options["verbosity"])
         tell_concerns(layer)
@@ -103,6 +108,13 @@ class Command(BaseCommand):
             )
             self.stdout.write(f"{looked_for[0].upper()}{looked_for[1:]}.")
             self.stdout.flush()
+
+
+def _name(chosen: str | None, origin: Origin | None) -> str:
+    """Return the worker's name. A successor gets a suffix, because it works beside the earlier one for a while."""
+    if chosen is None:
+        return new_worker_id()
+    return chosen if origin is None else f"{chosen}-{origin.generation + 1}"
 
 
 def _check_shared(layer: DurableLayer) -> DurableLayer:

@@ -1,0 +1,159 @@
+"""A worker process: what it is to do, its life, and its link to the supervisor that has forked it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from ..layers import get_layer
+from ..messages import Message
+from ..routing import Routing
+from .connections import prepare_process
+from .log import logger
+from .recycling import RecyclingLimits
+from .reload import AT_ONCE, SIGNALS, Invocation, Origin
+from .worker import Worker, new_worker_id
+
+WELL = 74
+"""Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
+RECYCLED = 75
+"""Exit code of a worker that has stopped by itself, to be replaced."""
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the workers of one ``runworker`` are to do."""
+
+    layer: str | None = None
+    channels: tuple[str, ...] | None = None
+    threads: int | None = None
+    processes: int = 1
+    worker_id: str = field(default_factory=new_worker_id)
+    drain: bool = False
+    max_messages: int | None = None  # of one process; then it is replaced
+    max_memory: int | None = None  # bytes, likewise
+    lifeline: int | None = None  # a file descriptor; its end means: stop
+    invocation: Invocation | None = None  # how to start it again at SIGHUP; None: stop instead
+    origin: Origin | None = None  # of a successor: the first process
+
+
+ClaimName: TypeAlias = tuple[UUID, int | None]
+
+
+def claim_name(claim: Message) -> ClaimName:
+    """What tells a claim from an earlier one of the same message, and from others of the same call."""
+    return claim.id, claim.token
+
+
+def child_main(
+    job: Job, name: str, link: Connection, inherited: Sequence[Any], message: Message | None
+) -> None:
+    """The life of a worker process."""
+    for other in inherited:  # so that the end of the supervisor closes the link for good
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
+    code = 1
+    try:
+        code = _run_worker(job, name, link, message)
+    except BaseException:
+        logger.critical("%s failed", name, exc_info=True)
+    finally:
+        _flush()
+        os._exit(code)  # code that ran past its time limit may hold a thread for ever
+
+
+def _flush() -> None:
+    """Whoever started us may have closed the streams, or stopped reading them."""
+    with suppress(Exception):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
+def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> int:
+    """Returns the exit code."""
+    if START_METHOD == "spawn":
+        import django
+
+        django.setup()
+    prepare_process()
+    layer = get_layer(job.layer)
+    routing = Routing.of_layer(job.layer).with_applications(job.channels or ())
+    link_end = _Link(link)
+    worker = Worker(
+        layer,
+        routing,
+        job.channels if message is None else [message.channel],
+        worker_id=name,
+        threads=job.threads if message is None else 1,
+        isolated_runs=link_end if message is None else None,
+        drain=job.drain,
+        adopted=None if message is None else [message],
+        recycling=RecyclingLimits(job.max_messages, job.max_memory) if message is None else None,
+    )
+    signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
+    signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    link_end.listen(worker.stop)
+    worker.run()
+    return RECYCLED if worker.should_recycle and message is None else WELL
+
+
+class _Stopper:
+    """A signal handler that stops the worker."""
+
+    def __init__(self, stop: Callable[[float | None], None], timeout: float | None) -> None:
+        self._stop = stop
+        self._timeout = timeout
+
+    def __call__(self, number: int, frame: Any) -> None:
+        # Not here: the handler may have interrupted the very code that holds the lock it would wait for.
+        threading.Thread(target=self._stop, args=(self._timeout,), daemon=True).start()
+
+
+class _Link:
+    """The worker's end of the pipe to its supervisor."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[ClaimName, Callable[[bool | None], None]] = {}
+
+    def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
+        """Have the supervisor run a claim in a process of its own, and report by ``ended`` how that went."""
+        self._waiting[claim_name(message)] = ended
+        try:
+            self._connection.send(message)
+        except OSError:  # the supervisor is gone; the reading thread tells
+            self._waiting.pop(claim_name(message))(None)
+
+    def cancel_pending(self) -> None:
+        """Ask the supervisor to return what it has not started."""
+        with suppress(OSError):  # it is gone; the reading thread tells
+            self._connection.send(None)
+
+    def listen(self, on_end: Callable[[], None]) -> None:
+        """Start to read answers; the supervisor's end is ours, too."""
+        threading.Thread(target=self._read, args=(on_end,), name="mailrail-link", daemon=True).start()
+
+    def _read(self, on_end: Callable[[], None]) -> None:
+        while True:
+            try:
+                name, well = self._connection.recv()
+            except (EOFError, OSError):
+                logger.error("the supervisor is gone; stopping")
+                on_end()
+                return
+            self._waiting.pop(name)(well)
