@@ -47,6 +47,8 @@ myst_heading_anchors = 3
 # The button copies what is to be typed: commands without their prompt, and nothing of what they print.
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+copybutton_copy_empty_lines = False
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 # Types in signatures are linked to where the reference has them, and only named where it has not.
 nitpick_ignore_regex = [("py:class", ".*")]
