@@ -16,7 +16,8 @@ from django.db import connections
 
 from mailrail import Channel
 from mailrail.layers import DatabaseChannelLayer, InMemoryChannelLayer, get_layer
-from mailrail.layers.base import DurableLayer, LocalChannels
+from mailrail.layers.base import DurableLayer
+from mailrail.layers.channels_bridge import LocalChannels
 from mailrail.messages import Message
 
 pytestmark = pytest.mark.django_db(transaction=True)

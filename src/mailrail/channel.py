@@ -13,7 +13,6 @@ from django.core.exceptions import SynchronousOnlyOperation
 from . import options as checked
 from .conf import settings
 from .layers import DurableLayer, get_layer
-from .layers.transactions import send_with
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
 from .moments import aware
 from .routing import check_routed
@@ -118,7 +117,7 @@ class Channel:
         PostgreSQL, all of it is one round trip; a transaction of its own would be four. Options as for ``send``.
         """
         options = _options(None, at, None, priority, None, None, None)
-        [id] = send_with(self.layer, self._messages([content], options, unique), using, record)
+        [id] = self.layer.send_with_record(record, self._messages([content], options, unique), using)
         return id
 
     def _send(
@@ -135,7 +134,7 @@ class Channel:
         try:
             if immediately:
                 return layer.enqueue_immediately(messages)
-            return send_with(layer, messages, using)
+            return layer.send_messages(messages, using)
         except SynchronousOnlyOperation as error:
             error.add_note(f"In async code: await Channel({self.name!r}).asend(…), or asend_many(…).")
             raise

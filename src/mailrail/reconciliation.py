@@ -24,7 +24,6 @@ from django.db.models import QuerySet
 from . import options as checked
 from .conf import settings
 from .layers import DurableLayer, get_layer
-from .layers.transactions import send_with
 from .log import logger_of
 from .messages import Content, Message, Rate, check_channel_name, id_of_content
 from .moments import from_now
@@ -122,7 +121,7 @@ class Reconciler:
                 break
             missing = self._missing(layer, records, page)
             if missing:
-                send_with(layer, missing)
+                layer.send_messages(missing)
             sent, in_vain = sent + len(missing), in_vain + (not missing)
             place.after = list(page)[-1]
         else:

@@ -51,7 +51,7 @@ def layer(settings: Any, valkey: ValkeyServer, using: str) -> RedisChannelLayer:
 
 @pytest.fixture
 def outbox(layer: RedisChannelLayer) -> Outbox:
-    assert layer.outbox is not None
+    assert isinstance(layer.outbox, Outbox)
     return layer.outbox
 
 
@@ -250,7 +250,7 @@ class TestRelaying:
     ) -> None:
         layer = use(settings, server, outbox=True, using=using)
         outbox = layer.outbox
-        assert outbox is not None
+        assert isinstance(outbox, Outbox)
         server.stop()
         for n in range(60):
             Channel("work").send({"n": n}, lane=f"lane {n % 3}")

@@ -1,23 +1,21 @@
 """The contract of a layer: what every one of them can do, and what the verbs mean.
 
-A layer is a Channels 4 channel layer plus the durable verbs for named channels (``DurableLayer``). The Channels part is
-``NamedChannels`` below, and a class that keeps groups and process-local channels. The verbs are synchronous, so that a
-send joins the transaction of its caller; ``acall`` runs any of them from async code.
+A layer is a Channels 4 channel layer (``channels_bridge``) plus the durable verbs for named channels
+(``DurableLayer``). The verbs are synchronous, so that a send joins the transaction of its caller; ``acall`` runs any of
+them from async code.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from channels.layers import InMemoryChannelLayer as ChannelsInMemoryLayer
 from django.db import connections, transaction
 
 from ..messages import (
@@ -31,11 +29,8 @@ from ..messages import (
     Statement,
     WorkerInfo,
 )
+from .deferred_sends import DeferredSend, is_in_transaction
 from .looking import LookedAt
-from .transactions import send_with
-
-if TYPE_CHECKING:
-    from .outbox import Outbox
 
 Lease: TypeAlias = float | Mapping[str, float]
 """Seconds for all claims, or seconds per channel."""
@@ -48,6 +43,37 @@ WORKER_FORGOTTEN_AFTER = 60.0
 
 def lease_for(channel: str, lease: Lease) -> float:
     return lease[channel] if isinstance(lease, Mapping) else lease
+
+
+class SendBuffer(Protocol):
+    """Where sends wait, in a database, until they are relayed to the layer's server; ``outbox.Outbox`` is one."""
+
+    @property
+    def channel(self) -> str:
+        """The channel of ``store`` on which they wait."""
+
+    @property
+    def store(self) -> DurableLayer:
+        """The database layer that keeps them."""
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether something may have to be relayed. Costs microseconds."""
+
+    def keep(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store messages in the caller's transaction, and return their ids."""
+
+    def relay(self, most: int | None = None) -> int:
+        """Pass messages on to the server, and return how many."""
+
+    def waiting(self, channel: str, limit: int) -> list[Message]:
+        """Return what waits for a channel."""
+
+    def known(self, ids: Iterable[UUID]) -> set[UUID]:
+        """Return which of these messages wait."""
+
+    def stats(self) -> Mapping[str, ChannelStats]:
+        """Return how many messages wait for each channel."""
 
 
 class DurableLayer(LookedAt):
@@ -77,9 +103,32 @@ class DurableLayer(LookedAt):
     #: Is that database also where sends are written (messages, or the outbox), so that they are inside the transaction?
     joins_transactions: bool = False
     #: Where sends wait until they are relayed to the layer's server, if it has one and CONFIG asks for it.
-    outbox: Outbox | None = None
+    outbox: SendBuffer | None = None
 
     # -- sending ------------------------------------------------------------------------------------------------
+
+    def send_messages(self, messages: Sequence[Message], using: str | None = None) -> list[UUID]:
+        """Send with the transaction of the database ``using`` (default: the layer's): inside it, or after its commit.
+
+        Returns the messages' ids, in order.
+        """
+        using = using or self.using
+        if (self.joins_transactions and using == self.using) or not is_in_transaction(using):
+            return self.accept(messages)
+        transaction.on_commit(DeferredSend(self, messages), using=using)
+        return [message.id for message in messages]
+
+    def send_with_record(
+        self, record: Statement, messages: Sequence[Message], using: str | None = None
+    ) -> list[UUID]:
+        """``send_messages``, and before it a statement for the database ``using``: both, or none."""
+        using = using or self.using
+        if self.joins_transactions and using == self.using and self.outbox is None:
+            return self._enqueue_with(record, messages)
+        with transaction.atomic(using, savepoint=False):
+            with connections[using].cursor() as cursor:
+                cursor.execute(*record)
+            return self.send_messages(messages, using)
 
     @abstractmethod
     def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
@@ -306,82 +355,3 @@ class DurableLayer(LookedAt):
     async def acall(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         """Run one of the verbs from async code: ``await layer.acall("stats")``."""
         return await sync_to_async(getattr(self, verb))(*args, **kwargs)
-
-
-class NamedChannels:
-    """What Channels' ``send`` and ``receive`` do on a named channel: its messages are durable, and must be JSON.
-
-    Stands before the Channels 4 layer that keeps groups and ``!`` names.
-    """
-
-    async def send(self, channel: str, message: Content) -> None:
-        """Channels' ``send``. On a named channel it follows the transaction it is called in, like a producer's."""
-        self.require_valid_channel_name(channel)  # type: ignore[attr-defined]  # the Channels layer's
-        if "!" in channel:
-            await super().send(channel, message)  # type: ignore[misc]
-        else:
-            await sync_to_async(send_with)(_verbs(self), [Message(channel=channel, content=message)])
-
-    async def receive(self, channel: str) -> Content:
-        """Channels' ``receive``: at most once. On a named channel, the message is finished before it is returned.
-
-        Consumers under ``runworker`` get theirs at least once; prefer them.
-        """
-        self.require_valid_channel_name(channel)  # type: ignore[attr-defined]
-        if "!" in channel:
-            local: Content = await super().receive(channel)  # type: ignore[misc]
-            return local
-        given_up = threading.Event()
-        while True:
-            taking = asyncio.ensure_future(sync_to_async(_take)(_verbs(self), channel, given_up))
-            try:
-                taken = await asyncio.shield(taking)
-            except asyncio.CancelledError:  # the thread goes on: tell it, and see how far it has come
-                given_up.set()
-                await asyncio.wait([taking])
-                taken = taking.result()
-                if taken is None:
-                    raise
-            if taken is not None:
-                return taken.content
-            await asyncio.sleep(_verbs(self).poll_interval)
-
-
-class LocalChannels(NamedChannels, ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels has no types
-    """A Channels 4 layer whose groups and ``!`` names live in this process only. Stands before ``DurableLayer``."""
-
-    def __init__(
-        self,
-        *,
-        routing: str | None = None,
-        using: str = "default",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: dict[str, int] | None = None,
-    ) -> None:
-        super().__init__(
-            expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity
-        )
-        self.channel_capacity: Any = self.compile_capacities(channel_capacity or {})
-        DurableLayer.__init__(_verbs(self))
-        self.routing = routing
-        self.using = using
-
-
-def _take(layer: DurableLayer, channel: str, given_up: threading.Event) -> Message | None:
-    """Finish the next message of a channel and return it; release it if nobody waits for it any more."""
-    for claim in layer.claim("receive", {channel: 1}, 15.0).claims:
-        if claim.defect:
-            layer.bury(claim, claim.defect)
-        elif given_up.is_set():
-            layer.release([claim])
-        elif not layer.finish([claim]):
-            return claim
-    return None
-
-
-def _verbs(layer: NamedChannels) -> DurableLayer:
-    """The same object, seen as what every subclass of ``NamedChannels`` is as well."""
-    assert isinstance(layer, DurableLayer)
-    return layer

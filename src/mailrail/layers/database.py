@@ -18,7 +18,8 @@ from django.utils.connection import ConnectionDoesNotExist
 from ..errors import InvalidSettings, LayerUnavailable
 from ..messages import DeadMessage, Listed, Message, decode
 from ..tracebacks import error_class
-from .base import DurableLayer, LocalChannels
+from .base import DurableLayer
+from .channels_bridge import LocalChannels
 
 
 class DatabaseChannelLayer(LocalChannels, DurableLayer):

@@ -27,8 +27,9 @@ from ..messages import (
     encode,
     new_token,
 )
-from .base import COUNTED, WORKER_FORGOTTEN_AFTER, DurableLayer, Lease, LocalChannels, lease_for
+from .base import COUNTED, WORKER_FORGOTTEN_AFTER, DurableLayer, Lease, lease_for
 from .buckets import refill
+from .channels_bridge import LocalChannels
 from .memory_looking import LookedAtInMemory
 
 

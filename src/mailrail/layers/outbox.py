@@ -17,20 +17,16 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from channels.layers import channel_layers
 from django.db import Error, connections, transaction
 
 from ..errors import InvalidSettings, LayerUnavailable
-from ..messages import ChannelStats, Message, check_channel_name, encode
-from .database import DatabaseChannelLayer
-
-if TYPE_CHECKING:
-    from .base import DurableLayer
-
 from ..log import logger_of
+from ..messages import ChannelStats, Message, check_channel_name, encode
+from .base import DurableLayer
+from .database import DatabaseChannelLayer
 
 logger = logger_of("mailrail.layers")
 

@@ -28,7 +28,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 
 from ..layers import DurableLayer, get_layer
-from ..layers.transactions import DeferredSend
+from ..layers.deferred_sends import DeferredSend
 from ..messages import Message
 from ..routes import Plan
 from ..routing import Routing

@@ -13,8 +13,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from ...errors import InvalidSettings
 from ...messages import Content
-from ..base import NamedChannels
 from ..cancelling import end
+from ..channels_bridge import NamedChannels
 from .servers import with_defaults
 
 NO_GROUPS = (
