@@ -60,7 +60,7 @@ class Mute(Exception):
         (
             OSError(SEVERAL_LINES),
             "DEBUG",
-            "OSError: connection refused\n\tIs the server running on that host\\x1b[2J?",
+            "OSError: connection refused\n  \tIs the server running on that host\\x1b[2J?",
         ),
         (KeyError("x"), "INFO", "KeyError: 'x'"),
         (ValueError(), "INFO", "ValueError"),
@@ -100,3 +100,47 @@ def test_a_handler_that_raises_costs_its_line_alone(capsys: Any) -> None:
     finally:
         logging.getLogger("mailrail.mail").removeHandler(handler)
     assert "the disk is full" in capsys.readouterr().err
+
+
+FORGED = "no\n  File x\n2026-11-29 12:00:00 CRITICAL buried everything"
+
+
+def raised(*, error: Exception, cause: Exception | None = None) -> Exception:
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+def test_nothing_that_an_exception_says_passes_for_a_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    noted = raised(error=ValueError("noted"))
+    noted.add_note("\n" + FORGED)
+    errors = [
+        raised(error=ValueError(FORGED)),
+        raised(error=ValueError("outer"), cause=OSError(FORGED)),
+        ExceptionGroup("several", [raised(error=ValueError(FORGED))]),
+        noted,
+    ]
+    logger = logger_of("mailrail.worker")
+    formatter = logging.Formatter("%(message)s")
+    for error in errors:
+        caplog.clear()
+        logger.error("a thing failed", exc_info=error)
+        first, *others = formatter.format(caplog.records[0]).split("\n")
+        assert first == "a thing failed"
+        assert all(line.startswith("  ") for line in others)
+        assert sum("CRITICAL" in line for line in others) == 1
+
+
+def test_a_traceback_without_lines_of_others_is_as_python_writes_it(caplog: pytest.LogCaptureFixture) -> None:
+    logger_of("mailrail.worker").error("a thing failed", exc_info=raised(error=ValueError("plain")))
+    assert (caplog.records[0].exc_text or "").startswith("Traceback (most recent call last):\n  File")
+
+
+def test_a_reason_of_a_dead_message_is_indented(caplog: pytest.LogCaptureFixture) -> None:
+    text = f"Traceback (most recent call last):\n  File x\nValueError: {FORGED}"
+    logger_of("mailrail.worker").error("%s", harmless(f"buried ledger\n{text}"))
+    first, *others = caplog.records[0].getMessage().split("\n")
+    assert first == "buried ledger" and all(line.startswith("  ") for line in others)

@@ -31,6 +31,8 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
+from .terminal import harmless
+
 EMPTY_CELL = re.compile(r"<t[dh][^>]*>(-|&nbsp;|)</t[dh]>")
 NUL = "\0"
 """Is in no text of PostgreSQL's, which refuses to look for it."""
@@ -147,8 +149,11 @@ def _labelled(label: str, cell: str) -> SafeString:
 
 
 def breakable(text: str) -> SafeString:
-    """Let an address, or another text without spaces, go on in the next line behind its signs, not amid a word."""
-    return mark_safe(_signs.sub(r"\1<wbr>", escape(text)))  # noqa: S308 - escaped
+    """Let an address, or another text without spaces, go on in the next line behind its signs, not amid a word.
+
+    Characters that nobody sees are written out: most of such text comes from others.
+    """
+    return mark_safe(_signs.sub(r"\1<wbr>", escape(harmless(text))))  # noqa: S308 - escaped
 
 
 _signs = re.compile(r"([@._+/=?-])(?=\w)")

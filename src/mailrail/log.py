@@ -33,15 +33,36 @@ def logger_of(name: str) -> Logger:
 
 
 def _escape(record: logging.LogRecord) -> bool:
-    """Write out control characters of arguments and of a traceback. The template stays, by which tools group lines."""
+    """Write out control characters of arguments and of a traceback, and indent all lines but the first.
+
+    So no text of others passes for a line of the log. The template stays, by which tools group lines.
+    """
     if isinstance(record.args, tuple):
         _shorten_errors(record)
         record.args = tuple(map(_safe, record.args))
     if record.exc_info and not record.exc_text:
         text = _formatter.formatException(record.exc_info)
         # Kept by the record, it is what formatters write. Others may format the exception in their own way.
-        record.exc_text = None if text == (safe := harmless(text)) else safe
+        is_plain = text == (safe := harmless(text)) and not _has_lines(record.exc_info[1])
+        record.exc_text = None if is_plain else _indented(safe)
     return True
+
+
+def _has_lines(error: BaseException | None, depth: int = 100) -> bool:
+    """Tell whether this exception, or one of those it comes from, says something in several lines."""
+    if error is None:
+        return False
+    others = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+    return (
+        depth == 0
+        or bool(getattr(error, "__notes__", ()))
+        or len(_told(error).splitlines()) > 1
+        or any(_has_lines(other, depth - 1) for other in others)
+    )
+
+
+def _indented(text: str) -> str:
+    return "  " + text.replace("\n", "\n  ")
 
 
 def _shorten_errors(record: logging.LogRecord) -> None:
@@ -77,7 +98,9 @@ def _told(error: BaseException) -> str:
 
 
 def _safe(value: Any) -> Any:
-    if isinstance(value, Escaped | int | float):
+    if isinstance(value, Escaped):
+        return value.replace("\n", "\n  ")
+    if isinstance(value, int | float):
         return value
     if not isinstance(value, str | BaseException) or (text := str(value)).isprintable():
         return value

@@ -569,3 +569,10 @@ def test_what_others_have_said_is_shown_escaped(staff: Client, on: str) -> None:
     for url in (page(email), reverse("admin:mailrail_mail_mailerstate_changelist"), suppressed):
         text = staff.get(url).text
         assert written in text and raw not in text and "\u202e" not in text, url
+
+
+def test_what_nobody_sees_of_an_email_is_written_out(staff: Client, rich: Email) -> None:
+    Email.objects.filter(pk=rich.pk).update(subject="invoice \u202egpj.exe", key="")
+    for url in (LIST, page(rich)):
+        text = staff.get(url).content.decode()
+        assert "invoice \\u202egpj.exe" in text and "\u202e" not in text, url

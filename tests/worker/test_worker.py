@@ -1394,7 +1394,10 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
     [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
     if level == "DEBUG":
-        assert SEVERAL_LINES in retried.getMessage() and "Traceback" in retried.getMessage()
+        assert (
+            SEVERAL_LINES.replace("\n", "\n  ") in retried.getMessage()
+            and "Traceback" in retried.getMessage()
+        )
     else:
         assert retried.getMessage().endswith("because='ValueError: column b does not exist'")
     assert retried.error == found.error  # type: ignore[attr-defined]
@@ -1402,7 +1405,8 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     layer.shift(3600.0)
     work(layer, route("work", fail, attempts=2))
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
-    assert "Traceback" in buried.getMessage() and SEVERAL_LINES in buried.getMessage()
+    assert "\n  Traceback" in buried.getMessage(), "indented, as all lines but the first"
+    assert SEVERAL_LINES.replace("\n", "\n  ") in buried.getMessage()
     assert layer.find("work", message.id) is None
 
 

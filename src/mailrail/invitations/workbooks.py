@@ -8,7 +8,6 @@ calamine gets exactly what has been measured.
 from __future__ import annotations
 
 import datetime
-import logging
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
+
+from mailrail.log import logger_of
 
 if TYPE_CHECKING:
     from python_calamine import CalamineWorkbook
@@ -42,7 +43,7 @@ _DAMAGED = (
     OverflowError,  # calamine: a time beyond Python's
 )
 
-logger = logging.getLogger("mailrail.invitations")
+logger = logger_of("mailrail.invitations")
 
 
 def can_read_workbooks() -> bool:

@@ -19,6 +19,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail import uuid7
 from mailrail.addresses import normal_form
 from mailrail.moments import MomentField
+from mailrail.terminal import single_line
 
 
 class Status(models.TextChoices):
@@ -190,7 +191,7 @@ class Email(models.Model):
         )
 
     def __str__(self) -> str:
-        return str(self.id if self.sensitive or not self.subject else self.subject)
+        return single_line(str(self.id if self.sensitive or not self.subject else self.subject))
 
 
 def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:

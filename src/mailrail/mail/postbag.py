@@ -7,13 +7,14 @@ come to their final dots at the same time share a commit.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.utils import timezone
+
+from mailrail.log import logger_of
 
 from . import outcomes
 from .compose import compose
@@ -25,7 +26,7 @@ from .refused_senders import RefusedSenders
 from .smtp import Envelope, Fate, Outcome
 from .smtp.errors import EightBitNotOffered, NotPermitted
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 AddressOf = Callable[[str, Loaded], str]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 
+from ...log import logger_of
 from ...terminal import counted
 
-logger = logging.getLogger("mailrail.layers")
+logger = logger_of("mailrail.layers")
 
 MOST = 1000
 """Messages at the front of each of a channel's keys that a check looks at."""

@@ -24,7 +24,7 @@ from django.utils.html import escape
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext
 
-from mailrail.terminal import harmless
+from mailrail.terminal import harmless, single_line
 
 from ..compose import compose
 from ..load import load_messages
@@ -70,7 +70,7 @@ class Part:
     @property
     def label(self) -> str:
         """What people see of it."""
-        return self.filename or decoded(str(self.message.get("Content-ID", ""))).strip("<>")
+        return single_line(self.filename or decoded(str(self.message.get("Content-ID", ""))).strip("<>"))
 
     @cached_property
     def data(self) -> bytes:

@@ -31,6 +31,7 @@ from mailrail.keyset_admin import (
     short_time,
 )
 from mailrail.record_links import link_records
+from mailrail.terminal import single_line
 
 from .. import control
 from ..models import FINAL, Email, Status
@@ -165,7 +166,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def title(self, email: Email) -> str:
         if email.sensitive:
             return gettext("(not shown)")
-        return email.subject or gettext("(no subject)")
+        return single_line(email.subject) or gettext("(no subject)")
 
     @admin.display(description=pgettext_lazy("email", "recipients"))
     def to(self, email: Email) -> str:

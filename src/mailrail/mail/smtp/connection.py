@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Generator
 from typing import Any
+
+from mailrail.log import logger_of
 
 from ..replies import Stage
 from .dialogue import Dialogue
@@ -16,7 +17,7 @@ from .link import Link, Read, Step, Write
 from .server import Server
 from .session import Extensions, command, open_session
 
-logger = logging.getLogger("mailrail.mail")
+logger = logger_of("mailrail.mail")
 
 MOST_BREAKS = 3
 """Connections in a row that broke before the server had decided over a single email."""
