@@ -18,6 +18,8 @@ from ..options import Mistakes
 from .base import DurableLayer
 
 _built_in: DurableLayer | None = None
+_known: dict[str | None, tuple[str, Any, DurableLayer]] = {}
+"""What ``get_layer`` found, by its argument: the alias, Channels' entry, the layer. Each send asks."""
 
 
 def default_alias() -> str:
@@ -79,7 +81,16 @@ def get_layer(alias: str | None = None) -> DurableLayer:
 
     Raises ``InvalidSettings`` when there is none, when it cannot be built, or when it has no durable verbs.
     """
-    alias = alias or default_alias()
+    known = _known.get(alias)
+    if known is not None and channel_layers.backends.get(known[0]) is known[1]:
+        return known[2]
+    name = alias or default_alias()
+    layer = _look_up(name)
+    _known[alias] = (name, channel_layers.backends.get(name), layer)
+    return layer
+
+
+def _look_up(alias: str) -> DurableLayer:
     configured, wrong = _read()
     if not configured and alias == "default":
         return _default_layer()
@@ -169,5 +180,7 @@ def _misfit(where: str, configured: dict[str, Any], error: Exception) -> Invalid
 @receiver(setting_changed, dispatch_uid="mailrail.layers.registry")
 def _forget(*, setting: str, **kwargs: Any) -> None:
     global _built_in
+    if setting in ("CHANNEL_LAYERS", "DATABASES", "MAILRAIL"):
+        _known.clear()
     if setting in ("CHANNEL_LAYERS", "DATABASES"):
         _built_in = None
