@@ -500,7 +500,7 @@ class TestClaimsThatFailHalfWay:
 
 
 class TestHearing:
-    def test_a_commit_elsewhere_is_heard(self, layer: Any, elsewhere: Any) -> None:
+    def test_a_commit_elsewhere_notifies(self, layer: Any, elsewhere: Any) -> None:
         until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
         waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
         send(layer)

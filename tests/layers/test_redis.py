@@ -1,4 +1,4 @@
-"""What is particular to Redis: servers and what becomes of them, scripts, encryption, what is stored, hints."""
+"""What is particular to Redis: servers and what becomes of them, scripts, encryption, what is stored, notifications."""
 
 from __future__ import annotations
 
@@ -641,17 +641,17 @@ class TestWhatIsStored:
 
 class TestHints:
     def live(self, layer: Any, *channels: str) -> None:
-        """Wait until hints of these channels arrive."""
+        """Wait until notifications of these channels arrive."""
         until(lambda: layer._listener.listen(channels), what="listening")
 
-    def hints(self, bare: Any, channel: str = "work") -> Any:
+    def notifications(self, bare: Any, channel: str = "work") -> Any:
         """What is published for a channel, from now on."""
-        hints = bare.pubsub()
-        hints.subscribe(f"{{mailrail:asgi:{channel}}}")
-        assert hints.get_message(timeout=10)["type"] == "subscribe"
-        return hints
+        notifications = bare.pubsub()
+        notifications.subscribe(f"{{mailrail:asgi:{channel}}}")
+        assert notifications.get_message(timeout=10)["type"] == "subscribe"
+        return notifications
 
-    def test_a_send_is_heard(self, layer: Any, valkey: ValkeyServer) -> None:
+    def test_a_send_notifies(self, layer: Any, valkey: ValkeyServer) -> None:
         self.live(layer, "work", "other")
         elsewhere = RedisChannelLayer([valkey.url])
         for channel in ("work", "other"):
@@ -668,7 +668,7 @@ class TestHints:
         until(lambda: layer.wakes > seen, what="hearing")
         assert layer.wakes == seen + 1
 
-    def test_channels_awaited_later_are_heard_too(self, layer: Any, valkey: ValkeyServer) -> None:
+    def test_channels_awaited_later_are_notified_too(self, layer: Any, valkey: ValkeyServer) -> None:
         self.live(layer, "work")
         self.live(layer, "later")
         seen = layer.wakes
@@ -676,11 +676,11 @@ class TestHints:
         until(lambda: layer.wakes > seen, what="hearing")
 
     def test_only_who_could_be_waiting_is_told(self, layer: Any, bare: Any) -> None:
-        hints = self.hints(bare)
+        notifications = self.notifications(bare)
 
         def told() -> bool:
             bare.publish(TAG, "end")
-            said = iter(lambda: hints.get_message(timeout=10)["data"], b"end")
+            said = iter(lambda: notifications.get_message(timeout=10)["data"], b"end")
             return bool(list(said))
 
         send(layer, delay=100)

@@ -121,7 +121,7 @@ class TestOneLayer:
         claimed = layer.claim("w", {"work": 5}, 15.0, [finished])
         assert len(claimed.claims) == 1 and claimed.lost == [finished]
 
-    def test_hints_from_every_node_are_heard_on_one(self, layer: Any, valkey_cluster: ValkeyCluster) -> None:
+    def test_hints_from_every_node_arrive_on_one(self, layer: Any, valkey_cluster: ValkeyCluster) -> None:
         channels = one_each(valkey_cluster)
         until(lambda: layer._listener.listen(channels), what="listening")
         elsewhere = RedisChannelLayer(valkey_cluster.urls, cluster=True)

@@ -978,11 +978,11 @@ class TestTelling:
         ]  # fmt: skip
 
     def test_a_receiver_of_one_channel_hears_of_that_alone(self, layer: DurableLayer) -> None:
-        heard: list[str] = []
+        on_notification: list[str] = []
 
         def receiver(sender: str, message: IncomingMessage, **facts: Any) -> None:
             assert sender == message.channel
-            heard.append(sender)
+            on_notification.append(sender)
 
         for signal in (message_started, message_finished):
             signal.connect(receiver, sender="work")
@@ -993,7 +993,7 @@ class TestTelling:
         finally:
             for signal in (message_started, message_finished):
                 signal.disconnect(receiver, sender="work")
-        assert heard == ["work"] * 4
+        assert on_notification == ["work"] * 4
 
     def test_a_receiver_that_raises_changes_nothing(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture

@@ -20,7 +20,7 @@ from ...tracebacks import error_class
 from .. import database_sql
 from ..base import Lease, lease_for
 from ..database import read_message, storable
-from ..hints import HintedLayer
+from ..notifications import NotifiedLayer
 from ..unanswered import Unanswered
 from . import claiming_sql, lanes_sql, sending_sql, settling_sql
 from .execution import MOST_TRIES, plain_words
@@ -44,14 +44,14 @@ from .rows import (
 from .sql import STORED
 
 
-class PostgresqlLayer(PostgresqlOperating, HintedLayer):
+class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
     """What ``DatabaseChannelLayer`` is on a PostgreSQL database."""
 
     may_poll_early = True
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self._listener = Listener(self.using, self.wake, self._stir)
+        self._listener = Listener(self.using, self.wake, self._wake_up)
         self._frontier = Frontier()
         self._unanswered = Unanswered()
 

@@ -1,6 +1,6 @@
 """Hearing PostgreSQL's notifications, on a thread and a connection of their own.
 
-A hint and no more: a worker looks for itself at least once a second, so nothing is lost with a notification.
+A notification only saves time: a worker looks for itself at least once a second, so nothing is lost with one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from django.db import connections
 
 from ...prepared_statements import is_pooled
 from ...second_connection import unpooled
-from ..hints import HintListener, logger
+from ..notifications import NotificationListener, logger
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the connection still is one."""
 
 
-class Listener(HintListener):
+class Listener(NotificationListener):
     """Hears the notifications of one database."""
 
-    def __init__(self, using: str, heard: Callable[[], None], changed: Callable[[], None]) -> None:
-        super().__init__(heard, changed)
+    def __init__(
+        self, using: str, on_notification: Callable[[], None], on_change: Callable[[], None]
+    ) -> None:
+        super().__init__(on_notification, on_change)
         self._using = using
 
-    def _listen(self, ring: int) -> bool:
+    def _listen(self, wake_reader: int) -> bool:
         wrapper = unpooled(connections[self._using])  # kept for ever, it has no business in a pool
         try:
             wrapper.connect()
@@ -42,20 +44,20 @@ class Listener(HintListener):
             driver.execute("SET idle_session_timeout = 0")  # idle is what this session is
             driver.execute("LISTEN mailrail")
             self.is_live = True
-            self._changed()
-            return self._hear(driver, ring)
+            self._on_change()
+            return self._receive(driver, wake_reader)
         finally:
             wrapper.close()
 
-    def _hear(self, driver: Any, ring: int) -> bool:
+    def _receive(self, driver: Any, wake_reader: int) -> bool:
         poll = select.poll()
         poll.register(driver.fileno(), select.POLLIN)
-        poll.register(ring, select.POLLIN)
+        poll.register(wake_reader, select.POLLIN)
         while True:
             events = poll.poll(LOOK_EVERY * 1000)
-            if any(fd == ring for fd, _ in events):
+            if any(fd == wake_reader for fd, _ in events):
                 return True
             if not events:
                 driver.execute("SELECT 1")
             if any(notice.payload in self._awaited for notice in list(driver.notifies(timeout=0))):
-                self._heard()
+                self._on_notification()

@@ -91,7 +91,7 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         self.joins_transactions = outbox
         self._names = Names(prefix, cluster)
         self._cipher = Cipher(symmetric_encryption_keys)
-        self._listener = RedisListener(self._servers, self._names.tag, self.wake, self._stir)
+        self._listener = RedisListener(self._servers, self._names.tag, self.wake, self._wake_up)
         self._unanswered = Unanswered()
         self._damage = Damage()
         self._claims_so_far = 0

@@ -10,47 +10,47 @@ from typing import Any
 
 import redis
 
-from ..hints import HintListener
+from ..notifications import NotificationListener
 from .servers import ANSWER_TIMEOUT, Server, Servers
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the connections still are ones."""
 
 
-class RedisListener(HintListener):
-    """Hears of the awaited channels. ``tag``: what the hints of a channel are published under."""
+class RedisListener(NotificationListener):
+    """Receive notifications of the awaited channels. ``tag`` returns the name under which a channel's are published."""
 
     def __init__(
         self,
         servers: Servers,
         tag: Callable[[str], bytes],
-        heard: Callable[[], None],
-        changed: Callable[[], None],
+        on_notification: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
-        super().__init__(heard, changed)
+        super().__init__(on_notification, on_change)
         self._servers = servers
         self._tag = tag
         self._subscribed: frozenset[str] = frozenset()
         self._growing = threading.Lock()
 
     def listen(self, channels: Iterable[str]) -> bool:
-        """Channels once heard of are heard of until the end: a busy worker awaits now these, now those."""
+        """Add these channels to those subscribed. None is dropped, as a busy worker awaits different ones in turn."""
         channels = frozenset(channels)
         with self._growing:
-            bell = self._bell
-            if not channels <= self._subscribed and self.is_live and bell is not None:
+            wake_fd = self._wake_fd
+            if not channels <= self._subscribed and self.is_live and wake_fd is not None:
                 self.is_live = False
                 self._awaited = channels
-                os.write(bell, b"+")
+                os.write(wake_fd, b"+")
         return super().listen(channels)
 
-    def _listen(self, ring: int) -> bool:
+    def _listen(self, wake_reader: int) -> bool:
         self._subscribed = frozenset()
         subscriptions: dict[Server, _Subscription] = {}
         try:
             while True:
                 self._grow(subscriptions)
-                if self._hear(list(subscriptions.values()), ring):
+                if self._receive(list(subscriptions.values()), wake_reader):
                     return True
         finally:
             self._subscribed = frozenset()
@@ -63,26 +63,26 @@ class RedisListener(HintListener):
             if server not in subscriptions:
                 subscriptions[server] = _Subscription(server)
             if subscriptions[server].add([self._tag(channel) for channel in channels]):
-                self._heard()
+                self._on_notification()
         with self._growing:
             self._subscribed |= new
             self.is_live = True
-        self._changed()
+        self._on_change()
 
-    def _hear(self, subscriptions: list[_Subscription], ring: int) -> bool:
-        """Until the bell rings. Returns whether that means the end; else others are awaited."""
+    def _receive(self, subscriptions: list[_Subscription], wake_reader: int) -> bool:
+        """Receive until ``wake_reader`` is readable. Return whether that means the end, not other channels to await."""
         poll = select.poll()
-        for file in (ring, *(s.file for s in subscriptions)):
+        for file in (wake_reader, *(s.file for s in subscriptions)):
             poll.register(file, select.POLLIN)
         while True:
             ready = {file for file, _ in poll.poll(LOOK_EVERY * 1000)}
-            if ring in ready:
-                return not os.read(ring, 1)
+            if wake_reader in ready:
+                return not os.read(wake_reader, 1)
             for subscription in subscriptions:
                 if not ready:
                     subscription.look()
                 elif subscription.file in ready and subscription.read():
-                    self._heard()
+                    self._on_notification()
 
 
 class _Subscription:
@@ -93,20 +93,20 @@ class _Subscription:
         self._is_asked = False  # whether it is still alive
         with server.plain_words():
             self._node = server.node_to_hear()
-            self._hints: Any = self._node.listen()
+            self._pubsub: Any = self._node.listen()
 
     @property
     def file(self) -> int:
-        number: int = self._hints.connection._sock.fileno()
+        number: int = self._pubsub.connection._sock.fileno()
         return number
 
     def add(self, tags: list[bytes]) -> bool:
-        """Subscribe, and wait until the server has. Returns whether there was a hint meanwhile."""
+        """Subscribe, and wait until the server has. Returns whether there was a notification meanwhile."""
         missing, found = len(tags), False
         with self._server.plain_words():
-            self._hints.subscribe(*tags)
+            self._pubsub.subscribe(*tags)
             while missing:
-                said = self._hints.get_message(timeout=ANSWER_TIMEOUT)
+                said = self._pubsub.get_message(timeout=ANSWER_TIMEOUT)
                 if said is None:
                     raise redis.TimeoutError("it does not answer")
                 missing -= said["type"] == "subscribe"
@@ -114,10 +114,10 @@ class _Subscription:
         return found
 
     def read(self) -> bool:
-        """Read all that has arrived. Returns whether there was a hint."""
+        """Read all that has arrived. Returns whether there was a notification."""
         found = False
         with self._server.plain_words():
-            while (said := self._hints.get_message(timeout=0)) is not None:
+            while (said := self._pubsub.get_message(timeout=0)) is not None:
                 found = found or said["type"] == "message"
                 self._is_asked = self._is_asked and said["type"] != "pong"
         return found
@@ -130,7 +130,7 @@ class _Subscription:
             if self._node.has_left:
                 raise redis.ConnectionError(f"{self._node.name} has left the cluster")
             self._is_asked = True
-            self._hints.ping()
+            self._pubsub.ping()
 
     def close(self) -> None:
-        self._hints.close()
+        self._pubsub.close()

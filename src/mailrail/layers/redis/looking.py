@@ -9,15 +9,15 @@ from uuid import UUID
 
 from ...messages import DeadMessage, Listed, Message, Place, State
 from ...tracebacks import error_class
-from ..hints import HintedLayer
 from ..looking import END, EXCERPT, Waiting, latest, soonest
+from ..notifications import NotifiedLayer
 from .names import Names
 from .records import Cipher, Unreadable, parts_of, read_dead, read_error, read_message
 from .scripts import run, run_all
 from .servers import Server, Servers
 
 
-class LookedAtLayer(HintedLayer):
+class LookedAtLayer(NotifiedLayer):
     """What the verbs run on, and those that only look."""
 
     _servers: Servers

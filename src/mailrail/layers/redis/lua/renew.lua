@@ -12,5 +12,5 @@ for i, id, token in each_claim(ARGV[1]) do
         call('ZREM', tag .. ':expires', id)
     end
 end
-if seconds <= 0 then hint(tag) end
+if seconds <= 0 then notify(tag) end
 return lost

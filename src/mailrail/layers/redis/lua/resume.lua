@@ -1,3 +1,3 @@
 -- KEYS: tag.
 call('DEL', KEYS[1] .. ':paused')
-hint(KEYS[1])
+notify(KEYS[1])

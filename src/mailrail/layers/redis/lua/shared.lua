@@ -67,7 +67,7 @@ local function pack(s)
 end
 
 -- Subscribers are told of a channel only when they could be waiting for something later: not in a backlog.
-local function hint(tag) call('PUBLISH', tag, '') end
+local function notify(tag) call('PUBLISH', tag, '') end
 
 local soonest = {} -- by :due key: the first due of it, as far as this script has made sure
 
@@ -83,7 +83,7 @@ local function put_due(tag, id, priority, due)
     end
     call('ZADD', key, due, id)
     if due < soonest[key] then
-        if soonest[key] > now then hint(tag) end
+        if soonest[key] > now then notify(tag) end
         soonest[key] = due
     end
     return was_empty

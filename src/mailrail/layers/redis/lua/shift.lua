@@ -24,4 +24,4 @@ for j = 1, #graves, 2 do
     call('HSET', tag .. ':graves', graves[j],
         struct.pack('<Ic0Ic0Ic0', #state, state, #body, body, #error, error))
 end
-hint(tag)
+notify(tag)

@@ -1,6 +1,6 @@
 """Sleeping until a server tells of something, on layers whose server can.
 
-A hint and no more: a worker looks for itself at least once a second, so nothing is lost with a hint.
+A notification only saves time: a worker looks for itself at least once a second, so nothing is lost with one.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from .base import DurableLayer
 logger = logger_of("mailrail.layers")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
-LOOK_FIRST, LOOK_SELDOM = 0.02, 1.0
-"""Seconds between two looks of a worker that gets no hints: the first ones, and when nothing comes."""
+FIRST_POLL_INTERVAL_S, LONGEST_POLL_INTERVAL_S = 0.02, 1.0
+"""Seconds between two polls of a worker without notifications: the first, and the longest."""
 
 
-class HintListener(ABC):
-    """Calls ``heard`` after a hint for an awaited channel, ``changed`` when listening begins or ends.
+class NotificationListener(ABC):
+    """Call ``on_notification`` for each notification of an awaited channel.
 
-    It lives on a thread and a connection of its own, from the first ``listen`` on.
+    ``on_change`` is called when listening begins or ends. From the first ``listen`` on, the listener has a thread and a
+    connection of its own.
     """
 
-    def __init__(self, heard: Callable[[], None], changed: Callable[[], None]) -> None:
-        self._heard = heard
-        self._changed = changed
+    def __init__(self, on_notification: Callable[[], None], on_change: Callable[[], None]) -> None:
+        self._on_notification = on_notification
+        self._on_change = on_change
         self._awaited: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._bell: int | None = None  # written to, it ends the thread
+        self._wake_fd: int | None = None  # closing it ends the thread, writing to it makes the thread look
         self._pid = 0
-        self._is_in_vain = False  # there will be no hints: not tried again
+        self._is_in_vain = False  # there will be no notifications: not tried again
         self.is_live = False
-        """Do hints arrive? Otherwise look often."""
+        """Do notifications arrive? Otherwise look often."""
 
     @abstractmethod
-    def _listen(self, ring: int) -> bool:
-        """Connect, and hear until the bell rings (then True) or the connection breaks (then raise)."""
+    def _listen(self, wake_reader: int) -> bool:
+        """Connect and listen. Return True once ``wake_reader`` was closed; raise when the connection breaks."""
 
     def listen(self, channels: Iterable[str]) -> bool:
-        """From now on hear of these channels. Returns at once: whether hints arrive already."""
+        """Listen for these channels from now on. Returns at once: whether notifications arrive already."""
         self._awaited = frozenset(channels)
         if (self._thread is None or self._pid != os.getpid()) and not self._is_in_vain:
             self._start()
@@ -55,79 +56,81 @@ class HintListener(ABC):
     def close(self) -> None:
         """End the thread and its connection."""
         with self._lock:
-            thread, bell, self._thread, self._bell = self._thread, self._bell, None, None
-        if thread is not None and bell is not None and self._pid == os.getpid():
-            os.close(bell)
+            thread, wake_fd, self._thread, self._wake_fd = self._thread, self._wake_fd, None, None
+        if thread is not None and wake_fd is not None and self._pid == os.getpid():
+            os.close(wake_fd)
             thread.join(timeout=5)
 
     def _start(self) -> None:
         with self._lock:
             if self._thread is not None and self._pid == os.getpid():
                 return
-            ring, self._bell = os.pipe()
+            wake_reader, self._wake_fd = os.pipe()
             self._pid = os.getpid()
             self.is_live = False
             self._thread = threading.Thread(
-                target=self._run, args=(ring,), name="mailrail-listener", daemon=True
+                target=self._run, args=(wake_reader,), name="mailrail-listener", daemon=True
             )
             self._thread.start()
 
-    def _run(self, ring: int) -> None:
+    def _run(self, wake_reader: int) -> None:
         backoff = FIRST_BACKOFF
         told = False
         try:
             while not self._is_in_vain:
                 begun = time.monotonic()
                 try:
-                    if self._listen(ring):
+                    if self._listen(wake_reader):
                         return
                 except Exception as error:  # whatever it is, polling goes on
                     if not told:
-                        logger.warning("no hints of new messages just now, looking often instead: %s", error)
+                        logger.warning(
+                            "no notifications of new messages just now, polling instead: %s", error
+                        )
                     told = True
                 finally:
                     self.is_live = False
-                    self._changed()
+                    self._on_change()
                 if time.monotonic() - begun > LONGEST_BACKOFF:
                     backoff, told = FIRST_BACKOFF, False
-                if _rings(ring, backoff):
+                if _is_woken(wake_reader, backoff):
                     return
                 backoff = min(LONGEST_BACKOFF, backoff * 2)
         finally:
-            os.close(ring)
+            os.close(wake_reader)
 
 
-class HintedLayer(DurableLayer):
-    """A layer that sleeps until a ``HintListener`` hears something."""
+class NotifiedLayer(DurableLayer):
+    """A layer that sleeps until a ``NotificationListener`` hears something."""
 
-    _listener: HintListener
-    _look_every = LOOK_FIRST
+    _listener: NotificationListener
+    _poll_every = FIRST_POLL_INTERVAL_S
     _fruitless = 0  # claims in a row that got nothing
 
     def wait(self, channels: Sequence[str], timeout: float, seen: int | None = None) -> None:
         seen = self._wakes if seen is None else seen
         deadline = time.monotonic() + timeout
         while self._wakes == seen:
-            # In this order: a hint between the two counts as one wake more than `seen`.
+            # In this order: a notification between the two counts as one wake more than `seen`.
             listening = self._listener.listen(channels) if channels else self._listener.is_live
             soon = self._due_at(channels) - time.monotonic()
             if soon <= 0:
-                self._look_every = LOOK_FIRST
+                self._poll_every = FIRST_POLL_INTERVAL_S
                 soon = self._hesitation()
             left = min(deadline - time.monotonic(), soon)
-            looks = self._look_every * random.uniform(0.75, 1.25) if channels and not listening else left
+            looks = self._poll_every * random.uniform(0.75, 1.25) if channels and not listening else left
             if min(left, looks) > 0:
                 self._sleep(min(left, looks), seen, listening)
             if time.monotonic() >= deadline or looks >= left == soon:
                 return
-            self._look_every = min(LOOK_SELDOM, self._look_every * 1.5)
+            self._poll_every = min(LONGEST_POLL_INTERVAL_S, self._poll_every * 1.5)
 
     def _sleep(self, seconds: float, seen: int, listening: bool) -> None:
         with self._waking:
             self._waking.wait_for(lambda: self._wakes != seen or self._listener.is_live != listening, seconds)
 
-    def _stir(self) -> None:
-        """Listening has begun, or ended: look again, and sleep accordingly."""
+    def _wake_up(self) -> None:
+        """Make ``wait`` look again: listening has begun or ended, which changes how long it sleeps."""
         with self._waking:
             self._waking.notify_all()
 
@@ -142,7 +145,7 @@ class HintedLayer(DurableLayer):
         self._listener.close()
 
 
-def _rings(ring: int, seconds: float) -> bool:
+def _is_woken(wake_reader: int, seconds: float) -> bool:
     poll = select.poll()
-    poll.register(ring, select.POLLIN)
+    poll.register(wake_reader, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
