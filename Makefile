@@ -18,6 +18,9 @@ JOBS = $(if $(strip $(ARGS)),0,logical)
 # How long a soak takes
 MINUTES = 5
 
+# Tests start hundreds of processes, and each would compile all of ours.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help serve demo test quick screenshots check check-django messages docs bench soak format clean
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from axe_playwright_python.base import AXE_SCRIPT
 from django.contrib.auth.models import User
 from django.test import Client
 from playwright import sync_api
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WITHOUT = (
@@ -96,15 +97,17 @@ class Watch:
         self._site = site
         self.complaints: list[str] = []
 
-    def over(self, page: Page) -> None:
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self._note(f"script: {error}"))
-        page.context.on("request", self._see)
-        page.context.expose_function("tell_of_violation", lambda what: self._note(f"policy: {what}"))
-        page.context.add_init_script(
+    def over_context(self, context: BrowserContext) -> None:
+        context.on("request", self._see)
+        context.expose_function("tell_of_violation", lambda what: self._note(f"policy: {what}"))
+        context.add_init_script(
             """document.addEventListener("securitypolicyviolation", (event) =>
                 tell_of_violation(`${event.violatedDirective} ${event.blockedURI}`));"""
         )
+
+    def over_page(self, page: Page) -> None:
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self._note(f"script: {error}"))
 
     def _note(self, complaint: str) -> None:
         self.complaints.append(complaint)
@@ -123,22 +126,34 @@ class Watch:
 
 
 class Windows:
-    """Opens windows, each as of a browser of its own."""
+    """Opens windows, each as of a browser of its own.
+
+    A new context of a browser takes half a second of CPU. So one is kept for the windows of the next test, emptied.
+    """
 
     def __init__(self, browser: Browser, site: str) -> None:
         self._browser, self.site = browser, site
-        self._watch = Watch(site)
+        self._watch, self._kept = _kept.setdefault(browser, (Watch(site), []))
+        self._in_use: list[tuple[BrowserContext, bool]] = []
         self.complaints = self._watch.complaints
+        self.complaints.clear()
 
-    def open(self, user: User | None = None, **options: Any) -> Page:
-        """``options`` are those of ``Browser.new_context``."""
-        context = self._browser.new_context(base_url=self.site, **options)
-        context.set_default_timeout(PATIENCE)
+    def open(self, user: User | None = None, *, fresh: bool = False, **options: Any) -> Page:
+        """``options`` are those of ``Browser.new_context``. ``fresh``: for a test that changes its clock, say."""
+        usual = not (fresh or options)
+        context = self._kept.pop() if usual and self._kept else self._new(options)
+        self._in_use.append((context, usual))
         if user is not None:
             context.add_cookies([_session(user, self.site)])
         page = context.new_page()
-        self._watch.over(page)
+        self._watch.over_page(page)
         return page
+
+    def _new(self, options: dict[str, Any]) -> BrowserContext:
+        context = self._browser.new_context(base_url=self.site, **options)
+        context.set_default_timeout(PATIENCE)
+        self._watch.over_context(context)
+        return context
 
     def forgive(self, what: str) -> None:
         """Forget complaints that have to be there."""
@@ -147,8 +162,26 @@ class Windows:
         self.complaints[:] = [complaint for complaint in self.complaints if complaint not in expected]
 
     def close(self) -> None:
-        for context in self._browser.contexts:
-            context.close()
+        for context, usual in self._in_use:
+            if usual and not self._kept:
+                _empty(context, self.site)
+                self._kept.append(context)
+            else:
+                context.close()
+        self._in_use.clear()
+
+
+_kept: WeakKeyDictionary[Browser, tuple[Watch, list[BrowserContext]]] = WeakKeyDictionary()
+"""By browser: what it complains of, and a context that waits for the next test."""
+
+
+def _empty(context: BrowserContext, site: str) -> None:
+    """Close its pages, and forget what they have stored."""
+    for page in context.pages:
+        storage = context.new_cdp_session(page)
+        storage.send("Storage.clearDataForOrigin", {"origin": site, "storageTypes": "all"})
+        page.close()
+    context.clear_cookies()
 
 
 def _session(user: User, site: str) -> Any:

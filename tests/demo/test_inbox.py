@@ -16,12 +16,13 @@ from django.contrib.auth.models import User
 from django.core.mail import EmailMessage
 from django.test import Client
 from django.utils import translation
+from playwright.sync_api import Browser
 from pytest_django.live_server_helper import LiveServer
 
 from demo.inbox import EmailBackend
 from demo.inbox.mails import newest
 from scripts.catalogues import CHINESE
-from tests.chromium import WITHOUT, Windows, axe, chromium, expect, program
+from tests.chromium import Windows, axe, expect
 from tests.visible import english, texts
 
 OF_THE_SITE = (
@@ -185,14 +186,11 @@ def test_pages_of_the_inbox_have_a_strict_policy_and_nothing_that_breaks_it(staf
 
 
 @pytest.fixture
-def windows(demo: None, live_server: LiveServer) -> Iterator[Windows]:
-    if program() is None:
-        pytest.skip(WITHOUT)
-    with chromium() as browser:
-        windows = Windows(browser, live_server.url)
-        yield windows
-        windows.close()
-        assert windows.complaints == []
+def windows(demo: None, browser: Browser, live_server: LiveServer) -> Iterator[Windows]:
+    windows = Windows(browser, live_server.url)
+    yield windows
+    windows.close()
+    assert windows.complaints == []
 
 
 def test_the_page_shows_what_arrives_keeps_the_focus_and_is_emptied(

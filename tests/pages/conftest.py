@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser
 from pytest_django.live_server_helper import LiveServer
 
-from ..chromium import WITHOUT, Windows, chromium, program
+from ..chromium import Windows
 from .catalogue import Stage
 
 STRICT = {
@@ -22,14 +22,6 @@ STRICT = {
     "base-uri": ["'none'"],
     "frame-ancestors": ["'none'"],
 }
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if program() is None:
-        pytest.skip(WITHOUT)
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(autouse=True)

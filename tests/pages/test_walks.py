@@ -153,7 +153,7 @@ def mailing(stage: Stage) -> Page:
     """The page of a mailing to eight, none of which has been sent; its clock can be moved."""
     listed = stage.list_to_confirm(*(f"guest-{number}@example.com" for number in range(8)))
     confirm(listed)
-    page = stage.page = stage.windows.open(stage.ada)
+    page = stage.page = stage.windows.open(stage.ada, fresh=True)
     page.clock.install()
     page.goto(f"/invites/bulk/{listed.pk}/progress/")
     return page
