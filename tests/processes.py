@@ -18,7 +18,7 @@ from typing import IO, Any
 from django.db import connections
 
 from .warm import ROOT as ROOT
-from .warm import WarmProcess, is_warm
+from .warm import WarmProcess, can_be_forked, is_known
 
 DJANGO = (sys.executable, "-m", "django")
 
@@ -73,8 +73,8 @@ def start(
 
     System checks, a third of what is left to do, have been run by the first command with the same settings.
     """
-    if command == DJANGO and is_warm(arguments, env):
-        unchecked = ["--skip-checks"] if arguments[0] == "runworker" else []
+    if command == DJANGO and can_be_forked(env):
+        unchecked = ["--skip-checks"] if arguments[0] == "runworker" and is_known(arguments, env) else []
         return WarmProcess([*arguments, *unchecked], env, out, err, start_new_session=session)
     return subprocess.Popen(
         [*command, *arguments],
@@ -93,11 +93,16 @@ def _read(file: IO[bytes]) -> str:
 
 
 def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "it") -> Any:
-    """Wait for something that must happen; fail if it does not."""
-    deadline = time.monotonic() + timeout
+    """Wait for something that must happen; fail if it does not.
+
+    To look takes CPU, of a server or of this process, that what is waited for could use. So the longer it has taken
+    already, the more rarely it is looked for: 5 to 50 ms lie between two looks.
+    """
+    begun = time.monotonic()
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout:g} s"
-        time.sleep(0.01)
+        waited = time.monotonic() - begun
+        assert waited < timeout, f"{what} did not happen within {timeout:g} s"
+        time.sleep(min(max(0.005, waited / 20), 0.05))
     return result
 
 
@@ -115,19 +120,24 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines: list[Line] = []
+        self._read = 0
         path.touch()
 
     def lines(self, what: str | None = None) -> list[Line]:
         """All whole lines; one that is being written right now is left for the next look."""
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        parts = [line.split() for line in whole]
-        found = [Line(p[0], p[1], int(p[2]), int(p[3]), int(p[4])) for p in parts]
-        return [line for line in found if what is None or line.what == what]
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        parts = [line.split() for line in whole.decode().splitlines()]
+        self._lines += [Line(p[0], p[1], int(p[2]), int(p[3]), int(p[4])) for p in parts]
+        return [line for line in self._lines if what is None or line.what == what]
 
     def total(self) -> int:
-        """How many lines there are; cheap, also when there are many."""
-        return self.path.read_bytes().count(b"\n")
+        """How many lines there are."""
+        return len(self.lines())
 
     def counts(self, what: str = "ran") -> Counter[str]:
         return Counter(line.id for line in self.lines(what))

@@ -1,17 +1,21 @@
-"""Processes of ``python -m django`` that begin where another one has come to: with Django set up.
+"""Processes of ``python -m django`` that begin where another one has come to: with Django imported, or set up.
 
 Most of what a short command takes is importing Django, the apps and what they stand on, and the tests start a few
-thousand of them, most with the same environment. So one process for each environment (``python -m tests.warm``) sets
-Django up, as every command does first, and each command is a fork of it, with streams and a session of its own. From
-there on all is as if it had been started by its name. The first commands of each environment are, and so are those of
-the tests of ``runserver``, of the demo and of the tutorial.
+thousand of them. So one process (``python -m tests.warm``) imports what can be imported without settings, and each
+command is a fork of it, with an environment, streams and a session of its own. From there on all is as if it had been
+started by its name: it sets Django up with its own settings.
 
-The commands are children of that process, which waits for them and hands on their exit status.
+Most commands have the same environment as others before them. For each such environment a fork of that process sets
+Django up, as every command does first, and is forked in its turn.
+
+The first command is started by its name, and so are those of the tests of ``runserver``, of the demo and of the
+tutorial. The others are children of the process that was forked, which waits for them and hands on their exit status.
 """
 
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -24,7 +28,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import django
 from django.core.management import load_command_class
@@ -34,9 +38,31 @@ ROOT = Path(__file__).resolve().parent.parent
 EACH_ITS_OWN = ("MAILRAIL_LEDGER", "PYTEST_CURRENT_TEST")
 """Variables that nobody looks at while Django is set up."""
 COLD = 2
-"""How many are started from nothing: a server of a test's own makes an environment that never comes again."""
+"""How many only get it imported: a server of a test's own makes an environment that never comes again."""
 MOST = 4
 """Environments for which a process is kept."""
+IMPORTED = (
+    "channels_redis.core",
+    "django.contrib.admin.sites",
+    "django.contrib.messages.storage.fallback",
+    "django.contrib.staticfiles.storage",
+    "django.core.handlers.asgi",
+    "django.core.mail.backends.smtp",
+    "django.core.management.commands.migrate",
+    "django.db.backends.postgresql.base",
+    "django.db.backends.sqlite3.base",
+    "mailrail.invitations.addresses",
+    "mailrail.layers.memory",
+    "mailrail.layers.postgresql",
+    "mailrail.layers.redis",
+    "mailrail.layers.sqlite",
+    "mailrail.mail.compose",
+    "mailrail.mail.smtp",
+    "mailrail.management.commands.runworker",
+)
+"""What needs no settings, and brings with it nine tenths of what a worker imports."""
+_BY_NOW = dict(os.environ)
+"""The environment of the process that has Django imported."""
 _MOST_SAID = 128 * 1024
 """Bytes of a request: an environment and the arguments."""
 
@@ -59,7 +85,8 @@ class WarmProcess:
         with Path(os.devnull).open("rb") as nothing:
             streams = [each.fileno() for each in (nothing, stdout, stderr)]
             request = {"arguments": list(arguments), "env": dict(env), "session": start_new_session}
-            self.pid = _server(env).ask(request, [*streams, status])
+            server = _set_up(env) if is_known(arguments, env) else _imported()
+            self.pid = server.ask(request, [*streams, status])
         os.close(status)
 
     def poll(self) -> int | None:
@@ -91,58 +118,80 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def is_warm(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Have commands been started with this environment before? Other settings than the tests' take another set-up."""
-    if "--settings" in arguments or env.get("DJANGO_SETTINGS_MODULE") != "tests.settings":
-        return False
-    _started[_key(env)] += 1
-    return _started[_key(env)] > COLD
-
-
 _Key = frozenset[tuple[str, str]]
 _started: Counter[_Key] = Counter()
+
+
+def can_be_forked(env: Mapping[str, str]) -> bool:
+    """Not the first one of all, and none of which Python itself has to behave in another way."""
+    _started[_key(env)] += 1
+    return _started.total() > 1 and _of_python(env) == _of_python(_BY_NOW)
+
+
+def is_known(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Have commands been started with this environment before? Other settings than the tests' may be new each time."""
+    if "--settings" in arguments or env.get("DJANGO_SETTINGS_MODULE") != "tests.settings":
+        return False
+    return _started[_key(env)] > COLD
 
 
 def _key(env: Mapping[str, str]) -> _Key:
     return frozenset((name, value) for name, value in env.items() if name not in EACH_ITS_OWN)
 
 
+def _of_python(env: Mapping[str, str]) -> dict[str, str]:
+    """What Python, C's library or a module has looked at before there are settings."""
+    looked_at = ("PYTHON", "LANG", "LC_", "LD_", "LOCPATH", "PSYCOPG", "TZ")
+    return {name: env[name] for name in env if name.startswith(looked_at) and name != "PYTHONPATH"}
+
+
 class _Server:
-    """This side of it."""
+    """This side of a process that is forked."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-                env=env,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for those who started us
-            )
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def ask(self, request: object, streams: Sequence[int]) -> int:
+    def ask(self, request: object, descriptors: Sequence[int]) -> int:
         """The process id."""
-        socket.send_fds(self._ours, [json.dumps(request).encode()], streams)
+        socket.send_fds(self._ours, [json.dumps(request).encode()], descriptors)
         answer = self._ours.recv(20)
         assert answer, "the process that has Django ready has ended"
         return int(answer)
 
     def close(self) -> None:
         self._ours.close()
-        self._process.wait(20)
 
 
 _servers: OrderedDict[_Key, _Server] = OrderedDict()
+"""With Django set up, by environment; it was asked for last what stands last."""
+_first: list[tuple[_Server, subprocess.Popen[bytes]]] = []
+"""The one that has Django imported."""
 
 
-def _server(env: Mapping[str, str]) -> _Server:
+def _imported() -> _Server:
+    if not _first:
+        server = _Server()
+        with server.theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm", str(server.theirs.fileno())],
+                env=_BY_NOW | {"PYTHONPATH": str(ROOT / "src")},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[server.theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for those who started us
+            )
+        _first.append((server, process))
+    return _first[0][0]
+
+
+def _set_up(env: Mapping[str, str]) -> _Server:
     key = _key(env)
     if key not in _servers:
         if len(_servers) >= MOST:
             _servers.popitem(last=False)[1].close()
-        _servers[key] = _Server(env)
+        _servers[key] = server = _Server()
+        with server.theirs:
+            _imported().ask({"env": dict(env)}, [server.theirs.fileno()])
     _servers.move_to_end(key)
     return _servers[key]
 
@@ -151,16 +200,23 @@ def _server(env: Mapping[str, str]) -> _Server:
 def _close_all() -> None:
     while _servers:
         _servers.popitem()[1].close()
+    while _first:
+        server, process = _first.pop()
+        server.close()
+        process.wait(20)
 
 
 # -- the other side --------------------------------------------------------------------------------------------------
 
+_Asked = tuple[dict[str, Any], list[int]]
+"""A request, and the file descriptors that came with it."""
 
-def _serve(theirs: socket.socket) -> list[str]:
-    """Returns in each process that was asked for, with its arguments; and never in the one that forks them."""
+
+def _serve(theirs: socket.socket) -> _Asked:
+    """Returns in each process that was asked for; and never in the one that forks them."""
     waited_for: dict[
-        int, tuple[int, int]
-    ] = {}  # file descriptor of the process -> its id, where to tell its status
+        int, tuple[int, int | None]
+    ] = {}  # descriptor of the process -> its id, where to tell its status
     poll = select.poll()
     poll.register(theirs, select.POLLIN)
     while True:
@@ -168,22 +224,21 @@ def _serve(theirs: socket.socket) -> list[str]:
             if fd != theirs.fileno():
                 poll.unregister(fd)
                 os.close(fd)
-                pid, status = waited_for.pop(fd)
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                with suppress(BrokenPipeError):
-                    os.write(status, b"%d" % code)
-                os.close(status)
+                _tell_status(*waited_for.pop(fd))
                 continue
-            said, streams, _, _ = socket.recv_fds(theirs, _MOST_SAID, 4)
+            said, descriptors, _, _ = socket.recv_fds(theirs, _MOST_SAID, 4)
             if not said:
                 os._exit(0)  # nobody is there who could ask
-            *standard, status = streams
+            request = json.loads(said)
+            status = descriptors.pop() if "arguments" in request else None
             if (pid := os.fork()) == 0:
                 theirs.close()
-                for each in [status, *(fd for fd in waited_for), *(told for _, told in waited_for.values())]:
-                    os.close(each)
-                return _become(json.loads(said), standard)
-            for each in standard:
+                told = (each for _, each in waited_for.values())
+                for each in (status, *waited_for, *told):
+                    if each is not None:
+                        os.close(each)
+                return request, descriptors
+            for each in descriptors:
                 os.close(each)
             new = os.pidfd_open(pid)
             waited_for[new] = pid, status
@@ -191,7 +246,31 @@ def _serve(theirs: socket.socket) -> list[str]:
             theirs.send(b"%d" % pid)
 
 
-def _become(request: dict[str, object], streams: Sequence[int]) -> list[str]:
+def _tell_status(pid: int, status: int | None) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status is not None:
+        with suppress(BrokenPipeError):
+            os.write(status, b"%d" % code)
+        os.close(status)
+
+
+def _take_environment(env: Mapping[str, str]) -> None:
+    """As Python does when it starts: what PYTHONPATH names comes behind the folder that it was started in."""
+    theirs = env.get("PYTHONPATH", "").split(os.pathsep)
+    ours = {str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    sys.path[:] = [str(ROOT), *theirs, *(folder for folder in sys.path if folder not in ours)]
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def _set_django_up() -> None:
+    django.setup()
+    for name in ("runworker", "channels"):
+        load_command_class("mailrail", name)
+    connections.close_all()
+
+
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     """The process that was asked for."""
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
@@ -199,20 +278,20 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> list[str]:
         os.close(fd)
     if request["session"]:
         os.setsid()
-    assert isinstance(request["env"], dict) and isinstance(request["arguments"], list)
-    os.environ.clear()
-    os.environ.update(request["env"])
-    return request["arguments"]
+    sys.argv = ["-m", *request["arguments"]]
+    runpy.run_module("django", run_name="__main__", alter_sys=True)
 
 
 def _main() -> None:
-    theirs = socket.socket(fileno=int(sys.argv[1]))
-    django.setup()
-    for name in ("runworker", "channels"):
-        load_command_class("mailrail", name)
-    connections.close_all()
-    sys.argv = ["-m", *_serve(theirs)]
-    runpy.run_module("django", run_name="__main__", alter_sys=True)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    request, descriptors = _serve(socket.socket(fileno=int(sys.argv[1])))
+    _take_environment(request["env"])
+    if "arguments" not in request:  # it is to be forked in its turn
+        _set_django_up()
+        request, descriptors = _serve(socket.socket(fileno=descriptors[0]))
+        _take_environment(request["env"])
+    _become(request, descriptors)
 
 
 if __name__ == "__main__":
