@@ -20,6 +20,8 @@ import psycopg
 import redis
 
 PR_SET_PDEATHSIG = 1
+QUICK = {"fsync": "off", "full_page_writes": "off"}
+"""Without what only a crash of the whole machine needs: tests crash servers (PostgreSQL manual, 14.5)."""
 SERVER_USER = "nobody"
 """PostgreSQL refuses to run as root."""
 
@@ -179,7 +181,7 @@ class PostgresServer(Server):
 
     def __init__(self, **settings: str) -> None:
         super().__init__()
-        self._settings = {"fsync": "off", "max_connections": "100", **settings}
+        self._settings = {**QUICK, "max_connections": "100", **settings}
         self._bin = self._programs()
         if os.geteuid() == 0:
             shutil.chown(self.folder, SERVER_USER)

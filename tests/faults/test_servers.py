@@ -81,7 +81,7 @@ def on_postgresql(
         # Bind to a prepared statement, or its first text.
         may_claim=lambda data: b"_pg3_" in data or b"SKIP LOCKED" in data,
         rounds=int(os.environ.get("MAILRAIL_FAULT_ROUNDS", "20")),
-        messages=20_000,
+        messages=8_000,
     )
 
 
@@ -109,7 +109,7 @@ def on_valkey(valkey: ValkeyServer, settings: Any, monkeypatch: pytest.MonkeyPat
         # What adopts claims whose answer was lost is one, too, and its answers are lost as well.
         may_claim=lambda data: b"EVALSHA" in data,
         rounds=int(os.environ.get("MAILRAIL_FAULT_ROUNDS", "4")),
-        messages=8_000,
+        messages=4_000,
     )
     get_layer().stop_listening()
 
@@ -137,7 +137,7 @@ def test_kill_9_of_all_workers_again_and_again(place: Place, ledger: Ledger, see
     ids = [str(id) for id in layer.enqueue([Message("ledger", {}, lane=lane) for lane in lanes])]
     in_flight, everybody = 0, []
     for _ in range(place.rounds):
-        enough = ledger.total() + chance.randrange(50, place.messages // 2 // place.rounds)
+        enough = ledger.total() + chance.randrange(50, place.messages // place.rounds)
         with ExitStack() as stack:
             pair = place.start(stack, ledger, "ledger")
             begun = time.monotonic()

@@ -40,7 +40,7 @@ from mailrail.messages import ChannelStats, Message, Rate, new_token
 from .model import Asked, Entry, Fate, Model, Token, Wish
 
 SOAK = os.environ.get("MAILRAIL_HYPOTHESIS_EXAMPLES", "")
-EXAMPLES, STEPS = (*map(int, SOAK.split("x")), 60)[:2] if SOAK else (100, 60)
+EXAMPLES, STEPS = (*map(int, SOAK.split("x")), 60)[:2] if SOAK else (30, 60)
 SECONDS_PER_TEST = 0 if SOAK else 600  # 0: no limit; it is shrinking a failure that takes long
 
 CHANNELS = ("a", "b")
