@@ -17,7 +17,7 @@ from django.db import connections
 
 from mailrail import mail
 from mailrail.layers import get_layer
-from mailrail.mail import Email, Status, outages
+from mailrail.mail import Email, Status, circuit
 from mailrail.mail.models import MailerPace, MailerSlot, MailerState
 
 from ..processes import Ledger, WorkerProcess, environment, until
@@ -238,7 +238,7 @@ def test_mail_goes_back_to_a_relay_that_works_again(project: Project) -> None:
         project.start(1)
         queue(1)
         until(lambda: len(first.mails) == 1)
-        outages.begins(MAILER, "it was away", Email.objects.db)
+        circuit.trip(MAILER, "it was away", Email.objects.db)
         n = 0
         while len(first.mails) == 1:  # until it is tried, after about five seconds
             n += 1

@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail import logins, outage_log, paces, refused_senders
+from mailrail.mail import circuit_log, logins, paces, refused_senders
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
@@ -100,7 +100,7 @@ def _no_beliefs() -> None:
     paces.forget()
     refused_senders.forget()
     logins.forget()
-    outage_log.forget()
+    circuit_log.forget()
 
 
 @pytest.fixture(

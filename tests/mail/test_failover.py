@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, Status, failover, outages, queue, queue_many
+from mailrail.mail import Email, Status, circuit, failover, queue, queue_many
 from mailrail.mail.models import MailerState
 from mailrail.mail.smtp import Timeouts, close_pools
 from mailrail.testing import advance
@@ -94,7 +94,7 @@ def test_whoever_tries_one_that_is_out_delivers_by_the_others_first(
 def test_a_mailer_that_takes_connections_and_no_email_is_still_out(queueing: Configure, stage: str) -> None:
     with ScriptedServer([Fault(stage, "disconnect", nth) for nth in range(2)]) as server:
         queueing(server.port)
-        outages.begins(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
+        circuit.trip(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
         for probes in (2, 3):
             pass_time(10)
             queue(message())
@@ -110,7 +110,7 @@ def test_a_mailer_that_takes_connections_and_no_email_is_still_out(queueing: Con
 def test_what_cannot_be_read_says_nothing_of_a_mailer_that_is_out(queueing: Configure) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
-        outages.begins(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
+        circuit.trip(MAILER if django.VERSION >= (6, 1) else "", "it says nothing", "default")
         pass_time(10)
         Email.objects.filter(pk=queue(message()).pk).update(content={})
         work()
@@ -119,13 +119,13 @@ def test_what_cannot_be_read_says_nothing_of_a_mailer_that_is_out(queueing: Conf
 
 def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
     longest = Timeouts()
-    outages.begins("", "it says nothing", "default")
+    circuit.trip("", "it says nothing", "default")
     pass_time(10)
-    assert outages.standing("", "default").is_probe
+    assert circuit.state_of("", "default").is_probe
     pass_time(longest.connect + longest.greeting)
-    assert not outages.standing("", "default").usable
+    assert not circuit.state_of("", "default").usable
     pass_time(60)
-    assert outages.standing("", "default").is_probe
+    assert circuit.state_of("", "default").is_probe
 
 
 def test_when_the_first_works_again_mail_goes_back_to_it(

@@ -18,7 +18,7 @@ from django.utils import timezone
 from mailrail import mail
 from mailrail.health import views
 from mailrail.layers import get_layer
-from mailrail.mail import Email, outage_log, outages
+from mailrail.mail import Email, circuit, circuit_log
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerPace, MailerState
 from mailrail.moments import aware
@@ -103,7 +103,7 @@ def test_a_server_that_is_down_is_told_to_everybody_who_asks(
 def test_the_check_for_machines_names_each_problem(queueing: Configure, away: int) -> None:
     queueing(away)
     mail.queue_many(messages(1), send_at=3600)
-    outages.begins(alias_of(MAILER), "nobody answers", Email.objects.db)
+    circuit.trip(alias_of(MAILER), "nobody answers", Email.objects.db)
     pass_time(400)
     out = StringIO()
     with pytest.raises(CommandError):
@@ -233,8 +233,8 @@ def test_a_worker_that_starts_in_mid_outage_says_when_it_began_and_when_it_ends(
     caplog.set_level(logging.WARNING, "mailrail.mail")
     queueing(away)
     using = Email.objects.db
-    outages.begins(alias_of(MAILER), "nobody answers", using)
-    outage_log.forget()  # what the process before it has said
+    circuit.trip(alias_of(MAILER), "nobody answers", using)
+    circuit_log.forget()  # what the process before it has said
     caplog.clear()
     worker = Worker(get_layer(), Routing.of_layer(), ["mailrail.mail"])
     thread = threading.Thread(target=worker.run)
@@ -247,11 +247,11 @@ def test_a_worker_that_starts_in_mid_outage_says_when_it_began_and_when_it_ends(
     [line] = said(caplog)
     since = timezone.localtime(aware(MailerState.objects.get().since))
     assert f"cannot be used since {since:%Y-%m-%d %H:%M:%S}" in line and line.endswith(": nobody answers")
-    outages.tell(using)
+    circuit.log_changes(using)
     assert len(said(caplog)) == 1, "said once"
     MailerState.objects.all().delete()  # another worker's attempt got through
-    outages.tell(using)
-    outages.tell(using)
+    circuit.log_changes(using)
+    circuit.log_changes(using)
     assert len(said(caplog)) == 2 and "works again; it was out from" in said(caplog)[-1]
 
 
@@ -260,9 +260,9 @@ def test_what_a_person_pauses_in_an_outage_is_not_called_over(
 ) -> None:
     queueing(25)
     using = Email.objects.db
-    outages.begins(alias_of(MAILER), "nobody answers", using)
+    circuit.trip(alias_of(MAILER), "nobody answers", using)
     mail.pause(MAILER)
-    outages.tell(using)
+    circuit.log_changes(using)
     mail.resume(MAILER)
-    assert outages.standing(alias_of(MAILER), using).usable
+    assert circuit.state_of(alias_of(MAILER), using).usable
     assert not [each for each in said(caplog) if "works again" in each]

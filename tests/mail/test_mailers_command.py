@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 
 from mailrail import InvalidSettings, mail
-from mailrail.mail import Email, outages, paces
+from mailrail.mail import Email, circuit, paces
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance, drain
@@ -35,7 +35,7 @@ def test_how_each_mailer_stands(queueing: Configure, policy: Configure, second: 
     second("backup", 26)
     second("third", 27)
     assert told() == f"{MAILER}: works\nbackup: works\nthird: works\n"
-    outages.begins(alias_of(MAILER), "nobody answers", "default")
+    circuit.trip(alias_of(MAILER), "nobody answers", "default")
     mail.pause("backup", reason="the bill is not paid")
     paces.slow_down("third", "example.com", 10.0, "421 too fast", "default")
     first, backup, third = told().splitlines()

@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, outage_log, outcome_log
+from mailrail.mail import Email, circuit_log, outcome_log
 from mailrail.mail.models import MailerState
 from mailrail.mail.outcomes import fail
 from mailrail.testing import advance
@@ -173,7 +173,7 @@ def test_a_reply_forges_no_line_and_steers_no_terminal(
 
 
 def test_a_seen_outage_is_escaped_too(caplog: pytest.LogCaptureFixture) -> None:
-    outage_log.seen(MailerState(mailer="out", paused_by="outage", reason=f"421 {RAW}\nforged"))
+    circuit_log.seen(MailerState(mailer="out", paused_by="outage", reason=f"421 {RAW}\nforged"))
     assert f"421 {WRITTEN}\\nforged" in caplog.text
 
 

@@ -18,7 +18,7 @@ from mailrail import Channel, mail
 from mailrail.invitations import invite
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
-from mailrail.mail import Email, outages
+from mailrail.mail import Email, circuit
 from mailrail.mail.ledger import write
 from mailrail.mail.models import Suppression
 from mailrail.mail.outcomes import fail, judge
@@ -85,9 +85,9 @@ def failed() -> Email:
 def fill() -> None:
     """Emails in every status, mailers, addresses, invitations, and messages that wait, run and died."""
     _emails()
-    outages.begins(UNNAMED if django.VERSION < (6, 1) else "out", "[Errno 111] Connection refused", "default")
+    circuit.trip(UNNAMED if django.VERSION < (6, 1) else "out", "[Errno 111] Connection refused", "default")
     if django.VERSION >= (6, 1):
-        outages.pause("bulk", "default", "The provider asked us to wait until Monday.")
+        circuit.pause("bulk", "default", "The provider asked us to wait until Monday.")
     for name, reason in (("gone", "550 5.1.1 The email account does not exist."), ("left", "complaint")):
         Suppression.objects.create(address=f"{name}.person@example.com", reason=reason[:50])
     _invitations()

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .circuit import pause, resume
     from .control import (
         Changed,
         acancel,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     )
     from .errors import CannotQueue, EmailTooLarge, KeyConflict
     from .models import Email, Status
-    from .outages import pause, resume
     from .queueing import aqueue, aqueue_many, queue, queue_many
     from .refused_senders import allow_sender
     from .sensitive import is_sensitive
@@ -68,7 +68,7 @@ _HOMES = {
     ),
     "errors": ("CannotQueue", "EmailTooLarge", "KeyConflict"),
     "models": ("Email", "Status"),
-    "outages": ("pause", "resume"),
+    "circuit": ("pause", "resume"),
     "queueing": ("aqueue", "aqueue_many", "queue", "queue_many"),
     "refused_senders": ("allow_sender",),
     "sensitive": ("is_sensitive",),

@@ -20,7 +20,7 @@ from mailrail.routing import consumer
 from mailrail.signals import message_buried, worker_maintenance
 from mailrail.worker import IncomingMessage
 
-from . import outages
+from . import circuit
 from .delivery import Delivery, call_of, id_of
 from .models import Email, Status
 from .outcomes import note
@@ -83,11 +83,11 @@ def sending(before: datetime) -> QuerySet[Email]:
 # -- records whose message is dead: nobody will run it, so a person decides, and ``release`` sends another one -------
 
 
-@receiver(worker_maintenance, sender=CHANNEL, dispatch_uid="mailrail.mail.outages")
+@receiver(worker_maintenance, sender=CHANNEL, dispatch_uid="mailrail.mail.circuit")
 def tell_outages(**kwargs: Any) -> None:
     """Tell of outages also in the log of a worker that began, or had no mail, while they lasted."""
     with suppress(OperationalError, InterfaceError):  # delivery says that the database is away
-        outages.tell(router.db_for_write(Email))
+        circuit.log_changes(router.db_for_write(Email))
 
 
 @receiver(message_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")

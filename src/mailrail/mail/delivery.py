@@ -26,18 +26,18 @@ from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from . import failover, outages, outcome_log, outcomes, paces, rates, reading
+from . import circuit, failover, outcome_log, outcomes, paces, rates, reading
 from .by_backend import send_by_backend
+from .circuit import CircuitState
+from .connection_limits import reserved_connections
 from .ledger import write
 from .load import Loaded, defect_of, in_portions, load_messages
 from .logins import Login
 from .mailers import open_backend, server_for
 from .models import Email, Status
-from .outages import Standing
 from .outcomes import Result
 from .postbag import Postbag
 from .refused_senders import RefusedSenders
-from .slots import slots
 from .smtp import Connection, Server, SmtpError, carry, close_all, drive, pool_of
 from .smtp.as_django import utf8_address_of
 from .smtp.errors import AuthenticationRefused, PoolExhausted
@@ -172,7 +172,7 @@ class Delivery:
         """One that is out may keep whoever tries it waiting for minutes."""
         if len(mailers) < 2:
             return mailers
-        out = outages.known(self._using)
+        out = circuit.tripped(self._using)
         return sorted(mailers, key=lambda mailer: mailer in out)
 
     # -- before anything is sent --------------------------------------------------------------------------------
@@ -227,22 +227,22 @@ class Delivery:
         for way in ways:
             if not emails:
                 return
-            standing = outages.standing(way, self._using)
-            if way == mailer and standing.is_paused:
+            circuit_state = circuit.state_of(way, self._using)
+            if way == mailer and circuit_state.is_paused:
                 self._visit(mailer, emails, f"mailer {mailer!r} is paused")
                 return
-            if standing.usable:
-                emails, delay, why = self._deliver_by(way, emails, standing, ways)
+            if circuit_state.usable:
+                emails, delay, why = self._deliver_by(way, emails, circuit_state, ways)
                 wait = min(wait, delay)
-            elif not standing.is_paused:
-                wait, why = min(wait, standing.wait), why or f"mailer {way!r} is out"
+            elif not circuit_state.is_paused:
+                wait, why = min(wait, circuit_state.wait), why or f"mailer {way!r} is out"
             bound = [email for email in emails if not failover.may_move(email)]
             self._later(bound, wait, why)
             emails = [email for email in emails if failover.may_move(email)]
         self._later(emails, wait, why)
 
     def _deliver_by(
-        self, mailer: str, emails: list[Email], standing: Standing, ways: Sequence[str]
+        self, mailer: str, emails: list[Email], circuit_state: CircuitState, ways: Sequence[str]
     ) -> tuple[list[Email], float, str]:
         """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
         self._senders = RefusedSenders(mailer, self._using)
@@ -252,8 +252,8 @@ class Delivery:
             _release(self._messages[email.pk], delay, reason)
         self._slow_down, self._ended, begun = {}, 0, time.monotonic()
         self._answered, self._broke, self._turned_away = False, "", []
-        self._probed = mailer if standing.is_probe else None
-        left, why = self._send(mailer, self._moved(mailer, admission.ready), standing, admission)
+        self._probed = mailer if circuit_state.is_probe else None
+        left, why = self._send(mailer, self._moved(mailer, admission.ready), circuit_state, admission)
         self._senders.save()
         left += self._turned_away
         if self._slow_down and self._ended:  # else it is out, which is more than slow
@@ -263,12 +263,12 @@ class Delivery:
             why = self._broke
         if why is None:
             if self._probed is not None:
-                (outages.ends if self._answered else outages.pass_on)(mailer, self._using)
+                (circuit.reset if self._answered else circuit.half_open)(mailer, self._using)
             self._later(left, SHORTLY, "its connection broke")
             self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
-        delay = outages.begins(mailer, why, self._using, stands_in)
+        delay = circuit.trip(mailer, why, self._using, stands_in)
         self._give_login_back()
         return left + unwelcome, delay, why
 
@@ -298,7 +298,7 @@ class Delivery:
         return [email for email in emails if email not in changed] if changed else emails
 
     def _send(
-        self, mailer: str, emails: list[Email], standing: Standing, admission: rates.Admission
+        self, mailer: str, emails: list[Email], circuit_state: CircuitState, admission: rates.Admission
     ) -> tuple[list[Email], str | None]:
         """Returns what is left, and why the mailer cannot be used, if it cannot."""
         if not emails:
@@ -310,7 +310,7 @@ class Delivery:
             # Wrong settings: mended by a deploy, not by a person who requeues thousands.
             return emails, f"{type(error).__name__}: {error}"
         login = self._login = Login(mailer, backend, self._using)
-        if not standing.is_probe and not self._may_log_in(mailer, login):
+        if not circuit_state.is_probe and not self._may_log_in(mailer, login):
             self._visit(mailer, emails, LOGGING_IN, soonest=0.1)
             admission.give_back(emails)
             return [], None
@@ -321,8 +321,8 @@ class Delivery:
                 left += portion
                 continue
             loaded = self._load(mailer, portion)
-            most = 1 if server is None else _most(server, len(loaded), standing)
-            with slots(mailer, most, self._using) as free:
+            most = 1 if server is None else _most(server, len(loaded), circuit_state)
+            with reserved_connections(mailer, most, self._using) as free:
                 if free == 0:
                     self._visit(mailer, portion, NO_SLOT, soonest=0.1)
                     admission.give_back(portion)
@@ -398,10 +398,10 @@ class Delivery:
         return bag.left(), bag.mailer_out or broken
 
     def _may_log_in(self, mailer: str, login: Login) -> bool:
-        """Tell whether this batch may. Another one may have tried, and been refused, since the standing was read."""
+        """Tell whether this batch may. Another one may have tried, and been refused, since it was read."""
         if not login.may_begin():
             return False
-        return not (login.is_first and mailer in outages.known(self._using))
+        return not (login.is_first and mailer in circuit.tripped(self._using))
 
     def _open_first(self, connections: Sequence[Connection]) -> list[SmtpError]:
         """Log in over one connection before the others are opened. Returns why that could not be."""
@@ -475,7 +475,7 @@ class Delivery:
         if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
             self._finish_final()
         if self._probed is not None and any(result.status == Status.SENT for result in results):
-            outages.ends(self._probed, self._using)  # nobody has to wait for the rest of this batch
+            circuit.reset(self._probed, self._using)  # nobody has to wait for the rest of this batch
             self._probed = None
 
     def _finish_final(self) -> None:
@@ -501,9 +501,9 @@ class Delivery:
             _release(self._messages[email.pk], delay, why)
 
 
-def _most(server: Server, count: int, standing: Standing) -> int:
+def _most(server: Server, count: int, circuit_state: CircuitState) -> int:
     """Connections for so many emails."""
-    return 1 if standing.is_probe else max(1, min(server.pool_size, -(-count // PER_CONNECTION)))
+    return 1 if circuit_state.is_probe else max(1, min(server.pool_size, -(-count // PER_CONNECTION)))
 
 
 def _take(server: Server, most: int) -> list[Connection]:

@@ -14,9 +14,9 @@ from django.utils import timezone
 from mailrail.health import Problem, register
 from mailrail.moments import from_now, seconds_between
 
+from .circuit import OUTAGE
 from .mailers import alias_of
 from .models import Email, MailerPace, MailerState, Status
-from .outages import OUTAGE
 from .outcomes import domain_of
 from .overview import COUNTED, due_at
 from .paces import FARTHEST

@@ -16,7 +16,7 @@ from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 from mailrail.keyset_admin import ReadOnlyAdminMixin
 from mailrail.terminal import harmless
 
-from .. import outages
+from .. import circuit
 from ..mailers import delivering
 from ..models import MailerState
 from ..refused_senders import allow_sender, refused_senders
@@ -77,10 +77,10 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         if what not in ("pause", "resume") or not (may_leave if what == "pause" else is_known):
             raise Http404
         if what == "pause":
-            outages.pause(mailer, using, request.POST.get("reason", "")[:LONGEST_REASON].replace("\0", ""))
+            circuit.pause(mailer, using, request.POST.get("reason", "")[:LONGEST_REASON].replace("\0", ""))
             done, said = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
         else:
-            outages.resume(mailer, using)
+            circuit.resume(mailer, using)
             done, said = pgettext("email", "Resume"), gettext("%(mailer)s goes on.")
         self.log_change(request, MailerState(pk=mailer), done)
         self.message_user(

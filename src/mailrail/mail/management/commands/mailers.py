@@ -12,7 +12,7 @@ from mailrail.moments import for_people
 from mailrail.piping import PipedCommand
 from mailrail.terminal import counted, single_line
 
-from ... import health, moving, outages, paces
+from ... import circuit, health, moving, paces
 from ...mailers import alias_of, backend_of, delivering
 from ...models import Email, MailerPace, MailerState
 from ...policies import policy_of
@@ -64,11 +64,11 @@ class Command(PipedCommand):
         try:
             backend_of(mailer)
             if verb == "pause":
-                outages.pause(mailer, using, reason)
+                circuit.pause(mailer, using, reason)
             elif verb == "allow":
                 self.stdout.write(f"{counted(allow_sender(mailer, sender, using), 'held email')} released.")
             else:
-                outages.resume(mailer, using)
+                circuit.resume(mailer, using)
         except InvalidSettings as error:
             raise CommandError(str(error)) from None
         self.stdout.write(single_line(f"{mailer}: {_standing(alias_of(mailer), using)}"))
@@ -89,7 +89,7 @@ class Command(PipedCommand):
 def _standing(mailer: str, using: str) -> str:
     state = MailerState.objects.using(using).filter(pk=mailer).first()
     said = [_working(mailer, using)] if state is None else [_stopped(state)]
-    if state is not None and state.paused_by == outages.OUTAGE and (others := policy_of(mailer).failover):
+    if state is not None and state.paused_by == circuit.OUTAGE and (others := policy_of(mailer).failover):
         said.append(f"its mail goes by {', '.join(others)}")
     refused = (f"{row.sender or '<>'} ({row.reason})" for row in refused_senders(using, mailer))
     if named := ", ".join(refused):
@@ -99,7 +99,7 @@ def _standing(mailer: str, using: str) -> str:
 
 def _stopped(state: MailerState) -> str:
     since = f"since {for_people(state.since)}"
-    what = "paused" if state.paused_by == outages.PERSON else "out"
+    what = "paused" if state.paused_by == circuit.PERSON else "out"
     return f"{what} {since}" + (f": {state.reason}" if state.reason else "")
 
 

@@ -1,8 +1,9 @@
-"""At most so many connections of a mailer at once, over all workers of all machines.
+"""Limits on the open connections of a mailer, over all workers of all machines.
 
-A slot is a row; who holds it renews it every few seconds, from a thread of its own. A process that dies stops renewing,
-and its slots are free 20 seconds later; the database's clock decides. A process that stood still for longer keeps its
-connections until its batch is over. For that time they exist beside the connections of the process that took its slots.
+Each connection that may be open is a row. Its holder renews the row every few seconds, from a thread of its own. A
+process that dies stops renewing, and its rows are free 20 seconds later; the database's clock decides. A process that
+stood still for longer keeps its connections until its batch is over. For that time they exist beside those of the
+process that took its rows.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with US
 
 
 @contextmanager
-def slots(mailer: str, most: int, using: str) -> Iterator[int | None]:
-    """Connections that may be open in the block, at most ``most``; ``None``: no limit. Close them before it ends."""
+def reserved_connections(mailer: str, most: int, using: str) -> Iterator[int | None]:
+    """Yield how many connections may be open in the block, at most ``most``; ``None``: no limit.
+
+    Close them before the block ends.
+    """
     connections_allowed = policy_of(mailer).connections
     if connections_allowed is None:
         yield None
@@ -76,7 +80,7 @@ class _Keeper:
         with self._changed:
             self._held[holder] = using
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mailrail-slots", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="mailrail-connections", daemon=True)
                 self._thread.start()
 
     def remove(self, holder: str) -> None:

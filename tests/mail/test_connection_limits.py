@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from mailrail.layers import get_layer
 from mailrail.mail import queue_many
+from mailrail.mail.connection_limits import _keeper, _renew, reserved_connections
 from mailrail.mail.models import MailerSlot
-from mailrail.mail.slots import _keeper, _renew, slots
 from mailrail.routing import Routing
 from mailrail.testing import advance
 from mailrail.worker import Worker
@@ -39,13 +39,13 @@ def test_so_many_at_once_and_no_more(policy: Configure, using: str, elsewhere: C
     policy("smtp", CONNECTIONS=3)
 
     def take(most: int) -> int | None:
-        with slots("smtp", most, using) as taken:
+        with reserved_connections("smtp", most, using) as taken:
             return taken
 
-    with slots("smtp", 2, using) as first:
+    with reserved_connections("smtp", 2, using) as first:
         assert first == 2
         assert elsewhere(take, 20) == 1
-        with slots("smtp", 20, using) as second:
+        with reserved_connections("smtp", 20, using) as second:
             assert second == 1
             assert elsewhere(take, 1) == 0
         assert elsewhere(take, 20) == 1
@@ -60,10 +60,10 @@ def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Confi
         MailerSlot.objects.using(using).update(until=timezone.now() + timedelta(seconds=0.2))
 
     def is_free() -> int | None:
-        with slots("smtp", 1, using) as taken:
+        with reserved_connections("smtp", 1, using) as taken:
             return taken
 
-    with slots("smtp", 1, using):
+    with reserved_connections("smtp", 1, using):
         nearly_over()
         _renew(dict(_keeper._held))
         assert is_free() == 0
@@ -74,7 +74,7 @@ def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Confi
 
 def test_no_setting_no_row(policy: Configure) -> None:
     policy("smtp", RATE="10/s")
-    with slots("smtp", 5, "default") as taken:
+    with reserved_connections("smtp", 5, "default") as taken:
         assert taken is None
     assert not MailerSlot.objects.exists()
 
