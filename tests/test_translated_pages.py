@@ -21,6 +21,13 @@ INLINE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|<(https?://[^>]+)>")
 
 
+RELATIVE = re.compile(r"\[([^\]\n]+)\]\(((?!https?:)[^)#\s]*(?:\.md|/))(#[^)\s]*)?\)(（英文）)?")
+WRONG_WORDS = (
+    *("泳道", "死因", "死信消息", "栅栏令牌", "了结", "一本账", "只追加文件", "标头"),
+    *("到期时间", "最早到期", "正在途中", "被中止", "丢失 %(count)s 次"),
+)
+
+
 def english(page: Path) -> Path:
     return page.with_name(page.name.replace(".zh-Hans", ""))
 
@@ -76,3 +83,23 @@ class TestATranslation:
     def test_it_is_written_as_chinese_is(self, page: Path) -> None:
         text = LINK.sub("]", INLINE.sub("", prose(page)))
         assert HALF_WIDTH.findall(text) == []
+
+    def test_its_links_lead_to_chinese_pages_or_say_that_they_are_english(self, page: Path) -> None:
+        for _, target, anchor, says_english in RELATIVE.findall(prose(page)):
+            is_chinese = ".zh-Hans" in target
+            translated = page.parent / target.replace(".md", ".zh-Hans.md")
+            if is_chinese or target == other(page):
+                assert not says_english, target
+            else:
+                assert says_english, target
+                assert anchor or target.endswith("/") or not translated.exists(), (
+                    f"{target} has a Chinese version"
+                )
+
+
+@pytest.mark.parametrize("word", WRONG_WORDS)
+def test_chinese_says_one_thing_by_one_word(word: str) -> None:
+    catalogues = [*ROOT.glob("src/**/zh_Hans/**/*.po"), *ROOT.glob("demo/**/zh_Hans/**/*.po")]
+    pages = [Path(str(param.values[0])) for param in PAGES]
+    assert catalogues
+    assert [path.name for path in (*catalogues, *pages) if word in path.read_text()] == []

@@ -68,7 +68,7 @@ def test_the_pages_of_a_sender_are_chinese(chinese: Client, sender: User) -> Non
     assert "批量邀请" in read(chinese.get("/invites/bulk/"))
     assert "发送邀请" in read(chinese.get("/invites/new/"))
     said = read(chinese.post("/invites/new/", {"email": "guest@example.com"}, follow=True))
-    assert "发给 guest@example.com 的邀请正在途中。" in said
+    assert "发给 guest@example.com 的邀请已加入发送队列。" in said
     assert "已发送 0 / 1" in said and "待发送" in said and "发送时间" in said
     invite_many([f"guest{n}@example.com" for n in range(60)], sender)
     said = read(chinese.get("/invites/?page=2"))
