@@ -96,8 +96,8 @@ class ScriptedServer:
         self._seen: Counter[str] = Counter()
         self._mails: list[Mail] = []
         self.most_connections = 0
-        """So many were open at once."""
-        self._open = 0
+        """So many were open at once, for the client."""
+        self._conversations: set[_Conversation] = set()
         self.lines: list[bytes] = []
         """Every command, in order."""
         self.segments: list[bytes] = []
@@ -154,10 +154,16 @@ class ScriptedServer:
             self._seen[stage] += 1
             return self._faults.get((stage, nth))
 
-    def counts(self, change: int) -> None:
+    def began(self, conversation: _Conversation) -> None:
+        """Count those that are open. A client may have closed some whose threads have not come to notice it."""
         with self._lock:
-            self._open += change
-            self.most_connections = max(self.most_connections, self._open)
+            self._conversations.add(conversation)
+            now_open = sum(each.is_open() for each in self._conversations)
+            self.most_connections = max(self.most_connections, now_open)
+
+    def ended(self, conversation: _Conversation) -> None:
+        with self._lock:
+            self._conversations.remove(conversation)
 
     def keep(self, mail: Mail) -> None:
         with self._lock:
@@ -186,11 +192,18 @@ class _Conversation:
         self._in_content = False
 
     def run(self) -> None:
-        self._server.counts(1)
+        self._server.began(self)
         try:
             self._converse()
         finally:
-            self._server.counts(-1)
+            self._server.ended(self)
+
+    def is_open(self) -> bool:
+        """Ask the kernel: once the client has closed it, the state is no longer TCP_ESTABLISHED (tcp(7), TCP_INFO)."""
+        try:
+            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x01"
+        except OSError:  # closed by us
+            return False
 
     def _converse(self) -> None:
         with suppress(_Over, OSError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -93,3 +95,17 @@ def test_delivery_keeps_to_it_and_leaves_no_connection_open(queueing: Configure,
         until(lambda: server.open_connections == 0, 10, "the end of all connections")
         assert server.most_connections <= 2
     assert not MailerSlot.objects.exclude(holder="").exists()
+
+
+def test_connections_that_a_client_has_closed_do_not_count() -> None:
+    """Of the server that these tests count by: it may be slow to notice."""
+    with ScriptedServer() as server:
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                assert client.recv(100).startswith(b"220")
+        assert server.most_connections == 1
+        with ExitStack() as several:
+            for _ in range(3):
+                client = several.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                assert client.recv(100).startswith(b"220")
+            assert server.most_connections == 3
