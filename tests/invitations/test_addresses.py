@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mailrail.addresses import spellings, with_ascii_domains
 from mailrail.invitations.addresses import (
     Entry,
-    Problem,
+    LineProblem,
     Reading,
     clean,
     entries,
@@ -177,7 +177,7 @@ def test_lists_are_split_at_lines_commas_and_semicolons_and_lines_are_counted_as
 def test_an_address_in_another_spelling_is_a_duplicate_and_the_first_line_is_named(again: str) -> None:
     good, problems = read_list([Entry(3, "guest@bücher.example"), Entry(9, again)])
     assert good == [Reading(3, "guest@bücher.example")]
-    assert problems == [Problem(9, again, "It is already on line 3.", "duplicate")]
+    assert problems == [LineProblem(9, again, "It is already on line 3.", "duplicate")]
 
 
 @pytest.mark.parametrize("domain", ["xn--zz.example", "xn--0.example", "xn--a.example"])

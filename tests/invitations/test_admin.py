@@ -20,7 +20,7 @@ from django.utils import timezone
 from mailrail import keyset_admin
 from mailrail.invitations import resend
 from mailrail.invitations.admin import DECISIONS, InvitationAdmin
-from mailrail.invitations.models import Invitation, Status
+from mailrail.invitations.models import Invitation, InvitationStatus
 from mailrail.mail.models import Suppression
 from mailrail.testing import sent
 
@@ -276,7 +276,7 @@ def test_no_page_of_the_list_counts_or_sorts_all_there_is(
     monkeypatch.setattr(keyset_admin, "MOST_OF_ONE", many)
     model_admin = admin.site.get_model_admin(Invitation)
     middle = Invitation.objects.using("postgres").order_by("pk")[10_000].pk
-    statuses: list[dict[str, str]] = [{"status": status} for status in Status.values]
+    statuses: list[dict[str, str]] = [{"status": status} for status in InvitationStatus.values]
     further: list[dict[str, str]] = [{"behind": str(middle), **query} for query in [{}, *statuses]]
     searches: list[dict[str, str]] = [{"q": "guest-7@example.com"}, {"q": "many"}, {"role": "editor"}]
     for query in ({}, *statuses, *further, *searches):

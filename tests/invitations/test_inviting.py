@@ -32,7 +32,7 @@ from mailrail.invitations import (
     revoke,
 )
 from mailrail.invitations.consumers import compose, unsent
-from mailrail.invitations.models import Invitation, Status
+from mailrail.invitations.models import Invitation, InvitationStatus
 from mailrail.mail.models import Suppression
 from mailrail.moments import as_django
 from mailrail.testing import drain, sent
@@ -248,12 +248,12 @@ def test_sending_again_rotates_the_link(sender: User) -> None:
     Invitation.objects.update(expires_at=timezone.now())
     invitation = Invitation.objects.get()
     resend(invitation)
-    assert invitation.status is Status.WAITING and invitation.key != old
+    assert invitation.status is InvitationStatus.WAITING and invitation.key != old
     assert contents() == [{"id": invitation.pk, "generation": 2}]
     drain()
     first, second = (email.body for email in mail.outbox)
     assert old in first and invitation.key in second and old not in second
-    assert Invitation.objects.get().status is Status.SENT
+    assert Invitation.objects.get().status is InvitationStatus.SENT
     assert Invitation.objects.get_by_key(invitation.key) == invitation
     with pytest.raises(Invitation.DoesNotExist):
         Invitation.objects.get_by_key(old)
@@ -283,7 +283,7 @@ def test_what_a_replica_has_is_changed_where_it_is_written(behind: Invitation, s
     assert not Invitation.objects.get().accept(sender)  # by the first link
     assert revoke(Invitation.objects.get())
     assert not revoke(Invitation.objects.get())
-    assert Invitation.objects.using("default").get().status is Status.REVOKED
+    assert Invitation.objects.using("default").get().status is InvitationStatus.REVOKED
 
 
 @pytest.mark.django_db(databases=["default", "postgres"])
@@ -364,7 +364,7 @@ def test_what_is_revoked_or_expired_cannot_be_accepted(sender: User) -> None:
     revoke(Invitation.objects.get(pk=revoked.pk))
     Invitation.objects.filter(pk=expired.pk).update(expires_at=timezone.now())
     assert revoked.accept() is expired.accept() is False
-    assert [revoked.status, expired.status] == [Status.REVOKED, Status.EXPIRED]
+    assert [revoked.status, expired.status] == [InvitationStatus.REVOKED, InvitationStatus.EXPIRED]
 
 
 def test_a_link_from_before_it_was_sent_again_accepts_nothing(sender: User) -> None:
@@ -415,7 +415,7 @@ def test_invitations_are_found_by_their_status(sender: User) -> None:
     for status, values in times.items():
         row = Invitation.objects.create(email=f"{status}@example.com", sender=sender)
         Invitation.objects.filter(pk=row.pk).update(**values)
-    for status in Status:
+    for status in InvitationStatus:
         [found] = Invitation.objects.with_status(status)
         assert found.email == f"{status.value}@example.com"
         assert found.status is status
@@ -437,7 +437,7 @@ def test_a_project_may_have_a_model_of_its_own(sender: User, with_settings: Any)
     drain()
     [email] = mail.outbox
     assert invitation.key in email.body
-    assert TeamInvitation.objects.get().status is Status.SENT
+    assert TeamInvitation.objects.get().status is InvitationStatus.SENT
 
 
 def test_the_pages_use_the_projects_model(browser: Client, with_settings: Any) -> None:

@@ -21,7 +21,7 @@ from mailrail.invitations import InvitationRefused, invite, invite_many, resend,
 from mailrail.invitations.addresses import Entry
 from mailrail.invitations.bulk import confirm, draft
 from mailrail.invitations.consumers import compose
-from mailrail.invitations.models import Invitation, InvitationBatch, Status
+from mailrail.invitations.models import Invitation, InvitationBatch, InvitationStatus
 from mailrail.mail.models import Suppression
 from mailrail.testing import drain
 from scripts.catalogues import CHINESE
@@ -298,4 +298,4 @@ def test_the_admin_is_chinese(admin_client: Client, invitation: Invitation) -> N
 
 def labels() -> list[str]:
     with override("zh-hans"):
-        return [str(label) for label in Status.labels]
+        return [str(label) for label in InvitationStatus.labels]

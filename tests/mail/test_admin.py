@@ -22,7 +22,7 @@ from django.utils import timezone
 from mailrail import keyset_admin, mail
 from mailrail.mail import Email, Status
 from mailrail.mail.admin import telling
-from mailrail.mail.admin.contents import Part
+from mailrail.mail.admin.contents import ShownPart
 from mailrail.mail.ledger import write
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.mail.outcomes import fail, judge
@@ -554,7 +554,7 @@ def test_names_that_no_database_stores_are_found_nowhere(staff: Client, name: st
 
 @pytest.mark.parametrize("charset", ["idna", "undefined", "hex", "nonsense"])
 def test_a_body_in_a_charset_that_cannot_be_is_shown(charset: str) -> None:
-    part = Part(
+    part = ShownPart(
         0, message_from_bytes(f"Content-Type: text/plain; charset={charset}\n\nHall\xf6\n".encode("latin-1"))
     )
     assert part.text == "Hall\N{REPLACEMENT CHARACTER}\n"

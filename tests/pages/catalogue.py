@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 from mailrail.invitations import addresses, invite, resend, revoke
 from mailrail.invitations.bulk import confirm, draft
 from mailrail.invitations.models import Invitation
-from mailrail.invitations.views import InvitationList
+from mailrail.invitations.views import SentInvitations
 from mailrail.mail.models import Suppression
 
 from ..chromium import Windows
@@ -65,7 +65,7 @@ def an_empty_list(stage: Stage) -> int:
 
 
 def a_list(stage: Stage) -> int:
-    stage.monkeypatch.setattr(InvitationList, "paginate_by", 5)
+    stage.monkeypatch.setattr(SentInvitations, "paginate_by", 5)
     now = timezone.now()
     for number in range(6):
         stage.invite(f"guest-{number}@example.com")

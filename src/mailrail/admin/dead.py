@@ -16,7 +16,7 @@ from mailrail.tracebacks import first_line
 
 from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
 from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
-from .sources import Address, Asked, Source
+from .sources import Address, ListRequest, Source
 
 _GONE = counted(
     "%(count)d message is not dead any more: it was requeued or discarded meanwhile.",
@@ -50,10 +50,10 @@ class DeadMessageAdmin(LayerAdmin):
     list_filter = (LayerFilter, ChannelFilter, ErrorFilter)
     actions = ("requeue", "discard")
 
-    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
-        name = asked.error_class
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
+        name = list_request.error_class
         error_class = "" if name == NO_EXCEPTION else name or None
-        return asked.source.layer.list_dead(asked.looked_at, limit, behind, error_class)
+        return list_request.source.layer.list_dead(list_request.looked_at, limit, behind, error_class)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
         dead = source.layer.find_dead(address.channel, address.id)

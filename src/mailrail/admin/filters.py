@@ -13,7 +13,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import WordFilter
 
-from .sources import MOST_CHANNELS, Asked
+from .sources import MOST_CHANNELS, ListRequest
 
 NO_EXCEPTION = "-"
 """Stands for it in addresses of pages."""
@@ -31,11 +31,11 @@ class AskedFilter(WordFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         try:
-            return self.offered(Asked.by(request))
+            return self.offered(ListRequest.by(request))
         except MailrailError:
             return []
 
-    def offered(self, asked: Asked) -> list[tuple[str, Any]]:
+    def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
         """Value and words of each choice."""
         raise NotImplementedError
 
@@ -56,8 +56,8 @@ class LayerFilter(AskedFilter):
     title = pgettext_lazy("message", "layer")
     parameter_name = "layer"
 
-    def offered(self, asked: Asked) -> list[tuple[str, Any]]:
-        return [(name, name) for name in asked.sources] if len(asked.sources) > 1 else []
+    def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
+        return [(name, name) for name in list_request.sources] if len(list_request.sources) > 1 else []
 
     def listed(self, changelist: Any) -> Iterator[Any]:
         _all, *layers = super().listed(changelist)
@@ -72,12 +72,12 @@ class ChannelFilter(AskedFilter):
     title = pgettext_lazy("message", "channel")
     parameter_name = "channel"
 
-    def offered(self, asked: Asked) -> list[tuple[str, Any]]:
-        if len(asked.known) > MOST_CHANNELS:
+    def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
+        if len(list_request.known) > MOST_CHANNELS:
             self.template = WordFilter.template
             return [("", "")]
-        named = {asked.channel} if asked.channel else set()
-        return [(name, name) for name in sorted({*asked.known, *named})]
+        named = {list_request.channel} if list_request.channel else set()
+        return [(name, name) for name in sorted({*list_request.known, *named})]
 
 
 class StateFilter(AskedFilter):
@@ -86,7 +86,7 @@ class StateFilter(AskedFilter):
     title = pgettext_lazy("message", "state")
     parameter_name = "state"
 
-    def offered(self, asked: Asked) -> list[tuple[str, Any]]:
+    def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
         return list(STATES.items())
 
 
@@ -96,6 +96,6 @@ class ErrorFilter(AskedFilter):
     title = pgettext_lazy("message", "error")
     parameter_name = "error"
 
-    def offered(self, asked: Asked) -> list[tuple[str, Any]]:
-        found = asked.source.layer.error_classes(asked.looked_at)
+    def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
+        found = list_request.source.layer.error_classes(list_request.looked_at)
         return [(name or NO_EXCEPTION, name or _("no exception")) for name in found]

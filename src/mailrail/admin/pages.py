@@ -34,7 +34,7 @@ from mailrail.record_links import link_of
 from mailrail.terminal import harmless, single_line
 
 from ..moments import from_timestamp
-from .sources import MOST_CHANNELS, Address, Asked, Source, source_of
+from .sources import MOST_CHANNELS, Address, ListRequest, Source, source_of
 
 SHOWN_AT_ONCE = 20_000
 """Characters of a content or an error that its page shows unless it is asked for the whole."""
@@ -62,10 +62,10 @@ class LayerChangeList(KeysetChangeList):
     def get_results(self, request: HttpRequest) -> None:
         page: list[Listed] = []
         try:
-            asked = Asked.by(request)
-            source = asked.source
-            page = self.model_admin.find_page(asked, self.list_per_page + 1, _read_place(self.behind))
-            if not asked.channel and len(asked.in_use) > MOST_CHANNELS:
+            list_request = ListRequest.by(request)
+            source = list_request.source
+            page = self.model_admin.find_page(list_request, self.list_per_page + 1, _read_place(self.behind))
+            if not list_request.channel and len(list_request.in_use) > MOST_CHANNELS:
                 text = gettext("These are messages of the first %(count)d channels only; choose one.")
                 messages.warning(request, text % {"count": MOST_CHANNELS})
         except MailrailError as error:
@@ -92,7 +92,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return []  # a message has a page of its own, and no form
 
-    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
         """What is listed. Raises ``MailrailError``."""
         raise NotImplementedError
 

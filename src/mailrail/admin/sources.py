@@ -75,8 +75,8 @@ def source_of(name: str, channel: str) -> Source:
     return found
 
 
-class Asked:
-    """What a request for a list asks for, read once, and asked of the storage once."""
+class ListRequest:
+    """Read what a request for a list asks for, once, and ask the storage for it once."""
 
     def __init__(self, request: HttpRequest) -> None:
         self._query = request.GET
@@ -85,10 +85,10 @@ class Asked:
         self.error_class = self._query.get("error")
 
     @classmethod
-    def by(cls, request: HttpRequest) -> Asked:
-        found: Asked | None = getattr(request, "_mailrail_asked", None)
+    def by(cls, request: HttpRequest) -> ListRequest:
+        found: ListRequest | None = getattr(request, "_mailrail_list_request", None)
         if found is None:
-            found = request._mailrail_asked = cls(request)  # type: ignore[attr-defined]
+            found = request._mailrail_list_request = cls(request)  # type: ignore[attr-defined]
         return found
 
     @cached_property

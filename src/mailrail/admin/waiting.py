@@ -21,7 +21,7 @@ from mailrail.tracebacks import first_line
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
 from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
-from .sources import Address, Asked, Source
+from .sources import Address, ListRequest, Source
 
 COUNTED = 1_000
 """Messages of a kind and a channel that are counted for the page; more are estimated where counting takes long."""
@@ -58,7 +58,7 @@ class WaitingMessageAdmin(LayerAdmin):
         if request.method != "GET" or request.GET.keys() - {"layer"} or not self.has_view_permission(request):
             return []
         try:
-            source = Asked.by(request).source
+            source = ListRequest.by(request).source
             stats = source.layer.stats(COUNTED).items()
         except MailrailError:
             return []  # the list says it
@@ -67,9 +67,9 @@ class WaitingMessageAdmin(LayerAdmin):
     def _dead_url(self) -> str:
         return reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")
 
-    def find_page(self, asked: Asked, limit: int, behind: Place | None) -> list[Listed]:
-        state: Any = asked.state if asked.state in STATES else None
-        return asked.source.layer.list_waiting(asked.looked_at, limit, behind, state)
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
+        state: Any = list_request.state if list_request.state in STATES else None
+        return list_request.source.layer.list_waiting(list_request.looked_at, limit, behind, state)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
         message = source.layer.find(address.channel, address.id)

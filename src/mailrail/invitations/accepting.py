@@ -1,7 +1,7 @@
 """Who may accept what: a link and the person who opens it, judged without telling whether an address is registered.
 
-A page says the verdict and nothing else. The verdict depends on the link, the invitation and the user who is logged in.
-It never depends on whether the address has an account.
+A page shows the state of its link and nothing else. That state depends on the link, the invitation and the user who is
+logged in. It never depends on whether the address has an account.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 from mailrail.addresses import normal_form
 from mailrail.conf import settings
 
-from .models import Status, written_invitations
+from .models import InvitationStatus, written_invitations
 from .rights import may_invite
 
 STASHED = "mailrail_invitation"
@@ -27,8 +27,8 @@ ACCEPTED = "mailrail_invitations_accepted"
 """In the session: primary keys of what was accepted without an account, the last ones."""
 
 
-class Verdict(Enum):
-    """What becomes of a link; the value is the status of its page."""
+class LinkState(Enum):
+    """The state of a link; the value has the HTTP status of its page."""
 
     FORGED = "forged", 404
     REPLACED = "replaced", 410
@@ -55,7 +55,7 @@ class Verdict(Enum):
 class Judged(NamedTuple):
     """``invitation`` is ``None`` for what opens none."""
 
-    verdict: Verdict
+    link_state: LinkState
     invitation: Any = None
 
 
@@ -72,25 +72,25 @@ def judge(request: HttpRequest, key: str) -> Judged:
     try:
         invitation = written_invitations().select_related("sender").get_by_key(key)
     except ObjectDoesNotExist:
-        return Judged(Verdict.REPLACED if written_invitations().was_key(key) else Verdict.FORGED)
+        return Judged(LinkState.REPLACED if written_invitations().was_key(key) else LinkState.FORGED)
     return Judged(_judge(request, invitation), invitation)
 
 
-def _judge(request: HttpRequest, invitation: Any) -> Verdict:
+def _judge(request: HttpRequest, invitation: Any) -> LinkState:
     match invitation.status:
-        case Status.ACCEPTED:
-            return Verdict.DONE if _is_theirs(request, invitation) else Verdict.USED
-        case Status.REVOKED:
-            return Verdict.REVOKED
-        case Status.EXPIRED:
-            return Verdict.EXPIRED
+        case InvitationStatus.ACCEPTED:
+            return LinkState.DONE if _is_theirs(request, invitation) else LinkState.USED
+        case InvitationStatus.REVOKED:
+            return LinkState.REVOKED
+        case InvitationStatus.EXPIRED:
+            return LinkState.EXPIRED
     if not may_invite(invitation.sender, invitation):
-        return Verdict.WITHDRAWN
+        return LinkState.WITHDRAWN
     if settings.invitation_accept == "link":
-        return Verdict.WELCOME
+        return LinkState.WELCOME
     if not request.user.is_authenticated:
-        return Verdict.LOG_IN
-    return Verdict.WELCOME if has_address(request.user, invitation.email) else Verdict.OTHER_ACCOUNT
+        return LinkState.LOG_IN
+    return LinkState.WELCOME if has_address(request.user, invitation.email) else LinkState.OTHER_ACCOUNT
 
 
 def has_address(user: Any, email: str) -> bool:

@@ -127,7 +127,7 @@ def entries(text: str) -> Iterator[Entry]:
             yield Entry(number, part)
 
 
-class Problem(NamedTuple):
+class LineProblem(NamedTuple):
     """Why a line of a list invites nobody.
 
     ``kind``: ``wrong``, ``duplicate``, ``invited``, ``suppressed`` or ``limit``.
@@ -139,24 +139,24 @@ class Problem(NamedTuple):
     kind: str
 
 
-def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[Problem]]:
+def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[LineProblem]]:
     """Return what can be read as an address, and a problem for each entry that cannot.
 
     An address that was there before, in whatever spelling, is a problem that names its first line.
     """
     first_lines: dict[str, int] = {}
     good: list[Reading] = []
-    problems: list[Problem] = []
+    problems: list[LineProblem] = []
     for entry in entries:
         try:
             address = clean(entry.text)
         except ValidationError as error:
-            problems.append(Problem(entry.line, shown(entry.text), error.messages[0], "wrong"))
+            problems.append(LineProblem(entry.line, shown(entry.text), error.messages[0], "wrong"))
             continue
         mailbox = normal_form(address)
         if mailbox in first_lines:
             why = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
-            problems.append(Problem(entry.line, shown(entry.text), why, "duplicate"))
+            problems.append(LineProblem(entry.line, shown(entry.text), why, "duplicate"))
         else:
             first_lines[mailbox] = entry.line
             is_as_written = address.lower() == entry.text.lower()

@@ -38,7 +38,7 @@ from .errors import InvitationRefused
 from .forms import AddressField
 from .inviting import resend, revoke
 from .limits import check_limits
-from .models import AbstractInvitation, Invitation, Status, every_invitation, get_invitation_model
+from .models import AbstractInvitation, Invitation, InvitationStatus, every_invitation, get_invitation_model
 from .rights import check_rights
 
 
@@ -49,7 +49,7 @@ class InvitationAction:
     label: Any
     question: Any
     run: Callable[[Any], Any]
-    statuses: tuple[str, ...] = (Status.WAITING, Status.SENT, Status.EXPIRED)
+    statuses: tuple[str, ...] = (InvitationStatus.WAITING, InvitationStatus.SENT, InvitationStatus.EXPIRED)
 
 
 DECISIONS = {
@@ -73,11 +73,15 @@ class InvitationStatusFilter(Filter):
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return list(Status.choices)
+        return list(InvitationStatus.choices)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        self.is_windowed = self.value() in (Status.WAITING, Status.SENT, Status.EXPIRED)
-        return queryset.with_status(value) if (value := self.value()) in Status.values else queryset  # type: ignore[attr-defined]
+        self.is_windowed = self.value() in (
+            InvitationStatus.WAITING,
+            InvitationStatus.SENT,
+            InvitationStatus.EXPIRED,
+        )
+        return queryset.with_status(value) if (value := self.value()) in InvitationStatus.values else queryset  # type: ignore[attr-defined]
 
 
 class RoleFilter(WordFilter):
@@ -121,7 +125,7 @@ class InvitationChangeList(KeysetChangeList):
 
     def indexed(self) -> QuerySet[Any]:
         rows = super().indexed()
-        is_unsent = self.params.get(InvitationStatusFilter.parameter_name) == Status.WAITING
+        is_unsent = self.params.get(InvitationStatusFilter.parameter_name) == InvitationStatus.WAITING
         return rows.filter(sent=None, accepted_at=None) if is_unsent else rows
 
 

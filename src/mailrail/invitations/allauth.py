@@ -18,9 +18,9 @@ from django.http import HttpRequest
 from mailrail.addresses import normal_form
 
 from . import accepting
-from .accepting import Verdict
+from .accepting import LinkState
 
-_OPEN = (Verdict.LOG_IN, Verdict.WELCOME, Verdict.OTHER_ACCOUNT)
+_OPEN = (LinkState.LOG_IN, LinkState.WELCOME, LinkState.OTHER_ACCOUNT)
 
 
 def verified_emails_of(user: Any) -> list[str]:
@@ -30,8 +30,8 @@ def verified_emails_of(user: Any) -> list[str]:
 
 def invited_address(request: HttpRequest) -> str | None:
     """Return the address of the open invitation from whose page this person has come, if any."""
-    verdict, invitation = accepting.stashed(request)
-    return invitation.email if verdict in _OPEN else None
+    link_state, invitation = accepting.stashed(request)
+    return invitation.email if link_state in _OPEN else None
 
 
 class InvitationAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed

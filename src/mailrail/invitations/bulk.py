@@ -16,10 +16,10 @@ from django.utils.translation import gettext as _
 
 from mailrail.addresses import normal_form
 
-from .addresses import Entry, Problem, Reading, read_list
+from .addresses import Entry, LineProblem, Reading, read_list
 from .inviting import invite_many
 from .limits import over_limit, pages, suppressed
-from .models import InvitationBatch, Status, get_invitation_model, written_invitations
+from .models import InvitationBatch, InvitationStatus, get_invitation_model, written_invitations
 
 MOST = 10_000
 SHOWN = 200
@@ -27,16 +27,16 @@ DRAFTS = 5
 LARGEST_FILE = 2 * 1024 * 1024
 
 
-def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[Problem]]:
+def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[LineProblem]]:
     """Return who can be invited, in order, and for every other line why not."""
     good, problems = _sort_out(entries, sender)
     return [it.text for it in good], problems
 
 
-def _sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[Reading], list[Problem]]:
+def _sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[Reading], list[LineProblem]]:
     good, problems = read_list(entries)
     reasons = _reasons([entry.text for entry in good], sender)
-    problems += [Problem(it.line, it.text, *reasons[it.text]) for it in good if it.text in reasons]
+    problems += [LineProblem(it.line, it.text, *reasons[it.text]) for it in good if it.text in reasons]
     return [it for it in good if it.text not in reasons], sorted(problems)
 
 
@@ -55,15 +55,15 @@ def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]
     return reasons
 
 
-def _invited(addresses: Sequence[str], sender: Any) -> dict[str, Status]:
+def _invited(addresses: Sequence[str], sender: Any) -> dict[str, InvitationStatus]:
     """How the sender's own invitations of these addresses stand that are open or accepted."""
-    found: dict[str, Status] = {}
+    found: dict[str, InvitationStatus] = {}
     for page in pages(addresses):
         own = written_invitations().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
         standing = {normal_form(it.email): it.status for it in own.order_by("pk")}
         for address in page:
-            status = standing.get(normal_form(address), Status.EXPIRED)
-            if status is not Status.EXPIRED:
+            status = standing.get(normal_form(address), InvitationStatus.EXPIRED)
+            if status is not InvitationStatus.EXPIRED:
                 found[address] = status
     return found
 

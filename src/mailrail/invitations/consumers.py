@@ -16,7 +16,7 @@ from mailrail.addresses import with_ascii_domains
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 
-from .models import Status, get_invitation_model, written_invitations
+from .models import InvitationStatus, get_invitation_model, written_invitations
 from .signals import invitation_sent
 
 
@@ -57,7 +57,7 @@ def send_invite(message: SendInvite) -> None:
 @reconcile("send-invite", content=lambda invitation: invitation.content)
 def unsent(before: datetime) -> QuerySet[Any]:
     """Invitations that have not been mailed: each should have a message."""
-    return written_invitations().with_status(Status.WAITING).filter(created__lt=before)
+    return written_invitations().with_status(InvitationStatus.WAITING).filter(created__lt=before)
 
 
 def compose(invitation: Any) -> EmailMultiAlternatives:

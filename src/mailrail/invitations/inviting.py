@@ -27,7 +27,7 @@ from mailrail.moments import seconds_between
 from . import addresses
 from .errors import InvitationClosed
 from .limits import PERIOD, check_limits
-from .models import Status, current_language, every_invitation, get_invitation_model
+from .models import InvitationStatus, current_language, every_invitation, get_invitation_model
 from .rights import check_rights
 
 BATCH = 1000
@@ -119,7 +119,7 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
     with transaction.atomic(using=database):
         rows = model._base_manager.using(database)
         row = rows.select_for_update(of=("self",), no_key=True).select_related("sender").get(pk=invitation.pk)
-        if row.status in (Status.ACCEPTED, Status.REVOKED):
+        if row.status in (InvitationStatus.ACCEPTED, InvitationStatus.REVOKED):
             raise InvitationClosed(_closed(row))
         check_rights(row.sender, row)
         check_limits(every_invitation(database), row.sender, [row.email])
@@ -139,13 +139,13 @@ def revoke(invitation: Any) -> bool:
     """
     if invitation.revoke():
         return True
-    if invitation.status == Status.ACCEPTED:
+    if invitation.status == InvitationStatus.ACCEPTED:
         raise InvitationClosed(_closed(invitation))
     return False
 
 
 def _closed(invitation: Any) -> str:
-    if invitation.status == Status.ACCEPTED:
+    if invitation.status == InvitationStatus.ACCEPTED:
         return _("The invitation of %(email)s was accepted already.") % {"email": invitation.email}
     return _("The invitation of %(email)s was revoked. Invite again instead.") % {"email": invitation.email}
 

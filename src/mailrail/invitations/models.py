@@ -42,7 +42,7 @@ def current_language() -> str:
     return get_language() or ""
 
 
-class Status(models.TextChoices):
+class InvitationStatus(models.TextChoices):
     """How far an invitation got. Computed from its times, never stored."""
 
     WAITING = "waiting", pgettext_lazy("invitation", "waiting")
@@ -80,14 +80,14 @@ class InvitationQuerySet(models.QuerySet[Any]):
         """Return those that stand so."""
         unanswered: dict[str, Any] = {"accepted_at": None, "revoked_at": None}
         now = timezone.now()
-        if status == Status.ACCEPTED:
+        if status == InvitationStatus.ACCEPTED:
             return self.filter(accepted_at__isnull=False)
-        if status == Status.REVOKED:
+        if status == InvitationStatus.REVOKED:
             return self.filter(revoked_at__isnull=False)
-        if status == Status.EXPIRED:
+        if status == InvitationStatus.EXPIRED:
             return self.filter(**unanswered, expires_at__lte=now)
         still_good = self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=now), **unanswered)
-        return still_good.filter(sent__isnull=status == Status.WAITING)
+        return still_good.filter(sent__isnull=status == InvitationStatus.WAITING)
 
     def to_mailboxes(self, addresses: Iterable[str]) -> Self:
         """Return those to these addresses, in whatever spelling; at most ``PAGE`` of them at a time."""
@@ -117,7 +117,7 @@ class InvitationBatch(models.Model):
     """The first addresses that were written with more around them, as of ``addresses.Reading``."""
     understood_count = models.PositiveIntegerField(default=0, db_default=0)
     problems = models.JSONField(default=list, db_default=[])
-    """The first lines that invite nobody, as of ``addresses.Problem``."""
+    """The first lines that invite nobody, as of ``addresses.LineProblem``."""
     problem_count = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
@@ -243,20 +243,20 @@ class AbstractInvitation(models.Model):
         return {"id": self.pk} if self.generation == 1 else {"id": self.pk, "generation": self.generation}
 
     @property
-    def status(self) -> Status:
+    def status(self) -> InvitationStatus:
         """How far it got; ``status.label`` is the word for people."""
         if self.accepted_at:
-            return Status.ACCEPTED
+            return InvitationStatus.ACCEPTED
         if self.revoked_at:
-            return Status.REVOKED
+            return InvitationStatus.REVOKED
         if self.expires_at and seconds_between(self.expires_at, timezone.now()) >= 0:
-            return Status.EXPIRED
-        return Status.SENT if self.sent else Status.WAITING
+            return InvitationStatus.EXPIRED
+        return InvitationStatus.SENT if self.sent else InvitationStatus.WAITING
 
     @property
     def is_open(self) -> bool:
         """Whether it can be accepted."""
-        return self.status in (Status.WAITING, Status.SENT)
+        return self.status in (InvitationStatus.WAITING, InvitationStatus.SENT)
 
     def accept_path(self) -> str:
         """Return the path of the page where it is accepted, which holds the key: only the invited may see it.

@@ -22,7 +22,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from mailrail.conf import settings
 
 from . import accepting
-from .accepting import Verdict
+from .accepting import LinkState
 from .views import closed_page, keeps_its_address, next_page
 
 
@@ -60,12 +60,12 @@ class InvitationSignUp(View):
         return self._answer(request)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
-        verdict, invitation = accepting.stashed(request)
+        link_state, invitation = accepting.stashed(request)
         is_wanted = not request.user.is_authenticated and is_sign_up(request.path)
-        if verdict is Verdict.DONE or (invitation is not None and not is_wanted):
+        if link_state is LinkState.DONE or (invitation is not None and not is_wanted):
             return redirect(invitation.accept_path())
-        if verdict not in (Verdict.WELCOME, Verdict.LOG_IN):
-            return closed_page(request, verdict)
+        if link_state not in (LinkState.WELCOME, LinkState.LOG_IN):
+            return closed_page(request, link_state)
         user = get_user_model()
         instance = user(**{user.get_email_field_name(): invitation.email})
         form = self.get_form_class()(request.POST if request.method == "POST" else None, instance=instance)

@@ -10,7 +10,7 @@ from .signup import InvitationSignUp
 app_name = "mailrail_invitations"
 
 urlpatterns = [
-    path("", views.InvitationList.as_view(), name="list"),
+    path("", views.SentInvitations.as_view(), name="list"),
     path("new/", views.InvitationCreate.as_view(), name="create"),
     path("bulk/", views.InvitationBulkCreate.as_view(), name="bulk"),
     path("bulk/<uuid:pk>/", views.InvitationBulkPreview.as_view(), name="preview"),

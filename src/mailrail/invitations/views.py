@@ -30,7 +30,7 @@ from django.views.generic import CreateView, FormView, ListView
 from mailrail.conf import settings
 
 from . import accepting, bulk
-from .accepting import Judged, Verdict
+from .accepting import Judged, LinkState
 from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
@@ -52,7 +52,7 @@ class OwnInvitations(LoginRequiredMixin):
         return self.get_queryset().order_by().aggregate(total=Count("pk"), sent=Count("sent"))
 
 
-class InvitationList(OwnInvitations, ListView):  # type: ignore[type-arg]  # generic only for the type checker
+class SentInvitations(OwnInvitations, ListView):  # type: ignore[type-arg]  # generic only for the type checker
     """The newest first, a page at a time, and how many are on their way."""
 
     template_name = "mailrail_invitations/list.html"
@@ -212,12 +212,15 @@ def next_page(request: HttpRequest) -> str:
     return url if is_ours and len(url) <= LONGEST_NEXT else ""
 
 
-def closed_page(request: HttpRequest, verdict: Verdict) -> HttpResponse:
+def closed_page(request: HttpRequest, link_state: LinkState) -> HttpResponse:
     """Say, in a friendly way, why a link opens nothing, with the status that says so to machines."""
-    if verdict is Verdict.FORGED:
-        return render(request, "mailrail_invitations/not_found.html", status=verdict.status)
+    if link_state is LinkState.FORGED:
+        return render(request, "mailrail_invitations/not_found.html", status=link_state.status)
     return render(
-        request, "mailrail_invitations/closed.html", {"why": verdict.name.lower()}, status=verdict.status
+        request,
+        "mailrail_invitations/closed.html",
+        {"why": link_state.name.lower()},
+        status=link_state.status,
     )
 
 
@@ -233,33 +236,33 @@ class InvitationAccept(View):
 
     def post(self, request: HttpRequest, key: str) -> HttpResponse:
         judged = accepting.judge(request, key)
-        match judged.verdict, request.POST.get("go", ""):
-            case ((Verdict.LOG_IN | Verdict.OTHER_ACCOUNT), ("log-in" | "sign-up") as where):
+        match judged.link_state, request.POST.get("go", ""):
+            case ((LinkState.LOG_IN | LinkState.OTHER_ACCOUNT), ("log-in" | "sign-up") as where):
                 return self.leave(request, key, where)
-            case Verdict.LOG_IN, _:
+            case LinkState.LOG_IN, _:
                 return self.leave(request, key, "log-in")
-            case Verdict.WELCOME, "sign-up" if not request.user.is_authenticated:
+            case LinkState.WELCOME, "sign-up" if not request.user.is_authenticated:
                 return self.leave(request, key, "sign-up")
-            case Verdict.WELCOME, _:
+            case LinkState.WELCOME, _:
                 if accepting.accept(request, judged.invitation):
                     return HttpResponseRedirect(self.get_success_url(judged.invitation))
                 judged = accepting.judge(request, key)  # somebody was quicker
-        if judged.verdict is Verdict.DONE:
+        if judged.link_state is LinkState.DONE:
             return HttpResponseRedirect(self.get_success_url(judged.invitation))
         return self.page(request, judged)
 
     def page(self, request: HttpRequest, judged: Judged) -> HttpResponse:
         """Show the invitation to whom it may be shown, or say why not."""
-        verdict, invitation = judged
-        if verdict.status in (404, 410):
-            return closed_page(request, verdict)
+        link_state, invitation = judged
+        if link_state.status in (404, 410):
+            return closed_page(request, link_state)
         context = {
             "invitation": invitation,
-            "verdict": verdict.name.lower(),
+            "link_state": link_state.name.lower(),
             "sign_up": settings.invitation_signup is not None,
             "next": self.next(),
         }
-        return render(request, self.template_name, context, status=verdict.status)
+        return render(request, self.template_name, context, status=link_state.status)
 
     def leave(self, request: HttpRequest, key: str, where: str) -> HttpResponse:
         """Go to log in, or to sign up. The key stays in the session; addresses of those pages do not hold it."""
@@ -291,8 +294,8 @@ class InvitationContinue(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         judged = accepting.stashed(request)
         if judged.invitation is None:
-            return closed_page(request, judged.verdict)
-        if judged.verdict is Verdict.DONE and (url := next_page(request)):
+            return closed_page(request, judged.link_state)
+        if judged.link_state is LinkState.DONE and (url := next_page(request)):
             return HttpResponseRedirect(url)
         url = str(judged.invitation.accept_path())
         return redirect(f"{url}?{request.GET.urlencode()}" if request.GET else url)

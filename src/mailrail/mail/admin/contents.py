@@ -53,7 +53,7 @@ class CannotShow(Exception):
 
 
 @dataclass(frozen=True)
-class Part:
+class ShownPart:
     """One of the parts that are no container. ``number``: its place among them."""
 
     number: int
@@ -103,7 +103,7 @@ class Contents:
     def __init__(self, email: Email, using: str) -> None:
         self.data = _composed(email, using)
         self._message: Message = message_from_bytes(self.data)
-        self.parts = [Part(n, each) for n, each in enumerate(_leaves(self._message))]
+        self.parts = [ShownPart(n, each) for n, each in enumerate(_leaves(self._message))]
         self.html = self._body("text/html")
         self.text = self._body("text/plain")
 
@@ -112,7 +112,7 @@ class Contents:
         return [(name, decoded(value)) for name, value in self._message.items()]
 
     @property
-    def attachments(self) -> list[Part]:
+    def attachments(self) -> list[ShownPart]:
         """Whatever is not shown as the body."""
         return [part for part in self.parts if part not in (self.html, self.text)]
 
@@ -125,7 +125,7 @@ class Contents:
         end = doctype.end() if doctype else 0
         return html[:end] + _NOWHERE + html[end:]
 
-    def _body(self, mimetype: str) -> Part | None:
+    def _body(self, mimetype: str) -> ShownPart | None:
         return next((part for part in self.parts if part.is_body(mimetype)), None)
 
     def _image(self, found: re.Match[str]) -> str:
@@ -135,7 +135,7 @@ class Contents:
         return f"data:{part.mimetype};base64,{base64.b64encode(part.data).decode()}"
 
     @cached_property
-    def _by_content_id(self) -> dict[str, Part]:
+    def _by_content_id(self) -> dict[str, ShownPart]:
         return {str(part.message.get("Content-ID", "")).strip().strip("<>"): part for part in self.parts}
 
 

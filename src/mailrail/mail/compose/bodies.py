@@ -25,7 +25,7 @@ from .headers import FOLD_AT, check_characters
 from .uncommon import Uncommon
 
 
-class Part(NamedTuple):
+class BodyPart(NamedTuple):
     """``headers`` are about the content only; ``body`` need not end with a newline."""
 
     headers: str
@@ -39,7 +39,7 @@ _line_of_base64 = 76
 _lines = Struct("76s" * 128)  # cuts twice as fast as slices do
 
 
-def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False) -> Part:
+def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False) -> BodyPart:
     """``eight_bit``: whether what is not ASCII may travel as it is. ``alone``: in no multipart."""
     if not isinstance(content, str) or "\0" in content:
         raise Uncommon("a text that is not text")
@@ -54,7 +54,7 @@ def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False)
     if data[-1:] != b"\n" and (ALWAYS_ENDS_TEXT_WITH_NEWLINE or (alone and data)):
         data += b"\n"  # the end of a mail is the end of a line in SMTP
     encoding, body = _encode(data, eight_bit)
-    return Part(
+    return BodyPart(
         f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}', body
     )
 
@@ -69,7 +69,7 @@ def _encode(data: bytes, eight_bit: bool) -> tuple[str, bytes]:
     return "quoted-printable", b2a_qp(data).replace(b"\n", b"\r\n")
 
 
-def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eight_bit: bool) -> Part:
+def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eight_bit: bool) -> BodyPart:
     if not isinstance(mimetype, str):
         raise Uncommon("an attachment whose type is to be guessed")
     if mimetype.startswith("text/"):
@@ -84,7 +84,7 @@ def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eig
         disposition = "\r\nContent-Disposition: attachment" if ALWAYS_SAYS_ATTACHMENT else ""
     else:
         disposition = "\r\n" + _disposition(filename)
-    return Part(headers + disposition, body)
+    return BodyPart(headers + disposition, body)
 
 
 def _bytes(content: str | bytes) -> bytes:
@@ -132,7 +132,7 @@ def _continued(filename: str) -> list[str]:
     return [*sections, section]
 
 
-def multipart(subtype: str, parts: Sequence[Part]) -> Part:
+def multipart(subtype: str, parts: Sequence[BodyPart]) -> BodyPart:
     # "=_" is in no quoted-printable and no base64, and nobody can guess the rest: no need to look for it.
     boundary = "=_" + os.urandom(15).hex()
     delimiter = f"\r\n--{boundary}\r\n".encode()
@@ -141,4 +141,4 @@ def multipart(subtype: str, parts: Sequence[Part]) -> Part:
         pieces += (delimiter, headers.encode(), b"\r\n\r\n", body)
     pieces[0] = delimiter[2:]
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    return Part(f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"', b"".join(pieces))
+    return BodyPart(f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"', b"".join(pieces))

@@ -89,7 +89,7 @@ def _is_plain(kind: type) -> bool:
     return False
 
 
-def _content(message: EmailMessage, eight_bit: bool) -> bodies.Part:
+def _content(message: EmailMessage, eight_bit: bool) -> bodies.BodyPart:
     alternatives: Sequence[Any] = getattr(message, "alternatives", ())
     attachments: Sequence[Any] = message.attachments
     parts = []
@@ -105,14 +105,14 @@ def _content(message: EmailMessage, eight_bit: bool) -> bodies.Part:
     return parts[0]
 
 
-def _alternative(alternative: Any, eight_bit: bool) -> bodies.Part:
+def _alternative(alternative: Any, eight_bit: bool) -> bodies.BodyPart:
     content, mimetype = alternative
     if not mimetype.startswith("text/"):
         raise Uncommon("an alternative that is no text")
     return bodies.text(content, mimetype[5:], eight_bit=eight_bit)
 
 
-def _attachment(attachment: Any, eight_bit: bool) -> bodies.Part:
+def _attachment(attachment: Any, eight_bit: bool) -> bodies.BodyPart:
     if not isinstance(attachment, tuple) or len(attachment) != 3:
         raise Uncommon("an attachment that is an object of its own")
     filename, content, mimetype = attachment
