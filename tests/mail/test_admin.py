@@ -180,6 +180,23 @@ def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: C
     assert told == {"Later": "refused for now", "Never": "refused"}
 
 
+def test_what_is_partly_sent_is_told_with_how_many_have_it(staff: Client, on: str) -> None:
+    email, other = mail.queue_many([message("Both", "ann@example.com", "gone@example.com"), message("Other")])
+    accepted, unknown = Reply(250, "Ok"), Reply(550, "Unknown", "5.1.1")
+    outcome = Outcome(Fate.ACCEPTED, Stage.DOT, accepted, {"ann@example.com": unknown})
+    write([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    email.refresh_from_db()
+    assert (email.status, email.failed_recipients) == (Status.PARTIAL, ["ann@example.com"])
+    shown = staff.get(LIST, {"status": "partial"})
+    assert subjects(shown) == ["Both"]
+    assert "partly sent: 1 of 2 recipients" in shown.text and "550 5.<wbr>1.<wbr>1 Unknown" in shown.text
+    assert "partly sent: 1 of 2 recipients" in staff.get(page(email)).text
+    assert mail.cancel(email).refused == {email.pk: "it is sent to some of its recipients"}
+    assert mail.resend([email, other]).done == [email.pk]
+    email.refresh_from_db()
+    assert [each["status"] for each in email.recipients] == ["queued", "sent"]
+
+
 def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Client, on: str) -> None:
     emails = mail.queue_many([message("One"), message("Two"), message("Three")])
     outcome = Outcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))

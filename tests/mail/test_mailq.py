@@ -53,7 +53,7 @@ def test_an_empty_queue() -> None:
         "waiting": [],
         "ended": [
             {"status": status, "count": 0, "more": False}
-            for status in ("sent", "failed", "cancelled", "expired", "suppressed")
+            for status in ("sent", "partial", "failed", "cancelled", "expired", "suppressed")
         ],
         "mailers": [],
         "refused_senders": [],
@@ -96,6 +96,22 @@ def test_mailers_that_are_paused_and_what_failed_last(on: str) -> None:
     assert [each["id"] for each in report("--mailer", email.mailer)["failures"]] == [str(email.pk)]
     assert report("--mailer", "bulk")["failures"] == report("--status", "sent")["failures"] == []
     assert [each["mailer"] for each in report("--mailer", "bulk")["mailers"]] == ["bulk"]
+
+
+def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
+    [whole] = queue(1)
+    to = ["ann@example.com", "gone@example.com", "bob@example.com"]
+    part = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", to))
+    unknown = Reply(550, "Unknown", "5.1.1")
+    outcome = Outcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
+    write([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
+    write([judge(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    said = mailq()
+    assert "sent 0, partial 1, failed 1" in said
+    assert f"{part.pk}  gone@example.com (2 of 3 have it)  550 5.1.1 Unknown" in said
+    ids = [[each["id"] for each in report(*only)["failures"]] for only in ((), ("--status", "partial"))]
+    assert ids == [[str(part.pk), str(whole.pk)], [str(part.pk)]]
+    assert report()["failures"][0]["recipients"] == ["gone@example.com"]
 
 
 def test_what_failed_last_stands_first_whenever_it_was_queued(on: str) -> None:

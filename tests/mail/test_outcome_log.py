@@ -68,7 +68,7 @@ def test_each_outcome_is_one_line_with_recipients_mailer_and_reply(
     assert " next_try_in=" in line and line.endswith("code=450 enhanced=4.2.0 text='come back'")
     assert found[str(both.pk)] == (
         "WARNING",
-        f"sent email={both.pk} to=ann@example.com,gone@example.com mailer={MAILER} {refusal}",
+        f"partial email={both.pk} to=ann@example.com,gone@example.com mailer={MAILER} failed=1 {refusal}",
     )
     assert found[str(gone.pk)][0] == "WARNING" and found[str(gone.pk)][1].startswith(
         f"expired email={gone.pk}"

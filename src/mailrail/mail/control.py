@@ -35,6 +35,7 @@ Subjects: TypeAlias = Email | UUID | str | Iterable[Email | UUID | str]
 _FOLLOW: dict[Any, str] = {
     Status.SENDING: gettext_noop("it is being sent just now"),
     Status.SENT: gettext_noop("it is sent"),
+    Status.PARTIAL: gettext_noop("it is sent to some of its recipients"),
     Status.QUEUED: gettext_noop("it waits to be sent already"),
     Status.HELD: gettext_noop("it is held: release it"),
     Status.FAILED: gettext_noop("it has failed"),

@@ -34,7 +34,7 @@ from .ledger import write
 from .load import Loaded, defect_of, in_portions, load_messages
 from .logins import Login
 from .mailers import open_backend, server_for
-from .models import Email, Status
+from .models import FINAL, Email, Status
 from .outcomes import Result
 from .postbag import Postbag
 from .refused_senders import RefusedSenders
@@ -45,8 +45,10 @@ from .suppressions import listed
 
 logger = logger_of("mailrail.mail")
 
-NOTHING_TO_DO = {Status.SENT, Status.FAILED, Status.CANCELLED, Status.EXPIRED, Status.SUPPRESSED, Status.HELD}
+NOTHING_TO_DO = {*map(Status, FINAL), Status.HELD}
 """Final, or held: releasing it sends a message of its own, whose number (``Email.call``) voids those before it."""
+TAKEN = {Status.SENT, Status.PARTIAL}
+"""The server has accepted it, for some recipients at least."""
 PER_CONNECTION = 5
 """Emails that are worth another connection."""
 SHORTLY = 5.0
@@ -474,7 +476,7 @@ class Delivery:
         outcome_log.tell([result for result in results if not result.mailer_out])
         if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
             self._finish_final()
-        if self._probed is not None and any(result.status == Status.SENT for result in results):
+        if self._probed is not None and any(result.status in TAKEN for result in results):
             circuit.reset(self._probed, self._using)  # nobody has to wait for the rest of this batch
             self._probed = None
 

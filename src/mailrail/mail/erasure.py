@@ -27,8 +27,9 @@ from mailrail.addresses import bare, spellings
 from . import suppressions
 from .files import drop_unneeded
 from .models import FINAL, Email, RefusedSender, Status
-from .outcomes import FINAL_FOR_RECIPIENT, note
+from .outcomes import note
 from .retention import EMPTIED, delete, empty
+from .standing import FINAL_FOR_RECIPIENT, standing_of
 
 if TYPE_CHECKING:
     from django.contrib.admin.models import LogEntry
@@ -222,8 +223,7 @@ def _take_out(email: Email, address: str) -> None:
             fields[name] = [each for each in fields[name] if bare(str(each)) != address]
     note(email, timezone.now(), "a recipient was erased")
     if all(isinstance(each, dict) and each.get("status") in FINAL_FOR_RECIPIENT for each in email.recipients):
-        stand = {each["status"] for each in email.recipients}
-        email.status = next(each for each in ("sent", "failed", "suppressed") if each in stand)
+        email.status = standing_of(email.recipients)
 
 
 def _scrub(email: Email, address: str) -> None:

@@ -30,7 +30,9 @@ class Status(models.TextChoices):
     SENDING = "sending", pgettext_lazy("email", "sending")
     """On its way: the final dot may have left. Found by a worker that has not sent it: nobody knows the outcome."""
     SENT = "sent", pgettext_lazy("email", "sent")
-    """Accepted by the server for at least one recipient, and final for all."""
+    """Accepted by the server for every recipient, but for those on the suppression list."""
+    PARTIAL = "partial", pgettext_lazy("email", "partly sent")
+    """Accepted for some recipients, and failed for others: final for all."""
     FAILED = "failed", pgettext_lazy("email", "failed")
     HELD = "held", pgettext_lazy("email", "held")
     """By a person, or because nobody knows whether it was sent."""
@@ -40,8 +42,10 @@ class Status(models.TextChoices):
     """All its recipients are on the suppression list."""
 
 
-FINAL = ("sent", "failed", "cancelled", "expired", "suppressed")
+FINAL = ("sent", "partial", "failed", "cancelled", "expired", "suppressed")
 """Statuses in which an email stays, unless a person sends it again."""
+NOT_FOR_ALL = ("failed", "partial")
+"""Of these, those that an email has which failed for one recipient at least."""
 
 
 def new_id() -> UUID:
@@ -176,6 +180,12 @@ class Email(models.Model):
                 name="mailrail_mail_failed",
                 condition=models.Q(status=Status.FAILED.value),
             ),
+            # The same, and not in one index: PostgreSQL would read all of that for the admin's list of either status.
+            models.Index(
+                fields=["-changed_at"],
+                name="mailrail_mail_partial",
+                condition=models.Q(status=Status.PARTIAL.value),
+            ),
             # prunemail: whose content is old enough to go.
             models.Index(
                 fields=["changed_at"],
@@ -192,6 +202,18 @@ class Email(models.Model):
 
     def __str__(self) -> str:
         return single_line(str(self.id if self.sensitive or not self.subject else self.subject))
+
+    @property
+    def failed_recipients(self) -> list[str]:
+        """Return the addresses for which it has failed for good."""
+        return addresses_with(self.recipients, Status.FAILED)
+
+
+def addresses_with(recipients: Any, status: str) -> list[str]:
+    """Return the addresses among ``Email.recipients`` that have this status. Other hands may have written these."""
+    entries = recipients if isinstance(recipients, list) else ()
+    found = (each for each in entries if isinstance(each, dict) and each.get("status") == status)
+    return [str(each.get("address", "")) for each in found]
 
 
 def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:

@@ -32,17 +32,11 @@ def tell(results: Sequence[Result]) -> None:
 
 
 def _level(result: Result) -> int:
-    """A recipient that is refused for good makes it a failure, also where the others have the email.
-
-    Mail that is held for its sender is not lost, and a line of its own warns of that sender.
-    """
-    recipients = result.email.recipients
-    if result.status is Status.SENT:
-        is_well = len(recipients) == 1 or not any(_of(each, "status") == "failed" for each in recipients)
-    elif result.status in (Status.QUEUED, Status.HELD):
+    """Mail that is held for its sender is not lost, and a line of its own warns of that sender."""
+    if result.status in (Status.QUEUED, Status.HELD):
         is_well = _of(_last_event(result.email), "what") not in (IN_DOUBT, HELD_IN_DOUBT)
     else:
-        is_well = result.status is Status.SUPPRESSED
+        is_well = result.status in (Status.SENT, Status.SUPPRESSED)
     return logging.INFO if is_well else logging.WARNING
 
 
@@ -52,9 +46,12 @@ def _log(level: int, result: Result) -> None:
     mailer = _of(event, "mailer") or email.mailer or "default"
     reply = _reply(email, event, what)
     to = named([_of(each, "address") for each in email.recipients])
+    failed = email.failed_recipients if result.status is Status.PARTIAL else []
     whole = masked(_of(reply, "text") or _of(reply, "why"))
     text = (whole if _of(reply, "code") else first_line(whole))[:LONGEST_TEXT]
     line = f"{what} email={email.pk} to={to} mailer={single_line(mailer)}"
+    if failed:
+        line += f" failed={len(failed)}"
     if result.again is not None:
         line += f" next_try_in={result.again:.0f}"
     for name in ("code", "enhanced"):
@@ -70,7 +67,7 @@ def _log(level: int, result: Result) -> None:
 
 def _reply(email: Email, event: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     """Return the reply, or the reason, that decided. Where some recipients have the email: why the others have not."""
-    if what == "sent" or not (_of(event, "text") or _of(event, "why")):
+    if what == "partial" or not (_of(event, "text") or _of(event, "why")):
         for each in reversed(email.recipients):
             if _of(each, "status") == "failed":
                 return dict(each)

@@ -15,10 +15,11 @@ from mailrail.addresses import bare
 from mailrail.conf import settings
 from mailrail.moments import after, aware, seconds_between
 
-from .models import Email, Status
+from .models import Email, Status, addresses_with
 from .policies import lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
 from .smtp import Fate, Outcome
+from .standing import FINAL_FOR_RECIPIENT, standing_of
 from .values import storable
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ MOST_UNFORESEEN = 8
 IN_DOUBT = "it may have been sent; sending again"
 SENDER_REFUSED = "held: the server refuses its sender"
 HELD_IN_DOUBT = "held: it may have been sent"
+EXPIRED_FOR_THE_OTHERS = "expired before these recipients got it"
 MOST_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
 
 _STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANSIENT: Status.QUEUED}
-FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
 
 
 @dataclass
@@ -199,11 +200,14 @@ def hold_for_its_sender(
 
 
 def expire(email: Email, now: datetime) -> Result:
-    """Its time is over. One that may have been sent is held: "expired" would say that nobody has it."""
+    """Its time is over. "Expired" says that nobody has it: one that may have been sent is held, and one that some
+    recipients have has failed for the others."""
     if is_in_doubt(email):
         note(email, now, HELD_IN_DOUBT, why=f"expires_at was {email.expires_at}")
         _stand(email, Status.HELD, now)
         return Result(email, Status.HELD)
+    if addresses_with(email.recipients, Status.SENT):
+        return fail(email, now, EXPIRED_FOR_THE_OTHERS)
     note(email, now, "expired before it was sent")
     _stand(email, Status.EXPIRED, now)
     return Result(email, Status.EXPIRED)
@@ -297,11 +301,10 @@ def _again(email: Email, now: datetime, delay: float, result: Result | None = No
 
 
 def _final(email: Email, now: datetime, result: Result | None = None) -> Result:
-    """The email stands as its best recipient does."""
-    stand = {each["status"] for each in email.recipients}
-    status = next(each for each in (Status.SENT, Status.FAILED, Status.SUPPRESSED) if each.value in stand)
+    """Give it the status that its recipients add up to."""
+    status = standing_of(email.recipients)
     _stand(email, status, now)
-    if status is Status.SENT:
+    if status in (Status.SENT, Status.PARTIAL):
         email.sent_at = now
     result = result or Result(email, status)
     result.status, result.again = status, None

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from django.db.models import Case, F, Q, When
+from django.db.models import Case, F, Q, QuerySet, When
 from django.utils import timezone
 
 from mailrail.moments import seconds_between
 from mailrail.tracebacks import first_line
 
-from .models import FINAL, Email, MailerState, Status
+from .models import FINAL, NOT_FOR_ALL, Email, MailerState, Status, addresses_with
 
 COUNTED = 10_000
 """Beyond these, a number is "this many, and more"."""
@@ -56,11 +56,13 @@ class Deferral:
 
 @dataclass(frozen=True)
 class Failure:
-    """An email that failed, and what was said last; ``summary``: the first line of it, if an exception says it."""
+    """An email that failed, for some recipients at least, and what was said last; ``summary``: the first line of it, if
+    an exception says it. ``recipients``: those for whom it failed; ``sent``: how many others have it."""
 
     id: str
     mailer: str
     recipients: list[str]
+    sent: int
     at: datetime
     why: str
     summary: str
@@ -161,17 +163,35 @@ def states(using: str, mailer: str | None = None) -> list[MailerState]:
     return list(found if mailer is None else found.filter(pk=mailer))
 
 
-def failures(using: str, mailer: str | None = None, limit: int = 10) -> list[Failure]:
-    """The emails that failed last; of one mailer: among the last ``COUNTED``."""
-    newest = Email.objects.using(using).filter(status=Status.FAILED).order_by("-changed_at")
-    if mailer is not None:
-        newest = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
-    return [_failure(email) for email in newest.order_by("-changed_at").defer("content")[:limit]]
+def failures(
+    using: str, mailer: str | None = None, limit: int = 10, status: str | None = None
+) -> list[Failure]:
+    """Return the emails that failed last, for some recipients at least; of one mailer or status, if it is given.
+
+    Those of a mailer are looked for among the last ``COUNTED`` of each status.
+    """
+    found = [
+        email
+        for name in NOT_FOR_ALL
+        if status in (None, name)
+        for email in _newest(name, mailer, using).defer("content")[:limit]
+    ]
+    found.sort(key=lambda email: email.changed_at, reverse=True)
+    return [_failure(email) for email in found[:limit]]
+
+
+def _newest(status: str, mailer: str | None, using: str) -> QuerySet[Email]:
+    newest = Email.objects.using(using).filter(status=status).order_by("-changed_at")
+    if mailer is None:
+        return newest
+    its = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
+    return its.order_by("-changed_at")
 
 
 def _failure(email: Email) -> Failure:
-    to = [_of(each, "address") for each in email.recipients]
-    return Failure(str(email.pk), email.mailer, to, email.changed_at, *_reason_and_summary(email))
+    to = email.failed_recipients or [_of(each, "address") for each in email.recipients]
+    have_it = len(addresses_with(email.recipients, Status.SENT))
+    return Failure(str(email.pk), email.mailer, to, have_it, email.changed_at, *_reason_and_summary(email))
 
 
 def reason_of(email: Email) -> str:
@@ -183,7 +203,9 @@ def reason_of(email: Email) -> str:
 
 
 def _reason_and_summary(email: Email) -> tuple[str, str]:
-    of_recipients = _last_said(email.recipients)
+    """Those who have it were told "250 ok": that is no reason."""
+    entries = email.recipients if isinstance(email.recipients, list) else []
+    of_recipients = _last_said([each for each in entries if _of(each, "status") != Status.SENT])
     return of_recipients if of_recipients[0] else _last_said(email.events)
 
 

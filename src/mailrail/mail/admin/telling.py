@@ -7,14 +7,14 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
-from django.utils.translation import pgettext_lazy
+from django.utils.translation import gettext, pgettext_lazy
 
 from mailrail.keyset_admin import breakable
 from mailrail.moments import as_django
 from mailrail.terminal import harmless
 from mailrail.tracebacks import first_line
 
-from ..models import Email, Status
+from ..models import Email, Status, addresses_with
 from ..overview import due_at, reason_of
 
 SHOWN_IN_LISTS = 120
@@ -22,6 +22,9 @@ SHOWN_IN_LISTS = 120
 
 EVENTS: dict[str, Any] = {
     "accepted": pgettext_lazy("what happened to an email", "accepted"),
+    "accepted for some recipients; the others follow": pgettext_lazy(
+        "what happened to an email", "accepted for some recipients; the others follow"
+    ),
     "refused": pgettext_lazy("what happened to an email", "refused"),
     "refused for now": pgettext_lazy("what happened to an email", "refused for now"),
     "failed": pgettext_lazy("what happened to an email", "failed"),
@@ -81,7 +84,12 @@ def stand_of(email: Email) -> str:
 
 def stand(email: Email) -> str:
     """Say how an email stands."""
-    return str(WORDS.get(stand_of(email), email.status))
+    said = str(WORDS.get(stand_of(email), email.status))
+    if email.status != Status.PARTIAL:
+        return said
+    have_it = len(addresses_with(email.recipients, Status.SENT))
+    told = gettext("%(status)s: %(sent)d of %(all)d recipients")
+    return told % {"status": said, "sent": have_it, "all": len(email.recipients)}
 
 
 WORDS: dict[str, Any] = {**dict(Status.choices), DEFERRED: pgettext_lazy("email", "deferred")}

@@ -15,7 +15,7 @@ from mailrail.errors import InvalidSettings
 from mailrail.mail import health, overview
 from mailrail.mail.mailers import alias_of, delivering
 from mailrail.mail.management.checking import add_check, check, is_check
-from mailrail.mail.models import Email, MailerState, RefusedSender, Status
+from mailrail.mail.models import NOT_FOR_ALL, Email, MailerState, RefusedSender, Status
 from mailrail.mail.queueing import tables_said_missing
 from mailrail.mail.refused_senders import refused_senders
 from mailrail.moments import for_machines, for_people, seconds_between
@@ -57,7 +57,7 @@ class Command(PipedCommand):
             self._print(report, is_all=status is None and mailer is None)
 
     def _report(self, using: str, status: str | None, mailer: str | None) -> dict[str, list[dict[str, Any]]]:
-        queued, failed = (status in (None, each.value) for each in (Status.QUEUED, Status.FAILED))
+        queued, failed = status in (None, Status.QUEUED), status in (None, *NOT_FOR_ALL)
         return {
             "waiting": [asdict(each) for each in overview.waiting(using, status, mailer)],
             # nobody can tell those of one mailer without reading them all
@@ -65,7 +65,9 @@ class Command(PipedCommand):
             "mailers": [_standing(state) for state in overview.states(using, mailer)],
             "refused_senders": [_refused(row) for row in refused_senders(using, mailer)],
             "deferrals": [asdict(each) for each in overview.deferrals(using, mailer)] if queued else [],
-            "failures": [asdict(each) for each in overview.failures(using, mailer)] if failed else [],
+            "failures": [asdict(each) for each in overview.failures(using, mailer, status=status)]
+            if failed
+            else [],
         }
 
     def _print(self, report: dict[str, list[dict[str, Any]]], *, is_all: bool) -> None:
@@ -104,8 +106,9 @@ class Command(PipedCommand):
         if report["failures"]:
             self.stdout.write("\nFailed last:")
         for each in report["failures"]:
-            to = ", ".join(each["recipients"])
-            self._say(f"{for_people(each['at'])}  {each['id']}  {to[:60]}  {each['summary'][:200]}")
+            to = ", ".join(each["recipients"])[:60]
+            have_it = f" ({_share(each['sent'], len(each['recipients']))})" if each["sent"] else ""
+            self._say(f"{for_people(each['at'])}  {each['id']}  {to}{have_it}  {each['summary'][:200]}")
 
     def _say(self, text: str) -> None:
         """What others have said stays on its line."""
@@ -121,6 +124,10 @@ class Command(PipedCommand):
             self.stdout.write(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
+
+
+def _share(sent: int, failed: int) -> str:
+    return f"{sent:,} of {sent + failed:,} have it"
 
 
 def _check_mailer(mailer: str) -> None:
