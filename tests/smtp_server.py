@@ -45,6 +45,7 @@ class Mail:
 class _Transaction:
     sender: str | None = None
     recipients: list[str] = field(default_factory=list)
+    turned_away: int = 0
 
 
 class _Over(Exception):
@@ -57,6 +58,7 @@ class ScriptedServer:
     ``refused``: recipients that are refused, with their replies; ``refused_senders``: senders, likewise.
     ``eager_data``: 354 for DATA although nobody was accepted. ``byte_by_byte``: every byte of a reply in a segment of
     its own. ``strict_dot``: commands that come with a final dot are dropped, and so many 503 said for so many lines.
+    ``room``: recipients that a transaction takes; those behind are told ``full``, so many (``overshoot``) before 421.
     ``tls``: STARTTLS is offered; ``injected``: octets sent behind the reply to it.
     """
 
@@ -71,6 +73,9 @@ class ScriptedServer:
         eager_data: bool = False,
         byte_by_byte: bool = False,
         strict_dot: Callable[[int], int] | None = None,
+        room: int | None = None,
+        full: str = "452 4.5.3 Too many recipients",
+        overshoot: int | None = None,
         tls: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         injected: bytes = b"",
@@ -84,6 +89,11 @@ class ScriptedServer:
         self._eager_data = eager_data
         self._byte_by_byte = byte_by_byte
         self._strict_dot = strict_dot
+        self._room = room
+        self._full = full
+        self._overshoot = overshoot
+        self.turned_away = 0
+        """Recipients for whom there was no room."""
         self.behind_dot = 0
         """Emails whose final dot had commands behind it."""
         self._tls = tls
@@ -138,6 +148,11 @@ class ScriptedServer:
 
     def count(self, stage: str) -> int:
         return self._seen[stage]
+
+    def limit(self, room: int, *faults: Fault) -> None:
+        """From now on a transaction takes so many recipients, and these things happen."""
+        self._room = room
+        self._faults.update({(fault.stage, fault.nth): fault.what for fault in faults})
 
     def drop_all(self) -> None:
         """Close every connection, as a server does that restarts."""
@@ -329,8 +344,17 @@ class _Conversation:
         recipient = _path(line)
         if self._transaction.sender is None:
             self._say("503 5.5.1 MAIL first")
+        elif len(self._transaction.recipients) == self._server._room:
+            self._turn_away()
         elif self._reply("RCPT", self._server._refused.get(recipient, "250 2.1.5 Ok")).startswith("2"):
             self._transaction.recipients.append(recipient)
+
+    def _turn_away(self) -> None:
+        self._transaction.turned_away += 1
+        with self._server._lock:
+            self._server.turned_away += 1
+        is_enough = self._transaction.turned_away == self._server._overshoot
+        self._say("421 4.7.0 Too many errors" if is_enough else self._server._full)
 
     def _do_data(self, line: bytes) -> None:
         if not self._transaction.recipients and not self._server._eager_data:

@@ -30,7 +30,7 @@ from mailrail.worker import IncomingMessage
 
 from ..processes import Ledger, WorkerProcess, children_of, until, workers
 from ..servers import PostgresServer
-from ..smtp_server import ScriptedServer
+from ..smtp_server import Fault, ScriptedServer
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
@@ -181,6 +181,30 @@ def test_kill_9_at_random_again_and_again(server: ScriptedServer, start: Callabl
             until(partial(has_ended, victim, worker), what="its end")  # else it may be chosen once more
     finish(start)
     check(server, ids, most_copies)
+
+
+def test_a_worker_killed_between_two_transactions_of_an_email_leaves_a_doubt_about_one(
+    server: ScriptedServer, start: Callable[[], WorkerProcess]
+) -> None:
+    """Who has it is in the record before the next final dot leaves, and gets no second copy."""
+    server.limit(100, Fault("DOT", "silence", 2))
+    bcc = [f"to{n}@example.com" for n in range(500)]
+    email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", bcc=bcc), mailer=MAILER)
+    worker = start()
+    until(lambda: server.count("DOT") == 3, what="the third final dot")
+    worker.kill_all()
+    email.refresh_from_db()
+    assert (email.status, Counter(each["status"] for each in email.recipients)) == (
+        Status.SENDING,
+        {"sent": 200, "queued": 300},
+    )
+    get_layer().shift(20)
+    finish(start)
+    email.refresh_from_db()
+    copies = Counter(recipient for each in server.mails for recipient in each.recipients)
+    assert len(copies) == 500 and set(copies.values()) == {1}
+    assert sum(bool(each.get("in_doubt")) for each in email.recipients) == 100
+    assert (email.status, email.attempts) == (Status.SENT, 1)
 
 
 def test_a_worker_stopped_past_its_lease_in_mid_send_sends_nothing_more_when_it_goes_on(

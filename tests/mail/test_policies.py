@@ -29,6 +29,7 @@ def test_a_policy_as_it_is_written() -> None:
                 "RATE": "20000/d, 10/s,1000/h",
                 "RATES": {"Gmail.com": "5/s", "Bücher.example": Rate(1, 2)},
                 "CONNECTIONS": 5,
+                "MAX_RECIPIENTS": 100,
                 "LIFETIME": timedelta(hours=2),
                 "FAILOVER": ["backup"],
             }
@@ -36,6 +37,7 @@ def test_a_policy_as_it_is_written() -> None:
     )["smtp"]
     assert policy.rate == (Rate(10, 1), Rate(1000, 3600), Rate(20000, 86400))
     assert policy.rates == {"gmail.com": (Rate(5, 1),), "xn--bcher-kva.example": (Rate(1, 2),)}
+    assert policy.max_recipients == 100
     assert (policy.connections, policy.lifetime, policy.failover) == (5, 7200.0, ("backup",))
 
 
@@ -53,6 +55,7 @@ def test_a_policy_as_it_is_written() -> None:
         ({"RATES": {"example.com": "5"}}, "['RATES']['example.com'] must be one rate"),
         ({"CONNECTIONS": 0}, "['CONNECTIONS'] must be a whole number"),
         ({"CONNECTIONS": True}, "['CONNECTIONS'] must be a whole number"),
+        ({"MAX_RECIPIENTS": 0}, "['MAX_RECIPIENTS'] must be a whole number from 1"),
         ({"LIFETIME": timedelta(0)}, "['LIFETIME'] must be seconds or a timedelta, more than zero"),
         ({"LIFETIME": "3 days"}, "['LIFETIME'] must be seconds or a timedelta, more than zero"),
         ({"FAILOVER": "backup"}, "['FAILOVER'] must be a list of aliases"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import format_datetime
 from http.client import BadStatusLine, IncompleteRead
 from smtplib import (
+    SMTP,
     SMTPAuthenticationError,
     SMTPConnectError,
     SMTPHeloError,
@@ -19,6 +21,7 @@ from smtplib import (
 from socket import gaierror
 from ssl import SSLEOFError, SSLError, SSLZeroReturnError
 from traceback import walk_tb
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp as djangos
@@ -42,7 +45,10 @@ from .outcomes import Result, hold_for_its_sender, judge, waiting
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
 from .smtp import Fate, Outcome, SmtpError
+from .smtp.backend import REFUSED
 from .smtp.errors import ConnectionLost, Unsendable
+from .smtp.transactions import overflow, without
+from .standing import may_go_on
 from .values import storable
 
 logger = logger_of("mailrail.mail")
@@ -107,8 +113,10 @@ def send_by_backend(
                 return [each.email for each in left], None
             left.popleft()
             outcome, why_out = _attempt(backend, each, mailer)
-            result = judge(each.email, outcome, timezone.now(), mailer, senders)
+            result = _judge(each.email, outcome, mailer, senders)
             settle([result])
+            if result.is_part:
+                left.appendleft(each)
             why_out = why_out or result.mailer_out
             if not why_out and _has_lost_its_connection(outcome):
                 why_out = _reopen(backend) or ""
@@ -117,6 +125,16 @@ def send_by_backend(
     finally:
         _close(backend)
     return [], None
+
+
+def _judge(email: Email, outcome: Outcome, mailer: str, senders: RefusedSenders) -> Result:
+    """Those for whom the server had no room follow at once, where the backend tells who they are."""
+    now, offered = timezone.now(), waiting(email)
+    over, _ = overflow(offered, outcome)
+    if not over or not may_go_on(outcome, mailer):
+        return judge(email, outcome, now, mailer, senders)
+    outcome = without(outcome, over)
+    return judge(email, outcome, now, mailer, senders, {*offered} - {*over}, goes_on=True)
 
 
 def _open(backend: BaseEmailBackend, login: Login) -> str | None:
@@ -180,7 +198,8 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
     elif isinstance(message, FinishedMessage):
         return _unfit_as_finished(email, mailer, name)
     try:
-        count = backend.send_messages([message])
+        with _listening(backend) as refused_by_server:
+            count = backend.send_messages([message])
     except AWAY:
         raise
     except SMTPNotSupportedError as error:
@@ -208,10 +227,42 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
         return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused)
     if count == 0:
         return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNKNOWN))
-    refused = _refused_by_service(message, waiting(email))
+    refused_by_server.update(message.__dict__.get(REFUSED, {}))
+    refused = {
+        each: refused_by_server[bare(each)] for each in waiting(email) if bare(each) in refused_by_server
+    }
+    refused.update(_refused_by_service(message, waiting(email)))
     return Outcome(
         Fate.ACCEPTED, Stage.BACKEND, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused
     )
+
+
+@contextmanager
+def _listening(backend: BaseEmailBackend) -> Iterator[dict[str, Reply]]:
+    """Yield whom the server refuses while it accepts others, by bare address.
+
+    ``smtplib.SMTP.sendmail`` returns them, and Django's backend drops what it returns.
+    """
+    refused: dict[str, Reply] = {}
+    connection = getattr(backend, "connection", None)
+    if not isinstance(connection, SMTP):
+        yield refused
+        return
+    send = connection.sendmail
+
+    def sendmail(*args: Any, **kwargs: Any) -> Any:
+        found = send(*args, **kwargs)
+        refused.update({bare(address): _reply(*said) for address, said in found.items()})
+        return found
+
+    before = connection.__dict__.get("sendmail")
+    connection.__dict__["sendmail"] = sendmail
+    try:
+        yield refused
+    finally:
+        del connection.__dict__["sendmail"]
+        if before is not None:
+            connection.__dict__["sendmail"] = before
 
 
 def _unfit_as_finished(email: Email, mailer: str, backend: str) -> Outcome:

@@ -232,7 +232,7 @@ def _wrong_with_mailer(alias: str, policy: Policy) -> Iterable[str]:
     elif policy.composes is False and is_smtp(backend_of(alias)[1]):
         yield "has COMPOSES, and SMTP carries bytes: leave it out."
     elif not is_by_our_client(backend_of(alias)[1]):
-        for key in ("LOCAL_HOSTNAME", "IGNORE_EXTENSIONS"):
+        for key in ("LOCAL_HOSTNAME", "IGNORE_EXTENSIONS", "MAX_RECIPIENTS"):
             if getattr(policy, key.lower()):
                 yield f"has {key}, which only Django's SMTP backend and mailrail.mail.smtp.EmailBackend have."
 

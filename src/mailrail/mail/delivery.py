@@ -334,7 +334,9 @@ class Delivery:
                     )
                     left += its
                 else:
-                    its, why = self._by_smtp(backend, server, mailer, loaded, free or most, free is not None)
+                    its, why = self._by_smtp(
+                        backend, server, mailer, loaded, admission, free or most, free is not None
+                    )
                     left += its
         return left, why
 
@@ -367,6 +369,7 @@ class Delivery:
         server: Server,
         mailer: str,
         loaded: list[Loaded],
+        admission: rates.Admission,
         most: int,
         close: bool,
     ) -> tuple[list[Email], str | None]:
@@ -376,8 +379,10 @@ class Delivery:
         bag = Postbag(
             loaded,
             mailer,
+            server,
             self._using,
             self._senders,
+            admission,
             lambda address, each: utf8_address_of(backend, address, each.message),
             self._settled,
             self._changed,
@@ -394,6 +399,7 @@ class Delivery:
                 close_all(connections)
             for connection in connections:
                 pool_of(server).give_back(connection)
+            bag.put_off_rest()
             self._patiently(bag.commit)
         self._heed(errors, mailer)
         broken = str(errors[0]) if errors and bag.left() and not bag.accepted else None
@@ -466,6 +472,8 @@ class Delivery:
                 self._slow_down.update(result.slow_down)
             self._answered, self._broke = self._answered or result.is_answer, result.broke or self._broke
             message = self._messages[result.email.pk]
+            if result.is_part:
+                continue
             if result.mailer_out:
                 self._turned_away.append(result.email)
                 self._not_before[result.email.pk] = result.again or 0.0
@@ -473,7 +481,7 @@ class Delivery:
                 self._final.append(message)
             else:
                 _release(message, result.again, "it is sent later")
-        outcome_log.tell([result for result in results if not result.mailer_out])
+        outcome_log.tell([result for result in results if not result.mailer_out and not result.is_part])
         if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
             self._finish_final()
         if self._probed is not None and any(result.status in TAKEN for result in results):

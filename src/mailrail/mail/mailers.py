@@ -178,10 +178,14 @@ def server_of(backend: BaseEmailBackend) -> ours.Server | None:
 def server_for(alias: str, backend: BaseEmailBackend) -> ours.Server | None:
     """The same, as the policy of the mailer says how to talk to it."""
     server, policy = server_of(backend), policy_of(alias)
-    if server is None or (policy.local_hostname is None and not policy.ignore_extensions):
+    is_plain = (
+        policy.local_hostname is None and not policy.ignore_extensions and policy.max_recipients is None
+    )
+    if server is None or is_plain:
         return server
     return replace(
         server,
         local_hostname=policy.local_hostname or server.local_hostname,
         ignored_extensions=server.ignored_extensions | policy.ignore_extensions,
+        max_recipients=policy.max_recipients or server.max_recipients,
     )

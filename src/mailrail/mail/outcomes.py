@@ -6,7 +6,7 @@ The rules: RFC 5321 4.2 and 4.5.4.1, RFC 3463; ``replies.classify`` reads a repl
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from .models import Email, Status, addresses_with
 from .policies import lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
 from .smtp import Fate, Outcome
-from .standing import FINAL_FOR_RECIPIENT, standing_of
+from .standing import FINAL_FOR_RECIPIENT, UNDER_WAY, mark_under_way, standing_of, under_way
 from .values import storable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SOON, NOT_SO_SOON = 5.0, 600.0
 """Seconds to the next try when it was not the email's fault: at first, and at most. They grow, as a connection that
 breaks at the same email again and again may be that email's fault after all."""
 NOT_SENT = "not sent"
+TAKEN_IN_PART = "accepted for some recipients; the others follow"
 UNFORESEEN = "not sent: an unforeseen error"
 HELD_FOR_UNFORESEEN = "held: an unforeseen error, again and again"
 MOST_UNFORESEEN = 8
@@ -51,9 +52,9 @@ _STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANS
 class Result:
     """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final.
 
-    ``is_answer``: the server has decided over the email. ``broke``: the connection had broken before, and how.
-    ``mailer_out``: the reply that says that no email can leave by this mailer. ``refused_sender``: the one that says so
-    of this sender's mail.
+    ``is_part``: others of its recipients follow at once. ``is_answer``: the server has decided over the email.
+    ``broke``: the connection had broken before, and how. ``mailer_out``: the reply that says that no email can leave by
+    this mailer. ``refused_sender``: the one that says so of this sender's mail.
     """
 
     email: Email
@@ -63,10 +64,17 @@ class Result:
     slow_down: dict[str, str] = field(
         default_factory=dict
     )  # recipient domain, or "" for all mail -> who said so
+    is_part: bool = False
     is_answer: bool = False
     broke: str = ""
     mailer_out: str = ""
     refused_sender: str = ""
+
+    def take_over(self, before: Result) -> None:
+        """What was found out with the transaction before goes with this one."""
+        self.suppress = {**before.suppress, **self.suppress}
+        self.slow_down = {**before.slow_down, **self.slow_down}
+        self.is_answer = self.is_answer or before.is_answer
 
 
 def waiting(email: Email) -> list[str]:
@@ -84,22 +92,35 @@ def is_in_doubt(email: Email) -> bool:
     return any(each.get("in_doubt") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT)
 
 
-def judge(email: Email, outcome: Outcome, now: datetime, mailer: str, senders: RefusedSenders) -> Result:
-    """Note an outcome of SMTP in the record, which is not saved here, and in ``senders`` what it says of the sender."""
+def judge(
+    email: Email,
+    outcome: Outcome,
+    now: datetime,
+    mailer: str,
+    senders: RefusedSenders,
+    offered: Collection[str] | None = None,
+    goes_on: bool = False,
+) -> Result:
+    """Note an outcome of SMTP in the record, which is not saved here, and in ``senders`` what it says of the sender.
+
+    ``offered``: the recipients it is about, if not all who wait. ``goes_on``: others follow at once.
+    """
     if outcome.fate in (Fate.UNSENT, Fate.AMBIGUOUS):
         return _by_the_break(email, outcome, now, mailer)
     if outcome.fate is Fate.UNFIT:
         email.attempts += 1
         return fail(email, now, str(outcome.error), mailer)
-    return _by_replies(email, outcome, now, mailer, senders)
+    return _by_replies(email, outcome, now, mailer, senders, offered, goes_on)
 
 
 def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
     """The connection broke. Recipients that were refused by then stay refused. Servers close the connection after too
     many errors, and would do so at every attempt, before they come to the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
+    sent_to = under_way(email) - outcome.refused.keys()
     _heed(email, replace(outcome, reply=None), now, result, mailer)
     if outcome.fate is Fate.AMBIGUOUS:
+        mark_under_way(email, sent_to)
         doubted = doubt(email, now, str(outcome.error), mailer)
         result.status, result.again = doubted.status, doubted.again
         return result
@@ -117,7 +138,8 @@ def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
     each may be one more copy for the recipient. After its lifetime the email is held.
     """
     doubts = sum(event.get("what") == IN_DOUBT for event in email.events)
-    for each in email.recipients:
+    marked = [each for each in email.recipients if each.pop(UNDER_WAY, False)]
+    for each in marked or email.recipients:
         if each["status"] not in FINAL_FOR_RECIPIENT:
             each["in_doubt"] = True
     if settings.mail_on_ambiguous == "hold" or (doubts and _is_too_old(email, now)):
@@ -165,6 +187,7 @@ def _text_of(error: Exception) -> str:
 def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
     """It can never be sent as it is."""
     for each in email.recipients:
+        each.pop(UNDER_WAY, None)
         if each["status"] not in FINAL_FOR_RECIPIENT:
             each.update(status=Status.FAILED.value, text=storable(why), at=aware(now).isoformat())
     note(email, now, "failed", mailer=mailer, why=why)
@@ -225,10 +248,17 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
 
 
 def _by_replies(
-    email: Email, outcome: Outcome, now: datetime, mailer: str, senders: RefusedSenders
+    email: Email,
+    outcome: Outcome,
+    now: datetime,
+    mailer: str,
+    senders: RefusedSenders,
+    offered: Collection[str] | None,
+    goes_on: bool,
 ) -> Result:
     result = Result(email, Status.QUEUED, is_answer=True)
-    email.attempts += _heed(email, outcome, now, result, mailer)
+    is_about_email = _heed(email, outcome, now, result, mailer, offered)
+    email.attempts += is_about_email and not goes_on
     if outcome.fate is Fate.ACCEPTED:  # by others of its recipients: the next email shows whether it works
         result.mailer_out = result.refused_sender = ""
     if result.refused_sender:
@@ -241,6 +271,8 @@ def _by_replies(
         return _again(email, now, _soon(email), result)
     if result.refused_sender:
         return hold_for_its_sender(email, now, mailer, result, **_reply_of(outcome))
+    if goes_on:
+        return _go_on(email, now, outcome, result, mailer)
     _note_answer(email, now, outcome, mailer)
     if waiting(email):
         if not _is_too_old(email, now):
@@ -250,6 +282,22 @@ def _by_replies(
                 each["status"] = Status.FAILED.value
         note(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
     return _final(email, now, result)
+
+
+def _go_on(email: Email, now: datetime, outcome: Outcome, result: Result, mailer: str) -> Result:
+    """Others of its recipients follow at once: no attempt is counted, and the record has one event for all of them."""
+    last = email.events[-1] if email.events else {}
+    if outcome.fate is Fate.ACCEPTED and last.get("what") != TAKEN_IN_PART:
+        note(email, now, TAKEN_IN_PART, mailer=mailer, **_reply_of(outcome))
+    _stand(email, Status.QUEUED, now)
+    result.is_part = True
+    return result
+
+
+def put_off(email: Email, now: datetime, delay: float, why: str, mailer: str) -> Result:
+    """Let the rest of its recipients wait, with no attempt counted: the others have it."""
+    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    return _again(email, now, delay)
 
 
 def _note_answer(email: Email, now: datetime, outcome: Outcome, mailer: str) -> None:
@@ -269,11 +317,24 @@ def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:
     return reply is not None and classify(reply, stage, rules=policy_of(mailer).replies).slow_down
 
 
-def _heed(email: Email, outcome: Outcome, now: datetime, result: Result, mailer: str) -> bool:
-    """Note the replies that decided over recipients. Was any of them about the email?"""
-    tried = len(waiting(email))
+def _heed(
+    email: Email,
+    outcome: Outcome,
+    now: datetime,
+    result: Result,
+    mailer: str,
+    offered: Collection[str] | None = None,
+) -> bool:
+    """Note the replies that decided over recipients, or those of them that were ``offered``.
+
+    Return whether any of the replies was about the email.
+    """
+    tried = len(waiting(email) if offered is None else offered)
     about_email = False
     for each in email.recipients:
+        each.pop(UNDER_WAY, None)
+        if offered is not None and each["address"] not in offered:
+            continue
         reply = outcome.reply_for(each["address"])
         if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
             continue

@@ -6,6 +6,7 @@
                 "RATE": "14/s, 50000/d",
                 "RATES": {"gmail.com": "5/s"},
                 "CONNECTIONS": 10,
+                "MAX_RECIPIENTS": 100,
                 "LIFETIME": timedelta(days=1),
                 "FAILOVER": ["backup"],
                 "REPLIES": ["gmail", {"code": 554, "text": "quota exceeded", "means": "later"}],
@@ -47,12 +48,14 @@ class Policy:
 
     ``replies``: what its server means by some of its replies; the first rule that matches counts.
     ``local_hostname``: what EHLO says; ``ignore_extensions``: of SMTP, not used though the server offers them.
+    ``max_recipients``: of an email in one transaction.
     ``composes``: whether its backend writes emails as bytes; ``None``: as its class tells.
     """
 
     rate: tuple[Rate, ...] = ()
     rates: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
     connections: int | None = None
+    max_recipients: int | None = None
     lifetime: float | None = None
     failover: tuple[str, ...] = ()
     replies: tuple[ReplyRule, ...] = ()
@@ -163,6 +166,10 @@ def _connections(where: str, value: Any) -> int:
     return checked.whole_number(where, value, most=1000)
 
 
+def _max_recipients(where: str, value: Any) -> int:
+    return checked.whole_number(where, value)
+
+
 def _lifetime(where: str, value: Any) -> float:
     return checked.seconds(where, value, above_zero=True)
 
@@ -271,6 +278,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "RATE": _rate,
     "RATES": _rates,
     "CONNECTIONS": _connections,
+    "MAX_RECIPIENTS": _max_recipients,
     "LIFETIME": _lifetime,
     "FAILOVER": _failover,
     "REPLIES": _replies,

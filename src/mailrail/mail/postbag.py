@@ -8,8 +8,9 @@ come to their final dots at the same time share a commit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 from uuid import UUID
 
 from django.utils import timezone
@@ -20,47 +21,68 @@ from . import outcomes
 from .compose import compose
 from .ledger import write
 from .load import Loaded
-from .models import Email
+from .models import Email, Status
 from .outcomes import Result, judge, waiting
+from .rates import Admission
 from .refused_senders import RefusedSenders
-from .smtp import Envelope, Fate, Outcome
+from .replies import Stage
+from .smtp import Envelope, Fate, Outcome, Server
 from .smtp.errors import EightBitNotOffered, NotPermitted
+from .smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
+from .standing import mark_under_way, may_go_on
 
 logger = logger_of("mailrail.mail")
 
 AddressOf = Callable[[str, Loaded], str]
 
 
-@dataclass(frozen=True)
-class _Ref:
-    """What an envelope was made of. ``wire``: the record's address -> what the server was told."""
+class _Ref(NamedTuple):
+    """What an envelope was made of. ``wire``: the record's address -> what the server was told.
+
+    ``rest``: recipients, as the server is told, who follow in other transactions. ``most``: in one, as the server has
+    said. ``is_split``: there are others, or were. ``paid``: domains whose tokens no transaction has used yet.
+    """
 
     loaded: Loaded
     wire: dict[str, str]
     eight_bit: bool
+    rest: tuple[str, ...] = ()
+    most: int | None = None
+    is_split: bool = False
+    paid: frozenset[str] = frozenset()
 
 
 class Postbag:
-    """A ``Mailbag``. ``settled`` is told of results that are committed, ``changed`` of emails somebody else changed."""
+    """A ``Mailbag``. ``settled`` is told of results that are committed, ``changed`` of emails somebody else changed.
+
+    An email to more recipients than ``server`` takes at once leaves in several transactions, one after the other. The
+    outcome of one is committed before the final dot of the next: who has the email is not offered it again.
+    """
 
     def __init__(
         self,
         emails: Sequence[Loaded],
         mailer: str,
+        server: Server,
         using: str,
         senders: RefusedSenders,
+        admission: Admission,
         address_of: AddressOf,
         settled: Callable[[Sequence[Result]], None],
         changed: Callable[[Sequence[Email]], None],
     ) -> None:
-        self._waiting = deque((email, True) for email in emails)
+        self._waiting: deque[tuple[Loaded, bool] | Envelope] = deque((email, True) for email in emails)
         self._mailer = mailer
+        self._server = server
+        self._admission = admission
         self._using = using
         self._senders = senders
         self._address_of = address_of
         self._settled = settled
         self._changed = changed
         self._results: list[Result] = []
+        self._parts: dict[UUID, Result] = {}
+        """Those of the results whose emails have recipients to follow."""
         self.accepted = 0
         self.mailer_out = ""
         """The reply by which the server refused whatever comes by this mailer; nothing more is handed out then."""
@@ -70,23 +92,48 @@ class Postbag:
 
     def left(self) -> list[Email]:
         """What no connection has taken."""
-        return [loaded.email for loaded, _ in self._waiting]
+        return [each[0].email for each in self._waiting if not isinstance(each, Envelope)]
 
     def next(self) -> Envelope | None:
         while len(self):
-            loaded, eight_bit = self._waiting.popleft()
-            if loaded.email.mailer == self._mailer and (why := self._senders.reason_to_hold(loaded.email)):
-                held = outcomes.hold_for_its_sender(loaded.email, timezone.now(), self._mailer, why=why)
-                self._results.append(held)
-                continue
-            try:
-                return self._envelope(loaded, eight_bit)
-            except Exception as error:  # of this email alone, whatever it is
-                logger.error("email %s cannot be written", loaded.email.pk, exc_info=error)
-                why = f"it cannot be written: {type(error).__name__}: {error}"
-                loaded.email.attempts += 1
-                self._results.append(outcomes.fail(loaded.email, timezone.now(), why, self._mailer))
+            taken = self._waiting.popleft()
+            envelope = taken if isinstance(taken, Envelope) else self._begin(*taken)
+            if envelope is not None and (part := self._part(envelope)) is not None:
+                return part
         return None
+
+    def _begin(self, loaded: Loaded, eight_bit: bool) -> Envelope | None:
+        """Return the envelope with all its recipients, unless the email cannot leave."""
+        email = loaded.email
+        if email.mailer == self._mailer and (why := self._senders.reason_to_hold(email)):
+            self._results.append(outcomes.hold_for_its_sender(email, timezone.now(), self._mailer, why=why))
+            return None
+        try:
+            return self._envelope(loaded, eight_bit)
+        except Exception as error:  # of this email alone, whatever it is
+            logger.error("email %s cannot be written", email.pk, exc_info=error)
+            why = f"it cannot be written: {type(error).__name__}: {error}"
+            email.attempts += 1
+            self._results.append(outcomes.fail(email, timezone.now(), why, self._mailer))
+        return None
+
+    def _part(self, envelope: Envelope) -> Envelope | None:
+        """Return as much of it as leaves in one transaction, unless that has to wait for a rate."""
+        ref: _Ref = envelope.ref
+        if len(envelope.recipients) == 1 and not ref.is_split:
+            return envelope
+        recipients, rest = divide(envelope.recipients, ref.most, most_recipients(self._server))
+        if not rest and not ref.is_split:
+            return envelope
+        told = set(recipients)
+        domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in told)
+        email = ref.loaded.email
+        wait, why = self._admission.take_another(email, domains - ref.paid, self._using)
+        if wait:
+            self._add(outcomes.put_off(email, timezone.now(), wait, why, self._mailer))
+            return None
+        ref = ref._replace(rest=tuple(rest), is_split=True, paid=ref.paid - domains)
+        return replace(envelope, recipients=recipients, ref=ref)
 
     def _envelope(self, loaded: Loaded, eight_bit: bool) -> Envelope:
         email, message = loaded
@@ -100,7 +147,7 @@ class Postbag:
             composed.data,
             composed.eight_bit,
             composed.smtputf8,
-            ref=_Ref(loaded, wire, eight_bit),
+            ref=_Ref(loaded, wire, eight_bit, paid=frozenset(self._admission.domains(wire))),
         )
 
     def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
@@ -109,21 +156,93 @@ class Postbag:
         Raises what the database raises: then nothing leaves.
         """
         emails = [envelope.ref.loaded.email for envelope in envelopes]
-        permitted = self.commit(emails)
+        divided = [envelope for envelope in envelopes if envelope.ref.is_split]
+        for envelope in divided:
+            self._mark(envelope)
+        try:
+            permitted = self.commit(emails)
+        except BaseException:
+            for envelope in divided:
+                mark_under_way(envelope.ref.loaded.email, ())
+            raise
         return [email.id in permitted for email in emails]
 
+    def _mark(self, envelope: Envelope) -> None:
+        """The record says who is under way, as the others are not."""
+        email = envelope.ref.loaded.email
+        mark_under_way(email, set(_given(envelope.ref.wire, envelope.recipients)))
+        if email.id not in self._parts:
+            self._add(Result(email, Status.QUEUED, is_part=True))
+
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
-        loaded: Loaded = envelope.ref.loaded
-        if isinstance(outcome.error, EightBitNotOffered) and envelope.ref.eight_bit:
-            self._waiting.append((loaded, False))
+        ref: _Ref = envelope.ref
+        if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
+            self._waiting.append((ref.loaded, False))
         elif isinstance(outcome.error, NotPermitted):
-            self._changed([loaded.email])
+            self._changed([ref.loaded.email])
+        elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
+            whole = [*envelope.recipients, *ref.rest]
+            ref = ref._replace(rest=(), is_split=True, most=most)
+            self._waiting.appendleft(replace(envelope, recipients=whole, ref=ref))
         else:
-            self.accepted += outcome.fate is Fate.ACCEPTED
-            said = _in_words_of_the_record(outcome, envelope.ref.wire)
-            result = judge(loaded.email, said, timezone.now(), self._mailer, self._senders)
-            self.mailer_out = self.mailer_out or result.mailer_out
-            self._results.append(result)
+            self._judge(envelope, outcome)
+
+    def _judge(self, envelope: Envelope, outcome: Outcome) -> None:
+        ref: _Ref = envelope.ref
+        is_accepted = outcome.fate is Fate.ACCEPTED
+        self.accepted += is_accepted
+        if is_accepted and ref.most:
+            learn(self._server, ref.most)
+        over, most = overflow(envelope.recipients, outcome)
+        rest = [*over, *ref.rest]
+        offered = None
+        if rest or ref.is_split:
+            offered = self._offered(envelope, outcome, over)
+            outcome = without(outcome, over)
+        result = judge(
+            ref.loaded.email,
+            _in_words_of_the_record(outcome, ref.wire),
+            timezone.now(),
+            self._mailer,
+            self._senders,
+            offered,
+            goes_on=bool(rest) and may_go_on(outcome, self._mailer),
+        )
+        self.mailer_out = self.mailer_out or result.mailer_out
+        if result.is_part:
+            used = self._admission.domains(offered or ())
+            ref = ref._replace(rest=(), is_split=True, most=most or ref.most, paid=ref.paid - used)
+            self._waiting.appendleft(replace(envelope, recipients=rest, ref=ref))
+        self._add(result)
+
+    @staticmethod
+    def _offered(envelope: Envelope, outcome: Outcome, over: Collection[str]) -> set[str]:
+        """Return whom the outcome is about, as the record has them: a refusal of MAIL is about all who follow, too."""
+        told = {*envelope.recipients} - {*over}
+        if outcome.stage is Stage.MAIL:
+            told.update(envelope.ref.rest)
+        return set(_given(envelope.ref.wire, told))
+
+    def _add(self, result: Result) -> None:
+        """One result for each email, as each is written once: that of a transaction goes into that of the next."""
+        before = self._parts.pop(result.email.id, None)
+        if before is not None:
+            self._results = [each for each in self._results if each is not before]
+            result.take_over(before)
+        if result.is_part:
+            self._parts[result.email.id] = result
+        self._results.append(result)
+
+    def put_off_rest(self) -> None:
+        """Let the rest of those wait that have begun to leave: no connection is left for it."""
+        begun = [each for each in self._waiting if isinstance(each, Envelope)]
+        self._waiting = deque(each for each in self._waiting if not isinstance(each, Envelope))
+        for envelope in begun:
+            email = envelope.ref.loaded.email
+            why = self.mailer_out or "no connection was left for the other recipients"
+            result = outcomes.put_off(email, timezone.now(), outcomes.SOON, why, self._mailer)
+            result.mailer_out = self.mailer_out
+            self._add(result)
 
     def commit(self, intents: Sequence[Email] = ()) -> set[UUID]:
         """Write down what has ended, and these intents. Returns the ids of those that may leave.
@@ -133,13 +252,23 @@ class Postbag:
         if not self._results and not intents:
             return set()
         results = list(self._results)
-        written = write(results, intents, self._using)
+        on_the_way = {email.id for email in intents} & self._parts.keys()
+        for part in self._parts.values():  # whose outcome and next intent are one change of one record
+            part.email.status = Status.SENDING if part.email.id in on_the_way else Status.QUEUED
+        written = write(results, [email for email in intents if email.id not in on_the_way], self._using)
         del self._results[: len(results)]
+        self._parts.clear()
         if len(written.noted) < len(results):
             self._changed([result.email for result in results if result.email.id not in written.noted])
             results = [result for result in results if result.email.id in written.noted]
         self._settled(results)
-        return written.permitted
+        return written.permitted | (on_the_way & written.noted)
+
+
+def _given(wire: Mapping[str, str], told: Iterable[str]) -> list[str]:
+    """Return the record's addresses of those that the server was told."""
+    wanted = set(told)
+    return [given for given, address in wire.items() if address in wanted]
 
 
 def _in_words_of_the_record(outcome: Outcome, wire: dict[str, str]) -> Outcome:

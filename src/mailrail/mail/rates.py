@@ -48,7 +48,10 @@ class Limit:
 
 @dataclass
 class Admission:
-    """``ready``: may leave now. ``later``: seconds to wait, and why."""
+    """``ready``: may leave now. ``later``: seconds to wait, and why.
+
+    An email to more recipients than its server takes at once has tokens for one transaction, and asks for more.
+    """
 
     ready: list[Email]
     later: list[tuple[Email, float, str]] = field(default_factory=list)
@@ -59,6 +62,23 @@ class Admission:
         if emails and self.limits:
             for limit, count in _needs(emails, self.limits).items():
                 _take(limit, -count)
+
+    def domains(self, addresses: Iterable[str]) -> set[str]:
+        """Return those with a limit, ``ALL`` among them."""
+        return {ALL, *map(domain_of, addresses)} & self.limits.keys() if self.limits else set()
+
+    def take_another(self, email: Email, domains: Iterable[str], using: str) -> tuple[float, str]:
+        """Take the tokens of one more transaction to these domains. Return the seconds to wait, and why, or 0."""
+        taken: list[Limit] = []
+        for limit in (limit for domain in domains for limit in self.limits[domain]):
+            granted, wait = _take(limit, 1)
+            if granted < 1:
+                for each in taken:
+                    _take(each, -1)
+                [(_, turn, why)] = _turns(limit, [email], wait, using)
+                return turn, why
+            taken.append(limit)
+        return 0.0, ""
 
 
 def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
@@ -109,7 +129,7 @@ def _domains(email: Email, limits: Mapping[str, object]) -> set[str]:
 
 
 def _needs(emails: Iterable[Email], limits: Mapping[str, Sequence[Limit]]) -> Counter[Limit]:
-    """Tokens: an email takes one for each of its domains, however many recipients are there."""
+    """Tokens: a transaction takes one for each of its domains, however many recipients are there."""
     return Counter(
         limit for email in emails for domain in _domains(email, limits) for limit in limits[domain]
     )

@@ -299,6 +299,28 @@ def _asks_for_less(reply: Reply, stage: Stage) -> bool:
     return reply.code in (450, 451, 454) and stage in (Stage.MAIL, Stage.DATA, Stage.DOT, Stage.BACKEND)
 
 
+TOO_MANY = ".5.3"
+"""Too many recipients (RFC 3463 3.6), whatever the class."""
+_OF_RECIPIENTS = re.compile(r"recipients", re.IGNORECASE)
+
+
+def is_too_many(reply: Reply) -> bool:
+    """Tell whether a reply to RCPT, given after others were accepted, may mean "too many recipients".
+
+    452 without a status is the code for that, and for other things; 552 was it until RFC 5321 (4.5.3.1.10).
+    """
+    return reply.refusal and (
+        reply.enhanced.endswith(TOO_MANY) or (not reply.enhanced and reply.code in (452, 552))
+    )
+
+
+def names_too_many(reply: Reply) -> bool:
+    """Tell whether that is all it can mean."""
+    if reply.enhanced:
+        return is_too_many(reply)
+    return is_too_many(reply) and _OF_RECIPIENTS.search(reply.text) is not None
+
+
 def _means_later(reply: Reply, stage: Stage) -> bool:
     """Permanent by their number, transient by their meaning.
 

@@ -1,12 +1,18 @@
-"""How an email stands by its recipients."""
+"""How an email stands by its recipients: whether all have it, and for whom it may be leaving now."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from .models import Status
+from .models import Email, Status
+from .policies import policy_of
+from .replies import Kind, Stage, classify, is_too_many
+from .smtp import Fate, Outcome
 
 FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
+UNDER_WAY = "under_way"
+"""Of a recipient: the final dot of its transaction may have left."""
 
 
 def standing_of(recipients: Any) -> Status:
@@ -18,3 +24,32 @@ def standing_of(recipients: Any) -> Status:
     if Status.SENT.value in stand:
         return Status.PARTIAL if Status.FAILED.value in stand else Status.SENT
     return Status.FAILED if Status.FAILED.value in stand else Status.SUPPRESSED
+
+
+def mark_under_way(email: Email, addresses: Collection[str]) -> None:
+    """Note for whom the email is about to leave, where that is not all who wait: a crash leaves a doubt about these."""
+    for each in email.recipients:
+        each.pop(UNDER_WAY, None)
+        if each["address"] in addresses:
+            each[UNDER_WAY] = True
+
+
+def under_way(email: Email) -> set[str]:
+    """Return those who are so marked; if nobody is, all who wait."""
+    return {each["address"] for each in email.recipients if UNDER_WAY in each} or {
+        each["address"] for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT
+    }
+
+
+def may_go_on(outcome: Outcome, mailer: str) -> bool:
+    """Tell whether the rest of the recipients may be offered at once, in another transaction.
+
+    Not behind a reply that asks to come later, or is about the whole email, nor where there was no room for anybody.
+    """
+    if outcome.fate is not Fate.REFUSED:
+        return outcome.fate is Fate.ACCEPTED
+    if outcome.reply is None:
+        return not any(map(is_too_many, outcome.refused.values()))
+    about_all = outcome.stage not in (Stage.DATA, Stage.DOT)
+    verdict = classify(outcome.reply, outcome.stage, rules=policy_of(mailer).replies)
+    return not about_all and verdict.kind is Kind.PERMANENT

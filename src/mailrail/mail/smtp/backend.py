@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
@@ -19,6 +20,7 @@ from ..compose import compose
 from ..compose.authors import sender_of
 from ..compose.headers import check_lines
 from ..log_recipients import masked, named
+from ..replies import Reply
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
 from .courier import carry, drive
@@ -26,6 +28,7 @@ from .envelope import Envelope, Fate, Outcome
 from .errors import EightBitNotOffered, SmtpError
 from .pool import Pool, pool_of
 from .server import Server, Timeouts, Tls, check_extensions, check_local_hostname
+from .transactions import divide, learn, most_recipients, overflow, smaller, without
 
 logger = logger_of("mailrail.mail")
 
@@ -38,6 +41,7 @@ class EmailBackend(smtp.EmailBackend):
     XOAUTH2 token.
     ``ssl_context``: replaces the default context; all connections share it. ``local_hostname``: the name in EHLO,
     instead of this machine's name. ``ignore_extensions``: extensions that are not used even if the server offers them.
+    ``max_recipients``: of an email in one transaction; an email to more leaves in several.
     """
 
     connection: Connection | None  # type: ignore[assignment]  # Django's holds smtplib's
@@ -54,6 +58,7 @@ class EmailBackend(smtp.EmailBackend):
         ssl_context: ssl.SSLContext | None = None,
         local_hostname: str | None = None,
         ignore_extensions: Collection[str] = (),
+        max_recipients: int | None = None,
         **kwargs: Any,
     ) -> None:
         # Django 6.1 takes a missing alias for a call from outside of Django, and we stand between it and its own.
@@ -73,6 +78,9 @@ class EmailBackend(smtp.EmailBackend):
                 options[name] = checked.seconds(name, time)
         with mistakes.noted():
             options["ignored_extensions"] = check_extensions("ignore_extensions", ignore_extensions)
+        if max_recipients is not None:
+            with mistakes.noted():
+                options["max_recipients"] = checked.whole_number("max_recipients", max_recipients)
         if local_hostname is not None:
             with mistakes.noted():
                 options["local_hostname"] = check_local_hostname("local_hostname", local_hostname)
@@ -144,7 +152,7 @@ class EmailBackend(smtp.EmailBackend):
                     self.close()
 
     def _send_over(self, connection: Connection, email_messages: Sequence[EmailMessage]) -> int:
-        batch = _Batch(email_messages, self._envelope_of, bool(self.fail_silently))
+        batch = _Batch(email_messages, connection.server, self._envelope_of, bool(self.fail_silently))
         for error in carry([connection], batch):
             if batch.failure is None:
                 self._fail(error)
@@ -158,7 +166,12 @@ class EmailBackend(smtp.EmailBackend):
         composed = compose(message, eight_bit=eight_bit)
         check_lines(composed.data, free_text=False)
         return Envelope(
-            mail_from, recipients, composed.data, composed.eight_bit, composed.smtputf8, ref=message
+            mail_from,
+            recipients,
+            composed.data,
+            composed.eight_bit,
+            composed.smtputf8,
+            ref=_Ref(message, eight_bit),
         )
 
 
@@ -182,20 +195,35 @@ def _path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> s
     return os.fsdecode(path) if path else None
 
 
+class _Ref(NamedTuple):
+    """What an envelope was made of. ``rest``: who follows in other transactions; ``most``: in one, as the server says.
+
+    ``begun``: others of its recipients have it.
+    """
+
+    message: EmailMessage
+    eight_bit: bool
+    rest: tuple[str, ...] = ()
+    most: int | None = None
+    begun: bool = False
+
+
 class _Batch:
     """The messages of one call, as a mailbag."""
 
     def __init__(
         self,
         messages: Sequence[EmailMessage],
+        server: Server,
         envelope_of: Callable[[EmailMessage, bool], Envelope],
         silent: bool,
     ) -> None:
+        self._waiting: list[tuple[EmailMessage, bool] | Envelope]
         self._waiting = [(message, True) for message in messages if message.recipients()]
         self._waiting.reverse()
+        self._server = server
         self._envelope_of = envelope_of
         self._silent = silent
-        self._eight_bit = True  # of the one that was taken last
         self.failure: Exception | None = None
         self.sent = 0
 
@@ -205,23 +233,61 @@ class _Batch:
     def next(self) -> Envelope | None:
         if not len(self):
             return None
-        message, self._eight_bit = self._waiting.pop()
+        taken = self._waiting.pop()
         try:
-            return self._envelope_of(message, self._eight_bit)
+            return self._part(taken if isinstance(taken, Envelope) else self._envelope_of(*taken))
         except Exception as error:  # of this message alone: those before it are sent first
             self.failure = error
             return None
+
+    def _part(self, envelope: Envelope) -> Envelope:
+        """As much of it as leaves in one transaction."""
+        first, rest = divide(envelope.recipients, envelope.ref.most, most_recipients(self._server))
+        if not rest:
+            return envelope
+        return replace(envelope, recipients=first, ref=envelope.ref._replace(rest=tuple(rest)))
 
     def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [self.failure is None for _ in envelopes]
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
-        if outcome.fate is Fate.ACCEPTED:
-            self.sent += 1
-            for recipient, reply in outcome.refused.items():
-                logger.warning("%s was refused, others were not: %s", named([recipient]), masked(str(reply)))
-        elif isinstance(outcome.error, EightBitNotOffered) and self._eight_bit:
-            # It is the one taken last: of each it is told before the next is taken.
-            self._waiting.append((envelope.ref, False))
+        ref: _Ref = envelope.ref
+        if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
+            self._waiting.append((ref.message, False))
+        elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
+            self._go_on(envelope, [*envelope.recipients, *ref.rest], ref._replace(most=most))
+        elif outcome.fate is Fate.ACCEPTED or (ref.begun and outcome.fate is Fate.REFUSED):
+            self._count(envelope, outcome)
         elif self.failure is None and not self._silent:
             self.failure = exception_of(envelope, outcome)
+
+    def _count(self, envelope: Envelope, outcome: Outcome) -> None:
+        """It is sent, though not to everybody, it may be. Those for whom there was no room follow at once."""
+        ref: _Ref = envelope.ref
+        over: list[str] = []
+        if outcome.fate is Fate.ACCEPTED:
+            over, most = overflow(envelope.recipients, outcome)
+            if ref.most:
+                learn(self._server, ref.most)
+            ref = ref._replace(most=most or ref.most)
+        outcome = without(outcome, over)
+        for recipient in envelope.recipients:
+            reply = outcome.reply_for(recipient)
+            if reply is not None and reply.refusal:
+                note_refusal(ref.message, recipient, reply)
+                logger.warning("%s was refused, others were not: %s", named([recipient]), masked(str(reply)))
+        self.sent += not ref.begun
+        if rest := [*over, *ref.rest]:
+            self._go_on(envelope, rest, ref._replace(begun=True))
+
+    def _go_on(self, envelope: Envelope, rest: Sequence[str], ref: _Ref) -> None:
+        self._waiting.append(replace(envelope, recipients=rest, ref=ref._replace(rest=())))
+
+
+def note_refusal(message: EmailMessage, recipient: str, reply: Reply) -> None:
+    """Keep with the message who did not get it, for the queue: a backend can only say how many messages it has sent."""
+    message.__dict__.setdefault(REFUSED, {})[recipient] = reply
+
+
+REFUSED = "_mailrail_refused"
+"""Attribute of a message: address, as the server was told -> reply."""

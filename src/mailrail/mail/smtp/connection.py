@@ -16,6 +16,7 @@ from .errors import ConnectionLost, NotPermitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
 from .server import Server
 from .session import Extensions, command, open_session
+from .transactions import heed_limits
 
 logger = logger_of("mailrail.mail")
 
@@ -59,6 +60,7 @@ class Connection:
         self.close()
         self._link = Link()
         self.extensions = yield from open_session(self._link, self.server)
+        heed_limits(self.server, self.extensions.get("LIMITS", ""))
         self._opened_at = self._used_at = time.monotonic()
         self._carried = 0
         return True

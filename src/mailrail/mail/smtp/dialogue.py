@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from ..replies import Reply, Stage
+from ..replies import Reply, Stage, names_too_many
 from .envelope import Envelope, Fate, Mailbag, Outcome
 from .errors import (
     ConnectionLost,
@@ -40,7 +40,7 @@ JOIN_UP_TO = 64 * 1024
 class Attempt:
     """One envelope on one connection. ``behind_dot``: its commands were sent behind the final dot of another email."""
 
-    __slots__ = ("behind_dot", "commands", "envelope", "refused", "reply", "stage", "write")
+    __slots__ = ("asked", "behind_dot", "commands", "envelope", "full", "refused", "reply", "stage", "write")
 
     def __init__(self, envelope: Envelope, commands: list[bytes]) -> None:
         self.envelope = envelope
@@ -49,6 +49,8 @@ class Attempt:
         self.stage = Stage.MAIL
         self.reply: Reply | None = None  # the refusal of the whole
         self.refused: dict[str, Reply] = {}
+        self.asked = 0  # recipients
+        self.full: Reply | None = None  # by which the server said that it takes no more recipients
         self.write: Write | None = None  # of the content
 
     @property
@@ -198,7 +200,11 @@ class Dialogue:
         if attempt.hopeless:
             return None
         for recipient in attempt.envelope.recipients:
-            self._take_rcpt(attempt, recipient, (yield from self._say(next(lines), Stage.RCPT)))
+            line = next(lines)
+            if attempt.full is not None:  # each would cost a round trip
+                attempt.refused[recipient] = attempt.full
+            else:
+                self._take_rcpt(attempt, recipient, (yield from self._say(line, Stage.RCPT)))
         if attempt.hopeless:
             return None
         return (yield from self._say(next(lines), Stage.DATA))
@@ -232,8 +238,11 @@ class Dialogue:
     def _take_rcpt(self, attempt: Attempt, recipient: str, reply: Reply) -> None:
         if attempt.reply is None:  # else MAIL was refused, and that is the reason
             attempt.stage = Stage.RCPT
+            attempt.asked += 1
             if reply.refusal:
                 attempt.refused[recipient] = reply
+                if attempt.asked > len(attempt.refused) and names_too_many(reply):
+                    attempt.full = reply
 
     def _reset(self) -> Generator[Step, Any, None]:
         """Leave no transaction open to whoever uses the connection next."""

@@ -103,6 +103,8 @@ class Server:
     """What EHLO says: a name with a domain, or an address literal (RFC 5321 4.1.1.1)."""
     ignored_extensions: frozenset[str] = frozenset()
     """Not used, though the server offers them: keywords of EHLO in capitals, such as ``"PIPELINING"``."""
+    max_recipients: int | None = None
+    """Recipients of an email in one transaction; ``None``: as many as it takes."""
     timeouts: Timeouts = Timeouts()
     pool_size: int = 20
     """Connections that are open at once, per process."""

@@ -107,11 +107,12 @@ def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
         raise _no(reply, ServerRefused("The server refused our EHLO", Stage.EHLO, reply))
     extensions: dict[str, str] = {}
     for line in reply.text.split("\n")[1:]:
-        keyword, _, parameters = line.replace("=", " ", 1).partition(" ")  # AUTH=LOGIN: an old custom
+        first, _, others = line.partition(" ")
+        keyword, _, parameter = first.partition("=")  # AUTH=LOGIN: an old custom
         if keyword.upper() in server.ignored_extensions:
             continue
         known = extensions.get(keyword.upper(), "")
-        extensions[keyword.upper()] = f"{known} {parameters}".strip()
+        extensions[keyword.upper()] = " ".join(filter(None, (known, parameter, others)))
     return extensions
 
 
