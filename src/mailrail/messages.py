@@ -241,12 +241,18 @@ def _check_json(value: Any, path: str, depth: int) -> None:
         for place, item in enumerate(value):
             _check_json(item, f"{path}[{place}]", depth + 1)
     else:
-        instead = "its isoformat(), its str() or the id of its row"
-        if isinstance(value, bytes | bytearray | memoryview):
-            instead = "text: base64.b64encode(…).decode(), or its decode() if it is one"
-        elif hasattr(value, "pk"):
-            instead = "its pk; the consumer reads the row as it is by then"
-        raise TypeError(f"{path} is a {type(value).__name__}, which JSON cannot hold. Send {instead}.")
+        raise TypeError(
+            f"{path} is a {type(value).__name__}, which JSON cannot hold. Send {_alternative_to(value)}."
+        )
+
+
+def _alternative_to(value: Any) -> str:
+    """Return what to send in the place of a value that JSON cannot hold, in words."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "text: base64.b64encode(…).decode(), or its decode() if it is one"
+    if hasattr(value, "pk"):
+        return "its pk; the consumer reads the row as it is by then"
+    return "its isoformat(), its str() or the id of its row"
 
 
 def _culprit(value: Any, path: str) -> str:

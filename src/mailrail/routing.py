@@ -73,19 +73,10 @@ def route(
     its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError`` that says all that
     cannot be followed; while Mailrail looks for the routing, its check tells that of all routes.
     """
-    options = {
-        "attempts": attempts,
-        "backoff": backoff,
-        "timeout": timeout,
-        "atomic": atomic,
-        "concurrency": concurrency,
-        "rate": rate,
-        "lease": lease,
-        "batch": batch,
-        "losses": losses,
-    }
+    of_run = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "atomic": atomic}
+    of_channel = {"concurrency": concurrency, "rate": rate, "lease": lease, "batch": batch, "losses": losses}
     try:
-        return _read_route(channels, consumer, options, filters)
+        return _read_route(channels, consumer, {**of_run, **of_channel}, filters)
     except (TypeError, ValueError) as error:
         return Route((), consumer, mistakes=noted_or_raised(error))
 

@@ -111,22 +111,8 @@ def read_message(row: Sequence[Any]) -> Message:
 
     Behind them, perhaps, the column ``error``.
     """
-    (
-        id,
-        channel,
-        content,
-        headers,
-        v,
-        lane,
-        lane_seq,
-        attempt,
-        losses,
-        alone,
-        max_attempts,
-        priority,
-        *rest,
-    ) = row
-    due, expires, sent_at, key, worker, token, *error = rest
+    id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, *rest = row
+    priority, due, expires, sent_at, key, worker, token, *error = rest
     content, headers, defect = decode(content, headers, v)
     try:
         return Message(
