@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import aiosmtplib
 
-from mailrail.mail.smtp import Envelope, Fate, Outcome, Server, carry, close_pools, pool_of
+from mailrail.mail.smtp import Envelope, Fate, Outcome, Server, close_pools, pool_of, send_all
 
 from .figures import Plan, Ratio, Result, Series, Target, seconds_of
 from .sink import relay, sink
@@ -96,7 +96,7 @@ class _Mailbag:
         self._left -= 1
         return Envelope(SENDER, [RECIPIENT], CONTENT)
 
-    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [True] * len(envelopes)
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
@@ -104,15 +104,15 @@ class _Mailbag:
 
 
 def _ours(port: int, count: int, connections: int) -> None:
-    mailbag = _Mailbag(count)
+    source = _Mailbag(count)
     pool = pool_of(Server("127.0.0.1", port))
     taken = [pool.take() for _ in range(connections)]
-    errors = carry(taken, mailbag)
+    errors = send_all(taken, source)
     for connection in taken:
         pool.give_back(connection)
     close_pools()
-    if errors or mailbag.accepted != count:
-        raise RuntimeError(f"{mailbag.accepted} of {count} emails were accepted. {errors}")
+    if errors or source.accepted != count:
+        raise RuntimeError(f"{source.accepted} of {count} emails were accepted. {errors}")
 
 
 def _smtplib(port: int, count: int, connections: int) -> None:

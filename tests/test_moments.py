@@ -23,9 +23,9 @@ from mailrail.invitations import invite, resend
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, pause, queue
-from mailrail.mail.ledger import write
 from mailrail.mail.mailers import delivering
 from mailrail.mail.models import MailerSlot
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import Result
 from mailrail.moments import MomentField, after, as_django, aware, from_now, seconds_between
 from mailrail.testing import advance, deliver, drain
@@ -201,7 +201,7 @@ def test_outcomes_keep_their_moment(use_tz: bool, using: str) -> None:
         Email.objects.using(using).bulk_create([email])
     email = Email.objects.using(using).get(pk=email.pk)
     email.status, email.sent_at = Status.SENT, aware(SECOND) if use_tz else SECOND
-    write([Result(email, Status.SENT)], [], using)
+    store_outcomes([Result(email, Status.SENT)], [], using)
     stored = Email.objects.using(using).get(pk=email.pk)
     assert stored.sent_at is not None
     assert aware(stored.sent_at).astimezone(UTC) == datetime(2026, 11, 1, 7, 30, tzinfo=UTC)

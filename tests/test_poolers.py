@@ -16,8 +16,8 @@ import pytest
 from django.db import connections, transaction
 
 from mailrail import Channel
-from mailrail.mail.ledger import write
 from mailrail.mail.models import Email, Status
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import Result
 from mailrail.prepared_statements import is_pooled
 
@@ -155,8 +155,8 @@ class TestPgBouncer:
         emails = [Email(recipients=[{"address": "ann@example.com", "status": "queued"}]) for _ in range(20)]
         Email.objects.using("postgres").bulk_create(emails)
         for email in emails:  # more than it takes until a statement is prepared
-            assert write([], [email], "postgres").permitted == {email.pk}
-            assert write([Result(email, Status.SENT)], [], "postgres").noted == {email.pk}
+            assert store_outcomes([], [email], "postgres").claimed == {email.pk}
+            assert store_outcomes([Result(email, Status.SENT)], [], "postgres").saved == {email.pk}
         with _all_sessions() as sessions:
             for session in sessions:
                 assert session.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)

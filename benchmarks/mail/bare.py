@@ -12,10 +12,10 @@ from email import policy
 
 import django
 
-from mailrail.mail.smtp import Envelope, Outcome, Server, carry, close_pools, pool_of
+from mailrail.mail.smtp import Envelope, Outcome, Server, close_pools, pool_of, send_all
 
 
-class Mailbag:
+class EnvelopeSource:
     """Of emails that are built when their turn comes."""
 
     def __init__(self, count: int) -> None:
@@ -34,7 +34,7 @@ class Mailbag:
         content = message.message(policy=policy.SMTP).as_bytes()
         return Envelope("plants@example.com", [invitation.email], content)
 
-    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [True] * len(envelopes)
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
@@ -44,12 +44,12 @@ class Mailbag:
 def main() -> None:
     count, connections = map(int, sys.argv[1:])
     django.setup()
-    mailbag = Mailbag(count)
+    source = EnvelopeSource(count)
     pool = pool_of(Server("127.0.0.1", int(os.environ["BENCHMARKS_SMTP_PORT"])))
     print("ready", flush=True)
     sys.stdin.readline()
     taken = [pool.take() for _ in range(connections)]
-    carry(taken, mailbag)
+    send_all(taken, source)
     for each in taken:
         pool.give_back(each)
     close_pools()

@@ -23,8 +23,8 @@ from mailrail import keyset_admin, mail
 from mailrail.mail import Email, Status
 from mailrail.mail.admin import telling
 from mailrail.mail.admin.contents import ShownPart
-from mailrail.mail.ledger import write
 from mailrail.mail.models import MailerState, Suppression
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail, judge
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
@@ -57,7 +57,7 @@ def page(email: Email, name: str = "change") -> str:
 
 def ended(email: Email, why: str = "nobody there") -> Email:
     """Failed, as a worker notes it."""
-    write([fail(email, timezone.now(), why, "out")], (), email._state.db or "default")
+    store_outcomes([fail(email, timezone.now(), why, "out")], (), email._state.db or "default")
     return Email.objects.get(pk=email.pk)
 
 
@@ -159,7 +159,7 @@ def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: C
     first, second, _ = mail.queue_many([message("Later"), message("Never"), message("New")])
     now, senders = timezone.now(), RefusedSenders("out", on)
     for email, reply in ((first, greylisted), (second, unknown)):
-        write([judge(email, Outcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on)
+        store_outcomes([judge(email, Outcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on)
     rows = {row.subject: row for row in staff.get(LIST).context["cl"].result_list}
     shown = {}
     for subject, row in rows.items():
@@ -184,7 +184,7 @@ def test_what_is_partly_sent_is_told_with_how_many_have_it(staff: Client, on: st
     email, other = mail.queue_many([message("Both", "ann@example.com", "gone@example.com"), message("Other")])
     accepted, unknown = Reply(250, "Ok"), Reply(550, "Unknown", "5.1.1")
     outcome = Outcome(Fate.ACCEPTED, Stage.DOT, accepted, {"ann@example.com": unknown})
-    write([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     email.refresh_from_db()
     assert (email.status, email.failed_recipients) == (Status.PARTIAL, ["ann@example.com"])
     shown = staff.get(LIST, {"status": "partial"})
@@ -201,7 +201,7 @@ def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Clien
     emails = mail.queue_many([message("One"), message("Two"), message("Three")])
     outcome = Outcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))
     senders = RefusedSenders("out", on)
-    write([judge(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on)
+    store_outcomes([judge(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on)
     assert "Send now" in staff.get(page(emails[0])).text and "Send now" not in staff.get(page(emails[2])).text
     assert (
         "Send now: 1 email."

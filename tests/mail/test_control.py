@@ -17,7 +17,7 @@ from django.utils import timezone
 from mailrail import mail
 from mailrail.mail import Email, Status
 from mailrail.mail.delivery import Delivery
-from mailrail.mail.ledger import write
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail
 from mailrail.testing import advance, drain, sent
 from mailrail.worker import IncomingMessage
@@ -51,7 +51,7 @@ def test_one_that_is_being_sent_or_is_sent_cannot_be_cancelled(queueing: Queuein
     with ScriptedServer() as server:
         queueing(server.port)
         email = mail.queue(message())
-        write((), [email], "default")
+        store_outcomes((), [email], "default")
         assert mail.cancel(email.pk).refused == {email.pk: "it is being sent just now"}
         advance(60)
         drain("mailrail.mail")
@@ -194,9 +194,9 @@ def test_of_two_workers_with_the_same_email_one_sends_it(queueing: Queueing) -> 
     queueing(1)
     id = mail.queue(message()).pk
     first, second = Email.objects.get(pk=id), Email.objects.get(pk=id)
-    assert write((), [first], "default").permitted == {id}
-    assert write((), [second], "default").permitted == set()
-    assert write([fail(second, timezone.now(), "late")], (), "default").noted == set()
+    assert store_outcomes((), [first], "default").claimed == {id}
+    assert store_outcomes((), [second], "default").claimed == set()
+    assert store_outcomes([fail(second, timezone.now(), "late")], (), "default").saved == set()
     assert status_of(first) == Status.SENDING
 
 
@@ -205,7 +205,7 @@ def test_an_outcome_does_not_overwrite_a_later_decision(queueing: Queueing) -> N
     email = mail.queue(message())
     loaded = Email.objects.get()
     mail.cancel(email)
-    assert write([fail(loaded, timezone.now(), "late")], (), "default").noted == set()
+    assert store_outcomes([fail(loaded, timezone.now(), "late")], (), "default").saved == set()
     assert status_of(email) == Status.CANCELLED
 
 
@@ -404,7 +404,7 @@ def test_one_that_may_have_been_sent_is_not_cancelled_unless_it_is_forced(ambigu
 def test_force_cancels_no_more_than_may_be_cancelled(queueing: Queueing) -> None:
     queueing(1)
     first, second = mail.queue_many([message(), message()])
-    write((), [first], "default")
+    store_outcomes((), [first], "default")
     assert mail.cancel([first, second], force=True) == mail.Changed(
         [second.pk], {first.pk: "it is being sent just now"}
     )

@@ -328,13 +328,13 @@ def test_with_all_of_them_out_mail_waits_unharmed(
 def test_a_worker_that_read_the_record_before_it_moved_cannot_send_it(
     queueing: Configure, second: Configure
 ) -> None:
-    from mailrail.mail.ledger import write
+    from mailrail.mail.outcome_store import store_outcomes
 
     queueing(1)
     second("backup", 1)
     queue(message())
     mine, theirs = Email.objects.get(), Email.objects.get()
     assert failover.move([theirs], "backup", "default") == []
-    assert write((), [mine], "default").permitted == set()
+    assert store_outcomes((), [mine], "default").claimed == set()
     assert failover.move([mine], "backup", "default") == [mine]
-    assert write((), [theirs], "default").permitted == {theirs.pk}
+    assert store_outcomes((), [theirs], "default").claimed == {theirs.pk}

@@ -14,8 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail.ledger import write
 from mailrail.mail.models import Email, MailerState, Suppression
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail
 from scripts.catalogues import CHINESE
 from tests.visible import english, texts
@@ -73,7 +73,7 @@ def test_an_email_and_what_happened_to_it(staff: Client) -> None:
     email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["you@example.com"]))
     mail.hold(email)
     mail.release(email)
-    write([fail(Email.objects.get(), timezone.now(), "nobody there", "out")], (), "default")
+    store_outcomes([fail(Email.objects.get(), timezone.now(), "nobody there", "out")], (), "default")
     url = reverse("admin:mailrail_mail_email_change", args=(email.pk,))
     said = read(staff.get(url))
     for text in ("已暂缓", "已放行", "失败", "经过", "重新发送", "外部图片、脚本和链接均已禁用。"):

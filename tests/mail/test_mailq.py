@@ -15,10 +15,10 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, overview
-from mailrail.mail.ledger import write
 from mailrail.mail.mailers import delivering
 from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail, judge, lack
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
@@ -88,7 +88,7 @@ def test_mailers_that_are_paused_and_what_failed_last(on: str) -> None:
     MailerState.objects.create(mailer="bulk", paused_by="person", reason="the provider asked us to")
     MailerState.objects.create(mailer="", paused_by="outage", reason="login refused", probe_at=timezone.now())
     [email] = queue(1)
-    write([fail(email, timezone.now(), "550 5.7.1 no", "out")], (), on)
+    store_outcomes([fail(email, timezone.now(), "550 5.7.1 no", "out")], (), on)
     said = mailq()
     assert "Mailer bulk is paused by person" in said and "the provider asked us to" in said
     assert "Mailer default is paused by outage" in said and "next try in 0 s: login refused" in said
@@ -104,8 +104,8 @@ def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
     part = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", to))
     unknown = Reply(550, "Unknown", "5.1.1")
     outcome = Outcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
-    write([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
-    write([judge(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
+    store_outcomes([judge(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     said = mailq()
     assert "sent 0, partial 1, failed 1" in said
     assert f"{part.pk}  gone@example.com (2 of 3 have it)  550 5.1.1 Unknown" in said
@@ -117,7 +117,7 @@ def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
 def test_what_failed_last_stands_first_whenever_it_was_queued(on: str) -> None:
     first, second, third = queue(3)
     for email, hour in ((second, 1), (third, 2), (first, 3)):
-        write([fail(email, timezone.now() + timedelta(hours=hour), "550 5.7.1 no", "out")], (), on)
+        store_outcomes([fail(email, timezone.now() + timedelta(hours=hour), "550 5.7.1 no", "out")], (), on)
     in_order = [str(first.pk), str(third.pk), str(second.pk)]
     assert [each["id"] for each in report()["failures"]] == in_order
     assert [each["id"] for each in report("--mailer", first.mailer)["failures"]] == in_order
@@ -127,7 +127,7 @@ def deferred(email: Email, on: str, text: str, **changed: Any) -> None:
     """As a reply to the final dot leaves it."""
     reply = Reply(451, text, "4.7.1")
     senders = RefusedSenders(email.mailer, on)
-    write(
+    store_outcomes(
         [judge(email, Outcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer, senders)], (), on
     )
     Email.objects.filter(pk=email.pk).update(**changed)
@@ -164,7 +164,7 @@ def test_an_email_that_ends_or_is_let_go_waits_for_no_attempt(on: str) -> None:
     mail.release(released)
     mail.cancel([cancelled, resent])
     mail.resend(resent)
-    write([fail(failed, timezone.now(), "no", "out")], (), on)
+    store_outcomes([fail(failed, timezone.now(), "no", "out")], (), on)
     assert not Email.objects.exclude(next_try_at=None).exists()
     [waiting] = report("--status", "queued")["waiting"]
     assert (waiting["due"], waiting["deferred"]) == (2, 0)
@@ -216,7 +216,7 @@ def test_records_of_other_hands_do_no_harm() -> None:
 
 def test_nothing_that_servers_say_steers_the_terminal(on: str) -> None:
     [email] = queue(1)
-    write([fail(email, timezone.now(), "550 \x1b[2Jno\nEnded: sent 9", "out")], (), on)
+    store_outcomes([fail(email, timezone.now(), "550 \x1b[2Jno\nEnded: sent 9", "out")], (), on)
     MailerState.objects.create(
         mailer="out", paused_by="outage", reason="421 \x1b]0;gone\a", since=timezone.now()
     )
@@ -237,7 +237,7 @@ def test_reasons_that_exceptions_gave_are_shown_by_class_and_first_line(on: str)
     results = [fail(failed, now, SEVERAL_LINES, "out")]
     for n, email in enumerate(deferred):
         results.append(lack(email, now, f"{SEVERAL_LINES}{'   ' * n}", "out"))
-    write(results, (), on)
+    store_outcomes(results, (), on)
     text = mailq()
     assert text.count(FIRST_LINE) == 2 and "LINE 1" not in text and "2 of mailer" in text
     told = report()
@@ -249,5 +249,5 @@ def test_a_reply_of_several_lines_is_shown_whole(on: str) -> None:
     [email] = queue(1)
     reply = Reply(550, "Your mail was blocked because\nits sender is unknown.", "5.7.1")
     outcome = Outcome(Fate.REFUSED, Stage.RCPT, None, {"you@example.com": reply})
-    write([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     assert "550 5.7.1 Your mail was blocked because\\nits sender is unknown.\n" in mailq()

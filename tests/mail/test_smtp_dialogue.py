@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailrail.mail.replies import Kind, Stage, Verdict
-from mailrail.mail.smtp import Connection, Envelope, Fate, Outcome, Server, Timeouts, carry
-from mailrail.mail.smtp.courier import drive
+from mailrail.mail.smtp import Connection, Envelope, Fate, Outcome, Server, Timeouts, send_all
+from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
     BareNewline,
     EightBitNotOffered,
@@ -33,7 +33,7 @@ HASTE = Timeouts().capped(1)
 
 
 class Bag:
-    """A mailbag that checks the crash rule on the way: one intent at a time, its outcome before the next one's."""
+    """A source that checks the crash rule on the way: one intent at a time, its outcome before the next one's."""
 
     def __init__(self, envelopes: Sequence[Envelope]) -> None:
         self._waiting = list(envelopes)
@@ -48,7 +48,7 @@ class Bag:
     def next(self) -> Envelope | None:
         return self._waiting.pop(0) if self._waiting else None
 
-    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         self.groups.append(list(envelopes))
         self.permitted += envelopes
         return [envelope not in self.denied for envelope in envelopes]
@@ -80,7 +80,7 @@ def batch(count: int = 4) -> list[Envelope]:
 def deliver(server: ScriptedServer, bag: Bag, timeouts: Timeouts = PATIENCE, connections: int = 1) -> list:
     used = [Connection(Server("127.0.0.1", server.port, timeouts=timeouts)) for _ in range(connections)]
     try:
-        return carry(used, bag)
+        return send_all(used, bag)
     finally:
         for connection in used:
             connection.close()
@@ -241,10 +241,10 @@ def test_a_refusal_too_many_is_not_the_next_emails(pipelining: bool) -> None:
 
 def test_a_server_that_left_before_the_dot_leaves_no_doubt() -> None:
     class Slow(Bag):
-        def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+        def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
             if envelopes[0].ref == "mail 1":
                 server.drop_all()
-            return super().permit(envelopes)
+            return super().before_data_end(envelopes)
 
     envelopes = batch()
     bag = Slow(envelopes)
@@ -462,9 +462,9 @@ def test_no_content_before_the_reply_to_the_last_dot_and_leave_for_this_one() ->
     seen: list[tuple[int, int]] = []
 
     class Watching(Bag):
-        def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+        def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
             seen.append((len(self.outcomes), server.count("BODY")))
-            return super().permit(envelopes)
+            return super().before_data_end(envelopes)
 
     with ScriptedServer() as server:
         assert deliver(server, Watching(batch(5))) == []
@@ -625,17 +625,17 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
     envelopes = batch(40)
 
     class Failing(Bag):
-        def permit(self, asked: Sequence[Envelope]) -> list[bool]:
+        def before_data_end(self, asked: Sequence[Envelope]) -> list[bool]:
             if len(self.permitted) >= 10:
                 raise RuntimeError("the database is gone")
-            return super().permit(asked)
+            return super().before_data_end(asked)
 
     bag = Failing(envelopes)
     executor = ThreadPoolExecutor(1) if elsewhere else None
     with ScriptedServer() as server:
         used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="the database is gone"):
-            carry(used, bag, executor)
+            send_all(used, bag, executor)
         check_account(server, bag, envelopes)
         assert len(server.mails) == len(bag.permitted) == Counter(bag.fates.values())[Fate.ACCEPTED]
         assert Fate.AMBIGUOUS not in bag.fates.values()
@@ -656,11 +656,11 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
         to_come = 0
         left: int | None = None
 
-        def permit(self, asked: Sequence[Envelope]) -> list[bool]:
+        def before_data_end(self, asked: Sequence[Envelope]) -> list[bool]:
             if len(asked) > 1:
                 server._lock.acquire()
                 self.to_come = 2
-            return super().permit(asked)
+            return super().before_data_end(asked)
 
         def next(self) -> Envelope | None:
             self.to_come -= 1
@@ -674,7 +674,7 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
     with ScriptedServer() as server:
         used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="a mistake"):
-            carry(used, bag)
+            send_all(used, bag)
         for connection in used:
             connection.close()
         until(lambda: server.open_connections == 0)
@@ -688,7 +688,7 @@ def test_connections_are_permitted_in_groups_elsewhere() -> None:
     bag = Bag(envelopes)
     with ScriptedServer() as server, ThreadPoolExecutor(1) as executor:
         used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(8)]
-        assert carry(used, bag, executor) == []
+        assert send_all(used, bag, executor) == []
         check_account(server, bag, envelopes)
         for connection in used:
             connection.close()
@@ -755,7 +755,7 @@ def test_a_server_that_only_knows_helo() -> None:
     with ScriptedServer([Fault("EHLO", "502 5.5.1 Not implemented")]) as server:
         server_of = Server("127.0.0.1", server.port, timeouts=HASTE)
         connection = Connection(server_of)
-        [error] = carry([connection], bag)  # the scripted server does not know HELO either
+        [error] = send_all([connection], bag)  # the scripted server does not know HELO either
         assert error.stage is Stage.EHLO and b"HELO localhost" in server.lines
         assert drive(connection.open()) is True
         connection.close()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 
-from mailrail.mail.smtp import Connection, Fate, Pool, Server, Timeouts, carry, close_pools, pool_of
-from mailrail.mail.smtp.courier import drive
+from mailrail.mail.smtp import Connection, Fate, Pool, Server, Timeouts, close_pools, pool_of, send_all
+from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import PoolExhausted
 from tests.mail.test_smtp_backend import backend as backend_for
 from tests.mail.test_smtp_dialogue import Bag, batch
@@ -29,7 +29,7 @@ def pool_for(server: ScriptedServer, **options: Any) -> Pool:
 def send(pool: Pool, count: int = 1) -> Bag:
     bag = Bag(batch(count))
     with pool.connection() as connection:
-        assert carry([connection], bag) == []
+        assert send_all([connection], bag) == []
     assert set(bag.fates.values()) == {Fate.ACCEPTED}
     return bag
 
@@ -73,7 +73,7 @@ def test_no_second_copy_of_what_may_have_been_accepted() -> None:
         send(pool)
         bag = Bag(batch(1))
         with pool.connection() as connection:
-            assert carry([connection], bag) == []
+            assert send_all([connection], bag) == []
         assert (list(bag.fates.values()), len(server.mails)) == ([Fate.AMBIGUOUS], 2)
         pool.close()
 
@@ -110,7 +110,7 @@ def test_a_broken_connection_does_not_go_back() -> None:
     with ScriptedServer([Fault("DOT", "disconnect")]) as server:
         pool = pool_for(server)
         with pool.connection() as connection:
-            carry([connection], Bag(batch(1)))
+            send_all([connection], Bag(batch(1)))
             assert not connection.is_open
         with pool.connection() as connection:
             assert not connection.is_open

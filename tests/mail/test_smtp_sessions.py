@@ -15,8 +15,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
 from mailrail.mail.replies import Stage
-from mailrail.mail.smtp import Connection, Server, Timeouts, carry
-from mailrail.mail.smtp.courier import drive
+from mailrail.mail.smtp import Connection, Server, Timeouts, send_all
+from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
     AuthenticationRefused,
     CannotBegin,
@@ -62,7 +62,7 @@ def connect(
     try:
         drive(connection.open())
         bag = Bag([envelope("x", content=b"Subject: x\r\n\r\nHello\r\n")])
-        assert carry([connection], bag) == [] and list(bag.fates.values()) == ["accepted"]
+        assert send_all([connection], bag) == [] and list(bag.fates.values()) == ["accepted"]
     finally:
         connection.close()
     return connection
@@ -86,7 +86,7 @@ def test_a_large_content_through_tls(
         connection = Connection(
             Server("localhost", server.port, tls="implicit" if implicit else "starttls", context=trusting)
         )
-        assert carry([connection], bag) == []
+        assert send_all([connection], bag) == []
         connection.close()
     assert server.mails[0].content == content and len(server.mails) == 2
 
@@ -370,7 +370,7 @@ def test_what_the_caller_provides_and_does_not_work_is_said(tmp_path: Path) -> N
             connect(server, tls="implicit", certfile=__file__)
         bag = Bag([envelope("x")])
         used = [Connection(Server("localhost", server.port, tls="implicit", certfile=missing))]
-        [error] = carry(used, bag)
+        [error] = send_all(used, bag)
         assert isinstance(error, CannotBegin) and len(bag) == 1
 
 

@@ -12,7 +12,7 @@ from django.core.mail.backends.locmem import EmailBackend
 
 from mailrail import mail
 from mailrail.layers import get_layer
-from mailrail.mail import Email, Status, delivery, failover, outcomes, postbag, rates
+from mailrail.mail import Email, Status, delivery, failover, outcomes, rates, smtp_transport
 
 from ..smtp_server import ScriptedServer
 from .conftest import work
@@ -118,7 +118,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, postbag, "judge")
+        break_for_the_bad(broken, smtp_transport, "judge")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
@@ -160,14 +160,14 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
 def test_an_email_that_cannot_be_composed_fails_with_a_traceback_in_the_log(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usual = postbag.Postbag._envelope
+    usual = smtp_transport.SmtpTransport._envelope
 
     def broken(bag: Any, loaded: Any, eight_bit: bool) -> Any:
         if is_bad(loaded):
             raise KeyError("nobody foresaw this")
         return usual(bag, loaded, eight_bit)
 
-    monkeypatch.setattr(postbag.Postbag, "_envelope", broken)
+    monkeypatch.setattr(smtp_transport.SmtpTransport, "_envelope", broken)
     queue()
     work()
     assert len(server.mails) == 4

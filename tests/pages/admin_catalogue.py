@@ -19,8 +19,8 @@ from mailrail.invitations import invite
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.mail import Email, circuit
-from mailrail.mail.ledger import write
 from mailrail.mail.models import Suppression
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail, judge
 from mailrail.mail.policies import UNNAMED
 from mailrail.mail.refused_senders import RefusedSenders
@@ -65,7 +65,7 @@ def message(subject: str, *to: str) -> EmailMessage:
 def by_smtp(email: Email, fate: Fate, stage: Stage, reply: Reply) -> Email:
     """As a worker notes it."""
     senders, outcome = RefusedSenders(email.mailer, "default"), Outcome(fate, stage, reply)
-    write([judge(email, outcome, timezone.now(), email.mailer, senders)], (), "default")
+    store_outcomes([judge(email, outcome, timezone.now(), email.mailer, senders)], (), "default")
     senders.save()
     return Email.objects.get(pk=email.pk)
 
@@ -117,7 +117,7 @@ def _emails() -> None:
     secret.mailrail_sensitive = True  # type: ignore[attr-defined]
     mail.queue(secret)
     cut = mail.queue(message("Attachment too large for them", "fred@example.com"))
-    write([fail(cut, timezone.now(), "the file is not in the storage", "out")], (), "default")
+    store_outcomes([fail(cut, timezone.now(), "the file is not in the storage", "out")], (), "default")
 
 
 def _invitations() -> None:

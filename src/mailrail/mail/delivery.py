@@ -27,20 +27,20 @@ from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
 from . import circuit, failover, outcome_log, outcomes, paces, rates, reading
-from .by_backend import send_by_backend
 from .circuit import CircuitState
 from .connection_limits import reserved_connections
-from .ledger import write
+from .django_transport import send_by_django
 from .load import Loaded, defect_of, in_portions, load_messages
 from .logins import Login
 from .mailers import open_backend, server_for
 from .models import FINAL, Email, Status
+from .outcome_store import store_outcomes
 from .outcomes import Result
-from .postbag import Postbag
 from .refused_senders import RefusedSenders
-from .smtp import Connection, Server, SmtpError, carry, close_all, drive, pool_of
+from .smtp import Connection, Server, SmtpError, close_all, drive, pool_of, send_all
 from .smtp.as_django import utf8_address_of
 from .smtp.errors import AuthenticationRefused, PoolExhausted
+from .smtp_transport import SmtpTransport
 from .suppressions import listed
 
 logger = logger_of("mailrail.mail")
@@ -329,7 +329,7 @@ class Delivery:
                     self._visit(mailer, portion, NO_SLOT, soonest=0.1)
                     admission.give_back(portion)
                 elif server is None:
-                    its, why = send_by_backend(
+                    its, why = send_by_django(
                         backend, loaded, mailer, self._using, self._senders, login, self._settle_patiently
                     )
                     left += its
@@ -376,7 +376,7 @@ class Delivery:
         """Over at most so many connections; ``close``: none of them is kept."""
         if not loaded:
             return [], None
-        bag = Postbag(
+        transport = SmtpTransport(
             loaded,
             mailer,
             server,
@@ -390,20 +390,20 @@ class Delivery:
         try:
             connections = _take(server, most)
         except PoolExhausted:
-            return bag.left(), None
+            return transport.left(), None
         errors: list[SmtpError] = []
         try:
-            errors = self._open_first(connections) or carry(connections, bag)
+            errors = self._open_first(connections) or send_all(connections, transport)
         finally:
             if close:
                 close_all(connections)
             for connection in connections:
                 pool_of(server).give_back(connection)
-            bag.put_off_rest()
-            self._patiently(bag.commit)
+            transport.put_off_rest()
+            self._patiently(transport.commit)
         self._heed(errors, mailer)
-        broken = str(errors[0]) if errors and bag.left() and not bag.accepted else None
-        return bag.left(), bag.mailer_out or broken
+        broken = str(errors[0]) if errors and transport.left() and not transport.accepted else None
+        return transport.left(), transport.mailer_out or broken
 
     def _may_log_in(self, mailer: str, login: Login) -> bool:
         """Tell whether this batch may. Another one may have tried, and been refused, since it was read."""
@@ -457,9 +457,9 @@ class Delivery:
 
     def _settle(self, results: Sequence[Result]) -> None:
         if results:
-            written = write(results, (), self._using)
-            self._settled([result for result in results if result.email.pk in written.noted])
-            self._changed([result.email for result in results if result.email.pk not in written.noted])
+            written = store_outcomes(results, (), self._using)
+            self._settled([result for result in results if result.email.pk in written.saved])
+            self._changed([result.email for result in results if result.email.pk not in written.saved])
 
     def _settle_patiently(self, results: Sequence[Result]) -> None:
         self._patiently(lambda: self._settle(results))

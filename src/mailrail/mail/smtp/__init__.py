@@ -2,8 +2,8 @@
 
 from .backend import EmailBackend, server_of
 from .connection import Connection
-from .courier import carry, drive
-from .envelope import Envelope, Fate, Mailbag, Outcome, check_address
+from .driver import drive, send_all
+from .envelope import Envelope, EnvelopeSource, Fate, Outcome, check_address
 from .errors import SmtpError
 from .pool import Pool, close_all, close_pools, pool_of
 from .server import Server, Timeouts
@@ -12,18 +12,18 @@ __all__ = [
     "Connection",
     "EmailBackend",
     "Envelope",
+    "EnvelopeSource",
     "Fate",
-    "Mailbag",
     "Outcome",
     "Pool",
     "Server",
     "SmtpError",
     "Timeouts",
-    "carry",
     "check_address",
     "close_all",
     "close_pools",
     "drive",
     "pool_of",
+    "send_all",
     "server_of",
 ]

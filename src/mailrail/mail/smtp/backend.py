@@ -23,7 +23,7 @@ from ..log_recipients import masked, named
 from ..replies import Reply
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
-from .courier import carry, drive
+from .driver import drive, send_all
 from .envelope import Envelope, Fate, Outcome
 from .errors import EightBitNotOffered, SmtpError
 from .pool import Pool, pool_of
@@ -153,7 +153,7 @@ class EmailBackend(smtp.EmailBackend):
 
     def _send_over(self, connection: Connection, email_messages: Sequence[EmailMessage]) -> int:
         batch = _Batch(email_messages, connection.server, self._envelope_of, bool(self.fail_silently))
-        for error in carry([connection], batch):
+        for error in send_all([connection], batch):
             if batch.failure is None:
                 self._fail(error)
         if batch.failure is not None:
@@ -171,7 +171,7 @@ class EmailBackend(smtp.EmailBackend):
             composed.data,
             composed.eight_bit,
             composed.smtputf8,
-            ref=_Ref(message, eight_bit),
+            ref=_MessageRef(message, eight_bit),
         )
 
 
@@ -195,7 +195,7 @@ def _path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> s
     return os.fsdecode(path) if path else None
 
 
-class _Ref(NamedTuple):
+class _MessageRef(NamedTuple):
     """What an envelope was made of. ``rest``: who follows in other transactions; ``most``: in one, as the server says.
 
     ``begun``: others of its recipients have it.
@@ -209,7 +209,7 @@ class _Ref(NamedTuple):
 
 
 class _Batch:
-    """The messages of one call, as a mailbag."""
+    """The messages of one call, as a source."""
 
     def __init__(
         self,
@@ -247,11 +247,11 @@ class _Batch:
             return envelope
         return replace(envelope, recipients=first, ref=envelope.ref._replace(rest=tuple(rest)))
 
-    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [self.failure is None for _ in envelopes]
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
-        ref: _Ref = envelope.ref
+        ref: _MessageRef = envelope.ref
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.message, False))
         elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
@@ -263,7 +263,7 @@ class _Batch:
 
     def _count(self, envelope: Envelope, outcome: Outcome) -> None:
         """It is sent, though not to everybody, it may be. Those for whom there was no room follow at once."""
-        ref: _Ref = envelope.ref
+        ref: _MessageRef = envelope.ref
         over: list[str] = []
         if outcome.fate is Fate.ACCEPTED:
             over, most = overflow(envelope.recipients, outcome)
@@ -280,7 +280,7 @@ class _Batch:
         if rest := [*over, *ref.rest]:
             self._go_on(envelope, rest, ref._replace(begun=True))
 
-    def _go_on(self, envelope: Envelope, rest: Sequence[str], ref: _Ref) -> None:
+    def _go_on(self, envelope: Envelope, rest: Sequence[str], ref: _MessageRef) -> None:
         self._waiting.append(replace(envelope, recipients=rest, ref=ref._replace(rest=())))
 
 

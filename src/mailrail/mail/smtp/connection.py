@@ -11,7 +11,7 @@ from mailrail.log import logger_of
 
 from ..replies import Stage
 from .dialogue import Dialogue
-from .envelope import Envelope, Fate, Mailbag, Outcome
+from .envelope import Envelope, EnvelopeSource, Fate, Outcome
 from .errors import ConnectionLost, NotPermitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
 from .server import Server
@@ -76,27 +76,27 @@ class Connection:
         finally:
             self.close()
 
-    def work(self, mailbag: Mailbag) -> Generator[Step, Any, SmtpError | None]:
+    def work(self, source: EnvelopeSource) -> Generator[Step, Any, SmtpError | None]:
         """Deliver until no envelope waits. Returns why it gave up before, if it did."""
         again: deque[Envelope] = deque()
         breaks = 0
-        while again or len(mailbag):
+        while again or len(source):
             try:
                 fresh = yield from self.open()
             except SmtpError as error:
-                return self._give_up(mailbag, again, error)
-            dialogue = self._dialogue(mailbag, again)
+                return self._give_up(source, again, error)
+            dialogue = self._dialogue(source, again)
             try:
                 yield from dialogue.deliver()
             except SmtpError as error:
                 self.close()
                 if isinstance(error, PipeliningRefused):
                     _learn(self.server, error)
-                self._put_back(dialogue, fresh, mailbag, again, error)
+                self._put_back(dialogue, fresh, source, again, error)
                 innocent = dialogue.decided or not fresh or isinstance(error, NotPermitted)
                 breaks = 0 if innocent else breaks + 1
                 if breaks >= MOST_BREAKS:
-                    return self._give_up(mailbag, again, error)
+                    return self._give_up(source, again, error)
             except BaseException:  # nobody knows what has been said
                 self.close()
                 raise
@@ -109,16 +109,16 @@ class Connection:
                     break  # somebody else was quicker
         return None
 
-    def _dialogue(self, mailbag: Mailbag, again: deque[Envelope]) -> Dialogue:
+    def _dialogue(self, source: EnvelopeSource, again: deque[Envelope]) -> Dialogue:
         left = self.server.max_messages - self._carried
         behind_dot = self.server not in _strict
         return Dialogue(
-            self._link, self.extensions, self.server.timeouts, mailbag, again, left, behind_dot=behind_dot
+            self._link, self.extensions, self.server.timeouts, source, again, left, behind_dot=behind_dot
         )
 
     @staticmethod
     def _put_back(
-        dialogue: Dialogue, fresh: bool, mailbag: Mailbag, again: deque[Envelope], error: SmtpError
+        dialogue: Dialogue, fresh: bool, source: EnvelopeSource, again: deque[Envelope], error: SmtpError
     ) -> None:
         """A link out of the pool that broke at its first email was dead before: that email gets a new one.
 
@@ -133,12 +133,12 @@ class Connection:
         else:
             refused = unsent.refused if isinstance(error, ConnectionLost) else {}
             outcome = Outcome(Fate.UNSENT, error.stage, error.reply, refused, error)
-            mailbag.ended(unsent.envelope, outcome)
+            source.ended(unsent.envelope, outcome)
 
     @staticmethod
-    def _give_up(mailbag: Mailbag, again: deque[Envelope], error: SmtpError) -> SmtpError:
+    def _give_up(source: EnvelopeSource, again: deque[Envelope], error: SmtpError) -> SmtpError:
         for envelope in again:
-            mailbag.ended(envelope, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
+            source.ended(envelope, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
         again.clear()
         return error
 

@@ -17,7 +17,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ..replies import Reply, Stage, names_too_many
-from .envelope import Envelope, Fate, Mailbag, Outcome
+from .envelope import Envelope, EnvelopeSource, Fate, Outcome
 from .errors import (
     ConnectionLost,
     EightBitNotOffered,
@@ -80,7 +80,7 @@ class Dialogue:
         link: Link,
         extensions: Extensions,
         timeouts: Timeouts,
-        mailbag: Mailbag,
+        source: EnvelopeSource,
         again: deque[Envelope],
         most: int,
         behind_dot: bool = True,
@@ -88,7 +88,7 @@ class Dialogue:
         self._link = link
         self._extensions = extensions
         self._timeouts = timeouts
-        self._mailbag = mailbag
+        self._source = source
         self._again = again
         self._most = most
         self._pipelining = "PIPELINING" in extensions
@@ -178,7 +178,7 @@ class Dialogue:
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         self.decided += 1
         self._current = None
-        self._mailbag.ended(attempt.envelope, outcome)
+        self._source.ended(attempt.envelope, outcome)
 
     # -- commands and replies -----------------------------------------------------------------------------------
 
@@ -272,13 +272,13 @@ class Dialogue:
     def _take(self) -> Attempt | None:
         """The next envelope that this server can take. The others end here."""
         while self.taken < self._most:
-            envelope = self._again.popleft() if self._again else self._mailbag.next()
+            envelope = self._again.popleft() if self._again else self._source.next()
             if envelope is None:
                 return None
             try:
                 attempt = Attempt(envelope, self._commands(envelope))
             except Unsendable as error:
-                self._mailbag.ended(envelope, Outcome(Fate.UNFIT, Stage.MAIL, error=error))
+                self._source.ended(envelope, Outcome(Fate.UNFIT, Stage.MAIL, error=error))
             else:
                 self.taken += 1
                 self._open_transaction = False  # there is a RSET now, if there had to be
@@ -323,12 +323,12 @@ class Dialogue:
         if attempt is None:
             return
         if attempt.doubtful:
-            self._mailbag.ended(
+            self._source.ended(
                 attempt.envelope, Outcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
             )
         elif attempt.hopeless and not isinstance(error, ProtocolError):
             self.decided += 1
-            self._mailbag.ended(attempt.envelope, attempt.refusal())
+            self._source.ended(attempt.envelope, attempt.refusal())
         else:
             self.unsent = attempt
 

@@ -126,24 +126,24 @@ class Outcome:
         return classify(self.reply, self.stage, len(envelope.recipients) - len(self.refused))
 
 
-class Mailbag(Protocol):
-    """Where envelopes come from, who allows them to leave, and who is told of their fate.
+class EnvelopeSource(Protocol):
+    """Where envelopes come from, who lets their final dots leave, and who gets their outcomes.
 
-    On each connection ``ended`` is called for an envelope before ``permit`` is asked for the next one. So ``permit``
-    can write outcomes and intents in one transaction.
+    On each connection ``ended`` is called for an envelope before ``before_data_end`` is called for the next one. So
+    ``before_data_end`` can write outcomes and intents in one transaction.
     """
 
     def __len__(self) -> int:
-        """How many envelopes wait."""
+        """Return how many envelopes wait."""
 
     def next(self) -> Envelope | None:
         """Take the next one. It must not wait: connections stand still meanwhile."""
 
-    def permit(self, envelopes: Sequence[Envelope]) -> Sequence[bool]:
-        """May the final dots of these leave, each on a connection of its own? One answer for each.
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> Sequence[bool]:
+        """Return for each envelope whether its final dot may leave. Each is on a connection of its own.
 
-        A no closes the connection, as nothing else takes an email back at that point (RFC 5321 4.1.1.4).
+        A refusal closes the connection, as nothing else takes an email back at that point (RFC 5321 4.1.1.4).
         """
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
-        """Told once for every envelope that was taken."""
+        """Take in the outcome of an envelope: called once for each that was taken."""

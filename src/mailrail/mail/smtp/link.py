@@ -290,7 +290,7 @@ class Write(Step):
 
 
 class Permit(Step):
-    """Not the network's: the caller's leave to send the final dot. ``courier`` answers it."""
+    """Not the network's: the caller's leave to send the final dot. ``driver`` answers it."""
 
     def __init__(self, link: Link, envelope: Envelope) -> None:
         super().__init__(link, float("inf"))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from ..replies import Stage
 from .connection import Connection
-from .courier import drive_together
+from .driver import drive_together
 from .errors import PoolExhausted
 from .server import Server
 

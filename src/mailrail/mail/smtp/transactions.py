@@ -86,8 +86,8 @@ def _is_too_many(reply: Reply | None) -> bool:
 def smaller(envelope: Envelope, outcome: Outcome) -> int:
     """Return by how many recipients to try again at once, where the server took none as they were too many; else 0.
 
-    Some end the connection after so many refused recipients (Postfix: smtpd_hard_error_limit), and some answer DATA
-    with 503 (RFC 5321 4.5.3.1.10). Some say 5.5.3 at the end, without the number.
+    Some servers end the connection after so many refused recipients (Postfix: smtpd_hard_error_limit). Some answer DATA
+    with 503 (RFC 5321 4.5.3.1.10), and some say 5.5.3 at the end, without the number.
     """
     if outcome.fate is Fate.UNSENT or _is_at_data(outcome, 503):
         _, taken = overflow(envelope.recipients, outcome)

@@ -36,11 +36,11 @@ from .compose.authors import mailboxes, missing_sender
 from .compose.dialect import in_its_zone
 from .compose.domains import with_ascii_domains
 from .content import FinishedMessage
-from .ledger import write
 from .load import Loaded
 from .logins import Login
 from .mailers import composes
 from .models import Email
+from .outcome_store import store_outcomes
 from .outcomes import Result, hold_for_its_sender, judge, waiting
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
@@ -86,7 +86,7 @@ UNKNOWN = "4.0.0"
 """Other undefined status (RFC 3463 3.1)."""
 
 
-def send_by_backend(
+def send_by_django(
     backend: BaseEmailBackend,
     loaded: Sequence[Loaded],
     mailer: str,
@@ -108,7 +108,7 @@ def send_by_backend(
                 left.popleft()
                 settle([hold_for_its_sender(each.email, timezone.now(), mailer, why=why)])
                 continue
-            if each.email.pk not in write((), [each.email], using).permitted:
+            if each.email.pk not in store_outcomes((), [each.email], using).claimed:
                 left.rotate(-1)  # changed meanwhile: it is looked at again later
                 return [each.email for each in left], None
             left.popleft()

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from mailrail.mail.ledger import write
 from mailrail.mail.models import Email, Status, Suppression
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import Result, fail, note
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
@@ -34,8 +34,8 @@ def test_outcomes_and_intents_are_written_together(using: str) -> None:
     note(sent, now, "accepted", mailer="smtp")
     sent.status, sent.changed_at, sent.sent_at, sent.attempts = Status.SENT, now, now, 2
     results = [Result(sent, Status.SENT), fail(failed, now, "it's no use", "smtp")]
-    written = write(results, [next_one], using)
-    assert (written.noted, written.permitted) == ({sent.pk, failed.pk}, {next_one.pk})
+    written = store_outcomes(results, [next_one], using)
+    assert (written.saved, written.claimed) == ({sent.pk, failed.pk}, {next_one.pk})
     assert next_one.status == Status.SENDING
     for email in (sent, failed, next_one):
         stored = Email.objects.using(using).get(pk=email.pk)
@@ -49,12 +49,12 @@ def test_what_somebody_else_has_changed_is_neither_noted_nor_permitted(using: st
     noted, taken, cancelled, permitted = (new_email(using) for _ in range(4))
     Email.objects.using(using).filter(pk__in=[taken.pk, noted.pk]).update(turn=5)
     Email.objects.using(using).filter(pk=cancelled.pk).update(status=Status.CANCELLED)
-    written = write(
+    written = store_outcomes(
         [Result(noted, Status.SENT, suppress={"ann@example.com": "550"})],
         [taken, cancelled, permitted],
         using,
     )
-    assert (written.noted, written.permitted) == (set(), {permitted.pk})
+    assert (written.saved, written.claimed) == (set(), {permitted.pk})
     assert not Suppression.objects.using(using).exists()
     assert [each.turn for each in (noted, taken, cancelled, permitted)] == [0, 0, 0, 1]
 
@@ -62,10 +62,12 @@ def test_what_somebody_else_has_changed_is_neither_noted_nor_permitted(using: st
 def test_addresses_are_suppressed_with_the_outcome_that_says_so(using: str) -> None:
     email = new_email(using, status=Status.SENDING)
     email.status = Status.FAILED
-    write([Result(email, Status.FAILED, suppress={"ann@example.com": "550 5.1.1 Nobody"})], [], using)
+    store_outcomes(
+        [Result(email, Status.FAILED, suppress={"ann@example.com": "550 5.1.1 Nobody"})], [], using
+    )
     assert Suppression.objects.using(using).get().note == "550 5.1.1 Nobody"
     assert Email.objects.using(using).get().status == "failed"
 
 
 def test_nothing_to_write_is_nothing(using: str) -> None:
-    assert write([], [], using) == (set(), set())
+    assert store_outcomes([], [], using) == (set(), set())

@@ -1,4 +1,4 @@
-"""Writing down what became of emails, many at a time, and never over what somebody else has written meanwhile."""
+"""Store the outcomes of many emails at once, and never over what somebody else has stored meanwhile."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PLANS_LAST = 5.0
 # One statement for a group, so that no transaction has to be begun and ended: each round trip is one that connections
 # wait for. The values are one JSON text, as to write arrays takes the client longer. LIMIT tells the planner how many
 # there are; it would take any JSON for a hundred rows, and read the whole table.
-_WRITE = """
-WITH noted AS (
+_STORE = """
+WITH saved AS (
     UPDATE mailrail_mail_email AS e SET
         status = r.status, recipients = r.recipients, attempts = r.attempts, events = r.events,
         changed_at = r.changed_at, sent_at = r.sent_at, next_try_at = r.next_try_at, turn = r.turn + 1
@@ -39,7 +39,7 @@ WITH noted AS (
     ) AS r
     WHERE e.id = r.id AND e.turn = r.turn
     RETURNING e.id
-), permitted AS (
+), claimed AS (
     UPDATE mailrail_mail_email AS e SET status = 'sending', turn = i.turn + 1, changed_at = %(now)s
     FROM (
         SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i (id uuid, turn int) LIMIT %(many_intents)s
@@ -47,38 +47,38 @@ WITH noted AS (
     WHERE e.id = i.id AND e.turn = i.turn AND e.status IN ('queued', 'sending')
     RETURNING e.id
 )
-SELECT id, true FROM noted UNION ALL SELECT id, false FROM permitted
+SELECT id, true FROM saved UNION ALL SELECT id, false FROM claimed
 """
 
 
-class Written(NamedTuple):
-    """Ids: of results that were noted, and of emails that may be sent now. The others were changed meanwhile."""
+class Stored(NamedTuple):
+    """Ids: of results that were saved, and of emails that may be sent now. The others were changed meanwhile."""
 
-    noted: set[UUID]
-    permitted: set[UUID]
+    saved: set[UUID]
+    claimed: set[UUID]
 
 
-def write(results: Sequence[Result], intents: Collection[Email], using: str) -> Written:
-    """The outcomes, and that these other emails are about to be sent, at once: all of it is committed, or none."""
+def store_outcomes(results: Sequence[Result], intents: Collection[Email], using: str) -> Stored:
+    """Commit the outcomes, and that the emails of ``intents`` are about to be sent: all of it, or none."""
     emails = [result.email for result in results]
     if connections[using].vendor != "postgresql":
-        written = _write_one_by_one(results, emails, intents, using)
+        stored = _store_one_by_one(results, emails, intents, using)
     elif any(result.suppress for result in results):
         with transaction.atomic(using):
-            written = _write_together(emails, intents, using)
-            _suppress(results, written.noted, using)
+            stored = _store_together(emails, intents, using)
+            _suppress(results, stored.saved, using)
     else:
-        written = _write_together(emails, intents, using)
+        stored = _store_together(emails, intents, using)
     for email in emails:
-        email.turn += email.id in written.noted
+        email.turn += email.id in stored.saved
     for email in intents:
-        if email.id in written.permitted:
+        if email.id in stored.claimed:
             email.turn += 1
             email.status = Status.SENDING
-    return written
+    return stored
 
 
-def _write_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> Written:
+def _store_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> Stored:
     values: dict[str, Any] = {
         "results": json.dumps([_row(email) for email in emails]),
         "many_results": len(emails),
@@ -86,10 +86,10 @@ def _write_together(emails: Sequence[Email], intents: Collection[Email], using: 
         "many_intents": len(intents),
         "now": aware(timezone.now()),
     }
-    written = Written(set(), set())
-    for id, is_result in execute_prepared(connections[using], _WRITE, values, PLANS_LAST):
-        (written.noted if is_result else written.permitted).add(id)
-    return written
+    stored = Stored(set(), set())
+    for id, is_result in execute_prepared(connections[using], _STORE, values, PLANS_LAST):
+        (stored.saved if is_result else stored.claimed).add(id)
+    return stored
 
 
 def _row(email: Email) -> dict[str, Any]:
@@ -109,36 +109,36 @@ def _row(email: Email) -> dict[str, Any]:
     return row
 
 
-def _write_one_by_one(
+def _store_one_by_one(
     results: Sequence[Result], emails: Sequence[Email], intents: Collection[Email], using: str
-) -> Written:
+) -> Stored:
     change = {"status": Status.SENDING, "changed_at": timezone.now()}
     with transaction.atomic(using):
-        noted = {
+        saved = {
             email.pk
             for email in emails
             if _at_its_turn(email, using).update(
                 **{name: getattr(email, name) for name in WRITTEN}, turn=email.turn + 1
             )
         }
-        _suppress(results, noted, using)
-        permitted = {
+        _suppress(results, saved, using)
+        claimed = {
             email.pk
             for email in intents
             if _at_its_turn(email, using).filter(status__in=UNDER_WAY).update(**change, turn=email.turn + 1)
         }
-    return Written(noted, permitted)
+    return Stored(saved, claimed)
 
 
 def _at_its_turn(email: Email, using: str) -> Any:
     return Email.objects.using(using).filter(pk=email.pk, turn=email.turn)
 
 
-def _suppress(results: Sequence[Result], noted: set[UUID], using: str) -> None:
+def _suppress(results: Sequence[Result], saved: set[UUID], using: str) -> None:
     rows = [
         Suppression(address=address, reason="bounce", note=why)
         for result in results
-        if result.email.pk in noted
+        if result.email.pk in saved
         for address, why in result.suppress.items()
     ]
     if rows:

@@ -19,9 +19,9 @@ from mailrail.log import logger_of
 
 from . import outcomes
 from .compose import compose
-from .ledger import write
 from .load import Loaded
 from .models import Email, Status
+from .outcome_store import store_outcomes
 from .outcomes import Result, judge, waiting
 from .rates import Admission
 from .refused_senders import RefusedSenders
@@ -36,7 +36,7 @@ logger = logger_of("mailrail.mail")
 AddressOf = Callable[[str, Loaded], str]
 
 
-class _Ref(NamedTuple):
+class _EmailRef(NamedTuple):
     """What an envelope was made of. ``wire``: the record's address -> what the server was told.
 
     ``rest``: recipients, as the server is told, who follow in other transactions. ``most``: in one, as the server has
@@ -52,8 +52,10 @@ class _Ref(NamedTuple):
     paid: frozenset[str] = frozenset()
 
 
-class Postbag:
-    """A ``Mailbag``. ``settled`` is told of results that are committed, ``changed`` of emails somebody else changed.
+class SmtpTransport:
+    """Send emails by our SMTP client: an ``EnvelopeSource``.
+
+    ``settled`` gets results that are committed, ``changed`` gets emails that somebody else has changed.
 
     An email to more recipients than ``server`` takes at once leaves in several transactions, one after the other. The
     outcome of one is committed before the final dot of the next: who has the email is not offered it again.
@@ -119,7 +121,7 @@ class Postbag:
 
     def _part(self, envelope: Envelope) -> Envelope | None:
         """Return as much of it as leaves in one transaction, unless that has to wait for a rate."""
-        ref: _Ref = envelope.ref
+        ref: _EmailRef = envelope.ref
         if len(envelope.recipients) == 1 and not ref.is_split:
             return envelope
         recipients, rest = divide(envelope.recipients, ref.most, most_recipients(self._server))
@@ -147,10 +149,10 @@ class Postbag:
             composed.data,
             composed.eight_bit,
             composed.smtputf8,
-            ref=_Ref(loaded, wire, eight_bit, paid=frozenset(self._admission.domains(wire))),
+            ref=_EmailRef(loaded, wire, eight_bit, paid=frozenset(self._admission.domains(wire))),
         )
 
-    def permit(self, envelopes: Sequence[Envelope]) -> list[bool]:
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         """No for those that were cancelled, held or taken by another worker since they were loaded.
 
         Raises what the database raises: then nothing leaves.
@@ -175,7 +177,7 @@ class Postbag:
             self._add(Result(email, Status.QUEUED, is_part=True))
 
     def ended(self, envelope: Envelope, outcome: Outcome) -> None:
-        ref: _Ref = envelope.ref
+        ref: _EmailRef = envelope.ref
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
         elif isinstance(outcome.error, NotPermitted):
@@ -188,7 +190,7 @@ class Postbag:
             self._judge(envelope, outcome)
 
     def _judge(self, envelope: Envelope, outcome: Outcome) -> None:
-        ref: _Ref = envelope.ref
+        ref: _EmailRef = envelope.ref
         is_accepted = outcome.fate is Fate.ACCEPTED
         self.accepted += is_accepted
         if is_accepted and ref.most:
@@ -255,14 +257,16 @@ class Postbag:
         on_the_way = {email.id for email in intents} & self._parts.keys()
         for part in self._parts.values():  # whose outcome and next intent are one change of one record
             part.email.status = Status.SENDING if part.email.id in on_the_way else Status.QUEUED
-        written = write(results, [email for email in intents if email.id not in on_the_way], self._using)
+        written = store_outcomes(
+            results, [email for email in intents if email.id not in on_the_way], self._using
+        )
         del self._results[: len(results)]
         self._parts.clear()
-        if len(written.noted) < len(results):
-            self._changed([result.email for result in results if result.email.id not in written.noted])
-            results = [result for result in results if result.email.id in written.noted]
+        if len(written.saved) < len(results):
+            self._changed([result.email for result in results if result.email.id not in written.saved])
+            results = [result for result in results if result.email.id in written.saved]
         self._settled(results)
-        return written.permitted | (on_the_way & written.noted)
+        return written.claimed | (on_the_way & written.saved)
 
 
 def _given(wire: Mapping[str, str], told: Iterable[str]) -> list[str]:

@@ -1,0 +1,270 @@
+"""Send envelopes over many connections on one thread.
+
+A connection's work is a generator of steps; here is the only place that waits, by ``select.poll``, for all of them
+together. That makes commits in groups natural: ``before_data_end`` is asked once for all connections that have come to
+their final dots at the same time.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from .connection import Connection
+from .envelope import Envelope, EnvelopeSource
+from .errors import SmtpError
+from .link import Permit, Step
+
+Work = Generator[Step, Any, Any]
+
+
+class _ClosableSource:
+    """A source that can be closed: the envelopes left in it stay there."""
+
+    def __init__(self, source: EnvelopeSource) -> None:
+        self._source = source
+        self.before_data_end = source.before_data_end
+        self.ended = source.ended
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return 0 if self.is_closed else len(self._source)
+
+    def next(self) -> Envelope | None:
+        return None if self.is_closed else self._source.next()
+
+
+class Transfer:
+    """One connection's work: the generator, its present step, and what the poll knows of it."""
+
+    __slots__ = ("deadline", "fd", "progress", "result", "step", "work")
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.step: Step | None = None
+        self.fd = -1
+        self.deadline = float("inf")
+        self.progress = 0
+        self.result: Any = None
+
+
+class Driver:
+    """Run transfers to their end.
+
+    ``executor`` runs the source's ``before_data_end``. By default it runs on this thread, and all connections stand
+    still meanwhile, which costs little where a commit is quick. With an executor of one thread the others go on.
+    Connections that come to their final dots meanwhile form the next group.
+    """
+
+    def __init__(self, source: _ClosableSource | None = None, executor: Executor | None = None) -> None:
+        self._source = source
+        self._executor = executor
+        self._poll = select.poll()
+        self._transfers: dict[int, Transfer] = {}  # those that wait for the network, by file descriptor
+        self._asking: list[Transfer] = []  # those at their final dots
+        self._group: list[Transfer] = []  # those that the executor is asked about
+        self._asked: Future[Sequence[bool]] | None = None
+        self._failure: BaseException | None = None
+        self._wake_reader: socket.socket | None = None  # readable when the executor has answered
+        self._wake_writer: socket.socket | None = None
+        if executor is not None:
+            self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        """Run all, and return what each returned.
+
+        Errors of ``before_data_end``, and unforeseen errors, are raised after all transfers have ended. An error on one
+        connection must not make emails ambiguous whose final dots have left on others.
+        """
+        transfers = [Transfer(work) for work in works]
+        try:
+            for transfer in transfers:
+                self._advance(transfer)
+            while self._transfers or self._asking or self._asked is not None:
+                self._ask()
+                self._wait()
+        finally:
+            for transfer in transfers:
+                transfer.work.close()
+            if self._wake_reader is not None and self._wake_writer is not None:
+                self._wake_reader.close()
+                self._wake_writer.close()
+        if self._failure is not None:
+            raise self._failure
+        return [transfer.result for transfer in transfers]
+
+    # -- one transfer -------------------------------------------------------------------------------------------
+
+    def _advance(self, transfer: Transfer, error: Exception | None = None) -> None:
+        """As far as it goes without waiting."""
+        events = 0
+        try:
+            while not events:
+                if error is not None:
+                    transfer.step, error = transfer.work.throw(error), None
+                elif transfer.step is None:
+                    transfer.step = next(transfer.work)
+                else:
+                    transfer.step = transfer.work.send(transfer.step.result)
+                if isinstance(transfer.step, Permit):
+                    self._forget(transfer)
+                    self._asking.append(transfer)
+                    return
+                events, error = self._attempt(transfer.step)
+        except StopIteration as end:
+            transfer.result = end.value
+            self._forget(transfer)
+        except Exception as unforeseen:
+            self._forget(transfer)
+            self._fail(unforeseen)
+        except BaseException:
+            self._forget(transfer)
+            raise
+        else:
+            self._moved(transfer)
+            self._await(transfer, events)
+
+    @staticmethod
+    def _attempt(step: Step) -> tuple[int, Exception | None]:
+        try:
+            return step.attempt(), None
+        except Exception as error:
+            return 0, error
+
+    def _try_again(self, transfer: Transfer) -> None:
+        assert transfer.step is not None
+        events, error = self._attempt(transfer.step)
+        if not events:
+            self._advance(transfer, error)
+            return
+        if transfer.step.progress != transfer.progress:
+            self._moved(transfer)
+        self._await(transfer, events)
+
+    @staticmethod
+    def _moved(transfer: Transfer) -> None:
+        assert transfer.step is not None
+        transfer.progress, transfer.deadline = (
+            transfer.step.progress,
+            time.monotonic() + transfer.step.timeout,
+        )
+
+    # -- all of them ------------------------------------------------------------------------------------------------
+
+    def _await(self, transfer: Transfer, events: int) -> None:
+        assert transfer.step is not None
+        fd = transfer.step.link.fileno()
+        if fd != transfer.fd:
+            self._forget(transfer)
+            transfer.fd = fd
+            self._transfers[fd] = transfer
+        self._poll.register(fd, events)
+
+    def _forget(self, transfer: Transfer) -> None:
+        if transfer.fd >= 0 and self._transfers.get(transfer.fd) is transfer:
+            self._poll.unregister(transfer.fd)
+            del self._transfers[transfer.fd]
+        transfer.fd = -1
+
+    def _wait(self) -> None:
+        """Until something moves or the first deadline has passed."""
+        if self._asked is None and not self._transfers:
+            return
+        if self._wake_reader is not None and self._asked is not None:
+            self._poll.register(self._wake_reader, select.POLLIN)
+        deadline = min((transfer.deadline for transfer in self._transfers.values()), default=float("inf"))
+        left = deadline - time.monotonic()
+        ready = self._poll.poll(None if left == float("inf") else max(0.0, left * 1000))
+        if self._wake_reader is not None and self._asked is not None and self._asked.done():
+            self._wake_reader.recv(1)
+            self._answered()
+        for fd, _ in ready:
+            if (transfer := self._transfers.get(fd)) is not None:
+                self._try_again(transfer)
+        if time.monotonic() >= deadline:
+            self._end_overdue()
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for transfer in [transfer for transfer in self._transfers.values() if transfer.deadline <= now]:
+            assert transfer.step is not None
+            self._advance(transfer, transfer.step.too_late())
+
+    # -- the commit point ---------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if not self._asking or self._asked is not None:
+            return
+        asking, self._asking = self._asking, []
+        envelopes = [transfer.step.envelope for transfer in asking if isinstance(transfer.step, Permit)]
+        assert self._source is not None
+        if self._executor is not None and not self._source.is_closed:
+            self._group = asking
+            self._asked = self._executor.submit(self._source.before_data_end, envelopes)
+            self._asked.add_done_callback(self._wake_up)
+            return
+        try:
+            answers = (
+                [False] * len(asking) if self._source.is_closed else self._source.before_data_end(envelopes)
+            )
+        except Exception as error:
+            answers = self._no_answer(error, asking)
+        self._tell(asking, answers)
+
+    def _wake_up(self, _: Future[Sequence[bool]]) -> None:
+        assert self._wake_writer is not None
+        self._wake_writer.send(b"!")
+
+    def _answered(self) -> None:
+        assert self._asked is not None
+        group, asked, self._asked = self._group, self._asked, None
+        try:
+            answers = asked.result()
+        except Exception as error:
+            answers = self._no_answer(error, group)
+        self._tell(group, answers)
+
+    def _no_answer(self, error: Exception, group: Sequence[Transfer]) -> list[bool]:
+        """Refuse the final dots of all."""
+        self._fail(error)
+        return [False] * len(group)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep the error, to be raised when the other transfers have ended."""
+        self._failure = self._failure or error
+        if self._source is not None:
+            self._source.is_closed = True
+
+    def _tell(self, group: Sequence[Transfer], answers: Sequence[bool]) -> None:
+        for transfer, granted in zip(group, answers, strict=True):
+            assert isinstance(transfer.step, Permit)
+            transfer.step.granted = bool(granted)
+            self._advance(transfer)
+
+
+def drive(work: Work) -> Any:
+    """Run one piece of work that sends no envelope, and return its result."""
+    [result] = drive_together([work])
+    return result
+
+
+def drive_together(works: Sequence[Work]) -> list[Any]:
+    """Run several pieces of such work at once, and return their results."""
+    return Driver().run(works)
+
+
+def send_all(
+    connections: Sequence[Connection], source: EnvelopeSource, executor: Executor | None = None
+) -> list[SmtpError]:
+    """Deliver what is in the source. Return why connections gave up; what they left is in the source.
+
+    Whatever ``before_data_end`` raises refuses all final dots, ends the connections and is raised then.
+    """
+    closable = _ClosableSource(source)
+    used = connections[: len(source)]  # none is opened for nothing
+    results = Driver(closable, executor).run([connection.work(closable) for connection in used])
+    return [result for result in results if result is not None]
