@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import aiosmtplib
 
-from mailrail.mail.smtp import Envelope, Fate, Outcome, Server, close_pools, pool_of, send_all
+from mailrail.mail.smtp import DeliveryOutcome, Envelope, Fate, SmtpServer, close_pools, pool_of, send_all
 
 from .figures import Plan, Ratio, Result, Series, Target, seconds_of
 from .sink import relay, sink
@@ -99,13 +99,13 @@ class _Mailbag:
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [True] * len(envelopes)
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         self.accepted += outcome.fate is Fate.ACCEPTED
 
 
 def _ours(port: int, count: int, connections: int) -> None:
     source = _Mailbag(count)
-    pool = pool_of(Server("127.0.0.1", port))
+    pool = pool_of(SmtpServer("127.0.0.1", port))
     taken = [pool.take() for _ in range(connections)]
     errors = send_all(taken, source)
     for connection in taken:

@@ -12,7 +12,7 @@ from email import policy
 
 import django
 
-from mailrail.mail.smtp import Envelope, Outcome, Server, close_pools, pool_of, send_all
+from mailrail.mail.smtp import DeliveryOutcome, Envelope, SmtpServer, close_pools, pool_of, send_all
 
 
 class EnvelopeSource:
@@ -37,7 +37,7 @@ class EnvelopeSource:
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [True] * len(envelopes)
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         pass  # the server counts
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     count, connections = map(int, sys.argv[1:])
     django.setup()
     source = EnvelopeSource(count)
-    pool = pool_of(Server("127.0.0.1", int(os.environ["BENCHMARKS_SMTP_PORT"])))
+    pool = pool_of(SmtpServer("127.0.0.1", int(os.environ["BENCHMARKS_SMTP_PORT"])))
     print("ready", flush=True)
     sys.stdin.readline()
     taken = [pool.take() for _ in range(connections)]

@@ -28,7 +28,7 @@ from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail, judge
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
-from mailrail.mail.smtp import Fate, Outcome
+from mailrail.mail.smtp import DeliveryOutcome, Fate
 from mailrail.mail.suppressions import disguise, disguised
 from mailrail.testing import sent
 
@@ -159,7 +159,9 @@ def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: C
     first, second, _ = mail.queue_many([message("Later"), message("Never"), message("New")])
     now, senders = timezone.now(), RefusedSenders("out", on)
     for email, reply in ((first, greylisted), (second, unknown)):
-        store_outcomes([judge(email, Outcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on)
+        store_outcomes(
+            [judge(email, DeliveryOutcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on
+        )
     rows = {row.subject: row for row in staff.get(LIST).context["cl"].result_list}
     shown = {}
     for subject, row in rows.items():
@@ -183,7 +185,7 @@ def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: C
 def test_what_is_partly_sent_is_told_with_how_many_have_it(staff: Client, on: str) -> None:
     email, other = mail.queue_many([message("Both", "ann@example.com", "gone@example.com"), message("Other")])
     accepted, unknown = Reply(250, "Ok"), Reply(550, "Unknown", "5.1.1")
-    outcome = Outcome(Fate.ACCEPTED, Stage.DOT, accepted, {"ann@example.com": unknown})
+    outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, accepted, {"ann@example.com": unknown})
     store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     email.refresh_from_db()
     assert (email.status, email.failed_recipients) == (Status.PARTIAL, ["ann@example.com"])
@@ -199,7 +201,7 @@ def test_what_is_partly_sent_is_told_with_how_many_have_it(staff: Client, on: st
 
 def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Client, on: str) -> None:
     emails = mail.queue_many([message("One"), message("Two"), message("Three")])
-    outcome = Outcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))
+    outcome = DeliveryOutcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))
     senders = RefusedSenders("out", on)
     store_outcomes([judge(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on)
     assert "Send now" in staff.get(page(emails[0])).text and "Send now" not in staff.get(page(emails[2])).text

@@ -158,13 +158,13 @@ def test_what_goes_wrong_before_the_session_stands_costs_no_attempt(
     import django
     import trustme
 
-    from mailrail.mail.smtp.server import Server
+    from mailrail.mail.smtp.server import SmtpServer
 
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    monkeypatch.setattr(Server, "tls_context", lambda self: trusting)
+    monkeypatch.setattr(SmtpServer, "tls_context", lambda self: trusting)
     login: dict[str, Any] = {"username": USER, "password": "right"}
     if django.VERSION < (6, 1):
         login = {"host_user": USER, "host_password": "right"}

@@ -22,7 +22,7 @@ from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import fail, judge, lack
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
-from mailrail.mail.smtp import Fate, Outcome
+from mailrail.mail.smtp import DeliveryOutcome, Fate
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
     to = ["ann@example.com", "gone@example.com", "bob@example.com"]
     part = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", to))
     unknown = Reply(550, "Unknown", "5.1.1")
-    outcome = Outcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
+    outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
     store_outcomes([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
     store_outcomes([judge(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     said = mailq()
@@ -128,7 +128,13 @@ def deferred(email: Email, on: str, text: str, **changed: Any) -> None:
     reply = Reply(451, text, "4.7.1")
     senders = RefusedSenders(email.mailer, on)
     store_outcomes(
-        [judge(email, Outcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer, senders)], (), on
+        [
+            judge(
+                email, DeliveryOutcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer, senders
+            )
+        ],
+        (),
+        on,
     )
     Email.objects.filter(pk=email.pk).update(**changed)
 
@@ -248,6 +254,6 @@ def test_reasons_that_exceptions_gave_are_shown_by_class_and_first_line(on: str)
 def test_a_reply_of_several_lines_is_shown_whole(on: str) -> None:
     [email] = queue(1)
     reply = Reply(550, "Your mail was blocked because\nits sender is unknown.", "5.7.1")
-    outcome = Outcome(Fate.REFUSED, Stage.RCPT, None, {"you@example.com": reply})
+    outcome = DeliveryOutcome(Fate.REFUSED, Stage.RCPT, None, {"you@example.com": reply})
     store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     assert "550 5.7.1 Your mail was blocked because\\nits sender is unknown.\n" in mailq()

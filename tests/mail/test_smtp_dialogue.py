@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailrail.mail.replies import Kind, Stage, Verdict
-from mailrail.mail.smtp import Connection, Envelope, Fate, Outcome, Server, Timeouts, send_all
+from mailrail.mail.smtp import Connection, DeliveryOutcome, Envelope, Fate, SmtpServer, Timeouts, send_all
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
     BareNewline,
@@ -37,7 +37,7 @@ class Bag:
 
     def __init__(self, envelopes: Sequence[Envelope]) -> None:
         self._waiting = list(envelopes)
-        self.outcomes: list[tuple[Envelope, Outcome]] = []
+        self.outcomes: list[tuple[Envelope, DeliveryOutcome]] = []
         self.groups: list[list[Envelope]] = []
         self.permitted: list[Envelope] = []
         self.denied: set[Envelope] = set()
@@ -53,7 +53,7 @@ class Bag:
         self.permitted += envelopes
         return [envelope not in self.denied for envelope in envelopes]
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         self.outcomes.append((envelope, outcome))
 
     @property
@@ -63,7 +63,7 @@ class Bag:
         assert len(fates) == len(self.outcomes)
         return fates
 
-    def outcome_of(self, ref: str) -> Outcome:
+    def outcome_of(self, ref: str) -> DeliveryOutcome:
         [found] = [outcome for envelope, outcome in self.outcomes if envelope.ref == ref]
         return found
 
@@ -78,7 +78,7 @@ def batch(count: int = 4) -> list[Envelope]:
 
 
 def deliver(server: ScriptedServer, bag: Bag, timeouts: Timeouts = PATIENCE, connections: int = 1) -> list:
-    used = [Connection(Server("127.0.0.1", server.port, timeouts=timeouts)) for _ in range(connections)]
+    used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=timeouts)) for _ in range(connections)]
     try:
         return send_all(used, bag)
     finally:
@@ -633,7 +633,7 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
     bag = Failing(envelopes)
     executor = ThreadPoolExecutor(1) if elsewhere else None
     with ScriptedServer() as server:
-        used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="the database is gone"):
             send_all(used, bag, executor)
         check_account(server, bag, envelopes)
@@ -672,7 +672,7 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
 
     bag = Failing(envelopes)
     with ScriptedServer() as server:
-        used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="a mistake"):
             send_all(used, bag)
         for connection in used:
@@ -687,7 +687,7 @@ def test_connections_are_permitted_in_groups_elsewhere() -> None:
     envelopes = batch(200)
     bag = Bag(envelopes)
     with ScriptedServer() as server, ThreadPoolExecutor(1) as executor:
-        used = [Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(8)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(8)]
         assert send_all(used, bag, executor) == []
         check_account(server, bag, envelopes)
         for connection in used:
@@ -753,7 +753,7 @@ def test_the_null_sender() -> None:
 def test_a_server_that_only_knows_helo() -> None:
     bag = Bag(batch(2))
     with ScriptedServer([Fault("EHLO", "502 5.5.1 Not implemented")]) as server:
-        server_of = Server("127.0.0.1", server.port, timeouts=HASTE)
+        server_of = SmtpServer("127.0.0.1", server.port, timeouts=HASTE)
         connection = Connection(server_of)
         [error] = send_all([connection], bag)  # the scripted server does not know HELO either
         assert error.stage is Stage.EHLO and b"HELO localhost" in server.lines

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 
-from mailrail.mail.smtp import Connection, Fate, Pool, Server, Timeouts, close_pools, pool_of, send_all
+from mailrail.mail.smtp import Connection, Fate, Pool, SmtpServer, Timeouts, close_pools, pool_of, send_all
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import PoolExhausted
 from tests.mail.test_smtp_backend import backend as backend_for
@@ -23,7 +23,7 @@ PATIENCE = Timeouts().capped(30)
 
 
 def pool_for(server: ScriptedServer, **options: Any) -> Pool:
-    return Pool(Server("127.0.0.1", server.port, timeouts=PATIENCE, **options))
+    return Pool(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE, **options))
 
 
 def send(pool: Pool, count: int = 1) -> Bag:
@@ -157,16 +157,16 @@ def test_of_many_logins_those_used_last_keep_their_connections(monkeypatch: pyte
 
 
 def test_equal_servers_share_a_pool() -> None:
-    one = pool_of(Server("mail.example.com", 25, username="a"))
-    assert pool_of(Server("mail.example.com", 25, username="a")) is one
-    assert pool_of(Server("mail.example.com", 25, username="b")) is not one
-    assert "secret" not in repr(Server("mail.example.com", password="secret"))
+    one = pool_of(SmtpServer("mail.example.com", 25, username="a"))
+    assert pool_of(SmtpServer("mail.example.com", 25, username="a")) is one
+    assert pool_of(SmtpServer("mail.example.com", 25, username="b")) is not one
+    assert "secret" not in repr(SmtpServer("mail.example.com", password="secret"))
 
 
 def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
     """It opens its own; its end, and its goodbyes, do not end the parent's."""
     with ScriptedServer() as server:
-        pool = pool_of(Server("127.0.0.1", server.port, timeouts=PATIENCE))
+        pool = pool_of(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE))
         send(pool)
         held = threading.Event()
 
@@ -230,7 +230,7 @@ def _in_child(action: Any) -> int:
 
 def test_opening_twice_takes_one_link() -> None:
     with ScriptedServer() as server:
-        connection = Connection(Server("127.0.0.1", server.port, timeouts=PATIENCE))
+        connection = Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE))
         assert drive(connection.open()) is True
         assert drive(connection.open()) is False
         drive(connection.quit())

@@ -15,7 +15,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
 from mailrail.mail.replies import Stage
-from mailrail.mail.smtp import Connection, Server, Timeouts, send_all
+from mailrail.mail.smtp import Connection, SmtpServer, Timeouts, send_all
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
     AuthenticationRefused,
@@ -58,7 +58,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 def connect(
     server: Any, host: str = "localhost", timeouts: Timeouts = PATIENCE, **options: Any
 ) -> Connection:
-    connection = Connection(Server(host, server.port, timeouts=timeouts, **options))
+    connection = Connection(SmtpServer(host, server.port, timeouts=timeouts, **options))
     try:
         drive(connection.open())
         bag = Bag([envelope("x", content=b"Subject: x\r\n\r\nHello\r\n")])
@@ -84,7 +84,7 @@ def test_a_large_content_through_tls(
     bag = Bag([envelope("large", content=content), envelope("small")])
     with ScriptedServer(tls=serving, implicit_tls=implicit) as server:
         connection = Connection(
-            Server("localhost", server.port, tls="implicit" if implicit else "starttls", context=trusting)
+            SmtpServer("localhost", server.port, tls="implicit" if implicit else "starttls", context=trusting)
         )
         assert send_all([connection], bag) == []
         connection.close()
@@ -260,9 +260,9 @@ def test_what_goes_wrong_before_the_first_email(
 
 def test_no_address_of_the_host_answers() -> None:
     with pytest.raises(CannotConnect, match=r"The name of no\.such\.host\.invalid:25 is not known"):
-        drive(Connection(Server("no.such.host.invalid")).open())
+        drive(Connection(SmtpServer("no.such.host.invalid")).open())
     with pytest.raises(CannotConnect, match=r"The name of .* is not known"):
-        drive(Connection(Server("a..b")).open())
+        drive(Connection(SmtpServer("a..b")).open())
 
 
 @contextmanager
@@ -369,7 +369,7 @@ def test_what_the_caller_provides_and_does_not_work_is_said(tmp_path: Path) -> N
         with pytest.raises(CannotBegin, match=rf"ssl_certfile '{__file__}' cannot be used: SSLError"):
             connect(server, tls="implicit", certfile=__file__)
         bag = Bag([envelope("x")])
-        used = [Connection(Server("localhost", server.port, tls="implicit", certfile=missing))]
+        used = [Connection(SmtpServer("localhost", server.port, tls="implicit", certfile=missing))]
         [error] = send_all(used, bag)
         assert isinstance(error, CannotBegin) and len(bag) == 1
 

@@ -25,7 +25,7 @@ from mailrail.mail.outcomes import fail, judge
 from mailrail.mail.policies import UNNAMED
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
-from mailrail.mail.smtp import Fate, Outcome
+from mailrail.mail.smtp import DeliveryOutcome, Fate
 from mailrail.messages import Message
 
 from ..chromium import Windows
@@ -64,7 +64,7 @@ def message(subject: str, *to: str) -> EmailMessage:
 
 def by_smtp(email: Email, fate: Fate, stage: Stage, reply: Reply) -> Email:
     """As a worker notes it."""
-    senders, outcome = RefusedSenders(email.mailer, "default"), Outcome(fate, stage, reply)
+    senders, outcome = RefusedSenders(email.mailer, "default"), DeliveryOutcome(fate, stage, reply)
     store_outcomes([judge(email, outcome, timezone.now(), email.mailer, senders)], (), "default")
     senders.save()
     return Email.objects.get(pk=email.pk)

@@ -52,7 +52,7 @@ from .mailers import (
 from .message_ids import message_id_domain
 from .models import Email
 from .moving import unknown_mailers
-from .policies import UNNAMED, Policy, policy_of, read
+from .policies import UNNAMED, MailerPolicy, policy_of, read
 from .server_checks import check_server
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -208,7 +208,7 @@ def _is_no_domain(name: str) -> bool:
     return not name.startswith("[") and ("." not in name.strip(".") or name.endswith(".localdomain"))
 
 
-def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
+def _wrong_with(alias: str, policy: MailerPolicy) -> Iterable[str]:
     yield from _wrong_with_mailer(alias, policy)
     for name in policy.failover:
         if alias_of(name) == alias_of(alias):
@@ -217,7 +217,7 @@ def _wrong_with(alias: str, policy: Policy) -> Iterable[str]:
             yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {why}"
 
 
-def _wrong_with_mailer(alias: str, policy: Policy) -> Iterable[str]:
+def _wrong_with_mailer(alias: str, policy: MailerPolicy) -> Iterable[str]:
     known = configured()
     if (policy.backend is not None or policy.options) and (known is not None or alias_of(alias) == UNNAMED):
         where = "MAILERS" if known is not None else "MAILRAIL['DELIVER_WITH'] and Django's EMAIL_* settings"

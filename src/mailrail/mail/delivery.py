@@ -37,7 +37,7 @@ from .models import FINAL, Email, Status
 from .outcome_store import store_outcomes
 from .outcomes import Result
 from .refused_senders import RefusedSenders
-from .smtp import Connection, Server, SmtpError, close_all, drive, pool_of, send_all
+from .smtp import Connection, SmtpError, SmtpServer, close_all, drive, pool_of, send_all
 from .smtp.as_django import utf8_address_of
 from .smtp.errors import AuthenticationRefused, PoolExhausted
 from .smtp_transport import SmtpTransport
@@ -366,7 +366,7 @@ class Delivery:
     def _by_smtp(
         self,
         backend: BaseEmailBackend,
-        server: Server,
+        server: SmtpServer,
         mailer: str,
         loaded: list[Loaded],
         admission: rates.Admission,
@@ -511,12 +511,12 @@ class Delivery:
             _release(self._messages[email.pk], delay, why)
 
 
-def _most(server: Server, count: int, circuit_state: CircuitState) -> int:
+def _most(server: SmtpServer, count: int, circuit_state: CircuitState) -> int:
     """Connections for so many emails."""
     return 1 if circuit_state.is_probe else max(1, min(server.pool_size, -(-count // PER_CONNECTION)))
 
 
-def _take(server: Server, most: int) -> list[Connection]:
+def _take(server: SmtpServer, most: int) -> list[Connection]:
     """At least one, and what else is free. Raises ``PoolExhausted``."""
     pool = pool_of(server)
     connections = [pool.take()]

@@ -44,7 +44,7 @@ from .outcome_store import store_outcomes
 from .outcomes import Result, hold_for_its_sender, judge, waiting
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
-from .smtp import Fate, Outcome, SmtpError
+from .smtp import DeliveryOutcome, Fate, SmtpError
 from .smtp.backend import REFUSED
 from .smtp.errors import ConnectionLost, Unsendable
 from .smtp.transactions import overflow, without
@@ -127,7 +127,7 @@ def send_by_django(
     return [], None
 
 
-def _judge(email: Email, outcome: Outcome, mailer: str, senders: RefusedSenders) -> Result:
+def _judge(email: Email, outcome: DeliveryOutcome, mailer: str, senders: RefusedSenders) -> Result:
     """Those for whom the server had no room follow at once, where the backend tells who they are."""
     now, offered = timezone.now(), waiting(email)
     over, _ = overflow(offered, outcome)
@@ -150,16 +150,16 @@ def _open(backend: BaseEmailBackend, login: Login) -> str | None:
     return None
 
 
-def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[Outcome, str]:
+def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[DeliveryOutcome, str]:
     """Send one email. Returns its outcome, and why none of the others can be sent, if none can."""
     try:
         return _outcome_of(backend, loaded, mailer), ""
     except AWAY as error:
         said = _said_of(backend, error)
-        return Outcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(said, Stage.CONNECT)), said
+        return DeliveryOutcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(said, Stage.CONNECT)), said
 
 
-def _has_lost_its_connection(outcome: Outcome) -> bool:
+def _has_lost_its_connection(outcome: DeliveryOutcome) -> bool:
     """smtplib goes on to say so of every later email, of which nothing was sent."""
     replies = [outcome.reply, *outcome.refused.values()]
     return outcome.fate is Fate.AMBIGUOUS or any(reply and reply.code == 421 for reply in replies)
@@ -183,7 +183,7 @@ def _close(backend: BaseEmailBackend) -> None:
         logger.exception("%s.close() raised", type(backend).__qualname__)
 
 
-def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outcome:
+def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> DeliveryOutcome:
     """What the backend says, in the words of SMTP. What it raises and nobody knows is tried again, like a 451."""
     email, message = loaded
     _address_to(message, waiting(email))
@@ -192,7 +192,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
         try:
             message = with_ascii_domains(message)
         except InvalidDomain as error:
-            return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(str(error)))
+            return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(str(error)))
         _identify(message, email)  # other services write these headers themselves, and some refuse ours
         _name_one_sender(message, email)
     elif isinstance(message, FinishedMessage):
@@ -205,34 +205,42 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Outco
     except SMTPNotSupportedError as error:
         if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
             raise NeverConnected(_said(error)) from error
-        return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
+        return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
     except SMTPRecipientsRefused as error:
         return _by_recipients(error, waiting(email))
     except SMTPResponseException as error:
         stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.BACKEND
-        return Outcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
+        return DeliveryOutcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
     except (SMTPServerDisconnected, TimeoutError) as error:  # at which stage, smtplib does not say
-        return Outcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
+        return DeliveryOutcome(
+            Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND)
+        )
     except Exception as error:
         causes = list(_causes(error))
         if any(isinstance(each, AWAY) or CONNECTING & _names(each) for each in causes):
             raise NeverConnected(_said(error)) from error
         if any(map(_is_a_doubt, causes)):
-            return Outcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
+            return DeliveryOutcome(
+                Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND)
+            )
         if not hasattr(error, "status_code"):  # with one, it is what a service has answered
             logger.error(
                 "%s raised over email %s, which is tried again later", name, email.pk, exc_info=error
             )
         refused = _refused_by_service(message, waiting(email))
-        return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused)
+        return DeliveryOutcome(
+            Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused
+        )
     if count == 0:
-        return Outcome(Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNKNOWN))
+        return DeliveryOutcome(
+            Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNKNOWN)
+        )
     refused_by_server.update(message.__dict__.get(REFUSED, {}))
     refused = {
         each: refused_by_server[bare(each)] for each in waiting(email) if bare(each) in refused_by_server
     }
     refused.update(_refused_by_service(message, waiting(email)))
-    return Outcome(
+    return DeliveryOutcome(
         Fate.ACCEPTED, Stage.BACKEND, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused
     )
 
@@ -265,13 +273,13 @@ def _listening(backend: BaseEmailBackend) -> Iterator[dict[str, Reply]]:
             connection.__dict__["sendmail"] = before
 
 
-def _unfit_as_finished(email: Email, mailer: str, backend: str) -> Outcome:
+def _unfit_as_finished(email: Email, mailer: str, backend: str) -> DeliveryOutcome:
     """Nothing of it could be told to a service that takes fields: neither body nor attachments. Of a mailer that only
     stands in, another one can still send it."""
     why = f"It is finished bytes, as its class writes its own message, and {backend} does not take bytes."
     if mailer == email.mailer:
-        return Outcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(why))
-    return Outcome(Fate.UNSENT, Stage.MAIL, error=SmtpError(why.rstrip("."), Stage.MAIL))
+        return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(why))
+    return DeliveryOutcome(Fate.UNSENT, Stage.MAIL, error=SmtpError(why.rstrip("."), Stage.MAIL))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -352,7 +360,7 @@ def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
         setattr(message, name, [each for each in getattr(message, name) if str(each) in wanted])
 
 
-def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Outcome:
+def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> DeliveryOutcome:
     """All were refused; or the server closed at one of them (421), and those behind it were not asked for."""
     replies = {bare(address): _reply(*said) for address, said in error.recipients.items()}
     told = {address: bare(address) for address in addresses}
@@ -361,12 +369,14 @@ def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> Ou
     if last is not None:
         refused = {address: reply for address, reply in refused.items() if reply is not last}
         lost = ConnectionLost("The server closes the connection", Stage.RCPT, last)
-        return Outcome(Fate.UNSENT, Stage.RCPT, last, refused, lost)
+        return DeliveryOutcome(Fate.UNSENT, Stage.RCPT, last, refused, lost)
     others = [address for address in addresses if address not in refused]
     unheard = [reply for address, reply in replies.items() if address not in told.values()]
     if len(unheard) != len(others):
         unheard = [Reply(451, "refused, and nobody knows by which reply", UNKNOWN)] * len(others)
-    return Outcome(Fate.REFUSED, Stage.RCPT, None, {**refused, **dict(zip(others, unheard, strict=True))})
+    return DeliveryOutcome(
+        Fate.REFUSED, Stage.RCPT, None, {**refused, **dict(zip(others, unheard, strict=True))}
+    )
 
 
 def _reply(code: int, text: bytes | str) -> Reply:

@@ -165,7 +165,7 @@ def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
     return backend
 
 
-def server_of(backend: BaseEmailBackend) -> ours.Server | None:
+def server_of(backend: BaseEmailBackend) -> ours.SmtpServer | None:
     """The server, where we speak SMTP ourselves: for Django's own backend and ours; ``None`` for any other.
 
     A subclass is called as it is: it may do something of its own in ``open``, ``send_messages`` or ``ssl_context``.
@@ -175,7 +175,7 @@ def server_of(backend: BaseEmailBackend) -> ours.Server | None:
     return ours.server_of(backend) if type(backend) is djangos.EmailBackend else None
 
 
-def server_for(alias: str, backend: BaseEmailBackend) -> ours.Server | None:
+def server_for(alias: str, backend: BaseEmailBackend) -> ours.SmtpServer | None:
     """The same, as the policy of the mailer says how to talk to it."""
     server, policy = server_of(backend), policy_of(alias)
     is_plain = (

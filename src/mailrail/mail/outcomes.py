@@ -18,7 +18,7 @@ from mailrail.moments import after, aware, seconds_between
 from .models import Email, Status, addresses_with
 from .policies import lifetime_of, policy_of
 from .replies import Kind, Reply, Stage, classify
-from .smtp import Fate, Outcome
+from .smtp import DeliveryOutcome, Fate
 from .standing import FINAL_FOR_RECIPIENT, UNDER_WAY, mark_under_way, standing_of, under_way
 from .values import storable
 
@@ -94,7 +94,7 @@ def is_in_doubt(email: Email) -> bool:
 
 def judge(
     email: Email,
-    outcome: Outcome,
+    outcome: DeliveryOutcome,
     now: datetime,
     mailer: str,
     senders: RefusedSenders,
@@ -113,7 +113,7 @@ def judge(
     return _by_replies(email, outcome, now, mailer, senders, offered, goes_on)
 
 
-def _by_the_break(email: Email, outcome: Outcome, now: datetime, mailer: str) -> Result:
+def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer: str) -> Result:
     """The connection broke. Recipients that were refused by then stay refused. Servers close the connection after too
     many errors, and would do so at every attempt, before they come to the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
@@ -249,7 +249,7 @@ def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Resu
 
 def _by_replies(
     email: Email,
-    outcome: Outcome,
+    outcome: DeliveryOutcome,
     now: datetime,
     mailer: str,
     senders: RefusedSenders,
@@ -284,7 +284,7 @@ def _by_replies(
     return _final(email, now, result)
 
 
-def _go_on(email: Email, now: datetime, outcome: Outcome, result: Result, mailer: str) -> Result:
+def _go_on(email: Email, now: datetime, outcome: DeliveryOutcome, result: Result, mailer: str) -> Result:
     """Others of its recipients follow at once: no attempt is counted, and the record has one event for all of them."""
     last = email.events[-1] if email.events else {}
     if outcome.fate is Fate.ACCEPTED and last.get("what") != TAKEN_IN_PART:
@@ -300,7 +300,7 @@ def put_off(email: Email, now: datetime, delay: float, why: str, mailer: str) ->
     return _again(email, now, delay)
 
 
-def _note_answer(email: Email, now: datetime, outcome: Outcome, mailer: str) -> None:
+def _note_answer(email: Email, now: datetime, outcome: DeliveryOutcome, mailer: str) -> None:
     """Note what the server's answer means: a 450 is no 554."""
     is_accepted, is_over = outcome.fate is Fate.ACCEPTED, not waiting(email)
     note(
@@ -319,7 +319,7 @@ def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:
 
 def _heed(
     email: Email,
-    outcome: Outcome,
+    outcome: DeliveryOutcome,
     now: datetime,
     result: Result,
     mailer: str,
@@ -405,7 +405,7 @@ def _facts(reply: Reply) -> dict[str, Any]:
     return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text[:500]}
 
 
-def _reply_of(outcome: Outcome) -> dict[str, Any]:
+def _reply_of(outcome: DeliveryOutcome) -> dict[str, Any]:
     reply = outcome.reply or next(iter(outcome.refused.values()), None)
     return {"stage": str(outcome.stage), **(_facts(reply) if reply else {})}
 

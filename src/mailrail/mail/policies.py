@@ -43,7 +43,7 @@ UNNAMED = ""
 
 
 @dataclass(frozen=True)
-class Policy:
+class MailerPolicy:
     """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it.
 
     ``replies``: what its server means by some of its replies; the first rule that matches counts.
@@ -66,18 +66,18 @@ class Policy:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-NONE = Policy()
+NONE = MailerPolicy()
 
 
-def policy_of(alias: str) -> Policy:
+def policy_of(alias: str) -> MailerPolicy:
     """Raises ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong; the checks say so earlier."""
     return _policies().get(alias or "default", NONE)
 
 
-_built: tuple[Mapping[str, Any], Mapping[str, Policy]] | None = None
+_built: tuple[Mapping[str, Any], Mapping[str, MailerPolicy]] | None = None
 
 
-def _policies() -> Mapping[str, Policy]:
+def _policies() -> Mapping[str, MailerPolicy]:
     """Built once for each value of the setting, as every email asks."""
     global _built
     raw = settings.mailers
@@ -96,14 +96,14 @@ def lifetime_of(alias: str) -> float:
     return settings.mail_lifetime if lifetime is None else lifetime
 
 
-def build(raw: Mapping[str, Any]) -> dict[str, Policy]:
+def build(raw: Mapping[str, Any]) -> dict[str, MailerPolicy]:
     """Read the policies. Raises ``InvalidSettings`` that names the settings, and says all that is wrong with them."""
     policies, mistakes = read(raw)
     mistakes.raise_any(InvalidSettings)
     return policies
 
 
-def read(raw: Mapping[str, Any]) -> tuple[dict[str, Policy], Mistakes]:
+def read(raw: Mapping[str, Any]) -> tuple[dict[str, MailerPolicy], Mistakes]:
     """Return the policies, of what is right in each, and what is wrong."""
     mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
     policies = {
@@ -112,7 +112,7 @@ def read(raw: Mapping[str, Any]) -> tuple[dict[str, Policy], Mistakes]:
     return policies, mistakes
 
 
-def _policy(where: str, said: Any, mistakes: Mistakes) -> Policy:
+def _policy(where: str, said: Any, mistakes: Mistakes) -> MailerPolicy:
     values: dict[str, Any] = {}
     if not isinstance(said, Mapping):
         mistakes.add(InvalidSettings(f"{where} must be a dictionary, not {said!r}."))
@@ -122,7 +122,7 @@ def _policy(where: str, said: Any, mistakes: Mistakes) -> Policy:
             if key not in _READ:
                 raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
             values[key.lower()] = _READ[key](f"{where}[{key!r}]", value)
-    return Policy(**values)
+    return MailerPolicy(**values)
 
 
 # -- one value each --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
 
 from . import smtp as ours
-from .smtp.server import Server, Tls
+from .smtp.server import SmtpServer, Tls
 
 
 def check_server(where: str, backend: BaseEmailBackend) -> Iterable[CheckMessage]:
@@ -40,6 +40,6 @@ def _check_port(where: str, backend: djangos.EmailBackend) -> Iterable[CheckMess
     tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
     if not str(backend.port).isdigit():
         return  # the name of a service, which smtplib takes
-    if advice := Server(str(backend.host), int(backend.port), tls).port_advice:
+    if advice := SmtpServer(str(backend.host), int(backend.port), tls).port_advice:
         has = {"implicit": "use_ssl", "starttls": "use_tls", "none": "neither use_ssl nor use_tls"}[tls]
         yield Warning(f"{where} has port {backend.port} and {has}.", hint=advice, id="mailrail.mail.W008")

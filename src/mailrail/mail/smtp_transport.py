@@ -26,7 +26,7 @@ from .outcomes import Result, judge, waiting
 from .rates import Admission
 from .refused_senders import RefusedSenders
 from .replies import Stage
-from .smtp import Envelope, Fate, Outcome, Server
+from .smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
 from .smtp.errors import EightBitNotOffered, NotPermitted
 from .smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
 from .standing import mark_under_way, may_go_on
@@ -65,7 +65,7 @@ class SmtpTransport:
         self,
         emails: Sequence[Loaded],
         mailer: str,
-        server: Server,
+        server: SmtpServer,
         using: str,
         senders: RefusedSenders,
         admission: Admission,
@@ -176,7 +176,7 @@ class SmtpTransport:
         if email.id not in self._parts:
             self._add(Result(email, Status.QUEUED, is_part=True))
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
@@ -189,7 +189,7 @@ class SmtpTransport:
         else:
             self._judge(envelope, outcome)
 
-    def _judge(self, envelope: Envelope, outcome: Outcome) -> None:
+    def _judge(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
         is_accepted = outcome.fate is Fate.ACCEPTED
         self.accepted += is_accepted
@@ -218,7 +218,7 @@ class SmtpTransport:
         self._add(result)
 
     @staticmethod
-    def _offered(envelope: Envelope, outcome: Outcome, over: Collection[str]) -> set[str]:
+    def _offered(envelope: Envelope, outcome: DeliveryOutcome, over: Collection[str]) -> set[str]:
         """Return whom the outcome is about, as the record has them: a refusal of MAIL is about all who follow, too."""
         told = {*envelope.recipients} - {*over}
         if outcome.stage is Stage.MAIL:
@@ -275,7 +275,7 @@ def _given(wire: Mapping[str, str], told: Iterable[str]) -> list[str]:
     return [given for given, address in wire.items() if address in wanted]
 
 
-def _in_words_of_the_record(outcome: Outcome, wire: dict[str, str]) -> Outcome:
+def _in_words_of_the_record(outcome: DeliveryOutcome, wire: dict[str, str]) -> DeliveryOutcome:
     """The server was told addresses without names, IDNs in their ASCII form, each of them once."""
     if not outcome.refused:
         return outcome

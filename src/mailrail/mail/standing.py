@@ -8,7 +8,7 @@ from typing import Any
 from .models import Email, Status
 from .policies import policy_of
 from .replies import Kind, Stage, classify, is_too_many
-from .smtp import Fate, Outcome
+from .smtp import DeliveryOutcome, Fate
 
 FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
 UNDER_WAY = "under_way"
@@ -41,7 +41,7 @@ def under_way(email: Email) -> set[str]:
     }
 
 
-def may_go_on(outcome: Outcome, mailer: str) -> bool:
+def may_go_on(outcome: DeliveryOutcome, mailer: str) -> bool:
     """Tell whether the rest of the recipients may be offered at once, in another transaction.
 
     Not behind a reply that asks to come later, or is about the whole email, nor where there was no room for anybody.

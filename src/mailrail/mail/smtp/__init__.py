@@ -3,21 +3,21 @@
 from .backend import EmailBackend, server_of
 from .connection import Connection
 from .driver import drive, send_all
-from .envelope import Envelope, EnvelopeSource, Fate, Outcome, check_address
+from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate, check_address
 from .errors import SmtpError
 from .pool import Pool, close_all, close_pools, pool_of
-from .server import Server, Timeouts
+from .server import SmtpServer, Timeouts
 
 __all__ = [
     "Connection",
+    "DeliveryOutcome",
     "EmailBackend",
     "Envelope",
     "EnvelopeSource",
     "Fate",
-    "Outcome",
     "Pool",
-    "Server",
     "SmtpError",
+    "SmtpServer",
     "Timeouts",
     "check_address",
     "close_all",

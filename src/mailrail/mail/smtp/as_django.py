@@ -16,7 +16,7 @@ from django.core.mail.backends import smtp
 from mailrail.addresses import with_ascii_domains
 
 from ..replies import Reply, Stage
-from .envelope import Envelope, Outcome
+from .envelope import DeliveryOutcome, Envelope
 from .errors import (
     AuthenticationRefused,
     CannotBegin,
@@ -83,7 +83,7 @@ def _is_djangos(kind: type) -> bool:
     return getattr(kind, "prep_address", None) is getattr(smtp.EmailBackend, "prep_address", None)
 
 
-def exception_of(envelope: Envelope, outcome: Outcome) -> Exception:
+def exception_of(envelope: Envelope, outcome: DeliveryOutcome) -> Exception:
     """What smtplib would have raised."""
     if isinstance(outcome.error, SmtpError):
         return exception_for(outcome.error)

@@ -24,10 +24,10 @@ from ..replies import Reply
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
 from .driver import drive, send_all
-from .envelope import Envelope, Fate, Outcome
+from .envelope import DeliveryOutcome, Envelope, Fate
 from .errors import EightBitNotOffered, SmtpError
 from .pool import Pool, pool_of
-from .server import Server, Timeouts, Tls, check_extensions, check_local_hostname
+from .server import SmtpServer, Timeouts, Tls, check_extensions, check_local_hostname
 from .transactions import divide, learn, most_recipients, overflow, smaller, without
 
 logger = logger_of("mailrail.mail")
@@ -37,7 +37,7 @@ class EmailBackend(smtp.EmailBackend):
     """Take the options of Django's backend, with the same meaning and the same errors, and some more.
 
     The others: ``pool_size``, ``pool_timeout``, ``max_messages``, ``max_age``, ``check_after``: how many
-    connections this process keeps to the server, and how long (``Server``). ``token``: a callable that returns an
+    connections this process keeps to the server, and how long (``SmtpServer``). ``token``: a callable that returns an
     XOAUTH2 token.
     ``ssl_context``: replaces the default context; all connections share it. ``local_hostname``: the name in EHLO,
     instead of this machine's name. ``ignore_extensions``: extensions that are not used even if the server offers them.
@@ -49,11 +49,11 @@ class EmailBackend(smtp.EmailBackend):
     def __init__(
         self,
         *args: Any,
-        pool_size: int = Server.pool_size,
-        pool_timeout: float = Server.pool_timeout,
-        max_messages: int = Server.max_messages,
-        max_age: float = Server.max_age,
-        check_after: float = Server.check_after,
+        pool_size: int = SmtpServer.pool_size,
+        pool_timeout: float = SmtpServer.pool_timeout,
+        max_messages: int = SmtpServer.max_messages,
+        max_age: float = SmtpServer.max_age,
+        check_after: float = SmtpServer.check_after,
         token: Callable[[], str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         local_hostname: str | None = None,
@@ -89,7 +89,7 @@ class EmailBackend(smtp.EmailBackend):
         self._pool: Pool | None = None
 
     @property
-    def server(self) -> Server:
+    def server(self) -> SmtpServer:
         """What the options say. Equal servers share a pool, whichever backend objects they belong to."""
         return server_of(self, token=self._token, context=self._context, **self._options)
 
@@ -175,10 +175,10 @@ class EmailBackend(smtp.EmailBackend):
         )
 
 
-def server_of(backend: smtp.EmailBackend, **more: Any) -> Server:
+def server_of(backend: smtp.EmailBackend, **more: Any) -> SmtpServer:
     """The server that a backend with Django's options means."""
     tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
-    return Server(
+    return SmtpServer(
         host=str(backend.host),
         port=int(backend.port),
         tls=tls,
@@ -214,7 +214,7 @@ class _Batch:
     def __init__(
         self,
         messages: Sequence[EmailMessage],
-        server: Server,
+        server: SmtpServer,
         envelope_of: Callable[[EmailMessage, bool], Envelope],
         silent: bool,
     ) -> None:
@@ -250,7 +250,7 @@ class _Batch:
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [self.failure is None for _ in envelopes]
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _MessageRef = envelope.ref
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.message, False))
@@ -261,7 +261,7 @@ class _Batch:
         elif self.failure is None and not self._silent:
             self.failure = exception_of(envelope, outcome)
 
-    def _count(self, envelope: Envelope, outcome: Outcome) -> None:
+    def _count(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         """It is sent, though not to everybody, it may be. Those for whom there was no room follow at once."""
         ref: _MessageRef = envelope.ref
         over: list[str] = []

@@ -11,10 +11,10 @@ from mailrail.log import logger_of
 
 from ..replies import Stage
 from .dialogue import Dialogue
-from .envelope import Envelope, EnvelopeSource, Fate, Outcome
+from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import ConnectionLost, NotPermitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
-from .server import Server
+from .server import SmtpServer
 from .session import Extensions, command, open_session
 from .transactions import heed_limits
 
@@ -24,7 +24,7 @@ MOST_BREAKS = 3
 """Connections in a row that broke before the server had decided over a single email."""
 
 
-_strict: set[Server] = set()
+_strict: set[SmtpServer] = set()
 """Servers that take no commands behind the final dot, such as Haraka 3.3: 503. RFC 2920 3.1 permits these commands, and
 asks nobody to send them."""
 
@@ -32,7 +32,7 @@ asks nobody to send them."""
 class Connection:
     """At most one open link at a time. ``work`` carries envelopes over it, and over its successors."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: SmtpServer) -> None:
         self.server = server
         self.extensions: Extensions = {}
         self._link = Link()
@@ -132,13 +132,13 @@ class Connection:
             again.appendleft(unsent.envelope)
         else:
             refused = unsent.refused if isinstance(error, ConnectionLost) else {}
-            outcome = Outcome(Fate.UNSENT, error.stage, error.reply, refused, error)
+            outcome = DeliveryOutcome(Fate.UNSENT, error.stage, error.reply, refused, error)
             source.ended(unsent.envelope, outcome)
 
     @staticmethod
     def _give_up(source: EnvelopeSource, again: deque[Envelope], error: SmtpError) -> SmtpError:
         for envelope in again:
-            source.ended(envelope, Outcome(Fate.UNSENT, error.stage, error.reply, error=error))
+            source.ended(envelope, DeliveryOutcome(Fate.UNSENT, error.stage, error.reply, error=error))
         again.clear()
         return error
 
@@ -157,7 +157,7 @@ class Connection:
         return True
 
 
-def _learn(server: Server, error: SmtpError) -> None:
+def _learn(server: SmtpServer, error: SmtpError) -> None:
     """Send this server no more commands behind a final dot, and tell so once."""
     if server not in _strict:
         _strict.add(server)

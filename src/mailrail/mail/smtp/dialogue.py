@@ -17,7 +17,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ..replies import Reply, Stage, names_too_many
-from .envelope import Envelope, EnvelopeSource, Fate, Outcome
+from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import (
     ConnectionLost,
     EightBitNotOffered,
@@ -63,8 +63,8 @@ class Attempt:
         """May the server have accepted it?"""
         return self.write is not None and self.write.dot_sent and not self.hopeless
 
-    def refusal(self) -> Outcome:
-        return Outcome(Fate.REFUSED, self.stage, self.reply, self.refused)
+    def refusal(self) -> DeliveryOutcome:
+        return DeliveryOutcome(Fate.REFUSED, self.stage, self.reply, self.refused)
 
 
 class Dialogue:
@@ -169,13 +169,13 @@ class Dialogue:
         elif hasty or not reply.positive:
             raise ProtocolError("The content was answered in a way that means nothing", Stage.DOT, reply)
         else:
-            self._end(attempt, Outcome(Fate.ACCEPTED, Stage.DOT, reply, attempt.refused))
+            self._end(attempt, DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply, attempt.refused))
         if reply.code == 421:
             raise ConnectionLost("The server closes the connection", Stage.DOT, reply)
         if hasty:
             raise ConnectionLost("The server answered before all was sent", Stage.BODY, reply)
 
-    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _end(self, attempt: Attempt, outcome: DeliveryOutcome) -> None:
         self.decided += 1
         self._current = None
         self._source.ended(attempt.envelope, outcome)
@@ -278,7 +278,7 @@ class Dialogue:
             try:
                 attempt = Attempt(envelope, self._commands(envelope))
             except Unsendable as error:
-                self._source.ended(envelope, Outcome(Fate.UNFIT, Stage.MAIL, error=error))
+                self._source.ended(envelope, DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=error))
             else:
                 self.taken += 1
                 self._open_transaction = False  # there is a RSET now, if there had to be
@@ -324,7 +324,7 @@ class Dialogue:
             return
         if attempt.doubtful:
             self._source.ended(
-                attempt.envelope, Outcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
+                attempt.envelope, DeliveryOutcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
             )
         elif attempt.hopeless and not isinstance(error, ProtocolError):
             self.decided += 1

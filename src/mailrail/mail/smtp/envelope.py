@@ -95,7 +95,7 @@ class Fate(StrEnum):
 
 
 @dataclass(slots=True)
-class Outcome:
+class DeliveryOutcome:
     """What became of an envelope.
 
     ``stage``: the last one it reached. ``reply``: the one that decided over the whole envelope. ``refused``: the
@@ -145,5 +145,5 @@ class EnvelopeSource(Protocol):
         A refusal closes the connection, as nothing else takes an email back at that point (RFC 5321 4.1.1.4).
         """
 
-    def ended(self, envelope: Envelope, outcome: Outcome) -> None:
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         """Take in the outcome of an envelope: called once for each that was taken."""

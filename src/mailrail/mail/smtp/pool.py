@@ -13,13 +13,13 @@ from ..replies import Stage
 from .connection import Connection
 from .driver import drive_together
 from .errors import PoolExhausted
-from .server import Server
+from .server import SmtpServer
 
 
 class Pool:
     """Thread-safe: a connection belongs to one caller at a time. The one used last is taken first."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: SmtpServer) -> None:
         self.server = server
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
@@ -81,7 +81,7 @@ class Pool:
 MOST_KEPT = 32
 """Pools with idle connections, in one process: who logs in for each of many customers would fill it with sockets."""
 
-_pools: dict[Server, Pool] = {}
+_pools: dict[SmtpServer, Pool] = {}
 _keeping: dict[Pool, None] = {}  # those that may have idle connections; the one used last is the last
 _lock = threading.Lock()
 
@@ -98,7 +98,7 @@ def _keep(pool: Pool) -> None:
         each.close()
 
 
-def pool_of(server: Server) -> Pool:
+def pool_of(server: SmtpServer) -> Pool:
     """The pool that all users of an equal ``server`` share in this process."""
     with _lock:
         if (pool := _pools.get(server)) is None:

@@ -83,7 +83,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
-class Server:
+class SmtpServer:
     """One way to one server. Equal ones share a pool of connections.
 
     ``token``: called at each login for an XOAUTH2 access token, in place of a password. ``context``: instead of the

@@ -26,7 +26,7 @@ from .errors import (
     TlsFailed,
 )
 from .link import Connect, Handshake, Link, Read, Step, Write, resolve
-from .server import PATIENCE_WITHOUT_TLS, Server
+from .server import PATIENCE_WITHOUT_TLS, SmtpServer
 
 Extensions = Mapping[str, str]
 """What EHLO offers: keyword in capitals -> its parameters."""
@@ -39,7 +39,7 @@ def command(link: Link, line: bytes, stage: Stage, timeout: float) -> Generator[
     return (yield Read(link, stage, timeout))  # type: ignore[no-any-return]
 
 
-def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
+def open_session(link: Link, server: SmtpServer) -> Generator[Step, Any, Extensions]:
     """Connect the link and log in. Returns what the server offers. The link is closed if it raises."""
     try:
         yield from _connect(link, server)
@@ -61,7 +61,7 @@ def open_session(link: Link, server: Server) -> Generator[Step, Any, Extensions]
         raise
 
 
-def _connect(link: Link, server: Server) -> Steps:
+def _connect(link: Link, server: SmtpServer) -> Steps:
     """To the first address of the host that takes the connection. Each has its time, as one may lead nowhere."""
     name, timeout = f"{server.host}:{server.port}", server.timeouts.connect
     *others, last = resolve(server.host, server.port)
@@ -74,11 +74,11 @@ def _connect(link: Link, server: Server) -> Steps:
     yield Connect(link, name, last, timeout)
 
 
-def _handshake(link: Link, server: Server, stage: Stage) -> Handshake:
+def _handshake(link: Link, server: SmtpServer, stage: Stage) -> Handshake:
     return Handshake(link, server.tls_context(), server.host, server.timeouts.greeting, stage)
 
 
-def _greeting(link: Link, server: Server) -> Steps:
+def _greeting(link: Link, server: SmtpServer) -> Steps:
     reply = yield from _first_reply(link, server)
     if reply.refusal:
         raise ServerRefused("The server turned us away", Stage.GREETING, reply)
@@ -86,7 +86,7 @@ def _greeting(link: Link, server: Server) -> Steps:
         raise ProtocolError("The server greets in a way that is not SMTP's", Stage.GREETING, reply)
 
 
-def _first_reply(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+def _first_reply(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     """Wait for it as long as RFC 5321 4.5.3.2.1 says, unless the port tells that nothing will come without TLS."""
     timeout = server.timeouts.greeting
     if server.tls == "implicit" or not server.port_advice:
@@ -98,7 +98,7 @@ def _first_reply(link: Link, server: Server) -> Generator[Step, Any, Reply]:
         raise type(error)(what, Stage.GREETING, advice=server.port_advice) from error
 
 
-def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
+def _ehlo(link: Link, server: SmtpServer) -> Generator[Step, Any, Extensions]:
     name = server.local_hostname.encode("ascii", "replace")
     reply = yield from command(link, b"EHLO " + name, Stage.EHLO, server.timeouts.command)
     if reply.code in (500, 502):  # a server from before 1995: RFC 5321 3.2
@@ -116,7 +116,7 @@ def _ehlo(link: Link, server: Server) -> Generator[Step, Any, Extensions]:
     return extensions
 
 
-def _start_tls(link: Link, server: Server, offered: Extensions) -> Generator[Step, Any, Extensions]:
+def _start_tls(link: Link, server: SmtpServer, offered: Extensions) -> Generator[Step, Any, Extensions]:
     """RFC 3207. What was offered before counts no more: it could be forged (4.2)."""
     if "STARTTLS" not in offered:
         raise TlsFailed("The server does not offer STARTTLS", Stage.STARTTLS)
@@ -141,7 +141,7 @@ def _first_after_tls(steps: Steps) -> Steps:
         raise ConnectionLost(error.what, error.stage, advice=CLIENT_CERTIFICATE) from error
 
 
-def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
+def _log_in(link: Link, server: SmtpServer, offered: Extensions) -> Steps:
     """By the first mechanism that works: servers offer some they have no secrets for.
 
     535 to one that sends the password ends it (RFC 4954 6: the credentials are invalid). The same password by another
@@ -160,7 +160,7 @@ def _log_in(link: Link, server: Server, offered: Extensions) -> Steps:
     raise _no(reply, AuthenticationRefused("The server refused our login", Stage.AUTH, reply))
 
 
-def _preferred(link: Link, server: Server) -> list[str]:
+def _preferred(link: Link, server: SmtpServer) -> list[str]:
     if server.token is not None:
         return ["XOAUTH2"]
     return ["PLAIN", "LOGIN", "CRAM-MD5"] if link.secure else ["CRAM-MD5", "PLAIN", "LOGIN"]
@@ -176,17 +176,17 @@ def _no(reply: Reply, error: SmtpError) -> SmtpError:
 # -- mechanisms -------------------------------------------------------------------------------------------------
 
 
-def _auth(link: Link, server: Server, line: bytes) -> Generator[Step, Any, Reply]:
+def _auth(link: Link, server: SmtpServer, line: bytes) -> Generator[Step, Any, Reply]:
     return (yield from command(link, line, Stage.AUTH, server.timeouts.command))
 
 
-def _plain(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+def _plain(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     """RFC 4616."""
     secret = f"\0{server.username}\0{server.password}".encode()
     return (yield from _auth(link, server, b"AUTH PLAIN " + b64encode(secret)))
 
 
-def _login(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+def _login(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     """Never standardized: draft-murchison-sasl-login."""
     reply = yield from _auth(link, server, b"AUTH LOGIN")
     for word in (server.username, server.password):
@@ -196,7 +196,7 @@ def _login(link: Link, server: Server) -> Generator[Step, Any, Reply]:
     return reply
 
 
-def _cram_md5(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+def _cram_md5(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     """RFC 2195."""
     reply = yield from _auth(link, server, b"AUTH CRAM-MD5")
     if reply.code != 334:
@@ -209,7 +209,7 @@ def _cram_md5(link: Link, server: Server) -> Generator[Step, Any, Reply]:
     return (yield from _auth(link, server, b64encode(f"{server.username} {digest}".encode())))
 
 
-def _xoauth2(link: Link, server: Server) -> Generator[Step, Any, Reply]:
+def _xoauth2(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     """Google's and Microsoft's. A refusal comes as a challenge first, to be answered with an empty line."""
     secret = f"user={server.username}\1auth=Bearer {_token(server)}\1\1".encode()
     reply = yield from _auth(link, server, b"AUTH XOAUTH2 " + b64encode(secret))
@@ -218,7 +218,7 @@ def _xoauth2(link: Link, server: Server) -> Generator[Step, Any, Reply]:
     return reply
 
 
-def _token(server: Server) -> str:
+def _token(server: SmtpServer) -> str:
     """Ask for it. Raises ``CannotBegin``, which never shows what should have been one."""
     assert server.token is not None
     try:

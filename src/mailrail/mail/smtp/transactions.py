@@ -14,8 +14,8 @@ from dataclasses import replace
 from mailrail.log import logger_of
 
 from ..replies import TOO_MANY, Reply, Stage, is_too_many, names_too_many
-from .envelope import Envelope, Fate, Outcome
-from .server import Server
+from .envelope import DeliveryOutcome, Envelope, Fate
+from .server import SmtpServer
 
 logger = logger_of("mailrail.mail")
 
@@ -24,10 +24,12 @@ KNOWN_FOR = 3600.0
 
 _RCPTMAX = re.compile(r"(?<!\S)RCPTMAX=0*([1-9][0-9]{0,8})(?!\S)", re.IGNORECASE)
 
-_learnt: dict[Server, tuple[int, float]] = {}  # server -> most recipients, and until when that is believed
+_learnt: dict[
+    SmtpServer, tuple[int, float]
+] = {}  # server -> most recipients, and until when that is believed
 
 
-def most_recipients(server: Server) -> int | None:
+def most_recipients(server: SmtpServer) -> int | None:
     """Return how many recipients the server takes in one transaction, by settings and experience; ``None``: unknown."""
     if server not in _learnt:
         return server.max_recipients
@@ -38,7 +40,7 @@ def most_recipients(server: Server) -> int | None:
     return most if server.max_recipients is None else min(most, server.max_recipients)
 
 
-def learn(server: Server, most: int) -> None:
+def learn(server: SmtpServer, most: int) -> None:
     """Note that the server takes no more recipients in one transaction, and tell so once."""
     known = most_recipients(server)
     if known is not None and known <= most:
@@ -48,7 +50,7 @@ def learn(server: Server, most: int) -> None:
     logger.info(told, server.host, server.port, most)
 
 
-def heed_limits(server: Server, parameters: str) -> None:
+def heed_limits(server: SmtpServer, parameters: str) -> None:
     """Learn the number that a server says by itself, in its reply to EHLO (RFC 9422 6: ``LIMITS RCPTMAX=100``)."""
     if found := _RCPTMAX.search(parameters):
         learn(server, int(found[1]))
@@ -59,7 +61,7 @@ def forget() -> None:
     _learnt.clear()
 
 
-def overflow(recipients: Sequence[str], outcome: Outcome) -> tuple[list[str], int]:
+def overflow(recipients: Sequence[str], outcome: DeliveryOutcome) -> tuple[list[str], int]:
     """Return the recipients that the server had no room for in this transaction, and how many it has.
 
     The number is 0 where the reply does not say clearly that there were too many. A plain 452 may be about one mailbox
@@ -83,7 +85,7 @@ def _is_too_many(reply: Reply | None) -> bool:
     return reply is not None and is_too_many(reply)
 
 
-def smaller(envelope: Envelope, outcome: Outcome) -> int:
+def smaller(envelope: Envelope, outcome: DeliveryOutcome) -> int:
     """Return by how many recipients to try again at once, where the server took none as they were too many; else 0.
 
     Some servers end the connection after so many refused recipients (Postfix: smtpd_hard_error_limit). Some answer DATA
@@ -97,13 +99,13 @@ def smaller(envelope: Envelope, outcome: Outcome) -> int:
     return 0
 
 
-def _is_at_data(outcome: Outcome, code: int | None = None) -> bool:
+def _is_at_data(outcome: DeliveryOutcome, code: int | None = None) -> bool:
     if outcome.fate is not Fate.REFUSED or outcome.reply is None:
         return False
     return outcome.stage in (Stage.DATA, Stage.DOT) and code in (None, outcome.reply.code)
 
 
-def without(outcome: Outcome, over: Collection[str]) -> Outcome:
+def without(outcome: DeliveryOutcome, over: Collection[str]) -> DeliveryOutcome:
     """Return the outcome of the others: nothing is decided over those for whom there was no room."""
     if not over:
         return outcome
