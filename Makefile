@@ -13,7 +13,8 @@ LAYER = database
 PORT ?= 8000
 # Passed on to pytest, the demo, the benchmarks or the soak
 ARGS =
-# Processes of `make test`: one for each core, at most four; with ARGS one, so that -x, -s and --pdb work as ever
+# Processes of `make test`: one more than there are cores, at most four, as a quarter of the time of each is waiting
+# (tests/conftest.py); with ARGS one, so that -x, -s and --pdb work as ever
 JOBS = $(if $(strip $(ARGS)),0,logical)
 # How long a soak takes
 MINUTES = 5
@@ -44,7 +45,7 @@ demo: ## 501 invitations, from the web form to a real SMTP server, with everythi
 	$(if $(demo-of-$(LAYER)),,$(error LAYER is "$(LAYER)"; it can be database or redis))
 	"$(call python-of,$(demo-of-$(LAYER)))" demo/run.py --layer $(LAYER) $(ARGS)
 
-test: ## the whole suite; as root it first installs Debian's Chromium, if there is no browser
+test: ## the whole suite, about 8 minutes on two cores; as root it first installs Debian's Chromium, if there is no browser
 	"$(dev)" -m scripts.catalogues --compile
 	@[ "$$MAILRAIL_TEST_CHROMIUM" ] || scripts/ensure_package.sh chromium chromium chromium-browser google-chrome || true
 	"$(dev)" -W error -m pytest $(spread) $(ARGS)
@@ -53,7 +54,7 @@ test: ## the whole suite; as root it first installs Debian's Chromium, if there 
 spread = -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 quick: JOBS = logical
-quick: ## lint and most tests, for while you edit: none that wait long or start many processes
+quick: ## lint and two thirds of the tests, the cheap ones, for while you edit: about a minute
 	"$(dev)" -m ruff check
 	"$(dev)" -m scripts.catalogues --compile
 	"$(dev)" -W error -m pytest --quick $(spread) $(ARGS)

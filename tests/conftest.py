@@ -47,54 +47,81 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 LONG = (
-    "tests/test_runserver",
     "tests/faults/test_mail_rates",
+    "tests/faults/test_valkey",
     "tests/faults/test_servers",
-    "tests/layers/test_state_machine",
-    "tests/demo/",
+    "tests/test_runserver",
+    "tests/demo/test_demo",
+    "tests/pages/test_every_page",
+    "tests/pages/test_admin_pages",
     "tests/worker/test_worker",
-    "tests/faults/",
-    "tests/pages/",
-    "tests/test_transactions",
-    "tests/test_commands",
     "tests/test_tutorial",
-    "tests/test_admin",
-    "tests/mail/test_retention",
-    "tests/test_poolers",
-    "tests/layers/test_redis",
+    "tests/faults/test_faults",
+    "tests/layers/test_state_machine",
+    "tests/faults/",
+    "tests/test_commands",
     "tests/mail/test_compose_properties",
-    "tests/mail/test_order",
-    "tests/worker/",
+    "tests/test_poolers",
+    "tests/test_transactions",
+    "tests/test_admin",
+    "tests/mail/test_admin",
+    "tests/demo/",
+    "tests/pages/",
+    "tests/mail/test_retention",
     "tests/layers/",
+    "tests/worker/",
     "tests/mail/",
 )
-"""Where the files are that take longest, the longest first. Most of what they take is waiting."""
+"""Where the files are that take longest, the longest first. Half of what they take is waiting."""
 
 NOT_QUICK = (
     "tests/demo/",
     "tests/faults/",
+    "tests/invitations/test_addresses.py::test_django_can",
     "tests/invitations/test_admin",
+    "tests/invitations/test_bulk.py::test_10000",
     "tests/invitations/test_invitation_checks",
+    "tests/invitations/test_views.py::test_whatever",
     "tests/layers/test_outbox",
-    "tests/layers/test_redis_cluster",
-    "tests/layers/test_redis_ways",
+    "tests/layers/test_plans",
+    "tests/layers/test_postgresql",
+    "tests/layers/test_redis",
     "tests/layers/test_state_machine",
     "tests/mail/test_admin",
     "tests/mail/test_as_djangos",
+    "tests/mail/test_buried",
+    "tests/mail/test_compose.py::test_base64",
     "tests/mail/test_compose_properties",
+    "tests/mail/test_content.py::test_any",
+    "tests/mail/test_domains",
     "tests/mail/test_fault_matrix",
     "tests/mail/test_in_consumers",
+    "tests/mail/test_logins",
+    "tests/mail/test_mail_plans",
+    "tests/mail/test_moving.py::test_mail_of",
     "tests/mail/test_order",
+    "tests/mail/test_rates.py::test_a_long",
+    "tests/mail/test_replies.py::test_policy",
     "tests/mail/test_retention",
     "tests/mail/test_senders",
+    "tests/mail/test_smtp_backend.py::test_the_same",
+    "tests/mail/test_smtp_dialogue.py::test_the_account",
+    "tests/mail/test_smtp_sessions.py::test_a_large",
+    "tests/mail/test_unforeseen",
+    "tests/mail/test_whole_words.py::test_words_longer",
+    "tests/mail/test_wrong_arguments.py::test_output",
     "tests/pages/",
     "tests/soak/",
     "tests/test_admin",
     "tests/test_commands",
     "tests/test_install",
+    "tests/test_messages.py::TestRoundTripsOnTheDatabase",
     "tests/test_poolers",
     "tests/test_runserver",
     "tests/test_side_by_side",
+    "tests/test_testing.py::test_the_fixtures",
+    "tests/test_testing.py::test_the_plugin",
+    "tests/test_testing_mail.py::test_a_project_under",
     "tests/test_transactions",
     "tests/test_tutorial",
     "tests/test_two_databases",
@@ -102,6 +129,7 @@ NOT_QUICK = (
     "tests/worker/test_parts",
     "tests/worker/test_what_goes_wrong",
 )
+"""Folders, files and tests, by what their names begin with, that take most of the time that `make quick` has not."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,11 +149,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=rank)
-    if config.getoption("quick"):  # what holds on SQLite and on one Redis holds there, too, nearly always
-        items[:] = [item for item in items if not _NOT_QUICK_LAYER.search(item.nodeid)]
+    if config.getoption("quick"):
+        items[:] = [item for item in items if _is_quick(item.nodeid)]
 
 
-_NOT_QUICK_LAYER = re.compile(r"\[(.*-)?(postgres|redis-cluster)[-\]]")
+def _is_quick(nodeid: str) -> bool:
+    """What holds on SQLite and on one Redis holds on the other layers, too, nearly always."""
+    return not nodeid.startswith(NOT_QUICK) and not re.search(
+        r"\[(.*-)?(postgres|redis-cluster)[-\]]", nodeid
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: a quarter of the time of each is waiting."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return cores + 1
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -89,7 +89,8 @@ def test_a_missing_mail_makes_it_fail_and_say_which(tmp_path: Path) -> None:
 def test_when_it_is_interrupted_it_leaves_nothing_behind(
     tmp_path: Path, stop: signal.Signals, layer: str
 ) -> None:
-    with demo(tmp_path, "--refuse", "guest-0000@example.com", "--layer", layer) as process:
+    options = ["--addresses", "20", "--refuse", "guest-0000@example.com"]  # for which it waits
+    with demo(tmp_path, *options, "--layer", layer) as process:
         assert process.stdout
         for line in process.stdout:
             if "mail accepted" in line:

@@ -15,7 +15,7 @@ from mailrail.mail.compose.uncommon import Uncommon
 from .messages import any_message, common
 from .reading import by_django, check_wire, expected, read
 
-thorough = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+thorough = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @thorough

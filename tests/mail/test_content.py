@@ -56,7 +56,7 @@ def test_it_composes_as_before(name: str) -> None:
     assert again.recipients() == message.recipients()
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 @given(any_message())
 def test_any_message_composes_as_before(message: EmailMessage) -> None:
     note(repr(vars(message)))
