@@ -80,8 +80,8 @@ class Settings:
     mail_message_id_domain: str | None = None
     """What stands behind the ``@`` of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Rates, connections, lifetime, failover and the meaning of replies of each mailer, by its alias
-    (``mailrail.mail.policies``)."""
+    """Rates, connections, recipients at once, lifetime, failover and the meaning of replies of each mailer, by its
+    alias (``mailrail.mail.policies``)."""
     mail_keep_bodies: float | None = None
     """How long the content of an email is kept that is sent, or has ended otherwise, before ``prunemail`` removes it.
     ``None``: as long as the record."""
