@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from mailrail.mail.models import Email, Status
 from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import Result
 from mailrail.prepared_statements import is_pooled
+from mailrail.second_connection import unpooled
+from mailrail.worker.pooled import replace_broken_connections
 
 from .pgbouncer import MISSING, PROGRAM, PgBouncer
 from .processes import Ledger, WorkerProcess, children_of, until, workers
@@ -268,6 +271,34 @@ class TestDjangosPool:
         assert {(line.attempt, line.losses) for line in ledger.lines("ran")} == {(1, 0)}
         assert len(_booked()) == 60
 
+    def test_broken_connections_are_replaced_without_a_pause_and_the_pool_is_emptied_once(
+        self, layer: Any, pool: dict[str, int], monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
+        """psycopg_pool's own check sleeps for 1, 2 and 4 s: it is given four broken connections in a row."""
+        wrapper: Any = type(connections["postgres"])
+        monkeypatch.setattr(wrapper, "get_new_connection", wrapper.get_new_connection)  # put back afterwards
+        replace_broken_connections(wrapper)
+        replace_broken_connections(wrapper)  # once more changes nothing
+        pool |= {"min_size": 4, "max_size": 4}
+        others = [connections["postgres"].copy() for _ in range(4)]
+        caplog.set_level("INFO", "mailrail.worker")
+        for asking in (1, 4):  # one thread alone, and all at the same time
+            pids = [_pid_of(other) for other in others]
+            for other in others:
+                other.close()
+            elsewhere = unpooled(connections["postgres"])
+            with elsewhere.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", [pids])
+            elsewhere.close()
+            caplog.clear()
+            begun = time.monotonic()
+            with ThreadPoolExecutor(asking) as threads:
+                assert not {*threads.map(_pid_of, others[:asking])} & {*pids}
+            assert time.monotonic() - begun < 0.9
+            assert caplog.text.count("its pool is emptied") == 1
+        for other in others:
+            other.close()
+
     def test_sends_are_part_of_the_transaction_and_immediately_waits_for_no_pool(
         self, layer: Any, elsewhere: Any, pool: dict[str, int]
     ) -> None:
@@ -293,6 +324,13 @@ def _end_all_sessions() -> None:
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     close_pool()
+
+
+def _pid_of(connection: Any) -> int:
+    """The process of the server that a connection (Django's wrapper) leads to."""
+    connection.inc_thread_sharing()
+    connection.ensure_connection()
+    return int(connection.connection.info.backend_pid)
 
 
 def _sockets(pid: int) -> set[str]:

@@ -14,6 +14,7 @@ from django.db.backends.signals import connection_created
 from ..layers import DurableLayer
 from ..second_connection import unpooled
 from .log import logger
+from .pooled import replace_broken_connections
 
 IDLE_BEFORE_CHECK = 5.0
 """Seconds a thread may have been idle before its connections are tried before they are used again."""
@@ -48,7 +49,8 @@ def prepare_process() -> None:
         settings = connection.settings_dict  # the same dictionary for all threads
         settings["OPTIONS"] = {**GIVE_UP, **settings["OPTIONS"]}
         if settings["OPTIONS"].get("pool"):
-            settings["CONN_HEALTH_CHECKS"] = True  # what the server has ended must cost no message an attempt
+            settings["CONN_HEALTH_CHECKS"] = False  # the pool's own check sleeps
+            replace_broken_connections(type(connection))
 
 
 def leave_no_pools() -> None:
