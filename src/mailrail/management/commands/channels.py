@@ -30,35 +30,35 @@ _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
 class Command(PipedCommand):
     help = (
-        "Shows the channels, and operates them: waiting, dead, requeue, discard, cancel, pause, resume, workers, "
-        "check, relay, reconcile."
+        "Show the state of the channels, and act on them: waiting, dead, requeue, discard, cancel, pause, resume, "
+        "workers, check, relay, reconcile."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="For machines.")
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
         actions = parser.add_subparsers(dest="action", metavar="action")
         for name, help in (
-            ("waiting", "list messages that wait or run, and how their last runs failed"),
+            ("waiting", "list waiting and running messages, with their last errors"),
             ("dead", "list dead messages"),
-            ("requeue", "send dead messages again"),
-            ("discard", "forget dead messages"),
-            ("cancel", "remove messages nobody has started"),
-            ("pause", "let nobody claim from the channel"),
-            ("resume", "undo pause"),
+            ("requeue", "send dead messages again, with all their attempts"),
+            ("discard", "remove dead messages"),
+            ("cancel", "remove messages that no worker has claimed"),
+            ("pause", "stop claims from the channel; its messages wait"),
+            ("resume", "end a pause"),
         ):
             action = actions.add_parser(name, help=help)
-            action.add_argument("channel", help="Its name.")
+            action.add_argument("channel", help="Name of the channel.")
             if name in ("requeue", "discard", "cancel"):
-                action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Of a message.")
+                action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Id of a message.")
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
             if name in ("waiting", "dead"):
                 action.add_argument("--limit", type=whole_number_argument, default=20, help="Default: 20.")
-        actions.add_parser("workers", help="list the workers that live")
+        actions.add_parser("workers", help="list the running workers")
         _add_check(actions)
-        actions.add_parser("relay", help="hand on what waits in the outbox")
-        action = actions.add_parser("reconcile", help="send the missing messages of records")
+        actions.add_parser("relay", help="relay the messages in the outbox now")
+        action = actions.add_parser("reconcile", help="send the missing messages of records now")
         action.add_argument(
             "--older-than",
             type=seconds_argument,
@@ -293,13 +293,13 @@ class Command(PipedCommand):
 def _add_check(actions: Any) -> None:
     action = actions.add_parser(
         "check",
-        help="fail unless the layer answers, work and mail are in time, mailers work, and workers live",
+        help="fail unless the layer answers, messages and mail are in time, mailers work, and workers run",
     )
     action.add_argument(
         "--oldest",
         type=seconds_argument,
         metavar="SECONDS",
-        help="A message or email may have been due, or a mailer out, for so long (default: "
+        help="Longest time that a message or an email may be due, or a mailer out (default: "
         "MAILRAIL['READY_OLDEST_DUE']).",
     )
     action.add_argument(
@@ -307,10 +307,10 @@ def _add_check(actions: Any) -> None:
         type=whole_number_argument,
         default=1,
         metavar="N",
-        help="At least so many worker processes (default: 1).",
+        help="Fewest worker processes (default: 1).",
     )
     action.add_argument(
-        "--here", action="store_true", help="Count only those of this machine, or this container."
+        "--here", action="store_true", help="Count only workers of this machine, or this container."
     )
 
 

@@ -31,14 +31,14 @@ from mailrail.worker.worker import new_worker_id
 
 
 class Command(BaseCommand):
-    help = "Consumes the messages of all routed channels, or of those named."
+    help = "Consume the messages of all routed channels, or of those named."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "channels",
             nargs="*",
             metavar="channel",
-            help="Channels to serve (default: all routed). One without a route is ASGI_APPLICATION's.",
+            help="Channels to serve (default: all routed). A channel without a route is served by ASGI_APPLICATION.",
         )
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
         parser.add_argument(
@@ -48,9 +48,9 @@ class Command(BaseCommand):
             "--exclude-channels", action="append", default=[], metavar="GLOB", help="Leave these out."
         )
         parser.add_argument(
-            "--threads", type=whole_number_argument, help="Sync consumers at once, per process."
+            "--threads", type=whole_number_argument, help="Sync consumers that run at once in a process."
         )
-        parser.add_argument("--processes", type=whole_number_argument, help="Worker processes.")
+        parser.add_argument("--processes", type=whole_number_argument, help="Number of worker processes.")
         parser.add_argument(
             "--max-messages",
             type=whole_number_argument,
@@ -63,9 +63,9 @@ class Command(BaseCommand):
             metavar="SIZE",
             help="Replace a process that takes more memory than this: 300M, 1.5G.",
         )
-        parser.add_argument("--drain", action="store_true", help="Stop when nothing is due.")
+        parser.add_argument("--drain", action="store_true", help="Exit when nothing is due.")
         parser.add_argument(
-            "--worker-id", type=worker_id, help="A name for this worker, unique among those that run."
+            "--worker-id", type=worker_id, help="Name of this worker, unique among running workers."
         )
         parser.add_argument("--lifeline", type=int, help=SUPPRESS)  # for runserver
 

@@ -22,27 +22,31 @@ from ..checking import add_check, check, is_check
 
 class Command(PipedCommand):
     help = (
-        "Tell how the mailers stand; pause and resume them; let mail of a sender go that a server has refused; move "
-        "mail from one to another."
+        "Show the state of the mailers; pause and resume them; release mail of a sender that a server has refused; "
+        "move mail from one to another."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_check(parser, "Fail if a mailer has been out for too long.")
         verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="{pause,resume,allow,move}")
-        pause = verbs.add_parser("pause", help="Let nothing leave by a mailer; its mail waits.")
-        pause.add_argument("mailer", help='Its alias; "default" where there are no MAILERS.')
-        pause.add_argument("--reason", default="", help="What others should know about it.")
-        resume = verbs.add_parser("resume", help="Undo that, and try at once what an outage has stopped.")
+        pause = verbs.add_parser("pause", help="Stop all mail of a mailer; it waits.")
+        pause.add_argument("mailer", help='Its alias; "default" without MAILERS.')
+        pause.add_argument("--reason", default="", help="Why it is paused, for others to read.")
+        resume = verbs.add_parser("resume", help="End a pause or an outage, and send its mail at once.")
         resume.add_argument("mailer", help="Its alias.")
-        allow = verbs.add_parser("allow", help="Send the mail that is held as its sender was refused.")
+        allow = verbs.add_parser(
+            "allow", help="Release the mail that is held because its sender was refused."
+        )
         allow.add_argument("mailer", help="Its alias.")
         allow.add_argument("sender", help="The address; '' for the null sender.")
 
-        move = verbs.add_parser("move", help="Give the mail that waits for a mailer to another one.")
-        move.add_argument("old", help="An alias, also one that was removed.")
-        move.add_argument("new", help="The alias by which it is to leave.")
+        move = verbs.add_parser("move", help="Move the waiting mail of a mailer to another one.")
+        move.add_argument("old", help="An alias, which may have been removed.")
+        move.add_argument("new", help="The alias of the mailer that sends it.")
         move.add_argument(
-            "--ambiguous", action="store_true", help="Also what may have been sent: some may get it twice."
+            "--ambiguous",
+            action="store_true",
+            help="Also move email that may have been sent: some may get it twice.",
         )
 
     def handle(

@@ -27,10 +27,10 @@ MOST_REASONS = 10
 
 
 class Command(PipedCommand):
-    help = "Shows what email waits, and why it is deferred; what has ended; which mailers are paused; what failed last."
+    help = "Show waiting email and why it is deferred, what has ended, which mailers are paused, and what failed last."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="For machines.")
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
         add_check(parser, "Fail if an email has been due for too long.")
         parser.add_argument("--status", choices=Status.values, help="Only emails of this status.")
         parser.add_argument("--mailer", help="Only emails of this mailer (an alias in MAILERS).")

@@ -25,8 +25,8 @@ LEFT_BEHIND = timedelta(days=1)
 
 class Command(PipedCommand):
     help = (
-        "Removes the content of old emails, and old records, of emails that have ended; then the files nobody needs. "
-        "Without options, as MAILRAIL['MAIL_KEEP_BODIES'] and ['MAIL_KEEP_RECORDS'] say."
+        "Remove the content and the records of emails that ended long ago, then the files that no email needs. "
+        "The defaults are MAILRAIL['MAIL_KEEP_BODIES'] and ['MAIL_KEEP_RECORDS']."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,7 +46,7 @@ class Command(PipedCommand):
         parser.add_argument(
             "--forget-suppression",
             action="store_true",
-            help="With --address: also from the suppression list, where it would stay in disguise.",
+            help="With --address: also remove it from the suppression list, where it would stay as a hash.",
         )
         parser.add_argument("--dry-run", action="store_true", help="Only count.")
 
