@@ -102,6 +102,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     for ending in (
         "/py.typed",
         "/lua/claim.lua",
+        "/postgresql/sql/claim.sql",
+        "/sqlite/sql/lease.sql",
         "/migrations/0001_initial.py",
         ".html",
         "/email/body.txt",

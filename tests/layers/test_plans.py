@@ -1,7 +1,7 @@
 """What PostgreSQL's planner makes of the statements: no verb reads or sorts the backlog.
 
-A plan is carried out, and the rows that it touches are counted: 20,000 messages are due in 50 channels, with 300,000
-of a higher priority ahead of them that are due later.
+A plan is carried out, and the rows and buffers that it touches are counted: 20,000 messages are due in 50 channels,
+with 300,000 of a higher priority ahead of them that are due later, and beside 200,000 dead ones.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import pytest
 from django.db import connections, transaction
 
 from mailrail.layers import DatabaseChannelLayer
-from mailrail.layers.postgresql import claiming_sql, lanes_sql, operating_sql, settling_sql
+from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.messages import new_token
 
 from .. import plans
 from ..plans import rows
 
-pytestmark = [pytest.mark.django_db(databases=["postgres"]), pytest.mark.usefixtures("backlog")]
+pytestmark = [pytest.mark.django_db(databases=["postgres"]), pytest.mark.usefixtures("statistics")]
 
 LEASE = 15.0
 ROOM = 8
 MOST_ROWS = 50 * 6 * ROOM
 """As many as may be claimed, for each channel and priority."""
+TABLES = ("mailrail_message", "mailrail_dead")
 CHANNELS = [f"c{n}" for n in range(50)]
 VALUES: dict[str, Any] = {
     "channels": CHANNELS,
@@ -40,8 +41,8 @@ VALUES: dict[str, Any] = {
     "tokens": [1],
     "known_channels": ["c1"],
     "known_priorities": [1],
-    "floors": [100.0],
-    "unanswered": [1],
+    "min_dues": [100.0],
+    "unconfirmed": [1],
     "delay": 0.0,
     "attempts": 0,
     "alone": False,
@@ -61,6 +62,9 @@ VALUES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def backlog(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock(), connections["postgres"].cursor() as cursor:
+        for table in TABLES:  # statistics as of an empty queue, and nobody makes others
+            cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+            cursor.execute(f"VACUUM ANALYZE {table}")
         cursor.execute(
             """
             INSERT INTO mailrail_message (id, channel, priority, due, sent_at, lane, lane_seq, held)
@@ -74,18 +78,40 @@ def backlog(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             """,
             [],
         )
-        cursor.execute("ANALYZE mailrail_message")
+        cursor.execute(
+            """
+            INSERT INTO mailrail_dead (id, channel, sent_at, buried_at, error, error_class)
+            SELECT gen_random_uuid(), 'c' || n %% 50, n, n, 'ValueError', 'ValueError' FROM generate_series(1, 200000) n
+            """,
+            [],
+        )
         yield
-        cursor.execute("TRUNCATE mailrail_message")
+        cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
+        for table in TABLES:
+            cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
 
 
-STATEMENTS = {**vars(claiming_sql), **vars(settling_sql), **vars(lanes_sql), **vars(operating_sql)}
-CLAIMS = ["CLAIM", "CLAIM_ON", "CLAIM_OF_MANY", "CLAIM_OF_MANY_ON"]
-CLAIMING = [*CLAIMS, "NEXT_DUE", "ADOPT", "PARK", "ADVANCE_LANES", "DROP_EXPIRED"]
-SETTLING = ["FINISH", "FINISH_IN_LANES", "RENEW", "GIVE_BACK", "BURY", "CANCEL"]
+@pytest.fixture(scope="module", params=["stale", "absent", "fresh"])
+def statistics(backlog: None, django_db_blocker: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the planner knows of the tables: that they were empty, nothing, or how they are."""
+    with django_db_blocker.unblock(), connections["postgres"].cursor() as cursor:
+        for table in TABLES:
+            if request.param == "absent":
+                cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
+                cursor.execute(
+                    "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = %s::regclass", [table]
+                )
+            elif request.param == "fresh":
+                cursor.execute(f"ANALYZE {table}")
+        yield
 
 
-@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "WAITING", "DEAD"])
+CLAIMS = ["claim", "claim_from_floor", "claim_of_many", "claim_of_many_from_floor"]
+CLAIMING = [*CLAIMS, "next_due", "recover_claims", "park", "advance_lanes", "drop_expired"]
+SETTLING = ["finish", "finish_in_lanes", "renew", "give_back", "bury", "cancel"]
+
+
+@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "waiting", "dead"])
 def test_reads_what_it_needs(name: str) -> None:
     nodes = plan_of(STATEMENTS[name])
     touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message" and "Scan" in n["Node Type"]]
@@ -95,21 +121,22 @@ def test_reads_what_it_needs(name: str) -> None:
     assert all(n["Actual Rows"] * n["Actual Loops"] <= MOST_ROWS for n in sorts), sorts
 
 
-@pytest.mark.parametrize("name", [*CLAIMS, "FINISH", "FINISH_IN_LANES", "RENEW", "BURY"])
+@pytest.mark.parametrize("name", [*CLAIMS, "finish", "finish_in_lanes", "renew", "bury"])
 def test_compares_no_claim_of_a_batch_with_each_other(name: str) -> None:
-    """200 are settled: as a join, for which the planner expects few, that would be 40,000 comparisons."""
+    """200 are settled and leased: as a join, for which the planner expects few, that would be 40,000 comparisons."""
     with transaction.atomic("postgres"), connections["postgres"].cursor() as cursor:
         cursor.execute(
             "UPDATE mailrail_message SET token = 1 WHERE id IN (SELECT id FROM mailrail_message LIMIT 200) RETURNING id"
         )
         ids = [id for (id,) in cursor.fetchall()]
-        nodes = plan_of(STATEMENTS[name], ids=ids, tokens=[1] * 200)
+        nodes = plan_of(STATEMENTS[name], ids=ids, tokens=[1] * 200, total=200, rooms=[200] * 50)
         transaction.set_rollback(True, "postgres")
-    read = [rows(n) for n in nodes if n["Node Type"] == "CTE Scan" and n["CTE Name"] == "given"]
-    assert read and sum(read) <= 3 * 200
+    for table in ("given", "chosen", "held"):
+        read = [rows(n) for n in nodes if n["Node Type"] == "CTE Scan" and n["CTE Name"] == table]
+        assert sum(read) <= 3 * 200, table
 
 
-@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "WAITING", "DEAD", "STATS"])
+@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "waiting", "dead", "stats"])
 def test_is_expected_to_cost_too_little_to_be_compiled(name: str) -> None:
     """Compiling takes longer than running; many servers begin at `jit_above_cost`, 100,000 if nobody has set it."""
     [top, *_] = plan_of(STATEMENTS[name])
@@ -117,16 +144,55 @@ def test_is_expected_to_cost_too_little_to_be_compiled(name: str) -> None:
 
 
 def test_stats_count_no_more_than_they_say() -> None:
-    nodes = plan_of(operating_sql.STATS)
+    nodes = plan_of(STATEMENTS["stats"])
     touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message"]
     # 6 levels in 50 channels, up to 100 of each kind in each, and some for finding them
     assert sum(map(rows, touched)) <= 50 * 6 * 100 * 2 + 5000
     assert DatabaseChannelLayer(using="postgres").stats()["c1"].ready == 400
 
 
+@pytest.mark.parametrize("statistics", ["fresh"], indirect=True)
 def test_counts_above_the_limit_are_estimated() -> None:
     stats = DatabaseChannelLayer(using="postgres").stats(100)["c1"]
     assert 200 < stats.ready < 800 and 3000 < stats.scheduled < 12000
+
+
+BATCH = 200
+BUFFERS = {"claim": 30, "claim_from_floor": 30, "claim_of_many": 30, "claim_of_many_from_floor": 30}
+BUFFERS |= {"finish": 8, "finish_in_lanes": 8, "renew": 30, "give_back": 20, "bury": 25}
+"""The most of them, of 8 KiB each, for each message of a batch."""
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_touches_few_buffers_for_each_message(name: str) -> None:
+    """Prepared or not, and whatever the planner knows of the tables."""
+    channels, priorities = CHANNELS[:2], [0, 1, 2]
+    with transaction.atomic("postgres"), connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "UPDATE mailrail_message SET token = 1, due = 1e10 WHERE id = ANY (ARRAY (SELECT id FROM mailrail_message "
+            "WHERE channel = 'c1' AND priority = 0 AND due < 1e10 ORDER BY due LIMIT 100)) RETURNING id"
+        )
+        ids = [id for (id,) in cursor.fetchall()]
+        values = VALUES | {"ids": ids, "besides": ids, "tokens": [1] * len(ids), "total": BATCH}
+        values |= {"channels": channels, "rooms": [BATCH] * 2, "leases": [LEASE] * 2, "min_dues": [0.0] * 6}
+        values |= {"known_channels": channels * 3, "known_priorities": sorted(priorities * 2)}
+        for plan in (plans.prepared_plan_of, plans.plan_of):
+            cursor.execute("SAVEPOINT before")
+            nodes = plan(cursor, STATEMENTS[name], values)
+            cursor.execute("ROLLBACK TO before")
+            assert plans.buffers(nodes) <= BUFFERS[name] * (BATCH if name in CLAIMS else len(ids)), nodes
+            if name in CLAIMS:
+                leased = next(n for n in nodes if n.get("Subplan Name") == "CTE leased")
+                assert leased["Actual Rows"] == BATCH
+
+
+@pytest.mark.parametrize(("name", "most"), [("stats", 1.5), ("dead_counts", 1.5), ("next_due", 10)])
+def test_counting_touches_few_buffers_for_each_message_counted(name: str, most: float) -> None:
+    """Up to 100 are counted of each channel and priority, and of the dead of each channel; what is due next is one."""
+    counted = {"stats": 50 * 6 * 100, "dead_counts": 50 * 100, "next_due": 50 * 6}[name]
+    with transaction.atomic("postgres"), connections["postgres"].cursor() as cursor:
+        for plan in (plans.prepared_plan_of, plans.plan_of):
+            assert plans.buffers(plan(cursor, STATEMENTS[name], VALUES)) <= most * counted
 
 
 def plan_of(statement: str, **values: Any) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -17,11 +18,12 @@ from django.db import OperationalError, connections, transaction
 from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
 from mailrail.layers.postgresql.frontier import IN_A_ROW, SLOW, Frontier, Level
+from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.messages import Message, Rate
 
-from ..plans import rows
+from ..plans import buffers, plan_of, prepared_plan_of, rows
 from ..processes import until
-from .test_plans import CLAIMING, SETTLING, STATEMENTS, plan_of
+from .test_plans import CLAIMING, SETTLING, VALUES
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 
@@ -596,18 +598,50 @@ def _known(floors: dict[Level, float]) -> Any:
     return _Known(floors, time.monotonic() + 60)
 
 
-def test_statistics_of_an_empty_queue_make_no_scans_of_a_full_one(layer: Any) -> None:
-    layer.enqueue([Message("c1", {}) for _ in range(5000)])
+@pytest.mark.parametrize("batch", [8, 200])
+def test_statistics_of_an_empty_queue_make_no_scans_of_a_full_one(layer: Any, batch: int) -> None:
+    """Nor look-ups of all ids once for each of them, prepared or not."""
     with connections["postgres"].cursor() as cursor:
-        cursor.execute("DELETE FROM mailrail_message")
         cursor.execute("VACUUM ANALYZE mailrail_message")
-    ids = layer.enqueue([Message("c1", {}) for _ in range(5000)])
-    for name in [*CLAIMING, *SETTLING]:
-        with transaction.atomic("postgres"):
-            nodes = plan_of(STATEMENTS[name], ids=ids[:8], tokens=[1] * 8, lanes=["l"] * 50)
-            transaction.set_rollback(True, "postgres")
-        read = [(rows(n), n) for n in nodes if n.get("Relation Name") == "mailrail_message"]
-        assert sum(count for count, _ in read) < 1000, (name, str(max(read, key=lambda each: each[0])))
+        ids = layer.enqueue([Message("c1", {}) for _ in range(8000)])[:batch]
+        values = VALUES | {
+            "ids": ids,
+            "tokens": [1] * batch,
+            "total": batch,
+            "rooms": [batch] * 50,
+            "besides": ids,
+        }
+        values |= {"lanes": ["l"] * 50, "known_priorities": [0], "min_dues": [0.0]}
+        for name, plan in product([*CLAIMING, *SETTLING], (plan_of, prepared_plan_of)):
+            with transaction.atomic("postgres"):
+                cursor.execute("UPDATE mailrail_message SET token = 1 WHERE id = ANY (%s)", [ids])
+                nodes = plan(cursor, STATEMENTS[name], values)
+                transaction.set_rollback(True, "postgres")
+            read = [(rows(n), n) for n in nodes if n.get("Relation Name") == "mailrail_message"]
+            assert sum(count for count, _ in read) < 1000 + 100 * batch, (
+                name,
+                max(count for count, _ in read),
+            )
+            assert buffers(nodes) < 400 + 25 * batch, name
+
+
+def test_a_plan_made_for_an_empty_queue_does_not_last(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has nothing to do claims, too, and its plans are kept."""
+    for _ in range(20):
+        claim(layer, 8)
+    ids = layer.enqueue([Message("work", {}) for _ in range(5000)])
+    monkeypatch.setattr("mailrail.layers.postgresql.execution.PLANS_LAST_S", 0.0)
+    with transaction.atomic("postgres"):
+        before = whole_scans()
+        assert [m.id for m in claim(layer, 8)] == ids[:8]
+        assert whole_scans() == before
+
+
+def whole_scans() -> int:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'mailrail_message'")
+        [(count,)] = cursor.fetchall()
+    return int(count)
 
 
 def test_psycopg_2_alone_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from django.db import OperationalError, connection
 
 from mailrail.layers import DatabaseChannelLayer
-from mailrail.layers.sqlite import sql
+from mailrail.layers.sqlite.statements import STATEMENTS
 from mailrail.messages import Message
 
 VALUES: dict[str, Any] = {
@@ -53,34 +53,34 @@ def backlog() -> None:
         cursor.execute("ANALYZE")
 
 
-STATEMENTS = [
-    "CLAIMABLE",
-    "NEXT_DUE",
-    "LEASE",
-    "DROP_EXPIRED",
-    "ANY_EXPIRED",
-    "HELD",
-    "FINISH",
-    "RENEW",
-    "GIVE_BACK",
-    "BURY",
-    "CANCEL",
-    "ADVANCE_LANES",
+OF_A_WORKER = [
+    "claimable",
+    "next_due",
+    "lease",
+    "drop_expired",
+    "any_expired",
+    "held",
+    "finish",
+    "renew",
+    "give_back",
+    "bury",
+    "cancel",
+    "advance_lanes",
 ]
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", OF_A_WORKER)
 @pytest.mark.usefixtures("backlog")
 def test_no_verb_of_the_worker_scans_the_table(name: str) -> None:
-    steps = plan(getattr(sql, name))
+    steps = plan(STATEMENTS[name])
     assert any("SEARCH" in step for step in steps), steps
     assert not [step for step in steps if step.startswith(("SCAN mailrail_message", "SCAN m"))], steps
 
 
-@pytest.mark.parametrize("name", ["CLAIMABLE", "NEXT_DUE"])
+@pytest.mark.parametrize("name", ["claimable", "next_due"])
 @pytest.mark.usefixtures("backlog")
 def test_choosing_walks_the_index_of_what_may_be_claimed(name: str) -> None:
-    steps = plan(getattr(sql, name))
+    steps = plan(STATEMENTS[name])
     searches = [step for step in steps if "mailrail_ready" in step]
     assert len(searches) >= 3, steps  # the first level, the next level, and what is due on each
 
@@ -105,6 +105,6 @@ def test_an_error_while_rows_are_read_is_one_of_djangos() -> None:
 @pytest.mark.usefixtures("backlog")
 def test_a_scan_would_be_seen() -> None:
     """Without the index's condition, the statement that claims is one that the tests above refuse."""
-    without = sql.CLAIMABLE.replace("held = 0", "NOT held")
+    without = STATEMENTS["claimable"].replace("held = 0", "NOT held")
     steps = plan(without)
     assert not [step for step in steps if "mailrail_ready" in step], steps

@@ -21,6 +21,27 @@ from ..tracebacks import error_class
 from .base import DurableLayer
 from .channels_bridge import LocalChannels
 
+COLUMNS = (
+    *(
+        "id",
+        "channel",
+        "content",
+        "headers",
+        "v",
+        "lane",
+        "lane_seq",
+        "attempt",
+        "losses",
+        "alone",
+        "max_attempts",
+    ),
+    *("priority", "due", "expires", "sent_at", "key", "worker", "token"),
+)
+"""Of a message, as all statements that return whole ones name them and ``read_message`` takes them."""
+
+SHIFTED = ("messages", "dead", "buckets", "workers")
+"""What holds times; there is a statement ``shift_…`` for each."""
+
 
 class DatabaseChannelLayer(LocalChannels, DurableLayer):
     """``CONFIG``: ``using`` (database alias), ``routing``, and Channels' own options for ``!`` names and groups."""

@@ -20,6 +20,9 @@ MOST_TRIES = 10
 # SQLSTATEs that say something of their own to us (PostgreSQL manual, appendix A); ``transient`` has those that pass.
 UNDEFINED_TABLE = "42P01"
 
+PLANS_LAST_S = 5.0
+"""Seconds that plans are kept: one made while the queue was empty would read the whole of a long one."""
+
 Result = TypeVar("Result")
 
 _OUR_TABLE = re.compile(r"\bmailrail_[a-z]+\b")
@@ -66,7 +69,7 @@ class PostgresqlExecution(DatabaseChannelLayer):
     def _execute_prepared(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """One of the worker's statements."""
         with plain_words(self.using):
-            return execute_prepared(self._connection, statement, values)
+            return execute_prepared(self._connection, statement, values, PLANS_LAST_S)
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
         """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""

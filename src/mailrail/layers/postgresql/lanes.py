@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from django.db import connections, transaction
 
 from ...messages import Message
-from . import lanes_sql as sql
 from .execution import MOST_TRIES
 from .rows import by_name, lane_columns, lane_number, token_columns
+from .statements import STATEMENTS
 
 Place: TypeAlias = Sequence[Any]
 """Channel, lane (``None``: in none) and number."""
@@ -19,11 +19,11 @@ Place: TypeAlias = Sequence[Any]
 
 def lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
     for number in sorted(map(lane_number, lanes)):  # sorted: two senders cannot wait for each other
-        cursor.execute(sql.LOCK_LANE, {"lane": number})
+        cursor.execute(STATEMENTS["lock_lane"], {"lane": number})
 
 
 def finish_in_lanes(cursor: Any, claims: Sequence[Message]) -> list[Message]:
-    cursor.execute(sql.FINISH_IN_LANES, token_columns(claims))
+    cursor.execute(STATEMENTS["finish_in_lanes"], token_columns(claims))
     return not_found(cursor, claims)
 
 
@@ -53,7 +53,7 @@ def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
 def _advance(cursor: Any, columns: dict[str, list[Any]]) -> bool:
     """Returns whether it was blind to what others have committed since the transaction began."""
     for _ in range(MOST_TRIES):
-        cursor.execute(sql.ADVANCE_LANES, columns)
+        cursor.execute(STATEMENTS["advance_lanes"], columns)
         missed, is_blind = cursor.fetchone()
         if not missed:
             break

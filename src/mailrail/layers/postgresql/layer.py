@@ -1,7 +1,7 @@
 """The PostgreSQL layer's verbs, in the order of a message: sent, claimed, settled.
 
-Every verb is one statement where it can be; see ``sql`` for how they are written. Rows that another transaction has
-locked are passed over, never waited for, so workers do not stand in each other's way.
+Every verb is one statement where it can be; see ``statements`` for how they are written. Rows that another transaction
+has locked are passed over, never waited for, so workers do not stand in each other's way.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from ...errors import LayerUnavailable
 from ...messages import Claimed, Message, Statement
 from ...second_connection import outside_the_transaction
 from ...tracebacks import error_class
-from .. import database_sql
 from ..base import Lease, lease_for
-from ..database import read_message, storable
+from ..database import SHIFTED, read_message, storable
 from ..notifications import NotifiedLayer
 from ..unanswered import Unanswered
-from . import claiming_sql, lanes_sql, sending_sql, settling_sql
 from .execution import MOST_TRIES, plain_words
 from .frontier import Frontier
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
@@ -41,7 +39,7 @@ from .rows import (
     runs,
     token_columns,
 )
-from .sql import STORED
+from .statements import STATEMENTS
 
 
 class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
@@ -60,7 +58,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
     def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
         rows = [row_of(message) for message in messages]
         if _is_plain(messages):
-            self._patiently(lambda: self._execute(sending_sql.ENQUEUE, rows[0]))
+            self._patiently(lambda: self._execute(STATEMENTS["enqueue"], rows[0]))
             return [messages[0].id]
         return self._patiently(lambda: self._enqueue_all(rows))
 
@@ -70,7 +68,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
         if not _is_plain(messages) or self._connection.features.uses_server_side_binding:
             return super()._enqueue_with(record, messages)
         statement, values = record
-        both, row = f"{statement};{sending_sql.ENQUEUE}", row_of(messages[0])
+        both, row = f"{statement};{STATEMENTS['enqueue']}", row_of(messages[0])
         if shared := values.keys() & row.keys():
             raise ValueError(f"The record's values have names of a message's: {', '.join(sorted(shared))}.")
         with transaction.mark_for_rollback_on_error(self.using):
@@ -85,7 +83,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
                 if together[0]["key"] is not None:
                     stored += [_insert_with_key(cursor, row) for row in together]
                 else:
-                    cursor.execute(sending_sql.ENQUEUE_MANY, columns_of(together))
+                    cursor.execute(STATEMENTS["enqueue_many"], columns_of(together))
                     stored += [row["id"] for row in together]
             return stored
 
@@ -180,14 +178,14 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
             **token_columns(finished),
         }
         if floors is None:
-            statement = claiming_sql.CLAIM_OF_MANY if of_many else claiming_sql.CLAIM
+            statement = "claim_of_many" if of_many else "claim"
         else:
-            statement = claiming_sql.CLAIM_OF_MANY_ON if of_many else claiming_sql.CLAIM_ON
+            statement = "claim_of_many_from_floor" if of_many else "claim_from_floor"
             values["known_channels"] = name_array(level.channel for level in floors)
             values["known_priorities"] = plain_array(str(level.priority) for level in floors)
-            values["floors"] = plain_array(map(str, floors.values()))
+            values["min_dues"] = plain_array(map(str, floors.values()))
         begun = time.monotonic()
-        answer = read_answer(self._patiently(lambda: self._execute_prepared(statement, values)))
+        answer = read_answer(self._patiently(lambda: self._execute_prepared(STATEMENTS[statement], values)))
         full = bool(answer.claims) and len(answer.claims) >= min(call.total, sum(call.limits.values()))
         self._frontier.learn(call.worker, floors, answer.dues, time.monotonic() - begun, full)
         return answer
@@ -200,10 +198,10 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
         values = {
             "channels": list(call.limits),
             "leases": list(call.leases.values()),
-            "unanswered": unanswered,
+            "unconfirmed": unanswered,
             "token": call.token,
         }
-        rows = self._execute(claiming_sql.ADOPT, values)
+        rows = self._execute(STATEMENTS["recover_claims"], values)
         self._unanswered.answered(call.worker, call.limits)
         return [read_message(row) for row in rows]
 
@@ -212,7 +210,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
         ours = self._unanswered.may_have_finished(lost) if lost else []
         if not ours:
             return lost
-        rows = self._execute(STORED, {"ids": [message.id for message in ours]})
+        rows = self._execute(STATEMENTS["stored"], {"ids": [message.id for message in ours]})
         gone = {message.id for message in ours} - {id for (id,) in rows}
         return [message for message in lost if message.id not in gone]
 
@@ -221,7 +219,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
 
         def park() -> bool:
             with plain_words(self.using), self._connection.cursor() as cursor:
-                cursor.execute(lanes_sql.PARK, lane_columns(blocked))
+                cursor.execute(STATEMENTS["park"], lane_columns(blocked))
                 return bool(cursor.rowcount)
 
         return self._patiently(park)
@@ -231,7 +229,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
 
         def drop() -> list[Message]:
             with self._write() as cursor:
-                cursor.execute(claiming_sql.DROP_EXPIRED, {"channels": channels})
+                cursor.execute(STATEMENTS["drop_expired"], {"channels": channels})
                 dropped = [read_message(row) for row in cursor.fetchall()]
                 advance_lanes(cursor, places_of(dropped))
                 return dropped
@@ -243,13 +241,13 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
             return []
         leases = {claim.channel: lease_for(claim.channel, lease) for claim in claims}
         values = {**token_columns(claims), "channels": list(leases), "leases": list(leases.values())}
-        rows = self._patiently(lambda: self._execute_prepared(settling_sql.RENEW, values))
+        rows = self._patiently(lambda: self._execute_prepared(STATEMENTS["renew"], values))
         return named(rows, claims)
 
     def finish(self, claims: Sequence[Message]) -> list[Message]:
         if any(claim.lane is not None for claim in claims):
             return self._finish_in_lanes(claims)
-        return self._finish_in_lanes(self._settle(claims, settling_sql.FINISH))
+        return self._finish_in_lanes(self._settle(claims, STATEMENTS["finish"]))
 
     def _finish_in_lanes(self, claims: Sequence[Message]) -> list[Message]:
         """In a transaction: the next of each lane is let go with it."""
@@ -264,11 +262,11 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
         values = {"delay": delay, "attempts": 0, "alone": alone, "error": storable(error)}
-        return self._settle([claim], settling_sql.GIVE_BACK, **values)
+        return self._settle([claim], STATEMENTS["give_back"], **values)
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
         values = {"delay": delay, "attempts": -1, "alone": False, "error": None}
-        return self._settle(claims, settling_sql.GIVE_BACK, **values)
+        return self._settle(claims, STATEMENTS["give_back"], **values)
 
     def _settle(self, claims: Sequence[Message], statement: str, **values: Any) -> list[Message]:
         if not claims:
@@ -282,7 +280,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
 
         def bury() -> list[Message]:
             with self._write() as cursor:
-                cursor.execute(settling_sql.BURY, values)
+                cursor.execute(STATEMENTS["bury"], values)
                 return not_found(cursor, [claim])
 
         return self._patiently(bury)
@@ -290,15 +288,15 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
     def poll(self, channels: Sequence[str]) -> float | None:
         if not channels:
             return None
-        [(seconds,)] = self._execute_prepared(claiming_sql.NEXT_DUE, {"channels": list(channels)})
+        [(seconds,)] = self._execute_prepared(STATEMENTS["next_due"], {"channels": list(channels)})
         return None if seconds is None else max(0.0, seconds)
 
     # -- for tests ----------------------------------------------------------------------------------------------
 
     def shift(self, seconds: float) -> None:
         with self._write() as cursor:
-            for statement in database_sql.SHIFT:
-                cursor.execute(statement, {"s": seconds})
+            for table in SHIFTED:
+                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
         self._frontier.forget()
 
 
@@ -311,13 +309,13 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
     """The id of what waits under this key now: ours, or the twin's."""
     id: UUID = row["id"]
     for _ in range(MOST_TRIES):
-        cursor.execute(sending_sql.ENQUEUE_WITH_KEY, row)
+        cursor.execute(STATEMENTS["enqueue_with_key"], row)
         if cursor.fetchone():
             return id
-        cursor.execute(STORED, {"ids": [id]})
+        cursor.execute(STATEMENTS["stored"], {"ids": [id]})
         if cursor.fetchone():  # a repeat of the id
             return id
-        cursor.execute(sending_sql.JOIN_TWIN, row)
+        cursor.execute(STATEMENTS["join_twin"], row)
         if twin := cursor.fetchone():
             twin_id: UUID = twin[0]
             return twin_id

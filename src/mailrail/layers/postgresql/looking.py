@@ -7,21 +7,21 @@ from typing import Any
 from uuid import UUID
 
 from ...messages import DeadMessage, Listed, Message, Place
-from .. import database_sql
 from ..database import read_dead, read_listed, read_message
-from ..looking import WINDOW, Waiting
-from . import looking_sql as sql
+from ..looking import END, EXCERPT, WINDOW, Waiting
 from .execution import PostgresqlExecution
+from .statements import STATEMENTS
 
 FIRST: Place = (float("-inf"), UUID(int=0))
 LAST: Place = (float("inf"), UUID(int=0))
+SHOWN = {"preview": EXCERPT, "error_length": END}
 
 
 class PostgresqlLooking(PostgresqlExecution):
     """One statement for each verb."""
 
     def list_channels(self) -> list[str]:
-        return sorted(channel for (channel,) in self._execute(sql.CHANNELS, {}))
+        return sorted(channel for (channel,) in self._execute(STATEMENTS["list_channels"], {}))
 
     def list_waiting(
         self,
@@ -33,7 +33,8 @@ class PostgresqlLooking(PostgresqlExecution):
         at, id = after or FIRST
         most = max(limit, WINDOW // max(1, len(channels))) if state == "claimed" else limit
         values = {"channels": list(channels), "limit": limit, "most": most, "after_at": at, "after_id": id}
-        return [read_listed(row) for row in self._execute(sql.WAITING[state], values)]
+        statement = STATEMENTS["list_waiting" if state is None else f"list_waiting_{state}"]
+        return [read_listed(row) for row in self._execute(statement, values | SHOWN)]
 
     def list_dead(
         self,
@@ -45,16 +46,18 @@ class PostgresqlLooking(PostgresqlExecution):
         at, id = before or LAST
         values: dict[str, Any] = {"channels": list(channels), "limit": limit}
         values |= {"before_at": at, "before_id": id, "error_class": error_class}
-        rows = self._execute(sql.DEAD if error_class is None else sql.DEAD_OF_CLASS, values)
-        return [read_listed(row, is_dead=True) for row in rows]
+        statement = STATEMENTS["list_dead" if error_class is None else "list_dead_of_class"]
+        return [read_listed(row, is_dead=True) for row in self._execute(statement, values | SHOWN)]
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
-        return sorted(name for (name,) in self._execute(sql.ERROR_CLASSES, {"channels": list(channels)}))
+        return sorted(
+            name for (name,) in self._execute(STATEMENTS["error_classes"], {"channels": list(channels)})
+        )
 
     def find(self, channel: str, id: UUID) -> Message | None:
-        rows = self._execute(database_sql.FOUND, {"channel": channel, "id": id})
+        rows = self._execute(STATEMENTS["get"], {"channel": channel, "id": id})
         return read_message(rows[0]) if rows else None
 
     def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
-        rows = self._execute(database_sql.FOUND_DEAD, {"channel": channel, "id": id})
+        rows = self._execute(STATEMENTS["get_dead"], {"channel": channel, "id": id})
         return read_dead(rows[0]) if rows else None

@@ -46,17 +46,21 @@ class Answer:
 
 def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
     answer = Answer([], [], [], [], [], False)
-    for news, _, was_due, *columns in sorted(rows, key=lambda row: row[1]):
-        if news is not None:
-            said = json.loads(news)
-            answer.lost = [(UUID(id), token) for id, token in said["lost"] or ()]
-            answer.blocked = [(channel, lane) for channel, lane in said["blocked"] or ()]
-            answer.overdue = said["overdue"] or []
-            answer.passed_over = said["passed_over"]
+    claims: dict[str, Message] = {}
+    news: dict[str, Any] = {}
+    for text, *columns in rows:
+        if text is None:
+            claims[str(columns[0])] = read_message(columns)
         else:
-            claim = read_message(columns)
-            answer.claims.append(claim)
-            answer.dues.append((Level(claim.channel, claim.priority), was_due))
+            news = json.loads(text)
+    for id, was_due in news["chosen"] or ():
+        claim = claims[id]
+        answer.claims.append(claim)
+        answer.dues.append((Level(claim.channel, claim.priority), was_due))
+    answer.lost = [(UUID(id), token) for id, token in news["lost"] or ()]
+    answer.blocked = [(channel, lane) for channel, lane in news["blocked"] or ()]
+    answer.overdue = news["overdue"] or []
+    answer.passed_over = news["passed_over"]
     return answer
 
 

@@ -1,7 +1,7 @@
 """The SQLite layer's verbs, in the order of a message: sent, claimed, settled.
 
 SQLite has one writer at a time. So every verb that writes is one short ``BEGIN IMMEDIATE`` transaction, or a savepoint
-of the caller's, and nothing changes beside it. See ``sql`` for the statements.
+of the caller's, and nothing changes beside it. See ``statements`` for the statements.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from uuid import UUID
 from ...errors import WouldDeadlock
 from ...messages import Claimed, Message, check_channel_name, encode, new_token, uuid7
 from ...tracebacks import error_class
-from .. import database_sql
 from ..base import Lease, lease_for
-from ..database import read_message, storable
-from . import sql
+from ..database import SHIFTED, read_message, storable
 from .execution import ids_of, patiently, plain_words, rows_of
 from .file import FileWatch
 from .lanes import advance_lanes
 from .operating import SqliteOperating
+from .statements import ENQUEUE, STATEMENTS
 
 
 class SqliteLayer(SqliteOperating):
@@ -45,7 +44,7 @@ class SqliteLayer(SqliteOperating):
             return [messages[0].id]
         if not any(map(_ordered, messages)):
             with self._write() as cursor:
-                cursor.executemany(sql.ENQUEUE, map(_plain, rows))
+                cursor.executemany(ENQUEUE, map(_plain, rows))
             return [message.id for message in messages]
         with self._write() as cursor:
             return [
@@ -57,9 +56,9 @@ class SqliteLayer(SqliteOperating):
         """A statement on its own is a transaction of its own, or part of the caller's."""
         with plain_words(self.using), self._connection.cursor() as cursor:
             if self._connection.in_atomic_block:
-                cursor.execute(sql.ENQUEUE, row)
+                cursor.execute(ENQUEUE, row)
             else:
-                patiently(lambda: cursor.execute(sql.ENQUEUE, row))
+                patiently(lambda: cursor.execute(ENQUEUE, row))
 
     def check_immediately(self) -> None:
         if self._connection.in_atomic_block or not self._connection.get_autocommit():
@@ -92,14 +91,14 @@ class SqliteLayer(SqliteOperating):
 
     def _drop_expired(self, channels: list[str]) -> list[Message]:
         """Look first: an idle worker must not take the write lock."""
-        if not self._read(sql.ANY_EXPIRED, channels=json.dumps(channels), now=time.time()):
+        if not self._read(STATEMENTS["any_expired"], channels=json.dumps(channels), now=time.time()):
             return []
         with self._write() as cursor:
             return _drop_expired(cursor, channels)
 
     def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
         leases = {claim.channel: lease_for(claim.channel, lease) for claim in claims}
-        return self._settle(claims, sql.RENEW, leases=json.dumps(leases))
+        return self._settle(claims, STATEMENTS["renew"], leases=json.dumps(leases))
 
     def finish(self, claims: Sequence[Message]) -> list[Message]:
         if not claims:
@@ -110,24 +109,26 @@ class SqliteLayer(SqliteOperating):
     def _finish(self, cursor: Any, claims: Sequence[Message]) -> list[Message]:
         if not claims:
             return []
-        gone = rows_of(cursor, sql.FINISH, {"claims": _tokens(claims)})
+        gone = rows_of(cursor, STATEMENTS["finish"], {"claims": _tokens(claims)})
         advance_lanes(cursor, [lane for _, _, *lane in gone])
         return _not_in(gone, claims)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
         return self._settle(
-            [claim], sql.GIVE_BACK, delay=delay, attempts=0, alone=alone, error=storable(error)
+            [claim], STATEMENTS["give_back"], delay=delay, attempts=0, alone=alone, error=storable(error)
         )
 
     def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
-        return self._settle(claims, sql.GIVE_BACK, delay=delay, attempts=-1, alone=False, error=None)
+        return self._settle(
+            claims, STATEMENTS["give_back"], delay=delay, attempts=-1, alone=False, error=None
+        )
 
     def _settle(self, claims: Sequence[Message], statement: str, **values: Any) -> list[Message]:
         if not claims:
             return []
         with self._write() as cursor:
             values.update(claims=_tokens(claims), now=time.time())
-            held = rows_of(cursor, sql.HELD, values)
+            held = rows_of(cursor, STATEMENTS["held"], values)
             cursor.execute(statement, values)
             return _not_in(held, claims)
 
@@ -135,13 +136,13 @@ class SqliteLayer(SqliteOperating):
         error = storable(error)
         with self._write() as cursor:
             values = {"claims": _tokens([claim]), "error": error, "error_class": error_class(error)}
-            cursor.execute(sql.BURY, {**values, "now": time.time()})
+            cursor.execute(STATEMENTS["bury"], {**values, "now": time.time()})
             return self._finish(cursor, [claim])
 
     def poll(self, channels: Sequence[str]) -> float | None:
         if not channels:
             return None
-        [(due,)] = self._read(sql.NEXT_DUE, channels=json.dumps(list(channels)))
+        [(due,)] = self._read(STATEMENTS["next_due"], channels=json.dumps(list(channels)))
         if not isinstance(due, int | float):  # none, or only what was edited by hand into something else
             return None
         return max(0.0, due - time.time())
@@ -160,8 +161,8 @@ class SqliteLayer(SqliteOperating):
 
     def shift(self, seconds: float) -> None:
         with self._write() as cursor:
-            for statement in database_sql.SHIFT:
-                cursor.execute(statement, {"s": seconds})
+            for table in SHIFTED:
+                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
 
 
 # -- rows -------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def _plain(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _insert_in_order(cursor: Any, row: dict[str, Any]) -> UUID | None:
-    stored = rows_of(cursor, sql.ENQUEUE_IN_ORDER, row)
+    stored = rows_of(cursor, STATEMENTS["enqueue_in_order"], row)
     return UUID(stored[0][0]) if stored else None
 
 
@@ -220,7 +221,7 @@ def _choose(
     }
     room = dict(limits)
     chosen: list[str] = []
-    for id, channel, row in rows_of(cursor, sql.CLAIMABLE, values):
+    for id, channel, row in rows_of(cursor, STATEMENTS["claimable"], values):
         if len(chosen) == total:
             break
         if room[channel] > 0:
@@ -232,7 +233,7 @@ def _choose(
 def _rename(cursor: Any, row: int) -> str:
     """Somebody has written an id that no claim could name: give the message a new one, and it runs like others."""
     new = uuid7().hex
-    cursor.execute(sql.RENAME, {"id": new, "row": row})
+    cursor.execute(STATEMENTS["rename"], {"id": new, "row": row})
     return new
 
 
@@ -246,13 +247,13 @@ def _lease(cursor: Any, worker: str, ids: list[str], leases: Mapping[str, float]
         "token": new_token(),
         "now": time.time(),
     }
-    rows = {row[0]: row for row in rows_of(cursor, sql.LEASE, values)}
+    rows = {row[0]: row for row in rows_of(cursor, STATEMENTS["lease"], values)}
     return [read_message(rows[id]) for id in ids]  # RETURNING promises no order
 
 
 def _drop_expired(cursor: Any, channels: list[str]) -> list[Message]:
     values = {"channels": json.dumps(channels), "now": time.time()}
-    dropped = [read_message(row) for row in rows_of(cursor, sql.DROP_EXPIRED, values)]
+    dropped = [read_message(row) for row in rows_of(cursor, STATEMENTS["drop_expired"], values)]
     advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
     return dropped
 

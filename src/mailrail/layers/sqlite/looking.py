@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from ...messages import DeadMessage, Listed, Message, Place
-from .. import database_sql
 from ..database import read_dead, read_listed, read_message
-from ..looking import Waiting
-from . import looking_sql as sql
+from ..looking import END, EXCERPT, Waiting
 from .execution import SqliteExecution
+from .statements import STATEMENTS
 
 
 class SqliteLooking(SqliteExecution):
     """One statement for each verb."""
 
     def list_channels(self) -> list[str]:
-        return sorted(channel for (channel,) in self._read(sql.CHANNELS))
+        return sorted(channel for (channel,) in self._read(STATEMENTS["list_channels"]))
 
     def list_waiting(
         self,
@@ -30,12 +29,14 @@ class SqliteLooking(SqliteExecution):
     ) -> list[Listed]:
         at, id = (after[0], after[1].hex) if after else (float("-inf"), "")
         rows = self._read(
-            sql.WAITING[state],
+            STATEMENTS["list_waiting" if state is None else f"list_waiting_{state}"],
             channels=json.dumps(list(channels)),
             limit=limit,
             after_at=at,
             after_id=id,
             now=time.time(),
+            preview=EXCERPT,
+            error_length=END,
         )
         return [read_listed(row) for row in rows]
 
@@ -48,22 +49,26 @@ class SqliteLooking(SqliteExecution):
     ) -> list[Listed]:
         at, id = (before[0], before[1].hex) if before else (float("inf"), "")
         rows = self._read(
-            sql.DEAD if error_class is None else sql.DEAD_OF_CLASS,
+            STATEMENTS["list_dead" if error_class is None else "list_dead_of_class"],
             channels=json.dumps(list(channels)),
             limit=limit,
             before_at=at,
             before_id=id,
             error_class=error_class,
+            preview=EXCERPT,
+            error_length=END,
         )
         return [read_listed(row, is_dead=True) for row in rows]
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
-        return sorted(name for (name,) in self._read(sql.ERROR_CLASSES, channels=json.dumps(list(channels))))
+        return sorted(
+            name for (name,) in self._read(STATEMENTS["error_classes"], channels=json.dumps(list(channels)))
+        )
 
     def find(self, channel: str, id: UUID) -> Message | None:
-        rows = self._read(database_sql.FOUND, channel=channel, id=id.hex)
+        rows = self._read(STATEMENTS["get"], channel=channel, id=id.hex)
         return read_message(rows[0]) if rows else None
 
     def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
-        rows = self._read(database_sql.FOUND_DEAD, channel=channel, id=id.hex)
+        rows = self._read(STATEMENTS["get_dead"], channel=channel, id=id.hex)
         return read_dead(rows[0]) if rows else None

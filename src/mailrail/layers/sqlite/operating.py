@@ -19,15 +19,14 @@ from ...messages import (
     check_channel_name,
     encode,
 )
-from .. import database_sql
 from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from ..buckets import refill
 from ..database import read_dead, read_message
-from . import sql
 from .execution import ids_of, rows_of
 from .file import FileWatch
 from .lanes import advance_lanes
 from .looking import SqliteLooking
+from .statements import STATEMENTS
 
 
 class SqliteOperating(SqliteLooking):
@@ -37,26 +36,28 @@ class SqliteOperating(SqliteLooking):
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         with self._write() as cursor:
-            gone = rows_of(cursor, sql.CANCEL, {"channel": channel, "ids": ids_of(ids)})
+            gone = rows_of(cursor, STATEMENTS["cancel"], {"channel": channel, "ids": ids_of(ids)})
             advance_lanes(cursor, [lane for _, *lane in gone])
             return [UUID(id) for id, *_ in gone]
 
     def waiting(self, channel: str, limit: int = 100) -> list[Message]:
-        return [read_message(row) for row in self._read(sql.WAITING, channel=channel, limit=limit)]
+        return [read_message(row) for row in self._read(STATEMENTS["waiting"], channel=channel, limit=limit)]
 
     def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
-        return {UUID(id) for (id,) in self._read(sql.KNOWN, channel=channel, ids=ids_of(ids))}
+        return {UUID(id) for (id,) in self._read(STATEMENTS["known"], channel=channel, ids=ids_of(ids))}
 
     def dead(self, channel: str, limit: int = 100, before: DeadMessage | None = None) -> list[DeadMessage]:
         before_at, before_id = (before.buried_at, before.message.id.hex) if before else (float("inf"), "")
-        rows = self._read(sql.DEAD, channel=channel, limit=limit, before_at=before_at, before_id=before_id)
+        rows = self._read(
+            STATEMENTS["dead"], channel=channel, limit=limit, before_at=before_at, before_id=before_id
+        )
         return [read_dead(row) for row in rows]
 
     def requeue(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         ids = list(ids)
         with self._write() as cursor:
             for id in ids:  # one by one, so that those of a lane take its places in the order given
-                cursor.execute(sql.REQUEUE, {"channel": channel, "id": id.hex, "now": time.time()})
+                cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
             return _discard(cursor, channel, ids)
 
     def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
@@ -65,18 +66,20 @@ class SqliteOperating(SqliteLooking):
 
     def pause(self, channel: str) -> None:
         with self._write() as cursor:
-            cursor.execute(sql.PAUSE, {"channel": check_channel_name(channel), "now": time.time()})
+            cursor.execute(STATEMENTS["pause"], {"channel": check_channel_name(channel), "now": time.time()})
 
     def resume(self, channel: str) -> None:
         with self._write() as cursor:
-            cursor.execute(database_sql.RESUME, {"channel": channel})
+            cursor.execute(STATEMENTS["resume"], {"channel": channel})
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
         with self._write() as cursor:
             now = time.time()
-            [(held, filled_at)] = rows_of(cursor, sql.BUCKET, {"name": bucket}) or [(rate.count, now)]
+            [(held, filled_at)] = rows_of(cursor, STATEMENTS["bucket"], {"name": bucket}) or [
+                (rate.count, now)
+            ]
             tokens, granted, retry_after = refill(held, now - filled_at, n, rate)
-            cursor.execute(sql.FILL_BUCKET, {"name": bucket, "tokens": tokens, "now": now})
+            cursor.execute(STATEMENTS["fill_bucket"], {"name": bucket, "tokens": tokens, "now": now})
             return Granted(granted, retry_after)
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
@@ -85,19 +88,21 @@ class SqliteOperating(SqliteLooking):
         self._file.check(self._connection)
         with self._write() as cursor:
             gone = worker if info is None else ""
-            cursor.execute(sql.GOODBYE, {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})
+            cursor.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})
             if info is not None:
-                cursor.execute(sql.HEARTBEAT, {"id": worker, "details": encode(info, "info"), "now": now})
+                cursor.execute(
+                    STATEMENTS["heartbeat"], {"id": worker, "details": encode(info, "info"), "now": now}
+                )
 
     def workers(self) -> list[WorkerInfo]:
         now = time.time()
-        rows = self._read(sql.WORKERS, now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
+        rows = self._read(STATEMENTS["workers"], now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
         return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows]
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
-        dead = dict(self._read(database_sql.DEAD_COUNTS))
-        paused = {channel for (channel,) in self._read(database_sql.PAUSED)}
-        live = {channel: counts for channel, *counts in self._read(sql.STATS, now=time.time())}
+        dead = dict(self._read(STATEMENTS["dead_counts"]))
+        paused = {channel for (channel,) in self._read(STATEMENTS["paused"])}
+        live = {channel: counts for channel, *counts in self._read(STATEMENTS["stats"], now=time.time())}
         return {
             channel: _stats(live.get(channel, (0, 0, 0, None)), dead.get(channel, 0), channel in paused)
             for channel in sorted(live.keys() | dead.keys() | paused)
@@ -105,7 +110,7 @@ class SqliteOperating(SqliteLooking):
 
 
 def _discard(cursor: Any, channel: str, ids: Iterable[UUID]) -> list[UUID]:
-    gone = rows_of(cursor, sql.DISCARD, {"channel": channel, "ids": ids_of(ids)})
+    gone = rows_of(cursor, STATEMENTS["discard"], {"channel": channel, "ids": ids_of(ids)})
     return [UUID(id) for (id,) in gone]
 
 

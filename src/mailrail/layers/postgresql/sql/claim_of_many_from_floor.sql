@@ -1,0 +1,107 @@
+-- Written by scripts/sql_variants.py from claim.sql: edit that.
+-- Settle, choose and lease, in one round trip.
+-- From the floor that the claim before has found, not from the front (scan_floor.py).
+-- Of many channels: to lock as many of each priority and channel would be far too many. So a look without locks says
+-- how many of the best are of each, and no more than those are locked. Where others have locked them meanwhile, the
+-- next ones of the same are.
+\set channels '{noop,mail}'
+\set rooms '{8,8}'
+\set leases '{15,15}'
+\set total 8
+\set despite f
+\set worker host-1
+\set token 42
+\set besides '{}'
+\set ids '{0190a0b0-c0d0-7000-8000-000000000001}'
+\set tokens '{41}'
+\set known_channels '{noop}'
+\set known_priorities '{0}'
+\set min_dues '{0}'
+WITH
+    clock AS MATERIALIZED (SELECT date_part('epoch', clock_timestamp()) AS now),
+    open (channel, room, lease) AS MATERIALIZED (
+        SELECT *
+        FROM unnest(:'channels'::text[], :'rooms'::int[], :'leases'::float8[]) AS wanted (channel, room, lease)
+        WHERE NOT EXISTS (SELECT FROM mailrail_pause p WHERE p.channel = wanted.channel)),
+    -- The priorities in use, and where their messages begin, as known from the claim before.
+    level (channel, priority, min_due) AS (
+        SELECT * FROM unnest(:'known_channels'::text[], :'known_priorities'::smallint[], :'min_dues'::float8[])),
+    seen AS MATERIALIZED (
+        SELECT channel, priority, min_due, id, due, room,
+            row_number() OVER (PARTITION BY channel ORDER BY priority DESC, due, id) AS nth
+        FROM level JOIN open USING (channel) CROSS JOIN LATERAL (
+            SELECT id, due FROM mailrail_message m
+            WHERE m.channel = level.channel AND m.priority = level.priority AND m.held = 0
+                AND m.due <= (SELECT now FROM clock) AND m.due >= level.min_due
+                AND (m.expires IS NULL OR m.expires > (SELECT now FROM clock))
+                AND m.id <> ALL (:'besides'::uuid[])
+            ORDER BY m.due, m.id LIMIT open.room) AS first),
+    share (channel, priority, min_due, n) AS (
+        SELECT channel, priority, min_due, count(*) FROM (
+            SELECT * FROM seen WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total') AS best
+        GROUP BY channel, priority, min_due),
+    given (id, token) AS MATERIALIZED (SELECT * FROM unnest(:'ids'::uuid[], :'tokens'::bigint[])),
+    -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. By a hash of the claims: as a join, the
+    -- planner, who expects a row or ten, would compare each with each. For a batch of 200 that is 40,000 times. IS TRUE
+    -- keeps it from making a join of this.
+    finished AS (
+        DELETE FROM mailrail_message m
+        WHERE m.id = ANY (:'ids'::uuid[]) AND ((m.id, m.token) IN (SELECT id, token FROM given)) IS TRUE
+            AND m.lane IS NULL
+        RETURNING m.id, m.token),
+    found AS MATERIALIZED (
+        SELECT first.*, share.channel,
+            first.lane IS NOT NULL AND EXISTS (
+                SELECT FROM mailrail_message ahead
+                WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq < first.lane_seq
+            ) AS blocked
+        -- Which messages may be claimed, oldest first. Expired ones are left to drop_expired.sql.
+        FROM share CROSS JOIN LATERAL (
+            SELECT id, lane, lane_seq, priority, due FROM mailrail_message m
+            WHERE m.channel = share.channel AND m.priority = share.priority AND m.held = 0
+                AND m.due <= (SELECT now FROM clock) AND m.due >= share.min_due
+                AND (m.expires IS NULL OR m.expires > (SELECT now FROM clock))
+                AND m.id <> ALL (:'besides'::uuid[])
+            ORDER BY m.due, m.id LIMIT share.n
+            FOR UPDATE SKIP LOCKED -- what another worker is about to claim is not waited for
+        ) AS first),
+    ranked AS (
+        SELECT id, channel, priority, due,
+            row_number() OVER (PARTITION BY channel ORDER BY priority DESC, due, id) AS nth
+        FROM found
+        -- Those blocked may stand where better ones could. First they are put out of the way (park.sql), if they can.
+        WHERE NOT blocked AND (:'despite' OR NOT EXISTS (SELECT FROM found WHERE blocked))),
+    chosen AS MATERIALIZED (
+        SELECT id, due FROM ranked JOIN open USING (channel)
+        WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total'),
+    leased AS (
+        UPDATE mailrail_message m SET
+            due = (SELECT now FROM clock) + (SELECT lease FROM open WHERE open.channel = m.channel),
+            worker = :'worker',
+            token = :'token',
+            -- A token that is still there means: the last lease lapsed unsettled.
+            attempt = attempt + (token IS NULL)::int,
+            losses = losses + (token IS NOT NULL)::int,
+            unique_key = NULL -- started: the key is free
+        -- By ids alone: of `chosen` the planner expects one row. So a join with it was an index scan of all ids once
+        -- for each row, 40,000 look-ups for a batch of 200.
+        WHERE id = ANY (ARRAY (SELECT id FROM chosen))
+        RETURNING id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
+            expires, sent_at, key, worker, token),
+    news AS (
+        SELECT json_build_object(
+            'chosen', (SELECT json_agg(json_build_array(id, due)) FROM chosen), -- best first, with what was its due
+            'lost', (
+                SELECT json_agg(json_build_array(id, token)) FROM given
+                WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE),
+            'blocked', (SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane)) FROM found WHERE blocked),
+            -- In the order of the index, or the planner might read the whole table for it, and that at each claim.
+            'overdue', (
+                SELECT json_agg(channel) FROM open WHERE (
+                    SELECT m.expires FROM mailrail_message m
+                    WHERE m.channel = open.channel AND m.expires <= (SELECT now FROM clock)
+                        -- claimed ones are safe until their lease is over
+                        AND (m.token IS NULL OR m.due <= (SELECT now FROM clock))
+                    ORDER BY m.expires LIMIT 1) IS NOT NULL),
+            'passed_over', EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM found))::text AS text)
+SELECT text, leased.* FROM leased FULL JOIN news ON FALSE; -- the news, and the messages

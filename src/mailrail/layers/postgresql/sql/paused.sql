@@ -1,0 +1,2 @@
+-- List the channels that are paused.
+SELECT channel FROM mailrail_pause;

@@ -1,0 +1,12 @@
+-- Give claims back, for a retry or released. The token alone decides.
+.parameter set :now 1800000000
+.parameter set :delay 0
+.parameter set :attempts 0
+.parameter set :alone 0
+.parameter set :error 'ValueError: no'
+.parameter set :claims '[["0190a0b0c0d070008000000000000001", 42]]'
+UPDATE mailrail_message SET
+    due = :now + :delay, attempt = attempt + :attempts, alone = alone OR :alone, worker = NULL,
+    token = NULL, error = COALESCE(:error, error)
+WHERE (id, token) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:claims));
