@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail import circuit_log, logins, paces, refused_senders
+from mailrail.mail import circuit_log, logins, refused_senders, throttle
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
@@ -97,7 +97,7 @@ def second(settings: Any, policy: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def _no_beliefs() -> None:
     """What this process has read, said and proven in another test."""
-    paces.forget()
+    throttle.forget()
     refused_senders.forget()
     logins.forget()
     circuit_log.forget()

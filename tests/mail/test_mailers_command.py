@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 
 from mailrail import InvalidSettings, mail
-from mailrail.mail import Email, circuit, paces
+from mailrail.mail import Email, circuit, throttle
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance, drain
@@ -37,7 +37,7 @@ def test_how_each_mailer_stands(queueing: Configure, policy: Configure, second: 
     assert told() == f"{MAILER}: works\nbackup: works\nthird: works\n"
     circuit.trip(alias_of(MAILER), "nobody answers", "default")
     mail.pause("backup", reason="the bill is not paid")
-    paces.slow_down("third", "example.com", 10.0, "421 too fast", "default")
+    throttle.slow_down("third", "example.com", 10.0, "421 too fast", "default")
     first, backup, third = told().splitlines()
     assert first.startswith(f"{MAILER}: out since 20") and first.endswith(
         "nobody answers; its mail goes by backup"

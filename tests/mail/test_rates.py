@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from mailrail import LayerUnavailable
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.mail import Email, Status, paces, queue, queue_many
+from mailrail.mail import Email, Status, queue, queue_many, throttle
 from mailrail.mail.models import MailerPace
 from mailrail.messages import Granted
 from mailrail.routing import Rate
@@ -207,20 +207,20 @@ def test_a_long_line_is_not_walked_all_the_time(
 
 def test_turns_are_given_by_priority_over_all_workers() -> None:
     def give(*priorities: int) -> list[float]:
-        return paces.give_turns("out", "", paces.Turns("60", priorities, 1.0, 10.0), "default")
+        return throttle.reserve("out", "", throttle.Overflow("60", priorities, 1.0, 10.0), "default")
 
     assert give(0, 0) == pytest.approx([1, 11], abs=0.2)
     assert give(0) == pytest.approx([21], abs=0.2)
     assert give(5) == pytest.approx([1], abs=0.2)
     assert give(0, -5) == pytest.approx([31, 41], abs=0.2)
-    assert give(*[0] * 200)[-1] == paces.FARTHEST
-    paces.forget_turns("out", "default")
+    assert give(*[0] * 200)[-1] == throttle.LONGEST_RESERVATION_S
+    throttle.cancel_reservations("out", "default")
     assert give(0) == pytest.approx([1], abs=0.2)
 
 
 def test_a_paused_mailer_is_looked_at_soon_and_never_all_the_time() -> None:
-    assert max(paces.visits("out", 3)) < 1.0
-    many = [wait for _ in range(300) for wait in paces.visits("out", 100)]
+    assert max(throttle.recheck_delays("out", 3)) < 1.0
+    many = [wait for _ in range(300) for wait in throttle.recheck_delays("out", 100)]
     assert 59 < max(many) < 62
     assert sum(wait < 10 for wait in many) < 2500
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 
-from mailrail.mail import Email, Status, paces, queue_many
+from mailrail.mail import Email, Status, queue_many, throttle
 from mailrail.mail.mailers import alias_of
 from mailrail.mail.models import MailerPace, MailerState
 from mailrail.testing import advance
@@ -29,7 +29,7 @@ def pass_time(seconds: float) -> None:
         row.changed_at -= timedelta(seconds=seconds)
         row.lines = {}
         row.save()
-    paces.forget()
+    throttle.forget()
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -37,13 +37,13 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def pace(mailer: str, domain: str = "") -> float | None:
-    paces.forget()
-    return paces.slowed(mailer, "default").get(domain)
+    throttle.forget()
+    return throttle.slowed(mailer, "default").get(domain)
 
 
 def test_half_then_half_again_then_slowly_all(caplog: pytest.LogCaptureFixture) -> None:
     def complain() -> None:
-        paces.slow_down("out", "", 80.0, "421 4.7.0 too fast", "default")
+        throttle.slow_down("out", "", 80.0, "421 4.7.0 too fast", "default")
 
     with caplog.at_level(logging.WARNING, "mailrail.mail"):
         complain()
@@ -66,7 +66,7 @@ def test_half_then_half_again_then_slowly_all(caplog: pytest.LogCaptureFixture) 
 
 def test_never_to_nothing() -> None:
     for _ in range(30):
-        paces.slow_down("out", "", 0.5, "421", "default")
+        throttle.slow_down("out", "", 0.5, "421", "default")
         pass_time(11)
     assert pace("out") == pytest.approx(1 / 60)
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from mailrail.moments import from_now, seconds_between
 
-from . import circuit_log, paces
+from . import circuit_log, throttle
 from .mailers import alias_of, check_delivering
 from .models import MailerState
 from .values import storable
@@ -80,7 +80,7 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
         reason=reason, probes=state.probes + 1, probe_at=from_now(delay)
     )
     if is_new:
-        paces.forget_turns(mailer, using)
+        throttle.cancel_reservations(mailer, using)
     circuit_log.begun(state, reason, stands_in)
     return delay
 
@@ -113,7 +113,7 @@ def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a string, not {reason!r}.")
     mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
-    paces.forget_turns(mailer, using)
+    throttle.cancel_reservations(mailer, using)
     MailerState.objects.using(using).update_or_create(
         pk=mailer,
         defaults={"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None},

@@ -26,7 +26,7 @@ from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from . import circuit, failover, outcome_log, outcomes, paces, rates, reading
+from . import circuit, failover, outcome_log, outcomes, rates, reading, throttle
 from .circuit import CircuitState
 from .connection_limits import reserved_connections
 from .django_transport import send_by_django
@@ -91,7 +91,7 @@ class Delivery:
 
     def run(self) -> None:
         try:
-            self._take_in()
+            self._deduplicate()
             self._run_or_part([*self._messages])
         except Exception as error:
             if not is_transient(error):
@@ -104,7 +104,7 @@ class Delivery:
             for message in self._all:  # returning would finish them
                 _release(message, SHORTLY, "it was not its turn")
 
-    def _take_in(self) -> None:
+    def _deduplicate(self) -> None:
         for message in self._all:
             id = id_of(message.content)
             if id is None:
@@ -165,7 +165,7 @@ class Delivery:
             if id not in emails:
                 _finish(self._messages[id])  # its record was deleted
         by_mailer: dict[str, list[Email]] = defaultdict(list)
-        for email in self._sort_out([emails[id] for id in ids if id in emails]):
+        for email in self._triage([emails[id] for id in ids if id in emails]):
             by_mailer[failover.mailer_of(email)].append(email)
         for mailer in self._working_ones_first(by_mailer):
             self._deliver(mailer, by_mailer[mailer])
@@ -179,7 +179,7 @@ class Delivery:
 
     # -- before anything is sent --------------------------------------------------------------------------------
 
-    def _sort_out(self, emails: list[Email]) -> list[Email]:
+    def _triage(self, emails: list[Email]) -> list[Email]:
         """Those to send now. The others are settled."""
         now = timezone.now()
         sound, results, ready = [], [], []
@@ -231,19 +231,19 @@ class Delivery:
                 return
             circuit_state = circuit.state_of(way, self._using)
             if way == mailer and circuit_state.is_paused:
-                self._visit(mailer, emails, f"mailer {mailer!r} is paused")
+                self._recheck_later(mailer, emails, f"mailer {mailer!r} is paused")
                 return
             if circuit_state.usable:
-                emails, delay, why = self._deliver_by(way, emails, circuit_state, ways)
+                emails, delay, why = self._attempt_with(way, emails, circuit_state, ways)
                 wait = min(wait, delay)
             elif not circuit_state.is_paused:
                 wait, why = min(wait, circuit_state.wait), why or f"mailer {way!r} is out"
             bound = [email for email in emails if not failover.may_move(email)]
-            self._later(bound, wait, why)
+            self._release_all(bound, wait, why)
             emails = [email for email in emails if failover.may_move(email)]
-        self._later(emails, wait, why)
+        self._release_all(emails, wait, why)
 
-    def _deliver_by(
+    def _attempt_with(
         self, mailer: str, emails: list[Email], circuit_state: CircuitState, ways: Sequence[str]
     ) -> tuple[list[Email], float, str]:
         """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
@@ -266,7 +266,7 @@ class Delivery:
         if why is None:
             if self._probed is not None:
                 (circuit.reset if self._answered else circuit.half_open)(mailer, self._using)
-            self._later(left, SHORTLY, "its connection broke")
+            self._release_all(left, SHORTLY, "its connection broke")
             self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
@@ -313,7 +313,7 @@ class Delivery:
             return emails, f"{type(error).__name__}: {error}"
         login = self._login = Login(mailer, backend, self._using)
         if not circuit_state.is_probe and not self._may_log_in(mailer, login):
-            self._visit(mailer, emails, LOGGING_IN, soonest=0.1)
+            self._recheck_later(mailer, emails, LOGGING_IN, soonest=0.1)
             admission.give_back(emails)
             return [], None
         left: list[Email] = []
@@ -326,7 +326,7 @@ class Delivery:
             most = 1 if server is None else _most(server, len(loaded), circuit_state)
             with reserved_connections(mailer, most, self._using) as free:
                 if free == 0:
-                    self._visit(mailer, portion, NO_SLOT, soonest=0.1)
+                    self._recheck_later(mailer, portion, NO_SLOT, soonest=0.1)
                     admission.give_back(portion)
                 elif server is None:
                     its, why = send_by_django(
@@ -345,7 +345,7 @@ class Delivery:
         pace = max(LEAST_PACE, self._ended / max(seconds, 0.001))
         for domain, said in self._slow_down.items():
             allowed = rates.slowest_configured(mailer, domain)
-            paces.slow_down(mailer, domain, min(pace, allowed), said, self._using)
+            throttle.slow_down(mailer, domain, min(pace, allowed), said, self._using)
 
     def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
         batch, now = load_messages(emails, self._using), timezone.now()
@@ -401,7 +401,7 @@ class Delivery:
                 pool_of(server).give_back(connection)
             transport.put_off_rest()
             self._patiently(transport.commit)
-        self._heed(errors, mailer)
+        self._apply_replies(errors, mailer)
         broken = str(errors[0]) if errors and transport.left() and not transport.accepted else None
         return transport.left(), transport.mailer_out or broken
 
@@ -422,7 +422,7 @@ class Delivery:
         self._login.accepted()
         return []
 
-    def _heed(self, errors: Sequence[SmtpError], mailer: str) -> None:
+    def _apply_replies(self, errors: Sequence[SmtpError], mailer: str) -> None:
         """A server that turns connections away wants less, too."""
         for error in errors:
             if isinstance(error, AuthenticationRefused) and self._login is not None:
@@ -500,14 +500,16 @@ class Delivery:
             logger.info("email %s was changed while it was about to be sent", email.pk)
             _release(self._messages[email.pk], random.uniform(0, 1), "it was changed meanwhile")
 
-    def _later(self, emails: Iterable[Email], delay: float, why: str) -> None:
+    def _release_all(self, emails: Iterable[Email], delay: float, why: str) -> None:
         for email in emails:
             wait = max(delay * random.uniform(1, 1.1), self._not_before.get(email.pk, 0.0))
             _release(self._messages[email.pk], wait, why)
 
-    def _visit(self, mailer: str, emails: Sequence[Email], why: str, soonest: float = paces.SOONEST) -> None:
+    def _recheck_later(
+        self, mailer: str, emails: Sequence[Email], why: str, soonest: float = throttle.SOONEST_RECHECK_S
+    ) -> None:
         """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""
-        for email, delay in zip(emails, paces.visits(mailer, len(emails), soonest), strict=True):
+        for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
             _release(self._messages[email.pk], delay, why)
 
 

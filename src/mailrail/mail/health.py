@@ -19,8 +19,8 @@ from .mailers import alias_of
 from .models import Email, MailerPace, MailerState, Status
 from .outcomes import domain_of
 from .overview import COUNTED, due_at
-from .paces import FARTHEST
 from .policies import policy_of
+from .throttle import LONGEST_RESERVATION_S
 
 PAGE = 500
 """Emails that are read at once."""
@@ -108,7 +108,7 @@ def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
         policy = policy_of(mailer)
         for domain, rates in {"": policy.rate, **policy.rates}.items():
             # Turns that are farther away are not noted.
-            if any(rate.seconds / rate.count > FARTHEST for rate in rates):
+            if any(rate.seconds / rate.count > LONGEST_RESERVATION_S for rate in rates):
                 found.add((mailer, domain))
     return found
 

@@ -1,7 +1,7 @@
 """Which emails of a batch may leave now, by the rates of their mailer and of their recipients' domains.
 
 A rate is a bucket of tokens on the layer that all workers share (``layer.take``). A batch asks each bucket it needs
-once. Emails that the bucket refuses get a reservation (``paces.give_turns``) and are released until then. So they
+once. Emails that the bucket refuses get a reservation (``throttle.reserve``) and are released until then. So they
 neither run in circles nor block others.
 """
 
@@ -17,9 +17,9 @@ from mailrail.routing import Rate
 
 from .models import Email
 from .outcomes import domain_of, waiting
-from .paces import Turns, give_turns, slowed
 from .policies import policy_of
 from .queueing import CHANNEL
+from .throttle import Overflow, reserve, slowed
 
 LONGEST_NAME = 255
 """Characters of a bucket's name."""
@@ -159,8 +159,8 @@ def _turns(
     limit: Limit, emails: Sequence[Email], first: float, using: str
 ) -> Iterable[tuple[Email, float, str]]:
     spacing = limit.rate.seconds / limit.rate.count
-    turns = Turns(limit.window, [email.priority for email in emails], first, spacing)
-    waits = give_turns(limit.mailer, limit.domain, turns, using)
+    overflow = Overflow(limit.window, [email.priority for email in emails], first, spacing)
+    waits = reserve(limit.mailer, limit.domain, overflow, using)
     why = str(limit)
     return [(email, wait, why) for email, wait in zip(emails, waits, strict=True)]
 

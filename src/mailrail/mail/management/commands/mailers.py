@@ -12,7 +12,7 @@ from mailrail.moments import for_people
 from mailrail.piping import PipedCommand
 from mailrail.terminal import counted, single_line
 
-from ... import circuit, health, moving, paces
+from ... import circuit, health, moving, throttle
 from ...mailers import alias_of, backend_of, delivering
 from ...models import Email, MailerPace, MailerState
 from ...policies import policy_of
@@ -108,10 +108,10 @@ def _stopped(state: MailerState) -> str:
 
 
 def _working(mailer: str, using: str) -> str:
-    paces.slowed(mailer, using)  # credits what has passed since the last look
+    throttle.slowed(mailer, using)  # credits what has passed since the last look
     slow = MailerPace.objects.using(using).filter(mailer=mailer, share__lt=1).order_by("domain")
     said = [
-        f"slowed down to {paces.pace_of(row):.3g} emails a second{paces.to(row.domain)}: {row.reason}"
+        f"slowed down to {throttle.pace_of(row):.3g} emails a second{throttle.to(row.domain)}: {row.reason}"
         for row in slow
     ]
     return "; ".join(["works", *said])

@@ -1,8 +1,8 @@
-"""How fast mail leaves, as all workers know it: slowing down when a server asks for it, and whose turn is when.
+"""Throttle each mailer over all workers: slow down when a server asks for it, and reserve times for what has to wait.
 
 A server that asks for less (``replies.Verdict.slow_down``) gets half, at most once every ten seconds. Each quiet minute
-adds a tenth, until the full rate is back: additive increase, multiplicative decrease. Half of what: of the pace at
-which mail was leaving just then.
+adds a tenth, until the full rate is back: additive increase, multiplicative decrease. The full rate is the one at
+which mail was leaving when the server first complained.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from .models import MailerPace
 
 logger = logger_of("mailrail.mail")
 
-HALVED_AT_MOST_EVERY = 10.0
-"""Seconds: what is under way when a server first complains is complained of as well."""
+MIN_S_BETWEEN_HALVINGS = 10.0
+"""Within so many seconds, further complaints are about mail that was under way at the first one."""
 RECOVERS_EVERY, RECOVERS_BY = 60.0, 0.1
 LEAST_SHARE = 1 / 128
 SLOWEST = 1 / 60
 """Emails a second: never less, so that recovery is noticed."""
-KNOWN_FOR = 1.0
-"""Seconds for which a process believes what it has read: no batch costs a look of its own."""
-FARTHEST = 900.0
-"""Seconds ahead for which turns are given away. Emails beyond come again then, in the same order."""
-TOGETHER = 0.2
-"""Seconds: turns that are nearer to each other than that are taken at the same time."""
-TRIES = 20
-"""A row that others change all the time is read anew so often, then left as it is."""
+CACHE_S = 1.0
+"""Seconds for which a process trusts what it has read, so that not every batch costs a query."""
+LONGEST_RESERVATION_S = 900.0
+"""Seconds ahead for which times are reserved. Emails beyond come again then, in the same order."""
+GRID_S = 0.2
+"""Seconds: reservations closer together than that are moved to the same moment, as one batch."""
+MAX_TRIES = 20
+"""How often a row is read anew that others keep changing, before it is left as it is."""
 
 
-class Turns(NamedTuple):
-    """Whose turns are to be given away: emails over a rate, by their priorities, in order.
+class Overflow(NamedTuple):
+    """Emails over a rate, which need reservations: their priorities, in order.
 
-    ``window``: what the rate is told by from the mailer's others; ``first``: seconds until the first turn; ``spacing``:
+    ``window`` names the rate among those of the mailer. ``first``: seconds until the first reservation. ``spacing``:
     seconds between two.
     """
 
@@ -60,9 +60,9 @@ _known: dict[tuple[str, str], tuple[float, Mapping[str, float]]] = {}
 
 
 def slowed(mailer: str, using: str) -> Mapping[str, float]:
-    """Recipient domain ("": all mail) -> emails a second, where the server has asked for less."""
+    """Return the emails a second for each recipient domain ("": all mail) where the server has asked for less."""
     read_at, found = _known.get((mailer, using), (float("-inf"), {}))
-    if time.monotonic() - read_at < KNOWN_FOR:
+    if time.monotonic() - read_at < CACHE_S:
         return found
     rows = MailerPace.objects.using(using).filter(mailer=mailer, share__lt=1)
     found = {row.domain: pace_of(row) for row in rows if not _recovers(row, using)}
@@ -75,11 +75,11 @@ def pace_of(row: MailerPace) -> float:
 
 
 def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) -> None:
-    """The server asks for less mail to this domain ("": in all). ``pace``: emails a second that were leaving."""
+    """Note that the server asks for less to this domain ("": in all). ``pace``: emails a second that were leaving."""
     rows = MailerPace.objects.using(using)
     row, _ = rows.get_or_create(mailer=mailer, domain=domain)
     now = timezone.now()
-    if row.share < 1 and seconds_between(row.changed_at, now) < HALVED_AT_MOST_EVERY:
+    if row.share < 1 and seconds_between(row.changed_at, now) < MIN_S_BETWEEN_HALVINGS:
         return
     begins = row.share >= 1
     row.share = 0.5 if begins else max(LEAST_SHARE, row.share / 2)
@@ -94,7 +94,7 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
 
 
 def _recovers(row: MailerPace, using: str) -> bool:
-    """After some quiet, a little. Whole again?"""
+    """Raise the share after some quiet, and return whether it is whole again."""
     periods = int(seconds_between(row.changed_at, timezone.now()) / RECOVERS_EVERY)
     if periods < 1:
         return False
@@ -109,31 +109,31 @@ def _recovers(row: MailerPace, using: str) -> bool:
 
 
 def to(domain: str) -> str:
-    """For messages."""
+    """Return a clause for log messages."""
     return f" for mail to {domain}" if domain else ""
 
 
 def _save(row: MailerPace, using: str, *names: str) -> bool:
-    """Unless somebody else has changed it since it was read."""
+    """Save these columns and return True, unless another process has changed the row since it was read."""
     values = {name: getattr(row, name) for name in names}
     mine = MailerPace.objects.using(using).filter(pk=row.pk, turn=row.turn)
     return bool(mine.update(**values, turn=F("turn") + 1))
 
 
-# -- whose turn is when -----------------------------------------------------------------------------------------------
+# -- reservations -----------------------------------------------------------------------------------------------------
 
 
-def give_turns(mailer: str, domain: str, turns: Turns, using: str) -> list[float]:
-    """Seconds until the turn of each. What was given away before comes first, but for lower priorities."""
-    for _ in range(TRIES):
+def reserve(mailer: str, domain: str, overflow: Overflow, using: str) -> list[float]:
+    """Return the seconds until the reservation of each. Earlier ones come first, but for lower priorities."""
+    for _ in range(MAX_TRIES):
         row, _created = MailerPace.objects.using(using).get_or_create(mailer=mailer, domain=domain)
         now = time.time()
         lines = _future(row.lines, now)
-        waits = _give(lines.setdefault(turns.window, {}), turns, now)
+        waits = _reserve_in(lines.setdefault(overflow.window, {}), overflow, now)
         row.lines = lines
         if _save(row, using, "lines"):
             return waits
-    return [turns.first + turns.spacing * n for n in range(len(turns.priorities))]
+    return [overflow.first + overflow.spacing * n for n in range(len(overflow.priorities))]
 
 
 def _future(lines: Mapping[str, Mapping[str, float]], now: float) -> dict[str, dict[str, float]]:
@@ -144,57 +144,57 @@ def _future(lines: Mapping[str, Mapping[str, float]], now: float) -> dict[str, d
     }
 
 
-def _give(line: dict[str, float], turns: Turns, now: float) -> list[float]:
+def _reserve_in(line: dict[str, float], overflow: Overflow, now: float) -> list[float]:
     waits = []
-    for priority in turns.priorities:
+    for priority in overflow.priorities:
         before = [end for other, end in line.items() if int(other) >= priority]
-        turn = max([now + turns.first, *(end + turns.spacing for end in before)])
-        if turn <= now + FARTHEST:
+        turn = max([now + overflow.first, *(end + overflow.spacing for end in before)])
+        if turn <= now + LONGEST_RESERVATION_S:
             line[str(priority)] = turn
-        waits.append(min(_together(turn, turns.spacing) - now, FARTHEST))
+        waits.append(min(_on_grid(turn, overflow.spacing) - now, LONGEST_RESERVATION_S))
     return waits
 
 
-def _together(turn: float, spacing: float) -> float:
-    """A little later than the token, and with the others of that fifth of a second: one batch for all of them."""
-    return turn + 0.01 if spacing > TOGETHER else math.ceil(turn / TOGETHER) * TOGETHER
+def _on_grid(turn: float, spacing: float) -> float:
+    """Move a reservation to the end of its fifth of a second, a little behind its token: neighbours form a batch."""
+    return turn + 0.01 if spacing > GRID_S else math.ceil(turn / GRID_S) * GRID_S
 
 
-def forget_turns(mailer: str, using: str) -> None:
-    """The mailer stops or starts: those who waited for a turn wait for something else, or come anew."""
+def cancel_reservations(mailer: str, using: str) -> None:
+    """Drop all reservations: the mailer stops or starts, so that its mail waits for something else."""
     rows = MailerPace.objects.using(using).filter(mailer=mailer)
     rows.exclude(lines={}).update(lines={}, turn=F("turn") + 1)
 
 
 # -- mail that waits for a mailer, not for a moment -------------------------------------------------------------------
 
-VISITS = 200.0
-"""Emails a second that this process checks again in vain while their mailer is paused or all its connections are used.
+RECHECKS_PER_S = 200.0
+"""Emails a second that this process checks again while their mailer is paused or all its connections are used.
 A short queue is checked every second, and a long one causes no load."""
-SOONEST, LATEST = 0.5, 60.0
-"""Seconds until the first of them, and until the last."""
+SOONEST_RECHECK_S, LATEST_RECHECK_S = 0.5, 60.0
+"""Seconds until the first recheck, and until the last."""
 
-_visits: dict[str, float] = {}
+_recheck_from: dict[str, float] = {}
 _lock = threading.Lock()
 
 
-def visits(mailer: str, count: int, soonest: float = SOONEST) -> Iterable[float]:
-    """Seconds until each of so many emails may be looked at again."""
+def recheck_delays(mailer: str, count: int, soonest: float = SOONEST_RECHECK_S) -> Iterable[float]:
+    """Return for each of so many emails the seconds until its recheck."""
     with _lock:
         now = time.monotonic()
-        begin = max(now + soonest, _visits.get(mailer, 0.0))
-        if begin > now + LATEST:
-            begin = now + LATEST
-        _visits[mailer] = begin + count / VISITS
-    return [begin - now + n / VISITS for n in range(count)]
+        begin = max(now + soonest, _recheck_from.get(mailer, 0.0))
+        if begin > now + LATEST_RECHECK_S:
+            begin = now + LATEST_RECHECK_S
+        _recheck_from[mailer] = begin + count / RECHECKS_PER_S
+    return [begin - now + n / RECHECKS_PER_S for n in range(count)]
 
 
 def forget() -> None:
-    """What this process believes; for tests, and for a forked child."""
+    """Forget what this process has read. For tests, and for a forked child."""
     global _lock
     _lock = threading.Lock()
     _known.clear()
-    _visits.clear()
+    _recheck_from.clear()
 
 
 os.register_at_fork(after_in_child=forget)
