@@ -21,7 +21,7 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django.utils.translation import override
 
-from mailrail.mail.admin.telling import EVENTS
+from mailrail.mail.admin.translations import EVENTS
 from scripts.catalogues import CHINESE, TEMPLATES, forms_of, problems, update
 from scripts.compile_catalogues import DEMO, PACKAGE, ROOT, compile_all, compiled, read, sources
 
@@ -154,7 +154,7 @@ def test_every_event_that_records_tell_is_known() -> None:
             if isinstance(target, ast.Name)
         }
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            if getattr(call.func, "id", "") in ("note", "_stand"):
+            if getattr(call.func, "id", "") in ("add_event", "_set_status"):
                 told |= set(_literals(call.args[2], constants))
         for pair in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
             for key, value in zip(pair.keys, pair.values, strict=True):

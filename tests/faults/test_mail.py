@@ -203,7 +203,7 @@ def test_a_worker_killed_between_two_transactions_of_an_email_leaves_a_doubt_abo
     email.refresh_from_db()
     copies = Counter(recipient for each in server.mails for recipient in each.recipients)
     assert len(copies) == 500 and set(copies.values()) == {1}
-    assert sum(bool(each.get("in_doubt")) for each in email.recipients) == 100
+    assert sum(bool(each.get("ambiguous")) for each in email.recipients) == 100
     assert (email.status, email.attempts) == (Status.SENT, 1)
 
 

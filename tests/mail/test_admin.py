@@ -21,11 +21,11 @@ from django.utils import timezone
 
 from mailrail import keyset_admin, mail
 from mailrail.mail import Email, Status
-from mailrail.mail.admin import telling
+from mailrail.mail.admin import translations
 from mailrail.mail.admin.contents import ShownPart
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.outcomes import apply_outcome, fail
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import DeliveryOutcome, Fate
@@ -160,12 +160,18 @@ def test_a_list_says_why_an_email_is_not_sent_and_when_it_is_tried_next(staff: C
     now, senders = timezone.now(), RefusedSenders("out", on)
     for email, reply in ((first, greylisted), (second, unknown)):
         store_outcomes(
-            [judge(email, DeliveryOutcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)], (), on
+            [apply_outcome(email, DeliveryOutcome(Fate.REFUSED, Stage.RCPT, reply), now, "out", senders)],
+            (),
+            on,
         )
     rows = {row.subject: row for row in staff.get(LIST).context["cl"].result_list}
     shown = {}
     for subject, row in rows.items():
-        shown[subject] = (telling.stand(row), telling.reason(row), telling.next_try(row) is not None)
+        shown[subject] = (
+            translations.status_label(row),
+            translations.reason(row),
+            translations.next_try(row) is not None,
+        )
     assert shown == {
         "Later": ("deferred", "450 4.2.0 Greylisted", True),
         "Never": ("failed", "554 5.1.1 Unknown", False),
@@ -186,7 +192,7 @@ def test_what_is_partly_sent_is_told_with_how_many_have_it(staff: Client, on: st
     email, other = mail.queue_many([message("Both", "ann@example.com", "gone@example.com"), message("Other")])
     accepted, unknown = Reply(250, "Ok"), Reply(550, "Unknown", "5.1.1")
     outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, accepted, {"ann@example.com": unknown})
-    store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([apply_outcome(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     email.refresh_from_db()
     assert (email.status, email.failed_recipients) == (Status.PARTIAL, ["ann@example.com"])
     shown = staff.get(LIST, {"status": "partial"})
@@ -203,7 +209,9 @@ def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Clien
     emails = mail.queue_many([message("One"), message("Two"), message("Three")])
     outcome = DeliveryOutcome(Fate.REFUSED, Stage.RCPT, Reply(450, "Greylisted", "4.2.0"))
     senders = RefusedSenders("out", on)
-    store_outcomes([judge(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on)
+    store_outcomes(
+        [apply_outcome(email, outcome, timezone.now(), "out", senders) for email in emails[:2]], (), on
+    )
     assert "Send now" in staff.get(page(emails[0])).text and "Send now" not in staff.get(page(emails[2])).text
     assert (
         "Send now: 1 email."

@@ -601,7 +601,7 @@ def test_an_answer_of_the_service_that_does_not_come_is_a_doubt(
         AnymailMessage("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
         deliver()
         assert len(there.requests) == 1 and b"you@example.com" in there.requests[0]
-    assert only().recipients[0]["in_doubt"] and only().attempts == 0
+    assert only().recipients[0]["ambiguous"] and only().attempts == 0
     assert only().status == (Status.QUEUED if decided == "resend" else Status.HELD)
     assert not MailerState.objects.exists()
 
@@ -613,7 +613,7 @@ def test_a_refusal_in_an_answer_of_status_200_is_no_doubt(queueing: Queueing, se
         queueing(0, "anymail.backends.postal.EmailBackend")
         AnymailMessage("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
         deliver()
-    assert "in_doubt" not in only().recipients[0] and only().attempts == 1
+    assert "ambiguous" not in only().recipients[0] and only().attempts == 1
 
 
 def test_a_service_that_is_not_there_is_an_outage(postmark: Callable[[str], None]) -> None:
@@ -623,5 +623,5 @@ def test_a_service_that_is_not_there_is_an_outage(postmark: Callable[[str], None
     AnymailMessage("Hi", "Text.", "me@example.com", ["you@example.com"]).send()
     deliver()
     assert (only().status, only().attempts) == (Status.QUEUED, 0)
-    assert "in_doubt" not in only().recipients[0]
+    assert "ambiguous" not in only().recipients[0]
     assert "Connection refused" in MailerState.objects.get().reason

@@ -394,7 +394,7 @@ def test_one_that_may_have_been_sent_is_not_cancelled_unless_it_is_forced(ambigu
     assert status_of(ambiguous) == ambiguous.status
     assert async_to_sync(mail.acancel)(ambiguous, force=True).done == [ambiguous.pk]
     ambiguous.refresh_from_db()
-    assert ambiguous.status == Status.CANCELLED and ambiguous.recipients[0]["in_doubt"]
+    assert ambiguous.status == Status.CANCELLED and ambiguous.recipients[0]["ambiguous"]
     assert ambiguous.events[-1]["what"] == "cancelled, though it may have been sent"
     advance(3600)
     drain("mailrail.mail")
@@ -427,7 +427,7 @@ def test_one_that_may_have_been_sent_does_not_expire_but_waits_for_a_person(ambi
 def test_a_record_that_cannot_be_read_can_be_cancelled(queueing: Queueing) -> None:
     queueing(1)
     email = mail.queue(message())
-    Email.objects.filter(pk=email.pk).update(recipients=[{"in_doubt": True}])
+    Email.objects.filter(pk=email.pk).update(recipients=[{"ambiguous": True}])
     assert mail.cancel(email).done == [email.pk]
 
 

@@ -19,7 +19,7 @@ from mailrail.mail.mailers import delivering
 from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
 from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import fail, judge, lack
+from mailrail.mail.outcomes import apply_outcome, fail, missing_file
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import DeliveryOutcome, Fate
@@ -105,7 +105,7 @@ def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
     unknown = Reply(550, "Unknown", "5.1.1")
     outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
     store_outcomes([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
-    store_outcomes([judge(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([apply_outcome(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     said = mailq()
     assert "sent 0, partial 1, failed 1" in said
     assert f"{part.pk}  gone@example.com (2 of 3 have it)  550 5.1.1 Unknown" in said
@@ -129,7 +129,7 @@ def deferred(email: Email, on: str, text: str, **changed: Any) -> None:
     senders = RefusedSenders(email.mailer, on)
     store_outcomes(
         [
-            judge(
+            apply_outcome(
                 email, DeliveryOutcome(Fate.REFUSED, Stage.DOT, reply), timezone.now(), email.mailer, senders
             )
         ],
@@ -242,7 +242,7 @@ def test_reasons_that_exceptions_gave_are_shown_by_class_and_first_line(on: str)
     now = timezone.now()
     results = [fail(failed, now, SEVERAL_LINES, "out")]
     for n, email in enumerate(deferred):
-        results.append(lack(email, now, f"{SEVERAL_LINES}{'   ' * n}", "out"))
+        results.append(missing_file(email, now, f"{SEVERAL_LINES}{'   ' * n}", "out"))
     store_outcomes(results, (), on)
     text = mailq()
     assert text.count(FIRST_LINE) == 2 and "LINE 1" not in text and "2 of mailer" in text
@@ -255,5 +255,5 @@ def test_a_reply_of_several_lines_is_shown_whole(on: str) -> None:
     [email] = queue(1)
     reply = Reply(550, "Your mail was blocked because\nits sender is unknown.", "5.7.1")
     outcome = DeliveryOutcome(Fate.REFUSED, Stage.RCPT, None, {"you@example.com": reply})
-    store_outcomes([judge(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
+    store_outcomes([apply_outcome(email, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
     assert "550 5.7.1 Your mail was blocked because\\nits sender is unknown.\n" in mailq()

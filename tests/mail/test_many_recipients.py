@@ -77,7 +77,7 @@ def test_the_rest_follows_at_once_on_the_same_connection(
         assert arrived(server).total() == len(arrived(server)) == 25
         assert (email.status, email.attempts, email.next_try_at) == (Status.SENT, 1, None)
         assert {each["status"] for each in email.recipients} == {"sent"}
-        assert not any("under_way" in each or "in_doubt" in each for each in email.recipients)
+        assert not any("under_way" in each or "ambiguous" in each for each in email.recipients)
         before = server.turned_away
         queue(to_many(15))
         assert deliver().status == Status.SENT
@@ -189,7 +189,7 @@ def test_an_email_put_off_may_be_cancelled_and_its_recipients_say_who_has_it(
 
 
 @pytest.mark.parametrize(
-    ("fault", "in_doubt"),
+    ("fault", "ambiguous"),
     [
         (Fault("DATA", "disconnect", 1), 0),
         (Fault("DOT", "disconnect", 1), 10),
@@ -197,7 +197,7 @@ def test_an_email_put_off_may_be_cancelled_and_its_recipients_say_who_has_it(
     ],
 )
 def test_who_has_it_gets_no_second_copy_when_a_later_transaction_breaks(
-    queueing: Configure, fault: Fault, in_doubt: int
+    queueing: Configure, fault: Fault, ambiguous: int
 ) -> None:
     with ScriptedServer([fault], room=10) as server:
         queueing(server.port)
@@ -205,7 +205,7 @@ def test_who_has_it_gets_no_second_copy_when_a_later_transaction_breaks(
         email = deliver()
         assert (email.status, email.attempts) == (Status.QUEUED, 0)
         assert Counter(each["status"] for each in email.recipients) == {"sent": 10, "queued": 15}
-        assert sum(bool(each.get("in_doubt")) for each in email.recipients) == in_doubt
+        assert sum(bool(each.get("ambiguous")) for each in email.recipients) == ambiguous
         advance(60)
         email = deliver()
         assert sizes(server) == [10, 10, 5] and set(arrived(server).values()) == {1}

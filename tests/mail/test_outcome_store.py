@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from mailrail.mail.models import Email, Status, Suppression
 from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import Result, fail, note
+from mailrail.mail.outcomes import Result, add_event, fail
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
@@ -31,7 +31,7 @@ def test_outcomes_and_intents_are_written_together(using: str) -> None:
     sent, failed, next_one = (new_email(using) for _ in range(3))
     now = timezone.now() + timedelta(microseconds=7)
     sent.recipients[0].update(status="sent", text='250 "Grüße" \\ %s')
-    note(sent, now, "accepted", mailer="smtp")
+    add_event(sent, now, "accepted", mailer="smtp")
     sent.status, sent.changed_at, sent.sent_at, sent.attempts = Status.SENT, now, now, 2
     results = [Result(sent, Status.SENT), fail(failed, now, "it's no use", "smtp")]
     written = store_outcomes(results, [next_one], using)

@@ -342,7 +342,7 @@ def test_a_connection_that_broke_behind_the_handshake_of_tls_is_a_doubt(
     mail.queue(message())
     failing.error = ssl.SSLEOFError("EOF occurred in violation of protocol")
     deliver()
-    assert only().recipients[0]["in_doubt"] and only().attempts == 0
+    assert only().recipients[0]["ambiguous"] and only().attempts == 0
 
 
 @pytest.mark.parametrize("hears", [0, 65536], ids=["reset", "closed"])
@@ -360,7 +360,7 @@ def test_a_connection_that_broke_in_the_handshake_of_tls_is_none(queueing: Queue
         mail.queue(message())
         deliver()
         closing.join()
-    assert "in_doubt" not in only().recipients[0]
+    assert "ambiguous" not in only().recipients[0]
 
 
 def test_a_backend_that_is_away_pauses_the_mailer(queueing: Queueing, failing: type[Failing]) -> None:

@@ -118,11 +118,11 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, smtp_transport, "judge")
+        break_for_the_bad(broken, smtp_transport, "apply_outcome")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
-    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == outcomes.IN_DOUBT
+    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == outcomes.AMBIGUOUS
     assert set(Email.objects.exclude(pk=bad().pk).values_list("status")) == {(Status.SENT,)}
     get_layer().shift(60)
     work()

@@ -21,7 +21,7 @@ from mailrail.layers import get_layer
 from mailrail.mail import Email, circuit
 from mailrail.mail.models import Suppression
 from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import fail, judge
+from mailrail.mail.outcomes import apply_outcome, fail
 from mailrail.mail.policies import UNNAMED
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
@@ -65,7 +65,7 @@ def message(subject: str, *to: str) -> EmailMessage:
 def by_smtp(email: Email, fate: Fate, stage: Stage, reply: Reply) -> Email:
     """As a worker notes it."""
     senders, outcome = RefusedSenders(email.mailer, "default"), DeliveryOutcome(fate, stage, reply)
-    store_outcomes([judge(email, outcome, timezone.now(), email.mailer, senders)], (), "default")
+    store_outcomes([apply_outcome(email, outcome, timezone.now(), email.mailer, senders)], (), "default")
     senders.save()
     return Email.objects.get(pk=email.pk)
 

@@ -23,7 +23,7 @@ from mailrail.worker import IncomingMessage
 from . import circuit
 from .delivery import Delivery, call_of, id_of
 from .models import Email, Status
-from .outcomes import note
+from .outcomes import add_event
 from .queueing import CHANNEL, content_for
 from .retention import first_id
 
@@ -122,7 +122,7 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
 
 
 def _hold(email: Email, error: str) -> None:
-    note(email, now := timezone.now(), "held: its message was buried", why=error[-LONGEST_ERROR:])
+    add_event(email, now := timezone.now(), "held: its message was buried", why=error[-LONGEST_ERROR:])
     Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
         status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now, next_try_at=None
     )

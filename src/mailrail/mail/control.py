@@ -20,7 +20,7 @@ from .copies import renew_message_id
 from .files import store_large
 from .load import defect_of
 from .models import FINAL, Email, EmailFile, Status
-from .outcomes import is_in_doubt, note
+from .outcomes import add_event, is_ambiguous
 from .queueing import announce
 
 CANCELLED_ANYWAY = "cancelled, though it may have been sent"
@@ -74,7 +74,7 @@ def cancel(emails: Subjects, *, force: bool = False) -> Changed:
 
 def hold(emails: Subjects) -> Changed:
     """Do not send these until they are released."""
-    return _change(emails, {Status.QUEUED}, lambda email: _stand(email, Status.HELD, "held"))
+    return _change(emails, {Status.QUEUED}, lambda email: _set_status(email, Status.HELD, "held"))
 
 
 def release(emails: Subjects) -> Changed:
@@ -223,15 +223,15 @@ def _id(email: Email | UUID | str) -> UUID:
         raise TypeError(f"Give emails or their ids, not {email!r}.") from None
 
 
-def _stand(email: Email, status: Status, what: str, **facts: str) -> None:
+def _set_status(email: Email, status: Status, what: str, **facts: str) -> None:
     now = timezone.now()
     email.status, email.changed_at, email.next_try_at = status, now, None
-    note(email, now, what, **facts)
+    add_event(email, now, what, **facts)
 
 
 def may_be_sent(email: Email) -> bool:
     """Has a server taken it, and nobody knows?"""
-    return not defect_of(email) and is_in_doubt(email)
+    return not defect_of(email) and is_ambiguous(email)
 
 
 def _ambiguous(email: Email) -> str:
@@ -239,7 +239,7 @@ def _ambiguous(email: Email) -> str:
 
 
 def _call_off(email: Email) -> None:
-    _stand(email, Status.CANCELLED, CANCELLED_ANYWAY if may_be_sent(email) else "cancelled")
+    _set_status(email, Status.CANCELLED, CANCELLED_ANYWAY if may_be_sent(email) else "cancelled")
 
 
 def _let_go(email: Email) -> None:
@@ -248,7 +248,7 @@ def _let_go(email: Email) -> None:
         email.expires_at = None  # it was held at that time: nobody knew whether it had been sent by then
     if email.send_at is None or seconds_between(email.send_at, now) > 0:
         email.send_at = now
-    _stand(email, Status.QUEUED, RELEASED)
+    _set_status(email, Status.QUEUED, RELEASED)
 
 
 def _why_not_now(email: Email) -> str:
@@ -259,7 +259,7 @@ def _why_not_now(email: Email) -> str:
 
 
 def _at_once(email: Email) -> None:
-    _stand(email, Status.QUEUED, "tried at once")
+    _set_status(email, Status.QUEUED, "tried at once")
 
 
 def _again(email: Email) -> Email | None:
@@ -269,7 +269,7 @@ def _again(email: Email) -> Email | None:
         if each["status"] != Status.SENT:
             each["status"] = Status.QUEUED.value
     _begin_anew(email)
-    _stand(email, Status.QUEUED, SENT_AGAIN)
+    _set_status(email, Status.QUEUED, SENT_AGAIN)
     return None
 
 
@@ -285,9 +285,9 @@ def _copy(email: Email) -> Email:
     ]
     copied.events = []
     _begin_anew(copied)
-    _stand(copied, Status.QUEUED, "queued as a copy", why=str(email.pk))
+    _set_status(copied, Status.QUEUED, "queued as a copy", why=str(email.pk))
     email.changed_at = now
-    note(email, now, "sent again, as a copy", why=str(copied.pk))
+    add_event(email, now, "sent again, as a copy", why=str(copied.pk))
     return copied
 
 

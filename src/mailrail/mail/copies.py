@@ -15,7 +15,7 @@ from .content import digest_of_file
 from .files import Files, inline_files, load_files, put_inline
 from .message_ids import new_message_id
 from .models import Email
-from .outcomes import note
+from .outcomes import add_event
 from .values import pack, unpack
 
 RENEWED = "given a Message-ID of its own; the old one is in References"
@@ -39,7 +39,7 @@ def renew_message_id(copied: Email, email: Email, using: str) -> Files | None:
     old, copied.message_id = copied.message_id, new_message_id()
     if given:
         copied.content = content
-        note(copied, timezone.now(), RENEWED, why=old)
+        add_event(copied, timezone.now(), RENEWED, why=old)
     return None
 
 
@@ -66,13 +66,13 @@ def _renew_in_bytes(copied: Email, email: Email, using: str) -> Files | None:
         return None  # the delivery says which file is gone
     head, end, body = data.partition(b"\r\n\r\n")
     if any(b"message-id" in signature.lower() for signature in _signed.findall(head)):
-        note(copied, timezone.now(), KEPT, why=copied.message_id)
+        add_event(copied, timezone.now(), KEPT, why=copied.message_id)
         return None
     old, new = copied.message_id, new_message_id()
     written = _in_references(_message_id.sub(f"Message-ID: {new}".encode(), head), old) + end + body
     copied.message_id = new
     copied.content = {**copied.content, "data": digest_of_file(written)}
-    note(copied, timezone.now(), RENEWED, why=old)
+    add_event(copied, timezone.now(), RENEWED, why=old)
     return put_inline(copied, {copied.content["data"]: written})
 
 

@@ -198,7 +198,9 @@ class Delivery:
         for email in sound:
             if email.status == Status.SENDING:
                 results.append(
-                    outcomes.doubt(email, now, "the worker that sent it died", failover.last_mailer(email))
+                    outcomes.keep_ambiguous(
+                        email, now, "the worker that sent it died", failover.last_mailer(email)
+                    )
                 )
             elif email.expires_at is not None and seconds_between(email.expires_at, now) >= 0:
                 results.append(outcomes.expire(email, now))
@@ -225,26 +227,26 @@ class Delivery:
 
     def _deliver(self, mailer: str, emails: list[Email]) -> None:
         """By the mailer, or by the first that can stand in for it while it is out."""
-        ways, wait, why = failover.ways(mailer), float("inf"), ""
-        for way in ways:
+        candidates, wait, why = failover.candidates(mailer), float("inf"), ""
+        for candidate in candidates:
             if not emails:
                 return
-            circuit_state = circuit.state_of(way, self._using)
-            if way == mailer and circuit_state.is_paused:
+            circuit_state = circuit.state_of(candidate, self._using)
+            if candidate == mailer and circuit_state.is_paused:
                 self._recheck_later(mailer, emails, f"mailer {mailer!r} is paused")
                 return
             if circuit_state.usable:
-                emails, delay, why = self._attempt_with(way, emails, circuit_state, ways)
+                emails, delay, why = self._attempt_with(candidate, emails, circuit_state, candidates)
                 wait = min(wait, delay)
             elif not circuit_state.is_paused:
-                wait, why = min(wait, circuit_state.wait), why or f"mailer {way!r} is out"
-            bound = [email for email in emails if not failover.may_move(email)]
+                wait, why = min(wait, circuit_state.wait), why or f"mailer {candidate!r} is out"
+            bound = [email for email in emails if not failover.can_fail_over(email)]
             self._release_all(bound, wait, why)
-            emails = [email for email in emails if failover.may_move(email)]
+            emails = [email for email in emails if failover.can_fail_over(email)]
         self._release_all(emails, wait, why)
 
     def _attempt_with(
-        self, mailer: str, emails: list[Email], circuit_state: CircuitState, ways: Sequence[str]
+        self, mailer: str, emails: list[Email], circuit_state: CircuitState, candidates: Sequence[str]
     ) -> tuple[list[Email], float, str]:
         """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
         self._senders = RefusedSenders(mailer, self._using)
@@ -269,7 +271,7 @@ class Delivery:
             self._release_all(left, SHORTLY, "its connection broke")
             self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
-        stands_in = next(iter(ways[ways.index(mailer) + 1 :]), "")
+        stands_in = next(iter(candidates[candidates.index(mailer) + 1 :]), "")
         delay = circuit.trip(mailer, why, self._using, stands_in)
         self._give_login_back()
         return left + unwelcome, delay, why
@@ -355,7 +357,10 @@ class Delivery:
             it.attempts += 1
         self._settle(
             [outcomes.fail(it, now, f"it cannot be read: {error}", mailer) for it, error in batch.unreadable]
-            + [outcomes.lack(it, now, f"a file is missing: {error}", mailer) for it, error in batch.missing]
+            + [
+                outcomes.missing_file(it, now, f"a file is missing: {error}", mailer)
+                for it, error in batch.missing
+            ]
             + [outcomes.await_storage(it, now, str(error), mailer) for it, error in batch.later]
         )
         self._ended = ended  # which says nothing of the mailer

@@ -41,14 +41,14 @@ from .logins import Login
 from .mailers import composes
 from .models import Email
 from .outcome_store import store_outcomes
-from .outcomes import Result, hold_for_its_sender, judge, waiting
+from .outcomes import Result, apply_outcome, hold_for_its_sender, waiting
+from .recipient_states import may_go_on
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
 from .smtp import DeliveryOutcome, Fate, SmtpError
 from .smtp.backend import REFUSED
 from .smtp.errors import ConnectionLost, Unsendable
 from .smtp.transactions import overflow, without
-from .standing import may_go_on
 from .values import storable
 
 logger = logger_of("mailrail.mail")
@@ -132,9 +132,9 @@ def _judge(email: Email, outcome: DeliveryOutcome, mailer: str, senders: Refused
     now, offered = timezone.now(), waiting(email)
     over, _ = overflow(offered, outcome)
     if not over or not may_go_on(outcome, mailer):
-        return judge(email, outcome, now, mailer, senders)
+        return apply_outcome(email, outcome, now, mailer, senders)
     outcome = without(outcome, over)
-    return judge(email, outcome, now, mailer, senders, {*offered} - {*over}, goes_on=True)
+    return apply_outcome(email, outcome, now, mailer, senders, {*offered} - {*over}, goes_on=True)
 
 
 def _open(backend: BaseEmailBackend, login: Login) -> str | None:
@@ -219,7 +219,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         causes = list(_causes(error))
         if any(isinstance(each, AWAY) or CONNECTING & _names(each) for each in causes):
             raise NeverConnected(_said(error)) from error
-        if any(map(_is_a_doubt, causes)):
+        if any(map(_is_ambiguous, causes)):
             return DeliveryOutcome(
                 Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND)
             )
@@ -291,7 +291,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_a_doubt(error: BaseException) -> bool:
+def _is_ambiguous(error: BaseException) -> bool:
     """Also one of Anymail's where the service has taken the request, and answers what is no JSON."""
     if _is_of_a_handshake(error):
         return False

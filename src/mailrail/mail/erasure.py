@@ -27,9 +27,9 @@ from mailrail.addresses import bare, spellings
 from . import suppressions
 from .files import drop_unneeded
 from .models import FINAL, Email, RefusedSender, Status
-from .outcomes import note
+from .outcomes import add_event
+from .recipient_states import FINAL_FOR_RECIPIENT, status_by_recipients
 from .retention import EMPTIED, delete, empty
-from .standing import FINAL_FOR_RECIPIENT, standing_of
 
 if TYPE_CHECKING:
     from django.contrib.admin.models import LogEntry
@@ -221,9 +221,9 @@ def _take_out(email: Email, address: str) -> None:
     for name in _LISTS:
         if isinstance(fields.get(name), list):
             fields[name] = [each for each in fields[name] if bare(str(each)) != address]
-    note(email, timezone.now(), "a recipient was erased")
+    add_event(email, timezone.now(), "a recipient was erased")
     if all(isinstance(each, dict) and each.get("status") in FINAL_FOR_RECIPIENT for each in email.recipients):
-        email.status = standing_of(email.recipients)
+        email.status = status_by_recipients(email.recipients)
 
 
 def _scrub(email: Email, address: str) -> None:

@@ -13,7 +13,7 @@ from django.db import connections, transaction
 
 from .mailers import alias_of
 from .models import Email
-from .outcomes import is_in_doubt
+from .outcomes import is_ambiguous
 from .policies import policy_of
 
 _MOVE = """
@@ -31,18 +31,18 @@ def last_mailer(email: Email) -> str:
 
 def mailer_of(email: Email) -> str:
     """The one it belongs to: its own, or the one that may have sent it."""
-    return last_mailer(email) if is_in_doubt(email) else email.mailer
+    return last_mailer(email) if is_ambiguous(email) else email.mailer
 
 
-def ways(mailer: str) -> list[str]:
+def candidates(mailer: str) -> list[str]:
     """The mailer, and those that stand in for it, in order."""
     others = [alias_of(name) for name in policy_of(mailer).failover]
     return list(dict.fromkeys([mailer, *others]))
 
 
-def may_move(email: Email) -> bool:
+def can_fail_over(email: Email) -> bool:
     """May another mailer send it?"""
-    return not is_in_doubt(email)
+    return not is_ambiguous(email)
 
 
 def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:

@@ -57,7 +57,7 @@ class Email(models.Model):
     """An email as it was given to the backend, and what became of it.
 
     ``recipients``: a list of ``{"address": …, "status": …}``. ``code``, ``enhanced``, ``text`` and ``at`` follow once
-    there is a reply, and ``in_doubt`` once a delivery may have happened without one. ``content``: what ``content.dump``
+    there is a reply, and ``ambiguous`` once a delivery may have happened without one. ``content``: what ``dump``
     returns. ``events``: what happened, the last ones, each ``{"at": …, "what": …}`` with ``stage``, ``code``,
     ``enhanced``, ``text`` and ``mailer`` where they apply.
     """

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from .mailers import alias_of, check_delivering, delivering
 from .models import Email, MailerPace, MailerState, RefusedSender, Status
-from .outcomes import is_in_doubt, note
+from .outcomes import add_event, is_ambiguous
 from .overview import waiting
 from .queueing import announce
 
@@ -80,7 +80,7 @@ def _move_page(ids: list[UUID], new: str, using: str, ambiguous: bool) -> Moved:
     with transaction.atomic(using):
         rows = Email.objects.using(using).filter(pk__in=ids, status__in=MOVABLE).order_by("pk")
         for email in rows.defer("content").select_for_update():
-            if is_in_doubt(email) and not ambiguous:
+            if is_ambiguous(email) and not ambiguous:
                 left += 1
             elif _give(email, new, using):
                 moved += 1
@@ -93,7 +93,7 @@ def _give(email: Email, new: str, using: str) -> bool:
     """A queued email gets a message of its own, as the one it has waits for the other mailer."""
     is_queued = email.status == Status.QUEUED
     turn, call = email.turn, email.call + is_queued
-    note(email, now := timezone.now(), MOVED, mailer=new or "default")
+    add_event(email, now := timezone.now(), MOVED, mailer=new or "default")
     row = Email.objects.using(using).filter(pk=email.pk, turn=turn)
     changes = {"turn": turn + 1, "call": call, "events": email.events, "changed_at": now, "next_try_at": None}
     if not row.update(mailer=new, via="", **changes):

@@ -12,7 +12,7 @@ from mailrail.tracebacks import first_line
 
 from .log_recipients import masked, named
 from .models import Email, Status
-from .outcomes import HELD_IN_DOUBT, IN_DOUBT, Result
+from .outcomes import AMBIGUOUS, HELD_AMBIGUOUS, Result
 
 logger = logger_of("mailrail.mail")
 
@@ -34,7 +34,7 @@ def tell(results: Sequence[Result]) -> None:
 def _level(result: Result) -> int:
     """Mail that is held for its sender is not lost, and a line of its own warns of that sender."""
     if result.status in (Status.QUEUED, Status.HELD):
-        is_well = _of(_last_event(result.email), "what") not in (IN_DOUBT, HELD_IN_DOUBT)
+        is_well = _of(_last_event(result.email), "what") not in (AMBIGUOUS, HELD_AMBIGUOUS)
     else:
         is_well = result.status in (Status.SENT, Status.SUPPRESSED)
     return logging.INFO if is_well else logging.WARNING

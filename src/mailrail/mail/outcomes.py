@@ -17,9 +17,9 @@ from mailrail.moments import after, aware, seconds_between
 
 from .models import Email, Status, addresses_with
 from .policies import lifetime_of, policy_of
+from .recipient_states import FINAL_FOR_RECIPIENT, UNDER_WAY, mark_under_way, status_by_recipients, under_way
 from .replies import Kind, Reply, Stage, classify
 from .smtp import DeliveryOutcome, Fate
-from .standing import FINAL_FOR_RECIPIENT, UNDER_WAY, mark_under_way, standing_of, under_way
 from .values import storable
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ UNFORESEEN = "not sent: an unforeseen error"
 HELD_FOR_UNFORESEEN = "held: an unforeseen error, again and again"
 MOST_UNFORESEEN = 8
 """Attempts that may end with an error that nobody foresaw, over two hours; the record keeps more events than that."""
-IN_DOUBT = "it may have been sent; sending again"
+AMBIGUOUS = "it may have been sent; sending again"
 SENDER_REFUSED = "held: the server refuses its sender"
-HELD_IN_DOUBT = "held: it may have been sent"
+HELD_AMBIGUOUS = "held: it may have been sent"
 EXPIRED_FOR_THE_OTHERS = "expired before these recipients got it"
 MOST_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
@@ -87,12 +87,14 @@ def domain_of(address: str) -> str:
     return bare(address).rpartition("@")[2]
 
 
-def is_in_doubt(email: Email) -> bool:
+def is_ambiguous(email: Email) -> bool:
     """May somebody who waits for it have it already? Then no other mailer may send it."""
-    return any(each.get("in_doubt") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT)
+    return any(
+        each.get("ambiguous") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT
+    )
 
 
-def judge(
+def apply_outcome(
     email: Email,
     outcome: DeliveryOutcome,
     now: datetime,
@@ -121,40 +123,42 @@ def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer:
     _heed(email, replace(outcome, reply=None), now, result, mailer)
     if outcome.fate is Fate.AMBIGUOUS:
         mark_under_way(email, sent_to)
-        doubted = doubt(email, now, str(outcome.error), mailer)
-        result.status, result.again = doubted.status, doubted.again
+        ambiguous = keep_ambiguous(email, now, str(outcome.error), mailer)
+        result.status, result.again = ambiguous.status, ambiguous.again
         return result
-    note(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
+    add_event(email, now, NOT_SENT, mailer=mailer, why=str(outcome.error))
     if asks_for_less(outcome.reply, outcome.stage, mailer):
         result.slow_down[""] = str(outcome.reply)
     return _again(email, now, _soon(email), result)
 
 
-def doubt(email: Email, now: datetime, why: str, mailer: str) -> Result:
+def keep_ambiguous(email: Email, now: datetime, why: str, mailer: str) -> Result:
     """Nobody knows whether the server has it: ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
 
     From now on it stays with this mailer, whose server may know its Message-ID; another one would make a second copy.
     The first retry comes at once, as the email is seldom the cause of a crash. Later ones come less and less often, as
     each may be one more copy for the recipient. After its lifetime the email is held.
     """
-    doubts = sum(event.get("what") == IN_DOUBT for event in email.events)
+    ambiguous_before = sum(event.get("what") == AMBIGUOUS for event in email.events)
     marked = [each for each in email.recipients if each.pop(UNDER_WAY, False)]
     for each in marked or email.recipients:
         if each["status"] not in FINAL_FOR_RECIPIENT:
-            each["in_doubt"] = True
-    if settings.mail_on_ambiguous == "hold" or (doubts and _is_too_old(email, now)):
-        note(email, now, HELD_IN_DOUBT, mailer=mailer, why=why)
-        _stand(email, Status.HELD, now)
+            each["ambiguous"] = True
+    if settings.mail_on_ambiguous == "hold" or (ambiguous_before and _is_too_old(email, now)):
+        add_event(email, now, HELD_AMBIGUOUS, mailer=mailer, why=why)
+        _set_status(email, Status.HELD, now)
         return Result(email, Status.HELD)
-    note(email, now, IN_DOUBT, mailer=mailer, why=why)
-    return _again(email, now, delay_after(doubts) if doubts else SOON * random.uniform(0, 1))
+    add_event(email, now, AMBIGUOUS, mailer=mailer, why=why)
+    return _again(
+        email, now, delay_after(ambiguous_before) if ambiguous_before else SOON * random.uniform(0, 1)
+    )
 
 
 def fail_unsound(email: Email, now: datetime, why: str) -> Result:
     """A record that is not as we write it: what it holds is left as it is."""
     email.events = []
-    note(email, now, "failed", why=f"the record cannot be read: {why}")
-    _stand(email, Status.FAILED, now)
+    add_event(email, now, "failed", why=f"the record cannot be read: {why}")
+    _set_status(email, Status.FAILED, now)
     return Result(email, Status.FAILED)
 
 
@@ -167,13 +171,13 @@ def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) 
     email.attempts += 1
     why = f"{type(error).__name__}: {_text_of(error)}"
     if email.status == Status.SENDING:
-        return doubt(email, now, why, mailer)
+        return keep_ambiguous(email, now, why, mailer)
     before = sum(event.get("what") == UNFORESEEN for event in email.events)
     if before + 1 < MOST_UNFORESEEN:
-        note(email, now, UNFORESEEN, mailer=mailer, why=why)
+        add_event(email, now, UNFORESEEN, mailer=mailer, why=why)
         return _again(email, now, delay_after(before + 1))
-    note(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=why)
-    _stand(email, Status.HELD, now)
+    add_event(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=why)
+    _set_status(email, Status.HELD, now)
     return Result(email, Status.HELD)
 
 
@@ -190,24 +194,24 @@ def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
         each.pop(UNDER_WAY, None)
         if each["status"] not in FINAL_FOR_RECIPIENT:
             each.update(status=Status.FAILED.value, text=storable(why), at=aware(now).isoformat())
-    note(email, now, "failed", mailer=mailer, why=why)
+    add_event(email, now, "failed", mailer=mailer, why=why)
     return _final(email, now)
 
 
-def lack(email: Email, now: datetime, why: str, mailer: str) -> Result:
+def missing_file(email: Email, now: datetime, why: str, mailer: str) -> Result:
     """A storage says that it has not got a file of its own: not mounted, it may be, or not there yet.
 
     Again for the lifetime; once more also where that is over before the first look.
     """
     if _times_unsent(email) and _is_too_old(email, now):
         return fail(email, now, why, mailer)
-    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
     return _again(email, now, _soon(email))
 
 
 def await_storage(email: Email, now: datetime, why: str, mailer: str) -> Result:
     """A storage does not answer, or not as it should. Again for as long as that takes: the file is there."""
-    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
     return _again(email, now, _soon(email))
 
 
@@ -215,8 +219,8 @@ def hold_for_its_sender(
     email: Email, now: datetime, mailer: str, result: Result | None = None, **facts: Any
 ) -> Result:
     """Hold an email whose sender the server refuses, with its reply or (``why``) that to another email."""
-    note(email, now, SENDER_REFUSED, mailer=mailer, **facts)
-    _stand(email, Status.HELD, now)
+    add_event(email, now, SENDER_REFUSED, mailer=mailer, **facts)
+    _set_status(email, Status.HELD, now)
     result = result or Result(email, Status.HELD)
     result.status, result.again = Status.HELD, None
     return result
@@ -225,14 +229,14 @@ def hold_for_its_sender(
 def expire(email: Email, now: datetime) -> Result:
     """Its time is over. "Expired" says that nobody has it: one that may have been sent is held, and one that some
     recipients have has failed for the others."""
-    if is_in_doubt(email):
-        note(email, now, HELD_IN_DOUBT, why=f"expires_at was {email.expires_at}")
-        _stand(email, Status.HELD, now)
+    if is_ambiguous(email):
+        add_event(email, now, HELD_AMBIGUOUS, why=f"expires_at was {email.expires_at}")
+        _set_status(email, Status.HELD, now)
         return Result(email, Status.HELD)
     if addresses_with(email.recipients, Status.SENT):
         return fail(email, now, EXPIRED_FOR_THE_OTHERS)
-    note(email, now, "expired before it was sent")
-    _stand(email, Status.EXPIRED, now)
+    add_event(email, now, "expired before it was sent")
+    _set_status(email, Status.EXPIRED, now)
     return Result(email, Status.EXPIRED)
 
 
@@ -267,7 +271,7 @@ def _by_replies(
         senders.let_through(email.sender)
     if result.mailer_out or (result.refused_sender and mailer != email.mailer):
         result.is_answer = False
-        note(email, now, NOT_SENT, mailer=mailer, **_reply_of(outcome))
+        add_event(email, now, NOT_SENT, mailer=mailer, **_reply_of(outcome))
         return _again(email, now, _soon(email), result)
     if result.refused_sender:
         return hold_for_its_sender(email, now, mailer, result, **_reply_of(outcome))
@@ -280,7 +284,7 @@ def _by_replies(
         for each in email.recipients:
             if each["status"] not in FINAL_FOR_RECIPIENT:
                 each["status"] = Status.FAILED.value
-        note(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
+        add_event(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
     return _final(email, now, result)
 
 
@@ -288,22 +292,22 @@ def _go_on(email: Email, now: datetime, outcome: DeliveryOutcome, result: Result
     """Others of its recipients follow at once: no attempt is counted, and the record has one event for all of them."""
     last = email.events[-1] if email.events else {}
     if outcome.fate is Fate.ACCEPTED and last.get("what") != TAKEN_IN_PART:
-        note(email, now, TAKEN_IN_PART, mailer=mailer, **_reply_of(outcome))
-    _stand(email, Status.QUEUED, now)
+        add_event(email, now, TAKEN_IN_PART, mailer=mailer, **_reply_of(outcome))
+    _set_status(email, Status.QUEUED, now)
     result.is_part = True
     return result
 
 
 def put_off(email: Email, now: datetime, delay: float, why: str, mailer: str) -> Result:
     """Let the rest of its recipients wait, with no attempt counted: the others have it."""
-    note(email, now, NOT_SENT, mailer=mailer, why=why)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
     return _again(email, now, delay)
 
 
 def _note_answer(email: Email, now: datetime, outcome: DeliveryOutcome, mailer: str) -> None:
     """Note what the server's answer means: a 450 is no 554."""
     is_accepted, is_over = outcome.fate is Fate.ACCEPTED, not waiting(email)
-    note(
+    add_event(
         email,
         now,
         "accepted" if is_accepted else "refused" if is_over else "refused for now",
@@ -363,8 +367,8 @@ def _again(email: Email, now: datetime, delay: float, result: Result | None = No
 
 def _final(email: Email, now: datetime, result: Result | None = None) -> Result:
     """Give it the status that its recipients add up to."""
-    status = standing_of(email.recipients)
-    _stand(email, status, now)
+    status = status_by_recipients(email.recipients)
+    _set_status(email, status, now)
     if status in (Status.SENT, Status.PARTIAL):
         email.sent_at = now
     result = result or Result(email, status)
@@ -372,7 +376,7 @@ def _final(email: Email, now: datetime, result: Result | None = None) -> Result:
     return result
 
 
-def _stand(email: Email, status: Status, now: datetime) -> None:
+def _set_status(email: Email, status: Status, now: datetime) -> None:
     """Set a status in which no further attempt is planned."""
     email.status, email.changed_at, email.next_try_at = status, now, None
 
@@ -410,7 +414,7 @@ def _reply_of(outcome: DeliveryOutcome) -> dict[str, Any]:
     return {"stage": str(outcome.stage), **(_facts(reply) if reply else {})}
 
 
-def note(email: Email, now: datetime, what: str, **facts: Any) -> None:
+def add_event(email: Email, now: datetime, what: str, **facts: Any) -> None:
     said = {
         name: storable(value) if isinstance(value, str) else value
         for name, value in facts.items()

@@ -22,14 +22,14 @@ from .compose import compose
 from .load import Loaded
 from .models import Email, Status
 from .outcome_store import store_outcomes
-from .outcomes import Result, judge, waiting
+from .outcomes import Result, apply_outcome, waiting
 from .rates import Admission
+from .recipient_states import mark_under_way, may_go_on
 from .refused_senders import RefusedSenders
 from .replies import Stage
 from .smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
 from .smtp.errors import EightBitNotOffered, NotPermitted
 from .smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
-from .standing import mark_under_way, may_go_on
 
 logger = logger_of("mailrail.mail")
 
@@ -201,7 +201,7 @@ class SmtpTransport:
         if rest or ref.is_split:
             offered = self._offered(envelope, outcome, over)
             outcome = without(outcome, over)
-        result = judge(
+        result = apply_outcome(
             ref.loaded.email,
             _in_words_of_the_record(outcome, ref.wire),
             timezone.now(),

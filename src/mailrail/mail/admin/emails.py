@@ -37,13 +37,13 @@ from .. import control
 from ..models import FINAL, Email, Status
 from ..queueing import CHANNEL
 from ..retention import delete_final
-from . import telling
+from . import translations
 from .contents import CannotShow, Contents, download, preview
 from .filters import AboutFilter, EmailStatusFilter, MailerFilter, TagFilter
 
 SHOWN_AT_ONCE = 1024 * 1024
 """Bytes of an email whose content is read for its page; that of a larger one on demand."""
-WAITING = ("queued", telling.DEFERRED)
+WAITING = ("queued", translations.DEFERRED)
 OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
 
 
@@ -55,15 +55,17 @@ class EmailAction:
     run: Callable[[list[UUID]], control.Changed]
     permission: str
     statuses: tuple[str, ...]
-    in_doubt: bool = False
+    is_ambiguous: bool = False
     """Only for those that may have been sent: the decision of the same name without this is refused."""
 
     def is_about(self, email: Email) -> bool:
-        return telling.stand_of(email) in self.statuses and (not self.in_doubt or control.may_be_sent(email))
+        return translations.shown_status(email) in self.statuses and (
+            not self.is_ambiguous or control.may_be_sent(email)
+        )
 
 
 DECISIONS = {
-    "send_now": EmailAction(_("Send now"), control.send_now, "resend_email", (telling.DEFERRED,)),
+    "send_now": EmailAction(_("Send now"), control.send_now, "resend_email", (translations.DEFERRED,)),
     "resend": EmailAction(_("Send again"), control.resend, "resend_email", FINAL),
     "cancel": EmailAction(
         pgettext_lazy("email", "Cancel"), control.cancel, "cancel_email", (*WAITING, "held")
@@ -73,7 +75,7 @@ DECISIONS = {
         partial(control.cancel, force=True),
         "cancel_email",
         (*WAITING, "held"),
-        in_doubt=True,
+        is_ambiguous=True,
     ),
     "hold": EmailAction(pgettext_lazy("email", "Hold"), control.hold, "hold_email", WAITING),
     "release": EmailAction(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
@@ -98,7 +100,7 @@ class EmailChangeList(KeysetChangeList):
     def indexed(self) -> QuerySet[Email]:
         status = self.params.get(EmailStatusFilter.parameter_name)
         rows = super().indexed()
-        if status == telling.DEFERRED:
+        if status == translations.DEFERRED:
             status = Status.QUEUED
         return rows.filter(status=status) if status in Status.values else rows
 
@@ -179,17 +181,17 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def stand(self, email: Email) -> str:
         return format_html(
             '<span class="mailrail-status" data-status="{}">{}</span>',
-            telling.stand_of(email),
-            telling.stand(email),
+            translations.shown_status(email),
+            translations.status_label(email),
         )
 
     @admin.display(description=pgettext_lazy("email", "reason"))
     def reason(self, email: Email) -> str:
-        return breakable(telling.reason(email))
+        return breakable(translations.reason(email))
 
     @admin.display(description=_("next try"))
     def next_try(self, email: Email) -> str:
-        return short_time(telling.next_try(email)) or str(self.get_empty_value_display())
+        return short_time(translations.next_try(email)) or str(self.get_empty_value_display())
 
     @admin.display(description=pgettext_lazy("when an email was", "queued"))
     def queued(self, email: Email) -> str | None:
@@ -262,8 +264,8 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
             except CannotShow as error:
                 problem = str(error)
         return {
-            "recipients": [telling.recipient(each) for each in _objects(email.recipients)],
-            "events": [telling.event(each) for each in _objects(email.events)],
+            "recipients": [translations.recipient(each) for each in _objects(email.recipients)],
+            "events": [translations.event(each) for each in _objects(email.events)],
             "contents": contents,
             "headers": [(name, breakable(value)) for name, value in contents.headers] if contents else [],
             "problem": problem,

@@ -17,7 +17,7 @@ from mailrail.keyset_admin import Filter, WordFilter, few_of
 from ..mailers import delivering
 from ..models import Email, MailerState, Status
 from ..policies import UNNAMED
-from .telling import DEFERRED, WORDS
+from .translations import DEFERRED, WORDS
 
 
 class EmailStatusFilter(Filter):

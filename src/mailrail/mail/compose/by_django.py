@@ -74,7 +74,7 @@ def _with_headers(message: EmailMessage, message_id: str | None, date: datetime 
 
 
 def _in_ascii(name: str, value: Any) -> Any:
-    """Lazy strings, numbers and bytes are Django's to judge."""
+    """Lazy strings, numbers and bytes are Django's to apply_outcome."""
     return in_ascii(name, value) if isinstance(value, str) else value
 
 

@@ -59,7 +59,7 @@ class Attempt:
         return self.reply is not None or len(self.refused) >= len(set(self.envelope.recipients))
 
     @property
-    def doubtful(self) -> bool:
+    def is_ambiguous(self) -> bool:
         """May the server have accepted it?"""
         return self.write is not None and self.write.dot_sent and not self.hopeless
 
@@ -162,7 +162,7 @@ class Dialogue:
         if attempt.hopeless:
             self._end(attempt, attempt.refusal())
         elif reply.code == 421:
-            attempt.write = None  # it answers the dot, so there is no doubt
+            attempt.write = None  # it answers the dot, so nothing is ambiguous
         elif reply.refusal:
             attempt.stage, attempt.reply = Stage.DOT, reply
             self._end(attempt, attempt.refusal())
@@ -322,7 +322,7 @@ class Dialogue:
         attempt, self._current = self._current, None
         if attempt is None:
             return
-        if attempt.doubtful:
+        if attempt.is_ambiguous:
             self._source.ended(
                 attempt.envelope, DeliveryOutcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
             )

@@ -71,7 +71,7 @@ class Timeouts:
     data: float = 120.0
     block: float = 180.0
     dot: float = 600.0
-    """The longest, as a server may check the email first and a doubt costs a second copy."""
+    """The longest, as a server may check the email first and an ambiguous email may cost a second copy."""
     quit: float = 2.0
     """Ours: an answer to a goodbye is worth little."""
 

@@ -75,16 +75,16 @@ DEFERRED = "deferred"
 """How a queued email stands that waits for its next attempt."""
 
 
-def stand_of(email: Email) -> str:
+def shown_status(email: Email) -> str:
     """Return the status of an email, or ``DEFERRED``."""
     next_try = email.next_try_at
     is_deferred = email.status == Status.QUEUED and next_try is not None and next_try > timezone.now()
     return DEFERRED if is_deferred else str(email.status)
 
 
-def stand(email: Email) -> str:
+def status_label(email: Email) -> str:
     """Say how an email stands."""
-    said = str(WORDS.get(stand_of(email), email.status))
+    said = str(WORDS.get(shown_status(email), email.status))
     if email.status != Status.PARTIAL:
         return said
     have_it = len(addresses_with(email.recipients, Status.SENT))
@@ -130,7 +130,7 @@ def recipient(told: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.recipients``."""
     status = str(told.get("status", ""))
     label = Status(status).label if status in Status.values else harmless(status)
-    may_have_it = bool(told.get("in_doubt")) and status != Status.SENT
+    may_have_it = bool(told.get("ambiguous")) and status != Status.SENT
     escaped = _escaped(told)
     return {
         **escaped,

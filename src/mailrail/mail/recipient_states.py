@@ -1,4 +1,4 @@
-"""How an email stands by its recipients: whether all have it, and for whom it may be leaving now."""
+"""The state of an email by its recipients: whether all have it, and for whom it may be leaving now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNDER_WAY = "under_way"
 """Of a recipient: the final dot of its transaction may have left."""
 
 
-def standing_of(recipients: Any) -> Status:
+def status_by_recipients(recipients: Any) -> Status:
     """Return the status of an email whose recipients all have a final one.
 
     Those on the suppression list count for nothing beside others: whoever put them there wants them to get no email.
@@ -27,7 +27,7 @@ def standing_of(recipients: Any) -> Status:
 
 
 def mark_under_way(email: Email, addresses: Collection[str]) -> None:
-    """Note for whom the email is about to leave, where that is not all who wait: a crash leaves a doubt about these."""
+    """Mark the recipients to whom the email is about to leave, so that a crash makes only these ambiguous."""
     for each in email.recipients:
         each.pop(UNDER_WAY, None)
         if each["address"] in addresses:
