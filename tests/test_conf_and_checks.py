@@ -32,6 +32,7 @@ WRONG = [
       for value in (0, -1, 1.5, "3", None, True)],
     *[(key, value) for key in ("BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT")
       for value in (-1, "3", None, True, float("nan"), float("inf"))],
+    *[("NAMESPACE", value) for value in ("Shop", "-shop", "a b", "a_b", "shop:", "é", "a" * 21, "shop\n", 7, None)],
     *[("LEASE", value) for value in (0, -1, "3", None, True, float("nan"), float("inf"))],
     *[("READY_OLDEST_DUE", value) for value in (0, -1, "3", True, float("inf"))],
     *[("TIMEOUT", value) for value in (0, -1, "3", True, float("inf"))],
@@ -103,7 +104,7 @@ class TestSettings:
 
     def test_every_key_is_read(self) -> None:
         raw = {
-            "LAYER": "second", "UNROUTED": "raise", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1,
+            "NAMESPACE": "shop", "LAYER": "second", "UNROUTED": "raise", "MAX_MESSAGE_BYTES": 1, "ATTEMPTS": 1,
             "BACKOFF": 0, "BACKOFF_MAX": 0.0, "LEASE": 1,
             "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "MAX_MESSAGES": 3, "MAX_MEMORY": 4,
             "SHUTDOWN_TIMEOUT": 0, "RECONCILE_EVERY": 9.5, "READY_OLDEST_DUE": 5, "CONSUMER_MIDDLEWARE": ["a.b"],

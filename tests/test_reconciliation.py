@@ -155,7 +155,7 @@ class TestFinding:
             return {"id": invitation.pk}
 
         @reconcile("send-invite", content=content)
-        def unsent(before: datetime) -> QuerySet[Invitation]:
+        def unsent(before: datetime) -> Any:
             return Invitation.objects.filter(sent=None, created__lt=before)
 
         assert _registered[-1].run() == 1
@@ -213,7 +213,7 @@ class TestBesideAWorker:
             raise RuntimeError("no groups today")
 
         @reconcile("send-invite")
-        def unsent(before: datetime) -> QuerySet[Invitation]:
+        def unsent(before: datetime) -> Any:
             return Invitation.objects.filter(sent=None, created__lt=before)
 
         over = threading.Event()

@@ -29,6 +29,9 @@ class Settings:
 
     layer: str = "default"
     """Alias in ``CHANNEL_LAYERS`` of the layer that carries messages when none is named."""
+    namespace: str = ""
+    """What tells this project's channels and records from those of others on the same database or Redis: up to 20
+    lower-case letters, digits and hyphens. Empty: it has none."""
     max_message_bytes: int = 1024 * 1024
     """Largest content of a message, as JSON in UTF-8."""
     attempts: int = 5
@@ -127,6 +130,7 @@ _SAID = {
 }
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.ASCII)
 _DOMAIN = re.compile(r"(?=.{1,190}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{,19}|")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {
     "UNROUTED": ("keep", "raise"),
@@ -167,6 +171,11 @@ def _check(key: str, kind: str, value: Any) -> None:
     if key == "MAIL_MESSAGE_ID_DOMAIN" and value is not None and not _DOMAIN.fullmatch(str(value)):
         raise InvalidSettings(
             f"MAILRAIL['MAIL_MESSAGE_ID_DOMAIN'] must be a domain in ASCII, such as 'example.com', not {value!r}."
+        )
+    if key == "NAMESPACE" and not _NAMESPACE.fullmatch(str(value)):
+        raise InvalidSettings(
+            "MAILRAIL['NAMESPACE'] must be 1 to 20 lower-case ASCII letters, digits or hyphens, the first one no "
+            f"hyphen, such as 'shop', or empty for none, not {value!r}."
         )
     if key == "BASE_URL" and value and not str(value).startswith(("https://", "http://")):
         raise InvalidSettings(

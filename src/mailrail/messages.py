@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from .conf import settings
 from .errors import MessageTooLarge
+from .namespace import Qualified, qualified
 
 Content: TypeAlias = dict[str, Any]
 Statement: TypeAlias = tuple[str, dict[str, Any]]
@@ -172,6 +173,8 @@ _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def check_channel_name(name: object) -> str:
     """Return the name, or raise ``ValueError`` with the rule (Channels' own, for names without ``!``)."""
     if not isinstance(name, str) or len(name) > LONGEST_NAME or not _channel_name.fullmatch(name):
+        if isinstance(name, Qualified):
+            return name  # its bare name was checked
         raise ValueError(
             "A channel name is 1 to 99 ASCII letters, digits, hyphens, underscores or periods, "
             f"not {name if isinstance(name, str) and len(name) < 200 else type(name).__name__!r}."
@@ -337,13 +340,15 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
     Where the content's own ``id`` is a UUIDv7, its time comes first (UUIDv8, RFC 9562, 5.8). Messages due at the same
     moment run in the order of their ids. So messages of records run in the order in which the records were made.
 
+    Projects with namespaces make different ids of the same content, as one table may hold the messages of both.
+
     Raises what ``encode`` raises.
     """
     text = encode(content)
     record = content.get("id")
     if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
         text = _sorting.encode(content)  # else it is the same text, and most are
-    made = uuid.uuid5(_of_contents, f"{channel}\0{text}")
+    made = uuid.uuid5(_of_contents, f"{qualified(channel)}\0{text}")
     if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
         return made
     front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)

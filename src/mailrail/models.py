@@ -2,7 +2,7 @@
 
 The layer itself writes SQL (``layers/``); these models are for migrations, the admin and queries by hand. Every column
 has a database default, and migrations only add. So workers of the release before and of the one after run on the same
-schema.
+schema. Names of channels, buckets and workers are qualified here (``mailrail.namespace``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .moments import aware, from_timestamp
+from .namespace import ROOM
 from .tracebacks import LONGEST_ERROR_CLASS
 
 
@@ -34,7 +35,7 @@ class MessageFields(models.Model):
     """What waiting and dead messages have in common; the words are those of ``mailrail.messages.Message``."""
 
     id = models.UUIDField(primary_key=True, editable=False)
-    channel = models.CharField(max_length=99, db_default="")
+    channel = models.CharField(max_length=99 + ROOM, db_default="")
     content = models.TextField(db_default="{}", help_text=_("A JSON object."))
     headers = models.TextField(db_default="{}", help_text=_("A JSON object."))
     v = models.SmallIntegerField(db_default=1)
@@ -66,7 +67,9 @@ class StoredMessage(MessageFields):
     # 0 or 1. A BooleanField would not do: Django's releases differ in how they write the condition of an index on one.
     # SQLite uses a partial index only for a query that repeats the condition word for word.
     held = models.SmallIntegerField(db_default=0, help_text=_("1: behind another message of its lane."))
-    worker = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: not claimed
+    worker = models.CharField(  # noqa: DJ001 - NULL: not claimed
+        max_length=255 + ROOM, null=True, db_default=None
+    )
     error = models.TextField(db_default="", help_text=_("How its last run failed."))
     token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
 
@@ -145,7 +148,7 @@ class BuriedMessage(MessageFields):
 class PausedChannel(models.Model):
     """A channel nobody may claim from."""
 
-    channel = models.CharField(max_length=99, primary_key=True)
+    channel = models.CharField(max_length=99 + ROOM, primary_key=True)
     since = Instant(db_default=0.0)
 
     class Meta:
@@ -158,7 +161,7 @@ class PausedChannel(models.Model):
 class TokenBucket(models.Model):
     """A rate shared by all workers."""
 
-    name = models.CharField(max_length=255, primary_key=True)
+    name = models.CharField(max_length=255 + ROOM, primary_key=True)
     tokens = models.FloatField(db_default=0.0)
     filled_at = Instant(db_default=0.0)
 
@@ -172,7 +175,7 @@ class TokenBucket(models.Model):
 class LiveWorker(models.Model):
     """A worker's last sign of life."""
 
-    id = models.CharField(max_length=255, primary_key=True)
+    id = models.CharField(max_length=255 + ROOM, primary_key=True)
     details = models.TextField(db_default="{}", help_text=_("A JSON object."))
     seen = Instant(db_default=0.0)
 

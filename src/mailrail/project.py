@@ -71,6 +71,7 @@ def warning_of(strangers: list[str]) -> str:
 
 
 HINT = (
-    "Give each project a database, or a prefix of Redis, of its own. If all of it is one project, run its processes "
-    "with the same settings module and SECRET_KEY (the old key in SECRET_KEY_FALLBACKS), or silence this check."
+    'Give each project a name of its own, as MAILRAIL = {"NAMESPACE": "shop"}. If all of it is one project, run its '
+    "processes with the same settings module and SECRET_KEY (the old key in SECRET_KEY_FALLBACKS), or silence this "
+    "check."
 )

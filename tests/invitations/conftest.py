@@ -18,7 +18,8 @@ def sender(db: None) -> User:
 
 @pytest.fixture
 def invitation(sender: User) -> Invitation:
-    return Invitation.objects.create(email="guest@example.com", sender=sender)
+    made: Invitation = Invitation.objects.create(email="guest@example.com", sender=sender)
+    return made
 
 
 @pytest.fixture

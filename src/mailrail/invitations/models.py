@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from django.apps import apps
 from django.conf import settings as django_settings
@@ -20,6 +20,7 @@ from mailrail import uuid7
 from mailrail.addresses import spellings
 from mailrail.conf import settings
 from mailrail.moments import MomentField, from_now, seconds_between
+from mailrail.namespace import OwnRows, current, namespace_field
 
 from . import keys
 from .addresses import normalise, validate_address
@@ -53,7 +54,7 @@ class InvitationStatus(models.TextChoices):
 
 
 class InvitationQuerySet(models.QuerySet[Any]):
-    """``Invitation.objects``."""
+    """What ``Invitation.objects`` can do."""
 
     def get_by_key(self, key: object) -> Any:
         """Return the invitation with this key, whatever has become of it.
@@ -95,6 +96,10 @@ class InvitationQuerySet(models.QuerySet[Any]):
         return self.annotate(mailbox=Lower("email")).filter(mailbox__in=written)
 
 
+class InvitationManager(OwnRows.from_queryset(InvitationQuerySet)):  # type: ignore[misc]  # made at run time
+    """``Invitation.objects``: those of this project's namespace."""
+
+
 class InvitationBatch(models.Model):
     """A list of addresses: waiting for its sender to confirm it, or invited."""
 
@@ -119,6 +124,9 @@ class InvitationBatch(models.Model):
     problems = models.JSONField(default=list, db_default=[])
     """The first lines that invite nobody, as of ``addresses.LineProblem``."""
     problem_count = models.PositiveIntegerField(default=0, db_default=0)
+    namespace = namespace_field()
+
+    objects: ClassVar[models.Manager[InvitationBatch]] = OwnRows()
 
     class Meta:
         verbose_name = _("list of invitations")
@@ -197,7 +205,9 @@ class AbstractInvitation(models.Model):
     mails = models.PositiveIntegerField(default=1, editable=False, db_default=1)
     """Emails that were queued for it, each within 24 hours of the one before, up to ``queued_at``."""
 
-    objects = InvitationQuerySet.as_manager()
+    namespace = namespace_field()
+
+    objects = InvitationManager()
 
     class Meta:
         abstract = True
@@ -342,7 +352,8 @@ def written_invitations() -> InvitationQuerySet:
 def every_invitation(using: str | None = None) -> InvitationQuerySet:
     """Return all of the model that the project uses, on this database or where its reads go."""
     model = get_invitation_model()
-    found: InvitationQuerySet = model._default_manager.using(using)
+    # A model may have a manager of its own, which knows nothing of namespaces.
+    found: InvitationQuerySet = model._default_manager.using(using).filter(namespace=current())
     return found
 
 

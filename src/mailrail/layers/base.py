@@ -29,6 +29,7 @@ from ..messages import (
     Statement,
     WorkerInfo,
 )
+from ..namespace import current
 from .deferred_sends import DeferredSend, is_in_transaction
 from .looking import LookedAt
 
@@ -102,6 +103,8 @@ class DurableLayer(LookedAt):
     routing: str | None
     #: Is that database also where sends are written (messages, or the outbox), so that they are inside the transaction?
     joins_transactions: bool = False
+    #: That of the project, as it was when the layer was made.
+    namespace: str
     #: Where sends wait until they are relayed to the layer's server, if it has one and CONFIG asks for it.
     outbox: SendBuffer | None = None
 
@@ -306,6 +309,7 @@ class DurableLayer(LookedAt):
     poll_interval: ClassVar[float] = 0.02
 
     def __init__(self) -> None:
+        self.namespace = current()
         self._waking = threading.Condition()
         self._wakes = 0
 

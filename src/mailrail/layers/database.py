@@ -17,6 +17,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import InvalidSettings, LayerUnavailable
 from ..messages import DeadMessage, Listed, Message, decode
+from ..namespace import current, owns
 from ..tracebacks import error_class
 from .base import DurableLayer
 from .channels_bridge import LocalChannels
@@ -51,11 +52,22 @@ class DatabaseChannelLayer(LocalChannels, DurableLayer):
     joins_transactions = True
     supports_atomic = True
 
+    #: What the stored names of its channels, buckets and workers begin with, where the project has a namespace.
+    prefix = ""
+
     def __new__(cls, *, using: str = "default", **config: Any) -> DatabaseChannelLayer:
-        layer: DatabaseChannelLayer = object.__new__(
-            _class_for(using) if cls is DatabaseChannelLayer else cls
-        )
+        if cls is DatabaseChannelLayer:
+            cls = class_for(using)
+            if current():
+                from .namespaced import NamespacedLayer
+
+                cls = NamespacedLayer
+        layer: DatabaseChannelLayer = object.__new__(cls)
         return layer
+
+    def _owns(self, name: str) -> bool:
+        """Tell whether a stored name is one of the layer's namespace: without one, names that have one are others'."""
+        return owns(name, self.prefix)
 
     @property
     def _connection(self) -> Any:
@@ -63,7 +75,7 @@ class DatabaseChannelLayer(LocalChannels, DurableLayer):
         return connections[self.using]
 
 
-def _class_for(using: str) -> type[DatabaseChannelLayer]:
+def class_for(using: str) -> type[DatabaseChannelLayer]:
     try:
         connection = connections[using]
     except ConnectionDoesNotExist:

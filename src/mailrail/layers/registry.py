@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..errors import InvalidSettings
+from ..namespace import current
 from ..options import Mistakes
 from .base import DurableLayer
 
@@ -184,3 +185,16 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         _known.clear()
     if setting in ("CHANNEL_LAYERS", "DATABASES"):
         _built_in = None
+    elif setting == "MAILRAIL":
+        for alias, layer in list(channel_layers.backends.items()):
+            if isinstance(layer, DurableLayer) and _is_of_another_namespace(layer):
+                del channel_layers.backends[alias]
+        if _built_in is not None and _is_of_another_namespace(_built_in):
+            _built_in = None
+
+
+def _is_of_another_namespace(layer: DurableLayer) -> bool:
+    try:
+        return layer.namespace != current()
+    except InvalidSettings:
+        return False  # whoever uses the settings tells

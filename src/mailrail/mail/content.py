@@ -16,6 +16,8 @@ from typing import Any
 
 from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
 
+from mailrail.namespace import prefix
+
 from .attributes import dump_attributes
 from .compose import compose
 from .compose.common import writes_as_django
@@ -243,8 +245,13 @@ def _load_mime(stored: Mapping[str, str], files: Mapping[str, bytes]) -> Any:
 
 
 def digest_of_file(data: bytes) -> str:
-    """Return the name of a file: its SHA-256, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+    """Return the name of a file: its SHA-256, in hexadecimal.
+
+    Behind the namespace, if there is one: projects that store the same file do not share it, nor its end.
+    """
+    digest = hashlib.sha256(prefix().encode())
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _keep(data: bytes, files: Files) -> str:

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
+from mailrail.namespace import current
 
 from .models import Email, EmailFile, File
 
@@ -60,7 +61,7 @@ def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> 
         File.objects.using(using).bulk_create(
             [row], update_conflicts=True, unique_fields=["sha256"], update_fields=["used_at"]
         )
-        if storage is not None and not storage.exists(name := f"{FOLDER}/{digest}"):
+        if storage is not None and not storage.exists(name := _path(digest)):
             storage.save(name, _Content(data))
     EmailFile.objects.using(using).bulk_create(links, batch_size=1000)
 
@@ -140,7 +141,7 @@ def drop_left_behind(using: str, before: datetime) -> int:
     if storage is None:
         return 0
     try:
-        _, found = storage.listdir(FOLDER)
+        _, found = storage.listdir(_folder())
     except FileNotFoundError:  # nothing was ever stored
         return 0
     names = sorted(name for name in found if _SHA256.fullmatch(name))
@@ -149,7 +150,7 @@ def drop_left_behind(using: str, before: datetime) -> int:
         page = names[start : start + PAGE]
         for name in sorted(set(page) - _known(page, using)):
             try:
-                is_old = seconds_between(storage.get_modified_time(f"{FOLDER}/{name}"), before) > 0
+                is_old = seconds_between(storage.get_modified_time(_path(name)), before) > 0
             except FileNotFoundError:  # another run was quicker
                 continue
             if is_old:
@@ -173,7 +174,7 @@ def _drop_stored(digest: str, using: str) -> bool:
     try:
         with transaction.atomic(using):
             File(sha256=digest).save(using=using, force_insert=True)
-            storage.delete(f"{FOLDER}/{digest}")
+            storage.delete(_path(digest))
             File.objects.using(using).filter(pk=digest).only("pk").delete()
     except IntegrityError:
         return False
@@ -191,9 +192,18 @@ def _read(row: File) -> bytes:
         raise FileNotFoundError(
             f"The file {row.pk} lies in a storage, and MAILRAIL['MAIL_STORAGE'] names none any more."
         )
-    with storage.open(f"{FOLDER}/{row.pk}") as file:
+    with storage.open(_path(row.pk)) as file:
         data: bytes = file.read()
     return data
+
+
+def _folder() -> str:
+    """Return where this project's files lie: those of other namespaces are none that were left behind."""
+    return f"{FOLDER}/{name}" if (name := current()) else FOLDER
+
+
+def _path(digest: str) -> str:
+    return f"{_folder()}/{digest}"
 
 
 def _storage() -> Storage | None:

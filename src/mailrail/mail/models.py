@@ -2,6 +2,7 @@
 
 The message on the channel carries a row's id and says "now"; the row is what people look at. Workers of the release
 before, or after, can read all times, values and states. Columns have database defaults, and migrations only add.
+``objects`` of each model are those of the namespace of this project (``mailrail.namespace``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail import uuid7
 from mailrail.addresses import normal_form
 from mailrail.moments import MomentField
+from mailrail.namespace import ROOM, OwnNameField, OwnNames, OwnRows, Qualified, namespace_field
 from mailrail.terminal import single_line
 
 
@@ -147,7 +149,9 @@ class Email(models.Model):
         help_text=_("Since when its bodies, headers and attachments are gone."),
     )
 
-    objects: ClassVar[models.Manager[Email]] = models.Manager()
+    namespace = namespace_field()
+
+    objects: ClassVar[models.Manager[Email]] = OwnRows()
 
     class Meta:
         verbose_name = pgettext_lazy("email", "email")
@@ -160,12 +164,14 @@ class Email(models.Model):
             ("hold_email", _("Can hold and release email")),
         )
         indexes = (
-            models.Index(fields=["status", "-id"], name="mailrail_mail_status"),
+            models.Index(fields=["namespace", "status", "-id"], name="mailrail_mail_status"),
             models.Index(fields=["about"], name="mailrail_mail_about", condition=~models.Q(about="")),
             # Reconciliation: the oldest first, however many others there are. PostgreSQL does not know that the queued
             # emails are the newest. With the index above, it may read the table in the order of ids instead.
             models.Index(
-                fields=["id"], name="mailrail_mail_queued", condition=models.Q(status=Status.QUEUED.value)
+                fields=["namespace", "id"],
+                name="mailrail_mail_queued",
+                condition=models.Q(status=Status.QUEUED.value),
             ),
             # Those below are written once for each email, when it is final: what is queued and sent pays nothing.
             # The search of the admin; nobody outside knows a Message-ID before it is sent.
@@ -176,19 +182,19 @@ class Email(models.Model):
             ),
             # mailq: those that failed last.
             models.Index(
-                fields=["-changed_at"],
+                fields=["namespace", "-changed_at"],
                 name="mailrail_mail_failed",
                 condition=models.Q(status=Status.FAILED.value),
             ),
             # The same, and not in one index: PostgreSQL would read all of that for the admin's list of either status.
             models.Index(
-                fields=["-changed_at"],
+                fields=["namespace", "-changed_at"],
                 name="mailrail_mail_partial",
                 condition=models.Q(status=Status.PARTIAL.value),
             ),
             # prunemail: whose content is old enough to go.
             models.Index(
-                fields=["changed_at"],
+                fields=["namespace", "changed_at"],
                 name="mailrail_mail_has_content",
                 condition=models.Q(status__in=FINAL, emptied_at=None),
             ),
@@ -196,7 +202,7 @@ class Email(models.Model):
         constraints = (
             # Not by unique=True: most have no key, and each of their versions would be written into two indexes more.
             models.UniqueConstraint(
-                fields=["key"], name="mailrail_mail_key", condition=models.Q(key__isnull=False)
+                fields=["namespace", "key"], name="mailrail_mail_key", condition=models.Q(key__isnull=False)
             ),
         )
 
@@ -230,7 +236,7 @@ def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:
 
 
 class File(models.Model):
-    """Bytes that emails refer to by their SHA-256: stored once, however many do.
+    """Bytes that emails refer to by their SHA-256: stored once, however many emails of a namespace refer to them.
 
     In ``data``, or under that name in the Django storage that ``MAILRAIL["MAIL_STORAGE"]`` names.
     """
@@ -239,6 +245,9 @@ class File(models.Model):
     size = models.BigIntegerField(db_default=0)
     data = models.BinaryField(null=True, db_default=None)
     used_at = MomentField(default=timezone.now, help_text=_("When it was last stored."))
+    namespace = namespace_field()
+
+    objects: ClassVar[models.Manager[File]] = OwnRows()
 
     class Meta:
         verbose_name = _("stored file")
@@ -261,30 +270,28 @@ class EmailFile(models.Model):
         return f"{self.email_id} {self.file_id}"
 
 
-class _MailboxField(models.CharField):  # type: ignore[type-arg]  # generic only for the type checker
-    """A ``CharField`` that stores an address, and looks for it, in its normal form; digests as they are.
-
-    For migrations it is a ``CharField``.
-    """
-
-    def deconstruct(self) -> Any:
-        name, _path, arguments, options = super().deconstruct()
-        return name, "django.db.models.CharField", arguments, options
+class _MailboxField(OwnNameField):
+    """A field that stores an address, and looks for it, in its normal form; digests as they are."""
 
     def get_prep_value(self, value: Any) -> Any:
-        value = super().get_prep_value(value)
-        return value if value is None or value.startswith("sha256:") else normal_form(value)
+        return super().get_prep_value(_normal(value))
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        value = self.get_prep_value(super().pre_save(model_instance, add))
+        value = _normal(super().pre_save(model_instance, add))
         setattr(model_instance, self.attname, value)
         return value
+
+
+def _normal(address: Any) -> Any:
+    if address is None or isinstance(address, Qualified) or str(address).startswith("sha256:"):
+        return address
+    return normal_form(str(address))
 
 
 class Suppression(models.Model):
     """An address that gets no more email, and why. However it is written, it is kept in its normal form."""
 
-    address = _MailboxField(pgettext_lazy("email", "address"), max_length=320, primary_key=True)
+    address = _MailboxField(pgettext_lazy("email", "address"), max_length=320 + ROOM, primary_key=True)
     reason = models.CharField(
         pgettext_lazy("email", "reason"),
         max_length=20,
@@ -293,6 +300,8 @@ class Suppression(models.Model):
     )
     note = models.TextField(pgettext_lazy("email", "note"), blank=True, default="")
     created_at = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
+
+    objects: ClassVar[models.Manager[Suppression]] = OwnNames("address")
 
     class Meta:
         verbose_name = _("suppressed address")
@@ -305,7 +314,7 @@ class Suppression(models.Model):
 class MailerState(models.Model):
     """A mailer that is not simply working. No row: it is."""
 
-    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100, primary_key=True)
+    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM, primary_key=True)
     paused_by = models.CharField(
         _("paused by"), max_length=10, db_default="", help_text=_("person, outage, or nobody")
     )
@@ -314,13 +323,15 @@ class MailerState(models.Model):
     probe_at = MomentField(_("next try"), null=True, db_default=None)
     probes = models.IntegerField(pgettext_lazy("email", "tries"), db_default=0)
 
+    objects: ClassVar[models.Manager[MailerState]] = OwnNames("mailer")
+
     class Meta:
         verbose_name = pgettext_lazy("email", "mailer")
         verbose_name_plural = pgettext_lazy("email", "mailers")
         permissions = (("pause_mailerstate", _("Can pause and resume mailers")),)
 
     def __str__(self) -> str:
-        return self.mailer
+        return str(self.mailer)
 
 
 class RefusedSender(models.Model):
@@ -329,11 +340,13 @@ class RefusedSender(models.Model):
     ``sender``: the bare address, in lower case; empty: the null sender. ``in_a_row``: no sender was let through since.
     """
 
-    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100)
+    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM)
     sender = models.CharField(pgettext_lazy("email", "sender"), max_length=320)
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
     since = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
     in_a_row = models.BooleanField(db_default=True, default=True, editable=False)
+
+    objects: ClassVar[models.Manager[RefusedSender]] = OwnNames("mailer")
 
     class Meta:
         verbose_name = _("refused sender")
@@ -352,13 +365,15 @@ class MailerLogin(models.Model):
     ``key``: of server, user name and password, in disguise. ``until``: for so long others wait for the one who tries.
     """
 
-    mailer = models.CharField(max_length=100, primary_key=True)
+    mailer = OwnNameField(max_length=100 + ROOM, primary_key=True)
     key = models.CharField(max_length=64, db_default="", default="")
     accepted_at = models.DateTimeField(null=True, db_default=None, default=None)
     until = models.DateTimeField(default=timezone.now)
 
+    objects: ClassVar[models.Manager[MailerLogin]] = OwnNames("mailer")
+
     def __str__(self) -> str:
-        return self.mailer
+        return str(self.mailer)
 
 
 class MailerPace(models.Model):
@@ -368,7 +383,7 @@ class MailerPace(models.Model):
     when turns are given away to emails that wait for a rate, ``{seconds of the rate: {priority: Unix time}}``.
     """
 
-    mailer = models.CharField(pgettext_lazy("email", "mailer"), max_length=100)
+    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM)
     domain = models.CharField(pgettext_lazy("email", "domain"), max_length=255, db_default="", default="")
     share = models.FloatField(pgettext_lazy("email", "share"), db_default=1.0, default=1.0)
     pace = models.FloatField(
@@ -383,6 +398,8 @@ class MailerPace(models.Model):
     lines = models.JSONField(default=dict, db_default={}, editable=False)
     turn = models.IntegerField(db_default=0, default=0, editable=False)
 
+    objects: ClassVar[models.Manager[MailerPace]] = OwnNames("mailer")
+
     class Meta:
         verbose_name = _("pace of a mailer")
         verbose_name_plural = _("paces of mailers")
@@ -395,10 +412,12 @@ class MailerPace(models.Model):
 class MailerSlot(models.Model):
     """One of the connections that a mailer may have at once; whoever holds it renews it, or it is free again."""
 
-    mailer = models.CharField(max_length=100)
+    mailer = OwnNameField(max_length=100 + ROOM)
     number = models.IntegerField()
     holder = models.CharField(max_length=64, db_default="", default="")
     until = MomentField(default=timezone.now)
+
+    objects: ClassVar[models.Manager[MailerSlot]] = OwnNames("mailer")
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["mailer", "number"], name="mailrail_mail_slot_once"),)

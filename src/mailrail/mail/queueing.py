@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail import options as checked
+from mailrail.namespace import current
 from mailrail.second_connection import outside_the_transaction
 from mailrail.worker import ExecutionContext
 
@@ -183,6 +184,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
             "changed_at": now,
             "sent_at": None,
             "emptied_at": None,
+            "namespace": current(),
         }
     )
     return email, files

@@ -11,9 +11,13 @@ from uuid import UUID
 from django.db import connections, models
 from django.db.models.expressions import RawSQL
 
+from mailrail.namespace import qualified
+
 from .models import Email, Suppression, email_of
 
-UNREAD = frozenset({"subject", "sensitive", "key", "digest", "tags", "about", "emptied_at", "next_try_at"})
+UNREAD = frozenset(
+    {"subject", "sensitive", "key", "digest", "tags", "about", "emptied_at", "next_try_at", "namespace"}
+)
 """Not asked for. Like any deferred field of Django's, they are fetched should somebody need them."""
 _read = json.JSONDecoder().raw_decode
 
@@ -33,7 +37,7 @@ def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppress
     # The names travel as one value. PostgreSQL's driver takes longer to write hundreds of parameters than the server
     # takes to look them up. SQLite takes at most 32,766 (SQLITE_MAX_VARIABLE_NUMBER), and a batch may have more names.
     these = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
-    named = RawSQL(these, [json.dumps(list(names))], output_field=models.BooleanField())
+    named = RawSQL(these, [json.dumps(list(map(qualified, names)))], output_field=models.BooleanField())
     return Suppression.objects.using(using).filter(named)
 
 

@@ -21,7 +21,9 @@ class PostgresqlLooking(PostgresqlExecution):
     """One statement for each verb."""
 
     def list_channels(self) -> list[str]:
-        return sorted(channel for (channel,) in self._execute(STATEMENTS["list_channels"], {}))
+        return sorted(
+            channel for (channel,) in self._execute(STATEMENTS["list_channels"], {}) if self._owns(channel)
+        )
 
     def list_waiting(
         self,

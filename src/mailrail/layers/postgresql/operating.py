@@ -95,7 +95,7 @@ class PostgresqlOperating(PostgresqlLooking):
 
     def workers(self) -> list[WorkerInfo]:
         rows = self._execute(STATEMENTS["workers"], {"forgotten": WORKER_FORGOTTEN_AFTER})
-        return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows]
+        return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows if self._owns(id)]
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         dead = dict(self._execute(STATEMENTS["dead_counts"], {"most": most}))
@@ -104,6 +104,7 @@ class PostgresqlOperating(PostgresqlLooking):
         return {
             channel: self._stats(channel, most, live.get(channel), dead.get(channel, 0), channel in paused)
             for channel in sorted(live.keys() | dead.keys() | paused)
+            if self._owns(channel)
         }
 
     def _stats(

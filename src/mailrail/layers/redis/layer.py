@@ -20,6 +20,7 @@ from ...messages import (
     check_channel_name,
     new_token,
 )
+from ...namespace import current
 from ...options import Mistakes
 from ...tracebacks import error_class
 from ..base import DurableLayer, Lease, lease_for
@@ -76,6 +77,8 @@ class RedisChannelLayer(EphemeralChannels, OperatedLayer):
         with mistakes.noted():
             self._servers = ClusterServers(hosts) if cluster else Servers(hosts)
         mistakes.raise_any(InvalidSettings)
+        if namespace := current():
+            prefix = f"{prefix}/{namespace}"
         ChannelsRedisLayer.__init__(
             self, hosts, prefix, symmetric_encryption_keys=symmetric_encryption_keys, **config
         )

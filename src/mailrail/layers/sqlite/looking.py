@@ -18,7 +18,9 @@ class SqliteLooking(SqliteExecution):
     """One statement for each verb."""
 
     def list_channels(self) -> list[str]:
-        return sorted(channel for (channel,) in self._read(STATEMENTS["list_channels"]))
+        return sorted(
+            channel for (channel,) in self._read(STATEMENTS["list_channels"]) if self._owns(channel)
+        )
 
     def list_waiting(
         self,

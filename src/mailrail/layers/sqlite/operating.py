@@ -97,7 +97,7 @@ class SqliteOperating(SqliteLooking):
     def workers(self) -> list[WorkerInfo]:
         now = time.time()
         rows = self._read(STATEMENTS["workers"], now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
-        return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows]
+        return [WorkerInfo(id, json.loads(details), age) for id, details, age in rows if self._owns(id)]
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         dead = dict(self._read(STATEMENTS["dead_counts"]))
@@ -106,6 +106,7 @@ class SqliteOperating(SqliteLooking):
         return {
             channel: _stats(live.get(channel, (0, 0, 0, None)), dead.get(channel, 0), channel in paused)
             for channel in sorted(live.keys() | dead.keys() | paused)
+            if self._owns(channel)
         }
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import pgettext_lazy
 
 from mailrail.addresses import bare
 from mailrail.keyset_admin import KeysetAdmin, KeysetChangeList, breakable
+from mailrail.namespace import qualified
 from mailrail.terminal import harmless
 
 from ..models import Suppression
@@ -70,7 +71,7 @@ class SuppressionAdmin(KeysetAdmin):
         if not search_term.strip():
             return queryset, False
         address = bare(search_term.strip())
-        asked = Q(address__startswith=address) | Q(address__in=names_of(address))
+        asked = Q(address__startswith=qualified(address)) | Q(address__in=names_of(address))
         # Without an order, so that the planner takes the index of prefixes, and does not walk along the list.
         found = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
         return queryset.filter(pk__in=list(found)), False
