@@ -128,32 +128,33 @@ class Watch:
 class Windows:
     """Opens windows, each as of a browser of its own.
 
-    A new context of a browser takes half a second of CPU. So one is kept for the windows of the next test, emptied.
+    A new context of a browser, its page and the process that shows it take half a second of CPU. So one is kept for
+    the next test, emptied.
     """
 
     def __init__(self, browser: Browser, site: str) -> None:
         self._browser, self.site = browser, site
         self._watch, self._kept = _kept.setdefault(browser, (Watch(site), []))
-        self._in_use: list[tuple[BrowserContext, bool]] = []
+        self._in_use: list[tuple[Page, bool]] = []
         self.complaints = self._watch.complaints
         self.complaints.clear()
 
     def open(self, user: User | None = None, *, fresh: bool = False, **options: Any) -> Page:
         """``options`` are those of ``Browser.new_context``. ``fresh``: for a test that changes its clock, say."""
         usual = not (fresh or options)
-        context = self._kept.pop() if usual and self._kept else self._new(options)
-        self._in_use.append((context, usual))
+        page = self._kept.pop() if usual and self._kept else self._new(options)
+        self._in_use.append((page, usual))
         if user is not None:
-            context.add_cookies([_session(user, self.site)])
-        page = context.new_page()
-        self._watch.over_page(page)
+            page.context.add_cookies([_session(user, self.site)])
         return page
 
-    def _new(self, options: dict[str, Any]) -> BrowserContext:
+    def _new(self, options: dict[str, Any]) -> Page:
         context = self._browser.new_context(base_url=self.site, **options)
         context.set_default_timeout(PATIENCE)
         self._watch.over_context(context)
-        return context
+        page = context.new_page()
+        self._watch.over_page(page)
+        return page
 
     def forgive(self, what: str) -> None:
         """Forget complaints that have to be there."""
@@ -162,26 +163,29 @@ class Windows:
         self.complaints[:] = [complaint for complaint in self.complaints if complaint not in expected]
 
     def close(self) -> None:
-        for context, usual in self._in_use:
-            if usual and not self._kept:
-                _empty(context, self.site)
-                self._kept.append(context)
+        for page, usual in self._in_use:
+            if usual and not self._kept and page.url.startswith(f"{self.site}/"):
+                _empty(page, self.site)
+                self._kept.append(page)
             else:
-                context.close()
+                page.context.close()
         self._in_use.clear()
 
 
-_kept: WeakKeyDictionary[Browser, tuple[Watch, list[BrowserContext]]] = WeakKeyDictionary()
-"""By browser: what it complains of, and a context that waits for the next test."""
+_kept: WeakKeyDictionary[Browser, tuple[Watch, list[Page]]] = WeakKeyDictionary()
+"""By browser: what it complains of, and a window that waits for the next test."""
 
 
-def _empty(context: BrowserContext, site: str) -> None:
-    """Close its pages, and forget what they have stored."""
-    for page in context.pages:
-        storage = context.new_cdp_session(page)
-        storage.send("Storage.clearDataForOrigin", {"origin": site, "storageTypes": "all"})
-        page.close()
-    context.clear_cookies()
+def _empty(page: Page, site: str) -> None:
+    """Forget what it shows, what it has stored, and how it was looked at."""
+    storage = page.context.new_cdp_session(page)
+    storage.send("Storage.clearDataForOrigin", {"origin": site, "storageTypes": "all"})
+    storage.send("DOMStorage.clear", {"storageId": {"securityOrigin": site, "isLocalStorage": False}})
+    storage.detach()
+    page.context.clear_cookies()
+    page.goto("about:blank")
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.emulate_media(color_scheme="null")
 
 
 def _session(user: User, site: str) -> Any:

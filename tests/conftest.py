@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import connections
 from django.test import TransactionTestCase
 from django.utils import translation
+from hypothesis import settings as hypothesis_settings
 
 from mailrail import routing
 from mailrail.layers import (
@@ -34,6 +35,10 @@ from .processes import Ledger
 from .servers import PostgresServer, ValkeyServer
 from .settings import postgres
 from .topologies import ValkeyCluster
+
+# An example may take long where there are more processes than cores, and that is no failure.
+hypothesis_settings.register_profile("of these tests", hypothesis_settings(), deadline=None)
+hypothesis_settings.load_profile("of these tests")
 
 
 @pytest.hookimpl(wrapper=True)
