@@ -17,7 +17,7 @@ from django.db import OperationalError, connections, transaction
 
 from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
-from mailrail.layers.postgresql.frontier import IN_A_ROW, SLOW, Frontier, Level
+from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A_ROW, Level, ScanFloor
 from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.messages import Message, Rate
 
@@ -551,51 +551,51 @@ def _seconds_of(action: Callable[..., Any], *arguments: Any) -> float:
         connections.close_all()
 
 
-class TestFrontier:
+class TestScanFloor:
     LEVEL = Level("work", 0)
 
     def learn(
-        self, frontier: Frontier, times: int, seconds: float, full: bool = True, due: float = 5.0
+        self, scan_floor: ScanFloor, times: int, seconds: float, full: bool = True, due: float = 5.0
     ) -> None:
         for _ in range(times):
-            frontier.learn("w", frontier.floors("w"), [(self.LEVEL, due)], seconds, full)
+            scan_floor.learn("w", scan_floor.min_dues("w"), [(self.LEVEL, due)], seconds, full)
 
     def test_one_slow_claim_is_nobody_s_fault(self) -> None:
-        frontier = Frontier()
-        self.learn(frontier, IN_A_ROW - 1, SLOW * 2)
-        assert frontier.floors("w") is None
+        scan_floor = ScanFloor()
+        self.learn(scan_floor, SLOW_CLAIMS_IN_A_ROW - 1, SLOW_CLAIM_S * 2)
+        assert scan_floor.min_dues("w") is None
 
     def test_slow_claims_in_a_row_tell_where_to_begin(self) -> None:
-        frontier = Frontier()
-        self.learn(frontier, IN_A_ROW, 10.0)
-        assert frontier.floors("w") == {self.LEVEL: 5.0} and frontier.floors("another") is None
-        self.learn(frontier, 1, 0.001, due=9.0)
-        assert frontier.floors("w") == {self.LEVEL: 9.0}
+        scan_floor = ScanFloor()
+        self.learn(scan_floor, SLOW_CLAIMS_IN_A_ROW, 10.0)
+        assert scan_floor.min_dues("w") == {self.LEVEL: 5.0} and scan_floor.min_dues("another") is None
+        self.learn(scan_floor, 1, 0.001, due=9.0)
+        assert scan_floor.min_dues("w") == {self.LEVEL: 9.0}
 
     def test_one_that_stood_still_is_no_measure_of_the_others(self) -> None:
-        frontier = Frontier()
-        self.learn(frontier, IN_A_ROW - 1, SLOW * 2)
-        self.learn(frontier, 1, 60.0)
-        assert frontier._known["w"].until - time.monotonic() < 1.0
+        scan_floor = ScanFloor()
+        self.learn(scan_floor, SLOW_CLAIMS_IN_A_ROW - 1, SLOW_CLAIM_S * 2)
+        self.learn(scan_floor, 1, 60.0)
+        assert scan_floor._known["w"].until - time.monotonic() < 1.0
 
     def test_a_claim_that_was_not_full_ends_it(self) -> None:
-        frontier = Frontier()
-        self.learn(frontier, IN_A_ROW, 10.0)
-        self.learn(frontier, 1, 0.001, full=False)
-        assert frontier.floors("w") is None
+        scan_floor = ScanFloor()
+        self.learn(scan_floor, SLOW_CLAIMS_IN_A_ROW, 10.0)
+        self.learn(scan_floor, 1, 0.001, full=False)
+        assert scan_floor.min_dues("w") is None
 
     def test_a_claim_begins_where_it_says_and_then_at_the_front_again(self, layer: Any) -> None:
         early, late = send(layer, due=1.0), send(layer, due=100.0)
-        layer._frontier._known["w"] = _known({Level("work", 0): 50.0})
+        layer._scan_floor._known["w"] = _known({Level("work", 0): 50.0})
         assert [m.id for m in claim(layer, 1)] == [late]
         assert claim(layer, 1) == []  # nothing more from there on
         assert [m.id for m in claim(layer, 1)] == [early]
 
 
-def _known(floors: dict[Level, float]) -> Any:
-    from mailrail.layers.postgresql.frontier import _Known
+def _known(min_dues: dict[Level, float]) -> Any:
+    from mailrail.layers.postgresql.scan_floor import _Known
 
-    return _Known(floors, time.monotonic() + 60)
+    return _Known(min_dues, time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("batch", [8, 200])

@@ -22,7 +22,6 @@ from ..database import SHIFTED, read_message, storable
 from ..notifications import NotifiedLayer
 from ..unanswered import Unanswered
 from .execution import MOST_TRIES, plain_words
-from .frontier import Frontier
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
 from .operating import PostgresqlOperating
@@ -39,6 +38,7 @@ from .rows import (
     runs,
     token_columns,
 )
+from .scan_floor import ScanFloor
 from .statements import STATEMENTS
 
 
@@ -50,7 +50,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self._listener = Listener(self.using, self.wake, self._wake_up)
-        self._frontier = Frontier()
+        self._scan_floor = ScanFloor()
         self._unanswered = Unanswered()
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
     def _choose_once(
         self, call: Call, finished: Sequence[Message] = (), *, despite: bool = False, of_many: bool = False
     ) -> Answer:
-        floors = self._frontier.floors(call.worker)
+        min_dues = self._scan_floor.min_dues(call.worker)
         values = {
             "channels": name_array(call.limits),
             "rooms": plain_array(map(str, call.limits.values())),
@@ -177,17 +177,17 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
             "besides": plain_array(message.id.hex for message in call.finished),
             **token_columns(finished),
         }
-        if floors is None:
+        if min_dues is None:
             statement = "claim_of_many" if of_many else "claim"
         else:
             statement = "claim_of_many_from_floor" if of_many else "claim_from_floor"
-            values["known_channels"] = name_array(level.channel for level in floors)
-            values["known_priorities"] = plain_array(str(level.priority) for level in floors)
-            values["min_dues"] = plain_array(map(str, floors.values()))
+            values["known_channels"] = name_array(level.channel for level in min_dues)
+            values["known_priorities"] = plain_array(str(level.priority) for level in min_dues)
+            values["min_dues"] = plain_array(map(str, min_dues.values()))
         begun = time.monotonic()
         answer = read_answer(self._patiently(lambda: self._execute_prepared(STATEMENTS[statement], values)))
         full = bool(answer.claims) and len(answer.claims) >= min(call.total, sum(call.limits.values()))
-        self._frontier.learn(call.worker, floors, answer.dues, time.monotonic() - begun, full)
+        self._scan_floor.learn(call.worker, min_dues, answer.dues, time.monotonic() - begun, full)
         return answer
 
     def _adopt(self, call: Call) -> list[Message]:
@@ -297,7 +297,7 @@ class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
         with self._write() as cursor:
             for table in SHIFTED:
                 cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
-        self._frontier.forget()
+        self._scan_floor.forget()
 
 
 def _is_plain(messages: Sequence[Message]) -> bool:

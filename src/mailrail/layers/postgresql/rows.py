@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ...messages import Message, check_channel_name, encode, new_token
 from ..database import read_message
-from .frontier import Level
+from .scan_floor import Level
 
 AT_ONCE = 5_000
 """Messages per INSERT."""
