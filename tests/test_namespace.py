@@ -11,7 +11,7 @@ from django.test import override_settings
 
 from mailrail import Channel
 from mailrail.layers import DatabaseChannelLayer, DurableLayer, RedisChannelLayer, get_layer
-from mailrail.layers.looking import LookedAt
+from mailrail.layers.inspection import Inspection
 from mailrail.layers.namespaced import NamespacedLayer
 from mailrail.messages import Message, Rate, id_of_content
 from mailrail.namespace import Qualified
@@ -66,8 +66,8 @@ def contents(layer: DurableLayer) -> set[Any]:
     """Whose messages are seen in any of the ways to look."""
     channels = layer.list_channels()
     listed = [*layer.list_waiting(channels, 99), *layer.list_dead(channels, 99)]
-    found = [layer.find(each.channel, each.id) for each in listed if each.state != "dead"]
-    dead = [layer.find_dead(each.channel, each.id) for each in listed if each.state == "dead"]
+    found = [layer.get(each.channel, each.id) for each in listed if each.state != "dead"]
+    dead = [layer.get_dead(each.channel, each.id) for each in listed if each.state == "dead"]
     messages = [
         *layer.waiting("work"),
         *(each.message for each in layer.dead("dead")),
@@ -111,7 +111,7 @@ def test_nothing_done_to_messages_reaches_those_of_another_project(make: Make) -
     [dead] = forum.dead("dead")
     assert shop.cancel("work", [later.id]) == []
     assert shop.requeue("dead", [dead.message.id]) == shop.discard("dead", [dead.message.id]) == []
-    assert shop.find("work", later.id) is None and shop.find_dead("dead", dead.message.id) is None
+    assert shop.get("work", later.id) is None and shop.get_dead("dead", dead.message.id) is None
     assert shop.claim("w", {"work": 9, "dead": 9}, 15.0).claims == []
     assert shop.poll(["work"]) is None
     shop.pause("work")
@@ -141,7 +141,7 @@ def test_no_verb_stores_a_name_without_its_namespace(make: Make, request: pytest
 def test_every_verb_of_the_layers_is_one_of_the_namespaced_layer() -> None:
     verbs = {
         name
-        for contract in (DurableLayer, LookedAt)
+        for contract in (DurableLayer, Inspection)
         for name, verb in vars(contract).items()
         if (callable(verb) or isinstance(verb, property)) and not name.startswith("__")
     }

@@ -88,14 +88,14 @@ class DeadMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class MessageSummary:
     """A message as lists for people show it. Of its content, and of the error, only a part was read."""
 
     channel: str
     id: uuid.UUID
     at: float  # when it is due, or its lease is over; a dead one: when it was buried
     state: State
-    excerpt: str  # how its content begins, as JSON; empty if that is encrypted and long
+    preview: str  # how its content begins, as JSON; empty if that is encrypted and long
     attempt: int = 0
     losses: int = 0
     priority: int = 0

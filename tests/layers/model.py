@@ -133,7 +133,7 @@ class Model:
         self.buckets: dict[str, tuple[Fraction, int]] = {}
         self.workers: dict[str, tuple[dict[str, Any], int]] = {}
 
-    # -- looking ------------------------------------------------------------------------------------------------
+    # -- inspection ------------------------------------------------------------------------------------------------
 
     def live(self, id: UUID) -> Entry | None:
         return next((e for e in self.entries if e.is_live and e.id == id), None)

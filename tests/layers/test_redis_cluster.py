@@ -350,7 +350,7 @@ class TestNodesThatDie:
         with pytest.raises(LayerUnavailable) as caught:
             layer.renew([claim, *again], 100.0)
         assert caught.value.channels == frozenset({lost})
-        assert all(layer.find(m.channel, m.id).due > m.due + 50 for m in again)
+        assert all(layer.get(m.channel, m.id).due > m.due + 50 for m in again)
         assert not {m.id for m in first} & {m.id for m in again}
         with pytest.raises(LayerUnavailable):
             send(layer, lost)

@@ -67,7 +67,7 @@ def read_all(layer: RedisChannelLayer) -> None:
     layer.waiting("bad")
     layer.list_waiting(["bad"], 10)
     for each in layer.dead("bad"):
-        layer.find_dead("bad", each.message.id)
+        layer.get_dead("bad", each.message.id)
     layer.list_dead(["bad"], 10)
     layer.list_dead(["bad"], 10, error_class="ValueError")
     layer.error_classes(["bad"])
@@ -110,13 +110,13 @@ def test_a_message_whose_state_cannot_be_read_is_set_aside(
     bare.hset(TAG + b":state", id.bytes, DAMAGES[damage](state))
     assert layer.unreadable() == ["1 message of channel bad cannot be read; a worker sets them aside"]
     read_all(layer)
-    found = layer.find("bad", id)
+    found = layer.get("bad", id)
     assert found is not None and found.defect
 
     claims = layer.claim("w", BOTH, 15).claims
     assert {claim.channel for claim in set_aside(layer, claims)} == {"bad", "good"}
     assert layer.unreadable() == []
-    dead = layer.find_dead("bad", id)
+    dead = layer.get_dead("bad", id)
     assert dead is not None and "was damaged" in dead.error and dead.message.defect
     assert layer.requeue("bad", [id]) == [id]
     assert layer.discard("bad", [id]) == []

@@ -120,7 +120,7 @@ class TestSeveralHosts:
         with pytest.raises(LayerUnavailable) as caught:
             layer.renew([lost, *held], 100.0)
         assert caught.value.channels == frozenset({away})
-        assert [layer.find(here, claim.id).due > claim.due + 50 for claim in held] == [True] * 10
+        assert [layer.get(here, claim.id).due > claim.due + 50 for claim in held] == [True] * 10
         with pytest.raises(LayerUnavailable):
             layer.finish([lost, *held])
         assert layer.finish(held) == held

@@ -149,7 +149,7 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
     work()
     assert len(server.mails) == 4
     [waits] = get_layer().waiting("mailrail.mail")
-    found = get_layer().find("mailrail.mail", waits.id)
+    found = get_layer().get("mailrail.mail", waits.id)
     assert found is not None and "nobody foresaw this" in found.error
     go_on()
     [dead] = get_layer().dead("mailrail.mail")

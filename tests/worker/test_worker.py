@@ -1389,7 +1389,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     caplog.set_level(level, "mailrail.worker")
     [message] = send(layer)
     work(layer, route("work", fail, attempts=2, backoff=[3600.0]))
-    found = layer.find("work", message.id)
+    found = layer.get("work", message.id)
     assert found is not None and found.error.startswith("Traceback")
     assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
     [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
@@ -1407,7 +1407,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
     assert "\n  Traceback" in buried.getMessage(), "indented, as all lines but the first"
     assert SEVERAL_LINES.replace("\n", "\n  ") in buried.getMessage()
-    assert layer.find("work", message.id) is None
+    assert layer.get("work", message.id) is None
 
 
 def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the_end(

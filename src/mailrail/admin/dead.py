@@ -10,7 +10,7 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.keyset_admin import short_time
-from mailrail.messages import Listed, Place
+from mailrail.messages import MessageSummary, Place
 from mailrail.models import BuriedMessage
 from mailrail.tracebacks import first_line
 
@@ -46,17 +46,17 @@ class DeadMessageAdmin(LayerAdmin):
 
     message_template = "mailrail/admin/dead.html"
     decisions = {"requeue": REQUEUE, "discard": DISCARD}  # noqa: RUF012 - never changed
-    list_display = ("on_channel", "buried", "died_of", "said", "excerpt", "attempts")
+    list_display = ("on_channel", "buried", "died_of", "said", "preview", "attempts")
     list_filter = (LayerFilter, ChannelFilter, ErrorFilter)
     actions = ("requeue", "discard")
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         name = list_request.error_class
         error_class = "" if name == NO_EXCEPTION else name or None
         return list_request.source.layer.list_dead(list_request.looked_at, limit, behind, error_class)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        dead = source.layer.find_dead(address.channel, address.id)
+        dead = source.layer.get_dead(address.channel, address.id)
         if dead is None:
             return None
         return {

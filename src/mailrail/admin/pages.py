@@ -29,7 +29,7 @@ from mailrail.keyset_admin import (
     confirmation,
     is_confirmed,
 )
-from mailrail.messages import Content, Listed, Message, Place
+from mailrail.messages import Content, Message, MessageSummary, Place
 from mailrail.record_links import link_of
 from mailrail.terminal import harmless, single_line
 
@@ -60,7 +60,7 @@ class LayerChangeList(KeysetChangeList):
     model_admin: LayerAdmin
 
     def get_results(self, request: HttpRequest) -> None:
-        page: list[Listed] = []
+        page: list[MessageSummary] = []
         try:
             list_request = ListRequest.by(request)
             source = list_request.source
@@ -74,7 +74,7 @@ class LayerChangeList(KeysetChangeList):
         rows = [self._row(source, it) for it in page[: self.list_per_page]]
         self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
 
-    def _row(self, source: Source, listed: Listed) -> Any:
+    def _row(self, source: Source, listed: MessageSummary) -> Any:
         row: Any = self.model(pk=str(Address(source.name, listed.channel, listed.id)), channel=listed.channel)
         row.listed = listed
         return row
@@ -92,7 +92,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return []  # a message has a page of its own, and no form
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         """What is listed. Raises ``MailrailError``."""
         raise NotImplementedError
 
@@ -101,8 +101,8 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return str(row.channel)
 
     @admin.display(description=pgettext_lazy("message", "content"))
-    def excerpt(self, row: Any) -> str:
-        return shortened(row.listed.excerpt)
+    def preview(self, row: Any) -> str:
+        return shortened(row.listed.preview)
 
     # -- one message ----------------------------------------------------------------------------------------------
 

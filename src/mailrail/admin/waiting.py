@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import short_time
-from mailrail.messages import ChannelStats, Listed, Place
+from mailrail.messages import ChannelStats, MessageSummary, Place
 from mailrail.models import StoredMessage
 from mailrail.tracebacks import first_line
 
@@ -45,7 +45,7 @@ class WaitingMessageAdmin(LayerAdmin):
     change_list_template = "mailrail/admin/waiting_list.html"
     message_template = "mailrail/admin/waiting.html"
     decisions = {"cancel": CANCEL}  # noqa: RUF012 - never changed
-    list_display = ("on_channel", "due_at", "state", "excerpt", "attempts", "failed", "in_lane", "by_worker")
+    list_display = ("on_channel", "due_at", "state", "preview", "attempts", "failed", "in_lane", "by_worker")
     list_filter = (LayerFilter, ChannelFilter, StateFilter)
     actions = ("cancel",)
 
@@ -67,12 +67,12 @@ class WaitingMessageAdmin(LayerAdmin):
     def _dead_url(self) -> str:
         return reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[Listed]:
+    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         state: Any = list_request.state if list_request.state in STATES else None
         return list_request.source.layer.list_waiting(list_request.looked_at, limit, behind, state)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        message = source.layer.find(address.channel, address.id)
+        message = source.layer.get(address.channel, address.id)
         if message is None:
             return None
         return {

@@ -31,7 +31,7 @@ from ..messages import (
 )
 from ..namespace import current
 from .deferred_sends import DeferredSend, is_in_transaction
-from .looking import LookedAt
+from .inspection import Inspection
 
 Lease: TypeAlias = float | Mapping[str, float]
 """Seconds for all claims, or seconds per channel."""
@@ -77,8 +77,8 @@ class SendBuffer(Protocol):
         """Return how many messages wait for each channel."""
 
 
-class DurableLayer(LookedAt):
-    """The durable verbs; ``LookedAt`` has those for looking. All of them are safe to call from several threads."""
+class DurableLayer(Inspection):
+    """The durable verbs; ``Inspection`` has those that only read. All of them are safe to call from several threads."""
 
     # Do messages survive the end of this process?
     is_durable: ClassVar[bool]
@@ -211,7 +211,7 @@ class DurableLayer(LookedAt):
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
         """Again, ``delay`` seconds from now; ``alone``: not in a batch with others. Returns what was lost.
 
-        ``error`` is kept with the message until the next one, or its end: ``find`` and ``list_waiting`` tell it.
+        ``error`` is kept with the message until the next one, or its end: ``get`` and ``list_waiting`` tell it.
         """
 
     @abstractmethod

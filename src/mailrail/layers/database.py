@@ -16,7 +16,7 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import InvalidSettings, LayerUnavailable
-from ..messages import DeadMessage, Listed, Message, decode
+from ..messages import DeadMessage, Message, MessageSummary, decode
 from ..namespace import current, owns
 from ..tracebacks import error_class
 from .base import DurableLayer
@@ -195,20 +195,20 @@ def read_dead(row: Sequence[Any]) -> DeadMessage:
     return DeadMessage(read_message(columns), error, float(buried_at))
 
 
-def read_listed(row: Sequence[Any], is_dead: bool = False) -> Listed:
-    """Build a message of a list from the columns ``LISTED`` of a row; of a dead one, from ``LISTED_DEAD``."""
-    id, channel, at, state, excerpt, attempt, losses, priority, lane, key, *rest = row
+def read_summary(row: Sequence[Any], is_dead: bool = False) -> MessageSummary:
+    """Build a summary from the columns of a row as ``list_waiting.sql`` or ``list_dead.sql`` return them."""
+    id, channel, at, state, preview, attempt, losses, priority, lane, key, *rest = row
     if is_dead:
         worker, (died_of, error) = None, rest
     else:
         worker, error = rest
         died_of = error_class(error)
-    return Listed(
+    return MessageSummary(
         channel=str(channel),
         id=_read_id(id),
         at=float(at) if isinstance(at, int | float) else 0.0,
         state=state,
-        excerpt=str(excerpt),
+        preview=str(preview),
         attempt=_whole(attempt),
         losses=_whole(losses),
         priority=_whole(priority),

@@ -30,7 +30,7 @@ from ..messages import (
 from .base import COUNTED, WORKER_FORGOTTEN_AFTER, DurableLayer, Lease, lease_for
 from .buckets import refill
 from .channels_bridge import LocalChannels
-from .memory_looking import LookedAtInMemory
+from .memory_inspection import InMemoryInspection
 
 
 class _Bucket(NamedTuple):
@@ -38,7 +38,7 @@ class _Bucket(NamedTuple):
     filled_at: float
 
 
-class InMemoryChannelLayer(LookedAtInMemory, LocalChannels, DurableLayer):
+class InMemoryChannelLayer(InMemoryInspection, LocalChannels, DurableLayer):
     """``CONFIG``: ``routing``, ``using`` (whose transactions sends wait for), and Channels' own options."""
 
     is_durable = False

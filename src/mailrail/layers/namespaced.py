@@ -19,8 +19,8 @@ from ..messages import (
     Content,
     DeadMessage,
     Granted,
-    Listed,
     Message,
+    MessageSummary,
     Place,
     Rate,
     Statement,
@@ -30,7 +30,7 @@ from ..messages import (
 from ..namespace import Qualified, prefix
 from .base import COUNTED, Lease
 from .database import DatabaseChannelLayer, class_for
-from .looking import Waiting
+from .inspection import Waiting
 
 
 class NamespacedLayer(DatabaseChannelLayer):
@@ -75,7 +75,7 @@ class NamespacedLayer(DatabaseChannelLayer):
     def _dead(self, stored: DeadMessage) -> DeadMessage:
         return replace(stored, message=self._message(stored.message))
 
-    def _listed(self, stored: Listed) -> Listed:
+    def _summary(self, stored: MessageSummary) -> MessageSummary:
         worker = None if stored.worker is None else self._bare(stored.worker)
         return replace(stored, channel=self._bare(stored.channel), worker=worker)
 
@@ -186,7 +186,7 @@ class NamespacedLayer(DatabaseChannelLayer):
     def shift(self, seconds: float) -> None:
         self._stored.shift(seconds)
 
-    # -- looking ------------------------------------------------------------------------------------------------
+    # -- inspection ------------------------------------------------------------------------------------------------
 
     def list_channels(self) -> list[str]:
         return [self._bare(channel) for channel in self._stored.list_channels()]
@@ -197,9 +197,9 @@ class NamespacedLayer(DatabaseChannelLayer):
         limit: int,
         after: Place | None = None,
         state: Waiting | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         found = self._stored.list_waiting(self._channels(channels), limit, after, state)
-        return [self._listed(each) for each in found]
+        return [self._summary(each) for each in found]
 
     def list_dead(
         self,
@@ -207,19 +207,19 @@ class NamespacedLayer(DatabaseChannelLayer):
         limit: int,
         before: Place | None = None,
         error_class: str | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         found = self._stored.list_dead(self._channels(channels), limit, before, error_class)
-        return [self._listed(each) for each in found]
+        return [self._summary(each) for each in found]
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
         return self._stored.error_classes(self._channels(channels))
 
-    def find(self, channel: str, id: UUID) -> Message | None:
-        found = self._stored.find(self._channel(channel), id)
+    def get(self, channel: str, id: UUID) -> Message | None:
+        found = self._stored.get(self._channel(channel), id)
         return found and self._message(found)
 
-    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
-        found = self._stored.find_dead(self._channel(channel), id)
+    def get_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+        found = self._stored.get_dead(self._channel(channel), id)
         return found and self._dead(found)
 
     # -- waiting ------------------------------------------------------------------------------------------------

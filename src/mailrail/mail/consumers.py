@@ -110,7 +110,7 @@ def hold_what_is_dead() -> None:
             if email is None or email.call > call_of(content):
                 continue
             # Once more, after the record was read: somebody may have sent the message again.
-            if layer.find_dead(CHANNEL, id) and not layer.find(CHANNEL, id):
+            if layer.get_dead(CHANNEL, id) and not layer.get(CHANNEL, id):
                 _hold(email, dead.error)
 
 

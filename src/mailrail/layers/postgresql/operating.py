@@ -21,12 +21,12 @@ from ...messages import (
 from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from ..buckets import refill
 from ..database import read_dead, read_message
+from .inspection import PostgresqlInspection
 from .lanes import advance_lanes, lock_lanes
-from .looking import PostgresqlLooking
 from .statements import STATEMENTS
 
 
-class PostgresqlOperating(PostgresqlLooking):
+class PostgresqlOperating(PostgresqlInspection):
     """The verbs that the worker's round can do without."""
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:

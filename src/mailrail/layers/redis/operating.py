@@ -22,13 +22,13 @@ from ...messages import (
 from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from .cluster import UNLISTED_AFTER, ClusterServers
 from .damage import MOST, in_words
-from .looking import LookedAtLayer
+from .inspection import RedisInspection
 from .records import ids_of, parts_of, read_dead, read_message
 from .scripts import run, run_all
 from .servers import check_version, concerns, glob_of
 
 
-class OperatedLayer(LookedAtLayer):
+class OperatedLayer(RedisInspection):
     """The verbs that people use."""
 
     def _run_listed(self, channel: str, verb: str, *args: Any, again: bool = True) -> Any:

@@ -24,12 +24,12 @@ from ..buckets import refill
 from ..database import read_dead, read_message
 from .execution import ids_of, rows_of
 from .file import FileWatch
+from .inspection import SqliteInspection
 from .lanes import advance_lanes
-from .looking import SqliteLooking
 from .statements import STATEMENTS
 
 
-class SqliteOperating(SqliteLooking):
+class SqliteOperating(SqliteInspection):
     """The verbs that the worker's round can do without."""
 
     _file: FileWatch

@@ -16,7 +16,7 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import DeadMessage, Listed, check_channel_name
+from mailrail.messages import DeadMessage, MessageSummary, check_channel_name
 from mailrail.moments import for_machines, for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.piping import PipedCommand
@@ -322,19 +322,19 @@ def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
         yield [d.message.id for d in page]
 
 
-def _whole_error(layer: DurableLayer, listed: Listed) -> str:
+def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
     """Of a list, only the end was read."""
-    found = layer.find(listed.channel, listed.id) if listed.error else None
+    found = layer.get(listed.channel, listed.id) if listed.error else None
     return found.error if found else listed.error
 
 
-def _waiting_facts(listed: Listed, error: str) -> dict[str, Any]:
+def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
     return {
         "id": str(listed.id),
         "channel": listed.channel,
         "state": listed.state,
         "due": from_timestamp(listed.at),
-        "content": listed.excerpt,
+        "content": listed.preview,
         "attempt": listed.attempt,
         "losses": listed.losses,
         "worker": listed.worker,

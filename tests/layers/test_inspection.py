@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from mailrail.layers import DurableLayer, RedisChannelLayer
-from mailrail.layers.looking import END, EXCERPT
-from mailrail.messages import Listed, Message
+from mailrail.layers.inspection import ERROR_LENGTH, PREVIEW_LENGTH
+from mailrail.messages import Message, MessageSummary
 from mailrail.tracebacks import error_class, first_line
 
 from ..servers import ValkeyServer
@@ -38,7 +38,7 @@ def raised(error: BaseException) -> str:
         return traceback.format_exc()
 
 
-def ids(listed: list[Listed]) -> list[UUID]:
+def ids(listed: list[MessageSummary]) -> list[UUID]:
     return [it.id for it in listed]
 
 
@@ -52,7 +52,7 @@ class TestTheLastError:
             [claimed] = claim(layer)
             assert claimed.error == ""  # which claims do not read
             layer.retry(claimed, 0.0, error)
-            found = layer.find("work", message.id)
+            found = layer.get("work", message.id)
             assert found is not None and found.error == error
             [listed] = layer.list_waiting(["work"], 5)
             assert (listed.error_class, listed.error) == ("ValueError", error)
@@ -67,7 +67,7 @@ class TestTheLastError:
         [listed] = layer.list_waiting(["work"], 5)
         assert (listed.state, listed.error) == ("claimed", "ValueError: no")
         layer.release([claimed])
-        found = layer.find("work", message.id)
+        found = layer.get("work", message.id)
         assert found is not None and found.error == "ValueError: no"
 
     def test_it_leaves_nothing_behind_a_message_that_ends(self, layer: DurableLayer) -> None:
@@ -85,23 +85,23 @@ class TestTheLastError:
         layer.requeue("work", [requeued.id])
         layer.enqueue([Message("work", {}, id=each.id) for each in (finished, cancelled)])
         assert [it.error for it in layer.list_waiting(["work"], 5)] == ["", "", ""]
-        dead = layer.find_dead("work", buried.id)
+        dead = layer.get_dead("work", buried.id)
         assert dead is not None and (dead.error, dead.message.error) == ("failed twice", "")
 
     def test_it_may_be_long_and_hold_what_no_database_stores(self, layer: DurableLayer) -> None:
         layer.enqueue([message := Message("work", {})])
         error = raised(ValueError("x" * 30_000 + "\0 \ud83d"))
         layer.retry(claim(layer)[0], 0.0, error)
-        found = layer.find("work", message.id)
+        found = layer.get("work", message.id)
         assert found is not None and len(found.error) >= 30_000 and found.error.startswith("Traceback")
         [listed] = layer.list_waiting(["work"], 5)
-        assert len(listed.error) <= END
+        assert len(listed.error) <= ERROR_LENGTH
         [claimed] = claim(layer)
         assert claimed.id == message.id
 
     def test_a_message_without_one_has_none(self, layer: DurableLayer) -> None:
         layer.enqueue([message := Message("work", {})])
-        found = layer.find("work", message.id)
+        found = layer.get("work", message.id)
         assert found is not None and found.error == ""
         [listed] = layer.list_waiting(["work"], 5)
         assert (listed.error_class, listed.error) == ("", "")
@@ -111,10 +111,10 @@ def test_an_encrypted_error_is_read_by_who_has_the_key_only(valkey: ValkeyServer
     layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["secret"])
     layer.enqueue([message := Message("work", {})])
     layer.retry(claim(layer)[0], 0.0, "ValueError: no")
-    found = layer.find("work", message.id)
+    found = layer.get("work", message.id)
     assert found is not None and found.error == "ValueError: no"
     stranger = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["other"])
-    found = stranger.find("work", message.id)
+    found = stranger.get("work", message.id)
     assert found is not None and "cannot be read" in found.error
     with valkey.client() as client:
         assert b"ValueError" not in client.hget(b"{mailrail:asgi:work}:errors", message.id.bytes)
@@ -181,7 +181,7 @@ class TestWaiting:
             9,
         )
         assert running_now.at == pytest.approx(claimed.claimed_until, abs=0.01)
-        assert (listed[0].channel, listed[0].excerpt, listed[0].lane, listed[0].key) == (
+        assert (listed[0].channel, listed[0].preview, listed[0].lane, listed[0].key) == (
             "work",
             '{"id":7}',
             "l",
@@ -223,7 +223,7 @@ class TestWaiting:
             for _ in range(60)
         ]
         layer.enqueue(messages)
-        seen: list[Listed] = []
+        seen: list[MessageSummary] = []
         while page := layer.list_waiting(["a", "b"], 7, seen[-1].place if seen else None, state):
             seen += page
         assert ids(seen) == [m.id for m in sorted(messages, key=lambda m: (m.due or 0, m.id))]
@@ -232,13 +232,13 @@ class TestWaiting:
 class TestDead:
     def test_the_last_buried_come_first(self, layer: DurableLayer) -> None:
         first, second = bury(layer, "one", n=1), bury(layer, "two", "other", n=2)
-        third = bury(layer, "three " * END, n=3, text="é" * 20_000)
+        third = bury(layer, "three " * ERROR_LENGTH, n=3, text="é" * 20_000)
         listed = layer.list_dead(["work", "other"], 10)
         assert ids(listed) == [third, second, first]
         assert [it.channel for it in listed] == ["work", "other", "work"]
-        assert listed[2].error == "one" and listed[2].excerpt == '{"n":1}' and listed[2].state == "dead"
-        assert len(listed[0].excerpt) <= EXCERPT and listed[0].excerpt.startswith('{"n":3,"text":"éé')
-        assert listed[0].error == ("three " * END)[-END:] and listed[0].attempt == 1
+        assert listed[2].error == "one" and listed[2].preview == '{"n":1}' and listed[2].state == "dead"
+        assert len(listed[0].preview) <= PREVIEW_LENGTH and listed[0].preview.startswith('{"n":3,"text":"éé')
+        assert listed[0].error == ("three " * ERROR_LENGTH)[-ERROR_LENGTH:] and listed[0].attempt == 1
         assert ids(layer.list_dead(["other"], 10)) == [second] and layer.list_dead([], 10) == []
 
     def test_they_are_found_by_what_they_died_of(self, layer: DurableLayer) -> None:
@@ -277,7 +277,7 @@ class TestDead:
         layer.enqueue([Message("work", {"n": n}) for n in range(20)])
         for claimed in claim(layer, 20):
             layer.bury(claimed, raised(ValueError()))
-        seen: list[Listed] = []
+        seen: list[MessageSummary] = []
         while page := layer.list_dead(["work"], 7, seen[-1].place if seen else None, kind):
             seen += page
         assert len(set(ids(seen))) == len(seen) == 20
@@ -291,21 +291,21 @@ class TestFinding:
         running = Message("work", {})
         layer.enqueue([waiting, held, running])
         [claimed] = claim(layer)
-        found = layer.find("work", waiting.id)
+        found = layer.get("work", waiting.id)
         assert found and (found.content, found.headers, found.token) == (waiting.content, {"a": 1}, None)
-        assert layer.find("work", held.id) is not None
-        assert layer.find("work", running.id) == claimed
-        assert layer.find("other", running.id) is None is layer.find("work", uuid4())
+        assert layer.get("work", held.id) is not None
+        assert layer.get("work", running.id) == claimed
+        assert layer.get("other", running.id) is None is layer.get("work", uuid4())
         layer.finish([claimed])
-        assert layer.find("work", running.id) is None
+        assert layer.get("work", running.id) is None
 
     def test_a_dead_message_is_found(self, layer: DurableLayer) -> None:
         id = bury(layer, "boom " * 1000, n=1)
-        dead = layer.find_dead("work", id)
+        dead = layer.get_dead("work", id)
         assert dead and dead == layer.dead("work")[0] and dead.error == "boom " * 1000
-        assert layer.find("work", id) is None is layer.find_dead("other", id)
+        assert layer.get("work", id) is None is layer.get_dead("other", id)
         layer.requeue("work", [id])
-        assert layer.find_dead("work", id) is None and layer.find("work", id) is not None
+        assert layer.get_dead("work", id) is None and layer.get("work", id) is not None
 
     def test_channels_are_those_that_hold_something_or_are_paused(self, layer: DurableLayer) -> None:
         assert layer.list_channels() == []
@@ -318,13 +318,13 @@ class TestFinding:
 
 def test_of_what_is_encrypted_lists_show_what_is_short(valkey: ValkeyServer) -> None:
     layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["a key"])
-    short, long = Message("work", {"id": 7}), Message("work", {"id": 7, "text": "x" * EXCERPT})
+    short, long = Message("work", {"id": 7}), Message("work", {"id": 7, "text": "x" * PREVIEW_LENGTH})
     layer.enqueue([short, long])
-    listed = {it.id: it.excerpt for it in layer.list_waiting(["work"], 10)}
+    listed = {it.id: it.preview for it in layer.list_waiting(["work"], 10)}
     assert listed == {short.id: '{"id":7}', long.id: ""}
-    found = layer.find("work", long.id)
+    found = layer.get("work", long.id)
     assert found and found.content == long.content
-    id = bury(layer, raised(ValueError("x" * END)))
+    id = bury(layer, raised(ValueError("x" * ERROR_LENGTH)))
     [dead] = layer.list_dead(["work"], 10, error_class="ValueError")
     assert (dead.id, dead.error_class, dead.error) == (id, "ValueError", "")
 

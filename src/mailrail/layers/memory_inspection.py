@@ -1,4 +1,4 @@
-"""The in-memory layer, as people look at it."""
+"""Inspection of the in-memory layer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
-from ..messages import DeadMessage, Listed, Message, Place, State, encode
+from ..messages import DeadMessage, Message, MessageSummary, Place, State, encode
 from ..tracebacks import error_class
-from .looking import END, EXCERPT, LookedAt, Waiting, latest, soonest
+from .inspection import ERROR_LENGTH, PREVIEW_LENGTH, Inspection, Waiting, latest, soonest
 
 
-class LookedAtInMemory(LookedAt):
+class InMemoryInspection(Inspection):
     """Goes through all there is."""
 
     _lock: threading.RLock
@@ -31,11 +31,11 @@ class LookedAtInMemory(LookedAt):
         limit: int,
         after: Place | None = None,
         state: Waiting | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         now = time.time()
         with self._lock:
             here = [m for m in self._messages.values() if m.channel in channels]
-        found = (_listed(m, m.due or 0.0, _state(m, now), m.error) for m in here)
+        found = (_summary(m, m.due or 0.0, _state(m, now), m.error) for m in here)
         wanted = (it for it in found if state in (None, it.state) and (after is None or it.place > after))
         return soonest(wanted, limit)
 
@@ -45,10 +45,10 @@ class LookedAtInMemory(LookedAt):
         limit: int,
         before: Place | None = None,
         error_class: str | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         with self._lock:
             here = [d for d in self._dead.values() if d.message.channel in channels]
-        found = (_listed(d.message, d.buried_at, "dead", d.error) for d in here)
+        found = (_summary(d.message, d.buried_at, "dead", d.error) for d in here)
         wanted = (
             it
             for it in found
@@ -61,12 +61,12 @@ class LookedAtInMemory(LookedAt):
             here = [d for d in self._dead.values() if d.message.channel in channels]
         return sorted({error_class(d.error) for d in here})
 
-    def find(self, channel: str, id: UUID) -> Message | None:
+    def get(self, channel: str, id: UUID) -> Message | None:
         with self._lock:
             found = self._messages.get(id)
         return found if found and found.channel == channel else None
 
-    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+    def get_dead(self, channel: str, id: UUID) -> DeadMessage | None:
         with self._lock:
             found = self._dead.get(id)
         return found if found and found.message.channel == channel else None
@@ -78,13 +78,13 @@ def _state(message: Message, now: float) -> State:
     return "scheduled" if message.token is None else "claimed"
 
 
-def _listed(message: Message, at: float, state: State, error: str = "") -> Listed:
-    return Listed(
+def _summary(message: Message, at: float, state: State, error: str = "") -> MessageSummary:
+    return MessageSummary(
         message.channel,
         message.id,
         at,
         state,
-        encode(message.content)[:EXCERPT],
+        encode(message.content)[:PREVIEW_LENGTH],
         message.attempt,
         message.losses,
         message.priority,
@@ -92,5 +92,5 @@ def _listed(message: Message, at: float, state: State, error: str = "") -> Liste
         message.key,
         message.worker,
         error_class(error),
-        error[-END:],
+        error[-ERROR_LENGTH:],
     )

@@ -1,4 +1,4 @@
-"""The part of a layer's contract that people look at it by: lists in pages, and single messages.
+"""Inspection, a part of a layer's contract: lists in pages, and single messages, for people.
 
 Nothing here is counted, and of long contents and errors only a part is read, so that a page costs the same whatever
 there is. ``channels``: those to look at, at most a few hundred at once.
@@ -12,20 +12,20 @@ from heapq import nlargest, nsmallest
 from typing import Literal, TypeAlias
 from uuid import UUID
 
-from ..messages import DeadMessage, Listed, Message, Place
+from ..messages import DeadMessage, Message, MessageSummary, Place
 
 Waiting: TypeAlias = Literal["ready", "scheduled", "claimed"]
 
-EXCERPT = 500
+PREVIEW_LENGTH = 500
 """Characters of a content that lists read; bytes, on Redis."""
-END = 2000
+ERROR_LENGTH = 2000
 """Likewise of an error, at its end, where the exception is."""
 WINDOW = 5_000
 """Messages among which claims are looked for, where no index has them: those that are due next."""
 
 
-class LookedAt(ABC):
-    """The verbs for looking. All of them only read."""
+class Inspection(ABC):
+    """Hold the verbs of inspection. All of them only read."""
 
     @abstractmethod
     def list_channels(self) -> list[str]:
@@ -38,7 +38,7 @@ class LookedAt(ABC):
         limit: int,
         after: Place | None = None,
         state: Waiting | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         """The messages that wait or are claimed, soonest due first; ``after``: those behind that place.
 
         ``state``: only those that are ready (due, a lapsed lease among them), scheduled (not due yet), or claimed.
@@ -52,7 +52,7 @@ class LookedAt(ABC):
         limit: int,
         before: Place | None = None,
         error_class: str | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         """The dead messages, last buried first; ``before``: those behind that place. By an index, both ways.
 
         ``error_class``: only those that died of it (``messages.error_class``).
@@ -63,19 +63,19 @@ class LookedAt(ABC):
         """What the dead messages of these channels died of, each once, in order; ``""`` is what was no exception."""
 
     @abstractmethod
-    def find(self, channel: str, id: UUID) -> Message | None:
+    def get(self, channel: str, id: UUID) -> Message | None:
         """The message with this id, if it waits or is claimed."""
 
     @abstractmethod
-    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+    def get_dead(self, channel: str, id: UUID) -> DeadMessage | None:
         """The dead message with this id."""
 
 
-def soonest(found: Iterable[Listed], limit: int) -> list[Listed]:
+def soonest(found: Iterable[MessageSummary], limit: int) -> list[MessageSummary]:
     """The first of several lists together."""
     return nsmallest(limit, found, key=lambda it: it.place)
 
 
-def latest(found: Iterable[Listed], limit: int) -> list[Listed]:
+def latest(found: Iterable[MessageSummary], limit: int) -> list[MessageSummary]:
     """The last ones, backwards."""
     return nlargest(limit, found, key=lambda it: it.place)

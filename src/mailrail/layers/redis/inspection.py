@@ -1,4 +1,4 @@
-"""The Redis layer, as people look at it: a script for each channel, all of a server's in one round trip."""
+"""Inspection of the Redis layer: a script for each channel, all of a server's in one round trip."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ...messages import DeadMessage, Listed, Message, Place, State
+from ...messages import DeadMessage, Message, MessageSummary, Place, State
 from ...tracebacks import error_class
-from ..looking import END, EXCERPT, Waiting, latest, soonest
+from ..inspection import ERROR_LENGTH, PREVIEW_LENGTH, Waiting, latest, soonest
 from ..notifications import NotifiedLayer
 from .names import Names
 from .records import Cipher, Unreadable, parts_of, read_dead, read_error, read_message
@@ -17,7 +17,7 @@ from .scripts import run, run_all
 from .servers import Server, Servers
 
 
-class LookedAtLayer(NotifiedLayer):
+class RedisInspection(NotifiedLayer):
     """What the verbs run on, and those that only look."""
 
     _servers: Servers
@@ -53,12 +53,12 @@ class LookedAtLayer(NotifiedLayer):
         limit: int,
         after: Place | None = None,
         state: Waiting | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         answers = self._run_on_each(
-            channels, "list_waiting", limit, state or "", EXCERPT, *_place(after), END
+            channels, "list_waiting", limit, state or "", PREVIEW_LENGTH, *_place(after), ERROR_LENGTH
         )
         found = (
-            self._read_failed(channel, row, body, state.decode(), self._excerpt(error))
+            self._read_failed(channel, row, body, state.decode(), self._preview(error))
             for channel, rows in answers
             for row, body, state, error in parts_of(rows, 4)
         )
@@ -70,11 +70,12 @@ class LookedAtLayer(NotifiedLayer):
         limit: int,
         before: Place | None = None,
         error_class: str | None = None,
-    ) -> list[Listed]:
+    ) -> list[MessageSummary]:
         of_class = "" if error_class is None else f"={error_class}"
-        answers = self._run_on_each(channels, "list_dead", limit, of_class, EXCERPT, *_place(before), END)
+        bounds = (PREVIEW_LENGTH, *_place(before), ERROR_LENGTH)
+        answers = self._run_on_each(channels, "list_dead", limit, of_class, *bounds)
         found = (
-            self._read_listed(channel, row, body, "dead", _name(name), self._excerpt(error))
+            self._read_summary(channel, row, body, "dead", _name(name), self._preview(error))
             for channel, rows in answers
             for row, body, name, error in parts_of(rows, 4)
         )
@@ -84,34 +85,34 @@ class LookedAtLayer(NotifiedLayer):
         answers = self._run_on_each(channels, "error_classes")
         return sorted({_name(name) for _, names in answers for name in names})
 
-    def find(self, channel: str, id: UUID) -> Message | None:
-        rows = self._run(channel, "find", id.bytes, again=True)
+    def get(self, channel: str, id: UUID) -> Message | None:
+        rows = self._run(channel, "get", id.bytes, again=True)
         if not rows:
             return None
         row, body, error = rows
         return replace(read_message(channel, row, body, self._cipher), error=read_error(error, self._cipher))
 
-    def find_dead(self, channel: str, id: UUID) -> DeadMessage | None:
-        rows = self._run(channel, "find_dead", id.bytes, again=True)
+    def get_dead(self, channel: str, id: UUID) -> DeadMessage | None:
+        rows = self._run(channel, "get_dead", id.bytes, again=True)
         if not rows:
             return None
         row, body, error = rows
         return read_dead(channel, row, body, error, self._cipher)
 
-    def _read_failed(self, channel: str, row: bytes, body: bytes, state: State, error: str) -> Listed:
-        return self._read_listed(channel, row, body, state, error_class(error), error)
+    def _read_failed(self, channel: str, row: bytes, body: bytes, state: State, error: str) -> MessageSummary:
+        return self._read_summary(channel, row, body, state, error_class(error), error)
 
-    def _read_listed(
+    def _read_summary(
         self, channel: str, row: bytes, body: bytes, state: State, error_class: str = "", error: str = ""
-    ) -> Listed:
+    ) -> MessageSummary:
         m = read_message(channel, row, b"", self._cipher)  # without its body, of which a part was read
-        excerpt = self._excerpt(body).partition("\0")[0]
-        return Listed(
+        preview = self._preview(body).partition("\0")[0]
+        return MessageSummary(
             channel=channel,
             id=m.id,
             at=m.due or 0.0,
             state=state,
-            excerpt=excerpt,
+            preview=preview,
             attempt=m.attempt,
             losses=m.losses,
             priority=m.priority,
@@ -122,7 +123,7 @@ class LookedAtLayer(NotifiedLayer):
             error=error,
         )
 
-    def _excerpt(self, part: bytes) -> str:
+    def _preview(self, part: bytes) -> str:
         """Of what is encrypted and longer, nothing can be read."""
         try:
             return self._cipher.open(part).decode("utf-8", "ignore")
