@@ -336,7 +336,7 @@ class Model:
     def _give_back(self, entry: Entry, delay: int) -> None:
         entry.fate, entry.due = Fate.WAITING, Due(self.now + delay)
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     def cancel(self, channel: str, ids: Collection[UUID]) -> set[UUID]:
         return self._end(self.standing(channel, Fate.WAITING), ids, Fate.CANCELLED)

@@ -617,7 +617,7 @@ class TestExpiry:
         assert len(layer.claim("w", {"work": 5}, LEASE).expired) == 1
 
 
-class TestOperating:
+class TestOperations:
     def test_cancel_removes_what_nobody_claimed(self, layer: DurableLayer) -> None:
         waiting, scheduled = send(layer, delay=100), send(layer, delay=100)
         running = send(layer)

@@ -157,7 +157,7 @@ class TestOneLayer:
         assert layer._listed(layer._servers.all[0]) == ["done", "kept"]
         layer.stats()
         assert layer._listed(layer._servers.all[0]) == ["done", "kept"]
-        monkeypatch.setattr("mailrail.layers.redis.operating.UNLISTED_AFTER", 0.0)
+        monkeypatch.setattr("mailrail.layers.redis.operations.UNLISTED_AFTER", 0.0)
         assert list(layer.stats()) == ["kept"]
         assert layer._listed(layer._servers.all[0]) == ["kept"]
 

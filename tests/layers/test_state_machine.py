@@ -365,7 +365,7 @@ class MessageMachine(Machine):
             claim, error = self._claim(handle), f"{why} {handle}"
             _check_lost(self.layer.bury(claim, error), self.model.bury([claim], error), [claim])
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.names(Fate.WAITING)) > 3)
     @rule(channel=channels, names=names_of(Fate.WAITING, Fate.CLAIMED))

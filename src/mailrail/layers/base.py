@@ -229,7 +229,7 @@ class DurableLayer(Inspection):
         Never later than the truth. Earlier, at most until the next ``claim``, where ``may_poll_early``.
         """
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:

@@ -278,7 +278,7 @@ class InMemoryChannelLayer(InMemoryInspection, LocalChannels, DurableLayer):
     def _change(self) -> object:
         return None  # whoever changes something calls wake()
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         with self._lock:

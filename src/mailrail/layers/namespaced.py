@@ -139,7 +139,7 @@ class NamespacedLayer(DatabaseChannelLayer):
     def poll(self, channels: Sequence[str]) -> float | None:
         return self._stored.poll(self._channels(channels))
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         return self._stored.cancel(self._channel(channel), ids)

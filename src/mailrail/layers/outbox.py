@@ -247,7 +247,7 @@ class Outbox:
         self._store.bury(claim, why)
         logger.error("message %s of %s is buried there: %s", self._other_id(claim.id), claim.channel, why)
 
-    # -- operating ----------------------------------------------------------------------------------------------
+    # -- operations ---------------------------------------------------------------------------------------------
 
     def waiting(self, channel: str, limit: int) -> list[Message]:
         """The messages for a channel that wait here, oldest first."""

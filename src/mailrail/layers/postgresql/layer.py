@@ -24,7 +24,7 @@ from ..unanswered import Unanswered
 from .execution import MOST_TRIES, plain_words
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
-from .operating import PostgresqlOperating
+from .operations import PostgresqlOperations
 from .rows import (
     Answer,
     Call,
@@ -42,7 +42,7 @@ from .scan_floor import ScanFloor
 from .statements import STATEMENTS
 
 
-class PostgresqlLayer(PostgresqlOperating, NotifiedLayer):
+class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
     """What ``DatabaseChannelLayer`` is on a PostgreSQL database."""
 
     may_poll_early = True

@@ -31,7 +31,7 @@ from .cluster import ClusterServers
 from .damage import Damage
 from .listener import RedisListener
 from .names import Names
-from .operating import OperatedLayer
+from .operations import RedisOperations
 from .records import (
     Cipher,
     body_of,
@@ -51,7 +51,7 @@ MOST_AT_ONCE = 100_000
 meanwhile."""
 
 
-class RedisChannelLayer(EphemeralChannels, OperatedLayer):
+class RedisChannelLayer(EphemeralChannels, RedisOperations):
     """Take all of ``channels_redis.core.RedisChannelLayer`` in ``CONFIG``, and these options. ``routing``: the path of
     a list of routes. ``using``: the database whose transactions sends wait for. ``cluster``: whether ``hosts`` are
     nodes of one cluster. ``outbox``: whether sends are written to that database, and relayed after the commit."""

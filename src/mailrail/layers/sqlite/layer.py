@@ -21,11 +21,11 @@ from ..database import SHIFTED, read_message, storable
 from .execution import ids_of, patiently, plain_words, rows_of
 from .file import FileWatch
 from .lanes import advance_lanes
-from .operating import SqliteOperating
+from .operations import SqliteOperations
 from .statements import ENQUEUE, STATEMENTS
 
 
-class SqliteLayer(SqliteOperating):
+class SqliteLayer(SqliteOperations):
     """What ``DatabaseChannelLayer`` is on a SQLite database."""
 
     has_one_writer = True

@@ -28,7 +28,7 @@ from .scripts import run, run_all
 from .servers import check_version, concerns, glob_of
 
 
-class OperatedLayer(RedisInspection):
+class RedisOperations(RedisInspection):
     """The verbs that people use."""
 
     def _run_listed(self, channel: str, verb: str, *args: Any, again: bool = True) -> Any:

@@ -1,4 +1,4 @@
-"""Looking at channels, and what a person or another worker asks of them."""
+"""Operations on channels: what a person or another worker asks of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .lanes import advance_lanes
 from .statements import STATEMENTS
 
 
-class SqliteOperating(SqliteInspection):
+class SqliteOperations(SqliteInspection):
     """The verbs that the worker's round can do without."""
 
     _file: FileWatch

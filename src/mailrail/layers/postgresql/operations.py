@@ -1,4 +1,4 @@
-"""Looking at channels, and what a person or another worker asks of them."""
+"""Operations on channels: what a person or another worker asks of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .lanes import advance_lanes, lock_lanes
 from .statements import STATEMENTS
 
 
-class PostgresqlOperating(PostgresqlInspection):
+class PostgresqlOperations(PostgresqlInspection):
     """The verbs that the worker's round can do without."""
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
