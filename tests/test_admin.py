@@ -387,7 +387,7 @@ def test_many_channels_are_typed_in(
     on_sqlite: DurableLayer, staff: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (pages, sources, __import__("mailrail.admin.filters", fromlist=["filters"])):
-        monkeypatch.setattr(module, "MOST_CHANNELS", 3)
+        monkeypatch.setattr(module, "MAX_CHANNELS_LISTED", 3)
     on_sqlite.enqueue([Message(f"c{n}", {}) for n in range(5)])
     response = staff.get(WAITING)
     assert len(ids(response)) == 3 and "first 3 channels only" in response.text

@@ -15,7 +15,7 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from mailrail.admin.waiting import COUNTED
+from mailrail.admin.waiting import MAX_COUNTED
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.layers.inspection import WINDOW
 
@@ -125,7 +125,7 @@ def test_how_the_channels_stand_is_counted_no_further_than_it_says(admin_client:
     response, nodes = nodes_of(admin_client, WAITING, {})
     standing = {row["channel"]: row for row in response.context["standing"]}
     assert standing["c01"]["ready"].startswith("≈") and standing["c01"]["dead"].startswith("≈")
-    check(nodes, (LEVELS * 2 + 20) * (COUNTED + 1) + OF_ALL)
+    check(nodes, (LEVELS * 2 + 20) * (MAX_COUNTED + 1) + OF_ALL)
 
 
 def test_the_page_of_a_message_reads_that_one(admin_client: Client) -> None:

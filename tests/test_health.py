@@ -241,7 +241,7 @@ def test_many_who_ask_at_once_cause_one_look() -> None:
 
 
 def test_while_a_look_hangs_everybody_else_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "PATIENCE", 0.05)
+    monkeypatch.setattr(readiness, "ANSWER_TIMEOUT_S", 0.05)
     began, over = threading.Event(), threading.Event()
 
     def hang() -> Readiness:

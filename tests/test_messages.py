@@ -24,7 +24,7 @@ from hypothesis.extra.django import TestCase
 from mailrail import MessageTooLarge
 from mailrail.layers import DatabaseChannelLayer, DurableLayer, InMemoryChannelLayer
 from mailrail.messages import (
-    DEEPEST_NESTING,
+    MAX_NESTING_DEPTH,
     Message,
     Rate,
     check_channel_name,
@@ -154,14 +154,14 @@ class TestWhatJsonCannotHold:
         with pytest.raises(TypeError, match="holds itself"):
             encode(content)
 
-    @pytest.mark.parametrize("depth", [DEEPEST_NESTING + 1, 1000, 100_000])
+    @pytest.mark.parametrize("depth", [MAX_NESTING_DEPTH + 1, 1000, 100_000])
     def test_nesting_too_deep_is_refused_without_recursing_to_death(self, depth: int) -> None:
         with pytest.raises(TypeError, match=r'^content\["a"\]\[0\].* nested deeper than 100') as refusal:
             encode(nested(depth))
         assert len(str(refusal.value)) < 500
 
     def test_nesting_up_to_the_limit_travels(self) -> None:
-        content = nested(DEEPEST_NESTING)
+        content = nested(MAX_NESTING_DEPTH)
         assert decode(encode(content), "{}", 1) == (content, {}, None)
 
     def test_numbers_of_any_usual_size_travel_whole(self) -> None:

@@ -20,7 +20,7 @@ from mailrail.invitations.bulk import confirm
 from mailrail.invitations.forms import BulkInvitationForm, InvitationForm
 from mailrail.invitations.models import Invitation
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.reconciliation import Place, Reconciler, _registered, reconcile, reconcilers, take_turn
+from mailrail.reconciliation import Reconciler, ScanPosition, _registered, reconcile, reconcilers, take_turn
 from mailrail.routing import Routing
 from mailrail.worker.maintenance import Maintenance
 
@@ -181,11 +181,11 @@ class TestFinding:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Each look goes on where the one before has ended; what is missing is not counted."""
-        monkeypatch.setattr("mailrail.reconciliation.PAGE", 10)
-        monkeypatch.setattr("mailrail.reconciliation.PART", 2)
+        monkeypatch.setattr("mailrail.reconciliation.PAGE_SIZE", 10)
+        monkeypatch.setattr("mailrail.reconciliation.MAX_PAGES_PER_TURN", 2)
         pks = invite(ada, 65)
         send(*pks[:25], *pks[45:])  # two pages and a half are whole, then two and a half are not
-        place = Place()
+        place = ScanPosition()
         looks = [(invitations_of_one.run(place=place), place.after) for _ in range(4)]
         assert looks == [(0, pks[19]), (20, None), (0, pks[19]), (0, pks[39])]
         assert waiting(one_layer) == pks

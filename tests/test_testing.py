@@ -19,7 +19,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from mailrail import Channel, Discard, Retry
 from mailrail.layers import get_layer
 from mailrail.messages import Message
-from mailrail.routes import MOST_LOSSES
+from mailrail.routes import DEFAULT_MAX_LOSSES
 from mailrail.routing import route
 from mailrail.signals import message_buried, message_finished, message_retried
 from mailrail.testing import Ran, advance, drain, sent
@@ -217,7 +217,7 @@ class TestDrain:
         """A message with as many losses as its channel allows."""
         Channel("work").send({})
         advance(0)  # in memory, it has waited for the commit
-        for _ in range(MOST_LOSSES):
+        for _ in range(DEFAULT_MAX_LOSSES):
             assert layer.claim("killed", {"work": 1}, 15.0).claims
             advance(16)
         [ran] = drain(raise_errors=False)

@@ -17,10 +17,10 @@ import idna
 
 __all__ = ["bare", "normal_form"]
 
-LONGEST_DOMAIN = (
+MAX_DOMAIN_LENGTH = (
     253  # RFC 1035 2.3.4: 255 octets on the wire, where each label has one more, and the root is one
 )
-KEPT_DOMAINS = 16_384
+MAX_CACHED_DOMAINS = 16_384
 """Domains, and labels, whose conversion a process remembers: a list of 10,000 addresses needs each several times."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[A-Za-z0-9.-]*[A-Za-z0-9-]")
@@ -54,7 +54,7 @@ class _Converted(NamedTuple):
     in_unicode: str
 
 
-@lru_cache(maxsize=KEPT_DOMAINS)
+@lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _converted(domain: str) -> _Converted:
     try:
         return _by_labels(domain) or _as_a_whole(domain)
@@ -73,19 +73,19 @@ def _by_labels(domain: str) -> _Converted | None:
     if not names[-1] and len(names) > 1:
         del names[-1]
         at_the_end = "."
-    if len(domain) > LONGEST_DOMAIN or not all(names):
+    if len(domain) > MAX_DOMAIN_LENGTH or not all(names):
         return None
     try:
         labels = [_label(name) for name in names]
     except UnicodeError:
         return None
     in_ascii = ".".join([label.in_ascii for label in labels])
-    if len(in_ascii) > LONGEST_DOMAIN:
+    if len(in_ascii) > MAX_DOMAIN_LENGTH:
         return None
     return _Converted(in_ascii + at_the_end, ".".join([label.in_unicode for label in labels]) + at_the_end)
 
 
-@lru_cache(maxsize=KEPT_DOMAINS)
+@lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _label(name: str) -> _Converted:
     """Raise ``UnicodeError`` for one that is no label, also where the mapping leaves nothing, or makes two of it."""
     mapped = idna.uts46_remap(name, std3_rules=True)
@@ -102,7 +102,7 @@ _u_labels: dict[str, str] = {}
 
 
 def _remember(a_label: str, u_label: str) -> None:
-    if len(_u_labels) >= KEPT_DOMAINS:
+    if len(_u_labels) >= MAX_CACHED_DOMAINS:
         _u_labels.clear()
     _u_labels[a_label] = u_label
 
@@ -133,11 +133,11 @@ def unicode_domain(domain: str) -> str:
     return _decoded(domain) if "xn--" in domain else domain
 
 
-@lru_cache(maxsize=KEPT_DOMAINS)
+@lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _decoded(domain: str) -> str:
     """Decode a domain in lower case; what is none, or is too long, is returned as it is."""
     labels = domain.removesuffix(".").split(".")
-    if len(domain) - domain.endswith(".") > LONGEST_DOMAIN:
+    if len(domain) - domain.endswith(".") > MAX_DOMAIN_LENGTH:
         return domain
     try:
         decoded = ".".join([_u_label(label) for label in labels])
@@ -168,7 +168,7 @@ def normal_form(address: str) -> str:
     return address.lower() if address.isascii() and _PLAIN.fullmatch(address) else _normal_form(address)
 
 
-@lru_cache(maxsize=KEPT_DOMAINS)
+@lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _normal_form(address: str) -> str:
     local, at, domain = address.strip().rpartition("@")
     return f"{_lower(local)}{at}{normal_domain(domain)}"
@@ -197,7 +197,7 @@ def spellings(address: str) -> list[str]:
     return [mailbox] if "xn--" not in mailbox else list(dict.fromkeys((mailbox, _in_unicode(mailbox))))
 
 
-@lru_cache(maxsize=KEPT_DOMAINS)
+@lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _in_unicode(mailbox: str) -> str:
     local, at, domain = mailbox.rpartition("@")
     return f"{local}{at}{unicode_domain(domain)}"

@@ -38,9 +38,9 @@ NUL = "\0"
 """Is in no text of PostgreSQL's, which refuses to look for it."""
 BEHIND = "behind"
 """Of the query string: the key that the page begins behind."""
-WINDOW = 20_000
+SCAN_WINDOW_ROWS = 20_000
 """Rows that one page looks through."""
-MOST_OF_ONE = 1000
+MAX_SORTED_ROWS = 1000
 """Rows that an index finds in another order, and that are sorted; of more, a window is searched."""
 
 
@@ -129,7 +129,7 @@ class KeysetChangeList(ChangeList):
         Both ends are named: whichever index the planner takes, it begins where the window does.
         """
         keys = self._from(self.indexed()).order_by(f"{self.direction}pk").values_list("pk", flat=True)
-        first, last = keys.first(), keys[WINDOW - 1 : WINDOW].first()
+        first, last = keys.first(), keys[SCAN_WINDOW_ROWS - 1 : SCAN_WINDOW_ROWS].first()
         if first is None:
             return rows.none(), None
         low, high = ("pk__gte", "pk__lte") if self.direction else ("pk__lte", "pk__gte")
@@ -175,8 +175,8 @@ def few_of(rows: QuerySet[Any], *order: str) -> list[Any] | None:
 
     ``order``: that of the index, so that the planner takes it even where it expects to find enough rows anywhere.
     """
-    keys = list(rows.order_by(*order).values_list("pk", flat=True)[: MOST_OF_ONE + 1])
-    return None if len(keys) > MOST_OF_ONE else keys
+    keys = list(rows.order_by(*order).values_list("pk", flat=True)[: MAX_SORTED_ROWS + 1])
+    return None if len(keys) > MAX_SORTED_ROWS else keys
 
 
 class Filter(admin.SimpleListFilter):

@@ -29,8 +29,8 @@ Place: TypeAlias = tuple[float, uuid.UUID]
 """Where a message stands in a list: its time, and its id among those of the same time."""
 
 FORMAT_VERSION = 1
-LONGEST_NAME = 99
-DEEPEST_NESTING = 100
+MAX_CHANNEL_NAME_LENGTH = 99
+MAX_NESTING_DEPTH = 100
 
 _channel_name = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -172,7 +172,7 @@ _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def check_channel_name(name: object) -> str:
     """Return the name, or raise ``ValueError`` with the rule (Channels' own, for names without ``!``)."""
-    if not isinstance(name, str) or len(name) > LONGEST_NAME or not _channel_name.fullmatch(name):
+    if not isinstance(name, str) or len(name) > MAX_CHANNEL_NAME_LENGTH or not _channel_name.fullmatch(name):
         if isinstance(name, Qualified):
             return name  # its bare name was checked
         raise ValueError(
@@ -231,8 +231,8 @@ def _check_json(value: Any, path: str, depth: int) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise TypeError(f"{path} is {value!r}, which JSON has no word for.")
-    elif depth > DEEPEST_NESTING:
-        raise TypeError(f"{path[:200]} is nested deeper than {DEEPEST_NESTING} levels, or holds itself.")
+    elif depth > MAX_NESTING_DEPTH:
+        raise TypeError(f"{path[:200]} is nested deeper than {MAX_NESTING_DEPTH} levels, or holds itself.")
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .moments import aware, from_timestamp
 from .namespace import ROOM
-from .tracebacks import LONGEST_ERROR_CLASS
+from .tracebacks import MAX_ERROR_CLASS_LENGTH
 
 
 class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker
@@ -123,7 +123,7 @@ class BuriedMessage(MessageFields):
     """A dead message: kept until a person requeues or discards it."""
 
     error = models.TextField(db_default="")
-    error_class = models.CharField(max_length=LONGEST_ERROR_CLASS, db_default="")
+    error_class = models.CharField(max_length=MAX_ERROR_CLASS_LENGTH, db_default="")
     buried_at = Instant(db_default=0.0)
 
     class Meta:

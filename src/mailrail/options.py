@@ -16,9 +16,9 @@ from django.conf import settings
 
 from .moments import as_django, aware, from_now
 
-_LONGEST = timedelta(days=100 * 365).total_seconds()
+_MAX_SECONDS = timedelta(days=100 * 365).total_seconds()
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
-LONGEST_KEY = 255
+MAX_KEY_LENGTH = 255
 
 
 def seconds(name: str, value: float | timedelta, *, above_zero: bool = False) -> float:
@@ -27,7 +27,7 @@ def seconds(name: str, value: float | timedelta, *, above_zero: bool = False) ->
     rule = f"{name} must be seconds or a timedelta, {'more than zero' if above_zero else 'zero or more'} and at most"
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"{rule} 100 years, not {value!r}.")
-    if not 0 <= number <= _LONGEST or (above_zero and number == 0):
+    if not 0 <= number <= _MAX_SECONDS or (above_zero and number == 0):
         raise ValueError(f"{rule} 100 years, not {value!r}.")
     return float(number)
 
@@ -43,7 +43,7 @@ def moment(name: str, value: datetime) -> datetime:
     if value.utcoffset() is None and (settings.USE_TZ or value.tzinfo is not None):
         raise ValueError(f"{name} must be {wanted} (django.utils.timezone.now() makes one), not {value!r}.")
     try:
-        is_near = aware(value) <= aware(from_now(_LONGEST))
+        is_near = aware(value) <= aware(from_now(_MAX_SECONDS))
         found = as_django(value)
     except OverflowError:  # near the first or the last year of the calendar
         is_near = False
@@ -78,8 +78,8 @@ def label(name: str, value: str) -> str:
     """Return a key, or the name of a lane."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}.")
-    if not 0 < len(value) <= LONGEST_KEY or not value.isprintable():
-        raise ValueError(f"{name} must be 1 to {LONGEST_KEY} printable characters, not {value[:300]!r}.")
+    if not 0 < len(value) <= MAX_KEY_LENGTH or not value.isprintable():
+        raise ValueError(f"{name} must be 1 to {MAX_KEY_LENGTH} printable characters, not {value[:300]!r}.")
     return str(value)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-UNREAD = 141
+BROKEN_PIPE_STATUS = 141
 """Exit code of a program that SIGPIPE ends, as shells report it: 128 and the number of the signal."""
 
 
@@ -22,5 +22,5 @@ class PipedCommand(BaseCommand):
         except BrokenPipeError:
             # What is still buffered would raise again when Python ends (Python's manual, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(UNREAD)
+            sys.exit(BROKEN_PIPE_STATUS)
         return output

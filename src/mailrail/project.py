@@ -15,7 +15,7 @@ from django.conf import settings as django_settings
 
 from .layers import DurableLayer
 
-FINGERPRINT = 16
+FINGERPRINT_LENGTH = 16
 """Hexadecimal digits of a fingerprint: enough to tell keys apart, too few to be of use to anybody else."""
 _PURPOSE = b"mailrail: a fingerprint of SECRET_KEY, to tell projects apart"
 
@@ -35,7 +35,7 @@ def identity() -> dict[str, Any]:
 def fingerprint(key: str | bytes) -> str:
     """Return a short keyed hash, from which the key cannot be computed."""
     encoded = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
-    return hmac.digest(encoded, _PURPOSE, "sha256").hex()[:FINGERPRINT]
+    return hmac.digest(encoded, _PURPOSE, "sha256").hex()[:FINGERPRINT_LENGTH]
 
 
 def strangers(layer: DurableLayer) -> list[str]:

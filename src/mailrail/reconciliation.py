@@ -34,11 +34,11 @@ __all__ = ["Reconciler", "reconcile", "reconcilers", "take_turn"]
 Find: TypeAlias = Callable[[datetime], QuerySet[Any]]
 F = TypeVar("F", bound=Find)
 
-PAGE = 500
-"""Records that are looked at together."""
-PART = 40
-"""Pages on which nothing is missing that one look of a worker goes through; the next look of its process goes on there.
-A long backlog keeps nobody busy, and what was lost is sent again at full speed."""
+PAGE_SIZE = 500
+"""Records that one query reads."""
+MAX_PAGES_PER_TURN = 40
+"""Pages without a missing message that a worker reads in one turn; the next turn of its process goes on there. So a
+long backlog keeps no worker busy, and missing messages are sent at full speed."""
 
 logger = logger_of("mailrail.reconciliation")
 
@@ -78,8 +78,8 @@ def reconcile(
 
 
 @dataclass
-class Place:
-    """How far the looks of a process have come: behind this primary key. ``None``: they begin again."""
+class ScanPosition:
+    """Hold the primary key after which the next scan of a process begins. ``None``: it begins at the first record."""
 
     after: Any = None
 
@@ -104,7 +104,7 @@ class Reconciler:
         self,
         older_than: float | None = None,
         go_on: Callable[[], bool] = lambda: True,
-        place: Place | None = None,
+        place: ScanPosition | None = None,
     ) -> int:
         """Look at all records, page by page while ``go_on()``; returns how many messages were sent.
 
@@ -115,7 +115,7 @@ class Reconciler:
         if not isinstance(records, QuerySet):
             raise TypeError(f"{self.name} must return a QuerySet of records, not {type(records).__name__}.")
         layer, sent, in_vain = get_layer(self.layer), 0, 0
-        place, most = (Place(), float("inf")) if place is None else (place, PART)
+        place, most = (ScanPosition(), float("inf")) if place is None else (place, MAX_PAGES_PER_TURN)
         for page in self._pages(records, place.after):
             if in_vain >= most or not go_on():
                 break
@@ -142,9 +142,10 @@ class Reconciler:
     def _page(self, records: QuerySet[Any]) -> dict[Any, Message]:
         if self.content is None and self.priority is None:
             return {
-                pk: self._message({"id": _plain(pk)}) for pk in records.values_list("pk", flat=True)[:PAGE]
+                pk: self._message({"id": _plain(pk)})
+                for pk in records.values_list("pk", flat=True)[:PAGE_SIZE]
             }
-        return {record.pk: self._message_of(record) for record in records[:PAGE]}
+        return {record.pk: self._message_of(record) for record in records[:PAGE_SIZE]}
 
     def _message_of(self, record: Any) -> Message:
         content = {"id": _plain(record.pk)} if self.content is None else self.content(record)

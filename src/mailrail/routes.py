@@ -22,7 +22,7 @@ from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
 
-MOST_LOSSES = 3
+DEFAULT_MAX_LOSSES = 3
 _OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
 
 
@@ -115,7 +115,7 @@ class Plan:
     @property
     def most_losses(self) -> int:
         """A message that was lost so often is buried."""
-        return self.losses or MOST_LOSSES
+        return self.losses or DEFAULT_MAX_LOSSES
 
     def is_suspect(self, message: Message) -> bool:
         """Was it lost so often that it has to run in a process of its own?"""

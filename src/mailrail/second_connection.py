@@ -11,7 +11,7 @@ from django.db import OperationalError, connections, transaction
 from .errors import WouldDeadlock
 from .transient import sqlstate_of
 
-LONGEST_LOCK = 5.0
+LOCK_TIMEOUT_S = 5.0
 """Seconds for which a lock is waited for that only the caller's own transaction may hold."""
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -51,7 +51,7 @@ def outside_the_transaction(using: str, hint: str) -> Iterator[None]:
     try:
         with transaction.atomic(using):
             with connections[using].cursor() as cursor:
-                cursor.execute(f"SET LOCAL lock_timeout = '{LONGEST_LOCK}s'")
+                cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
             yield
     except OperationalError as error:
         if sqlstate_of(error) != _LOCK_NOT_AVAILABLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST_ERROR_CLASS = 100
+MAX_ERROR_CLASS_LENGTH = 100
 _HEAD_OF_TRACEBACK = re.compile(r"(?:  \+ Exception Group )?Traceback \(most recent call last\):")
 _CLASS = re.compile(r"(?:  \| )?([^\W\d][\w.<>]*)(?::|$)")
 
@@ -15,7 +15,7 @@ def error_class(error: str) -> str:
     Of several, the last one, which the others led to.
     """
     found = _CLASS.match(_raised(error))
-    return found[1][:LONGEST_ERROR_CLASS] if found else ""
+    return found[1][:MAX_ERROR_CLASS_LENGTH] if found else ""
 
 
 def first_line(error: str) -> str:

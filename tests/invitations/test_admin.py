@@ -243,7 +243,7 @@ def test_buttons_are_those_of_its_status_and_of_who_may(staff: Client, invitatio
 def test_pages_follow_by_key_and_searches_go_on(
     staff: Client, sender: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyset_admin, "WINDOW", 4)
+    monkeypatch.setattr(keyset_admin, "SCAN_WINDOW_ROWS", 4)
     monkeypatch.setattr("mailrail.invitations.admin.InvitationAdmin.list_per_page", 2)
     for n in range(7):
         Invitation.objects.create(email=f"g{n}@example.com", sender=sender, role="editor" if n < 2 else "")
@@ -260,7 +260,7 @@ def test_pages_follow_by_key_and_searches_go_on(
     assert pages("") == [["g6", "g5"], ["g4", "g3"], ["g2", "g1"], ["g0"]]
     assert pages("?role=editor") == [[], ["g1", "g0"]]
     assert pages("?status=accepted") == [[]]
-    monkeypatch.setattr(keyset_admin, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(keyset_admin, "MAX_SORTED_ROWS", 3)
     assert pages("?q=sender") == [["g6", "g5"], ["g4", "g3"], ["g2", "g1"], ["g0"]]
     answer = {"action": "revoke_selected", "_selected_action": ["1"], "select_across": "1", "post": "yes"}
     assert "Select rows of this page." in staff.post(LIST, answer, follow=True).text
@@ -272,8 +272,8 @@ def test_no_page_of_the_list_counts_or_sorts_all_there_is(
 ) -> None:
     """Of 20,000 rows, on PostgreSQL, each filter and search; the plans of what the page really asks."""
     window, many = 2000, 50
-    monkeypatch.setattr(keyset_admin, "WINDOW", window)
-    monkeypatch.setattr(keyset_admin, "MOST_OF_ONE", many)
+    monkeypatch.setattr(keyset_admin, "SCAN_WINDOW_ROWS", window)
+    monkeypatch.setattr(keyset_admin, "MAX_SORTED_ROWS", many)
     model_admin = admin.site.get_model_admin(Invitation)
     middle = Invitation.objects.using("postgres").order_by("pk")[10_000].pk
     statuses: list[dict[str, str]] = [{"status": status} for status in InvitationStatus.values]

@@ -17,7 +17,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from mailrail.invitations import SenderRefused, invite, revoke
 from mailrail.invitations.addresses import Entry
-from mailrail.invitations.bulk import DRAFTS, LARGEST_FILE, confirm, draft, sort_out
+from mailrail.invitations.bulk import MAX_DRAFTS, MAX_FILE_BYTES, confirm, draft, sort_out
 from mailrail.invitations.models import Invitation, InvitationBatch
 from mailrail.invitations.tables import file_entries
 from mailrail.invitations.views import InvitationBulkPreview
@@ -207,7 +207,7 @@ def test_a_sender_has_few_lists_that_wait(sender: User) -> None:
     other = draft(lines("a@example.com"), User.objects.create_user("other"))
     confirmed = draft(lines("a@example.com"), sender)
     confirm(confirmed)
-    made = [draft(lines(f"{n}@example.com"), sender) for n in range(DRAFTS + 2)]
+    made = [draft(lines(f"{n}@example.com"), sender) for n in range(MAX_DRAFTS + 2)]
     kept = set(InvitationBatch.objects.values_list("pk", flat=True))
     assert kept == {other.pk, confirmed.pk, *(it.pk for it in made[2:])}
 
@@ -220,7 +220,7 @@ def test_a_sender_has_few_lists_that_wait(sender: User) -> None:
         ({"file": b"\xff\xff"}, "The file is not in UTF-8."),
         ({"file": b"email\n"}, "This field is required."),
         ({"file": b""}, "The submitted file is empty."),
-        ({"file": b"x" * (LARGEST_FILE + 1)}, "The file is larger than 2.0\xa0MB."),
+        ({"file": b"x" * (MAX_FILE_BYTES + 1)}, "The file is larger than 2.0\xa0MB."),
         ({"file": b"a@example.com\n" * 10_001}, "These are 10001 addresses; 10000 can be invited at once."),
         ({"addresses": "a@example.com", "message": "x" * 2001}, "at most 2000 characters"),
     ],

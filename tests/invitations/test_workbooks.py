@@ -141,7 +141,7 @@ def with_another_size(raw: bytes, size: int) -> bytes:
         (workbook(LIST, texts=shared_texts(32_768)), TOO_MUCH),
         (workbook('<row><c t="s"><v>0</v></c></row>' * 1_700, texts=shared_texts(32_000)), TOO_MUCH),
         (zipped(dict.fromkeys(map(str, range(1_001)), "")), TOO_MUCH),
-        (with_another_size(workbook(LIST), workbooks.LARGEST + 1), TOO_MUCH),
+        (with_another_size(workbook(LIST), workbooks.MAX_UNPACKED_BYTES + 1), TOO_MUCH),
     ],
     ids=["rest", "old", "cut", "part", "document", "no XML", "place", "no text", "date", "hours", "entity", "size",
          "corners", "second sheet", "prefix", "row", "columns", "text", "same text", "parts", "unpacked"],

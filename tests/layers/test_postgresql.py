@@ -203,7 +203,7 @@ class TestTransactions:
     def test_immediately_says_so_where_it_would_wait_for_itself(
         self, layer: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mailrail.second_connection.LONGEST_LOCK", 0.1)
+        monkeypatch.setattr("mailrail.second_connection.LOCK_TIMEOUT_S", 0.1)
         with transaction.atomic("postgres"):
             send(layer, key="k")
             with pytest.raises(WouldDeadlock, match="same key"):

@@ -139,7 +139,7 @@ def test_an_email_is_found_by_its_names_and_by_a_part_of_what_people_see(staff: 
 
 
 def test_a_search_goes_on_where_its_window_ended(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyset_admin, "WINDOW", 10)
+    monkeypatch.setattr(keyset_admin, "SCAN_WINDOW_ROWS", 10)
     mail.queue_many([message("The needle"), *(message(f"Hay {n}") for n in range(25))])
     looks, url = [], LIST + "?q=needle"
     while True:

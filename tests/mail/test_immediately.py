@@ -49,7 +49,7 @@ def test_on_postgresql_it_is_queued_and_the_rest_is_rolled_back(each_layer: None
 def test_on_postgresql_the_callers_transaction_goes_on_after_a_refusal(
     each_layer: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailrail.second_connection.LONGEST_LOCK", 0.1)
+    monkeypatch.setattr("mailrail.second_connection.LOCK_TIMEOUT_S", 0.1)
     with transaction.atomic("postgres"):
         held = mail.queue(message(), key="mine")
         with pytest.raises(WouldDeadlock, match=r"same key.*queue before atomic\(\)"):

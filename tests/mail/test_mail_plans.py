@@ -17,11 +17,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from mailrail import reconciliation
-from mailrail.keyset_admin import MOST_OF_ONE, WINDOW
+from mailrail.keyset_admin import MAX_SORTED_ROWS, SCAN_WINDOW_ROWS
 from mailrail.layers import get_layer
 from mailrail.mail import erasure, health, overview, retention
 from mailrail.mail.models import Email
-from mailrail.reconciliation import Place, reconcilers
+from mailrail.reconciliation import ScanPosition, reconcilers
 from mailrail.routing import Routing
 
 from ..plans import plan_of, rows
@@ -91,7 +91,7 @@ def check(nodes: list[dict[str, Any]], most: int) -> None:
     assert not [n for n in touched if n["Node Type"] == "Seq Scan" and n["Actual Loops"]]
     assert sum(map(rows, touched)) <= most, touched
     sorts = [n for n in nodes if n["Node Type"] in ("Sort", "Incremental Sort")]
-    assert all(n["Actual Rows"] * n["Actual Loops"] <= MOST_OF_ONE + 1 for n in sorts), sorts
+    assert all(n["Actual Rows"] * n["Actual Loops"] <= MAX_SORTED_ROWS + 1 for n in sorts), sorts
 
 
 @pytest.mark.parametrize("query", INDEXED.values(), ids=INDEXED)
@@ -122,7 +122,7 @@ def test_what_no_index_finds_is_looked_for_in_a_window(admin_client: Client, que
     def get() -> None:
         assert admin_client.get(LIST, query).context["cl"].is_windowed
 
-    check(nodes_of(get), 2 * WINDOW + MOST_OF_ONE + PAGE)
+    check(nodes_of(get), 2 * SCAN_WINDOW_ROWS + MAX_SORTED_ROWS + PAGE)
 
 
 def test_the_page_of_an_email_reads_that_one(admin_client: Client) -> None:
@@ -155,14 +155,16 @@ def test_whether_mail_is_in_time_is_asked_of_the_oldest_that_are_queued(settings
 
 
 @pytest.mark.parametrize("name", ["queued", "sending"])
-@pytest.mark.parametrize("place", [Place(), Place(id_of(COUNT - 5000))], ids=["from the first", "further"])
-def test_reconciliation_reads_a_page_at_a_time(name: str, place: Place) -> None:
+@pytest.mark.parametrize(
+    "place", [ScanPosition(), ScanPosition(id_of(COUNT - 5000))], ids=["from the first", "further"]
+)
+def test_reconciliation_reads_a_page_at_a_time(name: str, place: ScanPosition) -> None:
     """The second look, at those whose message is missing, included."""
     Routing.of_layer()
     [of_mail] = [it for it in reconcilers(get_layer()) if it.name == f"mailrail.mail.consumers.{name}"]
     pages = iter([True, False])
     nodes = nodes_of(lambda: of_mail.run(go_on=lambda: next(pages), place=place))
-    check(nodes, 3 * reconciliation.PAGE)
+    check(nodes, 3 * reconciliation.PAGE_SIZE)
     used = {node.get("Index Name") for node in nodes}
     assert ("mailrail_mail_queued" if name == "queued" else "mailrail_mail_status") in used
 

@@ -13,7 +13,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import WordFilter
 
-from .sources import MOST_CHANNELS, ListRequest
+from .sources import MAX_CHANNELS_LISTED, ListRequest
 
 NO_EXCEPTION = "-"
 """Stands for it in addresses of pages."""
@@ -73,7 +73,7 @@ class ChannelFilter(AskedFilter):
     parameter_name = "channel"
 
     def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
-        if len(list_request.known) > MOST_CHANNELS:
+        if len(list_request.known) > MAX_CHANNELS_LISTED:
             self.template = WordFilter.template
             return [("", "")]
         named = {list_request.channel} if list_request.channel else set()

@@ -34,11 +34,11 @@ from mailrail.record_links import link_of
 from mailrail.terminal import harmless, single_line
 
 from ..moments import from_timestamp
-from .sources import MOST_CHANNELS, Address, ListRequest, Source, source_of
+from .sources import MAX_CHANNELS_LISTED, Address, ListRequest, Source, source_of
 
-SHOWN_AT_ONCE = 20_000
+MAX_SHOWN_CHARACTERS = 20_000
 """Characters of a content or an error that its page shows unless it is asked for the whole."""
-SHOWN_IN_LISTS = 120
+MAX_LISTED_CHARACTERS = 120
 """Characters of a content or an error in a line of a list."""
 
 
@@ -65,9 +65,9 @@ class LayerChangeList(KeysetChangeList):
             list_request = ListRequest.by(request)
             source = list_request.source
             page = self.model_admin.find_page(list_request, self.list_per_page + 1, _read_place(self.behind))
-            if not list_request.channel and len(list_request.in_use) > MOST_CHANNELS:
+            if not list_request.channel and len(list_request.in_use) > MAX_CHANNELS_LISTED:
                 text = gettext("These are messages of the first %(count)d channels only; choose one.")
-                messages.warning(request, text % {"count": MOST_CHANNELS})
+                messages.warning(request, text % {"count": MAX_CHANNELS_LISTED})
         except MailrailError as error:
             messages.error(request, harmless(str(error)))
         is_more = len(page) > self.list_per_page
@@ -248,10 +248,10 @@ class Text:
     def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
         """``at_end``: it is the end that matters."""
         text = harmless(text)
-        if whole or len(text) <= SHOWN_AT_ONCE:
+        if whole or len(text) <= MAX_SHOWN_CHARACTERS:
             return cls(text)
-        shown = text[-SHOWN_AT_ONCE:] if at_end else text[:SHOWN_AT_ONCE]
-        return cls(shown, len(text) - SHOWN_AT_ONCE)
+        shown = text[-MAX_SHOWN_CHARACTERS:] if at_end else text[:MAX_SHOWN_CHARACTERS]
+        return cls(shown, len(text) - MAX_SHOWN_CHARACTERS)
 
     @classmethod
     def of_json(cls, value: Content, whole: bool) -> Text:
@@ -268,7 +268,7 @@ def moment(seconds: float | None) -> datetime | None:
 
 def shortened(text: str) -> str:
     text = single_line(text)
-    return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
+    return text if len(text) <= MAX_LISTED_CHARACTERS else text[: MAX_LISTED_CHARACTERS - 1] + "…"
 
 
 def counted(one: str, many: str) -> Callable[[int], str]:

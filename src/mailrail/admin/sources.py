@@ -18,7 +18,7 @@ from mailrail.layers import DurableLayer, default_alias, durable_aliases, get_la
 from mailrail.messages import check_channel_name
 from mailrail.routing import Routing
 
-MOST_CHANNELS = 200
+MAX_CHANNELS_LISTED = 200
 """Channels that are offered for choice, and that one page looks at together."""
 
 
@@ -117,7 +117,7 @@ class ListRequest:
     def looked_at(self) -> list[str]:
         """The channels whose messages are listed."""
         if not self.channel:
-            return self.in_use[:MOST_CHANNELS]
+            return self.in_use[:MAX_CHANNELS_LISTED]
         is_meant = self.source.only in (None, self.channel)
         return [self.channel] if is_meant and _is_name(self.channel) else []
 

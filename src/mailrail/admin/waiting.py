@@ -23,7 +23,7 @@ from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
 from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
 from .sources import Address, ListRequest, Source
 
-COUNTED = 1_000
+MAX_COUNTED = 1_000
 """Messages of a kind and a channel that are counted for the page; more are estimated where counting takes long."""
 CANCEL = MessageAction(
     "cancel",
@@ -59,7 +59,7 @@ class WaitingMessageAdmin(LayerAdmin):
             return []
         try:
             source = ListRequest.by(request).source
-            stats = source.layer.stats(COUNTED).items()
+            stats = source.layer.stats(MAX_COUNTED).items()
         except MailrailError:
             return []  # the list says it
         return [_row(source, channel, it) for channel, it in stats if source.only in (None, channel)]
@@ -128,6 +128,6 @@ def _row(source: Source, channel: str, stats: ChannelStats) -> dict[str, Any]:
 def _number(value: int) -> str:
     return (
         f"≈ {number_format(value, force_grouping=True)}"
-        if value > COUNTED
+        if value > MAX_COUNTED
         else number_format(value, force_grouping=True)
     )

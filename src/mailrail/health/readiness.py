@@ -22,12 +22,12 @@ from .rules import Problem, apply_rules
 
 logger = logger_of("mailrail.health")
 
-LOOK_EVERY = 2.0
+ANSWER_TTL_S = 2.0
 """Seconds for which an answer is good."""
-ENOUGH = 1_000
+MAX_COUNTED = 1_000
 """Messages of a kind and a channel to be counted: only the oldest matters. With fewer, most counts would be estimated,
 which is a question of its own for each."""
-PATIENCE = 2.0
+ANSWER_TIMEOUT_S = 2.0
 """Seconds that a look may take before others are told that there is no answer."""
 
 
@@ -77,7 +77,7 @@ def look(
 
 
 def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterator[Problem]:
-    stats = {**layer.stats(ENOUGH), **(layer.outbox.stats() if layer.outbox else {})}
+    stats = {**layer.stats(MAX_COUNTED), **(layer.outbox.stats() if layer.outbox else {})}
     latest = _latest(_awaited(layer, alias, stats))
     if latest is None or limit is None or latest[1] <= limit:
         return
@@ -138,7 +138,7 @@ class Watch:
         """The answer of a moment ago, or a new one. While a look takes long, nobody else waits with it."""
         if (found := self._fresh()) is not None:
             return found
-        if not self._looking.acquire(timeout=max(0.0, self._began_at + PATIENCE - time.monotonic())):
+        if not self._looking.acquire(timeout=max(0.0, self._began_at + ANSWER_TIMEOUT_S - time.monotonic())):
             reason = f"the layer {default_alias()!r} does not answer"
             return Readiness((Problem(reason, reason),))
         try:
@@ -147,7 +147,7 @@ class Watch:
             self._looking.release()
 
     def _fresh(self) -> Readiness | None:
-        return self._found if time.monotonic() - self._found_at < LOOK_EVERY else None
+        return self._found if time.monotonic() - self._found_at < ANSWER_TTL_S else None
 
     def _anew(self) -> Readiness:
         self._began_at = time.monotonic()

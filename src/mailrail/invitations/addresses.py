@@ -17,9 +17,9 @@ from mailrail.conf import settings
 
 from .pasted import extract, split_line
 
-LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
-LONGEST_LOCAL_PART = 64  # RFC 5321, 4.5.3.1.1
-LONGEST_SHOWN = 60
+MAX_ADDRESS_LENGTH = 254  # RFC 5321, 4.5.3.1.3: a path of 256 octets, less its angle brackets
+MAX_LOCAL_PART_LENGTH = 64  # RFC 5321, 4.5.3.1.1
+MAX_SHOWN_LENGTH = 60
 LOCAL_DOMAINS = ("localhost", "localdomain", "local", "internal", "home.arpa", "invalid", "onion")
 """Names of the machine and of its network: RFC 6761 6.3, RFC 6762 3, RFC 8375. ICANN has reserved ``internal``. Public
 DNS never has ``invalid`` (RFC 6761 6.4) and ``onion`` (RFC 7686). Mail for them, or for a machine's number, would let
@@ -78,7 +78,7 @@ def validate_address(address: str) -> None:
             ),
             "private",
         )
-    if len(told) > LONGEST_ADDRESS or len(local) > LONGEST_LOCAL_PART:
+    if len(told) > MAX_ADDRESS_LENGTH or len(local) > MAX_LOCAL_PART_LENGTH:
         raise ValidationError(gettext_lazy("It is too long for an email address."), "length")
 
 
@@ -167,6 +167,6 @@ def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[LineProblem
 def shown(text: str) -> str:
     """Return a text as it can be put on a page: short, without control characters."""
     visible = "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:LONGEST_SHOWN]
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:MAX_SHOWN_LENGTH]
     )
-    return f"{visible}…" if len(text) > LONGEST_SHOWN else visible
+    return f"{visible}…" if len(text) > MAX_SHOWN_LENGTH else visible

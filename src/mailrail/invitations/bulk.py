@@ -1,8 +1,8 @@
-"""Lists of addresses: sorted out, shown, confirmed.
+"""Sort lists of addresses out, show them, and invite once the sender confirms.
 
 Between preview and confirmation the database keeps the list (``InvitationBatch``). So the user confirms what was shown,
-and no page carries ten thousand addresses to and fro. Bounded: ``MOST`` addresses, ``SHOWN`` problems, and ``DRAFTS``
-lists of a sender that wait for confirmation; the oldest go first.
+and no page carries ten thousand addresses to and fro. A list has at most ``MAX_ADDRESSES`` addresses and shows at most
+``MAX_PROBLEMS_SHOWN`` problems. A sender may have ``MAX_DRAFTS`` unconfirmed lists: the oldest ones are deleted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .inviting import invite_many
 from .limits import over_limit, pages, suppressed
 from .models import InvitationBatch, InvitationStatus, get_invitation_model, written_invitations
 
-MOST = 10_000
-SHOWN = 200
-DRAFTS = 5
-LARGEST_FILE = 2 * 1024 * 1024
+MAX_ADDRESSES = 10_000
+MAX_PROBLEMS_SHOWN = 200
+MAX_DRAFTS = 5
+MAX_FILE_BYTES = 2 * 1024 * 1024
 
 
 def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[LineProblem]]:
@@ -78,13 +78,13 @@ def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> Invitatio
         message=message,
         addresses=[it.text for it in good],
         total=len(good),
-        understood=[it._asdict() for it in understood[:SHOWN]],
+        understood=[it._asdict() for it in understood[:MAX_PROBLEMS_SHOWN]],
         understood_count=len(understood),
-        problems=[problem._asdict() for problem in problems[:SHOWN]],
+        problems=[problem._asdict() for problem in problems[:MAX_PROBLEMS_SHOWN]],
         problem_count=len(problems),
     )
     drafts = batches.filter(sender=sender, confirmed_at=None).order_by("-created", "-pk")
-    batches.filter(pk__in=list(drafts.values_list("pk", flat=True)[DRAFTS:])).delete()
+    batches.filter(pk__in=list(drafts.values_list("pk", flat=True)[MAX_DRAFTS:])).delete()
     return batch
 
 

@@ -89,7 +89,7 @@ def _file_types() -> str:
 class BulkInvitationForm(forms.Form):
     """Addresses, pasted or in a CSV file or workbook. Saving keeps it for a preview; nobody is invited yet."""
 
-    max_addresses: ClassVar[int] = bulk.MOST
+    max_addresses: ClassVar[int] = bulk.MAX_ADDRESSES
 
     addresses = forms.Field(
         label=pgettext_lazy("invitation", "Email addresses"),
@@ -121,8 +121,8 @@ class BulkInvitationForm(forms.Form):
         pasted, file = str(given.get("addresses") or ""), given.get("file")
         if file and pasted.strip():
             raise ValidationError(_("Paste the addresses or choose a file, not both."), "both")
-        if file and file.size > bulk.LARGEST_FILE:
-            most = filesizeformat(bulk.LARGEST_FILE)
+        if file and file.size > bulk.MAX_FILE_BYTES:
+            most = filesizeformat(bulk.MAX_FILE_BYTES)
             raise ValidationError(_("The file is larger than %(most)s."), "large", {"most": most})
         field = "file" if file else "addresses"
         try:

@@ -30,7 +30,7 @@ from .limits import PERIOD, check_limits
 from .models import InvitationStatus, current_language, every_invitation, get_invitation_model
 from .rights import check_rights
 
-BATCH = 1000
+INSERT_BATCH_SIZE = 1000
 """Rows that are written together."""
 
 
@@ -101,7 +101,7 @@ def invite_many(
     with transaction.atomic(using=database):
         check_limits(every_invitation(database), sender, wanted)
         invitations: list[Any] = model._default_manager.using(database).bulk_create(
-            (model(email=email, sender=sender, **options) for email in wanted), batch_size=BATCH
+            (model(email=email, sender=sender, **options) for email in wanted), batch_size=INSERT_BATCH_SIZE
         )
         contents = [invitation.content for invitation in invitations]
         Channel("send-invite").send_many(contents, unique=True, using=database)

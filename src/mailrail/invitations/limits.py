@@ -28,10 +28,10 @@ from mailrail.conf import settings
 from mailrail.moments import from_now
 
 from .errors import RecipientRefused, SenderRefused
-from .models import PAGE, InvitationQuerySet
+from .models import PAGE_SIZE, InvitationQuerySet
 
 PERIOD = timedelta(hours=24)
-SHOWN = 5
+MAX_ADDRESSES_SHOWN = 5
 
 
 def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequence[str]) -> None:
@@ -104,8 +104,8 @@ def suppressed(addresses: Sequence[str]) -> list[str]:
 
 def pages(addresses: Sequence[str]) -> Iterator[Sequence[str]]:
     """Cut a list into parts that one query can hold."""
-    for start in range(0, len(addresses), PAGE):
-        yield addresses[start : start + PAGE]
+    for start in range(0, len(addresses), PAGE_SIZE):
+        yield addresses[start : start + PAGE_SIZE]
 
 
 def _lock(sender: Any, database: str) -> None:
@@ -121,5 +121,7 @@ def _check(recent: QuerySet[Any], more: int, most: int, text: str) -> None:
 
 
 def _refused(addresses: list[str], text: str) -> RecipientRefused:
-    shown = ", ".join(addresses[:SHOWN]) + (" …" if len(addresses) > SHOWN else "")
+    shown = ", ".join(addresses[:MAX_ADDRESSES_SHOWN]) + (
+        " …" if len(addresses) > MAX_ADDRESSES_SHOWN else ""
+    )
     return RecipientRefused(text % {"shown": shown}, addresses)

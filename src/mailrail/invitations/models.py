@@ -27,8 +27,8 @@ from .addresses import normalise, validate_address
 from .links import base_url
 from .signals import invitation_accepted, invitation_revoked
 
-LONGEST_LANGUAGE = 35  # RFC 5646, 4.4.1
-PAGE = 200
+MAX_LANGUAGE_LENGTH = 35  # RFC 5646, 4.4.1
+PAGE_SIZE = 200
 """Addresses that are looked up together; SQLite's statements may hold 999 values, in its old versions."""
 
 
@@ -91,7 +91,7 @@ class InvitationQuerySet(models.QuerySet[Any]):
         return still_good.filter(sent__isnull=status == InvitationStatus.WAITING)
 
     def to_mailboxes(self, addresses: Iterable[str]) -> Self:
-        """Return those to these addresses, in whatever spelling; at most ``PAGE`` of them at a time."""
+        """Return those to these addresses, in whatever spelling; at most ``PAGE_SIZE`` of them at a time."""
         written = [spelling for address in addresses for spelling in spellings(address)]
         return self.annotate(mailbox=Lower("email")).filter(mailbox__in=written)
 
@@ -185,7 +185,7 @@ class AbstractInvitation(models.Model):
         pgettext_lazy("invitation", "payload"), default=dict, blank=True, db_default={}
     )
     language = models.CharField(
-        pgettext_lazy("invitation", "language"), max_length=LONGEST_LANGUAGE, blank=True,
+        pgettext_lazy("invitation", "language"), max_length=MAX_LANGUAGE_LENGTH, blank=True,
         default=current_language, db_default="",
         help_text=_("Of the email, for example “zh-hans”. Empty: that of the site."),
     )  # fmt: skip

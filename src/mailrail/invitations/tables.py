@@ -15,7 +15,7 @@ from .addresses import Entry
 from .pasted import split_line
 from .workbooks import sheets
 
-HEAD = 20
+MAX_HEAD_LINES = 20
 """Rows in which titles and the heading of the table are looked for."""
 HEADINGS = frozenset({"mail", "address", "地址", "电邮", "信箱"})
 """Whole headings of a column of addresses, besides those that hold a word which says so."""
@@ -72,7 +72,7 @@ def _csv_rows(text: str) -> Iterator[Row]:
     lines, delimiter = 0, ""
     if told := _SEPARATOR_LINE.match(text):
         text, lines, delimiter = text[told.end() :], 1, told[1]
-    head = "\n".join(text.split("\n", HEAD)[:HEAD])
+    head = "\n".join(text.split("\n", MAX_HEAD_LINES)[:MAX_HEAD_LINES])
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or max(",;\t", key=head.count))
     try:
         for row in rows:
@@ -100,9 +100,10 @@ def _column(rows: Sequence[Row]) -> tuple[int, int]:
     """
     counts = _counts(rows)
     head = next(
-        (n for n, row in enumerate(rows) if any("@" in cell or "＠" in cell for cell in row.cells)), HEAD
+        (n for n, row in enumerate(rows) if any("@" in cell or "＠" in cell for cell in row.cells)),
+        MAX_HEAD_LINES,
     )
-    for n in range(min(head, HEAD, len(rows)) - 1, -1, -1):
+    for n in range(min(head, MAX_HEAD_LINES, len(rows)) - 1, -1, -1):
         headed = [at for at, cell in enumerate(rows[n].cells) if _is_heading(cell)]
         best = max(headed, key=lambda at: counts.get(at, 0), default=None)
         if best is not None and (best in counts or not counts):

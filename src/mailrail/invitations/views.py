@@ -35,7 +35,7 @@ from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
 
-LONGEST_NEXT = 1000
+MAX_NEXT_LENGTH = 1000
 """Characters of an address to go to afterwards. That Django redirects to no very long ones would be known too late."""
 
 
@@ -209,7 +209,7 @@ def next_page(request: HttpRequest) -> str:
     url = request.POST.get("next") or request.GET.get("next") or ""
     hosts, secure = {request.get_host()}, request.is_secure()
     is_ours = url_has_allowed_host_and_scheme(url, hosts, require_https=secure)
-    return url if is_ours and len(url) <= LONGEST_NEXT else ""
+    return url if is_ours and len(url) <= MAX_NEXT_LENGTH else ""
 
 
 def closed_page(request: HttpRequest, link_state: LinkState) -> HttpResponse:

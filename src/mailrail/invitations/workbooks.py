@@ -25,15 +25,15 @@ from mailrail.log import logger_of
 if TYPE_CHECKING:
     from python_calamine import CalamineWorkbook
 
-LARGEST = 50 * 1024 * 1024
+MAX_UNPACKED_BYTES = 50 * 1024 * 1024
 """Bytes of all parts, unpacked; and characters of all cells, because many may show one text."""
-MOST_PARTS = 1_000
-MOST_CELLS = 1_000_000
+MAX_PARTS = 1_000
+MAX_CELLS = 1_000_000
 """Cells of all sheets, with the empty ones before the last; calamine takes 32 bytes for each."""
-MOST_COLUMNS = 1_000
-MOST_ELEMENTS = 3_000_000
+MAX_COLUMNS = 1_000
+MAX_ELEMENTS = 3_000_000
 """Elements of XML in all parts; so many take about a second to measure."""
-LONGEST_TEXT = 32_767  # of a cell: "Excel specifications and limits"
+MAX_CELL_LENGTH = 32_767  # of a cell: "Excel specifications and limits"
 
 _REFERENCE = re.compile(r"([A-Za-z]{1,3})([0-9]{1,7})")
 _PARTS = ("xl/", "_rels/", "[content_types].xml")
@@ -112,7 +112,7 @@ def _measured(raw: bytes) -> bytes:
     copy, extent = BytesIO(), _Extent()
     with ZipFile(BytesIO(raw)) as archive, ZipFile(copy, "w") as parts:
         found = archive.infolist()
-        if len(found) > MOST_PARTS or sum(it.file_size for it in found) > LARGEST:
+        if len(found) > MAX_PARTS or sum(it.file_size for it in found) > MAX_UNPACKED_BYTES:
             raise _too_large()
         wanted = [it for it in found if _is_part(it.filename.lower())]
         if len({it.filename for it in wanted}) < len(wanted):
@@ -155,12 +155,12 @@ class _Extent:
         self.parser.Parse(content, True)
         del self.parser
         self.cells += self.last_row * self.last_column
-        if self.cells > MOST_CELLS or self.last_column > MOST_COLUMNS:
+        if self.cells > MAX_CELLS or self.last_column > MAX_COLUMNS:
             raise _too_large()
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self.elements += 1
-        if self.elements > MOST_ELEMENTS:
+        if self.elements > MAX_ELEMENTS:
             raise _too_large()
         match name.rpartition(":")[2]:
             case "c":
@@ -188,7 +188,7 @@ class _Extent:
 
     def _count(self, text: str) -> None:
         self.text += len(text)
-        if self.text > LONGEST_TEXT:
+        if self.text > MAX_CELL_LENGTH:
             raise _too_large()
 
     def _refuse(self, *_declaration: object) -> None:
@@ -196,10 +196,10 @@ class _Extent:
 
 
 class _Budget:
-    """Makes text of cells, up to ``LARGEST`` characters in all."""
+    """Makes text of cells, up to ``MAX_UNPACKED_BYTES`` characters in all."""
 
     def __init__(self) -> None:
-        self.left = LARGEST
+        self.left = MAX_UNPACKED_BYTES
 
     def texts(self, row: Sequence[object]) -> list[str]:
         cells = [cell if isinstance(cell, str) else _text(cell) for cell in row]

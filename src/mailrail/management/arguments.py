@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 from mailrail.conf import size
 
-LONGEST_WORKER_ID = 200  # a worker process adds its number; the column has room for 255
+MAX_WORKER_ID_LENGTH = 200  # a worker process adds its number; the column has room for 255
 
 
 def memory(text: str) -> int:
@@ -19,6 +19,8 @@ def memory(text: str) -> int:
 
 def worker_id(text: str) -> str:
     """A name for a worker, as people and the table of workers can take it."""
-    if not 0 < len(text) <= LONGEST_WORKER_ID or not text.isprintable():
-        raise ArgumentTypeError(f"must be 1 to {LONGEST_WORKER_ID} printable characters, not {text[:300]!r}")
+    if not 0 < len(text) <= MAX_WORKER_ID_LENGTH or not text.isprintable():
+        raise ArgumentTypeError(
+            f"must be 1 to {MAX_WORKER_ID_LENGTH} printable characters, not {text[:300]!r}"
+        )
     return text

@@ -53,7 +53,7 @@ __all__ = [
     "sent",
 ]
 
-LEASE = 3600.0
+LEASE_S = 3600.0
 _moved: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
 """How far ``advance`` has moved what a layer stores."""
 
@@ -93,7 +93,7 @@ def drain(
     ran: list[Ran] = []
     while True:
         _send_deferred(found)
-        claimed = found.claim("drain", dict.fromkeys(plans, 1), LEASE, total=1)
+        claimed = found.claim("drain", dict.fromkeys(plans, 1), LEASE_S, total=1)
         ran += [_ran(IncomingMessage(m), Outcome(OutcomeKind.EXPIRED)) for m in claimed.expired]
         if not claimed.claims:
             return ran
@@ -116,7 +116,7 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
-    found = precheck(claim, plan, LEASE)
+    found = precheck(claim, plan, LEASE_S)
     if isinstance(found, Outcome):
         message = IncomingMessage(claim)
         message.decide(found)

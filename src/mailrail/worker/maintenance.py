@@ -14,7 +14,7 @@ from functools import partial
 from ..conf import settings
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
-from ..reconciliation import Place, Reconciler, reconcilers, take_turn
+from ..reconciliation import Reconciler, ScanPosition, reconcilers, take_turn
 from .connections import close_connections, own_connection, tidy_after
 from .events import send_maintenance
 from .leases import is_outage
@@ -48,7 +48,7 @@ class Maintenance:
         self._look_at = time.monotonic() + RELAY_EVERY
         self._only_looks = False
         found = reconcilers(layer) if settings.reconcile_every is not None else []
-        self._reconcilers = [(each, Place()) for each in found]
+        self._reconcilers = [(each, ScanPosition()) for each in found]
         self._reconcile_at = time.monotonic() + RELAY_EVERY
         self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
         self._failures = 0
@@ -131,7 +131,7 @@ class Maintenance:
         close_connections()  # not needed for a while
         self._reconcile_at = time.monotonic() + every
 
-    def _run_one(self, reconciler: Reconciler, place: Place) -> None:
+    def _run_one(self, reconciler: Reconciler, place: ScanPosition) -> None:
         """What an app's function raises is its own matter, and keeps nothing else from running."""
         try:
             reconciler.run(go_on=lambda: not self._over.is_set(), place=place)
