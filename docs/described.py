@@ -89,6 +89,7 @@ def _help(parser: ArgumentParser, action: Action) -> str:
 CHECKS = (
     "mailrail.checks",
     "mailrail.database_check",
+    "mailrail.leftover_check",
     "mailrail.project_check",
     "mailrail.mail.checks",
     "mailrail.mail.server_checks",

@@ -24,7 +24,7 @@ from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, pause, queue
 from mailrail.mail.mailers import delivering
-from mailrail.mail.models import MailerSlot
+from mailrail.mail.models import MailerConnection
 from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.outcomes import Result
 from mailrail.moments import MomentField, after, as_django, aware, from_now, seconds_between
@@ -114,7 +114,7 @@ def test_a_naive_moment_is_refused_where_nobody_knows_its_zone(settings: Any) ->
 def test_the_database_holds_the_same_with_and_without_zones(
     settings: Any, without_tz: None, using: str, moment: datetime
 ) -> None:
-    rows = MailerSlot.objects.using(using)
+    rows = MailerConnection.objects.using(using)
     rows.create(mailer="m", number=1, until=moment)
     found = rows.get(until=moment)
     assert found.until.tzinfo is None and seconds_between(moment, found.until) == 0
@@ -126,7 +126,7 @@ def test_the_database_holds_the_same_with_and_without_zones(
 
 @pytest.mark.parametrize("using", ["default", "postgres"])
 def test_the_clock_of_the_database_agrees_with_ours(use_tz: bool, using: str) -> None:
-    slots = MailerSlot.objects.using(using)
+    slots = MailerConnection.objects.using(using)
     slots.create(mailer="m", number=1, until=from_now(-60))
     slots.create(mailer="m", number=2, until=from_now(60))
     assert [slot.number for slot in slots.filter(until__lte=Now())] == [1]

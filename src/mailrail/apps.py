@@ -14,4 +14,4 @@ class MailrailConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, database_check, project_check  # noqa: F401 - register theirs
+        from . import checks, database_check, leftover_check, project_check  # noqa: F401 - register theirs

@@ -175,7 +175,7 @@ def test_a_scheduled_email_that_was_held_and_released_leaves_once(
         email = letter(send_at=3600)
         mail.hold(email)
         mail.release(email)
-        both = sorted(sent(CHANNEL), key=lambda message: message.content.get("call", 0))
+        both = sorted(sent(CHANNEL), key=lambda message: message.content.get("dispatch", 0))
         assert len(both) == 2
         get_layer().shift(3601)
         Email.objects.update(send_at=timezone.now())

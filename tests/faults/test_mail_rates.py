@@ -18,7 +18,7 @@ from django.db import connections
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, circuit
-from mailrail.mail.models import MailerPace, MailerSlot, MailerState
+from mailrail.mail.models import MailerConnection, MailerState, MailerThrottle
 
 from ..processes import Ledger, WorkerProcess, environment, until
 from ..servers import ValkeyServer
@@ -172,7 +172,7 @@ def test_connections_hold_over_all_workers(project: Project) -> None:
         project.start(2)
         until(lambda: len(server.mails) == 400)
         assert 1 <= server.most_connections <= 3
-        until(lambda: not MailerSlot.objects.exclude(holder="").exists())
+        until(lambda: not MailerConnection.objects.exclude(holder="").exists())
         took = server.mails[-1].at - server.mails[0].at
         print(f"{server.connections} connections in all, {server.most_connections} at once, {took:.2f} s")
         until(all_are_sent)
@@ -294,9 +294,9 @@ def test_a_server_that_asks_for_less_gets_less_from_all_workers(project: Project
         project.configure(server.port, RATE="32/s")
         queue(400)
         project.start(2)
-        until(lambda: MailerPace.objects.filter(share__lt=1).exists())
+        until(lambda: MailerThrottle.objects.filter(share__lt=1).exists())
         until(lambda: len(server.mails) >= 60)
-        row = MailerPace.objects.get(domain="")
+        row = MailerThrottle.objects.get(domain="")
         print(f"{strict.refusals} refusals; {row.share} of {row.pace}/s; {len(server.mails)} sent")
         assert row.mailer == MAILER and row.share < 1 and "Not so fast" in row.reason
     assert get_layer().dead("mailrail.mail") == []

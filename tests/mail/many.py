@@ -7,7 +7,7 @@ from uuid import UUID
 
 FILL = """
 INSERT INTO mailrail_mail_email (
-    id, status, mailer, sender, recipients, subject, content, message_id, date, size, events, key, tags, about,
+    id, status, mailer, sender, recipients, subject, content, message_id, date, size, events, key, tags, related_object,
     created_at, changed_at, sent_at)
 SELECT
     (lpad(to_hex(at_ms), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,

@@ -220,7 +220,7 @@ def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Clien
     chosen = {"action": "send_now", "_selected_action": [str(email.pk) for email in emails[1:]]}
     response = staff.post(LIST, chosen, follow=True)
     assert "Send now: 1 email." in response.text and "it does not wait for a next attempt" in response.text
-    assert list(Email.objects.filter(next_try_at=None).values_list("call", flat=True).order_by("pk")) == [
+    assert list(Email.objects.filter(next_try_at=None).values_list("dispatch", flat=True).order_by("pk")) == [
         1,
         1,
         0,

@@ -90,7 +90,12 @@ class TestReconciliationHolds:
         layer = get_layer()
         lose(0)
         get_layer().cancel(CHANNEL, [each.id for each in layer.waiting(CHANNEL)])
-        odd: list[dict[str, Any]] = [{"id": "nothing"}, {}, {"id": [1]}, {"id": str(uuid4()), "call": "x"}]
+        odd: list[dict[str, Any]] = [
+            {"id": "nothing"},
+            {},
+            {"id": [1]},
+            {"id": str(uuid4()), "dispatch": "x"},
+        ]
         layer.enqueue([Message(CHANNEL, each) for each in [*odd, {"id": str(email.pk)}]])
         for claim in layer.claim("w", {CHANNEL: 9}, 60.0).claims:
             layer.bury(claim, "boom \0")
@@ -139,7 +144,7 @@ def test_the_record_of_a_buried_message_keeps_what_raised_and_not_the_way_there(
     email = queue(next(iter(messages(1))))
     frames = "".join(f'  File "a.py", line {n}, in run\n    run()\n' for n in range(200))
     error = f"Traceback (most recent call last):\n{frames}OSError: gone\nIs it there?\n"
-    buried: Any = Message(CHANNEL, content_for(email.pk, email.call))
+    buried: Any = Message(CHANNEL, content_for(email.pk, email.dispatch))
     hold_what_was_buried(message=buried, error=error)
     email.refresh_from_db()
     why = email.events[-1]["why"]

@@ -15,7 +15,7 @@ from django.utils import timezone
 from mailrail.layers import get_layer
 from mailrail.mail import queue_many
 from mailrail.mail.connection_limits import _keeper, _renew, reserved_connections
-from mailrail.mail.models import MailerSlot
+from mailrail.mail.models import MailerConnection
 from mailrail.routing import Routing
 from mailrail.testing import advance
 from mailrail.worker import Worker
@@ -59,7 +59,7 @@ def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Confi
     policy("smtp", CONNECTIONS=1)
 
     def nearly_over() -> None:
-        MailerSlot.objects.using(using).update(until=timezone.now() + timedelta(seconds=0.2))
+        MailerConnection.objects.using(using).update(until=timezone.now() + timedelta(seconds=0.2))
 
     def is_free() -> int | None:
         with reserved_connections("smtp", 1, using) as taken:
@@ -69,7 +69,7 @@ def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Confi
         nearly_over()
         _renew(dict(_keeper._held))
         assert is_free() == 0
-        assert MailerSlot.objects.using(using).get().until > timezone.now() + timedelta(seconds=15)
+        assert MailerConnection.objects.using(using).get().until > timezone.now() + timedelta(seconds=15)
         nearly_over()  # and now nobody renews
         until(is_free, 10, "the end of the lease")
 
@@ -78,7 +78,7 @@ def test_no_setting_no_row(policy: Configure) -> None:
     policy("smtp", RATE="10/s")
     with reserved_connections("smtp", 5, "default") as taken:
         assert taken is None
-    assert not MailerSlot.objects.exists()
+    assert not MailerConnection.objects.exists()
 
 
 def test_delivery_keeps_to_it_and_leaves_no_connection_open(queueing: Configure, policy: Configure) -> None:
@@ -94,7 +94,7 @@ def test_delivery_keeps_to_it_and_leaves_no_connection_open(queueing: Configure,
         assert len(server.mails) == 60
         until(lambda: server.open_connections == 0, 10, "the end of all connections")
         assert server.most_connections <= 2
-    assert not MailerSlot.objects.exclude(holder="").exists()
+    assert not MailerConnection.objects.exclude(holder="").exists()
 
 
 def test_connections_that_a_client_has_closed_do_not_count() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import call_command
-from django.db import connections
-from django.db.migrations.loader import MigrationLoader
 
 from mailrail import mail
 from mailrail.errors import InvalidSettings
@@ -229,21 +226,3 @@ def test_a_row_that_code_writes_suppresses_the_mailbox_however_it_is_spelt(
     EmailMessage("Hi", "Text.", "me@example.com", ["gone@exämple.com"]).send()
     drain("mailrail.mail")
     assert (Kept.told, Email.objects.get().status) == ([], Status.SUPPRESSED)
-
-
-def test_rows_of_an_earlier_release_get_their_normal_form(on: str) -> None:
-    before = [
-        "gone@exämple.com",
-        "gone@xn--exmple-cua.com",
-        "a@faß.de",
-        "b@example.com",
-        disguised("c@exämple.com"),
-    ]
-    migration = import_module("mailrail.mail.migrations.0009_normal_addresses")
-    state = MigrationLoader(connections[on]).project_state(("mailrail_mail", "0009_normal_addresses"))
-    rows = state.apps.get_model("mailrail_mail", "Suppression").objects.using(on)
-    rows.bulk_create(rows.model(address=address) for address in before)
-    with connections[on].schema_editor() as editor:
-        migration.normalize(state.apps, editor)
-    after = {"gone@xn--exmple-cua.com", "a@xn--fa-hia.de", "b@example.com", disguised("c@exämple.com")}
-    assert set(Suppression.objects.values_list("pk", flat=True)) == after

@@ -20,7 +20,7 @@ from mailrail.health import views
 from mailrail.layers import get_layer
 from mailrail.mail import Email, circuit, circuit_log
 from mailrail.mail.mailers import alias_of
-from mailrail.mail.models import MailerPace, MailerState
+from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.moments import aware
 from mailrail.routing import Routing
 from mailrail.testing import advance
@@ -169,8 +169,8 @@ def test_when_no_worker_gives_turns_any_more_mail_is_late(queueing: Configure, p
         work()
     pass_time(400)
     assert problems("mailq", "--check") == ""
-    for pace in MailerPace.objects.all():  # turns are in Unix time, which ``advance`` does not move
-        pace.lines = {rate: dict.fromkeys(line, 0.0) for rate, line in pace.lines.items()}
+    for pace in MailerThrottle.objects.all():  # turns are in Unix time, which ``advance`` does not move
+        pace.reservations = {rate: dict.fromkeys(line, 0.0) for rate, line in pace.reservations.items()}
         pace.save()
     assert problems("mailq", "--check").startswith("an email")
 

@@ -40,7 +40,8 @@ def odd_ones() -> list[Email]:
     return [
         Email(subject=odd, content={"v": 1, "fields": {"body": odd, "n": [1, 2.5, None, True]}}, message_id="<1@x>"),
         Email(recipients=[{"address": "ann@example.com", "status": Status.QUEUED.value}], tags=["a", odd]),
-        Email(key="k", digest="d", size=2**40, priority=-100, send_at=now, expires_at=now, date=now, about="a.b:1"),
+        Email(key="k", digest="d", size=2**40, priority=-100, send_at=now, expires_at=now, date=now),
+        Email(related_object="a.b:1", tags=["x"]),
     ]  # fmt: skip
 
 
@@ -50,7 +51,11 @@ def test_records_are_stored_as_they_are(using: str) -> None:
     insert(emails, using)
     assert all((email._state.adding, email._state.db) == (False, using) for email in emails)
     stored = check(emails, using)
-    assert (stored[emails[0].pk].mailer, stored[emails[0].pk].key, stored[emails[0].pk].turn) == ("", None, 0)
+    assert (stored[emails[0].pk].mailer, stored[emails[0].pk].key, stored[emails[0].pk].version) == (
+        "",
+        None,
+        0,
+    )
 
 
 @pytest.mark.parametrize("using", ["default", "postgres"])

@@ -24,10 +24,10 @@ from mailrail.mail.logins import Login
 from mailrail.mail.models import (
     EmailFile,
     File,
+    MailerConnection,
     MailerLogin,
-    MailerPace,
-    MailerSlot,
     MailerState,
+    MailerThrottle,
     RefusedSender,
     Suppression,
 )
@@ -41,7 +41,7 @@ from .conftest import MAILER
 NAMES = ("", "shop", "forum")
 ALIAS = "" if MAILER == "default" else MAILER
 BIG = b"big" * 50_000
-BY_NAME = {MailerLogin, MailerPace, MailerSlot, MailerState, RefusedSender, Suppression}
+BY_NAME = {MailerLogin, MailerThrottle, MailerConnection, MailerState, RefusedSender, Suppression}
 As = Callable[[str], None]
 
 

@@ -39,15 +39,15 @@ def test_outcomes_and_intents_are_written_together(using: str) -> None:
     assert next_one.status == Status.SENDING
     for email in (sent, failed, next_one):
         stored = Email.objects.using(using).get(pk=email.pk)
-        for name in ("status", "recipients", "attempts", "events", "sent_at", "turn"):
+        for name in ("status", "recipients", "attempts", "events", "sent_at", "version"):
             assert getattr(stored, name) == getattr(email, name), name
-        assert stored.turn == 1
+        assert stored.version == 1
     assert Email.objects.using(using).get(pk=sent.pk).changed_at == now
 
 
 def test_what_somebody_else_has_changed_is_neither_noted_nor_permitted(using: str) -> None:
     noted, taken, cancelled, permitted = (new_email(using) for _ in range(4))
-    Email.objects.using(using).filter(pk__in=[taken.pk, noted.pk]).update(turn=5)
+    Email.objects.using(using).filter(pk__in=[taken.pk, noted.pk]).update(version=5)
     Email.objects.using(using).filter(pk=cancelled.pk).update(status=Status.CANCELLED)
     written = store_outcomes(
         [Result(noted, Status.SENT, suppress={"ann@example.com": "550"})],
@@ -56,7 +56,7 @@ def test_what_somebody_else_has_changed_is_neither_noted_nor_permitted(using: st
     )
     assert (written.saved, written.claimed) == (set(), {permitted.pk})
     assert not Suppression.objects.using(using).exists()
-    assert [each.turn for each in (noted, taken, cancelled, permitted)] == [0, 0, 0, 1]
+    assert [each.version for each in (noted, taken, cancelled, permitted)] == [0, 0, 0, 1]
 
 
 def test_addresses_are_suppressed_with_the_outcome_that_says_so(using: str) -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from mailrail import LayerUnavailable
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.mail import Email, Status, queue, queue_many, throttle
-from mailrail.mail.models import MailerPace
+from mailrail.mail.models import MailerThrottle
 from mailrail.messages import Granted
 from mailrail.routing import Rate
 from mailrail.testing import advance, drain
@@ -49,7 +49,7 @@ def test_what_is_over_the_rate_waits_its_turn_and_no_attempt_is_counted(
         queue_many(messages(15))
         work()
         assert len(server.mails) == 10 and statuses() == {Status.SENT: 10, Status.QUEUED: 5}
-        assert set(Email.objects.filter(status=Status.QUEUED).values_list("attempts", "turn")) == {(0, 0)}
+        assert set(Email.objects.filter(status=Status.QUEUED).values_list("attempts", "version")) == {(0, 0)}
         spaced = [later - sooner for sooner, later in zip(waits(), waits()[1:], strict=False)]
         assert 0 < waits()[0] <= 6.1 and all(gap == pytest.approx(6, abs=0.5) for gap in spaced)
         work()
@@ -245,4 +245,4 @@ def test_rows_for_turns_are_there_only_where_somebody_waited(queueing: Configure
         policy(RATE="10/s")
         queue_many(messages(5))
         work()
-    assert not MailerPace.objects.exists()
+    assert not MailerThrottle.objects.exists()

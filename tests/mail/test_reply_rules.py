@@ -14,7 +14,7 @@ from django.core.management import call_command
 from mailrail.errors import InvalidSettings
 from mailrail.mail import Email, Status, queue_many
 from mailrail.mail.mailers import alias_of
-from mailrail.mail.models import MailerPace, MailerState, Suppression
+from mailrail.mail.models import MailerState, MailerThrottle, Suppression
 from mailrail.mail.policies import build
 from mailrail.mail.replies import Kind, ReplyRule, Stage, classify, reply_of
 from mailrail.mail.reply_presets import PRESETS
@@ -214,7 +214,7 @@ def test_what_a_rule_leads_to(
         work()
     email = Email.objects.get()
     assert (email.status, email.attempts) == (status, attempts)
-    assert MailerPace.objects.exists() is is_slow and MailerState.objects.exists() is is_out
+    assert MailerThrottle.objects.exists() is is_slow and MailerState.objects.exists() is is_out
     assert not Suppression.objects.exists()
 
 

@@ -343,7 +343,7 @@ def test_an_ended_email_to_others_too_loses_address_and_content() -> None:
         events=[{"at": "x", "what": "refused", "text": f"550 <{ANN.upper()}> is no more"}],
         key=f"welcome-{ANN}",
         tags=["a", ANN],
-        about=f"shop.customer:{ANN}",
+        related_object=f"shop.customer:{ANN}",
     )
     assert "1 emptied that others got, too" in prune("--address", ANN.lower())
     left = Email.objects.get()
@@ -386,7 +386,9 @@ NO_OTHERS = [
 @pytest.mark.parametrize("other", OTHERS)
 def test_an_address_that_holds_the_erased_one_is_somebody_elses(other: str, on: str) -> None:
     emails = [mail.queue(message(other, body=f"Hello {other}")), *aged([mail.queue(message(other))], 1)]
-    Email.objects.filter(pk=emails[0].pk).update(key=f"welcome-{other}", tags=[other], about=f"{other}/7")
+    Email.objects.filter(pk=emails[0].pk).update(
+        key=f"welcome-{other}", tags=[other], related_object=f"{other}/7"
+    )
     before = list(Email.objects.order_by("pk").values())
     assert prune("--address", ANN, "--dry-run").startswith("0 emails hold")
     assert prune("--address", ANN).startswith("0 emails deleted, 0 emptied that others got, too, 0 that")
@@ -405,10 +407,12 @@ def test_whatever_is_around_the_address_it_is_erased(text: str, on: str) -> None
 
 def test_labels_made_of_the_address_are_erased_and_those_of_others_stay(on: str) -> None:
     [email] = aged([mail.queue(message(f"jo-{ANN}", ANN))], 1)
-    Email.objects.update(key=f"welcome-jo-{ANN}", tags=[f"to-{ANN}.v2", f"to-jo-{ANN}"], about=f"x:{ANN}-7")
+    Email.objects.update(
+        key=f"welcome-jo-{ANN}", tags=[f"to-{ANN}.v2", f"to-jo-{ANN}"], related_object=f"x:{ANN}-7"
+    )
     assert "1 emptied" in prune("--address", ANN)
     email.refresh_from_db()
-    assert (email.key, email.about) == (f"welcome-jo-{ANN}", "x:[erased]-7")
+    assert (email.key, email.related_object) == (f"welcome-jo-{ANN}", "x:[erased]-7")
     assert email.tags == ["to-[erased].v2", f"to-jo-{ANN}"]
 
 

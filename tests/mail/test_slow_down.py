@@ -12,7 +12,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from mailrail.mail import Email, Status, queue_many, throttle
 from mailrail.mail.mailers import alias_of
-from mailrail.mail.models import MailerPace, MailerState
+from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.testing import advance
 
 from ..smtp_server import Fault, ScriptedServer
@@ -25,9 +25,9 @@ Configure = Callable[..., None]
 
 def pass_time(seconds: float) -> None:
     advance(seconds)
-    for row in MailerPace.objects.all():
+    for row in MailerThrottle.objects.all():
         row.changed_at -= timedelta(seconds=seconds)
-        row.lines = {}
+        row.reservations = {}
         row.save()
     throttle.forget()
 
@@ -61,7 +61,7 @@ def test_half_then_half_again_then_slowly_all(caplog: pytest.LogCaptureFixture) 
     assert len(said(caplog)) == 2, said(caplog)
     assert "'out' is asked for less, and slows down to 40 emails a second: 421" in said(caplog)[0]
     assert "'out' is as fast as before." in said(caplog)[1]
-    assert not MailerPace.objects.exists()
+    assert not MailerThrottle.objects.exists()
 
 
 def test_never_to_nothing() -> None:
@@ -91,7 +91,7 @@ def test_the_reply_decides_what_slows_down_and_blames_as_before(
         queue_many(messages(3))
         with caplog.at_level(logging.WARNING, "mailrail.mail"):
             work()
-    row = MailerPace.objects.get()
+    row = MailerThrottle.objects.get()
     assert (row.domain, row.share) == (domain, 0.5) and reply[:3] in row.reason
     assert len([each for each in said(caplog) if "slows down" in each]) == 1
     [waiting] = Email.objects.filter(status=Status.QUEUED)
@@ -106,7 +106,7 @@ def test_other_refusals_slow_nothing_down(queueing: Configure, reply: str) -> No
         queueing(server.port)
         queue_many(messages(2))
         work()
-    assert not MailerPace.objects.exists()
+    assert not MailerThrottle.objects.exists()
 
 
 def test_a_greeting_that_turns_away_slows_down(queueing: Configure) -> None:
@@ -114,7 +114,7 @@ def test_a_greeting_that_turns_away_slows_down(queueing: Configure) -> None:
         queueing(server.port)
         queue_many(messages(20))
         work()
-    assert MailerPace.objects.get().domain == ""
+    assert MailerThrottle.objects.get().domain == ""
 
 
 def test_a_server_that_takes_nobody_is_out_and_not_slow(queueing: Configure) -> None:
@@ -122,7 +122,7 @@ def test_a_server_that_takes_nobody_is_out_and_not_slow(queueing: Configure) -> 
         queueing(server.port)
         queue_many(messages(20))
         work()
-    assert not MailerPace.objects.exists() and MailerState.objects.get().paused_by == "outage"
+    assert not MailerThrottle.objects.exists() and MailerState.objects.get().paused_by == "outage"
 
 
 def test_one_email_says_little_of_the_pace(queueing: Configure) -> None:
@@ -130,7 +130,7 @@ def test_one_email_says_little_of_the_pace(queueing: Configure) -> None:
         queueing(server.port)
         queue_many(messages(1))
         work()
-    assert MailerPace.objects.get().pace >= 10.0
+    assert MailerThrottle.objects.get().pace >= 10.0
 
 
 def test_it_slows_down_from_what_its_rate_allows(queueing: Configure, policy: Configure) -> None:
@@ -139,14 +139,14 @@ def test_it_slows_down_from_what_its_rate_allows(queueing: Configure, policy: Co
         policy(RATE="4/m")
         queue_many(messages(4))
         work()
-    assert MailerPace.objects.get().pace == pytest.approx(4 / 60)
+    assert MailerThrottle.objects.get().pace == pytest.approx(4 / 60)
 
 
 def test_what_is_slowed_down_waits_its_turn_like_any_rate(queueing: Configure, policy: Configure) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
         policy(RATE="4/m")
-        MailerPace.objects.create(mailer=alias_of(MAILER), share=0.5, pace=4 / 60)
+        MailerThrottle.objects.create(mailer=alias_of(MAILER), share=0.5, pace=4 / 60)
         queue_many(messages(4))
         work()
         assert len(server.mails) == 1  # one in half a minute, where four at once were allowed
@@ -174,5 +174,5 @@ def test_a_provider_s_429_slows_down_and_other_errors_do_not(
     queueing(0, f"{__name__}.TooMany")
     queue_many(messages(2))
     work()
-    assert MailerPace.objects.exists() == slows
+    assert MailerThrottle.objects.exists() == slows
     assert set(Email.objects.values_list("status", "attempts")) == {(Status.QUEUED, 1)}

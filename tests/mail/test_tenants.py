@@ -131,7 +131,7 @@ def test_mail_that_tenants_queue_arrives_once_from_each(page: Any, consumers: An
         ]  # fmt: skip
         senders = [each.sender for each in server.mails if b"Your receipt" in each.content]
     assert sorted(senders) == ["orders@acme.example", "orders@bolt.example"]
-    found = Email.objects.using("postgres").exclude(key=None).values_list("about", flat=True)
+    found = Email.objects.using("postgres").exclude(key=None).values_list("related_object", flat=True)
     assert sorted(found) == ["acme:shop.order:1", "bolt:shop.order:1"]
 
 

@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 
 from mailrail.log import logger_of
 
-from .models import MailerSlot
+from .models import MailerConnection
 from .policies import policy_of
 
 logger = logger_of("mailrail.mail")
@@ -51,15 +51,15 @@ def reserved_connections(mailer: str, most: int, using: str) -> Iterator[int | N
         yield taken
     finally:
         _keeper.remove(holder)
-        MailerSlot.objects.using(using).filter(holder=holder).update(holder="", until=Now())
+        MailerConnection.objects.using(using).filter(holder=holder).update(holder="", until=Now())
 
 
 def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
-    rows = MailerSlot.objects.using(using)
+    rows = MailerConnection.objects.using(using)
     known = rows.filter(mailer=mailer, number__lte=allowed).count()
     if known < allowed:
         numbers = range(1, allowed + 1)
-        new = [MailerSlot(mailer=mailer, number=number, until=LONG_AGO) for number in numbers]
+        new = [MailerConnection(mailer=mailer, number=number, until=LONG_AGO) for number in numbers]
         rows.bulk_create(new, ignore_conflicts=True)
     free = rows.filter(mailer=mailer, number__lte=allowed, until__lte=Now())
     # Of two that see the same row free, the second one looks again once the first has committed, and leaves it.
@@ -107,7 +107,7 @@ class _Keeper:
 def _renew(held: dict[str, str]) -> None:
     for using in set(held.values()):
         mine = [holder for holder, alias in held.items() if alias == using]
-        MailerSlot.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE)
+        MailerConnection.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE)
 
 
 _keeper = _Keeper()

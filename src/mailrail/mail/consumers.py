@@ -21,7 +21,7 @@ from mailrail.signals import message_buried, worker_maintenance
 from mailrail.worker import IncomingMessage
 
 from . import circuit
-from .delivery import Delivery, call_of, id_of
+from .delivery import Delivery, dispatch_of, id_of
 from .models import Email, Status
 from .outcomes import add_event
 from .queueing import CHANNEL, content_for
@@ -53,7 +53,7 @@ def deliver(messages: list[IncomingMessage]) -> None:
 
 
 def _content(email: Email) -> dict[str, Any]:
-    return content_for(email.pk, email.call)
+    return content_for(email.pk, email.dispatch)
 
 
 def _priority(email: Email) -> int:
@@ -63,7 +63,7 @@ def _priority(email: Email) -> int:
 def _records(before: datetime, status: Status) -> QuerySet[Email]:
     """Without their contents. By the id, as what was queued just now may be much, and is not read then."""
     found = Email.objects.using(router.db_for_write(Email)).filter(status=status, pk__lt=first_id(before))
-    return found.only("id", "call", "priority")
+    return found.only("id", "dispatch", "priority")
 
 
 @reconcile(CHANNEL, content=_content, priority=_priority)
@@ -93,7 +93,7 @@ def tell_outages(**kwargs: Any) -> None:
 @receiver(message_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
 def hold_what_was_buried(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
     for email in _waiting([id_of(message.content)]):
-        if email.call <= call_of(message.content):
+        if email.dispatch <= dispatch_of(message.content):
             _hold(email, error)
 
 
@@ -107,7 +107,7 @@ def hold_what_is_dead() -> None:
         for dead in page:
             content, id = dead.message.content, dead.message.id
             email = waiting.get(id_of(content))
-            if email is None or email.call > call_of(content):
+            if email is None or email.dispatch > dispatch_of(content):
                 continue
             # Once more, after the record was read: somebody may have sent the message again.
             if layer.get_dead(CHANNEL, id) and not layer.get(CHANNEL, id):
@@ -118,11 +118,11 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
     found = Email.objects.using(router.db_for_write(Email)).filter(
         pk__in=[id for id in ids if id is not None], status__in=(Status.QUEUED, Status.SENDING)
     )
-    return found.only("id", "call", "turn", "events")
+    return found.only("id", "dispatch", "version", "events")
 
 
 def _hold(email: Email, error: str) -> None:
     add_event(email, now := timezone.now(), "held: its message was buried", why=error[-LONGEST_ERROR:])
-    Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, turn=email.turn).update(
-        status=Status.HELD, turn=email.turn + 1, events=email.events, changed_at=now, next_try_at=None
+    Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, version=email.version).update(
+        status=Status.HELD, version=email.version + 1, events=email.events, changed_at=now, next_try_at=None
     )

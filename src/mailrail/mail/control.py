@@ -158,14 +158,14 @@ def _change(
 
 
 def _save(email: Email, copied: Email | None, changed: Changed, using: str, send: bool) -> None:
-    """SQLite has no row locks: there, the turn decides whether somebody was quicker."""
-    turn, email.turn = email.turn, email.turn + 1
+    """SQLite has no row locks: there, the version decides whether somebody was quicker."""
+    version, email.version = email.version, email.version + 1
     if send and copied is None:
-        email.call += (
+        email.dispatch += (
             1  # the message it had may be claimed by a worker that saw it held, and end after this one's send
         )
     values = {name: getattr(email, name) for name in _CHANGED}
-    if not Email.objects.using(using).filter(pk=email.pk, turn=turn).update(**values):
+    if not Email.objects.using(using).filter(pk=email.pk, version=version).update(**values):
         changed.refused[email.pk] = _QUICKER
         return
     changed.done.append(email.pk)
@@ -174,7 +174,7 @@ def _save(email: Email, copied: Email | None, changed: Changed, using: str, send
         changed.copies[email.pk] = copied.pk
     if send:
         to_send = copied or email
-        announce([to_send.pk], using, to_send.priority, to_send.send_at, to_send.call)
+        announce([to_send.pk], using, to_send.priority, to_send.send_at, to_send.dispatch)
 
 
 def _store_copy(email: Email, copied: Email, using: str) -> None:
@@ -193,8 +193,8 @@ _CHANGED = (
     "recipients",
     "events",
     "attempts",
-    "turn",
-    "call",
+    "version",
+    "dispatch",
     "send_at",
     "expires_at",
     "next_try_at",
@@ -277,7 +277,7 @@ def _copy(email: Email) -> Email:
     now = timezone.now()
     copied = copy.copy(email)
     copied._state = copy.copy(email._state)
-    copied.pk, copied.key, copied.digest, copied.turn, copied.call = uuid7(), None, "", 0, 0
+    copied.pk, copied.key, copied.digest, copied.version, copied.dispatch = uuid7(), None, "", 0, 0
     copied.created_at = copied.date = now
     copied.sent_at = None
     copied.recipients = [

@@ -46,7 +46,7 @@ from .suppressions import listed
 logger = logger_of("mailrail.mail")
 
 NOTHING_TO_DO = {*map(Status, FINAL), Status.HELD}
-"""Final, or held: releasing it sends a message of its own, whose number (``Email.call``) voids those before it."""
+"""Final, or held: releasing it sends a message of its own, whose number (``Email.dispatch``) voids those before it."""
 TAKEN = {Status.SENT, Status.PARTIAL}
 """The server has accepted it, for some recipients at least."""
 PER_CONNECTION = 5
@@ -102,7 +102,7 @@ class Delivery:
         finally:
             self._finish_final()
             for message in self._all:  # returning would finish them
-                _release(message, SHORTLY, "it was not its turn")
+                _release(message, SHORTLY, "it could not leave yet")
 
     def _deduplicate(self) -> None:
         for message in self._all:
@@ -113,7 +113,7 @@ class Delivery:
                 continue
             twin = self._messages.setdefault(id, message)
             if twin is not message:  # the later one's record is committed, and makes the other one void
-                older, self._messages[id] = sorted((twin, message), key=lambda it: call_of(it.content))
+                older, self._messages[id] = sorted((twin, message), key=lambda it: dispatch_of(it.content))
                 _finish(older)
 
     def _run_or_part(self, ids: Sequence[UUID]) -> None:
@@ -184,7 +184,10 @@ class Delivery:
         now = timezone.now()
         sound, results, ready = [], [], []
         for email in emails:
-            if email.status in NOTHING_TO_DO or call_of(self._messages[email.pk].content) < email.call:
+            if (
+                email.status in NOTHING_TO_DO
+                or dispatch_of(self._messages[email.pk].content) < email.dispatch
+            ):
                 _finish(self._messages[email.pk])
             elif defect := defect_of(email):
                 results.append(outcomes.fail_unsound(email, now, defect))
@@ -567,9 +570,9 @@ def _say(message: IncomingMessage, what: Callable[[], None]) -> None:
             pass  # in that very moment
 
 
-def call_of(content: Mapping[str, object]) -> int:
-    call = content.get("call", 0)
-    return call if isinstance(call, int) else 0
+def dispatch_of(content: Mapping[str, object]) -> int:
+    dispatch = content.get("dispatch", 0)
+    return dispatch if isinstance(dispatch, int) else 0
 
 
 def id_of(content: Mapping[str, object]) -> UUID | None:

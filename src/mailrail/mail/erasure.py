@@ -40,8 +40,8 @@ AT_ONCE = 50
 """Records that are in memory together."""
 ERASED = "[erased]"
 _IN_JSON = ("recipients", "content", "events", "tags")
-_IN_TEXT = ("sender", "subject", "message_id", "key", "about")
-_LABELS = ("tags", "message_id", "key", "about")
+_IN_TEXT = ("sender", "subject", "message_id", "key", "related_object")
+_LABELS = ("tags", "message_id", "key", "related_object")
 _LISTS = ("to", "cc", "bcc", "reply_to")
 _CHANGED = (
     "status",
@@ -53,8 +53,8 @@ _CHANGED = (
     "events",
     "tags",
     "key",
-    "about",
-    "turn",
+    "related_object",
+    "version",
     "changed_at",
 )
 
@@ -205,7 +205,7 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
         erased.emptied += 1
     elif _mentions(email, address):
         erased.left.append(id)
-    email.turn += 1
+    email.version += 1
     Email.objects.using(using).filter(pk=id).update(**{name: getattr(email, name) for name in _CHANGED})
     return digests
 
@@ -231,7 +231,7 @@ def _scrub(email: Email, address: str) -> None:
     email.subject = ""
     for name in ("sender", "recipients", "events"):
         setattr(email, name, _without(getattr(email, name), _in_text(address)))
-    for name in ("message_id", "about", "tags"):
+    for name in ("message_id", "related_object", "tags"):
         setattr(email, name, _without(getattr(email, name), label))
     if _is_in(email.key, label):
         email.key = None

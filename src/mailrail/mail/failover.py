@@ -1,8 +1,8 @@
 """Who stands in for a mailer that is out, and which emails may go that way.
 
 An email that may have been sent stays with the mailer that may have sent it. So the record names another mailer
-(``Email.via``) before the email leaves by it. That change raises the number of the record's version like any other. A
-worker that has read the record before cannot send it any more.
+(``Email.sent_via``) before the email leaves by it. That change raises the record's version like any other. A worker
+that has read the record before cannot send it any more.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .outcomes import is_ambiguous
 from .policies import policy_of
 
 _MOVE = """
-UPDATE mailrail_mail_email AS e SET via = %s, turn = m.turn + 1
-FROM unnest(%s::uuid[], %s::int[]) AS m (id, turn)
-WHERE e.id = m.id AND e.turn = m.turn AND e.status IN ('queued', 'sending')
+UPDATE mailrail_mail_email AS e SET sent_via = %s, version = m.version + 1
+FROM unnest(%s::uuid[], %s::int[]) AS m (id, version)
+WHERE e.id = m.id AND e.version = m.version AND e.status IN ('queued', 'sending')
 RETURNING e.id
 """
 
 
 def last_mailer(email: Email) -> str:
     """The one that had it last."""
-    return alias_of(email.via) if email.via else email.mailer
+    return alias_of(email.sent_via) if email.sent_via else email.mailer
 
 
 def mailer_of(email: Email) -> str:
@@ -56,7 +56,7 @@ def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
         moved = _write(its, via, using)
         for email in its:
             if email.pk in moved:
-                email.via, email.turn = via, email.turn + 1
+                email.sent_via, email.version = via, email.version + 1
             else:
                 changed.append(email)
     return changed
@@ -65,12 +65,12 @@ def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
 def _write(emails: Sequence[Email], via: str, using: str) -> set[object]:
     if connections[using].vendor == "postgresql":
         with connections[using].cursor() as cursor:
-            cursor.execute(_MOVE, [via, [email.pk for email in emails], [email.turn for email in emails]])
+            cursor.execute(_MOVE, [via, [email.pk for email in emails], [email.version for email in emails]])
             return {id for (id,) in cursor.fetchall()}
     rows = Email.objects.using(using).filter(status__in=("queued", "sending"))
     with transaction.atomic(using):
         return {
             email.pk
             for email in emails
-            if rows.filter(pk=email.pk, turn=email.turn).update(via=via, turn=email.turn + 1)
+            if rows.filter(pk=email.pk, version=email.version).update(sent_via=via, version=email.version + 1)
         }

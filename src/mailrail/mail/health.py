@@ -16,7 +16,7 @@ from mailrail.moments import from_now, seconds_between
 
 from .circuit import OUTAGE
 from .mailers import alias_of
-from .models import Email, MailerPace, MailerState, Status
+from .models import Email, MailerState, MailerThrottle, Status
 from .outcomes import domain_of
 from .overview import COUNTED, due_at
 from .policies import policy_of
@@ -31,7 +31,7 @@ BETWEEN_TURNS = 60.0
 class _Queued(NamedTuple):
     id: UUID
     mailer: str
-    via: str
+    sent_via: str
     send_at: datetime | None
     next_try_at: datetime | None
     created_at: datetime
@@ -40,7 +40,7 @@ class _Queued(NamedTuple):
     @property
     def mailers(self) -> set[str]:
         """Its own, and the one that stands in for it."""
-        return {self.mailer, alias_of(self.via) if self.via else self.mailer}
+        return {self.mailer, alias_of(self.sent_via) if self.sent_via else self.mailer}
 
     @property
     def due_at(self) -> datetime:
@@ -100,8 +100,8 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
 def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
     """Return the mailers and recipient domains ("": all) whose rates email waits for."""
     now, found = time.time(), set()
-    for pace in MailerPace.objects.using(using).exclude(lines={}):
-        ends = [end for line in pace.lines.values() for end in line.values()]
+    for pace in MailerThrottle.objects.using(using).exclude(reservations={}):
+        ends = [end for line in pace.reservations.values() for end in line.values()]
         if max(ends, default=0.0) > now - BETWEEN_TURNS:
             found.add((pace.mailer, pace.domain))
     for mailer in {mailer for row in rows for mailer in row.mailers}:

@@ -78,7 +78,7 @@ class Email(models.Model):
         db_default="",
         help_text=_("Alias of the mailer that delivers it."),
     )
-    via = models.CharField(
+    sent_via = models.CharField(
         pgettext_lazy("email", "via"),
         max_length=100,
         db_default="",
@@ -115,10 +115,10 @@ class Email(models.Model):
         help_text=_("Since its last attempt has failed: when the next one is due."),
     )
     attempts = models.IntegerField(pgettext_lazy("email", "attempts"), db_default=0, default=0)
-    turn = models.IntegerField(db_default=0, default=0, editable=False)
-    """Raised by every change of how it stands. Whoever changes it names the turn that was read: of two, one wins."""
-    call = models.IntegerField(db_default=0, default=0, editable=False)
-    """Which of its messages may send it: each release and each resend has a message of its own, and ends the older."""
+    version = models.IntegerField(db_default=0, default=0, editable=False)
+    """Raised by every change of its status (an optimistic lock): of two who change the same version, one wins."""
+    dispatch = models.IntegerField(db_default=0, default=0, editable=False)
+    """The number of the message that may deliver it: each unhold and each resend has a new one, and voids the older."""
     events = models.JSONField(pgettext_lazy("email", "events"), default=list, db_default=[])
 
     key = models.CharField(  # noqa: DJ001 - NULL: has none
@@ -135,7 +135,7 @@ class Email(models.Model):
         help_text=_("Of what the key stands for."),
     )
     tags = models.JSONField(pgettext_lazy("email", "tags"), default=list, db_default=[])
-    about = models.CharField(
+    related_object = models.CharField(
         pgettext_lazy("email", "about"), max_length=255, db_default="", help_text="app_label.model:pk"
     )
 
@@ -165,7 +165,11 @@ class Email(models.Model):
         )
         indexes = (
             models.Index(fields=["namespace", "status", "-id"], name="mailrail_mail_status"),
-            models.Index(fields=["about"], name="mailrail_mail_about", condition=~models.Q(about="")),
+            models.Index(
+                fields=["related_object"],
+                name="mailrail_mail_related",
+                condition=~models.Q(related_object=""),
+            ),
             # Reconciliation: the oldest first, however many others there are. PostgreSQL does not know that the queued
             # emails are the newest. With the index above, it may read the table in the order of ids instead.
             models.Index(
@@ -376,11 +380,11 @@ class MailerLogin(models.Model):
         return str(self.mailer)
 
 
-class MailerPace(models.Model):
+class MailerThrottle(models.Model):
     """How fast mail leaves by a mailer, to one domain or (empty) to all, where that is not simply as fast as it can.
 
-    ``share`` of ``pace``: emails a second, while the server asks for less; a share of 1 is no limit. ``lines``: up to
-    when turns are given away to emails that wait for a rate, ``{seconds of the rate: {priority: Unix time}}``.
+    ``share`` of ``pace``: emails a second, while the server asks for less; a share of 1 is no limit. ``reservations``:
+    up to when times are reserved for emails that wait for a rate, ``{seconds of the rate: {priority: Unix time}}``.
     """
 
     mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM)
@@ -395,21 +399,23 @@ class MailerPace(models.Model):
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
     since = MomentField(pgettext_lazy("email", "since"), null=True, db_default=None, default=None)
     changed_at = MomentField(pgettext_lazy("email", "changed"), default=timezone.now)
-    lines = models.JSONField(default=dict, db_default={}, editable=False)
-    turn = models.IntegerField(db_default=0, default=0, editable=False)
+    reservations = models.JSONField(default=dict, db_default={}, editable=False)
+    version = models.IntegerField(db_default=0, default=0, editable=False)
 
-    objects: ClassVar[models.Manager[MailerPace]] = OwnNames("mailer")
+    objects: ClassVar[models.Manager[MailerThrottle]] = OwnNames("mailer")
 
     class Meta:
-        verbose_name = _("pace of a mailer")
-        verbose_name_plural = _("paces of mailers")
-        constraints = (models.UniqueConstraint(fields=["mailer", "domain"], name="mailrail_mail_pace_once"),)
+        verbose_name = _("throttle of a mailer")
+        verbose_name_plural = _("throttles of mailers")
+        constraints = (
+            models.UniqueConstraint(fields=["mailer", "domain"], name="mailrail_mail_throttle_once"),
+        )
 
     def __str__(self) -> str:
         return f"{self.mailer} {self.domain}".strip()
 
 
-class MailerSlot(models.Model):
+class MailerConnection(models.Model):
     """One of the connections that a mailer may have at once; whoever holds it renews it, or it is free again."""
 
     mailer = OwnNameField(max_length=100 + ROOM)
@@ -417,10 +423,12 @@ class MailerSlot(models.Model):
     holder = models.CharField(max_length=64, db_default="", default="")
     until = MomentField(default=timezone.now)
 
-    objects: ClassVar[models.Manager[MailerSlot]] = OwnNames("mailer")
+    objects: ClassVar[models.Manager[MailerConnection]] = OwnNames("mailer")
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["mailer", "number"], name="mailrail_mail_slot_once"),)
+        constraints = (
+            models.UniqueConstraint(fields=["mailer", "number"], name="mailrail_mail_connection_once"),
+        )
         indexes = (models.Index(fields=["holder"], name="mailrail_mail_holder"),)
 
     def __str__(self) -> str:

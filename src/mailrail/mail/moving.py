@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from .mailers import alias_of, check_delivering, delivering
-from .models import Email, MailerPace, MailerState, RefusedSender, Status
+from .models import Email, MailerState, MailerThrottle, RefusedSender, Status
 from .outcomes import add_event, is_ambiguous
 from .overview import waiting
 from .queueing import announce
@@ -68,7 +68,7 @@ def move(old: str, new: str, using: str | None = None, *, ambiguous: bool = Fals
 def _pages(old: str, using: str) -> Iterator[list[UUID]]:
     """Yield the ids of emails that belong to the mailer, or went by it last."""
     for status in MOVABLE:
-        its = Email.objects.using(using).filter(Q(mailer=old) | Q(via=old or "default"), status=status)
+        its = Email.objects.using(using).filter(Q(mailer=old) | Q(sent_via=old or "default"), status=status)
         last = UUID(int=0)
         while page := list(its.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]):
             last = page[-1]
@@ -92,14 +92,20 @@ def _move_page(ids: list[UUID], new: str, using: str, ambiguous: bool) -> Moved:
 def _give(email: Email, new: str, using: str) -> bool:
     """A queued email gets a message of its own, as the one it has waits for the other mailer."""
     is_queued = email.status == Status.QUEUED
-    turn, call = email.turn, email.call + is_queued
+    version, dispatch = email.version, email.dispatch + is_queued
     add_event(email, now := timezone.now(), MOVED, mailer=new or "default")
-    row = Email.objects.using(using).filter(pk=email.pk, turn=turn)
-    changes = {"turn": turn + 1, "call": call, "events": email.events, "changed_at": now, "next_try_at": None}
-    if not row.update(mailer=new, via="", **changes):
+    row = Email.objects.using(using).filter(pk=email.pk, version=version)
+    changes = {
+        "version": version + 1,
+        "dispatch": dispatch,
+        "events": email.events,
+        "changed_at": now,
+        "next_try_at": None,
+    }
+    if not row.update(mailer=new, sent_via="", **changes):
         return False
     if is_queued:
-        announce([email.pk], using, email.priority, email.send_at, call)
+        announce([email.pk], using, email.priority, email.send_at, dispatch)
     return True
 
 
@@ -110,5 +116,5 @@ def _nothing_waits(old: str, using: str) -> str:
 
 def _forget(mailer: str, using: str) -> None:
     """A mailer that is gone, and has no mail left, is neither out nor slow."""
-    for model in (MailerState, MailerPace, RefusedSender):
+    for model in (MailerState, MailerThrottle, RefusedSender):
         model.objects.using(using).filter(mailer=mailer).delete()

@@ -30,21 +30,21 @@ _STORE = """
 WITH saved AS (
     UPDATE mailrail_mail_email AS e SET
         status = r.status, recipients = r.recipients, attempts = r.attempts, events = r.events,
-        changed_at = r.changed_at, sent_at = r.sent_at, next_try_at = r.next_try_at, turn = r.turn + 1
+        changed_at = r.changed_at, sent_at = r.sent_at, next_try_at = r.next_try_at, version = r.version + 1
     FROM (
         SELECT * FROM jsonb_to_recordset(%(results)s::jsonb) AS r (
-            id uuid, turn int, status text, recipients jsonb, attempts int, events jsonb, changed_at timestamptz,
+            id uuid, version int, status text, recipients jsonb, attempts int, events jsonb, changed_at timestamptz,
             sent_at timestamptz, next_try_at timestamptz)
         LIMIT %(many_results)s
     ) AS r
-    WHERE e.id = r.id AND e.turn = r.turn
+    WHERE e.id = r.id AND e.version = r.version
     RETURNING e.id
 ), claimed AS (
-    UPDATE mailrail_mail_email AS e SET status = 'sending', turn = i.turn + 1, changed_at = %(now)s
+    UPDATE mailrail_mail_email AS e SET status = 'sending', version = i.version + 1, changed_at = %(now)s
     FROM (
-        SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i (id uuid, turn int) LIMIT %(many_intents)s
+        SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i (id uuid, version int) LIMIT %(many_intents)s
     ) AS i
-    WHERE e.id = i.id AND e.turn = i.turn AND e.status IN ('queued', 'sending')
+    WHERE e.id = i.id AND e.version = i.version AND e.status IN ('queued', 'sending')
     RETURNING e.id
 )
 SELECT id, true FROM saved UNION ALL SELECT id, false FROM claimed
@@ -70,10 +70,10 @@ def store_outcomes(results: Sequence[Result], intents: Collection[Email], using:
     else:
         stored = _store_together(emails, intents, using)
     for email in emails:
-        email.turn += email.id in stored.saved
+        email.version += email.id in stored.saved
     for email in intents:
         if email.id in stored.claimed:
-            email.turn += 1
+            email.version += 1
             email.status = Status.SENDING
     return stored
 
@@ -82,7 +82,7 @@ def _store_together(emails: Sequence[Email], intents: Collection[Email], using: 
     values: dict[str, Any] = {
         "results": json.dumps([_row(email) for email in emails]),
         "many_results": len(emails),
-        "intents": json.dumps([{"id": email.id.hex, "turn": email.turn} for email in intents]),
+        "intents": json.dumps([{"id": email.id.hex, "version": email.version} for email in intents]),
         "many_intents": len(intents),
         "now": aware(timezone.now()),
     }
@@ -96,7 +96,7 @@ def _row(email: Email) -> dict[str, Any]:
     """Times with all their digits: Django's encoder cuts them to milliseconds. A column left out becomes NULL."""
     row = {
         "id": email.id.hex,
-        "turn": email.turn,
+        "version": email.version,
         "status": email.status,
         "recipients": email.recipients,
         "attempts": email.attempts,
@@ -117,22 +117,24 @@ def _store_one_by_one(
         saved = {
             email.pk
             for email in emails
-            if _at_its_turn(email, using).update(
-                **{name: getattr(email, name) for name in WRITTEN}, turn=email.turn + 1
+            if _unchanged(email, using).update(
+                **{name: getattr(email, name) for name in WRITTEN}, version=email.version + 1
             )
         }
         _suppress(results, saved, using)
         claimed = {
             email.pk
             for email in intents
-            if _at_its_turn(email, using).filter(status__in=UNDER_WAY).update(**change, turn=email.turn + 1)
+            if _unchanged(email, using)
+            .filter(status__in=UNDER_WAY)
+            .update(**change, version=email.version + 1)
         }
     return Stored(saved, claimed)
 
 
-def _at_its_turn(email: Email, using: str) -> Any:
+def _unchanged(email: Email, using: str) -> Any:
     # By id, so whose it is need not be asked: that would cost a condition for each email.
-    return Email._base_manager.using(using).filter(pk=email.pk, turn=email.turn)
+    return Email._base_manager.using(using).filter(pk=email.pk, version=email.version)
 
 
 def _suppress(results: Sequence[Result], saved: set[UUID], using: str) -> None:

@@ -159,7 +159,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
             "id": new_id(),
             "status": Status.QUEUED,
             "mailer": options.mailer,
-            "via": "",
+            "sent_via": "",
             "sender": sender,
             "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
             "sensitive": decide(message),
@@ -173,13 +173,13 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
             "expires_at": options.expires_at,
             "next_try_at": None,
             "attempts": 0,
-            "turn": 0,
-            "call": 0,
+            "version": 0,
+            "dispatch": 0,
             "events": [],
             "key": None,
             "digest": "",
             "tags": list(options.tags),
-            "about": options.about,
+            "related_object": options.about,
             "created_at": now,
             "changed_at": now,
             "sent_at": None,
@@ -256,7 +256,7 @@ def _store_one(email: Email, using: str, options: Options) -> None:
     """The record and its message in one round trip, where they can be: this is what somebody waits for."""
     Channel(CHANNEL)._send_with(
         insert_with_message(email),
-        content_for(email.pk, email.call),
+        content_for(email.pk, email.dispatch),
         at=options.send_at,
         priority=options.priority,
         unique=True,
@@ -298,7 +298,7 @@ def _store_missing(
             emails, files = zip(*missing, strict=True)
             _store(emails, files, options)
         again = [known[email.key] for email, _ in made if email.key in known]
-        announce([it.pk for it in again if it.status == Status.QUEUED and it.turn == 0], using)
+        announce([it.pk for it in again if it.status == Status.QUEUED and it.version == 0], using)
     return numbers
 
 
@@ -320,7 +320,7 @@ def _numbered(
         for digest, many in count.items()
     }
     keys = [key for its in possible.values() for key in its]
-    rows = Email.objects.using(using).filter(key__in=keys).only("key", "status", "turn")
+    rows = Email.objects.using(using).filter(key__in=keys).only("key", "status", "version")
     known: dict[str | None, Email] = {row.key: row for row in rows}
     given: dict[str, Iterator[int]] = {}
     for digest, its in possible.items():
@@ -362,16 +362,16 @@ def announce(
     using: str,
     priority: int = 0,
     send_at: datetime | None = None,
-    call: int = 0,
+    dispatch: int = 0,
 ) -> None:
     """Tell the workers of these records, when the transaction of ``using`` commits.
 
     It may be told again: while the first message is there, that changes nothing.
     """
-    contents = [content_for(id, call) for id in ids]
+    contents = [content_for(id, dispatch) for id in ids]
     Channel(CHANNEL).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
 
 
-def content_for(id: UUID, call: int) -> dict[str, Any]:
+def content_for(id: UUID, dispatch: int) -> dict[str, Any]:
     """The content of a record's message."""
-    return {"id": str(id), "call": call} if call else {"id": str(id)}
+    return {"id": str(id), "dispatch": dispatch} if dispatch else {"id": str(id)}

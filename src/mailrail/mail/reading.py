@@ -16,7 +16,17 @@ from mailrail.namespace import qualified
 from .models import Email, Suppression, email_of
 
 UNREAD = frozenset(
-    {"subject", "sensitive", "key", "digest", "tags", "about", "emptied_at", "next_try_at", "namespace"}
+    {
+        "subject",
+        "sensitive",
+        "key",
+        "digest",
+        "tags",
+        "related_object",
+        "emptied_at",
+        "next_try_at",
+        "namespace",
+    }
 )
 """Not asked for. Like any deferred field of Django's, they are fetched should somebody need them."""
 _read = json.JSONDecoder().raw_decode

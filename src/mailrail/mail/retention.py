@@ -88,7 +88,7 @@ def empty(ids: Collection[UUID], using: str) -> set[str]:
     """Remove the content of these emails, which the caller has locked. Returns the files they had."""
     digests = _unlink(ids, using)
     Email.objects.using(using).filter(pk__in=ids).update(
-        content=EMPTIED, emptied_at=timezone.now(), turn=models.F("turn") + 1
+        content=EMPTIED, emptied_at=timezone.now(), version=models.F("version") + 1
     )
     return digests
 

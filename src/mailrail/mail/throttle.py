@@ -21,7 +21,7 @@ from mailrail.log import logger_of
 from mailrail.moments import after, seconds_between
 
 from .log_recipients import masked
-from .models import MailerPace
+from .models import MailerThrottle
 
 logger = logger_of("mailrail.mail")
 
@@ -64,19 +64,19 @@ def slowed(mailer: str, using: str) -> Mapping[str, float]:
     read_at, found = _known.get((mailer, using), (float("-inf"), {}))
     if time.monotonic() - read_at < CACHE_S:
         return found
-    rows = MailerPace.objects.using(using).filter(mailer=mailer, share__lt=1)
+    rows = MailerThrottle.objects.using(using).filter(mailer=mailer, share__lt=1)
     found = {row.domain: pace_of(row) for row in rows if not _recovers(row, using)}
     _known[mailer, using] = time.monotonic(), found
     return found
 
 
-def pace_of(row: MailerPace) -> float:
+def pace_of(row: MailerThrottle) -> float:
     return max(SLOWEST, row.pace * row.share)
 
 
 def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) -> None:
     """Note that the server asks for less to this domain ("": in all). ``pace``: emails a second that were leaving."""
-    rows = MailerPace.objects.using(using)
+    rows = MailerThrottle.objects.using(using)
     row, _ = rows.get_or_create(mailer=mailer, domain=domain)
     now = timezone.now()
     if row.share < 1 and seconds_between(row.changed_at, now) < MIN_S_BETWEEN_HALVINGS:
@@ -93,7 +93,7 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
             logger.warning(told, mailer or "default", to(domain), pace_of(row), masked(reason))
 
 
-def _recovers(row: MailerPace, using: str) -> bool:
+def _recovers(row: MailerThrottle, using: str) -> bool:
     """Raise the share after some quiet, and return whether it is whole again."""
     periods = int(seconds_between(row.changed_at, timezone.now()) / RECOVERS_EVERY)
     if periods < 1:
@@ -104,7 +104,9 @@ def _recovers(row: MailerPace, using: str) -> bool:
         row.share, row.since = 1.0, None
     if _save(row, using, "share", "since", "changed_at") and row.share == 1:
         logger.warning("Mailer %r is as fast as before%s.", row.mailer or "default", to(row.domain))
-        MailerPace.objects.using(using).filter(pk=row.pk, turn=row.turn + 1, lines={}).delete()
+        MailerThrottle.objects.using(using).filter(
+            pk=row.pk, version=row.version + 1, reservations={}
+        ).delete()
     return row.share == 1
 
 
@@ -113,11 +115,11 @@ def to(domain: str) -> str:
     return f" for mail to {domain}" if domain else ""
 
 
-def _save(row: MailerPace, using: str, *names: str) -> bool:
+def _save(row: MailerThrottle, using: str, *names: str) -> bool:
     """Save these columns and return True, unless another process has changed the row since it was read."""
     values = {name: getattr(row, name) for name in names}
-    mine = MailerPace.objects.using(using).filter(pk=row.pk, turn=row.turn)
-    return bool(mine.update(**values, turn=F("turn") + 1))
+    mine = MailerThrottle.objects.using(using).filter(pk=row.pk, version=row.version)
+    return bool(mine.update(**values, version=F("version") + 1))
 
 
 # -- reservations -----------------------------------------------------------------------------------------------------
@@ -126,20 +128,20 @@ def _save(row: MailerPace, using: str, *names: str) -> bool:
 def reserve(mailer: str, domain: str, overflow: Overflow, using: str) -> list[float]:
     """Return the seconds until the reservation of each. Earlier ones come first, but for lower priorities."""
     for _ in range(MAX_TRIES):
-        row, _created = MailerPace.objects.using(using).get_or_create(mailer=mailer, domain=domain)
+        row, _created = MailerThrottle.objects.using(using).get_or_create(mailer=mailer, domain=domain)
         now = time.time()
-        lines = _future(row.lines, now)
-        waits = _reserve_in(lines.setdefault(overflow.window, {}), overflow, now)
-        row.lines = lines
-        if _save(row, using, "lines"):
+        reservations = _future(row.reservations, now)
+        waits = _reserve_in(reservations.setdefault(overflow.window, {}), overflow, now)
+        row.reservations = reservations
+        if _save(row, using, "reservations"):
             return waits
     return [overflow.first + overflow.spacing * n for n in range(len(overflow.priorities))]
 
 
-def _future(lines: Mapping[str, Mapping[str, float]], now: float) -> dict[str, dict[str, float]]:
+def _future(reservations: Mapping[str, Mapping[str, float]], now: float) -> dict[str, dict[str, float]]:
     return {
         window: {priority: end for priority, end in line.items() if end > now}
-        for window, line in lines.items()
+        for window, line in reservations.items()
         if any(end > now for end in line.values())
     }
 
@@ -148,22 +150,22 @@ def _reserve_in(line: dict[str, float], overflow: Overflow, now: float) -> list[
     waits = []
     for priority in overflow.priorities:
         before = [end for other, end in line.items() if int(other) >= priority]
-        turn = max([now + overflow.first, *(end + overflow.spacing for end in before)])
-        if turn <= now + LONGEST_RESERVATION_S:
-            line[str(priority)] = turn
-        waits.append(min(_on_grid(turn, overflow.spacing) - now, LONGEST_RESERVATION_S))
+        reserved_at = max([now + overflow.first, *(end + overflow.spacing for end in before)])
+        if reserved_at <= now + LONGEST_RESERVATION_S:
+            line[str(priority)] = reserved_at
+        waits.append(min(_on_grid(reserved_at, overflow.spacing) - now, LONGEST_RESERVATION_S))
     return waits
 
 
-def _on_grid(turn: float, spacing: float) -> float:
+def _on_grid(reserved_at: float, spacing: float) -> float:
     """Move a reservation to the end of its fifth of a second, a little behind its token: neighbours form a batch."""
-    return turn + 0.01 if spacing > GRID_S else math.ceil(turn / GRID_S) * GRID_S
+    return reserved_at + 0.01 if spacing > GRID_S else math.ceil(reserved_at / GRID_S) * GRID_S
 
 
 def cancel_reservations(mailer: str, using: str) -> None:
     """Drop all reservations: the mailer stops or starts, so that its mail waits for something else."""
-    rows = MailerPace.objects.using(using).filter(mailer=mailer)
-    rows.exclude(lines={}).update(lines={}, turn=F("turn") + 1)
+    rows = MailerThrottle.objects.using(using).filter(mailer=mailer)
+    rows.exclude(reservations={}).update(reservations={}, version=F("version") + 1)
 
 
 # -- mail that waits for a mailer, not for a moment -------------------------------------------------------------------

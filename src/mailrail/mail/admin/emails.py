@@ -154,7 +154,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
         ),
         (
             pgettext_lazy("email", "Names"),
-            {"fields": (("id", "message_id", "key"), ("tags", "about"), ("priority", "size"))},
+            {"fields": (("id", "message_id", "key"), ("tags", "related_object"), ("priority", "size"))},
         ),
     )
     readonly_fields = ("id", "title", "stand", "next_try")

@@ -14,7 +14,7 @@ from mailrail.terminal import counted, single_line
 
 from ... import circuit, health, moving, throttle
 from ...mailers import alias_of, backend_of, delivering
-from ...models import Email, MailerPace, MailerState
+from ...models import Email, MailerState, MailerThrottle
 from ...policies import policy_of
 from ...refused_senders import allow_sender, refused_senders
 from ..checking import add_check, check, is_check
@@ -109,7 +109,7 @@ def _stopped(state: MailerState) -> str:
 
 def _working(mailer: str, using: str) -> str:
     throttle.slowed(mailer, using)  # credits what has passed since the last look
-    slow = MailerPace.objects.using(using).filter(mailer=mailer, share__lt=1).order_by("domain")
+    slow = MailerThrottle.objects.using(using).filter(mailer=mailer, share__lt=1).order_by("domain")
     said = [
         f"slowed down to {throttle.pace_of(row):.3g} emails a second{throttle.to(row.domain)}: {row.reason}"
         for row in slow
