@@ -174,7 +174,7 @@ def test_a_scheduled_email_that_was_held_and_released_leaves_once(
         project.configure(server.port)
         email = letter(send_at=3600)
         mail.hold(email)
-        mail.release(email)
+        mail.unhold(email)
         both = sorted(sent(CHANNEL), key=lambda message: message.content.get("dispatch", 0))
         assert len(both) == 2
         get_layer().shift(3601)
@@ -190,12 +190,16 @@ def test_a_scheduled_email_that_was_held_and_released_leaves_once(
         work()
         assert list(ids(server.mails).values()) == [1]
         assert Email.objects.get().status == Status.SENT
-        assert [event["what"] for event in Email.objects.get().events] == ["held", "released", "accepted"]
+        assert [event["what"] for event in Email.objects.get().events] == [
+            "held",
+            "taken off hold",
+            "accepted",
+        ]
     assert nothing_waits()
 
 
 @BOTH
-@pytest.mark.parametrize("again", [mail.release, mail.resend], ids=["release", "resend"])
+@pytest.mark.parametrize("again", [mail.unhold, mail.resend], ids=["unhold", "resend"])
 def test_what_is_released_before_its_old_message_is_settled_is_not_lost(
     project: Project, pools: None, again: Callable[[Email], mail.Changed]
 ) -> None:
@@ -203,7 +207,7 @@ def test_what_is_released_before_its_old_message_is_settled_is_not_lost(
     with ScriptedServer() as server:
         project.configure(server.port)
         email = letter()
-        (mail.hold if again is mail.release else mail.cancel)(email)
+        (mail.hold if again is mail.unhold else mail.cancel)(email)
         claimed = claim()
         message = IncomingMessage(claimed)
         Delivery([message]).run()
@@ -223,7 +227,7 @@ def test_of_two_messages_in_one_batch_the_later_one_counts(project: Project, poo
         emails = [letter() for _ in range(10)]
         for email in random.Random(seed).sample(emails, 5):
             mail.hold(email)
-            mail.release(email)
+            mail.unhold(email)
         claims = get_layer().claim("w", {CHANNEL: 100}, 60.0).claims
         assert len(claims) == 15
         random.Random(seed).shuffle(claims)
@@ -273,7 +277,7 @@ EMAILS = 300
 def meddle(emails: list[Email], chance: random.Random) -> None:
     """What people do, at random."""
     some = chance.sample(emails, 20)
-    what = chance.choice([mail.hold, mail.release, mail.release, mail.cancel, mail.resend])
+    what = chance.choice([mail.hold, mail.unhold, mail.unhold, mail.cancel, mail.resend])
     what(some[:2] if what in (mail.cancel, mail.resend) else some)
     if chance.random() < 0.1:  # what is paused comes again within a minute: a little of that is enough
         mail.pause(NAME)
@@ -298,7 +302,7 @@ def test_reconciliation_beside_everything_else_sends_nothing_twice(project: Proj
         def is_over() -> bool:
             nonlocal again
             again += reconcile()
-            mail.release(list(Email.objects.filter(status=Status.HELD)))
+            mail.unhold(list(Email.objects.filter(status=Status.HELD)))
             return not Email.objects.filter(status__in=(Status.QUEUED, Status.SENDING, Status.HELD)).exists()
 
         until(is_over, 120)

@@ -389,11 +389,11 @@ def test_who_may_not_view_sees_nothing(client: Client, name: str) -> None:
     assert client.get(reverse("admin:mailrail_mail_email_part", args=(email.pk, 0))).status_code == 403
 
 
-@pytest.mark.parametrize("decision", ["resend", "cancel", "hold", "release"])
+@pytest.mark.parametrize("decision", ["resend", "cancel", "hold", "unhold"])
 def test_each_decision_needs_its_permission_and_a_post(client: Client, decision: str) -> None:
     email = mail.queue(message())
     colleague(client, "view_email", *({"resend_email", "cancel_email", "hold_email"} - {f"{decision}_email"}))
-    if decision == "release":
+    if decision == "unhold":
         User.objects.get().user_permissions.remove(Permission.objects.get(codename="hold_email"))
     assert client.get(page(email, "decide")).status_code == 405
     assert client.post(page(email, "decide"), {"decision": decision}).status_code == 403
@@ -428,7 +428,7 @@ def test_buttons_decide_and_say_what_was_done(staff: Client) -> None:
     email = mail.queue(message("Dear Ann"))
     for decision, status in (
         ("hold", "held"),
-        ("release", "queued"),
+        ("unhold", "queued"),
         ("cancel", "cancelled"),
         ("resend", "queued"),
     ):
@@ -439,7 +439,7 @@ def test_buttons_decide_and_say_what_was_done(staff: Client) -> None:
     assert LogEntry.objects.count() == 4
     assert not LogEntry.objects.filter(object_repr__contains="Ann").exists()
     assert len(sent("mailrail.mail")) >= 2
-    response = staff.post(page(email, "decide"), {"decision": "release"}, follow=True)
+    response = staff.post(page(email, "decide"), {"decision": "unhold"}, follow=True)
     assert "Refused for 1 email: it waits to be sent already." in response.text
     assert staff.post(page(email, "decide"), {"decision": "burn"}).status_code == 404
 
@@ -450,7 +450,7 @@ def test_actions_decide_for_those_selected(staff: Client) -> None:
     chosen = [str(email.pk) for email in emails[:2]]
     response = staff.post(LIST, {"action": "hold", "_selected_action": chosen}, follow=True)
     assert (
-        "Hold: 1 email." in response.text and "Refused for 1 email: it is held: release it." in response.text
+        "Hold: 1 email." in response.text and "Refused for 1 email: it is held: unhold it." in response.text
     )
     assert [email.status for email in Email.objects.order_by("pk")] == ["held", "held", "queued"]
     response = staff.post(

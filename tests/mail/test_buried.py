@@ -12,7 +12,7 @@ from django.core import mail
 
 from mailrail import Channel
 from mailrail.layers import get_layer
-from mailrail.mail import queue, release
+from mailrail.mail import queue, unhold
 from mailrail.mail.consumers import LOSSES, hold_what_was_buried
 from mailrail.mail.models import Email, Status
 from mailrail.mail.queueing import CHANNEL, content_for
@@ -68,7 +68,7 @@ class TestReconciliationHolds:
         assert statuses() == ["held", "held"]
         email.refresh_from_db()
         assert email.events[-1]["what"] == "held: its message was buried" and email.events[-1]["why"]
-        assert release(email).done == [email.pk]
+        assert unhold(email).done == [email.pk]
         reconcile()  # the message that is dead is not the one that it has now
         assert statuses() == ["queued", "held"]
         lose(0)

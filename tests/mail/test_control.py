@@ -61,15 +61,15 @@ def test_one_that_is_being_sent_or_is_sent_cannot_be_cancelled(queueing: Queuein
         assert len(server.mails) == 1
 
 
-def test_a_held_email_waits_until_it_is_released(queueing: Queueing) -> None:
+def test_a_held_email_waits_until_it_is_unheld(queueing: Queueing) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
         email = mail.queue(message())
         assert mail.hold([email]).done == [email.pk]
         drain("mailrail.mail")
         assert (server.connections, status_of(email)) == (0, Status.HELD)
-        assert mail.release([email]).done == [email.pk]
-        assert mail.release([email]).refused == {email.pk: "it waits to be sent already"}
+        assert mail.unhold([email]).done == [email.pk]
+        assert mail.unhold([email]).refused == {email.pk: "it waits to be sent already"}
         drain("mailrail.mail")
         assert len(server.mails) == 1
     assert status_of(email) == Status.SENT
@@ -81,7 +81,7 @@ def test_what_was_held_for_longer_than_its_lifetime_is_tried_for_all_of_it(queue
         emails = mail.queue_many([message(), message()])
         mail.hold(emails)
         advance(4 * 86400)
-        assert len(mail.release(emails).done) == 2
+        assert len(mail.unhold(emails).done) == 2
         drain("mailrail.mail")
         assert sorted(Email.objects.values_list("status", flat=True)) == [Status.QUEUED, Status.SENT]
         advance(120)
@@ -115,12 +115,12 @@ def test_what_is_for_later_is_not_sent_now(queueing: Queueing) -> None:
     assert mail.send_now(email).refused == {email.pk: "its time has not come"}
 
 
-def test_a_release_does_not_hasten_what_is_for_later(queueing: Queueing) -> None:
+def test_unhold_does_not_hasten_what_is_for_later(queueing: Queueing) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
         email = mail.queue(message(), send_at=3600)
         mail.hold(email)
-        mail.release(email)
+        mail.unhold(email)
         drain("mailrail.mail")
         assert not server.mails
         advance(3600)
@@ -228,7 +228,7 @@ def test_the_async_twins(queueing: Queueing) -> None:
         await mail.aqueue_many([message()])
         return [
             await mail.ahold(email),
-            await mail.arelease(email),
+            await mail.aunhold(email),
             await mail.acancel(email),
             await mail.aresend(email),
         ]
@@ -418,7 +418,7 @@ def test_one_that_may_have_been_sent_does_not_expire_but_waits_for_a_person(ambi
     ambiguous.refresh_from_db()
     assert ambiguous.status == Status.HELD
     assert ambiguous.events[-1]["what"] == "held: it may have been sent"
-    assert mail.release(ambiguous).done == [ambiguous.pk]
+    assert mail.unhold(ambiguous).done == [ambiguous.pk]
     advance(60)
     drain("mailrail.mail")
     assert status_of(ambiguous) == Status.SENT

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from mailrail.layers import get_layer
-from mailrail.mail import delivery, queue, queue_many, release
+from mailrail.mail import delivery, queue, queue_many, unhold
 from mailrail.mail.consumers import LOSSES
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
@@ -237,6 +237,6 @@ def test_the_record_of_a_buried_message_is_held_for_a_person(queueing: Queueing)
         assert layer.dead("mailrail.mail") and server.connections == 0
         email.refresh_from_db()
         assert email.status == Status.HELD and "buried" in email.events[-1]["what"]
-        assert release(email).done == [email.pk]
+        assert unhold(email).done == [email.pk]
         drain("mailrail.mail")
         assert len(server.mails) == 1

@@ -66,17 +66,17 @@ def test_the_list_and_its_actions(staff: Client) -> None:
     said = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
     assert "暂缓：1 封邮件。" in said
     said = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
-    assert "1 封邮件未处理：已暂缓，请先放行。" in said
+    assert "1 封邮件未处理：已暂缓，请先取消暂缓。" in said
 
 
 def test_an_email_and_what_happened_to_it(staff: Client) -> None:
     email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["you@example.com"]))
     mail.hold(email)
-    mail.release(email)
+    mail.unhold(email)
     store_outcomes([fail(Email.objects.get(), timezone.now(), "nobody there", "out")], (), "default")
     url = reverse("admin:mailrail_mail_email_change", args=(email.pk,))
     said = read(staff.get(url))
-    for text in ("已暂缓", "已放行", "失败", "经过", "重新发送", "外部图片、脚本和链接均已禁用。"):
+    for text in ("已暂缓", "已取消暂缓", "失败", "经过", "重新发送", "外部图片、脚本和链接均已禁用。"):
         assert text in said
     decide = reverse("admin:mailrail_mail_email_decide", args=(email.pk,))
     said = staff.post(decide, {"decision": "cancel"}, follow=True).text

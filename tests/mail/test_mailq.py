@@ -161,13 +161,13 @@ def test_what_waits_for_its_next_attempt_is_not_due_and_is_grouped_by_reason(on:
     assert report("--mailer", "bulk")["deferrals"] == []
 
 
-def test_an_email_that_ends_or_is_let_go_waits_for_no_attempt(on: str) -> None:
-    cancelled, released, failed, resent = queue(4)
-    for email in (cancelled, released, failed, resent):
+def test_an_email_that_ends_or_is_unheld_waits_for_no_attempt(on: str) -> None:
+    cancelled, unheld, failed, resent = queue(4)
+    for email in (cancelled, unheld, failed, resent):
         deferred(email, on, "later")
     assert not Email.objects.filter(next_try_at=None).exists()
-    mail.hold([released])
-    mail.release(released)
+    mail.hold([unheld])
+    mail.unhold(unheld)
     mail.cancel([cancelled, resent])
     mail.resend(resent)
     store_outcomes([fail(failed, timezone.now(), "no", "out")], (), on)

@@ -62,7 +62,7 @@ def test_mail_of_a_removed_mailer_is_told_and_leaves_at_once_by_another(queueing
         assert statuses == {held.pk: Status.HELD, later[0].pk: Status.QUEUED}
         event = Email.objects.get(pk=held.pk).events[-1]
         assert (event["what"], event["mailer"]) == ("moved to another mailer", MAILER)
-        mail.release(held)
+        mail.unhold(held)
         advance(4000)
         work()
         work()

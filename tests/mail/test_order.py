@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage, send_mass_mail
 from django.utils import timezone
 
 from mailrail.layers import get_layer
-from mailrail.mail import hold, queue_many, release
+from mailrail.mail import hold, queue_many, unhold
 from mailrail.testing import advance
 
 from .conftest import messages, work
@@ -54,9 +54,9 @@ class TestOrder:
         advance(3601)
         assert left() == subjects(these)
 
-    def test_of_what_a_person_releases(self) -> None:
+    def test_of_what_a_person_unholds(self) -> None:
         these = messages(30)
         queued = queue_many(these)
         hold(queued)
-        release(queued)
+        unhold(queued)
         assert left() == subjects(these)

@@ -163,7 +163,7 @@ def test_a_sender_that_is_let_through_in_between_makes_it_no_row(
     assert not MailerState.objects.exists() and RefusedSender.objects.count() == 4
 
 
-def test_letting_a_sender_go_releases_what_was_held_for_it_and_nothing_else(
+def test_allowing_a_sender_unholds_what_was_held_for_it_and_nothing_else(
     refusing: Callable[..., ScriptedServer],
 ) -> None:
     refusing(BAD, "other@example.com")
@@ -192,18 +192,18 @@ def test_a_sender_that_is_let_go_too_early_is_held_again(refusing: Callable[...,
     assert statuses(BAD) == {Status.HELD} and RefusedSender.objects.count() == 1
 
 
-def test_one_email_that_a_person_releases_is_tried_and_finds_out(
+def test_one_email_that_a_person_unholds_is_tried_and_finds_out(
     refusing: Callable[..., ScriptedServer],
 ) -> None:
     server = refusing(BAD)
     first, _second = mails(BAD, 2)
     work()
     asked = server.count("MAIL")
-    mail.release(first)
+    mail.unhold(first)
     work()
     assert server.count("MAIL") == asked + 1 and statuses(BAD) == {Status.HELD}
     mended = refusing()
-    mail.release(first)
+    mail.unhold(first)
     work()
     assert len(mended.mails) == 1 and not RefusedSender.objects.exists()
     mails(BAD)
@@ -256,7 +256,7 @@ def test_commands_tell_and_let_go(refused: Email) -> None:
     assert "\x1b" not in text + told("mailers")
     [row] = json.loads(told("mailq", "--json"))["refused_senders"]
     assert (row["mailer"], row["sender"]) == (alias_of(MAILER), BAD)
-    assert told("mailers", "allow", MAILER, BAD) == f"1 held email released.\n{MAILER}: works\n"
+    assert told("mailers", "allow", MAILER, BAD) == f"1 held email taken off hold.\n{MAILER}: works\n"
     refused.refresh_from_db()
     assert refused.status == Status.QUEUED
 
@@ -265,7 +265,7 @@ MAILERS = "/admin/mailrail_mail/mailerstate/"
 
 
 def test_the_admin_tells_and_lets_go(refused: Email, admin_client: Client) -> None:
-    assert BAD in (text := admin_client.get(MAILERS).text) and NO in text and "Let go" in text
+    assert BAD in (text := admin_client.get(MAILERS).text) and NO in text and "Allow sender" in text
     row = RefusedSender.objects.get()
     response = admin_client.post(MAILERS + "allow/", {"id": row.pk}, follow=True)
     assert f"1 held email from {BAD} is sent now." in response.text
@@ -276,13 +276,13 @@ def test_the_admin_tells_and_lets_go(refused: Email, admin_client: Client) -> No
     assert admin_client.get(MAILERS + "allow/").status_code == 405
 
 
-def test_letting_go_needs_the_permission_to_release(refused: Email, client: Client) -> None:
+def test_letting_go_needs_the_permission_to_unhold(refused: Email, client: Client) -> None:
     user = User.objects.create_user("colleague", is_staff=True)
     user.user_permissions.set(
         Permission.objects.filter(codename__in=("view_mailerstate", "pause_mailerstate"))
     )
     client.force_login(user)
-    assert BAD in (text := client.get(MAILERS).text) and "Let go" not in text
+    assert BAD in (text := client.get(MAILERS).text) and "Allow sender" not in text
     assert client.post(MAILERS + "allow/", {"id": RefusedSender.objects.get().pk}).status_code == 403
     assert RefusedSender.objects.exists()
 

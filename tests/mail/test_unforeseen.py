@@ -135,7 +135,7 @@ def test_what_is_mended_leaves_then(server: ScriptedServer) -> None:
         queue()
         go_on()
     assert bad().status == Status.HELD
-    mail.release(bad())
+    mail.unhold(bad())
     work()
     assert bad().status == Status.SENT and len(server.mails) == 5
 

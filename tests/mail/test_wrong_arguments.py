@@ -33,7 +33,7 @@ def queues(queueing: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize(
-    "verb", [mail.cancel, mail.hold, mail.release, mail.resend], ids=lambda verb: verb.__name__
+    "verb", [mail.cancel, mail.hold, mail.unhold, mail.resend], ids=lambda verb: verb.__name__
 )
 def test_what_is_no_email_is_named(verb: Callable[[Any], Any], wrong: Any) -> None:
     with pytest.raises(TypeError, match=f"^{NO_EMAILS}"):

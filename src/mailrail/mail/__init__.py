@@ -19,14 +19,14 @@ if TYPE_CHECKING:
         Changed,
         acancel,
         ahold,
-        arelease,
         aresend,
         asend_now,
+        aunhold,
         cancel,
         hold,
-        release,
         resend,
         send_now,
+        unhold,
     )
     from .errors import CannotQueue, EmailTooLarge, KeyConflict
     from .models import Email, Status
@@ -46,25 +46,25 @@ __all__ = [
     "allow_sender",
     "aqueue",
     "aqueue_many",
-    "arelease",
     "aresend",
     "asend_now",
+    "aunhold",
     "cancel",
     "hold",
     "is_sensitive",
     "pause",
     "queue",
     "queue_many",
-    "release",
     "resend",
     "resume",
     "send_now",
+    "unhold",
 ]
 
 _HOMES = {
     "control": (
-        *("Changed", "acancel", "ahold", "arelease", "aresend", "asend_now"),
-        *("cancel", "hold", "release", "resend", "send_now"),
+        *("Changed", "acancel", "ahold", "aunhold", "aresend", "asend_now"),
+        *("cancel", "hold", "unhold", "resend", "send_now"),
     ),
     "errors": ("CannotQueue", "EmailTooLarge", "KeyConflict"),
     "models": ("Email", "Status"),

@@ -80,7 +80,7 @@ def sending(before: datetime) -> QuerySet[Email]:
     )
 
 
-# -- records whose message is dead: nobody will run it, so a person decides, and ``release`` sends another one -------
+# -- records whose message is dead: nobody will run it, so a person decides, and ``unhold`` sends another one -------
 
 
 @receiver(worker_maintenance, sender=CHANNEL, dispatch_uid="mailrail.mail.circuit")

@@ -1,4 +1,4 @@
-"""What people decide about queued emails: cancel, hold, release, resend. Of a person and a worker, one wins."""
+"""What people decide about queued emails: cancel, hold, unhold, resend. Of a person and a worker, one wins."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .outcomes import add_event, is_ambiguous
 from .queueing import announce
 
 CANCELLED_ANYWAY = "cancelled, though it may have been sent"
-RELEASED = "released"
+UNHELD = "taken off hold"
 SENT_AGAIN = "sent again"
-LET_GO = frozenset({RELEASED, SENT_AGAIN})
+SENT_ON_REQUEST = frozenset({UNHELD, SENT_AGAIN})
 """Events after which an email is sent on request: by a person in the admin, or by code."""
 
 Subjects: TypeAlias = Email | UUID | str | Iterable[Email | UUID | str]
@@ -37,7 +37,7 @@ _FOLLOW: dict[Any, str] = {
     Status.SENT: gettext_noop("it is sent"),
     Status.PARTIAL: gettext_noop("it is sent to some of its recipients"),
     Status.QUEUED: gettext_noop("it waits to be sent already"),
-    Status.HELD: gettext_noop("it is held: release it"),
+    Status.HELD: gettext_noop("it is held: unhold it"),
     Status.FAILED: gettext_noop("it has failed"),
     Status.CANCELLED: gettext_noop("it is cancelled"),
     Status.EXPIRED: gettext_noop("it has expired"),
@@ -73,13 +73,13 @@ def cancel(emails: Subjects, *, force: bool = False) -> Changed:
 
 
 def hold(emails: Subjects) -> Changed:
-    """Do not send these until they are released."""
+    """Do not send these until `unhold` is called for them."""
     return _change(emails, {Status.QUEUED}, lambda email: _set_status(email, Status.HELD, "held"))
 
 
-def release(emails: Subjects) -> Changed:
+def unhold(emails: Subjects) -> Changed:
     """Send what was held. It is tried for its whole lifetime, however long it was held."""
-    return _change(emails, {Status.HELD}, _let_go, send=True)
+    return _change(emails, {Status.HELD}, _unhold, send=True)
 
 
 def resend(emails: Subjects) -> Changed:
@@ -107,9 +107,9 @@ async def ahold(emails: Subjects) -> Changed:
     return await sync_to_async(hold)(emails)
 
 
-async def arelease(emails: Subjects) -> Changed:
-    """``release`` from async code."""
-    return await sync_to_async(release)(emails)
+async def aunhold(emails: Subjects) -> Changed:
+    """``unhold`` from async code."""
+    return await sync_to_async(unhold)(emails)
 
 
 async def aresend(emails: Subjects) -> Changed:
@@ -242,13 +242,13 @@ def _call_off(email: Email) -> None:
     _set_status(email, Status.CANCELLED, CANCELLED_ANYWAY if may_be_sent(email) else "cancelled")
 
 
-def _let_go(email: Email) -> None:
+def _unhold(email: Email) -> None:
     now = timezone.now()
     if email.expires_at is not None and seconds_between(email.expires_at, now) >= 0 and may_be_sent(email):
         email.expires_at = None  # it was held at that time: nobody knew whether it had been sent by then
     if email.send_at is None or seconds_between(email.send_at, now) > 0:
         email.send_at = now
-    _set_status(email, Status.QUEUED, RELEASED)
+    _set_status(email, Status.QUEUED, UNHELD)
 
 
 def _why_not_now(email: Email) -> str:

@@ -165,7 +165,7 @@ def fail_unsound(email: Email, now: datetime, why: str) -> Result:
 def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) -> Result:
     """An error in our own code, a backend's or the project's: again for some times, then a person decides.
 
-    Held and not failed: what raised is mended by a deploy, and ``release`` sends it then. One that was on its way by
+    Held and not failed: what raised is mended by a deploy, and ``unhold`` sends it then. One that was on its way by
     then may have been sent.
     """
     email.attempts += 1

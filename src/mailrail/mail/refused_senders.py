@@ -33,7 +33,7 @@ IN_A_ROW = 3
 KNOWN_FOR = 1.0
 """Seconds for which a process believes what it has read: no batch costs a look of its own."""
 AT_ONCE = 500
-"""Held emails that are released in one transaction."""
+"""Held emails that are taken off hold in one transaction."""
 
 _known: dict[tuple[str, str], tuple[float, list[RefusedSender]]] = {}
 
@@ -63,10 +63,10 @@ class RefusedSenders:
     def reason_to_hold(self, email: Email) -> str:
         """Return why this email is not even tried; nothing, if it is.
 
-        One that a person has let go since is tried: that is how a server's change of mind is found out.
+        One that was taken off hold since is tried: that is how a server's change of mind is found out.
         """
         row = self._rows.get(bare(email.sender)) if self._rows else None
-        return "" if row is None or _was_let_go(email, row.since) else row.reason
+        return "" if row is None or _was_sent_on_request(email, row.since) else row.reason
 
     def refuse(self, sender: str, reply: str) -> str:
         """Note that the server refuses the sender. Returns why the mailer is out; nothing, if it is not."""
@@ -113,17 +113,17 @@ class RefusedSenders:
             logger.error(told, row.mailer or "default", row.sender or "<>", row.reason)
 
 
-def _was_let_go(email: Email, since: datetime) -> bool:
+def _was_sent_on_request(email: Email, since: datetime) -> bool:
     """By a person, after the refusal that is known."""
     events = email.events if isinstance(email.events, list) else []
-    released = (event["at"] for event in events if event.get("what") in control.LET_GO)
+    unheld_at = (event["at"] for event in events if event.get("what") in control.SENT_ON_REQUEST)
     return any(
-        (at := parse_datetime(moment)) is not None and seconds_between(since, at) > 0 for moment in released
+        (at := parse_datetime(moment)) is not None and seconds_between(since, at) > 0 for moment in unheld_at
     )
 
 
 def allow_sender(mailer: str, sender: str, using: str | None = None) -> int:
-    """Let the mail of a sender go again that the mailer's server has refused. Returns how many emails were released.
+    """Unhold the mail of a sender that the mailer's server has refused. Return how many emails were taken off hold.
 
     ``sender``: an address, with or without a name. ``using``: alias of the database; by default the one that the emails
     are in. If the server refuses the sender again, the mail is held again.
@@ -131,7 +131,7 @@ def allow_sender(mailer: str, sender: str, using: str | None = None) -> int:
     mailer, sender, using = alias_of(mailer), bare(sender), using or router.db_for_write(Email)
     RefusedSender.objects.using(using).filter(mailer=mailer, sender=sender).delete()
     _known.pop((mailer, using), None)
-    return sum(len(control.release(ids).done) for ids in _held(mailer, sender, using))
+    return sum(len(control.unhold(ids).done) for ids in _held(mailer, sender, using))
 
 
 def _held(mailer: str, sender: str, using: str) -> Iterator[list[UUID]]:

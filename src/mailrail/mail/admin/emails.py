@@ -78,7 +78,7 @@ DECISIONS = {
         is_ambiguous=True,
     ),
     "hold": EmailAction(pgettext_lazy("email", "Hold"), control.hold, "hold_email", WAITING),
-    "release": EmailAction(pgettext_lazy("email", "Release"), control.release, "hold_email", ("held",)),
+    "unhold": EmailAction(pgettext_lazy("email", "Unhold"), control.unhold, "hold_email", ("held",)),
 }
 
 
@@ -145,7 +145,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     search_help_text = _(
         "The whole id, key or Message-ID; or a part of the subject or a recipient, which is looked for page by page."
     )
-    actions = ("send_now", "resend", "cancel", "cancel_anyway", "hold", "release")
+    actions = ("send_now", "resend", "cancel", "cancel_anyway", "hold", "unhold")
     fieldsets = (
         (None, {"fields": (("stand", "next_try", "mailer", "attempts"), ("title", "sender"))}),
         (
@@ -227,9 +227,9 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def hold(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
         self._decide(request, queryset.values_list("pk", flat=True), "hold")
 
-    @admin.action(description=_("Release selected emails"), permissions=("hold",))
-    def release(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
-        self._decide(request, queryset.values_list("pk", flat=True), "release")
+    @admin.action(description=_("Unhold selected emails"), permissions=("hold",))
+    def unhold(self, request: HttpRequest, queryset: QuerySet[Email]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "unhold")
 
     # -- one email ------------------------------------------------------------------------------------------------
 

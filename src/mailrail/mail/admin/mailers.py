@@ -25,7 +25,7 @@ LONGEST_REASON = 1000
 
 
 def _may_allow(request: HttpRequest) -> bool:
-    """As it releases email that is held."""
+    """As it takes email off hold."""
     return request.user.has_perm("mailrail_mail.hold_email")
 
 
@@ -98,7 +98,9 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         if row is None:
             raise Http404
         count = allow_sender(row.mailer, row.sender, router.db_for_write(MailerState))
-        self.log_change(request, MailerState(pk=row.mailer), f"{pgettext('email', 'Let go')}: {row.sender}")
+        self.log_change(
+            request, MailerState(pk=row.mailer), f"{pgettext('email', 'Allow sender')}: {row.sender}"
+        )
         said = ngettext(
             "%(count)s held email from %(sender)s is sent now.",
             "%(count)s held emails from %(sender)s are sent now.",

@@ -50,7 +50,7 @@ EVENTS: dict[str, Any] = {
         "what happened to an email", "held: its message was buried"
     ),
     "held": pgettext_lazy("what happened to an email", "held"),
-    "released": pgettext_lazy("what happened to an email", "released"),
+    "taken off hold": pgettext_lazy("what happened to an email", "taken off hold"),
     "cancelled, though it may have been sent": pgettext_lazy(
         "what happened to an email", "cancelled, though it may have been sent"
     ),

@@ -1,4 +1,4 @@
-"""``manage.py mailers``: how the mailers stand; pausing and resuming them; letting mail of a refused sender go."""
+"""``manage.py mailers``: how the mailers stand; pausing and resuming them; unholding mail of a refused sender."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..checking import add_check, check, is_check
 
 class Command(PipedCommand):
     help = (
-        "Show the state of the mailers; pause and resume them; release mail of a sender that a server has refused; "
+        "Show the state of the mailers; pause and resume them; unhold mail of a sender that a server has refused; "
         "move mail from one to another."
     )
 
@@ -34,9 +34,7 @@ class Command(PipedCommand):
         pause.add_argument("--reason", default="", help="Why it is paused, for others to read.")
         resume = verbs.add_parser("resume", help="End a pause or an outage, and send its mail at once.")
         resume.add_argument("mailer", help="Its alias.")
-        allow = verbs.add_parser(
-            "allow", help="Release the mail that is held because its sender was refused."
-        )
+        allow = verbs.add_parser("allow", help="Unhold the mail that is held because its sender was refused.")
         allow.add_argument("mailer", help="Its alias.")
         allow.add_argument("sender", help="The address; '' for the null sender.")
 
@@ -70,7 +68,9 @@ class Command(PipedCommand):
             if verb == "pause":
                 circuit.pause(mailer, using, reason)
             elif verb == "allow":
-                self.stdout.write(f"{counted(allow_sender(mailer, sender, using), 'held email')} released.")
+                self.stdout.write(
+                    f"{counted(allow_sender(mailer, sender, using), 'held email')} taken off hold."
+                )
             else:
                 circuit.resume(mailer, using)
         except InvalidSettings as error:
