@@ -85,12 +85,12 @@ def _look_for_unstorable(value: Any, where: str) -> None:
         if not value.isascii() and not value.isprintable() and _has_surrogate(value):
             raise CannotQueue(f"{where} has half of a surrogate pair, which is no character. Remove it.")
     elif isinstance(value, dict):
-        for key, each in value.items():
+        for key, item in value.items():
             _look_for_unstorable(key, where)
-            _look_for_unstorable(each, where)
+            _look_for_unstorable(item, where)
     elif isinstance(value, list | tuple):
-        for each in value:
-            _look_for_unstorable(each, where)
+        for item in value:
+            _look_for_unstorable(item, where)
 
 
 def check_message_id(message_id: str) -> None:

@@ -93,14 +93,14 @@ def _is_unset(value: Any) -> bool:
 
 
 def _log_left_out(kind: type, name: str, error: Exception) -> None:
-    said = f"{kind.__module__}.{kind.__qualname__}", name
-    if said in _logged or len(_logged) >= MOST_LOGGED:
+    attribute = f"{kind.__module__}.{kind.__qualname__}", name
+    if attribute in _logged or len(_logged) >= MOST_LOGGED:
         return
-    _logged.add(said)  # first: a log may be mailed
-    why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    _logged.add(attribute)  # first: a log may be mailed
+    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     logger.warning(
         "Emails of %s are queued without their attribute %r: %s If what delivers them needs it, give it as data and "
         "name it in mailrail_attributes of the class.",
-        *said,
-        why,
+        *attribute,
+        reason,
     )

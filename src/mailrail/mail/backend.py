@@ -75,11 +75,11 @@ class EmailBackend(BaseEmailBackend):
         self.deliver_with = UNNAMED if deliver_with is None else deliver_with
         mistakes = Mistakes(InvalidSettings, TypeError)
         if deliver_with is None and configured() is not None:
-            said = (
+            error_text = (
                 f"MAILERS[{kwargs.get('alias')!r}]['OPTIONS'] must say which mailer delivers: "
                 '{"deliver_with": "smtp"}, and MAILERS["smtp"] says how.'
             )
-            mistakes.add(InvalidSettings(said))
+            mistakes.add(InvalidSettings(error_text))
         with mistakes.noted():
             self._refuse({name: kwargs.get(name) for name in OF_A_SERVER})
         mistakes.raise_any(InvalidSettings if len(mistakes.errors) > 1 else None)

@@ -79,7 +79,7 @@ def check_mail(**kwargs: Any) -> list[CheckMessage]:
         known = configured()
         if known is not None:
             return [
-                *(found for alias in known for found in _check_mailer(alias, known)),
+                *(message for alias in known for message in _check_mailer(alias, known)),
                 *_check_unread(known),
             ]
         if is_ours(email_backend()):
@@ -97,7 +97,7 @@ def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: An
     if using not in (databases or ()):
         return []
     try:
-        found = unknown_mailers(using)
+        unknown = unknown_mailers(using)
     except (DatabaseError, InvalidSettings):
         return []  # before the first migration; or other checks tell
     return [
@@ -106,7 +106,7 @@ def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: An
             hint=f"Define it again, or let them leave by another: manage.py mailers move {alias or 'default'} NEW",
             id="mailrail.mail.W005",
         )
-        for alias, count in found.items()
+        for alias, count in unknown.items()
     ]
 
 
@@ -120,9 +120,9 @@ def check_policies(**kwargs: Any) -> list[CheckMessage]:
         return []  # mailrail.E001 tells
     policies, mistakes = read(raw)
     wrong = [
-        f"MAILRAIL['MAILERS'][{alias!r}] {said}"
+        f"MAILRAIL['MAILERS'][{alias!r}] {mistake}"
         for alias, policy in policies.items()
-        for said in _wrong_with(alias, policy)
+        for mistake in _wrong_with(alias, policy)
     ]
     return [Error(text, id="mailrail.mail.E004") for text in (*mistakes.texts, *wrong)]
 
@@ -174,11 +174,11 @@ def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
 @read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """Does this machine go by a name that servers elsewhere take? Its name server is asked: only with ``--deploy``."""
-    found: list[CheckMessage] = []
+    messages: list[CheckMessage] = []
     for check in (_check_ehlo, _check_message_ids):
         with suppress(Exception):  # whatever is wrong with a mailer: the other checks tell
-            found += list(check())
-    return found
+            messages += list(check())
+    return messages
 
 
 def _check_ehlo() -> Iterable[CheckMessage]:
@@ -213,8 +213,8 @@ def _wrong_with(alias: str, policy: MailerPolicy) -> Iterable[str]:
     for name in policy.failover:
         if alias_of(name) == alias_of(alias):
             yield f"['FAILOVER'] names the mailer itself, {name!r}."
-        elif (why := _cannot_deliver(name)) is not None:
-            yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {why}"
+        elif (reason := _cannot_deliver(name)) is not None:
+            yield f"['FAILOVER'] names {name!r}, by which nothing can leave. {reason}"
 
 
 def _wrong_with_mailer(alias: str, policy: MailerPolicy) -> Iterable[str]:
@@ -227,8 +227,8 @@ def _wrong_with_mailer(alias: str, policy: MailerPolicy) -> Iterable[str]:
         yield f"is about a mailer that queues. Say it of the one that delivers, {target!r}."
     elif _is_unread(alias):
         return
-    elif (why := _cannot_deliver(alias)) is not None:
-        yield f"is about no mailer that delivers. {why}"
+    elif (reason := _cannot_deliver(alias)) is not None:
+        yield f"is about no mailer that delivers. {reason}"
     elif policy.composes is False and is_smtp(backend_of(alias)[1]):
         yield "has COMPOSES, and SMTP carries bytes: leave it out."
     elif not is_by_our_client(backend_of(alias)[1]):
@@ -242,7 +242,7 @@ def _cannot_deliver(alias: str) -> str | None:
         where, path = backend_of(alias)
     except InvalidSettings as error:
         return None if _is_unread(alias) else str(error)
-    wrong = [found for found in _check_path(where, path) if isinstance(found, Error)]
+    wrong = [message for message in _check_path(where, path) if isinstance(message, Error)]
     return str(wrong[0].msg) if wrong else None
 
 
@@ -251,8 +251,8 @@ def _is_unread(alias: str) -> bool:
     if configured() is not None:
         return False
     if alias_of(alias) != UNNAMED:
-        said = settings.mailers.get(alias, {})
-        return not isinstance(said, Mapping) or ("BACKEND" in said and policy_of(alias).backend is None)
+        options = settings.mailers.get(alias, {})
+        return not isinstance(options, Mapping) or ("BACKEND" in options and policy_of(alias).backend is None)
     try:
         backend_of(alias)
     except InvalidSettings:
@@ -276,11 +276,11 @@ def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage
         )
     target = options.get("deliver_with")
     if not isinstance(target, str) or not isinstance(known.get(target), Mapping):
-        said = f"delivers with {target!r}, which is no mailer in MAILERS"
+        mistake = f"delivers with {target!r}, which is no mailer in MAILERS"
         if target is None:
-            said = "does not say which mailer delivers"
+            mistake = "does not say which mailer delivers"
         yield Error(
-            f"{where} {said}.",
+            f"{where} {mistake}.",
             hint='"OPTIONS": {"deliver_with": "smtp"}, and MAILERS["smtp"] says how.',
             id="mailrail.mail.E002",
         )
@@ -316,15 +316,17 @@ def _check_spelling(where: str, path: str) -> Iterable[CheckMessage]:
 def _check_unread(known: Mapping[str, Any] | None) -> Iterable[CheckMessage]:
     written = getattr(django_settings, "MAILERS", None)
     if known is None and isinstance(written, Mapping):
-        queueing = [alias for alias, it in written.items() if isinstance(it, Mapping) and _queues(it)]
+        queueing = [
+            alias for alias, options in written.items() if isinstance(options, Mapping) and _queues(options)
+        ]
         if queueing:
             yield Warning(
                 f"MAILERS[{queueing[0]!r}] queues email, but Django {django.__version__} does not read MAILERS.",
                 hint='Before Django 6.1, write EMAIL_BACKEND = "mailrail.mail.backend.EmailBackend", EMAIL_HOST = …',
                 id="mailrail.mail.W003",
             )
-    said = getattr(django_settings, "MAILRAIL", {})
-    if known is not None and isinstance(said, Mapping) and "DELIVER_WITH" in said:
+    configured = getattr(django_settings, "MAILRAIL", {})
+    if known is not None and isinstance(configured, Mapping) and "DELIVER_WITH" in configured:
         yield Warning(
             "MAILRAIL['DELIVER_WITH'] is not read in a project with MAILERS.",
             hint='Remove it: there, "OPTIONS": {"deliver_with": "smtp"} of the mailer that queues names the one that '
@@ -338,9 +340,9 @@ def _queues(mailer: Mapping[str, Any]) -> bool:
 
 
 def _check_delivering(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
-    found = list(_check_path(where, path))
-    yield from found
-    if not any(isinstance(each, Error) for each in found) and path not in FOR_DEVELOPMENT:
+    messages = list(_check_path(where, path))
+    yield from messages
+    if not any(isinstance(message, Error) for message in messages) and path not in FOR_DEVELOPMENT:
         yield from _check_options(alias, where, path)
 
 
@@ -363,7 +365,7 @@ def _errors_of_options(alias: str) -> Collection[str]:
     A backend may stop at its first mistake. So it is made again without the options that its error names, or with the
     one that it lacks, until it says nothing new.
     """
-    options, told = options_of(alias), dict[str, None]()
+    options, errors = options_of(alias), dict[str, None]()
     for _ in range(MOST_MISTAKES):
         try:
             server_of(make_backend(alias, options))
@@ -374,16 +376,16 @@ def _errors_of_options(alias: str) -> Collection[str]:
         fewer = {name: value for name, value in options.items() if name not in named}
         if fewer == options and "host" in named:
             fewer["host"] = "localhost"
-        told |= dict.fromkeys(texts)
+        errors |= dict.fromkeys(texts)
         if fewer == options:
             break
         options = fewer
-    return told
+    return errors
 
 
 def _check_path(where: str, path: str) -> Iterable[CheckMessage]:
     try:
-        found = import_watched(path)
+        backend = import_watched(path)
     except Exception as error:  # a module may raise anything
         yield Error(
             f"{where} is {path!r}, which cannot be imported: {error}",
@@ -391,7 +393,7 @@ def _check_path(where: str, path: str) -> Iterable[CheckMessage]:
             id="mailrail.mail.E003",
         )
         return
-    if not callable(getattr(found, "send_messages", None)) and isinstance(found, type):
+    if not callable(getattr(backend, "send_messages", None)) and isinstance(backend, type):
         yield Error(
             f"{where} is {path!r}, which is no email backend: it has no send_messages().",
             hint=f"Name a backend that delivers, such as {_SMTP!r}.",

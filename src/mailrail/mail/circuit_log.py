@@ -33,12 +33,12 @@ def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
     """Say that this process has found a mailer to be out, once for each reason: a mended mistake may show the next."""
     mailer = state.mailer
     with _lock:
-        told = _told.get(mailer)
-        if told is None or told.since < state.since:
-            told = _told[mailer] = _Told(state.since)
-        if reason in told.reasons:
+        logged = _told.get(mailer)
+        if logged is None or logged.since < state.since:
+            logged = _told[mailer] = _Told(state.since)
+        if reason in logged.reasons:
             return
-        told.reasons.add(reason)
+        logged.reasons.add(reason)
     meanwhile = _meanwhile(stands_in)
     logger.error(
         "Mailer %r cannot be used; its mail %s until it can: %s",
@@ -51,8 +51,8 @@ def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
 def seen(state: MailerState) -> None:
     """Say that a mailer is out, in the log of a process that has not found it out itself."""
     with _lock:
-        told = _told.get(state.mailer)
-        if told is not None and told.since >= state.since:
+        logged = _told.get(state.mailer)
+        if logged is not None and logged.since >= state.since:
             return
         _told[state.mailer] = _Told(state.since, {state.reason})
     logger.warning(
@@ -69,8 +69,8 @@ def over(mailer: str, since: datetime | None = None) -> None:
     if mailer not in _told and since is None:
         return
     with _lock:
-        told = _told.pop(mailer, None)
-    began = since or (told.since if told else None)
+        logged = _told.pop(mailer, None)
+    began = since or (logged.since if logged else None)
     if began is not None:
         seconds = seconds_between(began, timezone.now())
         logger.warning(

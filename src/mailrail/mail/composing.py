@@ -50,7 +50,7 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
 def _check_domains(data: bytes, message: EmailMessage) -> None:
     """Raise ``CannotQueue`` if its class has had Django encode a domain, for which ``faß.de`` is ``fass.de``."""
     head = data.partition(b"\r\n\r\n")[0].lower()
-    for _, address in getaddresses([str(each) for each in message.recipients()]):
+    for _, address in getaddresses([str(recipient) for recipient in message.recipients()]):
         domain = address.rpartition("@")[2]
         if domain.isascii():
             continue
@@ -78,12 +78,12 @@ def _tell_what_stands_against(message: EmailMessage, error: Exception) -> None:
     for where, write in _parts(message):
         try:
             write()
-        except (ValueError, MessageError) as its:
+        except (ValueError, MessageError) as cause:
             if where.startswith("The header"):
                 return
-            raise _cannot(where, its) from error
-        except Exception as its:
-            raise _cannot(where, its) from error
+            raise _cannot(where, cause) from error
+        except Exception as cause:
+            raise _cannot(where, cause) from error
     if not isinstance(error, ValueError | MessageError):
         raise _cannot("The email", error) from error
 
@@ -100,11 +100,11 @@ def _parts(message: EmailMessage) -> Iterator[tuple[str, Callable[[], object]]]:
     for name, value in message.extra_headers.items():
         yield f"The header {name!r}", _attempt(extra_headers={name: value})
     yield "The body", _attempt(body=message.body)
-    for n, each in enumerate(getattr(message, "alternatives", ())):
-        yield f"alternatives[{n}]", _attempt(alternatives=[each])
-    for n, each in enumerate(message.attachments):
-        name = f" ({each[0]})" if isinstance(each, tuple) and each else ""
-        yield f"attachments[{n}]{name}", _attempt(attachments=[each])
+    for n, entry in enumerate(getattr(message, "alternatives", ())):
+        yield f"alternatives[{n}]", _attempt(alternatives=[entry])
+    for n, entry in enumerate(message.attachments):
+        name = f" ({entry[0]})" if isinstance(entry, tuple) and entry else ""
+        yield f"attachments[{n}]{name}", _attempt(attachments=[entry])
 
 
 def _attempt(**fields: Any) -> Callable[[], object]:

@@ -62,8 +62,8 @@ def _priority(email: Email) -> int:
 
 def _records(before: datetime, status: Status) -> QuerySet[Email]:
     """Without their contents. By the id, as what was queued just now may be much, and is not read then."""
-    found = Email.objects.using(router.db_for_write(Email)).filter(status=status, pk__lt=first_id(before))
-    return found.only("id", "dispatch", "priority")
+    emails = Email.objects.using(router.db_for_write(Email)).filter(status=status, pk__lt=first_id(before))
+    return emails.only("id", "dispatch", "priority")
 
 
 @reconcile(CHANNEL, content=_content, priority=_priority)
@@ -115,10 +115,10 @@ def hold_what_is_dead() -> None:
 
 
 def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
-    found = Email.objects.using(router.db_for_write(Email)).filter(
+    emails = Email.objects.using(router.db_for_write(Email)).filter(
         pk__in=[id for id in ids if id is not None], status__in=(Status.QUEUED, Status.SENDING)
     )
-    return found.only("id", "dispatch", "version", "events")
+    return emails.only("id", "dispatch", "version", "events")
 
 
 def _hold(email: Email, error: str) -> None:

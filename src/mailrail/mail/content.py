@@ -101,10 +101,10 @@ def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage
     message: EmailMessage
     if content["kind"] == "alternatives":
         message = EmailMultiAlternatives()
-        message.alternatives = [_load_alternative(each, files) for each in content["alternatives"]]
+        message.alternatives = [_load_alternative(packed, files) for packed in content["alternatives"]]
     else:
         message = EmailMessage()
-    message.attachments = [_load_attachment(each, files) for each in content["attachments"]]
+    message.attachments = [_load_attachment(packed, files) for packed in content["attachments"]]
     _set(message, content)
     return message
 
@@ -122,14 +122,14 @@ def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[st
         "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
         "fields": {name: pack_text(getattr(message, name), name) for name in _fields},
         "attachments": [
-            _dump_attachment(each, f"attachments[{n}]", files) for n, each in enumerate(message.attachments)
+            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
         ],
         "attributes": dump_attributes(message, _elsewhere),
     }
     if isinstance(message, EmailMultiAlternatives):
         content["alternatives"] = [
-            _dump_alternative(each, f"alternatives[{n}]", files)
-            for n, each in enumerate(message.alternatives)
+            _dump_alternative(entry, f"alternatives[{n}]", files)
+            for n, entry in enumerate(message.alternatives)
         ]
     return content
 
@@ -143,7 +143,7 @@ def _dump_finished(message: EmailMessage, files: Files) -> dict[str, Any]:
         "v": VERSION,
         "kind": "finished",
         "data": _keep(compose(message).data, files),
-        "recipients": [str(each) for each in message.recipients()],
+        "recipients": [str(recipient) for recipient in message.recipients()],
         "fields": {name: pack_text(getattr(message, name), name) for name in _envelope},
         "attributes": dump_attributes(message, _elsewhere, needed_only=True),
     }

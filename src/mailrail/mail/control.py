@@ -89,7 +89,7 @@ def resend(emails: Subjects) -> Changed:
     record with a Message-ID of its own. ``Changed.copies`` lists the copies. A Message-ID that the sender chose goes
     into References.
     """
-    return _change(emails, {Status(each) for each in FINAL}, _again, send=True)
+    return _change(emails, {Status(status) for status in FINAL}, _again, send=True)
 
 
 def send_now(emails: Subjects) -> Changed:
@@ -150,8 +150,8 @@ def _change(
                 changed.refused[id] = _EMPTIED
             elif send and defect_of(email):
                 changed.refused[id] = _UNSOUND
-            elif refuse is not None and (why := refuse(email)):
-                changed.refused[id] = why
+            elif refuse is not None and (reason := refuse(email)):
+                changed.refused[id] = reason
             else:
                 _save(email, change(email), changed, using, send)
     return changed
@@ -183,7 +183,9 @@ def _store_copy(email: Email, copied: Email, using: str) -> None:
     files = renew_message_id(copied, email, using)
     copied.save(using=using, force_insert=True)
     if files is None:
-        EmailFile.objects.using(using).bulk_create(EmailFile(email=copied, file_id=each) for each in needs)
+        EmailFile.objects.using(using).bulk_create(
+            EmailFile(email=copied, file_id=file_id) for file_id in needs
+        )
     else:
         store_large([copied], [files], using)
 
@@ -206,10 +208,10 @@ def _ids(emails: Subjects) -> list[UUID]:
     if isinstance(emails, Email | UUID | str):
         emails = [emails]
     try:
-        each_of = iter(emails)
+        subjects = iter(emails)
     except TypeError:
         raise TypeError(f"Give emails or their ids, not {emails!r}.") from None
-    return [_id(each) for each in each_of]
+    return [_id(subject) for subject in subjects]
 
 
 def _id(email: Email | UUID | str) -> UUID:
@@ -223,10 +225,10 @@ def _id(email: Email | UUID | str) -> UUID:
         raise TypeError(f"Give emails or their ids, not {email!r}.") from None
 
 
-def _set_status(email: Email, status: Status, what: str, **facts: str) -> None:
+def _set_status(email: Email, status: Status, event: str, **facts: str) -> None:
     now = timezone.now()
     email.status, email.changed_at, email.next_try_at = status, now, None
-    add_event(email, now, what, **facts)
+    add_event(email, now, event, **facts)
 
 
 def may_be_sent(email: Email) -> bool:
@@ -263,11 +265,11 @@ def _at_once(email: Email) -> None:
 
 
 def _again(email: Email) -> Email | None:
-    if all(each["status"] == Status.SENT for each in email.recipients):
+    if all(recipient["status"] == Status.SENT for recipient in email.recipients):
         return _copy(email)
-    for each in email.recipients:
-        if each["status"] != Status.SENT:
-            each["status"] = Status.QUEUED.value
+    for recipient in email.recipients:
+        if recipient["status"] != Status.SENT:
+            recipient["status"] = Status.QUEUED.value
     _begin_anew(email)
     _set_status(email, Status.QUEUED, SENT_AGAIN)
     return None
@@ -281,7 +283,7 @@ def _copy(email: Email) -> Email:
     copied.created_at = copied.date = now
     copied.sent_at = None
     copied.recipients = [
-        {"address": each["address"], "status": Status.QUEUED.value} for each in email.recipients
+        {"address": recipient["address"], "status": Status.QUEUED.value} for recipient in email.recipients
     ]
     copied.events = []
     _begin_anew(copied)

@@ -113,7 +113,9 @@ class Delivery:
                 continue
             twin = self._messages.setdefault(id, message)
             if twin is not message:  # the later one's record is committed, and makes the other one void
-                older, self._messages[id] = sorted((twin, message), key=lambda it: dispatch_of(it.content))
+                older, self._messages[id] = sorted(
+                    (twin, message), key=lambda claimed: dispatch_of(claimed.content)
+                )
                 _finish(older)
 
     def _run_or_part(self, ids: Sequence[UUID]) -> None:
@@ -126,7 +128,9 @@ class Delivery:
             self._slow_down, self._probed, self._turned_away = {}, None, []
             final = {id(message) for message in self._final}
             left = [
-                it for it in ids if self._messages[it].outcome is None and id(self._messages[it]) not in final
+                email_id
+                for email_id in ids
+                if self._messages[email_id].outcome is None and id(self._messages[email_id]) not in final
             ]
             if len(ids) == 1:
                 self._fail_unforeseen(ids[0], error)
@@ -135,11 +139,11 @@ class Delivery:
                 "an error in the delivery of %s emails, which are tried one by one: %s", len(ids), error
             )
             known = self._emails
-            for it in left:
-                if it in known and known[it].status == Status.SENDING:  # by us: it was under way
-                    self._fail_unforeseen(it, error)
+            for email_id in left:
+                if email_id in known and known[email_id].status == Status.SENDING:  # by us: it was under way
+                    self._fail_unforeseen(email_id, error)
                 else:
-                    self._run_or_part([it])
+                    self._run_or_part([email_id])
 
     def _fail_unforeseen(self, id: UUID, error: Exception) -> None:
         """Count the attempt of the one email that it is about, and say where it happened."""
@@ -223,14 +227,14 @@ class Delivery:
         return seconds_between(now, email.changed_at) + OTHERS
 
     def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
-        addresses = {bare(each["address"]) for email in emails for each in email.recipients}
+        addresses = {bare(recipient["address"]) for email in emails for recipient in email.recipients}
         return listed(addresses, self._using)
 
     # -- one mailer ---------------------------------------------------------------------------------------------
 
     def _deliver(self, mailer: str, emails: list[Email]) -> None:
         """By the mailer, or by the first that can stand in for it while it is out."""
-        candidates, wait, why = failover.candidates(mailer), float("inf"), ""
+        candidates, wait, reason = failover.candidates(mailer), float("inf"), ""
         for candidate in candidates:
             if not emails:
                 return
@@ -239,14 +243,14 @@ class Delivery:
                 self._recheck_later(mailer, emails, f"mailer {mailer!r} is paused")
                 return
             if circuit_state.usable:
-                emails, delay, why = self._attempt_with(candidate, emails, circuit_state, candidates)
+                emails, delay, reason = self._attempt_with(candidate, emails, circuit_state, candidates)
                 wait = min(wait, delay)
             elif not circuit_state.is_paused:
-                wait, why = min(wait, circuit_state.wait), why or f"mailer {candidate!r} is out"
+                wait, reason = min(wait, circuit_state.wait), reason or f"mailer {candidate!r} is out"
             bound = [email for email in emails if not failover.can_fail_over(email)]
-            self._release_all(bound, wait, why)
+            self._release_all(bound, wait, reason)
             emails = [email for email in emails if failover.can_fail_over(email)]
-        self._release_all(emails, wait, why)
+        self._release_all(emails, wait, reason)
 
     def _attempt_with(
         self, mailer: str, emails: list[Email], circuit_state: CircuitState, candidates: Sequence[str]
@@ -260,24 +264,24 @@ class Delivery:
         self._slow_down, self._ended, begun = {}, 0, time.monotonic()
         self._answered, self._broke, self._turned_away = False, "", []
         self._probed = mailer if circuit_state.is_probe else None
-        left, why = self._send(mailer, self._moved(mailer, admission.ready), circuit_state, admission)
+        left, outage = self._send(mailer, self._moved(mailer, admission.ready), circuit_state, admission)
         self._senders.save()
         left += self._turned_away
         if self._slow_down and self._ended:  # else it is out, which is more than slow
             self._slow(mailer, time.monotonic() - begun)
         admission.give_back(left)
-        if why is None and self._probed is not None and self._broke and not self._answered:
-            why = self._broke
-        if why is None:
+        if outage is None and self._probed is not None and self._broke and not self._answered:
+            outage = self._broke
+        if outage is None:
             if self._probed is not None:
                 (circuit.reset if self._answered else circuit.half_open)(mailer, self._using)
             self._release_all(left, SHORTLY, "its connection broke")
             self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(candidates[candidates.index(mailer) + 1 :]), "")
-        delay = circuit.trip(mailer, why, self._using, stands_in)
+        delay = circuit.trip(mailer, outage, self._using, stands_in)
         self._give_login_back()
-        return left + unwelcome, delay, why
+        return left + unwelcome, delay, outage
 
     def _give_login_back(self) -> None:
         """Last of all: whoever tries it next has to see that the mailer is out, if it is."""
@@ -287,7 +291,7 @@ class Delivery:
 
     def _welcome(self, mailer: str, emails: list[Email]) -> tuple[list[Email], list[Email]]:
         """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
-        refused = {email.pk: why for email in emails if (why := self._senders.reason_to_hold(email))}
+        refused = {email.pk: reason for email in emails if (reason := self._senders.reason_to_hold(email))}
         if not refused:
             return emails, []
         now = timezone.now()
@@ -322,9 +326,9 @@ class Delivery:
             admission.give_back(emails)
             return [], None
         left: list[Email] = []
-        why = None
+        outage = None
         for portion in in_portions(emails):
-            if why is not None:
+            if outage is not None:
                 left += portion
                 continue
             loaded = self._load(mailer, portion)
@@ -334,37 +338,40 @@ class Delivery:
                     self._recheck_later(mailer, portion, NO_SLOT, soonest=0.1)
                     admission.give_back(portion)
                 elif server is None:
-                    its, why = send_by_django(
+                    unsent, outage = send_by_django(
                         backend, loaded, mailer, self._using, self._senders, login, self._settle_patiently
                     )
-                    left += its
+                    left += unsent
                 else:
-                    its, why = self._by_smtp(
+                    unsent, outage = self._by_smtp(
                         backend, server, mailer, loaded, admission, free or most, free is not None
                     )
-                    left += its
-        return left, why
+                    left += unsent
+        return left, outage
 
     def _slow(self, mailer: str, seconds: float) -> None:
         """As the server asks for. A few emails say little of the pace that it bears, so no less than a few a second."""
         pace = max(LEAST_PACE, self._ended / max(seconds, 0.001))
-        for domain, said in self._slow_down.items():
+        for domain, reply in self._slow_down.items():
             allowed = rates.slowest_configured(mailer, domain)
-            throttle.slow_down(mailer, domain, min(pace, allowed), said, self._using)
+            throttle.slow_down(mailer, domain, min(pace, allowed), reply, self._using)
 
     def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
         batch, now = load_messages(emails, self._using), timezone.now()
         ended = self._ended
-        for it, error in batch.unreadable:
-            logger.error("email %s cannot be read", it.pk, exc_info=error)
-            it.attempts += 1
+        for email, error in batch.unreadable:
+            logger.error("email %s cannot be read", email.pk, exc_info=error)
+            email.attempts += 1
         self._settle(
-            [outcomes.fail(it, now, f"it cannot be read: {error}", mailer) for it, error in batch.unreadable]
-            + [
-                outcomes.missing_file(it, now, f"a file is missing: {error}", mailer)
-                for it, error in batch.missing
+            [
+                outcomes.fail(email, now, f"it cannot be read: {error}", mailer)
+                for email, error in batch.unreadable
             ]
-            + [outcomes.await_storage(it, now, str(error), mailer) for it, error in batch.later]
+            + [
+                outcomes.missing_file(email, now, f"a file is missing: {error}", mailer)
+                for email, error in batch.missing
+            ]
+            + [outcomes.await_storage(email, now, str(error), mailer) for email, error in batch.later]
         )
         self._ended = ended  # which says nothing of the mailer
         for email, error in batch.later:
@@ -391,7 +398,7 @@ class Delivery:
             self._using,
             self._senders,
             admission,
-            lambda address, each: utf8_address_of(backend, address, each.message),
+            lambda address, loaded_email: utf8_address_of(backend, address, loaded_email.message),
             self._settled,
             self._changed,
         )
@@ -421,7 +428,11 @@ class Delivery:
 
     def _open_first(self, connections: Sequence[Connection]) -> list[SmtpError]:
         """Log in over one connection before the others are opened. Returns why that could not be."""
-        if self._login is None or not self._login.key or any(each.is_open for each in connections):
+        if (
+            self._login is None
+            or not self._login.key
+            or any(connection.is_open for connection in connections)
+        ):
             return []
         try:
             drive(connections[0].open())
@@ -508,17 +519,17 @@ class Delivery:
             logger.info("email %s was changed while it was about to be sent", email.pk)
             _release(self._messages[email.pk], random.uniform(0, 1), "it was changed meanwhile")
 
-    def _release_all(self, emails: Iterable[Email], delay: float, why: str) -> None:
+    def _release_all(self, emails: Iterable[Email], delay: float, reason: str) -> None:
         for email in emails:
             wait = max(delay * random.uniform(1, 1.1), self._not_before.get(email.pk, 0.0))
-            _release(self._messages[email.pk], wait, why)
+            _release(self._messages[email.pk], wait, reason)
 
     def _recheck_later(
-        self, mailer: str, emails: Sequence[Email], why: str, soonest: float = throttle.SOONEST_RECHECK_S
+        self, mailer: str, emails: Sequence[Email], reason: str, soonest: float = throttle.SOONEST_RECHECK_S
     ) -> None:
         """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""
         for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
-            _release(self._messages[email.pk], delay, why)
+            _release(self._messages[email.pk], delay, reason)
 
 
 def _most(server: SmtpServer, count: int, circuit_state: CircuitState) -> int:
@@ -540,11 +551,11 @@ def _take(server: SmtpServer, most: int) -> list[Connection]:
 
 def _settle_message(message: IncomingMessage, error: Exception) -> None:
     """By the message's own attempts, where the record cannot be used: the dead one's record is held."""
-    why = "".join(traceback.format_exception(error))
+    error_text = "".join(traceback.format_exception(error))
     if message.attempt < outcomes.MOST_UNFORESEEN:
-        _say(message, lambda: message.retry(outcomes.delay_after(message.attempt), why))
+        _say(message, lambda: message.retry(outcomes.delay_after(message.attempt), error_text))
     else:
-        _say(message, lambda: message.bury(why))
+        _say(message, lambda: message.bury(error_text))
 
 
 def _finish(message: IncomingMessage) -> None:
@@ -557,15 +568,15 @@ def _seconds_until_due(email: Email, now: datetime) -> float:
     return seconds_between(now, email.send_at)
 
 
-def _release(message: IncomingMessage, delay: float, why: str) -> None:
-    _say(message, lambda: message.release(delay, why, is_logged=True))
+def _release(message: IncomingMessage, delay: float, reason: str) -> None:
+    _say(message, lambda: message.release(delay, reason, is_logged=True))
 
 
-def _say(message: IncomingMessage, what: Callable[[], None]) -> None:
+def _say(message: IncomingMessage, settle: Callable[[], None]) -> None:
     """Unless it is settled already: by us, or by a worker that had to stop."""
     if message.outcome is None:
         try:
-            what()
+            settle()
         except MailrailError:
             pass  # in that very moment
 

@@ -99,29 +99,29 @@ def send_by_django(
     if not loaded:
         return [], None
     if why_closed := _open(backend, login):
-        return [each.email for each in loaded], why_closed
+        return [unsent.email for unsent in loaded], why_closed
     left = deque(loaded)
     try:
         while left:
-            each = left[0]
-            if each.email.mailer == mailer and (why := senders.reason_to_hold(each.email)):
+            current = left[0]
+            if current.email.mailer == mailer and (reason := senders.reason_to_hold(current.email)):
                 left.popleft()
-                settle([hold_for_its_sender(each.email, timezone.now(), mailer, why=why)])
+                settle([hold_for_its_sender(current.email, timezone.now(), mailer, why=reason)])
                 continue
-            if each.email.pk not in store_outcomes((), [each.email], using).claimed:
+            if current.email.pk not in store_outcomes((), [current.email], using).claimed:
                 left.rotate(-1)  # changed meanwhile: it is looked at again later
-                return [each.email for each in left], None
+                return [unsent.email for unsent in left], None
             left.popleft()
-            outcome, why_out = _attempt(backend, each, mailer)
-            result = _judge(each.email, outcome, mailer, senders)
+            outcome, why_out = _attempt(backend, current, mailer)
+            result = _judge(current.email, outcome, mailer, senders)
             settle([result])
             if result.is_part:
-                left.appendleft(each)
+                left.appendleft(current)
             why_out = why_out or result.mailer_out
             if not why_out and _has_lost_its_connection(outcome):
                 why_out = _reopen(backend) or ""
             if why_out:
-                return [each.email for each in left], why_out
+                return [unsent.email for unsent in left], why_out
     finally:
         _close(backend)
     return [], None
@@ -155,8 +155,9 @@ def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[De
     try:
         return _outcome_of(backend, loaded, mailer), ""
     except AWAY as error:
-        said = _said_of(backend, error)
-        return DeliveryOutcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(said, Stage.CONNECT)), said
+        error_text = _said_of(backend, error)
+        outcome = DeliveryOutcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(error_text, Stage.CONNECT))
+        return outcome, error_text
 
 
 def _has_lost_its_connection(outcome: DeliveryOutcome) -> bool:
@@ -217,7 +218,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         )
     except Exception as error:
         causes = list(_causes(error))
-        if any(isinstance(each, AWAY) or CONNECTING & _names(each) for each in causes):
+        if any(isinstance(cause, AWAY) or CONNECTING & _names(cause) for cause in causes):
             raise NeverConnected(_said(error)) from error
         if any(map(_is_ambiguous, causes)):
             return DeliveryOutcome(
@@ -237,7 +238,9 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         )
     refused_by_server.update(message.__dict__.get(REFUSED, {}))
     refused = {
-        each: refused_by_server[bare(each)] for each in waiting(email) if bare(each) in refused_by_server
+        address: refused_by_server[bare(address)]
+        for address in waiting(email)
+        if bare(address) in refused_by_server
     }
     refused.update(_refused_by_service(message, waiting(email)))
     return DeliveryOutcome(
@@ -259,9 +262,9 @@ def _listening(backend: BaseEmailBackend) -> Iterator[dict[str, Reply]]:
     send = connection.sendmail
 
     def sendmail(*args: Any, **kwargs: Any) -> Any:
-        found = send(*args, **kwargs)
-        refused.update({bare(address): _reply(*said) for address, said in found.items()})
-        return found
+        replies = send(*args, **kwargs)
+        refused.update({bare(address): _reply(*code_and_text) for address, code_and_text in replies.items()})
+        return replies
 
     before = connection.__dict__.get("sendmail")
     connection.__dict__["sendmail"] = sendmail
@@ -276,10 +279,12 @@ def _listening(backend: BaseEmailBackend) -> Iterator[dict[str, Reply]]:
 def _unfit_as_finished(email: Email, mailer: str, backend: str) -> DeliveryOutcome:
     """Nothing of it could be told to a service that takes fields: neither body nor attachments. Of a mailer that only
     stands in, another one can still send it."""
-    why = f"It is finished bytes, as its class writes its own message, and {backend} does not take bytes."
+    error_text = (
+        f"It is finished bytes, as its class writes its own message, and {backend} does not take bytes."
+    )
     if mailer == email.mailer:
-        return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(why))
-    return DeliveryOutcome(Fate.UNSENT, Stage.MAIL, error=SmtpError(why.rstrip("."), Stage.MAIL))
+        return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(error_text))
+    return DeliveryOutcome(Fate.UNSENT, Stage.MAIL, error=SmtpError(error_text.rstrip("."), Stage.MAIL))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -330,13 +335,13 @@ def _name_one_sender(message: EmailMessage, email: Email) -> None:
 
 def _refused_by_service(message: EmailMessage, addresses: Sequence[str]) -> dict[str, Reply]:
     """Whom Anymail's service will not send it to, by ``message.anymail_status``."""
-    told = getattr(getattr(message, "anymail_status", None), "recipients", {})
+    recipients = getattr(getattr(message, "anymail_status", None), "recipients", {})
     codes = {"invalid": 550, "rejected": 550, "failed": 451}
-    statuses = {bare(address): each.status for address, each in told.items()}
-    said = {address: statuses.get(bare(address)) for address in addresses}
+    statuses = {bare(address): recipient.status for address, recipient in recipients.items()}
+    status_by_address = {address: statuses.get(bare(address)) for address in addresses}
     return {
         address: Reply(codes[status], f"the service says: {status}")
-        for address, status in said.items()
+        for address, status in status_by_address.items()
         if status in codes
     }
 
@@ -355,23 +360,23 @@ def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
     """Whoever has it, or is suppressed, gets it no more."""
     wanted = set(addresses)
     if isinstance(message, FinishedMessage):
-        message.envelope = [each for each in message.envelope if each in wanted]
+        message.envelope = [address for address in message.envelope if address in wanted]
     for name in ("to", "cc", "bcc"):
-        setattr(message, name, [each for each in getattr(message, name) if str(each) in wanted])
+        setattr(message, name, [address for address in getattr(message, name) if str(address) in wanted])
 
 
 def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> DeliveryOutcome:
     """All were refused; or the server closed at one of them (421), and those behind it were not asked for."""
-    replies = {bare(address): _reply(*said) for address, said in error.recipients.items()}
-    told = {address: bare(address) for address in addresses}
-    refused = {address: replies[told[address]] for address in addresses if told[address] in replies}
+    replies = {bare(address): _reply(*code_and_text) for address, code_and_text in error.recipients.items()}
+    bare_of = {address: bare(address) for address in addresses}
+    refused = {address: replies[bare_of[address]] for address in addresses if bare_of[address] in replies}
     last = next((reply for reply in replies.values() if reply.code == 421), None)
     if last is not None:
         refused = {address: reply for address, reply in refused.items() if reply is not last}
         lost = ConnectionLost("The server closes the connection", Stage.RCPT, last)
         return DeliveryOutcome(Fate.UNSENT, Stage.RCPT, last, refused, lost)
     others = [address for address in addresses if address not in refused]
-    unheard = [reply for address, reply in replies.items() if address not in told.values()]
+    unheard = [reply for address, reply in replies.items() if address not in bare_of.values()]
     if len(unheard) != len(others):
         unheard = [Reply(451, "refused, and nobody knows by which reply", UNKNOWN)] * len(others)
     return DeliveryOutcome(
@@ -385,14 +390,14 @@ def _reply(code: int, text: bytes | str) -> Reply:
 
 def _said_of(backend: BaseEmailBackend, error: Exception) -> str:
     """What sockets and OpenSSL say names neither the server nor the file that it is about."""
-    said = _said(error)
+    error_text = _said(error)
     if not isinstance(backend, djangos.EmailBackend):
-        return said
+        return error_text
     files = {name: getattr(backend, name) for name in ("ssl_certfile", "ssl_keyfile")}
     named = ", ".join(f"{name} {path!r}" for name, path in files.items() if path)
     of_a_file = isinstance(error, FileNotFoundError | PermissionError | SSLError)
     about = f"{backend.host}:{backend.port}" + (f"; {named}" if named and of_a_file else "")
-    return storable(f"{said} ({about})")
+    return storable(f"{error_text} ({about})")
 
 
 def _said(error: Exception) -> str:

@@ -80,9 +80,9 @@ def find(address: str, using: str) -> Iterator[list[UUID]]:
     every = Email.objects.using(using).order_by("pk")
     last = UUID(int=0)
     while page := list(every.filter(pk__gt=last).values_list("pk", flat=True)[:PAGE]):
-        its = every.filter(pk__gt=last, pk__lte=page[-1])
+        emails = every.filter(pk__gt=last, pk__lte=page[-1])
         last = page[-1]
-        ids = list(_holding(its, address, using).values_list("pk", flat=True))
+        ids = list(_holding(emails, address, using).values_list("pk", flat=True))
         parts = (every.filter(pk__in=ids[n : n + AT_ONCE]) for n in range(0, len(ids), AT_ONCE))
         yield [email.pk for part in parts for email in part if _holds(email, address)]
 
@@ -94,8 +94,8 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     log = _admin_log()
     for page in find(address, using):
         if log is not None:  # first: a run that was stopped finds the emails again
-            its = log.filter(content_type__model="email", object_id__in=[str(id) for id in page])
-            its.update(object_repr=ERASED)
+            entries = log.filter(content_type__model="email", object_id__in=[str(id) for id in page])
+            entries.update(object_repr=ERASED)
         for id in page:
             with transaction.atomic(using):
                 digests = _erase_one(id, address, using, erased)
@@ -140,7 +140,7 @@ def _holds(email: Email, address: str) -> bool:
 
 
 def _is_named(email: Email, address: str) -> bool:
-    return any(_address(each) == address for each in _recipients(email))
+    return any(_address(recipient) == address for recipient in _recipients(email))
 
 
 def _recipients(email: Email) -> list[Any]:
@@ -184,7 +184,7 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
         return set()
     if not isinstance(email.content, dict):  # other hands have written it
         email.content = EMPTIED
-    others = [each for each in _recipients(email) if _address(each) != address]
+    others = [recipient for recipient in _recipients(email) if _address(recipient) != address]
     is_named, has_ended = _is_named(email, address), email.status in FINAL
     if is_named and not others:
         erased.deleted += 1
@@ -220,9 +220,12 @@ def _take_out(email: Email, address: str) -> None:
     fields = email.content.get("fields", {})
     for name in _LISTS:
         if isinstance(fields.get(name), list):
-            fields[name] = [each for each in fields[name] if bare(str(each)) != address]
+            fields[name] = [entry for entry in fields[name] if bare(str(entry)) != address]
     add_event(email, timezone.now(), "a recipient was erased")
-    if all(isinstance(each, dict) and each.get("status") in FINAL_FOR_RECIPIENT for each in email.recipients):
+    if all(
+        isinstance(recipient, dict) and recipient.get("status") in FINAL_FOR_RECIPIENT
+        for recipient in email.recipients
+    ):
         email.status = status_by_recipients(email.recipients)
 
 
@@ -263,8 +266,10 @@ def _written(address: str) -> list[str]:
 
 def _in_labels(email: Email, address: str) -> re.Pattern[str]:
     """In what programs put together, as welcome-ann@… for ann@…: but not if it was for a recipient jo-ann@…"""
-    recipients = [_address(each) for each in _recipients(email)]
-    others = [name for it in recipients if address in it and it != address for name in _written(it)]
+    recipients = [_address(recipient) for recipient in _recipients(email)]
+    others = [
+        name for other in recipients if address in other and other != address for name in _written(other)
+    ]
     names = "|".join(map(re.escape, _written(address)))
     own = rf"(?<![^\W_])(?P<it>{names})(?![^\W_])"
     return re.compile("|".join([*map(re.escape, others), own]), re.IGNORECASE)
@@ -272,17 +277,17 @@ def _in_labels(email: Email, address: str) -> re.Pattern[str]:
 
 def _is_in(value: Any, pattern: re.Pattern[str]) -> bool:
     if isinstance(value, str):
-        return any(found["it"] for found in pattern.finditer(value))
+        return any(match["it"] for match in pattern.finditer(value))
     if isinstance(value, dict):
         value = [*value, *value.values()]
-    return isinstance(value, list) and any(_is_in(each, pattern) for each in value)
+    return isinstance(value, list) and any(_is_in(item, pattern) for item in value)
 
 
 def _without(value: Any, pattern: re.Pattern[str]) -> Any:
     if isinstance(value, str):
-        return pattern.sub(lambda found: ERASED if found["it"] else found[0], value)
+        return pattern.sub(lambda match: ERASED if match["it"] else match[0], value)
     if isinstance(value, list):
-        return [_without(each, pattern) for each in value]
+        return [_without(item, pattern) for item in value]
     if isinstance(value, dict):
-        return {_without(key, pattern): _without(each, pattern) for key, each in value.items()}
+        return {_without(key, pattern): _without(item, pattern) for key, item in value.items()}
     return value

@@ -52,9 +52,9 @@ def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
     for email in moving:
         by_via.setdefault("" if mailer == email.mailer else mailer or "default", []).append(email)
     changed = []
-    for via, its in by_via.items():
-        moved = _write(its, via, using)
-        for email in its:
+    for via, group in by_via.items():
+        moved = _write(group, via, using)
+        for email in group:
             if email.pk in moved:
                 email.sent_via, email.version = via, email.version + 1
             else:

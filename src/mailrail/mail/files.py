@@ -44,12 +44,12 @@ def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> 
     """Store the large files of these records, each once, and who needs them. In the transaction of the records."""
     links = [
         EmailFile(email=email, file_id=digest)
-        for email, its in zip(emails, files, strict=True)
-        for digest in its
+        for email, large in zip(emails, files, strict=True)
+        for digest in large
     ]
     if not links:
         return
-    every = {digest: data for its in files for digest, data in its.items()}
+    every = {digest: data for large in files for digest, data in large.items()}
     now = timezone.now()
     missing = every.keys() - _kept(every, using)
     storage = _storage()
@@ -82,17 +82,17 @@ def _kept(digests: Collection[str], using: str) -> set[str]:
 def load_files(emails: Iterable[Email], using: str) -> tuple[dict[str, bytes], dict[str, Exception]]:
     """The large files that these records need, and why others could not be had."""
     emails = list(emails)
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     errors: dict[str, Exception] = {}
     if not emails:
-        return found, errors
+        return contents, errors
     needed = EmailFile.objects.using(using).filter(email__in=[email.pk for email in emails])
     for row in File.objects.using(using).filter(pk__in=needed.values("file_id")):
         try:
-            found[row.pk] = _read(row)
+            contents[row.pk] = _read(row)
         except Exception as error:  # a storage may raise anything
             errors[row.pk] = error
-    return found, errors
+    return contents, errors
 
 
 def inline_files(email: Email) -> dict[str, bytes]:
@@ -141,10 +141,10 @@ def drop_left_behind(using: str, before: datetime) -> int:
     if storage is None:
         return 0
     try:
-        _, found = storage.listdir(_folder())
+        _, entries = storage.listdir(_folder())
     except FileNotFoundError:  # nothing was ever stored
         return 0
-    names = sorted(name for name in found if _SHA256.fullmatch(name))
+    names = sorted(name for name in entries if _SHA256.fullmatch(name))
     dropped = 0
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]

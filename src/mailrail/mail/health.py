@@ -52,8 +52,8 @@ def mailers_out(limit: float) -> Iterator[Problem]:
     """Yield the mailers that have been out for more than ``limit`` seconds; those a person has paused are left out."""
     states = MailerState.objects.using(_using()).filter(paused_by=OUTAGE)
     for state in states.filter(since__lt=from_now(-limit)).order_by("pk"):
-        said = f"has been out for {seconds_between(state.since, timezone.now()):.0f} s, more than {limit:g} s"
-        yield Problem(f"a mailer {said}", f"mailer {state.mailer or 'default'!r} {said}: {state.reason}")
+        text = f"has been out for {seconds_between(state.since, timezone.now()):.0f} s, more than {limit:g} s"
+        yield Problem(f"a mailer {text}", f"mailer {state.mailer or 'default'!r} {text}: {state.reason}")
 
 
 @register
@@ -65,8 +65,8 @@ def mail_in_time(limit: float) -> Iterator[Problem]:
     late = _late(from_now(-limit))
     if late is not None:
         seconds = seconds_between(late.due_at, timezone.now())
-        said = f"has been due for {seconds:.0f} s, more than {limit:g} s"
-        yield Problem(f"an email {said}", f"an email of mailer {late.mailer or 'default'!r} {said}")
+        text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
+        yield Problem(f"an email {text}", f"an email of mailer {late.mailer or 'default'!r} {text}")
 
 
 def _late(before: datetime) -> _Queued | None:
@@ -99,25 +99,25 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
 
 def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
     """Return the mailers and recipient domains ("": all) whose rates email waits for."""
-    now, found = time.time(), set()
+    now, limits = time.time(), set()
     for pace in MailerThrottle.objects.using(using).exclude(reservations={}):
         ends = [end for line in pace.reservations.values() for end in line.values()]
         if max(ends, default=0.0) > now - BETWEEN_TURNS:
-            found.add((pace.mailer, pace.domain))
+            limits.add((pace.mailer, pace.domain))
     for mailer in {mailer for row in rows for mailer in row.mailers}:
         policy = policy_of(mailer)
         for domain, rates in {"": policy.rate, **policy.rates}.items():
             # Turns that are farther away are not noted.
             if any(rate.seconds / rate.count > LONGEST_RESERVATION_S for rate in rates):
-                found.add((mailer, domain))
-    return found
+                limits.add((mailer, domain))
+    return limits
 
 
 def _waits_for_a_rate(row: _Queued, limits: set[tuple[str, str]]) -> bool:
     if not limits:
         return False
     recipients = row.recipients if isinstance(row.recipients, list) else []
-    addresses = [each.get("address", "") for each in recipients if isinstance(each, dict)]
+    addresses = [recipient.get("address", "") for recipient in recipients if isinstance(recipient, dict)]
     domains = {"", *(domain_of(str(address)) for address in addresses)}
     return any((mailer, domain) in limits for mailer in row.mailers for domain in domains)
 

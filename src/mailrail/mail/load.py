@@ -90,11 +90,11 @@ def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> E
 def file_name(email: Email, digest: str) -> str:
     """A stored file, in words: by the name of the attachment, if it is one and has one."""
     attachments = email.content.get("attachments")
-    for each in attachments if isinstance(attachments, list) else ():
-        if not isinstance(each, dict) or not each.get("filename"):
+    for attachment in attachments if isinstance(attachments, list) else ():
+        if not isinstance(attachment, dict) or not attachment.get("filename"):
             continue
-        if digest in json.dumps(each.get("content")):
-            return f"the attachment {str(each['filename'])!r} (SHA-256 {digest})"
+        if digest in json.dumps(attachment.get("content")):
+            return f"the attachment {str(attachment['filename'])!r} (SHA-256 {digest})"
     return f"the file with the SHA-256 {digest}"
 
 
@@ -104,19 +104,19 @@ def defect_of(email: Email) -> str:
         return f"its status is {email.status!r}"
     if not isinstance(email.recipients, list) or not email.recipients:
         return "its recipients are no list of at least one"
-    if not all(_is_recipient(each) for each in email.recipients):
+    if not all(_is_recipient(recipient) for recipient in email.recipients):
         return 'a recipient is not {"address": …, "status": …}'
-    addresses = [email.sender, *(each["address"] for each in email.recipients)]
+    addresses = [email.sender, *(recipient["address"] for recipient in email.recipients)]
     if any(map(_CONTROL.search, addresses)):
         return "an address has a control character"
-    if any(len(each) > LONGEST_ADDRESS and len(bare(each)) > LONGEST_ADDRESS for each in addresses):
+    if any(len(address) > LONGEST_ADDRESS and len(bare(address)) > LONGEST_ADDRESS for address in addresses):
         return f"an address is longer than {LONGEST_ADDRESS} characters"
     if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
         return "its content is no object"
     large = email.content.get("large", [])
-    if not isinstance(large, list) or not all(isinstance(each, str) for each in large):
+    if not isinstance(large, list) or not all(isinstance(digest, str) for digest in large):
         return "its content names large files in another way than by a list of their SHA-256"
-    if not isinstance(email.events, list) or not all(isinstance(each, dict) for each in email.events):
+    if not isinstance(email.events, list) or not all(isinstance(event, dict) for event in email.events):
         return "its events are no list of objects"
     return ""
 

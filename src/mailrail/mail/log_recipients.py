@@ -23,7 +23,7 @@ def named(addresses: Sequence[str]) -> str:
     """Return these addresses as the log may name them, on one line: without names, which anybody may choose."""
     if settings.mail_log_recipients == "none":
         return counted(len(addresses), "recipient")
-    shown = list(dict.fromkeys(_field(masked(_bare(each))) for each in addresses[:MOST]))
+    shown = list(dict.fromkeys(_field(masked(_bare(address))) for address in addresses[:MOST]))
     more = len(addresses) - MOST
     return single_line(",".join(shown)) + (f",and {more} more" if more > 0 else "")
 

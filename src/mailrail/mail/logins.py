@@ -34,8 +34,15 @@ def key_of(backend: BaseEmailBackend) -> str:
     """
     if not isinstance(backend, djangos.EmailBackend) or not backend.username:
         return ""
-    said = (backend.host, backend.port, backend.username, backend.password, backend.use_tls, backend.use_ssl)
-    return salted_hmac("mailrail.mail.logins", repr(said), algorithm="sha256").hexdigest()
+    credentials = (
+        backend.host,
+        backend.port,
+        backend.username,
+        backend.password,
+        backend.use_tls,
+        backend.use_ssl,
+    )
+    return salted_hmac("mailrail.mail.logins", repr(credentials), algorithm="sha256").hexdigest()
 
 
 class Login:

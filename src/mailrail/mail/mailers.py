@@ -30,8 +30,8 @@ def configured() -> Mapping[str, Any] | None:
         from django.core.mail import mailers  # noqa: F401 - Django 6.1 and newer
     except ImportError:
         return None
-    found: Mapping[str, Any] | None = getattr(django_settings, "MAILERS", None)
-    return found
+    value: Mapping[str, Any] | None = getattr(django_settings, "MAILERS", None)
+    return value
 
 
 def email_backend() -> str:
@@ -50,19 +50,19 @@ def is_ours(path: str) -> bool:
     from .backend import EmailBackend
 
     try:
-        found = import_watched(path)
+        backend = import_watched(path)
     except ImportError:
         return False
-    return isinstance(found, type) and issubclass(found, EmailBackend)
+    return isinstance(backend, type) and issubclass(backend, EmailBackend)
 
 
 def is_smtp(path: str) -> bool:
     """Does this dotted path lead to Django's SMTP backend, or to one that stands on it?"""
     try:
-        found = import_watched(path)
+        backend = import_watched(path)
     except ImportError:
         return False
-    return isinstance(found, type) and issubclass(found, djangos.EmailBackend)
+    return isinstance(backend, type) and issubclass(backend, djangos.EmailBackend)
 
 
 def is_by_our_client(path: str) -> bool:
@@ -119,8 +119,8 @@ def _without_mailers(alias: str) -> tuple[str, str]:
 
 def composes(alias: str) -> bool:
     """Whether this mailer's backend writes emails as bytes. Services with an API, as Anymail's, take fields instead."""
-    said = policy_of(alias).composes
-    return not _is_of_anymail(backend_of(alias)[1]) if said is None else said
+    is_composing = policy_of(alias).composes
+    return not _is_of_anymail(backend_of(alias)[1]) if is_composing is None else is_composing
 
 
 def may_be_composed(alias: str) -> bool:

@@ -222,8 +222,12 @@ class Email(models.Model):
 def addresses_with(recipients: Any, status: str) -> list[str]:
     """Return the addresses among ``Email.recipients`` that have this status. Other hands may have written these."""
     entries = recipients if isinstance(recipients, list) else ()
-    found = (each for each in entries if isinstance(each, dict) and each.get("status") == status)
-    return [str(each.get("address", "")) for each in found]
+    matching = (
+        recipient
+        for recipient in entries
+        if isinstance(recipient, dict) and recipient.get("status") == status
+    )
+    return [str(recipient.get("address", "")) for recipient in matching]
 
 
 def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:

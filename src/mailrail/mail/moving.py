@@ -35,11 +35,11 @@ def unknown_mailers(using: str) -> dict[str, int]:
 
     Among the oldest emails of each status, as in ``overview.waiting``.
     """
-    known, found = set(delivering()), dict[str, int]()
-    for each in waiting(using):
-        if each.mailer not in known:
-            found[each.mailer] = found.get(each.mailer, 0) + each.count
-    return found
+    known, counts = set(delivering()), dict[str, int]()
+    for group in waiting(using):
+        if group.mailer not in known:
+            counts[group.mailer] = counts.get(group.mailer, 0) + group.count
+    return counts
 
 
 def move(old: str, new: str, using: str | None = None, *, ambiguous: bool = False) -> Moved:
@@ -68,9 +68,11 @@ def move(old: str, new: str, using: str | None = None, *, ambiguous: bool = Fals
 def _pages(old: str, using: str) -> Iterator[list[UUID]]:
     """Yield the ids of emails that belong to the mailer, or went by it last."""
     for status in MOVABLE:
-        its = Email.objects.using(using).filter(Q(mailer=old) | Q(sent_via=old or "default"), status=status)
+        emails = Email.objects.using(using).filter(
+            Q(mailer=old) | Q(sent_via=old or "default"), status=status
+        )
         last = UUID(int=0)
-        while page := list(its.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]):
+        while page := list(emails.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]):
             last = page[-1]
             yield page
 
@@ -110,7 +112,7 @@ def _give(email: Email, new: str, using: str) -> bool:
 
 
 def _nothing_waits(old: str, using: str) -> str:
-    others = sorted({each.mailer or "default" for each in waiting(using)})
+    others = sorted({group.mailer or "default" for group in waiting(using)})
     return f"No email waits for mailer {old or 'default'!r}. Some waits for: {', '.join(others) or 'none'}."
 
 

@@ -42,14 +42,14 @@ def _level(result: Result) -> int:
 
 def _log(level: int, result: Result) -> None:
     email, event = result.email, _last_event(result.email)
-    what = "deferred" if result.status is Status.QUEUED else str(result.status)
+    outcome = "deferred" if result.status is Status.QUEUED else str(result.status)
     mailer = _of(event, "mailer") or email.mailer or "default"
-    reply = _reply(email, event, what)
-    to = named([_of(each, "address") for each in email.recipients])
+    reply = _reply(email, event, outcome)
+    to = named([_of(recipient, "address") for recipient in email.recipients])
     failed = email.failed_recipients if result.status is Status.PARTIAL else []
     whole = masked(_of(reply, "text") or _of(reply, "why"))
     text = (whole if _of(reply, "code") else first_line(whole))[:LONGEST_TEXT]
-    line = f"{what} email={email.pk} to={to} mailer={single_line(mailer)}"
+    line = f"{outcome} email={email.pk} to={to} mailer={single_line(mailer)}"
     if failed:
         line += f" failed={len(failed)}"
     if result.again is not None:
@@ -61,23 +61,23 @@ def _log(level: int, result: Result) -> None:
         line += f" text={text!r}"
     facts = {"code": _of(reply, "code"), "enhanced": _of(reply, "enhanced"), "text": single_line(whole)}
     # For log formatters that write JSON.
-    extra = {"outcome": what, "email_id": str(email.pk), "mailer": mailer, "recipients": to, **facts}
+    extra = {"outcome": outcome, "email_id": str(email.pk), "mailer": mailer, "recipients": to, **facts}
     logger.log(level, "%s", line, extra=extra)
 
 
-def _reply(email: Email, event: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+def _reply(email: Email, event: Mapping[str, Any], outcome: str) -> Mapping[str, Any]:
     """Return the reply, or the reason, that decided. Where some recipients have the email: why the others have not."""
-    if what == "partial" or not (_of(event, "text") or _of(event, "why")):
-        for each in reversed(email.recipients):
-            if _of(each, "status") == "failed":
-                return dict(each)
+    if outcome == "partial" or not (_of(event, "text") or _of(event, "why")):
+        for recipient in reversed(email.recipients):
+            if _of(recipient, "status") == "failed":
+                return dict(recipient)
     return event
 
 
 def _last_event(email: Email) -> Mapping[str, Any]:
     """Return the event of this outcome; recipients that are all suppressed leave none."""
-    found = email.events[-1] if isinstance(email.events, list) and email.events else None
-    return found if isinstance(found, dict) else {}
+    event = email.events[-1] if isinstance(email.events, list) and email.events else None
+    return event if isinstance(event, dict) else {}
 
 
 def _of(value: Any, name: str) -> str:

@@ -139,10 +139,10 @@ def _unchanged(email: Email, using: str) -> Any:
 
 def _suppress(results: Sequence[Result], saved: set[UUID], using: str) -> None:
     rows = [
-        Suppression(address=address, reason="bounce", note=why)
+        Suppression(address=address, reason="bounce", note=reason)
         for result in results
         if result.email.pk in saved
-        for address, why in result.suppress.items()
+        for address, reason in result.suppress.items()
     ]
     if rows:
         Suppression.objects.using(using).bulk_create(rows, ignore_conflicts=True)

@@ -79,7 +79,11 @@ class Result:
 
 def waiting(email: Email) -> list[str]:
     """The recipients that have no final outcome yet."""
-    return [each["address"] for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT]
+    return [
+        recipient["address"]
+        for recipient in email.recipients
+        if recipient["status"] not in FINAL_FOR_RECIPIENT
+    ]
 
 
 def domain_of(address: str) -> str:
@@ -90,7 +94,9 @@ def domain_of(address: str) -> str:
 def is_ambiguous(email: Email) -> bool:
     """May somebody who waits for it have it already? Then no other mailer may send it."""
     return any(
-        each.get("ambiguous") for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT
+        recipient.get("ambiguous")
+        for recipient in email.recipients
+        if recipient["status"] not in FINAL_FOR_RECIPIENT
     )
 
 
@@ -132,7 +138,7 @@ def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer:
     return _again(email, now, _soon(email), result)
 
 
-def keep_ambiguous(email: Email, now: datetime, why: str, mailer: str) -> Result:
+def keep_ambiguous(email: Email, now: datetime, reason: str, mailer: str) -> Result:
     """Nobody knows whether the server has it: ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
 
     From now on it stays with this mailer, whose server may know its Message-ID; another one would make a second copy.
@@ -140,24 +146,24 @@ def keep_ambiguous(email: Email, now: datetime, why: str, mailer: str) -> Result
     each may be one more copy for the recipient. After its lifetime the email is held.
     """
     ambiguous_before = sum(event.get("what") == AMBIGUOUS for event in email.events)
-    marked = [each for each in email.recipients if each.pop(UNDER_WAY, False)]
-    for each in marked or email.recipients:
-        if each["status"] not in FINAL_FOR_RECIPIENT:
-            each["ambiguous"] = True
+    marked = [recipient for recipient in email.recipients if recipient.pop(UNDER_WAY, False)]
+    for recipient in marked or email.recipients:
+        if recipient["status"] not in FINAL_FOR_RECIPIENT:
+            recipient["ambiguous"] = True
     if settings.mail_on_ambiguous == "hold" or (ambiguous_before and _is_too_old(email, now)):
-        add_event(email, now, HELD_AMBIGUOUS, mailer=mailer, why=why)
+        add_event(email, now, HELD_AMBIGUOUS, mailer=mailer, why=reason)
         _set_status(email, Status.HELD, now)
         return Result(email, Status.HELD)
-    add_event(email, now, AMBIGUOUS, mailer=mailer, why=why)
+    add_event(email, now, AMBIGUOUS, mailer=mailer, why=reason)
     return _again(
         email, now, delay_after(ambiguous_before) if ambiguous_before else SOON * random.uniform(0, 1)
     )
 
 
-def fail_unsound(email: Email, now: datetime, why: str) -> Result:
+def fail_unsound(email: Email, now: datetime, reason: str) -> Result:
     """A record that is not as we write it: what it holds is left as it is."""
     email.events = []
-    add_event(email, now, "failed", why=f"the record cannot be read: {why}")
+    add_event(email, now, "failed", why=f"the record cannot be read: {reason}")
     _set_status(email, Status.FAILED, now)
     return Result(email, Status.FAILED)
 
@@ -169,14 +175,14 @@ def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) 
     then may have been sent.
     """
     email.attempts += 1
-    why = f"{type(error).__name__}: {_text_of(error)}"
+    reason = f"{type(error).__name__}: {_text_of(error)}"
     if email.status == Status.SENDING:
-        return keep_ambiguous(email, now, why, mailer)
+        return keep_ambiguous(email, now, reason, mailer)
     before = sum(event.get("what") == UNFORESEEN for event in email.events)
     if before + 1 < MOST_UNFORESEEN:
-        add_event(email, now, UNFORESEEN, mailer=mailer, why=why)
+        add_event(email, now, UNFORESEEN, mailer=mailer, why=reason)
         return _again(email, now, delay_after(before + 1))
-    add_event(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=why)
+    add_event(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=reason)
     _set_status(email, Status.HELD, now)
     return Result(email, Status.HELD)
 
@@ -188,30 +194,30 @@ def _text_of(error: Exception) -> str:
         return "it cannot be shown"
 
 
-def fail(email: Email, now: datetime, why: str, mailer: str = "") -> Result:
+def fail(email: Email, now: datetime, reason: str, mailer: str = "") -> Result:
     """It can never be sent as it is."""
-    for each in email.recipients:
-        each.pop(UNDER_WAY, None)
-        if each["status"] not in FINAL_FOR_RECIPIENT:
-            each.update(status=Status.FAILED.value, text=storable(why), at=aware(now).isoformat())
-    add_event(email, now, "failed", mailer=mailer, why=why)
+    for recipient in email.recipients:
+        recipient.pop(UNDER_WAY, None)
+        if recipient["status"] not in FINAL_FOR_RECIPIENT:
+            recipient.update(status=Status.FAILED.value, text=storable(reason), at=aware(now).isoformat())
+    add_event(email, now, "failed", mailer=mailer, why=reason)
     return _final(email, now)
 
 
-def missing_file(email: Email, now: datetime, why: str, mailer: str) -> Result:
+def missing_file(email: Email, now: datetime, reason: str, mailer: str) -> Result:
     """A storage says that it has not got a file of its own: not mounted, it may be, or not there yet.
 
     Again for the lifetime; once more also where that is over before the first look.
     """
     if _times_unsent(email) and _is_too_old(email, now):
-        return fail(email, now, why, mailer)
-    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
+        return fail(email, now, reason, mailer)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=reason)
     return _again(email, now, _soon(email))
 
 
-def await_storage(email: Email, now: datetime, why: str, mailer: str) -> Result:
+def await_storage(email: Email, now: datetime, reason: str, mailer: str) -> Result:
     """A storage does not answer, or not as it should. Again for as long as that takes: the file is there."""
-    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=reason)
     return _again(email, now, _soon(email))
 
 
@@ -242,12 +248,12 @@ def expire(email: Email, now: datetime) -> Result:
 
 def suppress(email: Email, now: datetime, suppressed: Mapping[str, str]) -> Result | None:
     """Leave out recipients on the suppression list. A result if nobody is left."""
-    for each in email.recipients if suppressed else ():
+    for recipient in email.recipients if suppressed else ():
         if (
-            each["status"] not in FINAL_FOR_RECIPIENT
-            and (why := suppressed.get(bare(each["address"]))) is not None
+            recipient["status"] not in FINAL_FOR_RECIPIENT
+            and (reason := suppressed.get(bare(recipient["address"]))) is not None
         ):
-            each.update(status=Status.SUPPRESSED.value, text=why, at=aware(now).isoformat())
+            recipient.update(status=Status.SUPPRESSED.value, text=reason, at=aware(now).isoformat())
     return None if waiting(email) else _final(email, now)
 
 
@@ -281,9 +287,9 @@ def _by_replies(
     if waiting(email):
         if not _is_too_old(email, now):
             return _again(email, now, delay_after(max(1, email.attempts)), result)
-        for each in email.recipients:
-            if each["status"] not in FINAL_FOR_RECIPIENT:
-                each["status"] = Status.FAILED.value
+        for recipient in email.recipients:
+            if recipient["status"] not in FINAL_FOR_RECIPIENT:
+                recipient["status"] = Status.FAILED.value
         add_event(email, now, "given up: refused for longer than its lifetime", mailer=mailer)
     return _final(email, now, result)
 
@@ -298,9 +304,9 @@ def _go_on(email: Email, now: datetime, outcome: DeliveryOutcome, result: Result
     return result
 
 
-def put_off(email: Email, now: datetime, delay: float, why: str, mailer: str) -> Result:
+def put_off(email: Email, now: datetime, delay: float, reason: str, mailer: str) -> Result:
     """Let the rest of its recipients wait, with no attempt counted: the others have it."""
-    add_event(email, now, NOT_SENT, mailer=mailer, why=why)
+    add_event(email, now, NOT_SENT, mailer=mailer, why=reason)
     return _again(email, now, delay)
 
 
@@ -335,14 +341,14 @@ def _heed(
     """
     tried = len(waiting(email) if offered is None else offered)
     about_email = False
-    for each in email.recipients:
-        each.pop(UNDER_WAY, None)
-        if offered is not None and each["address"] not in offered:
+    for recipient in email.recipients:
+        recipient.pop(UNDER_WAY, None)
+        if offered is not None and recipient["address"] not in offered:
             continue
-        reply = outcome.reply_for(each["address"])
-        if each["status"] in FINAL_FOR_RECIPIENT or reply is None:
+        reply = outcome.reply_for(recipient["address"])
+        if recipient["status"] in FINAL_FOR_RECIPIENT or reply is None:
             continue
-        stage = Stage.RCPT if each["address"] in outcome.refused else outcome.stage
+        stage = Stage.RCPT if recipient["address"] in outcome.refused else outcome.stage
         verdict = classify(reply, stage, tried, () if reply.positive else policy_of(mailer).replies)
         about_email = about_email or not verdict.connection
         if verdict.mailer_out:
@@ -350,10 +356,10 @@ def _heed(
         if verdict.sender:
             result.refused_sender = str(reply)
         if verdict.suppress:
-            result.suppress[bare(each["address"])] = str(reply)
+            result.suppress[bare(recipient["address"])] = str(reply)
         if verdict.slow_down:
-            result.slow_down[domain_of(each["address"]) if stage == Stage.RCPT else ""] = str(reply)
-        each.update(status=_STATUS[verdict.kind].value, at=aware(now).isoformat(), **_facts(reply))
+            result.slow_down[domain_of(recipient["address"]) if stage == Stage.RCPT else ""] = str(reply)
+        recipient.update(status=_STATUS[verdict.kind].value, at=aware(now).isoformat(), **_facts(reply))
     return about_email
 
 
@@ -414,8 +420,8 @@ def _reply_of(outcome: DeliveryOutcome) -> dict[str, Any]:
     return {"stage": str(outcome.stage), **(_facts(reply) if reply else {})}
 
 
-def add_event(email: Email, now: datetime, what: str, **facts: Any) -> None:
-    said = {
+def add_event(email: Email, now: datetime, kind: str, **facts: Any) -> None:
+    storable_facts = {
         name: storable(value) if isinstance(value, str) else value
         for name, value in facts.items()
         if value not in ("", None)
@@ -424,5 +430,5 @@ def add_event(email: Email, now: datetime, what: str, **facts: Any) -> None:
     email.events = [
         *before[:1],
         *before[1:][2 - MOST_EVENTS :],
-        {"at": aware(now).isoformat(), "what": what, **said},
+        {"at": aware(now).isoformat(), "what": kind, **storable_facts},
     ]

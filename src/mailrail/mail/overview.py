@@ -70,14 +70,14 @@ class Failure:
 
 def waiting(using: str, status: str | None = None, mailer: str | None = None) -> list[Waiting]:
     """What has not ended, by status and mailer."""
-    found = [each for name in OPEN if status in (None, name) for each in _waiting(name, using)]
-    return [each for each in found if mailer in (None, each.mailer)]
+    groups = [group for name in OPEN if status in (None, name) for group in _waiting(name, using)]
+    return [group for group in groups if mailer in (None, group.mailer)]
 
 
 def _waiting(status: str, using: str) -> list[Waiting]:
     """Counted here: a query that groups them again looks each of them up, or reads the whole table for that."""
-    its = Email.objects.using(using).filter(status=status).order_by("pk")
-    rows = list(its.values_list("mailer", "send_at", "next_try_at", "created_at")[: COUNTED + 1])
+    emails = Email.objects.using(using).filter(status=status).order_by("pk")
+    rows = list(emails.values_list("mailer", "send_at", "next_try_at", "created_at")[: COUNTED + 1])
     now = timezone.now()
     by_mailer: dict[str, list[_Times]] = {}
     for mailer, send_at, next_try_at, created_at in rows[:COUNTED]:
@@ -103,8 +103,8 @@ def due_at(send_at: datetime | None, next_try_at: datetime | None, created_at: d
 
 
 def _standing(status: str, mailer: str, times: list[_Times], now: datetime, more: bool) -> Waiting:
-    due = [each.due_at for each in times if seconds_between(each.due_at, now) >= 0]
-    later = sum(each.send_at is not None and seconds_between(now, each.send_at) > 0 for each in times)
+    due = [entry.due_at for entry in times if seconds_between(entry.due_at, now) >= 0]
+    later = sum(entry.send_at is not None and seconds_between(now, entry.send_at) > 0 for entry in times)
     deferred = len(times) - len(due) - later
     return Waiting(status, mailer, len(times), later, deferred, len(due), min(due, default=None), more)
 
@@ -119,13 +119,13 @@ def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
         if mailer in (None, name):
             reason, summary = _last_said(events)
             groups.setdefault((name, _ids.sub("#", summary)), []).append((next_try, reason, summary))
-    found = [_deferral(name, its) for (name, _), its in groups.items()]
-    return sorted(found, key=lambda each: (-each.count, each.next_try))
+    by_reason = [_deferral(name, tries) for (name, _), tries in groups.items()]
+    return sorted(by_reason, key=lambda deferral: (-deferral.count, deferral.next_try))
 
 
-def _deferral(mailer: str, its: list[tuple[datetime, str, str]]) -> Deferral:
-    next_try, reason, summary = min(its)
-    return Deferral(mailer, reason, len(its), next_try, summary)
+def _deferral(mailer: str, tries: list[tuple[datetime, str, str]]) -> Deferral:
+    next_try, reason, summary = min(tries)
+    return Deferral(mailer, reason, len(tries), next_try, summary)
 
 
 def _deferred(using: str) -> Iterator[tuple[str, datetime, Any]]:
@@ -151,16 +151,16 @@ def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:
     for name in FINAL:
         if status in (None, name):
             # in the order of the index, which alone is read
-            its = Email.objects.using(using).filter(status=name).order_by("-pk").values("pk")
-            count = its[: COUNTED + 1].count()
+            emails = Email.objects.using(using).filter(status=name).order_by("-pk").values("pk")
+            count = emails[: COUNTED + 1].count()
             counts[name] = (min(count, COUNTED), count > COUNTED)
     return counts
 
 
 def states(using: str, mailer: str | None = None) -> list[MailerState]:
     """The mailers that are paused, or cannot be used."""
-    found = MailerState.objects.using(using).order_by("pk")
-    return list(found if mailer is None else found.filter(pk=mailer))
+    rows = MailerState.objects.using(using).order_by("pk")
+    return list(rows if mailer is None else rows.filter(pk=mailer))
 
 
 def failures(
@@ -170,26 +170,26 @@ def failures(
 
     Those of a mailer are looked for among the last ``COUNTED`` of each status.
     """
-    found = [
+    emails = [
         email
         for name in NOT_FOR_ALL
         if status in (None, name)
         for email in _newest(name, mailer, using).defer("content")[:limit]
     ]
-    found.sort(key=lambda email: email.changed_at, reverse=True)
-    return [_failure(email) for email in found[:limit]]
+    emails.sort(key=lambda email: email.changed_at, reverse=True)
+    return [_failure(email) for email in emails[:limit]]
 
 
 def _newest(status: str, mailer: str | None, using: str) -> QuerySet[Email]:
     newest = Email.objects.using(using).filter(status=status).order_by("-changed_at")
     if mailer is None:
         return newest
-    its = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
-    return its.order_by("-changed_at")
+    emails = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
+    return emails.order_by("-changed_at")
 
 
 def _failure(email: Email) -> Failure:
-    to = email.failed_recipients or [_of(each, "address") for each in email.recipients]
+    to = email.failed_recipients or [_of(recipient, "address") for recipient in email.recipients]
     have_it = len(addresses_with(email.recipients, Status.SENT))
     return Failure(str(email.pk), email.mailer, to, have_it, email.changed_at, *_reason_and_summary(email))
 
@@ -205,7 +205,7 @@ def reason_of(email: Email) -> str:
 def _reason_and_summary(email: Email) -> tuple[str, str]:
     """Those who have it were told "250 ok": that is no reason."""
     entries = email.recipients if isinstance(email.recipients, list) else []
-    of_recipients = _last_said([each for each in entries if _of(each, "status") != Status.SENT])
+    of_recipients = _last_said([entry for entry in entries if _of(entry, "status") != Status.SENT])
     return of_recipients if of_recipients[0] else _last_said(email.events)
 
 
@@ -215,10 +215,10 @@ def _last_said(entries: Any) -> tuple[str, str]:
     A server wraps its sentences, so a reply, which has a code, is shown with all its lines. What an exception says
     begins with the gist.
     """
-    for each in reversed(entries) if isinstance(entries, list) else ():
-        if said := _of(each, "text") or _of(each, "why"):
-            whole = " ".join(filter(None, [_of(each, "code"), _of(each, "enhanced"), said]))
-            return whole, whole if _of(each, "code") else first_line(whole)
+    for entry in reversed(entries) if isinstance(entries, list) else ():
+        if text := _of(entry, "text") or _of(entry, "why"):
+            whole = " ".join(filter(None, [_of(entry, "code"), _of(entry, "enhanced"), text]))
+            return whole, whole if _of(entry, "code") else first_line(whole)
     return "", ""
 
 

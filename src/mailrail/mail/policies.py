@@ -107,17 +107,17 @@ def read(raw: Mapping[str, Any]) -> tuple[dict[str, MailerPolicy], Mistakes]:
     """Return the policies, of what is right in each, and what is wrong."""
     mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
     policies = {
-        alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", said, mistakes) for alias, said in raw.items()
+        alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", options, mistakes) for alias, options in raw.items()
     }
     return policies, mistakes
 
 
-def _policy(where: str, said: Any, mistakes: Mistakes) -> MailerPolicy:
+def _policy(where: str, options: Any, mistakes: Mistakes) -> MailerPolicy:
     values: dict[str, Any] = {}
-    if not isinstance(said, Mapping):
-        mistakes.add(InvalidSettings(f"{where} must be a dictionary, not {said!r}."))
-        said = {}
-    for key, value in said.items():
+    if not isinstance(options, Mapping):
+        mistakes.add(InvalidSettings(f"{where} must be a dictionary, not {options!r}."))
+        options = {}
+    for key, value in options.items():
         with mistakes.noted():
             if key not in _READ:
                 raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
@@ -175,7 +175,7 @@ def _lifetime(where: str, value: Any) -> float:
 
 
 def _failover(where: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(each, str) and each for each in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(alias, str) and alias for alias in value):
         raise InvalidSettings(f"{where} must be a list of aliases of mailers, not {value!r}.")
     return tuple(value)
 
@@ -186,9 +186,9 @@ def _replies(where: str, value: Any) -> tuple[ReplyRule, ...]:
         raise InvalidSettings(f"{where} must be a list of rules and names of presets, not {value!r}.")
     rules: list[ReplyRule] = []
     mistakes = Mistakes(InvalidSettings)
-    for n, each in enumerate(value):
+    for n, entry in enumerate(value):
         with mistakes.noted():
-            rules += _preset(where, each) if isinstance(each, str) else [_rule(f"{where}[{n}]", each)]
+            rules += _preset(where, entry) if isinstance(entry, str) else [_rule(f"{where}[{n}]", entry)]
     mistakes.raise_any(InvalidSettings)
     return tuple(rules)
 
@@ -213,7 +213,7 @@ def _rule(where: str, value: Any) -> ReplyRule:
         )
     if not value.keys() & {"code", "enhanced", "text"}:
         raise InvalidSettings(f"{where} would match every reply. Give at least one of: code, enhanced, text.")
-    known = [str(each) for each in Meaning]
+    known = [str(meaning) for meaning in Meaning]
     if value.get("means") not in known:
         raise InvalidSettings(
             f"{where}['means'] must be one of {', '.join(map(repr, known))}, not {value.get('means')!r}."

@@ -135,7 +135,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
     if not hasattr(message, "recipients"):
         raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
-    recipients = list(dict.fromkeys(str(each) for each in message.recipients()))
+    recipients = list(dict.fromkeys(str(recipient) for recipient in message.recipients()))
     if not recipients:
         raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
     sender = _sender(message, options)
@@ -145,10 +145,10 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     message_id = _message_id(message)
     size = size_composed(message, message_id, now) if options.composes else 0
     try:
-        content, found = dump(message, composes=options.composes)
+        content, packed_files = dump(message, composes=options.composes)
     except CannotBeStored as error:
         raise CannotQueue(str(error)) from error
-    files = dict(found)
+    files = dict(packed_files)
     size = size or size_of_fields(message, content, files)
     if content["kind"] == "finished":
         message_id = message_id_in(files[content["data"]]) or message_id
@@ -223,7 +223,7 @@ def _message_id(message: EmailMessage) -> str:
 
 def digest_of(email: Email) -> str:
     """Of what the receiver would see, and who the receivers are."""
-    seen = [email.content, [each["address"] for each in email.recipients], email.mailer]
+    seen = [email.content, [recipient["address"] for recipient in email.recipients], email.mailer]
     return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
@@ -241,7 +241,7 @@ def _transaction(immediately: bool) -> AbstractContextManager[None]:
 def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) -> None:
     """The records, their files and their messages: all of them, or none."""
     using = router.db_for_write(Email)
-    large = [put_inline(email, its) for email, its in zip(emails, files, strict=True)]
+    large = [put_inline(email, contents) for email, contents in zip(emails, files, strict=True)]
     with tables_said_missing(using):
         if len(emails) == 1 and not large[0] and connections[using].vendor == "postgresql":
             _store_one(emails[0], using, options)
@@ -293,12 +293,12 @@ def _store_missing(
     using = router.db_for_write(Email)
     with tables_said_missing(using), transaction.atomic(using):
         numbers, known = _numbered([email for email, _ in made], execution, using)
-        missing = [each for each in made if each[0].key not in known]
+        missing = [pair for pair in made if pair[0].key not in known]
         if missing:
             emails, files = zip(*missing, strict=True)
             _store(emails, files, options)
         again = [known[email.key] for email, _ in made if email.key in known]
-        announce([it.pk for it in again if it.status == Status.QUEUED and it.version == 0], using)
+        announce([email.pk for email in again if email.status == Status.QUEUED and email.version == 0], using)
     return numbers
 
 
@@ -319,14 +319,14 @@ def _numbered(
         }
         for digest, many in count.items()
     }
-    keys = [key for its in possible.values() for key in its]
+    keys = [key for ordinals in possible.values() for key in ordinals]
     rows = Email.objects.using(using).filter(key__in=keys).only("key", "status", "version")
     known: dict[str | None, Email] = {row.key: row for row in rows}
     given: dict[str, Iterator[int]] = {}
-    for digest, its in possible.items():
-        stored = {n for key, n in its.items() if key in known}
+    for digest, ordinals in possible.items():
+        stored = {n for key, n in ordinals.items() if key in known}
         given[digest] = iter(
-            [*sorted(stored - execution.ordinals(digest)), *sorted(set(its.values()) - stored)]
+            [*sorted(stored - execution.ordinals(digest)), *sorted(set(ordinals.values()) - stored)]
         )
     numbers = [next(given[email.digest]) for email in emails]
     for email, number in zip(emails, numbers, strict=True):

@@ -73,10 +73,10 @@ class Admission:
         for limit in (limit for domain in domains for limit in self.limits[domain]):
             granted, wait = _take(limit, 1)
             if granted < 1:
-                for each in taken:
-                    _take(each, -1)
-                [(_, turn, why)] = _turns(limit, [email], wait, using)
-                return turn, why
+                for limit_taken in taken:
+                    _take(limit_taken, -1)
+                [(_, turn, reason)] = _turns(limit, [email], wait, using)
+                return turn, reason
             taken.append(limit)
         return 0.0, ""
 
@@ -104,7 +104,7 @@ def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
         if unused > 0:
             _take(limit, -unused)
     later = [
-        each for limit, over in refused.items() for each in _turns(limit, over, retry_after[limit], using)
+        turn for limit, over in refused.items() for turn in _turns(limit, over, retry_after[limit], using)
     ]
     return Admission(ready, later, limits)
 
@@ -161,8 +161,8 @@ def _turns(
     spacing = limit.rate.seconds / limit.rate.count
     overflow = Overflow(limit.window, [email.priority for email in emails], first, spacing)
     waits = reserve(limit.mailer, limit.domain, overflow, using)
-    why = str(limit)
-    return [(email, wait, why) for email, wait in zip(emails, waits, strict=True)]
+    reason = str(limit)
+    return [(email, wait, reason) for email, wait in zip(emails, waits, strict=True)]
 
 
 def slowest_configured(mailer: str, domain: str) -> float:

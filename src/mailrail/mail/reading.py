@@ -38,16 +38,16 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
         return Email.objects.using(using).defer(*UNREAD).in_bulk(list(ids))
     with connections[using].cursor() as cursor:
         cursor.execute(_statement(), ["{" + ",".join(id.hex for id in ids) + "}"])
-        found = [_email(row, using) for row in cursor.fetchall()]
-    return {email.id: email for email in found}
+        rows = [_email(row, using) for row in cursor.fetchall()]
+    return {email.id: email for email in rows}
 
 
 def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppression]:
     """The rows of these names."""
     # The names travel as one value. PostgreSQL's driver takes longer to write hundreds of parameters than the server
     # takes to look them up. SQLite takes at most 32,766 (SQLITE_MAX_VARIABLE_NUMBER), and a batch may have more names.
-    these = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
-    named = RawSQL(these, [json.dumps(list(map(qualified, names)))], output_field=models.BooleanField())
+    condition = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
+    named = RawSQL(condition, [json.dumps(list(map(qualified, names)))], output_field=models.BooleanField())
     return Suppression.objects.using(using).filter(named)
 
 

@@ -20,24 +20,26 @@ def status_by_recipients(recipients: Any) -> Status:
 
     Those on the suppression list count for nothing beside others: whoever put them there wants them to get no email.
     """
-    stand = {each["status"] for each in recipients}
-    if Status.SENT.value in stand:
-        return Status.PARTIAL if Status.FAILED.value in stand else Status.SENT
-    return Status.FAILED if Status.FAILED.value in stand else Status.SUPPRESSED
+    statuses = {recipient["status"] for recipient in recipients}
+    if Status.SENT.value in statuses:
+        return Status.PARTIAL if Status.FAILED.value in statuses else Status.SENT
+    return Status.FAILED if Status.FAILED.value in statuses else Status.SUPPRESSED
 
 
 def mark_under_way(email: Email, addresses: Collection[str]) -> None:
     """Mark the recipients to whom the email is about to leave, so that a crash makes only these ambiguous."""
-    for each in email.recipients:
-        each.pop(UNDER_WAY, None)
-        if each["address"] in addresses:
-            each[UNDER_WAY] = True
+    for recipient in email.recipients:
+        recipient.pop(UNDER_WAY, None)
+        if recipient["address"] in addresses:
+            recipient[UNDER_WAY] = True
 
 
 def under_way(email: Email) -> set[str]:
     """Return those who are so marked; if nobody is, all who wait."""
-    return {each["address"] for each in email.recipients if UNDER_WAY in each} or {
-        each["address"] for each in email.recipients if each["status"] not in FINAL_FOR_RECIPIENT
+    return {recipient["address"] for recipient in email.recipients if UNDER_WAY in recipient} or {
+        recipient["address"]
+        for recipient in email.recipients
+        if recipient["status"] not in FINAL_FOR_RECIPIENT
     }
 
 

@@ -109,8 +109,8 @@ class RefusedSenders:
             mailer=row.mailer, sender=row.sender, defaults=values
         )
         if is_new:
-            told = "Mailer %r: its server refuses the sender %s, whose mail is held until somebody lets it go: %s"
-            logger.error(told, row.mailer or "default", row.sender or "<>", row.reason)
+            text = "Mailer %r: its server refuses the sender %s, whose mail is held until somebody lets it go: %s"
+            logger.error(text, row.mailer or "default", row.sender or "<>", row.reason)
 
 
 def _was_sent_on_request(email: Email, since: datetime) -> bool:
@@ -136,9 +136,9 @@ def allow_sender(mailer: str, sender: str, using: str | None = None) -> int:
 
 def _held(mailer: str, sender: str, using: str) -> Iterator[list[UUID]]:
     """The emails that wait for this decision, some at a time."""
-    its = Email.objects.using(using).filter(status=Status.HELD, mailer=mailer).order_by("pk")
+    emails = Email.objects.using(using).filter(status=Status.HELD, mailer=mailer).order_by("pk")
     last = UUID(int=0)
-    while page := list(its.filter(pk__gt=last).only("sender", "events")[:AT_ONCE]):
+    while page := list(emails.filter(pk__gt=last).only("sender", "events")[:AT_ONCE]):
         last = page[-1].pk
         yield [email.pk for email in page if bare(email.sender) == sender and _is_held_for_its_sender(email)]
 

@@ -109,8 +109,10 @@ class ReplyReader:
         """One line of a reply of several."""
         code, more, text = _parts(line)
         if self._lines and self._lines[0][0] != code:
-            said = repr(f"{self.unfinished} / {code} {text}")
-            raise Garbled(f"a reply that begins with {self._lines[0][0]} and goes on with {code}: {said}")
+            continued = repr(f"{self.unfinished} / {code} {text}")
+            raise Garbled(
+                f"a reply that begins with {self._lines[0][0]} and goes on with {code}: {continued}"
+            )
         self._lines.append((code, text))
         if more:
             if len(self._lines) >= MOST_LINES:
@@ -142,10 +144,12 @@ def reply_of(code: int, text: str) -> Reply:
 
 def _reply(code: int, lines: list[str]) -> Reply:
     """The status stands on every line (RFC 2034 4) and is kept once."""
-    found = _ENHANCED.match(lines[0])
-    if found is None or int(found[1][0]) != code // 100:  # they must agree (RFC 2034 4); the code decides
+    enhanced = _ENHANCED.match(lines[0])
+    if (
+        enhanced is None or int(enhanced[1][0]) != code // 100
+    ):  # they must agree (RFC 2034 4); the code decides
         return Reply(code, "\n".join(lines).strip())
-    return Reply(code, "\n".join(_ENHANCED.sub("", line, count=1) for line in lines).strip(), found[1])
+    return Reply(code, "\n".join(_ENHANCED.sub("", line, count=1) for line in lines).strip(), enhanced[1])
 
 
 class Kind(StrEnum):

@@ -55,8 +55,8 @@ def prune_records(before: datetime, using: str) -> Iterator[int]:
     """Delete emails that were made, and are final, since before that moment. Yields how many after each chunk."""
     for status in FINAL:
         last = UUID(int=0)
-        its = Email.objects.using(using).filter(status=status, pk__lt=first_id(before)).order_by("pk")
-        while page := list(its.filter(pk__gt=last).values_list("pk", "changed_at")[:CHUNK]):
+        emails = Email.objects.using(using).filter(status=status, pk__lt=first_id(before)).order_by("pk")
+        while page := list(emails.filter(pk__gt=last).values_list("pk", "changed_at")[:CHUNK]):
             last = page[-1][0]
             # queued long before it was to be sent: its time counts from its end
             deleted = delete_final(
@@ -67,11 +67,11 @@ def prune_records(before: datetime, using: str) -> Iterator[int]:
 
 def delete_final(ids: Collection[UUID], using: str, before: datetime | None = None) -> list[UUID]:
     """Delete those of these emails that are final (since before that moment), with the files only they have."""
-    found = Email.objects.using(using).filter(pk__in=ids, status__in=FINAL)
+    emails = Email.objects.using(using).filter(pk__in=ids, status__in=FINAL)
     if before is not None:
-        found = found.filter(changed_at__lt=before)
+        emails = emails.filter(changed_at__lt=before)
     with transaction.atomic(using):
-        locked = list(found.order_by("pk").select_for_update(skip_locked=True).values_list("pk", flat=True))
+        locked = list(emails.order_by("pk").select_for_update(skip_locked=True).values_list("pk", flat=True))
         digests = delete(locked, using)
     drop_unneeded(digests, using)
     return locked

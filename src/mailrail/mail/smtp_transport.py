@@ -94,7 +94,7 @@ class SmtpTransport:
 
     def left(self) -> list[Email]:
         """What no connection has taken."""
-        return [each[0].email for each in self._waiting if not isinstance(each, Envelope)]
+        return [item[0].email for item in self._waiting if not isinstance(item, Envelope)]
 
     def next(self) -> Envelope | None:
         while len(self):
@@ -107,16 +107,18 @@ class SmtpTransport:
     def _begin(self, loaded: Loaded, eight_bit: bool) -> Envelope | None:
         """Return the envelope with all its recipients, unless the email cannot leave."""
         email = loaded.email
-        if email.mailer == self._mailer and (why := self._senders.reason_to_hold(email)):
-            self._results.append(outcomes.hold_for_its_sender(email, timezone.now(), self._mailer, why=why))
+        if email.mailer == self._mailer and (reason := self._senders.reason_to_hold(email)):
+            self._results.append(
+                outcomes.hold_for_its_sender(email, timezone.now(), self._mailer, why=reason)
+            )
             return None
         try:
             return self._envelope(loaded, eight_bit)
         except Exception as error:  # of this email alone, whatever it is
             logger.error("email %s cannot be written", email.pk, exc_info=error)
-            why = f"it cannot be written: {type(error).__name__}: {error}"
+            reason = f"it cannot be written: {type(error).__name__}: {error}"
             email.attempts += 1
-            self._results.append(outcomes.fail(email, timezone.now(), why, self._mailer))
+            self._results.append(outcomes.fail(email, timezone.now(), reason, self._mailer))
         return None
 
     def _part(self, envelope: Envelope) -> Envelope | None:
@@ -127,12 +129,12 @@ class SmtpTransport:
         recipients, rest = divide(envelope.recipients, ref.most, most_recipients(self._server))
         if not rest and not ref.is_split:
             return envelope
-        told = set(recipients)
-        domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in told)
+        offered = set(recipients)
+        domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in offered)
         email = ref.loaded.email
-        wait, why = self._admission.take_another(email, domains - ref.paid, self._using)
+        wait, reason = self._admission.take_another(email, domains - ref.paid, self._using)
         if wait:
-            self._add(outcomes.put_off(email, timezone.now(), wait, why, self._mailer))
+            self._add(outcomes.put_off(email, timezone.now(), wait, reason, self._mailer))
             return None
         ref = ref._replace(rest=tuple(rest), is_split=True, paid=ref.paid - domains)
         return replace(envelope, recipients=recipients, ref=ref)
@@ -220,16 +222,16 @@ class SmtpTransport:
     @staticmethod
     def _offered(envelope: Envelope, outcome: DeliveryOutcome, over: Collection[str]) -> set[str]:
         """Return whom the outcome is about, as the record has them: a refusal of MAIL is about all who follow, too."""
-        told = {*envelope.recipients} - {*over}
+        offered = {*envelope.recipients} - {*over}
         if outcome.stage is Stage.MAIL:
-            told.update(envelope.ref.rest)
-        return set(_given(envelope.ref.wire, told))
+            offered.update(envelope.ref.rest)
+        return set(_given(envelope.ref.wire, offered))
 
     def _add(self, result: Result) -> None:
         """One result for each email, as each is written once: that of a transaction goes into that of the next."""
         before = self._parts.pop(result.email.id, None)
         if before is not None:
-            self._results = [each for each in self._results if each is not before]
+            self._results = [other for other in self._results if other is not before]
             result.take_over(before)
         if result.is_part:
             self._parts[result.email.id] = result
@@ -237,12 +239,12 @@ class SmtpTransport:
 
     def put_off_rest(self) -> None:
         """Let the rest of those wait that have begun to leave: no connection is left for it."""
-        begun = [each for each in self._waiting if isinstance(each, Envelope)]
-        self._waiting = deque(each for each in self._waiting if not isinstance(each, Envelope))
+        begun = [envelope for envelope in self._waiting if isinstance(envelope, Envelope)]
+        self._waiting = deque(envelope for envelope in self._waiting if not isinstance(envelope, Envelope))
         for envelope in begun:
             email = envelope.ref.loaded.email
-            why = self.mailer_out or "no connection was left for the other recipients"
-            result = outcomes.put_off(email, timezone.now(), outcomes.SOON, why, self._mailer)
+            reason = self.mailer_out or "no connection was left for the other recipients"
+            result = outcomes.put_off(email, timezone.now(), outcomes.SOON, reason, self._mailer)
             result.mailer_out = self.mailer_out
             self._add(result)
 
@@ -269,9 +271,9 @@ class SmtpTransport:
         return written.claimed | (on_the_way & written.saved)
 
 
-def _given(wire: Mapping[str, str], told: Iterable[str]) -> list[str]:
+def _given(wire: Mapping[str, str], addresses: Iterable[str]) -> list[str]:
     """Return the record's addresses of those that the server was told."""
-    wanted = set(told)
+    wanted = set(addresses)
     return [given for given, address in wire.items() if address in wanted]
 
 
@@ -279,5 +281,7 @@ def _in_words_of_the_record(outcome: DeliveryOutcome, wire: dict[str, str]) -> D
     """The server was told addresses without names, IDNs in their ASCII form, each of them once."""
     if not outcome.refused:
         return outcome
-    refused = {given: outcome.refused[told] for given, told in wire.items() if told in outcome.refused}
+    refused = {
+        given: outcome.refused[address] for given, address in wire.items() if address in outcome.refused
+    }
     return replace(outcome, refused=refused)

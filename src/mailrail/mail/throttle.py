@@ -61,13 +61,13 @@ _known: dict[tuple[str, str], tuple[float, Mapping[str, float]]] = {}
 
 def slowed(mailer: str, using: str) -> Mapping[str, float]:
     """Return the emails a second for each recipient domain ("": all mail) where the server has asked for less."""
-    read_at, found = _known.get((mailer, using), (float("-inf"), {}))
+    read_at, paces = _known.get((mailer, using), (float("-inf"), {}))
     if time.monotonic() - read_at < CACHE_S:
-        return found
+        return paces
     rows = MailerThrottle.objects.using(using).filter(mailer=mailer, share__lt=1)
-    found = {row.domain: pace_of(row) for row in rows if not _recovers(row, using)}
-    _known[mailer, using] = time.monotonic(), found
-    return found
+    paces = {row.domain: pace_of(row) for row in rows if not _recovers(row, using)}
+    _known[mailer, using] = time.monotonic(), paces
+    return paces
 
 
 def pace_of(row: MailerThrottle) -> float:
@@ -89,8 +89,8 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
     if _save(row, using, "share", "pace", "since", "reason", "changed_at"):
         _known.pop((mailer, using), None)
         if begins:
-            told = "Mailer %r is asked for less%s, and slows down to %.3g emails a second: %s"
-            logger.warning(told, mailer or "default", to(domain), pace_of(row), masked(reason))
+            text = "Mailer %r is asked for less%s, and slows down to %.3g emails a second: %s"
+            logger.warning(text, mailer or "default", to(domain), pace_of(row), masked(reason))
 
 
 def _recovers(row: MailerThrottle, using: str) -> bool:

@@ -30,8 +30,10 @@ def check_queue_is_used(**kwargs: Any) -> list[CheckMessage]:
     else:
         where, path = "EMAIL_BACKEND", email_backend()
         is_meant = is_ours(path)
-    said = getattr(django_settings, "MAILRAIL", {})
-    is_meant = is_meant or (isinstance(said, Mapping) and bool({"DELIVER_WITH", "MAILERS"} & said.keys()))
+    options = getattr(django_settings, "MAILRAIL", {})
+    is_meant = is_meant or (
+        isinstance(options, Mapping) and bool({"DELIVER_WITH", "MAILERS"} & options.keys())
+    )
     if is_meant or path in OF_TESTS or path.startswith("mailrail."):
         return []
     return [

@@ -36,7 +36,7 @@ def pack(value: Any, where: str) -> Any:
     if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
     if isinstance(value, (list, tuple)):
-        packed = [each if type(each) is str else pack(each, f"{where}[{n}]") for n, each in enumerate(value)]
+        packed = [item if type(item) is str else pack(item, f"{where}[{n}]") for n, item in enumerate(value)]
         return {"$tuple": packed} if isinstance(value, tuple) else packed
     if isinstance(value, (str, Promise, Address)):
         return str(value)  # a safe string, a translation, an address: Django takes str() of each
@@ -59,7 +59,7 @@ def pack_text(value: Any, where: str) -> Any:
     if type(packed) is str and "\0" in packed:
         return {"$text": base64.b64encode(packed.encode("utf-8", "surrogatepass")).decode()}
     if type(packed) is dict and not any(key.startswith("$") for key in packed):
-        return {key: pack_text(each, where) if type(each) is str else each for key, each in packed.items()}
+        return {key: pack_text(item, where) if type(item) is str else item for key, item in packed.items()}
     return packed
 
 
@@ -67,20 +67,20 @@ def unpack(value: Any) -> Any:
     """``value``: as JSON has it. Most of it is text, alone or in lists."""
     kind = type(value)
     if kind is list:
-        return [each if type(each) is str else unpack(each) for each in value]
+        return [item if type(item) is str else unpack(item) for item in value]
     if kind is not dict:
         return value
     if len(value) == 1:
         (name, inner), *_ = value.items()
         if name.startswith("$"):
             return _unpack_tagged(name, inner)
-    return {key: unpack(each) for key, each in value.items()}
+    return {key: unpack(item) for key, item in value.items()}
 
 
 def _pack_dict(value: Mapping[Any, Any], where: str) -> Any:
     if all(type(key) is str for key in value) and not any(key.startswith("$") for key in value):
-        return {key: pack(each, f"{where}[{key!r}]") for key, each in value.items()}
-    items = [[pack(key, f"a key of {where}"), pack(each, f"{where}[{key!r}]")] for key, each in value.items()]
+        return {key: pack(item, f"{where}[{key!r}]") for key, item in value.items()}
+    items = [[pack(key, f"a key of {where}"), pack(item, f"{where}[{key!r}]")] for key, item in value.items()]
     return {"$dict": items}
 
 
@@ -88,7 +88,7 @@ def _unpack_tagged(name: str, inner: Any) -> Any:
     if name == "$tuple":
         return tuple(unpack(inner))
     if name == "$dict":
-        return {unpack(key): unpack(each) for key, each in inner}
+        return {unpack(key): unpack(item) for key, item in inner}
     if name == "$charset":
         charset = Charset(inner[0])
         charset.header_encoding, charset.body_encoding = inner[1:]

@@ -76,9 +76,9 @@ class ShownPart:
     def data(self) -> bytes:
         if self.message.is_multipart():  # an email in the email
             inner: Any = self.message.get_payload()
-            return b"".join(each.as_bytes() for each in inner)
-        found: Any = self.message.get_payload(decode=True)
-        return bytes(found or b"")
+            return b"".join(submessage.as_bytes() for submessage in inner)
+        payload: Any = self.message.get_payload(decode=True)
+        return bytes(payload or b"")
 
     @property
     def size(self) -> int:
@@ -103,7 +103,7 @@ class Contents:
     def __init__(self, email: Email, using: str) -> None:
         self.data = _composed(email, using)
         self._message: Message = message_from_bytes(self.data)
-        self.parts = [ShownPart(n, each) for n, each in enumerate(_leaves(self._message))]
+        self.parts = [ShownPart(n, leaf) for n, leaf in enumerate(_leaves(self._message))]
         self.html = self._body("text/html")
         self.text = self._body("text/plain")
 
@@ -128,10 +128,10 @@ class Contents:
     def _body(self, mimetype: str) -> ShownPart | None:
         return next((part for part in self.parts if part.is_body(mimetype)), None)
 
-    def _image(self, found: re.Match[str]) -> str:
-        part = self._by_content_id.get(unquote(found[1]))
+    def _image(self, match: re.Match[str]) -> str:
+        part = self._by_content_id.get(unquote(match[1]))
         if part is None or not part.mimetype.startswith("image/"):
-            return found[0]
+            return match[0]
         return f"data:{part.mimetype};base64,{base64.b64encode(part.data).decode()}"
 
     @cached_property
@@ -164,7 +164,7 @@ def download(data: bytes, filename: str, mimetype: str = "application/octet-stre
 
 def safe_filename(name: str) -> str:
     """Without folders, controls, and marks that turn the direction of reading: ``exe.gpj`` is no picture."""
-    kept = "".join(each if each.isprintable() and each not in '\\/:*?"<>|' else "_" for each in name)
+    kept = "".join(char if char.isprintable() and char not in '\\/:*?"<>|' else "_" for char in name)
     return kept.strip(" .")[-LONGEST_FILENAME:] or "attachment"
 
 
@@ -206,7 +206,7 @@ def _as_text(message: EmailMessage, email: Email) -> None:
 def _leaves(message: Message) -> Iterator[Message]:
     payload: Any = message.get_payload()
     if message.is_multipart() and message.get_content_maintype() == "multipart":
-        for each in payload:
-            yield from _leaves(each)
+        for subpart in payload:
+            yield from _leaves(subpart)
     else:
         yield message

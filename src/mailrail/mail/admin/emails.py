@@ -88,14 +88,14 @@ class EmailChangeList(KeysetChangeList):
     time_field = "created_at"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Email]:
-        found = super().get_queryset(request, exclude_parameters).defer("content")
+        emails = super().get_queryset(request, exclude_parameters).defer("content")
         term = self.query.strip()
         if not term:
-            return found
-        if named := _named(term, found.db):
-            return found.filter(pk__in=named)
+            return emails
+        if named := _named(term, emails.db):
+            return emails.filter(pk__in=named)
         self.is_windowed = True
-        return _containing(found, term)
+        return _containing(emails, term)
 
     def indexed(self) -> QuerySet[Email]:
         status = self.params.get(EmailStatusFilter.parameter_name)
@@ -172,7 +172,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
     @admin.display(description=pgettext_lazy("email", "recipients"))
     def to(self, email: Email) -> str:
-        addresses = [str(each.get("address", "")) for each in _objects(email.recipients)]
+        addresses = [str(recipient.get("address", "")) for recipient in _objects(email.recipients)]
         more = len(addresses) - 1
         shown = [breakable(address) for address in addresses[:1]]
         return format_html("{}{}", *shown, f" (+{more})" if more > 0 else "") if shown else ""
@@ -264,8 +264,8 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
             except CannotShow as error:
                 problem = str(error)
         return {
-            "recipients": [translations.recipient(each) for each in _objects(email.recipients)],
-            "events": [translations.event(each) for each in _objects(email.events)],
+            "recipients": [translations.recipient(entry) for entry in _objects(email.recipients)],
+            "events": [translations.event(entry) for entry in _objects(email.events)],
             "contents": contents,
             "headers": [(name, breakable(value)) for name, value in contents.headers] if contents else [],
             "problem": problem,
@@ -308,8 +308,8 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
                 "It may hold a secret, such as a link that sets a password: it is shown to nobody."
             )
         if not request.user.has_perm("mailrail_mail.view_email_content"):
-            said = gettext("To see it takes the permission “%(permission)s”.")
-            return said % {"permission": gettext("Can view the content of email")}
+            text = gettext("To see it takes the permission “%(permission)s”.")
+            return text % {"permission": gettext("Can view the content of email")}
         return ""
 
     def _viewed(self, request: HttpRequest, object_id: str) -> Email:
@@ -339,13 +339,13 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
             self.log_change(request, _nameless(id), str(decision.label))
         if changed.done:
             count = len(changed.done)
-            said = ngettext("%(what)s: %(count)d email.", "%(what)s: %(count)d emails.", count)
-            self.message_user(request, said % {"what": decision.label, "count": count}, messages.SUCCESS)
+            text = ngettext("%(what)s: %(count)d email.", "%(what)s: %(count)d emails.", count)
+            self.message_user(request, text % {"what": decision.label, "count": count}, messages.SUCCESS)
         for reason, count in Counter(changed.refused.values()).items():
-            said = ngettext(
+            text = ngettext(
                 "Refused for %(count)d email: %(why)s.", "Refused for %(count)d emails: %(why)s.", count
             )
-            self.message_user(request, said % {"count": count, "why": gettext(reason)}, messages.WARNING)
+            self.message_user(request, text % {"count": count, "why": gettext(reason)}, messages.WARNING)
 
     def _may(self, request: HttpRequest, decision: EmailAction) -> bool:
         return request.user.has_perm(f"mailrail_mail.{decision.permission}")
@@ -388,10 +388,10 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
         ids = [email.pk for email in queryset]
         kept = len(ids) - len(delete_final(ids, router.db_for_write(Email)))
         if kept:
-            said = ngettext(
+            text = ngettext(
                 "%(count)d was kept: it has not ended.", "%(count)d were kept: they have not ended.", kept
             )
-            self.message_user(request, said % {"count": kept}, messages.WARNING)
+            self.message_user(request, text % {"count": kept}, messages.WARNING)
 
 
 def _nameless(id: UUID) -> Email:
@@ -401,4 +401,4 @@ def _nameless(id: UUID) -> Email:
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     """Of a record that other hands may have written."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -79,7 +79,7 @@ class AboutFilter(WordFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.value():
             return queryset
-        its = Q(related_object=self.value())
-        ids = few_of(Email.objects.using(queryset.db).filter(its))
+        condition = Q(related_object=self.value())
+        ids = few_of(Email.objects.using(queryset.db).filter(condition))
         self.is_windowed = ids is None
-        return queryset.filter(its if ids is None else Q(pk__in=ids))
+        return queryset.filter(condition if ids is None else Q(pk__in=ids))

@@ -69,22 +69,22 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
             return HttpResponseNotAllowed(["POST"])
         if not (self._may_pause(request) and self.has_view_permission(request)):
             raise PermissionDenied
-        mailer, what = request.POST.get("mailer", ""), request.POST.get("what")
+        mailer, action = request.POST.get("mailer", ""), request.POST.get("what")
         using = router.db_for_write(MailerState)
         states = MailerState.objects.using(using).values_list("pk", flat=True)  # few: one for each mailer
         may_leave = mailer in delivering()
         is_known = may_leave or mailer in set(states)
-        if what not in ("pause", "resume") or not (may_leave if what == "pause" else is_known):
+        if action not in ("pause", "resume") or not (may_leave if action == "pause" else is_known):
             raise Http404
-        if what == "pause":
+        if action == "pause":
             circuit.pause(mailer, using, request.POST.get("reason", "")[:LONGEST_REASON].replace("\0", ""))
-            done, said = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
+            done, text = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
         else:
             circuit.resume(mailer, using)
-            done, said = pgettext("email", "Resume"), gettext("%(mailer)s goes on.")
+            done, text = pgettext("email", "Resume"), gettext("%(mailer)s goes on.")
         self.log_change(request, MailerState(pk=mailer), done)
         self.message_user(
-            request, said % {"mailer": mailer or pgettext("email", "default")}, messages.SUCCESS
+            request, text % {"mailer": mailer or pgettext("email", "default")}, messages.SUCCESS
         )
         return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_mailerstate_changelist"))
 
@@ -101,13 +101,13 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         self.log_change(
             request, MailerState(pk=row.mailer), f"{pgettext('email', 'Allow sender')}: {row.sender}"
         )
-        said = ngettext(
+        text = ngettext(
             "%(count)s held email from %(sender)s is sent now.",
             "%(count)s held emails from %(sender)s are sent now.",
             count,
         )
-        told = said % {"count": count, "sender": row.sender or "<>"}
-        self.message_user(request, told, messages.SUCCESS)
+        notice = text % {"count": count, "sender": row.sender or "<>"}
+        self.message_user(request, notice, messages.SUCCESS)
         return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_mailerstate_changelist"))
 
     def _may_pause(self, request: HttpRequest) -> bool:

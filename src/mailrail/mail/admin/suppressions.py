@@ -73,8 +73,8 @@ class SuppressionAdmin(KeysetAdmin):
         address = bare(search_term.strip())
         asked = Q(address__startswith=qualified(address)) | Q(address__in=names_of(address))
         # Without an order, so that the planner takes the index of prefixes, and does not walk along the list.
-        found = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
-        return queryset.filter(pk__in=list(found)), False
+        addresses = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
+        return queryset.filter(pk__in=list(addresses)), False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

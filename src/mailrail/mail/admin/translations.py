@@ -84,12 +84,12 @@ def shown_status(email: Email) -> str:
 
 def status_label(email: Email) -> str:
     """Say how an email stands."""
-    said = str(WORDS.get(shown_status(email), email.status))
+    label = str(WORDS.get(shown_status(email), email.status))
     if email.status != Status.PARTIAL:
-        return said
+        return label
     have_it = len(addresses_with(email.recipients, Status.SENT))
-    told = gettext("%(status)s: %(sent)d of %(all)d recipients")
-    return told % {"status": said, "sent": have_it, "all": len(email.recipients)}
+    text = gettext("%(status)s: %(sent)d of %(all)d recipients")
+    return text % {"status": label, "sent": have_it, "all": len(email.recipients)}
 
 
 WORDS: dict[str, Any] = {**dict(Status.choices), DEFERRED: pgettext_lazy("email", "deferred")}
@@ -115,49 +115,49 @@ def shortened(text: str) -> str:
     return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
 
 
-def event(told: dict[str, Any]) -> dict[str, Any]:
+def event(entry: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.events``."""
-    what = str(told.get("what", ""))
+    kind = str(entry.get("what", ""))
     return {
-        **_escaped(told),
-        "at": _time(told),
-        "what": EVENTS.get(what, harmless(what)),
-        **_said(told),
+        **_escaped(entry),
+        "at": _time(entry),
+        "what": EVENTS.get(kind, harmless(kind)),
+        **_said(entry),
     }
 
 
-def recipient(told: dict[str, Any]) -> dict[str, Any]:
+def recipient(entry: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.recipients``."""
-    status = str(told.get("status", ""))
+    status = str(entry.get("status", ""))
     label = Status(status).label if status in Status.values else harmless(status)
-    may_have_it = bool(told.get("ambiguous")) and status != Status.SENT
-    escaped = _escaped(told)
+    may_have_it = bool(entry.get("ambiguous")) and status != Status.SENT
+    escaped = _escaped(entry)
     return {
         **escaped,
         "shown": breakable(str(escaped.get("address", ""))),
-        "at": _time(told),
+        "at": _time(entry),
         "status": label,
         "may_have_it": may_have_it,
-        **_said(told),
+        **_said(entry),
     }
 
 
-def _said(told: dict[str, Any]) -> dict[str, str]:
+def _said(entry: dict[str, Any]) -> dict[str, str]:
     """Return the reply or reason as ``said``; for an exception of several lines, its first one as ``summary``."""
-    said = " ".join(str(told[name]).strip() for name in ("text", "why") if told.get(name))
-    is_one = told.get("code") or "\n" not in said
-    return {"said": harmless(said), "summary": "" if is_one else harmless(first_line(said))}
+    text = " ".join(str(entry[name]).strip() for name in ("text", "why") if entry.get(name))
+    is_one = entry.get("code") or "\n" not in text
+    return {"said": harmless(text), "summary": "" if is_one else harmless(first_line(text))}
 
 
-def _escaped(told: dict[str, Any]) -> dict[str, Any]:
+def _escaped(entry: dict[str, Any]) -> dict[str, Any]:
     """Servers and exceptions have said most of it."""
-    return {name: harmless(value) if isinstance(value, str) else value for name, value in told.items()}
+    return {name: harmless(value) if isinstance(value, str) else value for name, value in entry.items()}
 
 
-def _time(told: dict[str, Any]) -> datetime | None:
+def _time(entry: dict[str, Any]) -> datetime | None:
     """Other hands may have written the record."""
     try:
-        found = parse_datetime(str(told.get("at", "")))
-        return found and as_django(found)
+        moment = parse_datetime(str(entry.get("at", "")))
+        return moment and as_django(moment)
     except ValueError:
         return None

@@ -27,10 +27,10 @@ def mailboxes(text: str) -> tuple[str, ...]:
         return (text,)
     try:
         header = parsing.header_factory("From", text)
-        several = tuple(str(each) for each in header.addresses)
+        several = tuple(str(address) for address in header.addresses)
     except Exception:  # Python's parser raises AttributeError, IndexError and others for what it cannot read
         return (text,)
-    is_list = all(isinstance(each, NonASCIILocalPartDefect) for each in header.defects)
+    is_list = all(isinstance(defect, NonASCIILocalPartDefect) for defect in header.defects)
     # An encoded word may stand for a control character, which no database and no header has room for.
     return several if is_list and len(several) > 1 and not _CONTROL.search("".join(several)) else (text,)
 

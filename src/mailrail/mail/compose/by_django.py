@@ -80,14 +80,14 @@ def _in_ascii(name: str, value: Any) -> Any:
 
 def _with_attached_bytes(message: EmailMessage) -> EmailMessage:
     """A copy where attached messages that were given as bytes stay these: Django parses and writes them."""
-    if not any(_is_message_in_bytes(each) for each in message.attachments):
+    if not any(_is_message_in_bytes(attachment) for attachment in message.attachments):
         return message
     message = copy.copy(message)
     message.attachments = [
-        EmailAttachment(each[0], verbatim(force_bytes(each[1])), each[2])
-        if _is_message_in_bytes(each)
-        else each
-        for each in message.attachments
+        EmailAttachment(attachment[0], verbatim(force_bytes(attachment[1])), attachment[2])
+        if _is_message_in_bytes(attachment)
+        else attachment
+        for attachment in message.attachments
     ]
     return message
 

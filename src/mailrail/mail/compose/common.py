@@ -97,10 +97,10 @@ def _content(message: EmailMessage, eight_bit: bool) -> bodies.BodyPart:
     if message.body or alone:
         parts.append(bodies.text(message.body, message.content_subtype, eight_bit=eight_bit, alone=alone))
     if alternatives:
-        parts += [_alternative(each, eight_bit) for each in alternatives]
+        parts += [_alternative(entry, eight_bit) for entry in alternatives]
         parts = [bodies.multipart("alternative", parts)]
     if attachments:
-        parts += [_attachment(each, eight_bit) for each in attachments]
+        parts += [_attachment(entry, eight_bit) for entry in attachments]
         return bodies.multipart("mixed", parts)
     return parts[0]
 

@@ -91,7 +91,9 @@ def _built(message: EmailMessage, smtputf8: bool) -> Any:
     build: Callable[..., Message[Any, Any]] = message.message
     # Django 5.2 has no such argument, and a subclass may be older than it is.
     takes = signature(build).parameters.values()
-    if IS_MODERN and any(each.name == "policy" or each.kind is each.VAR_KEYWORD for each in takes):
+    if IS_MODERN and any(
+        parameter.name == "policy" or parameter.kind is parameter.VAR_KEYWORD for parameter in takes
+    ):
         return build(policy=generator.WholeWords(linesep="\r\n", utf8=smtputf8))
     return build()
 

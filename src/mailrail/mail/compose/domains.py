@@ -51,8 +51,8 @@ def _changed(message: EmailMessage) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in _LISTS:
         entries = getattr(message, name, None) or ()
-        if not all(str(each).isascii() for each in entries):
-            values[name] = [in_text(str(each)) for each in entries]
+        if not all(str(entry).isascii() for entry in entries):
+            values[name] = [in_text(str(entry)) for entry in entries]
     sender = str(message.from_email)
     if not sender.isascii():
         values["from_email"] = in_text(sender)

@@ -58,10 +58,10 @@ def _mailboxes(name: str, value: str) -> str:
         raise ValueError(f"The header {name!r} names a domain that is none: {error}") from None
     parts = _in_brackets.split(value)
     bare = [match[0] for part in parts[::2] for match in _phrase.finditer(part) if match[1] is None]
-    for each in (*parts[1::2], *(text for text in bare if "@" in text)):
-        if not each.isascii():
+    for mailbox in (*parts[1::2], *(text for text in bare if "@" in text)):
+        if not mailbox.isascii():
             raise ValueError(
-                f"The header {name!r} names the mailbox {each!r}, which is not ASCII before its @: nothing else "
+                f"The header {name!r} names the mailbox {mailbox!r}, which is not ASCII before its @: nothing else "
                 "means the same. Name another one."
             )
     parts[::2] = [_phrase.sub(_encoded, part) for part in parts[::2]]

@@ -36,7 +36,7 @@ def check(rule: Rule, options: Mapping[str, Any]) -> str:
     limit = settings.ready_oldest_due if options["oldest"] is None else options["oldest"]
     if limit is None:
         raise CommandError("Say what is too long: --oldest SECONDS, as MAILRAIL['READY_OLDEST_DUE'] is None.")
-    if problems := [each.detail for each in rule(limit)]:
+    if problems := [problem.detail for problem in rule(limit)]:
         raise CommandError(single_line("; ".join(problems)))
     return "OK."
 

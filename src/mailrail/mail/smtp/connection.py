@@ -161,7 +161,7 @@ def _learn(server: SmtpServer, error: SmtpError) -> None:
     """Send this server no more commands behind a final dot, and tell so once."""
     if server not in _strict:
         _strict.add(server)
-        told = (
+        text = (
             "%s:%s takes no commands behind the final dot; the next email now waits for the reply to it: %s"
         )
-        logger.warning(told, server.host, server.port, error.reply)
+        logger.warning(text, server.host, server.port, error.reply)

@@ -41,9 +41,9 @@ class SmtpError(MailrailError):
     ) -> None:
         if advice is not None:
             self.advice = advice
-        said = f": {reply}" if reply else ""
+        reply_text = f": {reply}" if reply else ""
         advice = f" {self.advice}" if self.advice else ""
-        super().__init__(f"{what}{said}.{advice}")
+        super().__init__(f"{what}{reply_text}.{advice}")
         self.what = what
         self.stage = stage
         self.reply = reply

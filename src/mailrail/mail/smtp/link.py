@@ -125,10 +125,10 @@ Address = tuple[int, tuple[object, ...]]
 def resolve(host: str, port: int) -> list[Address]:
     """All addresses of the host, in the order in which they are to be tried."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
         raise CannotConnect(f"The name of {host}:{port} is not known: {error}", Stage.CONNECT) from error
-    return [(family, address) for family, _, _, _, address in found]
+    return [(family, address) for family, _, _, _, address in addresses]
 
 
 class Connect(Step):

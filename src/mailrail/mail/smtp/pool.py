@@ -92,10 +92,10 @@ def _keep(pool: Pool) -> None:
         _keeping.pop(pool, None)
         _keeping[pool] = None
         unused = list(_keeping)[:-MOST_KEPT]
-        for each in unused:
-            del _keeping[each]
-    for each in unused:
-        each.close()
+        for connection in unused:
+            del _keeping[connection]
+    for connection in unused:
+        connection.close()
 
 
 def pool_of(server: SmtpServer) -> Pool:

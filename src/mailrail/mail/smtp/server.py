@@ -49,16 +49,16 @@ def check_local_hostname(where: str, name: object) -> str:
 def check_extensions(where: str, names: object) -> frozenset[str]:
     """Return the keywords in capitals. Raise ``ValueError`` that names the option."""
     if not isinstance(names, list | tuple | set | frozenset) or not all(
-        isinstance(each, str) for each in names
+        isinstance(name, str) for name in names
     ):
         raise ValueError(f"{where} must be a list of SMTP extensions, such as ['PIPELINING'], not {names!r}.")
-    found = frozenset(each.upper() for each in names)
-    if unknown := found - IGNORABLE:
+    extensions = frozenset(name.upper() for name in names)
+    if unknown := extensions - IGNORABLE:
         raise ValueError(
             f"{where} names {min(unknown)!r}, which is none of: {', '.join(sorted(IGNORABLE))}. TLS and login are the "
             "matter of use_tls and username."
         )
-    return found
+    return extensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +147,5 @@ def _load_certificate(context: ssl.SSLContext, certfile: str, keyfile: str | Non
         context.load_cert_chain(certfile, keyfile)
     except OSError as error:  # such as ssl.SSLError
         names = f"ssl_certfile {certfile!r}" + (f" and ssl_keyfile {keyfile!r}" if keyfile else "")
-        what = f"{names} cannot be used: {type(error).__name__}: {error}"
-        raise CannotBegin(what, Stage.CONNECT) from error
+        error_text = f"{names} cannot be used: {type(error).__name__}: {error}"
+        raise CannotBegin(error_text, Stage.CONNECT) from error

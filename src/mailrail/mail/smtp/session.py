@@ -94,8 +94,8 @@ def _first_reply(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     try:
         return (yield Read(link, Stage.GREETING, min(timeout, PATIENCE_WITHOUT_TLS)))  # type: ignore[no-any-return]
     except ConnectionLost as error:
-        what = f"{server.host}:{server.port} does not greet us: {error.what}"
-        raise type(error)(what, Stage.GREETING, advice=server.port_advice) from error
+        error_text = f"{server.host}:{server.port} does not greet us: {error.what}"
+        raise type(error)(error_text, Stage.GREETING, advice=server.port_advice) from error
 
 
 def _ehlo(link: Link, server: SmtpServer) -> Generator[Step, Any, Extensions]:
@@ -149,8 +149,8 @@ def _log_in(link: Link, server: SmtpServer, offered: Extensions) -> Steps:
     """
     mechanisms = [m for m in _preferred(link, server) if m in offered.get("AUTH", "").upper().split()]
     if not mechanisms:
-        what = f"AUTH {offered['AUTH']}" if "AUTH" in offered else "no AUTH"
-        raise AuthenticationRefused(f"The server offers {what}, nothing we can log in with", Stage.AUTH)
+        offer = f"AUTH {offered['AUTH']}" if "AUTH" in offered else "no AUTH"
+        raise AuthenticationRefused(f"The server offers {offer}, nothing we can log in with", Stage.AUTH)
     for mechanism in mechanisms:
         reply = yield from _MECHANISMS[mechanism](link, server)
         if reply.positive:
@@ -227,8 +227,8 @@ def _token(server: SmtpServer) -> str:
         raise CannotBegin(f"token() raised {type(error).__name__}: {error}", Stage.AUTH) from error
     if isinstance(token, str) and _TOKEN.fullmatch(token):
         return token
-    what = f"token() must return an access token, a string without spaces, not {_kind_of(token)}"
-    raise CannotBegin(what, Stage.AUTH) from TypeError(what)
+    error_text = f"token() must return an access token, a string without spaces, not {_kind_of(token)}"
+    raise CannotBegin(error_text, Stage.AUTH) from TypeError(error_text)
 
 
 def _kind_of(token: object) -> str:

@@ -46,14 +46,14 @@ def learn(server: SmtpServer, most: int) -> None:
     if known is not None and known <= most:
         return
     _learnt[server] = most, time.monotonic() + KNOWN_FOR
-    told = "%s:%s takes %s recipients of an email in one transaction; emails to more leave in several"
-    logger.info(told, server.host, server.port, most)
+    text = "%s:%s takes %s recipients of an email in one transaction; emails to more leave in several"
+    logger.info(text, server.host, server.port, most)
 
 
 def heed_limits(server: SmtpServer, parameters: str) -> None:
     """Learn the number that a server says by itself, in its reply to EHLO (RFC 9422 6: ``LIMITS RCPTMAX=100``)."""
-    if found := _RCPTMAX.search(parameters):
-        learn(server, int(found[1]))
+    if match := _RCPTMAX.search(parameters):
+        learn(server, int(match[1]))
 
 
 def forget() -> None:
@@ -69,7 +69,7 @@ def overflow(recipients: Sequence[str], outcome: DeliveryOutcome) -> tuple[list[
     """
     if not outcome.refused:
         return [], 0
-    replies = [(each, outcome.refused.get(each)) for each in recipients]
+    replies = [(address, outcome.refused.get(address)) for address in recipients]
     first = next((n for n, (_, reply) in enumerate(replies) if reply is None), len(replies))
     full = next((n for n in range(first, len(replies)) if _is_too_many(replies[n][1])), None)
     if full is None:
@@ -77,7 +77,7 @@ def overflow(recipients: Sequence[str], outcome: DeliveryOutcome) -> tuple[list[
     is_clear = names_too_many(outcome.refused[replies[full][0]])
     if not is_clear and any(reply is None for _, reply in replies[full:]):
         return [], 0
-    over = [each for each, reply in replies[full:] if _is_too_many(reply)]
+    over = [address for address, reply in replies[full:] if _is_too_many(reply)]
     return over, sum(reply is None for _, reply in replies[:full]) if is_clear else 0
 
 
@@ -111,7 +111,8 @@ def without(outcome: DeliveryOutcome, over: Collection[str]) -> DeliveryOutcome:
         return outcome
     unwanted = set(over)
     return replace(
-        outcome, refused={each: reply for each, reply in outcome.refused.items() if each not in unwanted}
+        outcome,
+        refused={address: reply for address, reply in outcome.refused.items() if address not in unwanted},
     )
 
 

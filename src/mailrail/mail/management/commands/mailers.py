@@ -57,8 +57,8 @@ class Command(PipedCommand):
             self.stdout.write(check(health.mailers_out, options))
             return
         if verb is None:
-            for found in delivering():
-                self.stdout.write(single_line(f"{found or 'default'}: {_standing(found, using)}"))
+            for alias in delivering():
+                self.stdout.write(single_line(f"{alias or 'default'}: {_standing(alias, using)}"))
             return
         if verb == "move":
             self._move(options["old"], options["new"], options["ambiguous"], using)
@@ -92,26 +92,26 @@ class Command(PipedCommand):
 
 def _standing(mailer: str, using: str) -> str:
     state = MailerState.objects.using(using).filter(pk=mailer).first()
-    said = [_working(mailer, using)] if state is None else [_stopped(state)]
+    facts = [_working(mailer, using)] if state is None else [_stopped(state)]
     if state is not None and state.paused_by == circuit.OUTAGE and (others := policy_of(mailer).failover):
-        said.append(f"its mail goes by {', '.join(others)}")
+        facts.append(f"its mail goes by {', '.join(others)}")
     refused = (f"{row.sender or '<>'} ({row.reason})" for row in refused_senders(using, mailer))
     if named := ", ".join(refused):
-        said.append(f"holds mail from {named}")
-    return "; ".join(filter(None, said))
+        facts.append(f"holds mail from {named}")
+    return "; ".join(filter(None, facts))
 
 
 def _stopped(state: MailerState) -> str:
     since = f"since {for_people(state.since)}"
-    what = "paused" if state.paused_by == circuit.PERSON else "out"
-    return f"{what} {since}" + (f": {state.reason}" if state.reason else "")
+    state_label = "paused" if state.paused_by == circuit.PERSON else "out"
+    return f"{state_label} {since}" + (f": {state.reason}" if state.reason else "")
 
 
 def _working(mailer: str, using: str) -> str:
     throttle.slowed(mailer, using)  # credits what has passed since the last look
     slow = MailerThrottle.objects.using(using).filter(mailer=mailer, share__lt=1).order_by("domain")
-    said = [
+    facts = [
         f"slowed down to {throttle.pace_of(row):.3g} emails a second{throttle.to(row.domain)}: {row.reason}"
         for row in slow
     ]
-    return "; ".join(["works", *said])
+    return "; ".join(["works", *facts])

@@ -59,13 +59,13 @@ class Command(PipedCommand):
     def _report(self, using: str, status: str | None, mailer: str | None) -> dict[str, list[dict[str, Any]]]:
         queued, failed = status in (None, Status.QUEUED), status in (None, *NOT_FOR_ALL)
         return {
-            "waiting": [asdict(each) for each in overview.waiting(using, status, mailer)],
+            "waiting": [asdict(entry) for entry in overview.waiting(using, status, mailer)],
             # nobody can tell those of one mailer without reading them all
             "ended": [] if mailer is not None else _ended(using, status),
             "mailers": [_standing(state) for state in overview.states(using, mailer)],
             "refused_senders": [_refused(row) for row in refused_senders(using, mailer)],
-            "deferrals": [asdict(each) for each in overview.deferrals(using, mailer)] if queued else [],
-            "failures": [asdict(each) for each in overview.failures(using, mailer, status=status)]
+            "deferrals": [asdict(entry) for entry in overview.deferrals(using, mailer)] if queued else [],
+            "failures": [asdict(entry) for entry in overview.failures(using, mailer, status=status)]
             if failed
             else [],
         }
@@ -74,41 +74,43 @@ class Command(PipedCommand):
         head = ("status", "mailer", "emails", "due", "deferred", "later", "oldest due")
         self._table(
             head,
-            [_row(each) for each in report["waiting"]],
+            [_row(entry) for entry in report["waiting"]],
             "The queue is empty." if is_all else "No such email is waiting.",
         )
         if report["ended"]:
-            said = (f"{each['status']} {_count(each['count'], each['more'])}" for each in report["ended"])
-            self.stdout.write(f"\nEnded: {', '.join(said)}.")
-        for each in report["mailers"]:
-            self.stdout.write("")
-            probe = f", next try {_until(each['next_try'])}" if each["next_try"] else ""
-            self._say(
-                f"Mailer {each['mailer'] or 'default'} is paused by {each['paused_by'] or 'nobody'} since "
-                f"{for_people(each['since'])}{probe}: {each['reason'] or 'no reason given'}"
+            counts = (
+                f"{entry['status']} {_count(entry['count'], entry['more'])}" for entry in report["ended"]
             )
-        for each in report["refused_senders"]:
-            name, sender = each["mailer"] or "default", each["sender"] or "<>"
+            self.stdout.write(f"\nEnded: {', '.join(counts)}.")
+        for entry in report["mailers"]:
+            self.stdout.write("")
+            probe = f", next try {_until(entry['next_try'])}" if entry["next_try"] else ""
+            self._say(
+                f"Mailer {entry['mailer'] or 'default'} is paused by {entry['paused_by'] or 'nobody'} since "
+                f"{for_people(entry['since'])}{probe}: {entry['reason'] or 'no reason given'}"
+            )
+        for entry in report["refused_senders"]:
+            name, sender = entry["mailer"] or "default", entry["sender"] or "<>"
             self.stdout.write("")
             self._say(
-                f"Mailer {name} holds mail from {sender} since {for_people(each['since'])}, as its server refuses that "
-                f"sender: {each['reason']}"
+                f"Mailer {name} holds mail from {sender} since {for_people(entry['since'])}, as its server refuses "
+                f"that sender: {entry['reason']}"
             )
-            self._say(f"To let it go: manage.py mailers allow {name} '{each['sender']}'")
+            self._say(f"To let it go: manage.py mailers allow {name} '{entry['sender']}'")
         if report["deferrals"]:
             self.stdout.write("\nDeferred, by reason:")
-        for each in report["deferrals"][:MOST_REASONS]:
-            name = each["mailer"] or "default"
-            next_try = _until(each["next_try"])
-            self._say(f"{each['count']:,} of mailer {name}, next try {next_try}: {each['summary'][:200]}")
+        for entry in report["deferrals"][:MOST_REASONS]:
+            name = entry["mailer"] or "default"
+            next_try = _until(entry["next_try"])
+            self._say(f"{entry['count']:,} of mailer {name}, next try {next_try}: {entry['summary'][:200]}")
         if (others := len(report["deferrals"]) - MOST_REASONS) > 0:
             self.stdout.write(f"… and {others:,} other reasons: --json has them all.")
         if report["failures"]:
             self.stdout.write("\nFailed last:")
-        for each in report["failures"]:
-            to = ", ".join(each["recipients"])[:60]
-            have_it = f" ({_share(each['sent'], len(each['recipients']))})" if each["sent"] else ""
-            self._say(f"{for_people(each['at'])}  {each['id']}  {to}{have_it}  {each['summary'][:200]}")
+        for entry in report["failures"]:
+            to = ", ".join(entry["recipients"])[:60]
+            have_it = f" ({_share(entry['sent'], len(entry['recipients']))})" if entry["sent"] else ""
+            self._say(f"{for_people(entry['at'])}  {entry['id']}  {to}{have_it}  {entry['summary'][:200]}")
 
     def _say(self, text: str) -> None:
         """What others have said stays on its line."""

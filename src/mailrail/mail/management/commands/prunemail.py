@@ -103,18 +103,18 @@ class Command(PipedCommand):
             if settings.mail_storage is not None:
                 self._say(f"{left_behind:,} files deleted that transactions have left behind")
 
-    def _tell(self, chunks: Iterable[int], what: str) -> None:
+    def _tell(self, chunks: Iterable[int], done_to_them: str) -> None:
         done = 0
         try:
             for count in chunks:
                 done += count
         finally:  # also how far it got
-            self._say(f"{done:,} {what}")
+            self._say(f"{done:,} {done_to_them}")
 
     def _erase(self, address: str, forget_suppression: bool) -> None:
         if self._is_dry:
-            found = sum(len(page) for page in erasure.find(address, self._using))
-            self._say(f"{found:,} emails hold {address}")
+            count = sum(len(page) for page in erasure.find(address, self._using))
+            self._say(f"{count:,} emails hold {address}")
             return
         erased = erasure.erase(address, self._using, forget_suppression=forget_suppression)
         self._say(
@@ -134,7 +134,7 @@ class Command(PipedCommand):
 def _of_settings() -> tuple[timedelta | None, timedelta | None]:
     try:
         kept = settings.mail_keep_bodies, settings.mail_keep_records
-        bodies, records = (None if each is None else timedelta(seconds=each) for each in kept)
+        bodies, records = (None if seconds is None else timedelta(seconds=seconds) for seconds in kept)
     except (InvalidSettings, OverflowError) as error:
         raise CommandError(str(error)) from error
     return bodies, records
@@ -151,7 +151,7 @@ def _checked_days(name: str, value: Any) -> timedelta | None:
 
 
 def _checked(address: str) -> str:
-    found = bare(address)
-    if "@" not in found.strip("@"):
+    normal_form = bare(address)
+    if "@" not in normal_form.strip("@"):
         raise CommandError(f"--address must be an email address, not {address!r}.")
-    return found
+    return normal_form
