@@ -192,7 +192,7 @@ def _of_invitations(page: Page, count: int) -> Actions:
 def _chunk() -> None:
     before = datetime.fromtimestamp(1700000000, UTC) + timedelta(days=1)
     with transaction.atomic():
-        assert next(retention.prune_bodies(before, "default")) == retention.CHUNK
+        assert next(retention.prune_bodies(before, "default")) == retention.CHUNK_SIZE
         transaction.set_rollback(True)
 
 

@@ -13,7 +13,7 @@ from django.core import mail
 from mailrail import Channel
 from mailrail.layers import get_layer
 from mailrail.mail import queue, unhold
-from mailrail.mail.consumers import LOSSES, hold_what_was_buried
+from mailrail.mail.consumers import MAX_LOSSES, hold_what_was_buried
 from mailrail.mail.models import Email, Status
 from mailrail.mail.queueing import CHANNEL, content_for
 from mailrail.messages import Message
@@ -36,7 +36,7 @@ def nobody_holds() -> Iterator[None]:
     message_buried.connect(hold_what_was_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
 
 
-def lose(times: int = LOSSES) -> None:
+def lose(times: int = MAX_LOSSES) -> None:
     """Workers die over all messages that wait."""
     layer = get_layer()
     if layer.outbox:

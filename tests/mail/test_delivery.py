@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from mailrail.layers import get_layer
 from mailrail.mail import delivery, queue, queue_many, unhold
-from mailrail.mail.consumers import LOSSES
+from mailrail.mail.consumers import MAX_LOSSES
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
@@ -181,7 +181,7 @@ def test_messages_of_final_emails_end_together_and_within_a_time(
     queueing: Queueing, monkeypatch: pytest.MonkeyPatch, within: float
 ) -> None:
     """Each question for the layer costs as much as several emails."""
-    monkeypatch.setattr(delivery, "FINISHED_WITHIN", within)
+    monkeypatch.setattr(delivery, "FINISH_INTERVAL_S", within)
     final_by_then: list[int] = []
 
     def told(message: IncomingMessage) -> None:
@@ -231,7 +231,7 @@ def test_the_record_of_a_buried_message_is_held_for_a_person(queueing: Queueing)
         queueing(server.port)
         email = queue(message())
         layer = get_layer()
-        for _ in range(LOSSES):
+        for _ in range(MAX_LOSSES):
             layer.renew(layer.claim("dying", {"mailrail.mail": 1}, 60.0).claims, 0.0)
         Worker(layer, Routing.of_layer(), ["mailrail.mail"], drain=True).run()
         assert layer.dead("mailrail.mail") and server.connections == 0

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, Status, logins, queue_many
-from mailrail.mail.logins import BELIEVED_FOR, Login, key_of
+from mailrail.mail.logins import MAX_LOGIN_AGE, Login, key_of
 from mailrail.mail.mailers import alias_of, open_backend
 from mailrail.mail.models import MailerLogin, MailerState
 from mailrail.mail.smtp import close_pools
@@ -119,7 +119,7 @@ def test_whoever_found_no_answer_lets_others_try(queueing: Configure) -> None:
     "changed",
     [
         {"until": timedelta(seconds=1)},  # the worker died
-        {"accepted_at": BELIEVED_FOR + timedelta(seconds=1), "until": timedelta(hours=1)},  # long ago
+        {"accepted_at": MAX_LOGIN_AGE + timedelta(seconds=1), "until": timedelta(hours=1)},  # long ago
     ],
 )
 def test_an_old_try_is_no_reason_to_wait_and_an_old_proof_is_none(queueing: Configure, changed: Any) -> None:

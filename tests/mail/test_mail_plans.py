@@ -138,7 +138,7 @@ def test_the_suppression_list_is_read_by_its_key(admin_client: Client, query: di
 
 
 def test_mailq_counts_no_more_than_it_says() -> None:
-    counted = overview.COUNTED + 1
+    counted = overview.MAX_COUNTED + 1
     check(nodes_of(lambda: overview.waiting("postgres")), 4 * 3 * counted)
     check(nodes_of(lambda: overview.ended("postgres")), 5 * counted)
     failed_last = nodes_of(lambda: overview.failures("postgres"))
@@ -149,9 +149,9 @@ def test_mailq_counts_no_more_than_it_says() -> None:
 
 
 def test_whether_mail_is_in_time_is_asked_of_the_oldest_that_are_queued(settings: Any) -> None:
-    check(nodes_of(lambda: list(health.mail_in_time(60.0))), 3 * overview.COUNTED)
+    check(nodes_of(lambda: list(health.mail_in_time(60.0))), 3 * overview.MAX_COUNTED)
     fresh = nodes_of(lambda: list(health.mail_in_time(10 * 365 * 86400.0)))
-    check(fresh, 2 * health.PAGE)
+    check(fresh, 2 * health.PAGE_SIZE)
 
 
 @pytest.mark.parametrize("name", ["queued", "sending"])
@@ -172,9 +172,9 @@ def test_reconciliation_reads_a_page_at_a_time(name: str, place: ScanPosition) -
 def test_retention_reads_a_chunk_at_a_time() -> None:
     before = datetime.fromtimestamp(1700000000, UTC) + timedelta(seconds=1000)
     first_bodies = nodes_of(lambda: next(retention.prune_bodies(before, "postgres")))
-    check(first_bodies, 4 * retention.CHUNK)
+    check(first_bodies, 4 * retention.CHUNK_SIZE)
     assert "mailrail_mail_has_content" in {node.get("Index Name") for node in first_bodies}
-    check(nodes_of(lambda: next(retention.prune_records(before, "postgres"))), 6 * retention.CHUNK)
+    check(nodes_of(lambda: next(retention.prune_records(before, "postgres"))), 6 * retention.CHUNK_SIZE)
     assert (
         not Email.objects.using("postgres").filter(status="sent", emptied_at=None, pk__lt=id_of(400)).exists()
     )
@@ -182,4 +182,4 @@ def test_retention_reads_a_chunk_at_a_time() -> None:
 
 def test_erasure_reads_a_page_at_a_time() -> None:
     pages = erasure.find("customer77@example.com", "postgres")
-    check(nodes_of(lambda: list(islice(pages, 1))), 2 * erasure.PAGE + erasure.AT_ONCE)
+    check(nodes_of(lambda: list(islice(pages, 1))), 2 * erasure.PAGE_SIZE + erasure.PER_TRANSACTION)

@@ -177,7 +177,7 @@ def test_an_email_that_ends_or_is_unheld_waits_for_no_attempt(on: str) -> None:
 
 
 def test_many_reasons_are_told_in_full_to_machines_only(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailq_command, "MOST_REASONS", 2)
+    monkeypatch.setattr(mailq_command, "MAX_REASONS", 2)
     for email, word in zip(queue(4), ("one", "two", "three", "four"), strict=True):
         deferred(email, on, word)
     assert len(report()["deferrals"]) == 4
@@ -185,7 +185,7 @@ def test_many_reasons_are_told_in_full_to_machines_only(on: str, monkeypatch: py
 
 
 def test_no_more_is_counted_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "COUNTED", 3)
+    monkeypatch.setattr(overview, "MAX_COUNTED", 3)
     mail.cancel(queue(4))
     queue(3)
     assert "cancelled 3+" in mailq() and "3+" not in mailq("--status", "queued")

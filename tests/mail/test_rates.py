@@ -213,7 +213,7 @@ def test_turns_are_given_by_priority_over_all_workers() -> None:
     assert give(0) == pytest.approx([21], abs=0.2)
     assert give(5) == pytest.approx([1], abs=0.2)
     assert give(0, -5) == pytest.approx([31, 41], abs=0.2)
-    assert give(*[0] * 200)[-1] == throttle.LONGEST_RESERVATION_S
+    assert give(*[0] * 200)[-1] == throttle.MAX_RESERVATION_S
     throttle.cancel_reservations("out", "default")
     assert give(0) == pytest.approx([1], abs=0.2)
 

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.mail.replies import LONGEST_LINE, MOST_LINES, Garbled, Kind, Reply, ReplyReader, Stage, classify
+from mailrail.mail.replies import (
+    MAX_LINE_OCTETS,
+    MAX_LINES,
+    Garbled,
+    Kind,
+    Reply,
+    ReplyReader,
+    Stage,
+    classify,
+)
 
 
 def read(received: bytes) -> list[Reply]:
@@ -52,8 +61,8 @@ def test_reading(received: bytes, replies: list[Reply]) -> None:
         b"\xb2\xb55 Ok\r\n",
         b"HTTP/1.1 400 Bad Request\r\n",
         b"250-one\r\n251 two\r\n",
-        b"x" * LONGEST_LINE,
-        b"250-x\r\n" * MOST_LINES,
+        b"x" * MAX_LINE_OCTETS,
+        b"250-x\r\n" * MAX_LINES,
     ],
 )
 def test_what_is_no_reply(received: bytes) -> None:

@@ -75,7 +75,7 @@ def prune(*arguments: str) -> str:
 
 
 def test_bodies_go_first_and_records_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNK_SIZE", 2)
     old = aged(mail.queue_many([message(big=BIG) for _ in range(5)]), 40)
     older = aged(mail.queue_many([message(big=BIG + b"2")]), 400)
     young = aged(mail.queue_many([message(big=BIG + b"3")]), 1)
@@ -549,7 +549,7 @@ def test_a_dry_run_erases_nothing() -> None:
 
 
 def test_erasure_walks_through_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasure, "PAGE", 2)
+    monkeypatch.setattr(erasure, "PAGE_SIZE", 2)
     mail.queue_many([message(ANN), *(message() for _ in range(4)), message(ANN)])
     assert prune("--address", ANN).startswith("2 emails deleted")
     assert Email.objects.count() == 4

@@ -28,7 +28,7 @@ from mailrail.mail.smtp.link import Link, Read, Step, Write
 from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
 
-PATIENCE = Timeouts().capped(30)
+TIMEOUTS = Timeouts().capped(30)
 HASTE = Timeouts().capped(1)
 
 
@@ -77,7 +77,7 @@ def batch(count: int = 4) -> list[Envelope]:
     return [envelope(f"mail {n}") for n in range(count)]
 
 
-def deliver(server: ScriptedServer, bag: Bag, timeouts: Timeouts = PATIENCE, connections: int = 1) -> list:
+def deliver(server: ScriptedServer, bag: Bag, timeouts: Timeouts = TIMEOUTS, connections: int = 1) -> list:
     used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=timeouts)) for _ in range(connections)]
     try:
         return send_all(used, bag)
@@ -633,7 +633,7 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
     bag = Failing(envelopes)
     executor = ThreadPoolExecutor(1) if elsewhere else None
     with ScriptedServer() as server:
-        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="the database is gone"):
             send_all(used, bag, executor)
         check_account(server, bag, envelopes)
@@ -672,7 +672,7 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
 
     bag = Failing(envelopes)
     with ScriptedServer() as server:
-        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(4)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="a mistake"):
             send_all(used, bag)
         for connection in used:
@@ -687,7 +687,7 @@ def test_connections_are_permitted_in_groups_elsewhere() -> None:
     envelopes = batch(200)
     bag = Bag(envelopes)
     with ScriptedServer() as server, ThreadPoolExecutor(1) as executor:
-        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE)) for _ in range(8)]
+        used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS)) for _ in range(8)]
         assert send_all(used, bag, executor) == []
         check_account(server, bag, envelopes)
         for connection in used:

@@ -19,11 +19,11 @@ from tests.mail.test_smtp_dialogue import Bag, batch
 from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
 
-PATIENCE = Timeouts().capped(30)
+TIMEOUTS = Timeouts().capped(30)
 
 
 def pool_for(server: ScriptedServer, **options: Any) -> Pool:
-    return Pool(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE, **options))
+    return Pool(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS, **options))
 
 
 def send(pool: Pool, count: int = 1) -> Bag:
@@ -139,7 +139,7 @@ def test_many_threads_share_few_connections() -> None:
 
 
 def test_of_many_logins_those_used_last_keep_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailrail.mail.smtp.pool.MOST_KEPT", 2)
+    monkeypatch.setattr("mailrail.mail.smtp.pool.MAX_IDLE_POOLS", 2)
     with ScriptedServer() as server:
         first, second, third = (pool_for(server, max_messages=most) for most in (101, 102, 103))
         for pool in (first, second, first, third):
@@ -166,7 +166,7 @@ def test_equal_servers_share_a_pool() -> None:
 def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
     """It opens its own; its end, and its goodbyes, do not end the parent's."""
     with ScriptedServer() as server:
-        pool = pool_of(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE))
+        pool = pool_of(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS))
         send(pool)
         held = threading.Event()
 
@@ -230,7 +230,7 @@ def _in_child(action: Any) -> int:
 
 def test_opening_twice_takes_one_link() -> None:
     with ScriptedServer() as server:
-        connection = Connection(SmtpServer("127.0.0.1", server.port, timeouts=PATIENCE))
+        connection = Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS))
         assert drive(connection.open()) is True
         assert drive(connection.open()) is False
         drive(connection.quit())

@@ -28,11 +28,11 @@ from mailrail.mail.smtp.errors import (
     TimedOut,
     TlsFailed,
 )
-from mailrail.mail.smtp.server import PATIENCE_WITHOUT_TLS, TLS_PORTS
+from mailrail.mail.smtp.server import GREETING_TIMEOUT_S, TLS_PORTS
 from tests.mail.test_smtp_dialogue import Bag, envelope
 from tests.smtp_server import PASSWORD, USER, Fault, ScriptedServer
 
-PATIENCE = Timeouts().capped(30)
+TIMEOUTS = Timeouts().capped(30)
 HASTE = Timeouts().capped(1)
 
 
@@ -56,7 +56,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def connect(
-    server: Any, host: str = "localhost", timeouts: Timeouts = PATIENCE, **options: Any
+    server: Any, host: str = "localhost", timeouts: Timeouts = TIMEOUTS, **options: Any
 ) -> Connection:
     connection = Connection(SmtpServer(host, server.port, timeouts=timeouts, **options))
     try:
@@ -121,18 +121,18 @@ def test_a_port_where_tls_comes_first_is_told_soon(
     tls: Any, what: str, serving: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server waits for TLS, and we for its greeting: as on port 465."""
-    assert 465 in TLS_PORTS and PATIENCE_WITHOUT_TLS < 10
+    assert 465 in TLS_PORTS and GREETING_TIMEOUT_S < 10
     kind, patience = {"silence": (TimedOut, 0.1), "disconnect": (ConnectionLost, 30.0)}[what]
-    monkeypatch.setattr("mailrail.mail.smtp.session.PATIENCE_WITHOUT_TLS", patience)
+    monkeypatch.setattr("mailrail.mail.smtp.session.GREETING_TIMEOUT_S", patience)
     with ScriptedServer([Fault("HANDSHAKE", what)], tls=serving, implicit_tls=True) as server:
         monkeypatch.setattr("mailrail.mail.smtp.server.TLS_PORTS", {server.port})
         with pytest.raises(kind, match=r"localhost:\d+ does not greet us: .*Write use_ssl") as caught:
-            connect(server, tls=tls, timeouts=PATIENCE)
+            connect(server, tls=tls, timeouts=TIMEOUTS)
         assert type(caught.value) is kind and caught.value.stage is Stage.GREETING
 
 
 def test_a_slow_greeting_at_another_port_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailrail.mail.smtp.session.PATIENCE_WITHOUT_TLS", 0.0)
+    monkeypatch.setattr("mailrail.mail.smtp.session.GREETING_TIMEOUT_S", 0.0)
     with ScriptedServer() as server:
         connect(server)
 
@@ -247,7 +247,7 @@ def test_what_goes_wrong_before_the_first_email(
             "username": USER,
             "password": PASSWORD,
         }
-        haste = HASTE if what == "silence" else PATIENCE
+        haste = HASTE if what == "silence" else TIMEOUTS
         with pytest.raises(SmtpError) as caught:
             connect(server, timeouts=haste, **options)
         error = caught.value
@@ -255,7 +255,7 @@ def test_what_goes_wrong_before_the_first_email(
         if what[0] in "45":
             assert error.code == int(what[:3]) and what[10:] in str(error)
         assert server.mails == []
-        connect(server, timeouts=PATIENCE, **options)
+        connect(server, timeouts=TIMEOUTS, **options)
 
 
 def test_no_address_of_the_host_answers() -> None:

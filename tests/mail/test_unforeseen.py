@@ -110,7 +110,7 @@ def test_the_others_leave_and_the_bad_one_is_counted_and_held(
     go_on()
     email = bad()
     assert email.status == Status.HELD and "KeyError" in email.events[-1]["why"]
-    assert email.attempts == outcomes.MOST_UNFORESEEN and len(server.mails) == 4
+    assert email.attempts == outcomes.MAX_UNFORESEEN_ATTEMPTS and len(server.mails) == 4
     assert get_layer().stats() == {}
 
 

@@ -19,7 +19,7 @@ from .smtp import check_address
 from .smtp.as_django import utf8_address_of
 from .smtp.errors import InvalidAddress
 
-LONGEST_MESSAGE_ID = 255
+MAX_MESSAGE_ID_LENGTH = 255
 _COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
@@ -94,9 +94,9 @@ def _look_for_unstorable(value: Any, where: str) -> None:
 
 
 def check_message_id(message_id: str) -> None:
-    if len(message_id) > LONGEST_MESSAGE_ID or not (message_id.isascii() and message_id.isprintable()):
+    if len(message_id) > MAX_MESSAGE_ID_LENGTH or not (message_id.isascii() and message_id.isprintable()):
         raise CannotQueue(
-            f"The Message-ID {message_id[:60]!r}… must be at most {LONGEST_MESSAGE_ID} printable ASCII characters."
+            f"The Message-ID {message_id[:60]!r}… must be at most {MAX_MESSAGE_ID_LENGTH} printable ASCII characters."
         )
 
 

@@ -35,7 +35,7 @@ OF_ANYMAIL = frozenset(
         "track_opens",
     }
 )
-MOST_LOGGED = 1000
+MAX_LOGGED = 1000
 """Classes and names that are remembered as logged: a process that makes classes as it runs keeps no more."""
 _logged: set[tuple[str, str]] = set()
 
@@ -94,7 +94,7 @@ def _is_unset(value: Any) -> bool:
 
 def _log_left_out(kind: type, name: str, error: Exception) -> None:
     attribute = f"{kind.__module__}.{kind.__qualname__}", name
-    if attribute in _logged or len(_logged) >= MOST_LOGGED:
+    if attribute in _logged or len(_logged) >= MAX_LOGGED:
         return
     _logged.add(attribute)  # first: a log may be mailed
     reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -56,7 +56,7 @@ from .policies import UNNAMED, MailerPolicy, policy_of, read
 from .server_checks import check_server
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
-MOST_MISTAKES = 20
+MAX_MISTAKES = 20
 
 FOR_DEVELOPMENT = {
     f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy", "filebased", "locmem")
@@ -366,7 +366,7 @@ def _errors_of_options(alias: str) -> Collection[str]:
     one that it lacks, until it says nothing new.
     """
     options, errors = options_of(alias), dict[str, None]()
-    for _ in range(MOST_MISTAKES):
+    for _ in range(MAX_MISTAKES):
         try:
             server_of(make_backend(alias, options))
             break

@@ -26,8 +26,8 @@ from .policies import policy_of
 
 logger = logger_of("mailrail.mail")
 
-LEASE = timedelta(seconds=20)
-RENEWED_EVERY = 5.0
+LEASE_DURATION = timedelta(seconds=20)
+RENEW_INTERVAL_S = 5.0
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with USE_TZ = False, too
 
 
@@ -64,7 +64,7 @@ def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
     free = rows.filter(mailer=mailer, number__lte=allowed, until__lte=Now())
     # Of two that see the same row free, the second one looks again once the first has committed, and leaves it.
     wanted = free.order_by("number").values("pk")[:most]
-    free.filter(pk__in=wanted).update(holder=holder, until=Now() + LEASE)
+    free.filter(pk__in=wanted).update(holder=holder, until=Now() + LEASE_DURATION)
     return rows.filter(holder=holder).count()
 
 
@@ -89,7 +89,7 @@ class _Keeper:
 
     def _run(self) -> None:
         while True:
-            time.sleep(RENEWED_EVERY)
+            time.sleep(RENEW_INTERVAL_S)
             with self._changed:
                 if not self._held:
                     self._thread = None
@@ -107,7 +107,7 @@ class _Keeper:
 def _renew(held: dict[str, str]) -> None:
     for using in set(held.values()):
         mine = [holder for holder, alias in held.items() if alias == using]
-        MailerConnection.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE)
+        MailerConnection.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE_DURATION)
 
 
 _keeper = _Keeper()

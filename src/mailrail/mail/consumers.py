@@ -27,23 +27,25 @@ from .outcomes import add_event
 from .queueing import CHANNEL, content_for
 from .retention import first_id
 
-BATCH = 200
+BATCH_SIZE = 200
 CONCURRENCY = 2
 """Batches at once in one process: one waits for the network while another computes."""
-ALWAYS = 1_000_000
+MAX_ATTEMPTS = 1_000_000
 """Attempts: how often, and how long, an email is tried is the record's matter."""
-LOSSES = 20
+MAX_LOSSES = 20
 """Workers that may die over an email: most are killed for other reasons, and its record knows whether it was sent."""
 
-LONGEST_ERROR = 2000
+MAX_ERROR_LENGTH = 2000
 """Characters of the error of a buried message that the record keeps: its end, which names the exception."""
-DEAD_AT_ONCE = 500
+DEAD_PER_RUN = 500
 """Dead messages that are looked at together."""
-LONGEST_DIALOGUE = timedelta(minutes=10)
+MAX_DIALOGUE_DURATION = timedelta(minutes=10)
 """For which the reply to a final dot may be waited for (RFC 5321 4.5.3.2.6), after the others."""
 
 
-@consumer(CHANNEL, batch=BATCH, concurrency=CONCURRENCY, attempts=ALWAYS, backoff=5.0, losses=LOSSES)
+@consumer(
+    CHANNEL, batch=BATCH_SIZE, concurrency=CONCURRENCY, attempts=MAX_ATTEMPTS, backoff=5.0, losses=MAX_LOSSES
+)
 def deliver(messages: list[IncomingMessage]) -> None:
     """Deliver the emails ``{"id": …}``."""
     Delivery(messages).run()
@@ -76,7 +78,7 @@ def queued(before: datetime) -> QuerySet[Email]:
 def sending(before: datetime) -> QuerySet[Email]:
     """Left behind by a worker that died, on a layer that has lost its messages since. Not what is being sent."""
     return _records(before, Status.SENDING).filter(
-        changed_at__lt=after(before, -LONGEST_DIALOGUE.total_seconds())
+        changed_at__lt=after(before, -MAX_DIALOGUE_DURATION.total_seconds())
     )
 
 
@@ -100,7 +102,7 @@ def hold_what_was_buried(*, message: IncomingMessage, error: str, **kwargs: Any)
 def hold_what_is_dead() -> None:
     """What the worker that buried it did not hold: it was killed in between, or its database was away."""
     layer, last = Channel(CHANNEL).layer, None
-    while page := layer.dead(CHANNEL, DEAD_AT_ONCE, last):
+    while page := layer.dead(CHANNEL, DEAD_PER_RUN, last):
         last = page[-1]
         waiting: dict[UUID | None, Email]
         waiting = {email.pk: email for email in _waiting(id_of(dead.message.content) for dead in page)}
@@ -122,7 +124,7 @@ def _waiting(ids: Iterable[UUID | None]) -> QuerySet[Email]:
 
 
 def _hold(email: Email, error: str) -> None:
-    add_event(email, now := timezone.now(), "held: its message was buried", why=error[-LONGEST_ERROR:])
+    add_event(email, now := timezone.now(), "held: its message was buried", why=error[-MAX_ERROR_LENGTH:])
     Email.objects.using(router.db_for_write(Email)).filter(pk=email.pk, version=email.version).update(
         status=Status.HELD, version=email.version + 1, events=email.events, changed_at=now, next_try_at=None
     )

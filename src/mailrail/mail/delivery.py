@@ -45,23 +45,23 @@ from .suppressions import listed
 
 logger = logger_of("mailrail.mail")
 
-NOTHING_TO_DO = {*map(Status, FINAL), Status.HELD}
+FINAL_OR_HELD = {*map(Status, FINAL), Status.HELD}
 """Final, or held: releasing it sends a message of its own, whose number (``Email.dispatch``) voids those before it."""
-TAKEN = {Status.SENT, Status.PARTIAL}
+ACCEPTED = {Status.SENT, Status.PARTIAL}
 """The server has accepted it, for some recipients at least."""
-PER_CONNECTION = 5
+EMAILS_PER_CONNECTION = 5
 """Emails that are worth another connection."""
-SHORTLY = 5.0
+RETRY_SOON_S = 5.0
 """Seconds until mail is looked at again that could not be delivered for a reason that passes."""
-OTHERS = 60.0
+OTHER_WORKER_GRACE_S = 60.0
 """Seconds that an email is left to another worker which may be alive."""
-PATIENCE = 20.0
+DATABASE_TIMEOUT_S = 20.0
 """Seconds in which outcomes that are known wait for a database that is away: each one that is lost is a second copy."""
-LEAST_PACE = 10.0
+MIN_PACE_PER_S = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
 LOGGING_IN = "another worker logs in first"
 NO_SLOT = "all connections of its mailer are in use"
-FINISHED_WITHIN = 1.0
+FINISH_INTERVAL_S = 1.0
 """Seconds between two settlements of messages whose emails are final, while other emails of the batch go on. The last
 messages end with the batch. Each settlement is a call to the layer, which costs as much as several emails. A crash in
 between loses nothing: the records say what became of the emails."""
@@ -102,7 +102,7 @@ class Delivery:
         finally:
             self._finish_final()
             for message in self._all:  # returning would finish them
-                _release(message, SHORTLY, "it could not leave yet")
+                _release(message, RETRY_SOON_S, "it could not leave yet")
 
     def _deduplicate(self) -> None:
         for message in self._all:
@@ -153,7 +153,7 @@ class Delivery:
             return
         try:
             email = reading.emails([id], self._using)[id]
-            if email.status not in NOTHING_TO_DO:
+            if email.status not in FINAL_OR_HELD:
                 self._settle(
                     [outcomes.fail_unforeseen(email, timezone.now(), error, failover.last_mailer(email))]
                 )
@@ -189,7 +189,7 @@ class Delivery:
         sound, results, ready = [], [], []
         for email in emails:
             if (
-                email.status in NOTHING_TO_DO
+                email.status in FINAL_OR_HELD
                 or dispatch_of(self._messages[email.pk].content) < email.dispatch
             ):
                 _finish(self._messages[email.pk])
@@ -224,7 +224,7 @@ class Delivery:
         has sent the messages again."""
         if email.status != Status.SENDING or self._messages[email.pk].losses:
             return 0.0
-        return seconds_between(now, email.changed_at) + OTHERS
+        return seconds_between(now, email.changed_at) + OTHER_WORKER_GRACE_S
 
     def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
         addresses = {bare(recipient["address"]) for email in emails for recipient in email.recipients}
@@ -275,7 +275,7 @@ class Delivery:
         if outage is None:
             if self._probed is not None:
                 (circuit.reset if self._answered else circuit.half_open)(mailer, self._using)
-            self._release_all(left, SHORTLY, "its connection broke")
+            self._release_all(left, RETRY_SOON_S, "its connection broke")
             self._give_login_back()
             return unwelcome, float("inf"), "its sender is refused"
         stands_in = next(iter(candidates[candidates.index(mailer) + 1 :]), "")
@@ -351,7 +351,7 @@ class Delivery:
 
     def _slow(self, mailer: str, seconds: float) -> None:
         """As the server asks for. A few emails say little of the pace that it bears, so no less than a few a second."""
-        pace = max(LEAST_PACE, self._ended / max(seconds, 0.001))
+        pace = max(MIN_PACE_PER_S, self._ended / max(seconds, 0.001))
         for domain, reply in self._slow_down.items():
             allowed = rates.slowest_configured(mailer, domain)
             throttle.slow_down(mailer, domain, min(pace, allowed), reply, self._using)
@@ -451,7 +451,7 @@ class Delivery:
 
     def _patiently(self, write: Callable[[], object]) -> None:
         """Outcomes that are known. A database that is being restarted is waited for."""
-        until, is_told = time.monotonic() + PATIENCE, False
+        until, is_told = time.monotonic() + DATABASE_TIMEOUT_S, False
         while True:
             try:
                 write()
@@ -501,9 +501,9 @@ class Delivery:
             else:
                 _release(message, result.again, "it is sent later")
         outcome_log.tell([result for result in results if not result.mailer_out and not result.is_part])
-        if time.monotonic() - self._finished_at >= FINISHED_WITHIN:
+        if time.monotonic() - self._finished_at >= FINISH_INTERVAL_S:
             self._finish_final()
-        if self._probed is not None and any(result.status in TAKEN for result in results):
+        if self._probed is not None and any(result.status in ACCEPTED for result in results):
             circuit.reset(self._probed, self._using)  # nobody has to wait for the rest of this batch
             self._probed = None
 
@@ -525,7 +525,7 @@ class Delivery:
             _release(self._messages[email.pk], wait, reason)
 
     def _recheck_later(
-        self, mailer: str, emails: Sequence[Email], reason: str, soonest: float = throttle.SOONEST_RECHECK_S
+        self, mailer: str, emails: Sequence[Email], reason: str, soonest: float = throttle.MIN_RECHECK_S
     ) -> None:
         """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""
         for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
@@ -534,7 +534,7 @@ class Delivery:
 
 def _most(server: SmtpServer, count: int, circuit_state: CircuitState) -> int:
     """Connections for so many emails."""
-    return 1 if circuit_state.is_probe else max(1, min(server.pool_size, -(-count // PER_CONNECTION)))
+    return 1 if circuit_state.is_probe else max(1, min(server.pool_size, -(-count // EMAILS_PER_CONNECTION)))
 
 
 def _take(server: SmtpServer, most: int) -> list[Connection]:
@@ -552,7 +552,7 @@ def _take(server: SmtpServer, most: int) -> list[Connection]:
 def _settle_message(message: IncomingMessage, error: Exception) -> None:
     """By the message's own attempts, where the record cannot be used: the dead one's record is held."""
     error_text = "".join(traceback.format_exception(error))
-    if message.attempt < outcomes.MOST_UNFORESEEN:
+    if message.attempt < outcomes.MAX_UNFORESEEN_ATTEMPTS:
         _say(message, lambda: message.retry(outcomes.delay_after(message.attempt), error_text))
     else:
         _say(message, lambda: message.bury(error_text))

@@ -58,7 +58,7 @@ class NeverConnected(Exception):
     """What a backend raised came of this."""
 
 
-AWAY = (
+UNREACHABLE_ERRORS = (
     ConnectionRefusedError,
     gaierror,
     SMTPAuthenticationError,
@@ -67,7 +67,7 @@ AWAY = (
     NeverConnected,
 )
 """The server's fault, whatever the email: nothing was sent."""
-BROKEN = (
+BROKEN_CONNECTION_ERRORS = (
     ConnectionResetError,
     ConnectionAbortedError,
     BrokenPipeError,
@@ -78,11 +78,11 @@ BROKEN = (
     BadStatusLine,
 )
 """The request may have come there, and its answer did not come back, or not all of it."""
-BREAKING = {"RemoteProtocolError", "ServerDisconnectedError"}
+BROKEN_CONNECTION_NAMES = {"RemoteProtocolError", "ServerDisconnectedError"}
 """The same, by name: of httpx and aiohttp."""
-CONNECTING = {"NewConnectionError", "ConnectTimeoutError", "ConnectTimeout", "ConnectError"}
+CONNECT_ERROR_NAMES = {"NewConnectionError", "ConnectTimeoutError", "ConnectTimeout", "ConnectError"}
 """Errors of urllib3, requests and httpx, by name, that come before anything is sent."""
-UNKNOWN = "4.0.0"
+UNDEFINED_STATUS = "4.0.0"
 """Other undefined status (RFC 3463 3.1)."""
 
 
@@ -154,7 +154,7 @@ def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[De
     """Send one email. Returns its outcome, and why none of the others can be sent, if none can."""
     try:
         return _outcome_of(backend, loaded, mailer), ""
-    except AWAY as error:
+    except UNREACHABLE_ERRORS as error:
         error_text = _said_of(backend, error)
         outcome = DeliveryOutcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(error_text, Stage.CONNECT))
         return outcome, error_text
@@ -201,7 +201,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
     try:
         with _listening(backend) as refused_by_server:
             count = backend.send_messages([message])
-    except AWAY:
+    except UNREACHABLE_ERRORS:
         raise
     except SMTPNotSupportedError as error:
         if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
@@ -218,7 +218,9 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         )
     except Exception as error:
         causes = list(_causes(error))
-        if any(isinstance(cause, AWAY) or CONNECTING & _names(cause) for cause in causes):
+        if any(
+            isinstance(cause, UNREACHABLE_ERRORS) or CONNECT_ERROR_NAMES & _names(cause) for cause in causes
+        ):
             raise NeverConnected(_said(error)) from error
         if any(map(_is_ambiguous, causes)):
             return DeliveryOutcome(
@@ -234,7 +236,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         )
     if count == 0:
         return DeliveryOutcome(
-            Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNKNOWN)
+            Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNDEFINED_STATUS)
         )
     refused_by_server.update(message.__dict__.get(REFUSED, {}))
     refused = {
@@ -303,7 +305,9 @@ def _is_ambiguous(error: BaseException) -> bool:
     status = getattr(error, "status_code", None)
     # Without that cause, it may be a refusal: Postal's all have the status 200.
     taken = isinstance(status, int) and 200 <= status < 300 and isinstance(error.__cause__, ValueError)
-    return taken or isinstance(error, BROKEN) or bool(BREAKING & _names(error))
+    return (
+        taken or isinstance(error, BROKEN_CONNECTION_ERRORS) or bool(BROKEN_CONNECTION_NAMES & _names(error))
+    )
 
 
 def _is_of_a_handshake(error: BaseException) -> bool:
@@ -353,7 +357,7 @@ def _id_of_service(message: EmailMessage) -> str:
 
 def _status_of(error: Exception) -> str:
     """Too many requests (RFC 6585 4), as Anymail tells it, or nothing that we know."""
-    return "4.7.0" if getattr(error, "status_code", None) == 429 else UNKNOWN
+    return "4.7.0" if getattr(error, "status_code", None) == 429 else UNDEFINED_STATUS
 
 
 def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
@@ -378,7 +382,7 @@ def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> De
     others = [address for address in addresses if address not in refused]
     unheard = [reply for address, reply in replies.items() if address not in bare_of.values()]
     if len(unheard) != len(others):
-        unheard = [Reply(451, "refused, and nobody knows by which reply", UNKNOWN)] * len(others)
+        unheard = [Reply(451, "refused, and nobody knows by which reply", UNDEFINED_STATUS)] * len(others)
     return DeliveryOutcome(
         Fate.REFUSED, Stage.RCPT, None, {**refused, **dict(zip(others, unheard, strict=True))}
     )

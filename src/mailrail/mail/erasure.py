@@ -34,9 +34,9 @@ from .retention import EMPTIED, delete, empty
 if TYPE_CHECKING:
     from django.contrib.admin.models import LogEntry
 
-PAGE = 5000
+PAGE_SIZE = 5000
 """Records that one statement looks through."""
-AT_ONCE = 50
+PER_TRANSACTION = 50
 """Records that are in memory together."""
 ERASED = "[erased]"
 _IN_JSON = ("recipients", "content", "events", "tags")
@@ -79,11 +79,13 @@ def find(address: str, using: str) -> Iterator[list[UUID]]:
     """The emails that hold the address, page by page."""
     every = Email.objects.using(using).order_by("pk")
     last = UUID(int=0)
-    while page := list(every.filter(pk__gt=last).values_list("pk", flat=True)[:PAGE]):
+    while page := list(every.filter(pk__gt=last).values_list("pk", flat=True)[:PAGE_SIZE]):
         emails = every.filter(pk__gt=last, pk__lte=page[-1])
         last = page[-1]
         ids = list(_holding(emails, address, using).values_list("pk", flat=True))
-        parts = (every.filter(pk__in=ids[n : n + AT_ONCE]) for n in range(0, len(ids), AT_ONCE))
+        parts = (
+            every.filter(pk__in=ids[n : n + PER_TRANSACTION]) for n in range(0, len(ids), PER_TRANSACTION)
+        )
         yield [email.pk for part in parts for email in part if _holds(email, address)]
 
 

@@ -20,10 +20,10 @@ from mailrail.namespace import current
 
 from .models import Email, EmailFile, File
 
-INLINE_UP_TO = 32 * 1024
+MAX_INLINE_BYTES = 32 * 1024
 """Bytes that are kept inside the record: a row of their own would cost more than it saves."""
 FOLDER = "mailrail-mail"
-PAGE = 500
+PAGE_SIZE = 500
 """Files that are looked at together."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -33,7 +33,7 @@ Files: TypeAlias = Mapping[str, bytes]
 
 def put_inline(email: Email, files: Files) -> Files:
     """Put what is small into the record's content. Returns what is large."""
-    small = {digest: data for digest, data in files.items() if len(data) <= INLINE_UP_TO}
+    small = {digest: data for digest, data in files.items() if len(data) <= MAX_INLINE_BYTES}
     email.content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
     large = {digest: data for digest, data in files.items() if digest not in small}
     email.content["large"] = sorted(large)
@@ -126,7 +126,7 @@ def drop_all_unneeded(using: str) -> Iterator[int]:
     """Look through all rows, page by page: emails may have been deleted without asking what they carried."""
     last = ""
     while page := list(
-        File.objects.using(using).filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:PAGE]
+        File.objects.using(using).filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:PAGE_SIZE]
     ):
         last = page[-1]
         links = EmailFile.objects.using(using).filter(file__in=page)
@@ -146,8 +146,8 @@ def drop_left_behind(using: str, before: datetime) -> int:
         return 0
     names = sorted(name for name in entries if _SHA256.fullmatch(name))
     dropped = 0
-    for start in range(0, len(names), PAGE):
-        page = names[start : start + PAGE]
+    for start in range(0, len(names), PAGE_SIZE):
+        page = names[start : start + PAGE_SIZE]
         for name in sorted(set(page) - _known(page, using)):
             try:
                 is_old = seconds_between(storage.get_modified_time(_path(name)), before) > 0

@@ -18,13 +18,13 @@ from .circuit import OUTAGE
 from .mailers import alias_of
 from .models import Email, MailerState, MailerThrottle, Status
 from .outcomes import domain_of
-from .overview import COUNTED, due_at
+from .overview import MAX_COUNTED, due_at
 from .policies import policy_of
-from .throttle import LONGEST_RESERVATION_S
+from .throttle import MAX_RESERVATION_S
 
-PAGE = 500
+PAGE_SIZE = 500
 """Emails that are read at once."""
-BETWEEN_TURNS = 60.0
+RESERVATION_GRACE_S = 60.0
 """Seconds after the last turn that was given away in which the next ones are still asked for."""
 
 
@@ -85,14 +85,14 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
     """Yield the emails that are queued since before the moment: no other can have been due before it."""
     queued = Email.objects.using(using).filter(status=Status.QUEUED).order_by("pk")
     last = None
-    for _ in range(COUNTED // PAGE):  # ids are in the order of their making, and an index has them
+    for _ in range(MAX_COUNTED // PAGE_SIZE):  # ids are in the order of their making, and an index has them
         page = queued if last is None else queued.filter(pk__gt=last)
-        rows = [_Queued(*row) for row in page.values_list(*_Queued._fields)[:PAGE]]
+        rows = [_Queued(*row) for row in page.values_list(*_Queued._fields)[:PAGE_SIZE]]
         for row in rows:
             if seconds_between(row.created_at, moment) <= 0:
                 return
             yield row
-        if len(rows) < PAGE:
+        if len(rows) < PAGE_SIZE:
             return
         last = rows[-1].id
 
@@ -102,13 +102,13 @@ def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
     now, limits = time.time(), set()
     for pace in MailerThrottle.objects.using(using).exclude(reservations={}):
         ends = [end for line in pace.reservations.values() for end in line.values()]
-        if max(ends, default=0.0) > now - BETWEEN_TURNS:
+        if max(ends, default=0.0) > now - RESERVATION_GRACE_S:
             limits.add((pace.mailer, pace.domain))
     for mailer in {mailer for row in rows for mailer in row.mailers}:
         policy = policy_of(mailer)
         for domain, rates in {"": policy.rate, **policy.rates}.items():
             # Turns that are farther away are not noted.
-            if any(rate.seconds / rate.count > LONGEST_RESERVATION_S for rate in rates):
+            if any(rate.seconds / rate.count > MAX_RESERVATION_S for rate in rates):
                 limits.add((mailer, domain))
     return limits
 

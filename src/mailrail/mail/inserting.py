@@ -17,7 +17,7 @@ from mailrail.moments import aware
 
 from .models import Email
 
-AT_ONCE = 1000
+ROWS_PER_INSERT = 1000
 """Emails that one INSERT stores."""
 
 
@@ -27,7 +27,7 @@ def insert(emails: Sequence[Email], using: str) -> None:
     Columns that the database would fill in the same way are left out: its part of the work grows with each.
     """
     if connections[using].vendor != "postgresql":
-        Email.objects.using(using).bulk_create(emails, batch_size=AT_ONCE)
+        Email.objects.using(using).bulk_create(emails, batch_size=ROWS_PER_INSERT)
         return
     rows = [_row(email) for email in emails]
     with connections[using].cursor() as cursor:
@@ -83,8 +83,8 @@ def _alike(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], li
     for row in rows:
         by_names.setdefault(tuple(row), []).append(row)
     for names, alike in by_names.items():
-        for begin in range(0, len(alike), AT_ONCE):
-            yield names, alike[begin : begin + AT_ONCE]
+        for begin in range(0, len(alike), ROWS_PER_INSERT):
+            yield names, alike[begin : begin + ROWS_PER_INSERT]
 
 
 @lru_cache(maxsize=16)

@@ -17,9 +17,9 @@ from .files import inline_files, load_files
 from .models import Email, Status
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
-LONGEST_ADDRESS = 320
+MAX_ADDRESS_LENGTH = 320
 """Characters of a bare one, for which the suppression list has room; servers take 254."""
-MOST_AT_ONCE = 16 * 1024 * 1024
+MAX_PORTION_BYTES = 16 * 1024 * 1024
 """Bytes of emails that are in memory together."""
 _STATUSES = frozenset(Status.values)
 
@@ -47,7 +47,7 @@ def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
     portion: list[Email] = []
     size = 0
     for email in emails:
-        if portion and size + email.size > MOST_AT_ONCE:
+        if portion and size + email.size > MAX_PORTION_BYTES:
             yield portion
             portion, size = [], 0
         portion.append(email)
@@ -109,8 +109,10 @@ def defect_of(email: Email) -> str:
     addresses = [email.sender, *(recipient["address"] for recipient in email.recipients)]
     if any(map(_CONTROL.search, addresses)):
         return "an address has a control character"
-    if any(len(address) > LONGEST_ADDRESS and len(bare(address)) > LONGEST_ADDRESS for address in addresses):
-        return f"an address is longer than {LONGEST_ADDRESS} characters"
+    if any(
+        len(address) > MAX_ADDRESS_LENGTH and len(bare(address)) > MAX_ADDRESS_LENGTH for address in addresses
+    ):
+        return f"an address is longer than {MAX_ADDRESS_LENGTH} characters"
     if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
         return "its content is no object"
     large = email.content.get("large", [])

@@ -9,7 +9,7 @@ from email.utils import parseaddr
 from mailrail.conf import settings
 from mailrail.terminal import counted, single_line
 
-MOST = 20
+MAX_NAMED = 20
 """Recipients of an email that are named."""
 _ADDRESS = re.compile(r"""("[^"@]*"|[^\s<>()\[\],;:"']+)@([^\s<>()\[\],;:"']+)""")
 """What looks like an address, with its domain; a quoted local part may hold spaces (RFC 5321 4.1.2)."""
@@ -23,8 +23,8 @@ def named(addresses: Sequence[str]) -> str:
     """Return these addresses as the log may name them, on one line: without names, which anybody may choose."""
     if settings.mail_log_recipients == "none":
         return counted(len(addresses), "recipient")
-    shown = list(dict.fromkeys(_field(masked(_bare(address))) for address in addresses[:MOST]))
-    more = len(addresses) - MOST
+    shown = list(dict.fromkeys(_field(masked(_bare(address))) for address in addresses[:MAX_NAMED]))
+    more = len(addresses) - MAX_NAMED
     return single_line(",".join(shown)) + (f",and {more} more" if more > 0 else "")
 
 

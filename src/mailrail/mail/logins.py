@@ -18,9 +18,9 @@ from django.utils.crypto import salted_hmac
 
 from .models import MailerLogin
 
-LEASE = timedelta(seconds=60)
+LEASE_DURATION = timedelta(seconds=60)
 """For which others wait for the worker that logs in; then another one may."""
-BELIEVED_FOR = timedelta(minutes=10)
+MAX_LOGIN_AGE = timedelta(minutes=10)
 """For which a process that starts believes the login of another one. A password may have been changed since."""
 
 _proven: set[tuple[str, str]] = set()
@@ -62,17 +62,17 @@ class Login:
             return True
         now = timezone.now()
         row, self.is_first = MailerLogin.objects.using(self._using).get_or_create(
-            mailer=self._mailer, defaults={"key": self.key, "until": now + LEASE}
+            mailer=self._mailer, defaults={"key": self.key, "until": now + LEASE_DURATION}
         )
         if self.is_first:
             return True
         accepted_at = row.accepted_at if row.key == self.key else None
-        if accepted_at is not None and now - accepted_at < BELIEVED_FOR:
+        if accepted_at is not None and now - accepted_at < MAX_LOGIN_AGE:
             return True
         # Of two that see the same row, the second one finds it changed.
         is_free = Q(until__lte=now) | ~Q(key=self.key)
         taken = self._rows.filter(is_free, key=row.key, until=row.until)
-        self.is_first = bool(taken.update(key=self.key, accepted_at=None, until=now + LEASE))
+        self.is_first = bool(taken.update(key=self.key, accepted_at=None, until=now + LEASE_DURATION))
         return self.is_first
 
     def accepted(self) -> None:

@@ -16,7 +16,7 @@ from .outcomes import add_event, is_ambiguous
 from .overview import waiting
 from .queueing import announce
 
-AT_ONCE = 200
+PER_TRANSACTION = 200
 """Emails of one transaction."""
 MOVABLE = (Status.QUEUED.value, Status.HELD.value)
 MOVED = "moved to another mailer"
@@ -72,7 +72,9 @@ def _pages(old: str, using: str) -> Iterator[list[UUID]]:
             Q(mailer=old) | Q(sent_via=old or "default"), status=status
         )
         last = UUID(int=0)
-        while page := list(emails.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]):
+        while page := list(
+            emails.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:PER_TRANSACTION]
+        ):
             last = page[-1]
             yield page
 

@@ -16,7 +16,7 @@ from .outcomes import AMBIGUOUS, HELD_AMBIGUOUS, Result
 
 logger = logger_of("mailrail.mail")
 
-LONGEST_TEXT = 300
+MAX_TEXT_LENGTH = 300
 """Characters of what a server said."""
 
 
@@ -48,7 +48,7 @@ def _log(level: int, result: Result) -> None:
     to = named([_of(recipient, "address") for recipient in email.recipients])
     failed = email.failed_recipients if result.status is Status.PARTIAL else []
     whole = masked(_of(reply, "text") or _of(reply, "why"))
-    text = (whole if _of(reply, "code") else first_line(whole))[:LONGEST_TEXT]
+    text = (whole if _of(reply, "code") else first_line(whole))[:MAX_TEXT_LENGTH]
     line = f"{outcome} email={email.pk} to={to} mailer={single_line(mailer)}"
     if failed:
         line += f" failed={len(failed)}"

@@ -16,11 +16,11 @@ from mailrail.prepared_statements import execute_prepared
 from .models import Email, Status, Suppression
 from .outcomes import Result
 
-WRITTEN = ("status", "recipients", "attempts", "events", "changed_at", "sent_at", "next_try_at")
-UNDER_WAY = (Status.QUEUED.value, Status.SENDING.value)
+WRITTEN_COLUMNS = ("status", "recipients", "attempts", "events", "changed_at", "sent_at", "next_try_at")
+MAY_LEAVE = (Status.QUEUED.value, Status.SENDING.value)
 """What may be sent: cancelled, held and final ones may not, whoever made them so."""
 
-PLANS_LAST = 5.0
+PLAN_CACHE_S = 5.0
 """Seconds. To plan the statement below takes a third as long as to execute it."""
 
 # One statement for a group, so that no transaction has to be begun and ended: each round trip is one that connections
@@ -87,7 +87,7 @@ def _store_together(emails: Sequence[Email], intents: Collection[Email], using: 
         "now": aware(timezone.now()),
     }
     stored = Stored(set(), set())
-    for id, is_result in execute_prepared(connections[using], _STORE, values, PLANS_LAST):
+    for id, is_result in execute_prepared(connections[using], _STORE, values, PLAN_CACHE_S):
         (stored.saved if is_result else stored.claimed).add(id)
     return stored
 
@@ -118,7 +118,7 @@ def _store_one_by_one(
             email.pk
             for email in emails
             if _unchanged(email, using).update(
-                **{name: getattr(email, name) for name in WRITTEN}, version=email.version + 1
+                **{name: getattr(email, name) for name in WRITTEN_COLUMNS}, version=email.version + 1
             )
         }
         _suppress(results, saved, using)
@@ -126,7 +126,7 @@ def _store_one_by_one(
             email.pk
             for email in intents
             if _unchanged(email, using)
-            .filter(status__in=UNDER_WAY)
+            .filter(status__in=MAY_LEAVE)
             .update(**change, version=email.version + 1)
         }
     return Stored(saved, claimed)

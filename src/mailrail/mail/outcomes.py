@@ -25,24 +25,24 @@ from .values import storable
 if TYPE_CHECKING:
     from .refused_senders import RefusedSenders
 
-FIRST_RETRY = 60.0
+MIN_RETRY_S = 60.0
 """Seconds to the second attempt, doubled for each later one. RFC 5321 4.5.4.1 has 30 minutes in mind; greylisting needs
 less."""
-LONGEST_RETRY = 4 * 3600.0
-SOON, NOT_SO_SOON = 5.0, 600.0
+MAX_RETRY_S = 4 * 3600.0
+RETRY_SOON_S, MAX_RETRY_SOON_S = 5.0, 600.0
 """Seconds to the next try when it was not the email's fault: at first, and at most. They grow, as a connection that
 breaks at the same email again and again may be that email's fault after all."""
 NOT_SENT = "not sent"
 TAKEN_IN_PART = "accepted for some recipients; the others follow"
 UNFORESEEN = "not sent: an unforeseen error"
 HELD_FOR_UNFORESEEN = "held: an unforeseen error, again and again"
-MOST_UNFORESEEN = 8
+MAX_UNFORESEEN_ATTEMPTS = 8
 """Attempts that may end with an error that nobody foresaw, over two hours; the record keeps more events than that."""
 AMBIGUOUS = "it may have been sent; sending again"
 SENDER_REFUSED = "held: the server refuses its sender"
 HELD_AMBIGUOUS = "held: it may have been sent"
 EXPIRED_FOR_THE_OTHERS = "expired before these recipients got it"
-MOST_EVENTS = 20
+MAX_EVENTS = 20
 """Events that a record keeps: the first one, and the last."""
 
 _STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANSIENT: Status.QUEUED}
@@ -156,7 +156,7 @@ def keep_ambiguous(email: Email, now: datetime, reason: str, mailer: str) -> Res
         return Result(email, Status.HELD)
     add_event(email, now, AMBIGUOUS, mailer=mailer, why=reason)
     return _again(
-        email, now, delay_after(ambiguous_before) if ambiguous_before else SOON * random.uniform(0, 1)
+        email, now, delay_after(ambiguous_before) if ambiguous_before else RETRY_SOON_S * random.uniform(0, 1)
     )
 
 
@@ -179,7 +179,7 @@ def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) 
     if email.status == Status.SENDING:
         return keep_ambiguous(email, now, reason, mailer)
     before = sum(event.get("what") == UNFORESEEN for event in email.events)
-    if before + 1 < MOST_UNFORESEEN:
+    if before + 1 < MAX_UNFORESEEN_ATTEMPTS:
         add_event(email, now, UNFORESEEN, mailer=mailer, why=reason)
         return _again(email, now, delay_after(before + 1))
     add_event(email, now, HELD_FOR_UNFORESEEN, mailer=mailer, why=reason)
@@ -393,7 +393,9 @@ def _is_too_old(email: Email, now: datetime) -> bool:
 
 def _soon(email: Email) -> float:
     """Twice as long for each time in a row."""
-    return min(NOT_SO_SOON, SOON * 2.0 ** max(0, _times_unsent(email) - 1)) * random.uniform(1, 1.5)
+    return min(MAX_RETRY_SOON_S, RETRY_SOON_S * 2.0 ** max(0, _times_unsent(email) - 1)) * random.uniform(
+        1, 1.5
+    )
 
 
 def _times_unsent(email: Email) -> int:
@@ -408,7 +410,7 @@ def _times_unsent(email: Email) -> int:
 
 def delay_after(attempts: int) -> float:
     """Return the seconds until the next attempt."""
-    return min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.75, 1.25)
+    return min(MAX_RETRY_S, MIN_RETRY_S * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.75, 1.25)
 
 
 def _facts(reply: Reply) -> dict[str, Any]:
@@ -429,6 +431,6 @@ def add_event(email: Email, now: datetime, kind: str, **facts: Any) -> None:
     before = email.events if isinstance(email.events, list) else []  # other hands may have written the record
     email.events = [
         *before[:1],
-        *before[1:][2 - MOST_EVENTS :],
+        *before[1:][2 - MAX_EVENTS :],
         {"at": aware(now).isoformat(), "what": kind, **storable_facts},
     ]

@@ -1,4 +1,4 @@
-"""How the mail queue stands, for people and monitors. Nothing here reads more than ``COUNTED`` emails of a status."""
+"""Reports on the mail queue for people and monitors. No query reads more than ``MAX_COUNTED`` emails of a status."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mailrail.tracebacks import first_line
 
 from .models import FINAL, NOT_FOR_ALL, Email, MailerState, Status, addresses_with
 
-COUNTED = 10_000
+MAX_COUNTED = 10_000
 """Beyond these, a number is "this many, and more"."""
 OPEN = (Status.QUEUED.value, Status.SENDING.value, Status.HELD.value)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The emails of one status and mailer, among the oldest ``COUNTED`` of that status; ``more``: there are others.
+    """The emails of one status and mailer, among the oldest ``MAX_COUNTED`` of that status; ``more``: there are others.
 
     ``later``: those of them whose time (``send_at``) has not come. ``deferred``: those whose last attempt failed, and
     whose next one has not come. ``due``: the others. ``oldest``: since when the first of those is due.
@@ -77,13 +77,14 @@ def waiting(using: str, status: str | None = None, mailer: str | None = None) ->
 def _waiting(status: str, using: str) -> list[Waiting]:
     """Counted here: a query that groups them again looks each of them up, or reads the whole table for that."""
     emails = Email.objects.using(using).filter(status=status).order_by("pk")
-    rows = list(emails.values_list("mailer", "send_at", "next_try_at", "created_at")[: COUNTED + 1])
+    rows = list(emails.values_list("mailer", "send_at", "next_try_at", "created_at")[: MAX_COUNTED + 1])
     now = timezone.now()
     by_mailer: dict[str, list[_Times]] = {}
-    for mailer, send_at, next_try_at, created_at in rows[:COUNTED]:
+    for mailer, send_at, next_try_at, created_at in rows[:MAX_COUNTED]:
         by_mailer.setdefault(mailer, []).append(_Times(send_at, next_try_at, created_at))
     return [
-        _standing(status, mailer, by_mailer[mailer], now, len(rows) > COUNTED) for mailer in sorted(by_mailer)
+        _standing(status, mailer, by_mailer[mailer], now, len(rows) > MAX_COUNTED)
+        for mailer in sorted(by_mailer)
     ]
 
 
@@ -112,7 +113,7 @@ def _standing(status: str, mailer: str, times: list[_Times], now: datetime, more
 def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
     """Return why emails wait for their next attempt: the most frequent reasons first.
 
-    Among the oldest ``COUNTED`` of those queued. Digits tell no reasons apart: servers put ids into their replies.
+    Among the oldest ``MAX_COUNTED`` of those queued. Digits tell no reasons apart: servers put ids into their replies.
     """
     groups: dict[tuple[str, str], list[tuple[datetime, str, str]]] = {}
     for name, next_try, events in _deferred(using):
@@ -138,7 +139,7 @@ def _deferred(using: str) -> Iterator[tuple[str, datetime, Any]]:
         Case(When(is_deferred, then=F("next_try_at"))),
         Case(When(is_deferred, then=F("events"))),
     )
-    return (row for row in rows[:COUNTED] if row[1] is not None)
+    return (row for row in rows[:MAX_COUNTED] if row[1] is not None)
 
 
 _ids = re.compile(r"(?<!^)\S*\d\S*")
@@ -146,14 +147,14 @@ _ids = re.compile(r"(?<!^)\S*\d\S*")
 
 
 def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:
-    """Status -> how many, up to ``COUNTED``, and whether there are more."""
+    """Status -> how many, up to ``MAX_COUNTED``, and whether there are more."""
     counts = {}
     for name in FINAL:
         if status in (None, name):
             # in the order of the index, which alone is read
             emails = Email.objects.using(using).filter(status=name).order_by("-pk").values("pk")
-            count = emails[: COUNTED + 1].count()
-            counts[name] = (min(count, COUNTED), count > COUNTED)
+            count = emails[: MAX_COUNTED + 1].count()
+            counts[name] = (min(count, MAX_COUNTED), count > MAX_COUNTED)
     return counts
 
 
@@ -168,7 +169,7 @@ def failures(
 ) -> list[Failure]:
     """Return the emails that failed last, for some recipients at least; of one mailer or status, if it is given.
 
-    Those of a mailer are looked for among the last ``COUNTED`` of each status.
+    Those of a mailer are looked for among the last ``MAX_COUNTED`` of each status.
     """
     emails = [
         email
@@ -184,7 +185,7 @@ def _newest(status: str, mailer: str | None, using: str) -> QuerySet[Email]:
     newest = Email.objects.using(using).filter(status=status).order_by("-changed_at")
     if mailer is None:
         return newest
-    emails = Email.objects.using(using).filter(pk__in=newest.values("pk")[:COUNTED], mailer=mailer)
+    emails = Email.objects.using(using).filter(pk__in=newest.values("pk")[:MAX_COUNTED], mailer=mailer)
     return emails.order_by("-changed_at")
 
 

@@ -15,7 +15,7 @@ from mailrail.moments import seconds_between
 from .acceptance import check_text
 from .mailers import check_delivering, may_be_composed
 
-LONGEST_LABEL = 255
+MAX_LABEL_LENGTH = 255
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ def _label(about: models.Model | str | None) -> str:
         about = f"{about._meta.label_lower}:{about.pk}"
     if not isinstance(about, str | None):
         raise TypeError(f"about must be a saved object or a string, not {about!r}.")
-    if about and len(about) > LONGEST_LABEL:
-        raise ValueError(f"about must be at most {LONGEST_LABEL} characters, not {len(about)}.")
+    if about and len(about) > MAX_LABEL_LENGTH:
+        raise ValueError(f"about must be at most {MAX_LABEL_LENGTH} characters, not {len(about)}.")
     return about or ""

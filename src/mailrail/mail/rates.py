@@ -21,7 +21,7 @@ from .policies import policy_of
 from .queueing import CHANNEL
 from .throttle import Overflow, reserve, slowed
 
-LONGEST_NAME = 255
+MAX_NAME_LENGTH = 255
 """Characters of a bucket's name."""
 ALL = ""
 """In place of a recipient domain: every email of the mailer."""
@@ -39,7 +39,7 @@ class Limit:
     @property
     def bucket(self) -> str:
         name = f"mail:{self.mailer}:{self.domain}:{self.window}"
-        return name if len(name) <= LONGEST_NAME else f"mail:{sha256(name.encode()).hexdigest()}"
+        return name if len(name) <= MAX_NAME_LENGTH else f"mail:{sha256(name.encode()).hexdigest()}"
 
     def __str__(self) -> str:
         to = f" to {self.domain}" if self.domain else ""

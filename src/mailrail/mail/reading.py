@@ -15,7 +15,7 @@ from mailrail.namespace import qualified
 
 from .models import Email, Suppression, email_of
 
-UNREAD = frozenset(
+DEFERRED_COLUMNS = frozenset(
     {
         "subject",
         "sensitive",
@@ -35,7 +35,7 @@ _read = json.JSONDecoder().raw_decode
 def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
     """Those that are there, by their ids."""
     if connections[using].vendor != "postgresql":
-        return Email.objects.using(using).defer(*UNREAD).in_bulk(list(ids))
+        return Email.objects.using(using).defer(*DEFERRED_COLUMNS).in_bulk(list(ids))
     with connections[using].cursor() as cursor:
         cursor.execute(_statement(), ["{" + ",".join(id.hex for id in ids) + "}"])
         rows = [_email(row, using) for row in cursor.fetchall()]
@@ -64,7 +64,9 @@ def _email(row: tuple[Any, ...], using: str) -> Email:
 
 @lru_cache(maxsize=1)
 def _names() -> tuple[str, ...]:
-    return tuple(name for field in Email._meta.concrete_fields if (name := field.attname) not in UNREAD)
+    return tuple(
+        name for field in Email._meta.concrete_fields if (name := field.attname) not in DEFERRED_COLUMNS
+    )
 
 
 @lru_cache(maxsize=1)

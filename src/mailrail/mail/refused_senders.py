@@ -28,11 +28,11 @@ from .outcomes import SENDER_REFUSED
 
 logger = logger_of("mailrail.mail")
 
-IN_A_ROW = 3
+MAX_REFUSED_IN_A_ROW = 3
 """Different senders that are refused, with no other let through in between, until the mailer is out."""
-KNOWN_FOR = 1.0
+CACHE_S = 1.0
 """Seconds for which a process believes what it has read: no batch costs a look of its own."""
-AT_ONCE = 500
+PER_TRANSACTION = 500
 """Held emails that are taken off hold in one transaction."""
 
 _known: dict[tuple[str, str], tuple[float, list[RefusedSender]]] = {}
@@ -41,7 +41,7 @@ _known: dict[tuple[str, str], tuple[float, list[RefusedSender]]] = {}
 def known(mailer: str, using: str) -> list[RefusedSender]:
     """Return the refused senders of a mailer, as they were a second ago at most."""
     read_at, rows = _known.get((mailer, using), (float("-inf"), []))
-    if time.monotonic() - read_at >= KNOWN_FOR:
+    if time.monotonic() - read_at >= CACHE_S:
         rows = list(RefusedSender.objects.using(using).filter(mailer=mailer))
         _known[mailer, using] = time.monotonic(), rows
     return rows
@@ -73,7 +73,7 @@ class RefusedSenders:
         sender = bare(sender)
         if sender == bare(sender_of(str(django_settings.DEFAULT_FROM_EMAIL), {})):
             return f"its server refuses the default sender {sender}: {reply}"
-        if len(self._in_a_row | {sender}) >= IN_A_ROW:
+        if len(self._in_a_row | {sender}) >= MAX_REFUSED_IN_A_ROW:
             return f"its server refuses one sender after the other, {sender or '<>'} the last: {reply}"
         self._in_a_row.add(sender)
         self._refused.add(sender)
@@ -138,7 +138,7 @@ def _held(mailer: str, sender: str, using: str) -> Iterator[list[UUID]]:
     """The emails that wait for this decision, some at a time."""
     emails = Email.objects.using(using).filter(status=Status.HELD, mailer=mailer).order_by("pk")
     last = UUID(int=0)
-    while page := list(emails.filter(pk__gt=last).only("sender", "events")[:AT_ONCE]):
+    while page := list(emails.filter(pk__gt=last).only("sender", "events")[:PER_TRANSACTION]):
         last = page[-1].pk
         yield [email.pk for email in page if bare(email.sender) == sender and _is_held_for_its_sender(email)]
 

@@ -13,13 +13,13 @@ from functools import lru_cache
 
 from .values import storable
 
-LONGEST_LINE = 8192
+MAX_LINE_OCTETS = 8192
 """Octets of one line. RFC 5321 4.5.3.1.5 allows 512; real servers send more, smtplib reads as much as this."""
-MOST_LINES = 512
+MAX_LINES = 512
 """Lines of one reply."""
-LONGEST_TOLD = 500
+MAX_TEXT_LENGTH = 500
 """Characters of a broken reply that an error has."""
-MOST_UNREAD = 1024 * 1024
+MAX_UNREAD_BYTES = 1024 * 1024
 """Octets that may wait: replies to a thousand commands fit several times."""
 
 
@@ -85,24 +85,24 @@ class ReplyReader:
     @property
     def unfinished(self) -> str:
         """The lines so far of a reply whose last line has not come."""
-        return " / ".join(f"{code}-{text}" for code, text in self._lines)[:LONGEST_TOLD]
+        return " / ".join(f"{code}-{text}" for code, text in self._lines)[:MAX_TEXT_LENGTH]
 
     def feed(self, received: bytes) -> None:
         self._unread += received
-        if len(self._unread) > MOST_UNREAD:
-            raise Garbled(f"more than {MOST_UNREAD} octets that nobody asked for")
+        if len(self._unread) > MAX_UNREAD_BYTES:
+            raise Garbled(f"more than {MAX_UNREAD_BYTES} octets that nobody asked for")
 
     def next(self) -> Reply | None:
         """Take off the next whole reply, if it is there. Raises ``Garbled``."""
-        while (end := self._unread.find(b"\n", 0, LONGEST_LINE)) >= 0:
+        while (end := self._unread.find(b"\n", 0, MAX_LINE_OCTETS)) >= 0:
             line = bytes(self._unread[:end]).rstrip(b"\r")
             del self._unread[: end + 1]
             if not self._lines and line[3:4] != b"-":
                 return _whole(line)
             if (reply := self._take(line)) is not None:
                 return reply
-        if len(self._unread) >= LONGEST_LINE:
-            raise Garbled(f"a line of more than {LONGEST_LINE} octets")
+        if len(self._unread) >= MAX_LINE_OCTETS:
+            raise Garbled(f"a line of more than {MAX_LINE_OCTETS} octets")
         return None
 
     def _take(self, line: bytes) -> Reply | None:
@@ -115,8 +115,8 @@ class ReplyReader:
             )
         self._lines.append((code, text))
         if more:
-            if len(self._lines) >= MOST_LINES:
-                raise Garbled(f"a reply of more than {MOST_LINES} lines")
+            if len(self._lines) >= MAX_LINES:
+                raise Garbled(f"a reply of more than {MAX_LINES} lines")
             return None
         lines, self._lines = self._lines, []
         return _reply(code, [text for _, text in lines])

@@ -21,7 +21,7 @@ from mailrail.moments import aware, seconds_between
 from .files import drop_unneeded
 from .models import FINAL, Email, EmailFile
 
-CHUNK = 500
+CHUNK_SIZE = 500
 """Emails in one transaction."""
 EMPTIED: dict[str, object] = {}
 """The content of an email that has none any more."""
@@ -43,7 +43,7 @@ def prune_bodies(before: datetime, using: str) -> Iterator[int]:
     waiting = with_content(before, using).order_by("changed_at").select_for_update(skip_locked=True)
     while True:
         with transaction.atomic(using):
-            ids = list(waiting.values_list("pk", flat=True)[:CHUNK])
+            ids = list(waiting.values_list("pk", flat=True)[:CHUNK_SIZE])
             digests = empty(ids, using)
         drop_unneeded(digests, using)
         if not ids:
@@ -56,7 +56,7 @@ def prune_records(before: datetime, using: str) -> Iterator[int]:
     for status in FINAL:
         last = UUID(int=0)
         emails = Email.objects.using(using).filter(status=status, pk__lt=first_id(before)).order_by("pk")
-        while page := list(emails.filter(pk__gt=last).values_list("pk", "changed_at")[:CHUNK]):
+        while page := list(emails.filter(pk__gt=last).values_list("pk", "changed_at")[:CHUNK_SIZE]):
             last = page[-1][0]
             # queued long before it was to be sent: its time counts from its end
             deleted = delete_final(

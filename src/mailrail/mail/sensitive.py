@@ -20,7 +20,7 @@ from mailrail.log import logger_of
 logger = logger_of("mailrail.mail")
 MARK = "mailrail_sensitive"
 """The attribute by which a message says it of itself."""
-FRAMES = 20
+MAX_FRAMES = 20
 """How many callers are looked at: Django's form is the third, and each caller costs about 60 ns."""
 
 
@@ -57,7 +57,7 @@ def mark_password_reset(message: EmailMessage) -> None:
     if form is None or hasattr(message, MARK):
         return
     sending, frame = form.send_mail.__code__, sys._getframe().f_back
-    for _ in range(FRAMES):
+    for _ in range(MAX_FRAMES):
         if frame is None:
             return
         if frame.f_code is sending:

@@ -244,7 +244,7 @@ class SmtpTransport:
         for envelope in begun:
             email = envelope.ref.loaded.email
             reason = self.mailer_out or "no connection was left for the other recipients"
-            result = outcomes.put_off(email, timezone.now(), outcomes.SOON, reason, self._mailer)
+            result = outcomes.put_off(email, timezone.now(), outcomes.RETRY_SOON_S, reason, self._mailer)
             result.mailer_out = self.mailer_out
             self._add(result)
 

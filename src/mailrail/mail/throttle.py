@@ -28,12 +28,12 @@ logger = logger_of("mailrail.mail")
 MIN_S_BETWEEN_HALVINGS = 10.0
 """Within so many seconds, further complaints are about mail that was under way at the first one."""
 RECOVERS_EVERY, RECOVERS_BY = 60.0, 0.1
-LEAST_SHARE = 1 / 128
-SLOWEST = 1 / 60
+MIN_SHARE = 1 / 128
+MIN_PACE_PER_S = 1 / 60
 """Emails a second: never less, so that recovery is noticed."""
 CACHE_S = 1.0
 """Seconds for which a process trusts what it has read, so that not every batch costs a query."""
-LONGEST_RESERVATION_S = 900.0
+MAX_RESERVATION_S = 900.0
 """Seconds ahead for which times are reserved. Emails beyond come again then, in the same order."""
 GRID_S = 0.2
 """Seconds: reservations closer together than that are moved to the same moment, as one batch."""
@@ -71,7 +71,7 @@ def slowed(mailer: str, using: str) -> Mapping[str, float]:
 
 
 def pace_of(row: MailerThrottle) -> float:
-    return max(SLOWEST, row.pace * row.share)
+    return max(MIN_PACE_PER_S, row.pace * row.share)
 
 
 def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) -> None:
@@ -82,8 +82,8 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
     if row.share < 1 and seconds_between(row.changed_at, now) < MIN_S_BETWEEN_HALVINGS:
         return
     begins = row.share >= 1
-    row.share = 0.5 if begins else max(LEAST_SHARE, row.share / 2)
-    row.pace = max(SLOWEST, pace) if begins else row.pace
+    row.share = 0.5 if begins else max(MIN_SHARE, row.share / 2)
+    row.pace = max(MIN_PACE_PER_S, pace) if begins else row.pace
     row.since = now if begins else row.since
     row.reason, row.changed_at = reason[:500], now
     if _save(row, using, "share", "pace", "since", "reason", "changed_at"):
@@ -151,9 +151,9 @@ def _reserve_in(line: dict[str, float], overflow: Overflow, now: float) -> list[
     for priority in overflow.priorities:
         before = [end for other, end in line.items() if int(other) >= priority]
         reserved_at = max([now + overflow.first, *(end + overflow.spacing for end in before)])
-        if reserved_at <= now + LONGEST_RESERVATION_S:
+        if reserved_at <= now + MAX_RESERVATION_S:
             line[str(priority)] = reserved_at
-        waits.append(min(_on_grid(reserved_at, overflow.spacing) - now, LONGEST_RESERVATION_S))
+        waits.append(min(_on_grid(reserved_at, overflow.spacing) - now, MAX_RESERVATION_S))
     return waits
 
 
@@ -173,20 +173,20 @@ def cancel_reservations(mailer: str, using: str) -> None:
 RECHECKS_PER_S = 200.0
 """Emails a second that this process checks again while their mailer is paused or all its connections are used.
 A short queue is checked every second, and a long one causes no load."""
-SOONEST_RECHECK_S, LATEST_RECHECK_S = 0.5, 60.0
+MIN_RECHECK_S, MAX_RECHECK_S = 0.5, 60.0
 """Seconds until the first recheck, and until the last."""
 
 _recheck_from: dict[str, float] = {}
 _lock = threading.Lock()
 
 
-def recheck_delays(mailer: str, count: int, soonest: float = SOONEST_RECHECK_S) -> Iterable[float]:
+def recheck_delays(mailer: str, count: int, soonest: float = MIN_RECHECK_S) -> Iterable[float]:
     """Return for each of so many emails the seconds until its recheck."""
     with _lock:
         now = time.monotonic()
         begin = max(now + soonest, _recheck_from.get(mailer, 0.0))
-        if begin > now + LATEST_RECHECK_S:
-            begin = now + LATEST_RECHECK_S
+        if begin > now + MAX_RECHECK_S:
+            begin = now + MAX_RECHECK_S
         _recheck_from[mailer] = begin + count / RECHECKS_PER_S
     return [begin - now + n / RECHECKS_PER_S for n in range(count)]
 

@@ -34,7 +34,7 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'; sandbox"
 )
-LONGEST_FILENAME = 150
+MAX_FILENAME_LENGTH = 150
 _DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
 _CID = re.compile(r"""cid:([^"'\s<>)]+)""", re.IGNORECASE)
 # These open connections, which tells their host who reads what: before a policy refuses what would come over them, and
@@ -165,7 +165,7 @@ def download(data: bytes, filename: str, mimetype: str = "application/octet-stre
 def safe_filename(name: str) -> str:
     """Without folders, controls, and marks that turn the direction of reading: ``exe.gpj`` is no picture."""
     kept = "".join(char if char.isprintable() and char not in '\\/:*?"<>|' else "_" for char in name)
-    return kept.strip(" .")[-LONGEST_FILENAME:] or "attachment"
+    return kept.strip(" .")[-MAX_FILENAME_LENGTH:] or "attachment"
 
 
 def _guarded(response: HttpResponse) -> HttpResponse:

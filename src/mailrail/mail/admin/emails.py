@@ -41,7 +41,7 @@ from . import translations
 from .contents import CannotShow, Contents, download, preview
 from .filters import AboutFilter, EmailStatusFilter, MailerFilter, TagFilter
 
-SHOWN_AT_ONCE = 1024 * 1024
+MAX_SHOWN_BYTES = 1024 * 1024
 """Bytes of an email whose content is read for its page; that of a larger one on demand."""
 WAITING = ("queued", translations.DEFERRED)
 OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
@@ -257,7 +257,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
     def _shown(self, request: HttpRequest, email: Email) -> dict[str, Any]:
         contents, problem = None, self._why_hidden(request, email)
-        is_large = not problem and email.size > SHOWN_AT_ONCE and "contents" not in request.GET
+        is_large = not problem and email.size > MAX_SHOWN_BYTES and "contents" not in request.GET
         if not problem and not is_large:
             try:
                 contents = Contents(email, email._state.db or "default")

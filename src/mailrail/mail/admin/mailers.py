@@ -21,7 +21,7 @@ from ..mailers import delivering
 from ..models import MailerState
 from ..refused_senders import allow_sender, refused_senders
 
-LONGEST_REASON = 1000
+MAX_REASON_LENGTH = 1000
 
 
 def _may_allow(request: HttpRequest) -> bool:
@@ -77,7 +77,7 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         if action not in ("pause", "resume") or not (may_leave if action == "pause" else is_known):
             raise Http404
         if action == "pause":
-            circuit.pause(mailer, using, request.POST.get("reason", "")[:LONGEST_REASON].replace("\0", ""))
+            circuit.pause(mailer, using, request.POST.get("reason", "")[:MAX_REASON_LENGTH].replace("\0", ""))
             done, text = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
         else:
             circuit.resume(mailer, using)

@@ -20,7 +20,7 @@ from mailrail.terminal import harmless
 from ..models import Suppression
 from ..suppressions import names_of
 
-MOST_FOUND = 1000
+MAX_SEARCH_RESULTS = 1000
 """Addresses that begin alike and are sorted."""
 
 
@@ -73,7 +73,7 @@ class SuppressionAdmin(KeysetAdmin):
         address = bare(search_term.strip())
         asked = Q(address__startswith=qualified(address)) | Q(address__in=names_of(address))
         # Without an order, so that the planner takes the index of prefixes, and does not walk along the list.
-        addresses = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MOST_FOUND]
+        addresses = queryset.filter(asked).order_by().values_list("pk", flat=True)[:MAX_SEARCH_RESULTS]
         return queryset.filter(pk__in=list(addresses)), False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -17,7 +17,7 @@ from mailrail.tracebacks import first_line
 from ..models import Email, Status, addresses_with
 from ..overview import due_at, reason_of
 
-SHOWN_IN_LISTS = 120
+MAX_LIST_TEXT_LENGTH = 120
 """Characters of a reason in a line of a list."""
 
 EVENTS: dict[str, Any] = {
@@ -112,7 +112,7 @@ def reason(email: Email) -> str:
 
 def shortened(text: str) -> str:
     """Cut a text to what a line of a list has room for."""
-    return text if len(text) <= SHOWN_IN_LISTS else text[: SHOWN_IN_LISTS - 1] + "…"
+    return text if len(text) <= MAX_LIST_TEXT_LENGTH else text[: MAX_LIST_TEXT_LENGTH - 1] + "…"
 
 
 def event(entry: dict[str, Any]) -> dict[str, Any]:

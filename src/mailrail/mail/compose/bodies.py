@@ -18,10 +18,10 @@ from urllib.parse import quote
 from .dialect import (
     ALWAYS_ENDS_TEXT_WITH_NEWLINE,
     ALWAYS_SAYS_ATTACHMENT,
-    LONGEST_UNENCODED_LINE,
+    MAX_UNENCODED_LINE_LENGTH,
     base64_is_shorter,
 )
-from .headers import FOLD_AT, check_characters
+from .headers import FOLD_LENGTH, check_characters
 from .uncommon import Uncommon
 
 
@@ -62,7 +62,7 @@ def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False)
 def _encode(data: bytes, eight_bit: bool) -> tuple[str, bytes]:
     lines = data.split(b"\n")
     is_ascii = data.isascii()
-    if (is_ascii or eight_bit) and max(map(len, lines)) <= LONGEST_UNENCODED_LINE:
+    if (is_ascii or eight_bit) and max(map(len, lines)) <= MAX_UNENCODED_LINE_LENGTH:
         return "7bit" if is_ascii else "8bit", b"\r\n".join(lines)
     if base64_is_shorter(data, eight_bit):
         return "base64", _base64(b"\r\n".join(lines))
@@ -112,9 +112,9 @@ def _disposition(filename: str) -> str:
         parameter = f' filename="{filename}"'
     else:
         parameter = f" filename*=utf-8''{quote(filename, safe='')}"
-    if len(start) + len(parameter) <= FOLD_AT:
+    if len(start) + len(parameter) <= FOLD_LENGTH:
         return start + parameter
-    if len(parameter) <= FOLD_AT:
+    if len(parameter) <= FOLD_LENGTH:
         return f"{start}\r\n{parameter}"
     return f"{start}\r\n" + ";\r\n".join(_continued(filename))
 
@@ -125,7 +125,7 @@ def _continued(filename: str) -> list[str]:
     section = " filename*0*=utf-8''"
     for character in filename:
         encoded = quote(character, safe="")
-        if len(section) + len(encoded) >= FOLD_AT:
+        if len(section) + len(encoded) >= FOLD_LENGTH:
             sections.append(section)
             section = f" filename*{len(sections)}*="
         section += encoded

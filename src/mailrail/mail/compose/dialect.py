@@ -24,7 +24,7 @@ from . import generator
 IS_MODERN = django.VERSION >= (6, 0)
 """Django 6 builds on Python's email.message.EmailMessage, Django 5.2 on its own SafeMIMEText and kin."""
 
-LONGEST_UNENCODED_LINE = 78 if IS_MODERN else 998
+MAX_UNENCODED_LINE_LENGTH = 78 if IS_MODERN else 998
 """In octets. A text with a longer line travels as quoted-printable or base64."""
 
 ALWAYS_ENDS_TEXT_WITH_NEWLINE = IS_MODERN

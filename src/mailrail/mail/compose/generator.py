@@ -18,7 +18,15 @@ from email.policy import Compat32, EmailPolicy, Policy
 from io import BytesIO
 from typing import Any
 
-from .headers import FOLD_AT, LONGEST_LINE, encoded_words, fold, has_encoded_words, is_free_text, refold
+from .headers import (
+    FOLD_LENGTH,
+    MAX_LINE_LENGTH,
+    encoded_words,
+    fold,
+    has_encoded_words,
+    is_free_text,
+    refold,
+)
 
 _line_end = re.compile(r"\r\n|\r|\n")
 
@@ -95,7 +103,7 @@ def _as_parsed(name: str, value: Any, policy: Policy) -> bytes | None:
         written = [line.encode("ascii", "surrogateescape") for line in lines]
     except UnicodeEncodeError:
         return None  # it has characters, and parsers of bytes give none
-    if max(map(len, written)) > LONGEST_LINE:
+    if max(map(len, written)) > MAX_LINE_LENGTH:
         return None
     return b"".join(line + policy.linesep.encode() for line in written)
 
@@ -108,7 +116,7 @@ def _without_nul(name: str, value: Any, policy: Policy) -> bytes | None:
     if not isinstance(value, str) or "\0" not in value or not is_free_text(name):
         return None
     text = _line_end.sub("", value)  # Django 5.2 folds a subject before it is set
-    lines = fold(name, encoded_words(text, FOLD_AT - len(name) - 2)).split("\r\n")
+    lines = fold(name, encoded_words(text, FOLD_LENGTH - len(name) - 2)).split("\r\n")
     return policy.linesep.join([*lines, ""]).encode("ascii")
 
 

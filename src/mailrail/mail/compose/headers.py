@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from .uncommon import Uncommon
 
-FOLD_AT = 78
-LONGEST_LINE = 998
-LONGEST_WORD = 66
+FOLD_LENGTH = 78
+MAX_LINE_LENGTH = 998
+MAX_WORD_LENGTH = 66
 """Of an encoded word, where RFC 2047 allows 75: behind "Reply-To: " it still fits on the line."""
 
 STRUCTURED = re.compile(
@@ -60,13 +60,13 @@ def unstructured(name: str, value: str) -> str:
         raise Uncommon("an unusual header name")
     check_characters(value)
     if not value.isascii():
-        value = encoded_words(value, min(75, FOLD_AT - len(name) - 2))
+        value = encoded_words(value, min(75, FOLD_LENGTH - len(name) - 2))
     return fold(name, value)
 
 
 def fold(name: str, value: str) -> str:
     """``value`` is ASCII with single spaces between words."""
-    if len(name) + 2 + len(value) <= FOLD_AT:
+    if len(name) + 2 + len(value) <= FOLD_LENGTH:
         return f"{name}: {value}"
     return fold_units(name, value.split(" "))
 
@@ -78,21 +78,21 @@ def fold_units(name: str, units: Sequence[str]) -> str:
     for an empty one.
     """
     pieces: list[str] = []
-    room = FOLD_AT - len(name) - 2
+    room = FOLD_LENGTH - len(name) - 2
     for unit in units:
         pieces += [unit] if len(unit) <= room else unit.split(" ")
-        room = FOLD_AT - 1
+        room = FOLD_LENGTH - 1
     lines: list[str] = []
     line = f"{name}: {pieces[0]}"
     for piece in pieces[1:]:
-        if len(line) + 1 + len(piece) > FOLD_AT:
+        if len(line) + 1 + len(piece) > FOLD_LENGTH:
             lines.append(line)
             line = ""
         line += " " + piece
     lines.append(line)
-    if len(lines[0]) > LONGEST_LINE:
+    if len(lines[0]) > MAX_LINE_LENGTH:
         lines[:1] = [f"{name}:", lines[0][len(name) + 1 :]]
-    if max(map(len, lines)) > LONGEST_LINE:
+    if max(map(len, lines)) > MAX_LINE_LENGTH:
         raise Uncommon("a word longer than a line may be")
     return "\r\n".join(lines)
 
@@ -107,16 +107,16 @@ def check_lines(data: bytes, *, free_text: bool = True) -> None:
     ``free_text``: also where encoded words could stand for it.
     """
     end = data.find(b"\r\n\r\n")
-    if end <= LONGEST_LINE:
+    if end <= MAX_LINE_LENGTH:
         return
     name = ""
     for line in data[:end].split(b"\r\n"):
         if not line.startswith((b" ", b"\t")):
             name = line.partition(b":")[0].decode("utf-8", "replace")
-        if len(line) > LONGEST_LINE and (free_text or not is_free_text(name)):
+        if len(line) > MAX_LINE_LENGTH and (free_text or not is_free_text(name)):
             raise HeaderTooLong(
-                f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {LONGEST_LINE}: "
-                f"it has no place where it could be folded. Shorten it: a word has {LONGEST_LINE - 1} at most."
+                f"A line of the header {name!r} has {len(line):,} octets, and RFC 5322 allows {MAX_LINE_LENGTH}: "
+                f"it has no place where it could be folded. Shorten it: a word has {MAX_LINE_LENGTH - 1} at most."
             )
 
 
@@ -143,15 +143,15 @@ def refold(header: bytes, *, free_text: bool = False) -> bytes | None:
     if not words or b"\n" in words or b"\r" in words:
         return None
     lines = [name + colon]
-    for piece in _pieces(words, FOLD_AT - len(lines[0]), free_text):
-        if len(lines[-1]) + len(piece) > FOLD_AT and lines != [name + colon]:
+    for piece in _pieces(words, FOLD_LENGTH - len(lines[0]), free_text):
+        if len(lines[-1]) + len(piece) > FOLD_LENGTH and lines != [name + colon]:
             lines.append(piece)
         else:
             lines[-1] += piece
     lines[-1] += value[len(words) :]
-    if len(lines[0]) > LONGEST_LINE:
+    if len(lines[0]) > MAX_LINE_LENGTH:
         lines[:1] = [name + b":", lines[0][len(name) + 1 :]]
-    if free_text and max(map(len, lines)) > LONGEST_LINE:
+    if free_text and max(map(len, lines)) > MAX_LINE_LENGTH:
         return None
     return line_end.join(lines) + line_end
 
@@ -163,10 +163,10 @@ def _pieces(value: bytes, room: int, free_text: bool) -> Iterator[bytes]:
         return
     for unit in _behind_separator.split(value):
         yield from [unit] if len(unit) <= room else _piece.findall(unit)
-        room = FOLD_AT
+        room = FOLD_LENGTH
 
 
-def encoded_words(text: str, longest: int = LONGEST_WORD) -> str:
+def encoded_words(text: str, longest: int = MAX_WORD_LENGTH) -> str:
     """Separated by spaces, which a reader drops. Halves of a string never split a character."""
     data = text.encode()
     quoted = "".join(map(_q.__getitem__, data))

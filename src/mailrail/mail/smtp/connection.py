@@ -20,7 +20,7 @@ from .transactions import heed_limits
 
 logger = logger_of("mailrail.mail")
 
-MOST_BREAKS = 3
+MAX_BREAKS = 3
 """Connections in a row that broke before the server had decided over a single email."""
 
 
@@ -95,7 +95,7 @@ class Connection:
                 self._put_back(dialogue, fresh, source, again, error)
                 innocent = dialogue.decided or not fresh or isinstance(error, NotPermitted)
                 breaks = 0 if innocent else breaks + 1
-                if breaks >= MOST_BREAKS:
+                if breaks >= MAX_BREAKS:
                     return self._give_up(source, again, error)
             except BaseException:  # nobody knows what has been said
                 self.close()

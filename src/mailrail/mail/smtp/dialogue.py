@@ -33,7 +33,7 @@ from .link import Link, Permit, Read, Step, Write
 from .server import Timeouts
 from .session import Extensions, command
 
-JOIN_UP_TO = 64 * 1024
+MAX_JOINED_BYTES = 64 * 1024
 """Octets that are copied into one write; larger contents are written as they are."""
 
 
@@ -265,7 +265,7 @@ class Dialogue:
         dot = b".\r\n" if not content or content.endswith(b"\r\n") else b"\r\n.\r\n"
         chunks = [content, dot + b"".join(behind)]
         dot_at = len(content) + len(dot)
-        if dot_at <= JOIN_UP_TO:
+        if dot_at <= MAX_JOINED_BYTES:
             chunks = [b"".join(chunks)]
         return Write(self._link, chunks, Stage.BODY, self._timeouts.block, dot_at)
 

@@ -13,7 +13,7 @@ from .errors import BareNewline, InvalidAddress, SmtpError, Unsendable
 
 _ADDRESS = re.compile(r'[^\x00-\x20\x7f<>]+|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*"@[^\x00-\x20\x7f<>"]+')
 """A quoted local part may hold what would else end its command (RFC 5321 4.1.2, Quoted-string)."""
-LONGEST_ADDRESS = 254
+MAX_ADDRESS_LENGTH = 254
 """Octets (RFC 5321 4.5.3.1.3: 256 with its angle brackets)."""
 
 
@@ -28,9 +28,9 @@ def check_address(address: str) -> None:
         length = len(address.encode())
     except UnicodeEncodeError:
         raise InvalidAddress(f"{address!r} is no address for SMTP: it is not valid Unicode.") from None
-    if length > LONGEST_ADDRESS:
+    if length > MAX_ADDRESS_LENGTH:
         raise InvalidAddress(
-            f"{address[:40]!r}… is no address for SMTP: longer than {LONGEST_ADDRESS} octets."
+            f"{address[:40]!r}… is no address for SMTP: longer than {MAX_ADDRESS_LENGTH} octets."
         )
 
 

@@ -29,7 +29,7 @@ from .errors import (
 from .server import USE_TLS
 
 IN, OUT = select.POLLIN, select.POLLOUT
-CHUNK = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 """What OpenSSL calls it when a server answers TLS by plain text."""
 
@@ -63,7 +63,7 @@ class Link:
     def receive(self, stage: Stage) -> int:
         """Take in what has come. Returns 0 if that was something, or the end, else the event to wait for."""
         try:
-            received = self.live.recv(CHUNK)
+            received = self.live.recv(CHUNK_BYTES)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return IN
         except ssl.SSLWantWriteError:

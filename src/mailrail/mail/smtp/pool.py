@@ -78,7 +78,7 @@ class Pool:
         self.__init__(self.server)  # type: ignore[misc]  # the lock may be held by a thread that is not here
 
 
-MOST_KEPT = 32
+MAX_IDLE_POOLS = 32
 """Pools with idle connections, in one process: who logs in for each of many customers would fill it with sockets."""
 
 _pools: dict[SmtpServer, Pool] = {}
@@ -91,11 +91,11 @@ def _keep(pool: Pool) -> None:
     with _lock:
         _keeping.pop(pool, None)
         _keeping[pool] = None
-        unused = list(_keeping)[:-MOST_KEPT]
-        for connection in unused:
-            del _keeping[connection]
-    for connection in unused:
-        connection.close()
+        unused = list(_keeping)[:-MAX_IDLE_POOLS]
+        for idle in unused:
+            del _keeping[idle]
+    for idle in unused:
+        idle.close()
 
 
 def pool_of(server: SmtpServer) -> Pool:

@@ -20,7 +20,7 @@ TLS_PORTS = frozenset({465, 2465})
 """Where a server waits for TLS before it says a word: RFC 8314 3.3, and Amazon SES."""
 PLAIN_PORTS = frozenset({25, 587, 2587})
 """Where a server greets without TLS: RFC 5321 4.5.4.2, RFC 6409 3.1, and Amazon SES."""
-PATIENCE_WITHOUT_TLS = 8.0
+GREETING_TIMEOUT_S = 8.0
 """Seconds to wait for a greeting at a port of the first kind without ``use_ssl``: it never comes."""
 USE_SSL = (
     "Write use_ssl (EMAIL_USE_SSL) in place of use_tls: at this port TLS begins before the first word "

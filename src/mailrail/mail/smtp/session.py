@@ -26,7 +26,7 @@ from .errors import (
     TlsFailed,
 )
 from .link import Connect, Handshake, Link, Read, Step, Write, resolve
-from .server import PATIENCE_WITHOUT_TLS, SmtpServer
+from .server import GREETING_TIMEOUT_S, SmtpServer
 
 Extensions = Mapping[str, str]
 """What EHLO offers: keyword in capitals -> its parameters."""
@@ -92,7 +92,7 @@ def _first_reply(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
     if server.tls == "implicit" or not server.port_advice:
         return (yield Read(link, Stage.GREETING, timeout))  # type: ignore[no-any-return]
     try:
-        return (yield Read(link, Stage.GREETING, min(timeout, PATIENCE_WITHOUT_TLS)))  # type: ignore[no-any-return]
+        return (yield Read(link, Stage.GREETING, min(timeout, GREETING_TIMEOUT_S)))  # type: ignore[no-any-return]
     except ConnectionLost as error:
         error_text = f"{server.host}:{server.port} does not greet us: {error.what}"
         raise type(error)(error_text, Stage.GREETING, advice=server.port_advice) from error

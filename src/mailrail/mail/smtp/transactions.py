@@ -19,7 +19,7 @@ from .server import SmtpServer
 
 logger = logger_of("mailrail.mail")
 
-KNOWN_FOR = 3600.0
+LIMIT_CACHE_S = 3600.0
 """Seconds for which a number that a server has shown is believed: it may have counted recipients an hour."""
 
 _RCPTMAX = re.compile(r"(?<!\S)RCPTMAX=0*([1-9][0-9]{0,8})(?!\S)", re.IGNORECASE)
@@ -45,7 +45,7 @@ def learn(server: SmtpServer, most: int) -> None:
     known = most_recipients(server)
     if known is not None and known <= most:
         return
-    _learnt[server] = most, time.monotonic() + KNOWN_FOR
+    _learnt[server] = most, time.monotonic() + LIMIT_CACHE_S
     text = "%s:%s takes %s recipients of an email in one transaction; emails to more leave in several"
     logger.info(text, server.host, server.port, most)
 

@@ -22,7 +22,7 @@ from mailrail.moments import for_machines, for_people, seconds_between
 from mailrail.piping import PipedCommand
 from mailrail.terminal import as_json, single_line
 
-MOST_REASONS = 10
+MAX_REASONS = 10
 """Reasons why email is deferred that are printed."""
 
 
@@ -99,11 +99,11 @@ class Command(PipedCommand):
             self._say(f"To let it go: manage.py mailers allow {name} '{entry['sender']}'")
         if report["deferrals"]:
             self.stdout.write("\nDeferred, by reason:")
-        for entry in report["deferrals"][:MOST_REASONS]:
+        for entry in report["deferrals"][:MAX_REASONS]:
             name = entry["mailer"] or "default"
             next_try = _until(entry["next_try"])
             self._say(f"{entry['count']:,} of mailer {name}, next try {next_try}: {entry['summary'][:200]}")
-        if (others := len(report["deferrals"]) - MOST_REASONS) > 0:
+        if (others := len(report["deferrals"]) - MAX_REASONS) > 0:
             self.stdout.write(f"… and {others:,} other reasons: --json has them all.")
         if report["failures"]:
             self.stdout.write("\nFailed last:")

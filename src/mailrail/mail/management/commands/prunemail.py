@@ -19,7 +19,7 @@ from mailrail.moments import from_now
 from mailrail.options import days_argument
 from mailrail.piping import PipedCommand
 
-LEFT_BEHIND = timedelta(days=1)
+MIN_AGE_OF_LEFT_BEHIND = timedelta(days=1)
 """Files younger than this may belong to a transaction that has not come to its end."""
 
 
@@ -76,7 +76,7 @@ class Command(PipedCommand):
         if bodies_after is not None:
             self._prune_bodies(from_now(-bodies_after.total_seconds()))
         if not self._is_dry:
-            self._drop_files(from_now(-LEFT_BEHIND.total_seconds()))
+            self._drop_files(from_now(-MIN_AGE_OF_LEFT_BEHIND.total_seconds()))
 
     def _prune_records(self, before: datetime) -> None:
         if self._is_dry:
