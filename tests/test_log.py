@@ -10,7 +10,7 @@ import pytest
 
 from mailrail.errors import InvalidSettings
 from mailrail.log import logger_of
-from mailrail.terminal import as_json, harmless, single_line
+from mailrail.terminal import as_json, escape_control_characters, single_line
 
 SAID = "a\x1b[2Jb\u202ec\x9bd\u200be\ufeff"
 WRITTEN = "a\\x1b[2Jb\\u202ec\\x9bd\\u200be\\ufeff"
@@ -18,13 +18,13 @@ WRITTEN = "a\\x1b[2Jb\\u202ec\\x9bd\\u200be\\ufeff"
 
 @pytest.mark.parametrize("text", ["plain", "Grüße", "张三\u3000李四", "a\u00a0b", "naïve 🙂"])
 def test_text_that_everybody_sees_is_left_as_it_is(text: str) -> None:
-    assert harmless(text) == single_line(text) == text
+    assert escape_control_characters(text) == single_line(text) == text
 
 
 def test_lines_stay_lines_only_where_they_may() -> None:
-    assert harmless(f"one\n{SAID}\r\n\ttwo") == f"one\n{WRITTEN}\\r\n\ttwo"
+    assert escape_control_characters(f"one\n{SAID}\r\n\ttwo") == f"one\n{WRITTEN}\\r\n\ttwo"
     assert single_line(f"one\n{SAID}\r\n\ttwo\u2028") == f"one\\n{WRITTEN}\\r\\n\\ttwo\\u2028"
-    assert single_line(harmless("one\ntwo")) == "one\\ntwo", "escaped before, with its lines"
+    assert single_line(escape_control_characters("one\ntwo")) == "one\\ntwo", "escaped before, with its lines"
 
 
 def test_json_for_people_is_escaped_and_still_json() -> None:
@@ -141,6 +141,6 @@ def test_a_traceback_without_lines_of_others_is_as_python_writes_it(caplog: pyte
 
 def test_a_reason_of_a_dead_message_is_indented(caplog: pytest.LogCaptureFixture) -> None:
     text = f"Traceback (most recent call last):\n  File x\nValueError: {FORGED}"
-    logger_of("mailrail.worker").error("%s", harmless(f"buried ledger\n{text}"))
+    logger_of("mailrail.worker").error("%s", escape_control_characters(f"buried ledger\n{text}"))
     first, *others = caplog.records[0].getMessage().split("\n")
     assert first == "buried ledger" and all(line.startswith("  ") for line in others)

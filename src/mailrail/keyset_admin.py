@@ -31,7 +31,7 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
-from .terminal import harmless
+from .terminal import escape_control_characters
 
 EMPTY_CELL = re.compile(r"<t[dh][^>]*>(-|&nbsp;|)</t[dh]>")
 NUL = "\0"
@@ -153,7 +153,7 @@ def breakable(text: str) -> SafeString:
 
     Characters that nobody sees are written out: most of such text comes from others.
     """
-    return mark_safe(_signs.sub(r"\1<wbr>", escape(harmless(text))))  # noqa: S308 - escaped
+    return mark_safe(_signs.sub(r"\1<wbr>", escape(escape_control_characters(text))))  # noqa: S308 - escaped
 
 
 _signs = re.compile(r"([@._+/=?-])(?=\w)")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from .errors import InvalidSettings
-from .terminal import Escaped, harmless, single_line
+from .terminal import Escaped, escape_control_characters, single_line
 
 _formatter = logging.Formatter()
 
@@ -43,7 +43,7 @@ def _escape(record: logging.LogRecord) -> bool:
     if record.exc_info and not record.exc_text:
         text = _formatter.formatException(record.exc_info)
         # Kept by the record, it is what formatters write. Others may format the exception in their own way.
-        is_plain = text == (safe := harmless(text)) and not _has_lines(record.exc_info[1])
+        is_plain = text == (safe := escape_control_characters(text)) and not _has_lines(record.exc_info[1])
         record.exc_text = None if is_plain else _indented(safe)
     return True
 
@@ -82,7 +82,7 @@ def _shorten_errors(record: logging.LogRecord) -> None:
 
 def _shown(told: str, is_whole: bool, error: Any) -> Escaped:
     if is_whole:
-        return harmless(told)
+        return escape_control_characters(told)
     return single_line(told if isinstance(error, InvalidSettings) else told.partition("\n")[0])
 
 

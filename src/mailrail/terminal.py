@@ -18,7 +18,7 @@ class Escaped(str):
     __slots__ = ()
 
 
-def harmless(text: str) -> Escaped:
+def escape_control_characters(text: str) -> Escaped:
     """Return the text with such characters written out. Lines stay lines."""
     return _escaped(text, "\n\t")
 

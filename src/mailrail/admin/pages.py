@@ -31,7 +31,7 @@ from mailrail.keyset_admin import (
 )
 from mailrail.messages import Content, Message, MessageSummary, Place
 from mailrail.record_links import link_of
-from mailrail.terminal import harmless, single_line
+from mailrail.terminal import escape_control_characters, single_line
 
 from ..moments import from_timestamp
 from .sources import MAX_CHANNELS_LISTED, Address, ListRequest, Source, source_of
@@ -69,7 +69,7 @@ class LayerChangeList(KeysetChangeList):
                 text = gettext("These are messages of the first %(count)d channels only; choose one.")
                 messages.warning(request, text % {"count": MAX_CHANNELS_LISTED})
         except MailrailError as error:
-            messages.error(request, harmless(str(error)))
+            messages.error(request, escape_control_characters(str(error)))
         is_more = len(page) > self.list_per_page
         rows = [self._row(source, it) for it in page[: self.list_per_page]]
         self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
@@ -247,7 +247,7 @@ class Text:
     @classmethod
     def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
         """``at_end``: it is the end that matters."""
-        text = harmless(text)
+        text = escape_control_characters(text)
         if whole or len(text) <= MAX_SHOWN_CHARACTERS:
             return cls(text)
         shown = text[-MAX_SHOWN_CHARACTERS:] if at_end else text[:MAX_SHOWN_CHARACTERS]

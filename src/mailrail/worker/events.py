@@ -8,7 +8,7 @@ from typing import Any
 
 from ..messages import Message
 from ..signals import message_finished, message_started, worker_maintenance
-from ..terminal import Escaped, harmless
+from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line
 from .incoming import IncomingMessage
 from .log import logger
@@ -53,7 +53,7 @@ def _log(claim: Message, outcome: Outcome, duration: float, level: int | None) -
     if outcome.error:
         whole = outcome.kind == OutcomeKind.BURIED or logger.isEnabledFor(logging.DEBUG)
         line += (
-            f"\n{harmless(outcome.error.rstrip())}"
+            f"\n{escape_control_characters(outcome.error.rstrip())}"
             if whole
             else f" because={first_line(outcome.error)[:LONGEST_REASON]!r}"
         )

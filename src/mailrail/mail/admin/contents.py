@@ -24,7 +24,7 @@ from django.utils.html import escape
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext
 
-from mailrail.terminal import harmless, single_line
+from mailrail.terminal import escape_control_characters, single_line
 
 from ..compose import compose
 from ..load import load_messages
@@ -188,7 +188,7 @@ def _composed(email: Email, using: str) -> bytes:
         _as_text(message, email)
         return compose(message, message_id=email.message_id, date=email.date).data
     except Exception as error:  # whatever the record or the storage holds: the page must say it
-        reason = harmless(f"{type(error).__name__}: {error}")
+        reason = escape_control_characters(f"{type(error).__name__}: {error}")
         raise CannotShow(gettext("It cannot be read: %(reason)s") % {"reason": reason}) from error
 
 

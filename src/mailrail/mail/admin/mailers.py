@@ -14,7 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
 from mailrail.keyset_admin import ReadOnlyAdminMixin
-from mailrail.terminal import harmless
+from mailrail.terminal import escape_control_characters
 
 from .. import circuit
 from ..mailers import delivering
@@ -38,10 +38,10 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
             raise PermissionDenied
         states = {state.pk: state for state in MailerState.objects.all()}
         for state in states.values():
-            state.reason = harmless(state.reason or "")
+            state.reason = escape_control_characters(state.reason or "")
         refused = list(refused_senders())
         for row in refused:
-            row.reason = harmless(row.reason or "")
+            row.reason = escape_control_characters(row.reason or "")
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

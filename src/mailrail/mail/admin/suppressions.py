@@ -15,7 +15,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail.addresses import bare
 from mailrail.keyset_admin import KeysetAdmin, KeysetChangeList, breakable
 from mailrail.namespace import qualified
-from mailrail.terminal import harmless
+from mailrail.terminal import escape_control_characters
 
 from ..models import Suppression
 from ..suppressions import names_of
@@ -56,7 +56,7 @@ class SuppressionAdmin(KeysetAdmin):
 
     @admin.display(description=pgettext_lazy("email", "note"))
     def said(self, row: Suppression) -> str:
-        return harmless(row.note)
+        return escape_control_characters(row.note)
 
     @admin.display(description=pgettext_lazy("email", "address"))
     def whom(self, suppression: Suppression) -> str:

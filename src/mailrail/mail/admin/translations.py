@@ -11,7 +11,7 @@ from django.utils.translation import gettext, pgettext_lazy
 
 from mailrail.keyset_admin import breakable
 from mailrail.moments import as_django
-from mailrail.terminal import harmless
+from mailrail.terminal import escape_control_characters
 from mailrail.tracebacks import first_line
 
 from ..models import Email, Status, addresses_with
@@ -107,7 +107,7 @@ def reason(email: Email) -> str:
     """Say why an email stands so: a server's reply, or what kept it from being tried."""
     if email.status == Status.SENT or (email.status == Status.QUEUED and next_try(email) is None):
         return ""
-    return shortened(harmless(reason_of(email)))
+    return shortened(escape_control_characters(reason_of(email)))
 
 
 def shortened(text: str) -> str:
@@ -121,7 +121,7 @@ def event(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         **_escaped(entry),
         "at": _time(entry),
-        "what": EVENTS.get(kind, harmless(kind)),
+        "what": EVENTS.get(kind, escape_control_characters(kind)),
         **_said(entry),
     }
 
@@ -129,7 +129,7 @@ def event(entry: dict[str, Any]) -> dict[str, Any]:
 def recipient(entry: dict[str, Any]) -> dict[str, Any]:
     """One of ``Email.recipients``."""
     status = str(entry.get("status", ""))
-    label = Status(status).label if status in Status.values else harmless(status)
+    label = Status(status).label if status in Status.values else escape_control_characters(status)
     may_have_it = bool(entry.get("ambiguous")) and status != Status.SENT
     escaped = _escaped(entry)
     return {
@@ -146,12 +146,18 @@ def _said(entry: dict[str, Any]) -> dict[str, str]:
     """Return the reply or reason as ``said``; for an exception of several lines, its first one as ``summary``."""
     text = " ".join(str(entry[name]).strip() for name in ("text", "why") if entry.get(name))
     is_one = entry.get("code") or "\n" not in text
-    return {"said": harmless(text), "summary": "" if is_one else harmless(first_line(text))}
+    return {
+        "said": escape_control_characters(text),
+        "summary": "" if is_one else escape_control_characters(first_line(text)),
+    }
 
 
 def _escaped(entry: dict[str, Any]) -> dict[str, Any]:
     """Servers and exceptions have said most of it."""
-    return {name: harmless(value) if isinstance(value, str) else value for name, value in entry.items()}
+    return {
+        name: escape_control_characters(value) if isinstance(value, str) else value
+        for name, value in entry.items()
+    }
 
 
 def _time(entry: dict[str, Any]) -> datetime | None:

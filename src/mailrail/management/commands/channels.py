@@ -23,7 +23,7 @@ from mailrail.piping import PipedCommand
 from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
-from mailrail.terminal import as_json, counted, harmless, single_line
+from mailrail.terminal import as_json, counted, escape_control_characters, single_line
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
@@ -79,7 +79,7 @@ class Command(PipedCommand):
             act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
             act(layer, options)
         except (MailrailError, ValueError) as error:
-            raise CommandError(harmless(str(error))) from error
+            raise CommandError(escape_control_characters(str(error))) from error
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Command(PipedCommand):
         try:
             return set(Routing.of_layer(options["layer"]).plans)
         except InvalidSettings as error:
-            self.stderr.write(harmless(f"The routing cannot be read: {error}"))
+            self.stderr.write(escape_control_characters(f"The routing cannot be read: {error}"))
             return set()
 
     def _served(self, channels: Iterable[str]) -> set[str]:
@@ -130,7 +130,7 @@ class Command(PipedCommand):
         try:
             return {channel for channel in channels if serves(channel)}
         except InvalidSettings as error:
-            self.stderr.write(harmless(str(error)))
+            self.stderr.write(escape_control_characters(str(error)))
             return set()
 
     def _workers(self, layer: DurableLayer, options: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class Command(PipedCommand):
 
     def _tell_strangers(self, layer: DurableLayer) -> None:
         if found := strangers(layer):
-            self.stderr.write(harmless(warning_of(found)))
+            self.stderr.write(escape_control_characters(warning_of(found)))
 
     def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         given = options["oldest"]
@@ -165,7 +165,7 @@ class Command(PipedCommand):
             said = f"OK: {counted(found.workers, 'worker')} running"
             self._say(said, well=not problems, problems=problems, workers=found.workers)
         if problems:
-            raise CommandError(harmless("; ".join(problems)))
+            raise CommandError(escape_control_characters("; ".join(problems)))
 
     def _unreadable(self, layer: DurableLayer) -> list[str]:
         try:
@@ -182,9 +182,11 @@ class Command(PipedCommand):
         for row in rows:
             due = for_people(row["due"])
             self.stdout.write(f"{row['id']}  {row['state']}  due {due}  attempt {row['attempt']}")
-            self.stdout.write(f"  {harmless(row['content'][:200])}")
+            self.stdout.write(f"  {escape_control_characters(row['content'][:200])}")
             if row["error"]:
-                self.stdout.write("  " + harmless(row["error"].strip()).replace("\n", "\n  ") + "\n")
+                self.stdout.write(
+                    "  " + escape_control_characters(row["error"].strip()).replace("\n", "\n  ") + "\n"
+                )
         if not rows:
             self.stdout.write(f"No messages wait on {options['channel']}.")
 
@@ -198,8 +200,10 @@ class Command(PipedCommand):
             self.stdout.write(
                 f"{facts['id']}  buried {for_people(facts['buried_at'])}  attempt {facts['attempt']}"
             )
-            self.stdout.write(f"  {harmless(json.dumps(facts['content'], ensure_ascii=False)[:200])}")
-            self.stdout.write("  " + harmless(d.error.strip()).replace("\n", "\n  ") + "\n")
+            self.stdout.write(
+                f"  {escape_control_characters(json.dumps(facts['content'], ensure_ascii=False)[:200])}"
+            )
+            self.stdout.write("  " + escape_control_characters(d.error.strip()).replace("\n", "\n  ") + "\n")
         if not dead:
             self.stdout.write(f"No dead messages on {options['channel']}.")
 
