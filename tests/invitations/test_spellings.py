@@ -13,7 +13,7 @@ from mailrail.invitations.addresses import Entry
 from mailrail.invitations.bulk import sort_out
 from mailrail.invitations.models import Invitation
 from mailrail.mail.models import Suppression
-from mailrail.mail.suppressions import disguised
+from mailrail.mail.suppressions import hash_address
 from mailrail.testing import drain
 
 pytestmark = pytest.mark.django_db
@@ -49,7 +49,7 @@ def test_the_limit_of_a_recipient_counts_both(
         invite(other, sender)
 
 
-@pytest.mark.parametrize("name", [lambda address: address, disguised], ids=["named", "erased"])
+@pytest.mark.parametrize("name", [lambda address: address, hash_address], ids=["named", "erased"])
 def test_a_suppressed_mailbox_is_invited_in_no_spelling(sender: User, name: object) -> None:
     assert callable(name)
     Suppression.objects.create(address=name("gone@xn--exmple-cua.com"))

@@ -29,7 +29,7 @@ from mailrail.mail.outcomes import apply_outcome, fail
 from mailrail.mail.refused_senders import RefusedSenders
 from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import DeliveryOutcome, Fate
-from mailrail.mail.suppressions import disguise, disguised
+from mailrail.mail.suppressions import hash_address, keep_hashed
 from mailrail.testing import sent
 
 LIST = "/admin/mailrail_mail/email/"
@@ -534,14 +534,14 @@ SUPPRESSIONS = "/admin/mailrail_mail/suppression/"
 def test_addresses_are_found_taken_off_the_list_and_put_on_it(staff: Client, on: str) -> None:
     for address in ("ann@example.com", "bob@example.com", "gone@example.com"):
         Suppression.objects.create(address=address)
-    disguise("gone@example.com", on)
+    keep_hashed("gone@example.com", on)
 
     def found(term: str) -> list[str]:
         return [row.pk for row in staff.get(SUPPRESSIONS, {"q": term}).context["cl"].result_list]
 
-    assert found("") == ["ann@example.com", "bob@example.com", disguised("gone@example.com")]
+    assert found("") == ["ann@example.com", "bob@example.com", hash_address("gone@example.com")]
     assert found("ANN@") == ["ann@example.com"] and found("nobody") == []
-    assert found("Gone@example.com") == [disguised("gone@example.com")]
+    assert found("Gone@example.com") == [hash_address("gone@example.com")]
     assert staff.get(SUPPRESSIONS + "ann_40example.com/delete/").status_code == 200
     assert Suppression.objects.count() == 3
     staff.post(SUPPRESSIONS + "ann_40example.com/delete/", {"post": "yes"})

@@ -22,7 +22,7 @@ from mailrail.mail.models import Suppression
 from mailrail.mail.outcomes import domain_of
 from mailrail.mail.policies import build
 from mailrail.mail.smtp import EmailBackend, close_pools
-from mailrail.mail.suppressions import disguised
+from mailrail.mail.suppressions import hash_address
 from mailrail.testing import drain
 
 from ..smtp_server import ScriptedServer
@@ -127,7 +127,7 @@ def test_a_domain_that_would_be_another_one_or_none_is_refused(
     assert not Email.objects.exists()
 
 
-@pytest.mark.parametrize("name", [lambda address: address, disguised], ids=["named", "disguised"])
+@pytest.mark.parametrize("name", [lambda address: address, hash_address], ids=["named", "hashed"])
 @pytest.mark.parametrize("to", SPELLINGS)
 def test_a_suppressed_mailbox_is_suppressed_in_every_spelling(
     queueing: Queueing, to: str, name: Callable[[str], str], on: str
@@ -142,7 +142,7 @@ def test_a_suppressed_mailbox_is_suppressed_in_every_spelling(
 
 def test_one_that_was_erased_by_its_other_spelling_stays_suppressed(queueing: Queueing) -> None:
     queueing(1)
-    Suppression.objects.create(address=disguised("gone@exämple.com"))
+    Suppression.objects.create(address=hash_address("gone@exämple.com"))
     email = mail.queue(sharp(to=["gone@xn--exmple-cua.com"]))
     drain("mailrail.mail")
     email.refresh_from_db()
@@ -191,9 +191,9 @@ def test_an_address_is_erased_in_every_spelling(queueing: Queueing, given: str, 
     mentioned.refresh_from_db()
     assert (mentioned.content, mentioned.tags) == ({}, ["welcome-[erased]"])
     assert set(Email.objects.values_list("pk", flat=True)) == {other.pk, mentioned.pk}
-    assert [row.address for row in Suppression.objects.all()] == [disguised("gone@xn--exmple-cua.com")]
+    assert [row.address for row in Suppression.objects.all()] == [hash_address("gone@xn--exmple-cua.com")]
     entry = LogEntry.objects.get()
-    assert (entry.object_id, entry.object_repr) == (disguised("gone@xn--exmple-cua.com"), "[erased]")
+    assert (entry.object_id, entry.object_repr) == (hash_address("gone@xn--exmple-cua.com"), "[erased]")
 
 
 def test_an_address_in_ascii_is_erased_where_its_domain_was_typed_in_full_width(

@@ -27,7 +27,7 @@ from mailrail.errors import InvalidSettings
 from mailrail.mail import Email, Status, erasure, files, retention
 from mailrail.mail.load import load_messages
 from mailrail.mail.models import EmailFile, File, Suppression
-from mailrail.mail.suppressions import disguised
+from mailrail.mail.suppressions import hash_address
 from mailrail.testing import drain
 
 from ..processes import until
@@ -490,7 +490,7 @@ def test_an_erased_address_stays_suppressed_and_cannot_be_read_off(
     Suppression.objects.create(address=ANN.lower(), reason="complaint", note=f"<{ANN}> complained")
     prune("--address", ANN)
     row = Suppression.objects.get()
-    assert (row.address, row.reason, row.note) == (disguised(ANN.lower()), "complaint", "")
+    assert (row.address, row.reason, row.note) == (hash_address(ANN.lower()), "complaint", "")
     with ScriptedServer() as server:
         queueing(server.port)
         mail.queue(message(f"Ann <{ANN}>"))
@@ -530,7 +530,7 @@ def test_the_admin_s_log_forgets_the_address_and_what_the_emails_were_called() -
     assert found == {
         erased: (str(erased.pk), "[erased]", "Done to [erased]."),
         other: (str(other.pk), "For Bob", "Done to [erased]."),
-        suppressed: (disguised(ANN.lower()), "[erased]", "Done to [erased]."),
+        suppressed: (hash_address(ANN.lower()), "[erased]", "Done to [erased]."),
         longer: (longer.pk, longer.pk, "Done to [erased]."),
         user: (str(user.pk), ANN, f"Done to {ANN}."),
     }

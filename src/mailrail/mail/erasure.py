@@ -90,7 +90,7 @@ def find(address: str, using: str) -> Iterator[list[UUID]]:
 
 
 def erase(address: str, using: str, *, forget_suppression: bool = False) -> Erased:
-    """Erase the address. On the suppression list it stays in disguise, or not at all with ``forget_suppression``."""
+    """Erase the address. On the suppression list it stays as a hash, or not at all with ``forget_suppression``."""
     address = bare(address)
     erased = Erased()
     log = _admin_log()
@@ -109,7 +109,7 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
         suppressions.forget(address, using)
     else:
         with transaction.atomic(using):
-            suppressions.disguise(address, using)
+            suppressions.keep_hashed(address, using)
     return erased
 
 
@@ -131,7 +131,7 @@ def _erase_in_admin_log(log: QuerySet[LogEntry], address: str) -> None:
         )
     for entry in log.filter(wanted):
         if entry.object_id in names:
-            entry.object_id = suppressions.disguised(address)
+            entry.object_id = suppressions.hash_address(address)
         entry.object_repr = _without(entry.object_repr, text)
         entry.change_message = _without(entry.change_message, text)
         entry.save(update_fields=("object_id", "object_repr", "change_message"))

@@ -1,4 +1,4 @@
-"""Who gets no more email, also where the list may not say whom it means."""
+"""The suppression list: who gets no more email. Erased addresses are on it as hashes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .reading import suppressions
 PREFIX = "sha256:"
 
 
-def disguised(address: str) -> str:
-    """What the list knows an erased address by: it is recognized when it comes again, and cannot be read off."""
+def hash_address(address: str) -> str:
+    """Return the hash under which the list keeps an erased address: recognizable, but not readable."""
     return PREFIX + sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -24,23 +24,23 @@ def names_of(address: str) -> list[str]:
     One that was erased before normal forms had A-labels is there by the digest of its U-labels, and stays recognized.
     """
     if "xn--" not in address:
-        return [address, disguised(address)]
-    return [address, *map(disguised, spellings(address))]
+        return [address, hash_address(address)]
+    return [address, *map(hash_address, spellings(address))]
 
 
 def listed(addresses: Iterable[str], using: str) -> dict[str, str]:
-    """Those of these addresses, in their normal form, that are on the list -> why."""
+    """Return which of these addresses are on the list, each with the reason. ``addresses``: in their normal form."""
     names = {name: address for address in addresses for name in names_of(address)}
     rows = suppressions(names, using)
     return {names[row.address]: f"suppressed: {row.reason} {row.note}".strip() for row in rows}
 
 
-def disguise(address: str, using: str) -> None:
-    """Let an address go on being suppressed, if it is, without its name."""
+def keep_hashed(address: str, using: str) -> None:
+    """Replace an address on the list, if it is there, by its hash: it stays suppressed."""
     named = Suppression.objects.using(using).filter(pk=address)
     for row in named:
         # the note may quote a server that quotes the address
-        kept = Suppression(address=disguised(address), reason=row.reason, created_at=row.created_at)
+        kept = Suppression(address=hash_address(address), reason=row.reason, created_at=row.created_at)
         Suppression.objects.using(using).bulk_create([kept], ignore_conflicts=True)
     named.delete()
 
