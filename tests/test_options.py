@@ -177,7 +177,8 @@ def test_a_config_that_is_wrong_does_not_hide_a_routing_that_is(settings: Any, b
     config = {"routing": "nowhere.routing", "foo": 1, "lease": -1}
     entry = {"BACKEND": f"mailrail.layers.{backend}ChannelLayer", "CONFIG": config}
     settings.CHANNEL_LAYERS = {"default": entry}
-    found = check_settings()
+    # Without the consumers of the test project, some of which are atomic: they need a database layer.
+    found = [mistake for mistake in check_settings() if "CHANNEL_LAYERS" in mistake.msg]
     assert [each.id for each in found] == ["mailrail.E002", "mailrail.E004"]
     said = "\n".join(each.msg for each in found)
     assert "no option 'foo', 'lease'" in said
