@@ -1,4 +1,4 @@
-"""Email addresses: the one form in which they are compared, and the form in which a server is told their domains.
+"""Compare email addresses by one normal form, and write their domains in the form that servers take.
 
 An international domain has two spellings, ``exämple.com`` and ``xn--exmple-cua.com`` (RFC 5890, U-label and A-label).
 They are one domain, so all that looks an address up does it by ``normal_form``. The library ``idna`` converts by IDNA
@@ -21,7 +21,7 @@ MAX_DOMAIN_LENGTH = (
     253  # RFC 1035 2.3.4: 255 octets on the wire, where each label has one more, and the root is one
 )
 MAX_CACHED_DOMAINS = 16_384
-"""Domains, and labels, whose conversion a process remembers: a list of 10,000 addresses needs each several times."""
+"""Domains and labels whose conversion a process caches: a list of 10,000 addresses needs each several times."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[A-Za-z0-9.-]*[A-Za-z0-9-]")
 """An address where lower case is all that is left to do: most are, and a parser takes as long as composing an email."""
@@ -38,11 +38,11 @@ _DOMAIN_IN_TEXT = re.compile(
 
 
 class InvalidDomain(UnicodeError):
-    """A domain that cannot be told to a server. The text says why, and what to write instead."""
+    """Report a domain that cannot be sent to a server. The text says why, and what to write instead."""
 
 
 def ascii_domain(domain: str) -> str:
-    """Return the domain as a server is told it: one in ASCII as it is, another one by its A-labels.
+    """Return the domain as servers take it: ASCII unchanged, any other domain as its A-labels.
 
     Raises ``InvalidDomain`` for a domain that IDNA 2008 has no A-labels for, such as one with a symbol.
     """
@@ -65,7 +65,7 @@ def _converted(domain: str) -> _Converted:
 
 
 def _by_labels(domain: str) -> _Converted | None:
-    """Convert each label once for all domains that have it. None where only the whole domain tells what is right.
+    """Convert a domain label by label, each label cached. Return ``None`` where only the whole domain can be judged.
 
     The rules of IDNA 2008 and the mapping of UTS 46 look at one label at a time; the length alone is the domain's.
     """
@@ -87,7 +87,7 @@ def _by_labels(domain: str) -> _Converted | None:
 
 @lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _label(name: str) -> _Converted:
-    """Raise ``UnicodeError`` for one that is no label, also where the mapping leaves nothing, or makes two of it."""
+    """Convert a label. Raises ``UnicodeError`` for an invalid label, also if the mapping leaves none, or several."""
     mapped = idna.uts46_remap(name, std3_rules=True)
     encoded = idna.alabel(mapped).decode("ascii")
     if mapped.startswith("xn--"):
@@ -108,7 +108,7 @@ def _remember(a_label: str, u_label: str) -> None:
 
 
 def _u_label(label: str) -> str:
-    """Return the U-label of an A-label, and other ASCII as it is. Raises ``UnicodeError`` for one that is no label."""
+    """Return the U-label of an A-label, and other ASCII unchanged. Raises ``UnicodeError`` for an invalid label."""
     known = _u_labels.get(label)
     if known is None:
         known = idna.ulabel(label)
@@ -117,15 +117,15 @@ def _u_label(label: str) -> str:
 
 
 def _as_a_whole(domain: str) -> _Converted:
-    """Convert a domain of any length and shape, or raise ``UnicodeError`` with the place of what is wrong in it."""
+    """Convert a domain of any length and shape. Raises ``UnicodeError`` that names the position of the mistake."""
     encoded = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
     return _Converted(encoded, idna.decode(encoded))
 
 
 def unicode_domain(domain: str) -> str:
-    """Return the domain as people read it: by its U-labels, in lower case.
+    """Return the domain as people read it: its U-labels in lower case.
 
-    Raises ``InvalidDomain`` as ``ascii_domain`` does. A-labels that stand for nothing are returned as they are.
+    Raises ``InvalidDomain`` as ``ascii_domain`` does. Invalid A-labels are returned unchanged.
     """
     if not domain.isascii():
         return _converted(domain).in_unicode
@@ -135,7 +135,7 @@ def unicode_domain(domain: str) -> str:
 
 @lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _decoded(domain: str) -> str:
-    """Decode a domain in lower case; what is none, or is too long, is returned as it is."""
+    """Decode a lower-case domain. An invalid domain, or one that is too long, is returned unchanged."""
     labels = domain.removesuffix(".").split(".")
     if len(domain) - domain.endswith(".") > MAX_DOMAIN_LENGTH:
         return domain
@@ -149,7 +149,7 @@ def _decoded(domain: str) -> str:
 def normal_domain(domain: str) -> str:
     """Return the domain as it is compared: its A-labels in lower case, without a dot at its end.
 
-    What cannot be a domain at all is compared in lower case: comparing raises nothing.
+    An invalid domain is returned in lower case, so comparing never raises.
     """
     domain = domain.strip().rstrip(".")
     if domain.isascii():
@@ -161,9 +161,9 @@ def normal_domain(domain: str) -> str:
 
 
 def normal_form(address: str) -> str:
-    """Return what all spellings of a mailbox have in common. ``address``: without a name; ``bare`` takes one off.
+    """Return the form that all spellings of a mailbox share. ``address`` has no display name; ``bare`` removes one.
 
-    Servers may tell upper from lower case before the @ (RFC 5321 2.4), and none is known that does: both are one.
+    Servers may distinguish upper and lower case before the @ (RFC 5321 2.4). No known server does, so case is ignored.
     """
     return address.lower() if address.isascii() and _PLAIN.fullmatch(address) else _normal_form(address)
 
@@ -175,14 +175,14 @@ def _normal_form(address: str) -> str:
 
 
 def _lower(local: str) -> str:
-    """Of characters beyond ASCII none becomes one of ASCII: the Kelvin sign is another mailbox than ``k``."""
+    """Lower the case, but turn no other character into ASCII: the Kelvin sign is another mailbox than ``k``."""
     if local.isascii():
         return local.lower()
     return "".join(char if not char.isascii() and char.lower().isascii() else char.lower() for char in local)
 
 
 def bare(address: str) -> str:
-    """Return the normal form of an address that may have a name: ``Ann <Ann@Example.com>``."""
+    """Return the normal form of an address that may have a display name: ``Ann <Ann@Example.com>``."""
     return address.lower() if _PLAIN.fullmatch(address) else _bare(address)
 
 
@@ -192,7 +192,7 @@ def _bare(address: str) -> str:
 
 
 def spellings(address: str) -> list[str]:
-    """Return how an address of this mailbox may be stored, in lower case: its normal form, and one by U-labels."""
+    """Return how an address of this mailbox may be stored, in lower case: its normal form and its U-label form."""
     mailbox = normal_form(address)
     return [mailbox] if "xn--" not in mailbox else list(dict.fromkeys((mailbox, _in_unicode(mailbox))))
 
@@ -204,7 +204,7 @@ def _in_unicode(mailbox: str) -> str:
 
 
 def with_ascii_domains(text: str) -> str:
-    """Return the text of one or more addresses, with names or without, with its domains by their A-labels.
+    """Return a text of addresses, with or without display names, with each domain as its A-labels.
 
     Raises ``InvalidDomain`` as ``ascii_domain`` does.
     """

@@ -1,4 +1,4 @@
-"""Consumers of Channels 4: the applications that ``ASGI_APPLICATION`` has for named channels.
+"""Run consumers of Channels 4: the applications that ``ASGI_APPLICATION`` has for named channels.
 
     application = ProtocolTypeRouter({
         "channel": ChannelNameRouter({"thumbs": ThumbnailConsumer.as_asgi()}),
@@ -29,7 +29,7 @@ _WRAPPED_IN = ("inner", "application")  # attributes of middleware that lead to 
 
 
 def application() -> Any:
-    """What ``ASGI_APPLICATION`` names. Raises ``InvalidSettings``."""
+    """Import the application that ``ASGI_APPLICATION`` names. Raises ``InvalidSettings``."""
     try:
         return get_default_application()
     except ImproperlyConfigured as error:
@@ -37,7 +37,7 @@ def application() -> Any:
 
 
 def serves(channel: str) -> bool:
-    """Does ``ASGI_APPLICATION`` have a consumer for this channel? Yes, too, where it does not let us see."""
+    """Tell whether ``ASGI_APPLICATION`` has a consumer for this channel; also true if that cannot be found out."""
     if not getattr(django_settings, "ASGI_APPLICATION", None):
         return False
     found = application()
@@ -54,15 +54,15 @@ def serves(channel: str) -> bool:
 
 
 async def run_application(message: Any) -> None:
-    """Have the consumer behind ``ASGI_APPLICATION`` handle a message: a consumer of ours, as routes have them.
+    """Let the consumer behind ``ASGI_APPLICATION`` handle a message; routes use this function as a consumer.
 
-    What the handler raises makes it fail, like any consumer. A message without a usable ``type`` is buried: no other
-    run would end better.
+    If the handler raises, the run fails as with any consumer. A message without a usable ``type`` is buried, because
+    another run would end the same way.
     """
     if (why := _defect_of(message.content)) is not None:
         message.bury(why)
         return
-    async with ThreadSensitiveContext():  # sync consumers run beside each other, each on a thread of its own
+    async with ThreadSensitiveContext():  # so sync consumers run in parallel, each on its own thread
         try:
             await _handle(message)
         finally:
@@ -80,7 +80,7 @@ def _defect_of(content: dict[str, Any]) -> str | None:
 
 
 async def _handle(message: Any) -> None:
-    """Give the application one message, and end it when it asks for another one: then it has handled the first."""
+    """Give the application one message, and end it when it asks for the next: it has handled the first by then."""
     is_handled = asyncio.Event()
     unread = [dict(message.content)]
 
@@ -111,7 +111,7 @@ async def _handle(message: Any) -> None:
 
 
 async def _ended(running: asyncio.Future[Any]) -> None:
-    """Cancel it, and wait until it has tidied up. What it raises meanwhile is told, not lost."""
+    """Cancel the application and wait for its cleanup. Raises whatever the cleanup raises."""
     if running.done():
         return
     await end(running)

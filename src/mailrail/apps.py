@@ -1,4 +1,4 @@
-"""The core app."""
+"""Configure the core app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class MailrailConfig(AppConfig):
-    """``"mailrail"`` in ``INSTALLED_APPS``."""
+    """Configure ``"mailrail"`` in ``INSTALLED_APPS``."""
 
     name = "mailrail"
     verbose_name = _("Mailrail")

@@ -1,7 +1,7 @@
-"""Have Django's autoreloader watch files that failed to import, and whose error we turned into a sentence.
+"""Make Django's autoreloader watch files that failed to import and whose error a check caught.
 
 Django watches such a file when it sees the exception itself (``django.utils.autoreload.check_errors``). A check that
-catches the exception hides the file: it is in no ``sys.modules``, so nobody would notice that it was mended.
+catches the exception hides the file: it is not in ``sys.modules``, so the reloader would not notice a fix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IMPORT_MACHINERY = (
 
 
 def import_watched(path: str, load: Callable[[str], Any] = import_string) -> Any:
-    """Import a dotted path. If that raises, whatever it is, a change of the files it came through reloads."""
+    """Import a dotted path. If the import raises, watch the files of the traceback, so that a fix reloads."""
     try:
         return load(path)
     except Exception as error:
@@ -37,7 +37,7 @@ def import_watched(path: str, load: Callable[[str], Any] = import_string) -> Any
 
 
 def failed_files() -> frozenset[Path]:
-    """Return the files to watch, for reloaders that are not Django's."""
+    """Return the files to watch, for reloaders other than Django's."""
     return frozenset(_failed)
 
 
@@ -48,7 +48,7 @@ def _watch_files(files: Iterable[Path]) -> None:
 
 
 def _files_of(error: Exception) -> Iterator[Path]:
-    """The files of the traceback, and the one that a syntax error names."""
+    """Yield the files of the traceback, and the one that a syntax error names."""
     names = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         names.append(error.filename)

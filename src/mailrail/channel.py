@@ -1,4 +1,4 @@
-"""The producer: ``Channel("send-invite").send({"id": 7})``."""
+"""Send messages: ``Channel("send-invite").send({"id": 7})``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .routing import check_routed
 
 
 class Channel:
-    """A named channel to send on.
+    """Send messages on a named channel.
 
     ``name``: 1 to 99 ASCII letters, digits, ``-``, ``_``, ``.``; ``ValueError`` otherwise. ``layer``: an alias in
     ``CHANNEL_LAYERS``; by default the one in ``MAILRAIL["LAYER"]``.
@@ -34,7 +34,7 @@ class Channel:
 
     @property
     def layer(self) -> DurableLayer:
-        """The layer that carries this channel's messages."""
+        """Return the layer that carries this channel's messages."""
         return get_layer(self._alias)
 
     def send(
@@ -92,11 +92,11 @@ class Channel:
         return self._send(list(contents), options, unique, using, immediately)
 
     async def asend(self, content: Content, **options: Any) -> UUID:
-        """``send`` from async code; the same options."""
+        """Send a message from async code; options as for ``send``."""
         return await sync_to_async(self.send)(content, **options)
 
     async def asend_many(self, contents: Iterable[Content], **options: Any) -> list[UUID]:
-        """``send_many`` from async code; the same options."""
+        """Send messages from async code; options as for ``send_many``."""
         return await sync_to_async(self.send_many)(contents, **options)
 
     def _send_with(
@@ -158,7 +158,7 @@ def _options(
     lane: str | None,
     headers: Content | None,
 ) -> dict[str, Any]:
-    """The fields of a message that its sender has given. Most give none, and what is not given costs nothing."""
+    """Return the message fields for the options that were given. Most sends give none, so the others cost nothing."""
     options: dict[str, Any] = {}
     if delay is not None or at is not None:
         options |= _when(delay, at)

@@ -1,4 +1,4 @@
-"""System checks: what is wrong with the settings, said before anything starts.
+"""Check the settings at start (Django's system checks).
 
 mailrail.E001  MAILRAIL holds an unknown key, a wrong type, or a path that does not import
 mailrail.E002  a layer in CHANNEL_LAYERS cannot be used
@@ -52,7 +52,7 @@ RESERVED = ("mailrail.", "tasks.")
 @register()
 @read_for_checks()
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Everything that can be known without a connection. A mistake hides only what depends on it, and is told once."""
+    """Check everything that needs no connection. Each mistake is reported once, and hides only dependent checks."""
     wrong = list(_check_keys())
     told = {each.msg for each in wrong}
     for part in (_check_middleware, _check_layers, _check_order, _check_mail_app, _check_tenants):
@@ -74,7 +74,7 @@ def _check_middleware() -> Iterable[CheckMessage]:
     try:
         paths = settings.consumer_middleware
     except InvalidSettings:
-        return  # E001 tells
+        return  # E001 reports it
     for path in paths:
         try:
             usable = callable(import_watched(path))
@@ -108,11 +108,11 @@ def _default() -> str | None:
     try:
         return default_alias()
     except InvalidSettings:
-        return None  # E001 tells
+        return None  # E001 reports it
 
 
 def _check_default(wrong: Collection[str]) -> Iterable[CheckMessage]:
-    """``wrong``: aliases of layers that cannot be built, of which E002 tells."""
+    """Check the default layer. ``wrong``: aliases of layers that cannot be built, which E002 reports."""
     alias = _default()
     if alias is None or alias in wrong:
         return
@@ -123,7 +123,7 @@ def _check_default(wrong: Collection[str]) -> Iterable[CheckMessage]:
 
 
 def _check_unbuilt(alias: str) -> Iterable[CheckMessage]:
-    """The routing of a layer that cannot be built has mistakes of its own."""
+    """Check the routing of a layer that cannot be built: it may have mistakes of its own."""
     if (routing := unbuilt_routing(alias)) is None:
         return
     try:
@@ -133,7 +133,7 @@ def _check_unbuilt(alias: str) -> Iterable[CheckMessage]:
 
 
 def _check_groups() -> Iterable[CheckMessage]:
-    """Only our layer on a cluster has none; whoever has an entry beside it knows."""
+    """Warn if no layer has groups: only the layer on a Redis Cluster lacks them. Any further entry silences this."""
     configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
     if not (apps.is_installed("channels") or getattr(django_settings, "ASGI_APPLICATION", None)):
         return
@@ -192,7 +192,7 @@ def _check_names(routing: Routing) -> Iterable[CheckMessage]:
 
 
 def _check_shadows(routing: Routing) -> Iterable[CheckMessage]:
-    """The first route that matches gets a message, and one without a filter matches every message."""
+    """Warn of routes behind one without filters: the first match gets the message, so they get none."""
     for channel, plan in routing.plans.items():
         takes_all = next((route for route in plan.routes if not route.filters), plan.routes[-1])
         for route in plan.routes[plan.routes.index(takes_all) + 1 :]:
@@ -238,11 +238,11 @@ def _check_order() -> Iterable[CheckMessage]:
 @register(deploy=True)
 @read_for_checks()
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
-    """What the layers' own servers say of themselves; asks them, so only with ``--deploy``."""
+    """Ask the layers' servers for concerns. This needs connections, so it runs only with ``--deploy``."""
     try:
         layers = {alias: get_layer(alias) for alias in durable_aliases()}
     except InvalidSettings:
-        return []  # check_settings tells
+        return []  # check_settings reports it
     return [found for alias, layer in layers.items() for found in _check_storage(alias, layer)]
 
 
@@ -261,7 +261,7 @@ def _check_storage(alias: str, layer: DurableLayer) -> Iterable[CheckMessage]:
 
 
 def _check_mail_app() -> Iterable[CheckMessage]:
-    """By its path alone: without the app, the backend cannot even be imported."""
+    """Check for the mail app. The backend is compared by path: without the app, it cannot be imported."""
     mailers = getattr(django_settings, "MAILERS", None) or {}
     found = mailers.values() if isinstance(mailers, Mapping) else ()
     paths = [mailer.get("BACKEND") for mailer in found if isinstance(mailer, Mapping)]
@@ -275,7 +275,7 @@ def _check_mail_app() -> Iterable[CheckMessage]:
 
 
 def _check_tenants() -> Iterable[CheckMessage]:
-    """Look into the settings that django-tenants reads (its manual: Installation, Multi-type tenants)."""
+    """Check the settings of django-tenants (its manual: Installation, Multi-type tenants)."""
     for setting, entries in _apps_of_tenants():
         for app in ("mailrail", "mailrail.mail", "mailrail.invitations"):
             if any(entry == app or str(entry).startswith(f"{app}.apps.") for entry in entries):
@@ -300,11 +300,11 @@ def _apps_of_tenants() -> Iterable[tuple[str, Iterable[Any]]]:
 @register(Tags.database)
 @read_for_checks()
 def check_sqlite(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """How the database layer's SQLite file is opened; looks into the file, so only with ``--database``."""
+    """Check how the database layer's SQLite file is opened. This reads the file, so it needs ``--database``."""
     try:
         layers = [get_layer(alias) for alias in durable_aliases()]
     except InvalidSettings:
-        return []  # check_settings tells
+        return []  # check_settings reports it
     used = {layer.using for layer in layers if layer.joins_transactions} & set(databases or ())
     return [found for using in sorted(used) for found in _check_sqlite(using)]
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen object, built from ``MAILRAIL = {…}`` in the project's settings.
+"""Read the settings: one frozen object, built from ``MAILRAIL = {…}`` in the project's settings.
 
 Use ``from mailrail.conf import settings`` and read attributes: ``settings.attempts``. Tests may use Django's
 ``override_settings(MAILRAIL={…})``; the object is rebuilt.
@@ -25,7 +25,7 @@ from .options import Mistakes
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``MAILRAIL`` may hold; the key is the attribute's name in capitals. Times are in seconds."""
+    """Hold the values of ``MAILRAIL``. Each key is the attribute's name in capitals. Times are in seconds."""
 
     layer: str = "default"
     """Alias in ``CHANNEL_LAYERS`` of the layer that carries messages when none is named."""
@@ -143,7 +143,7 @@ _MAY_BE_ZERO = {"BACKOFF", "BACKOFF_MAX", "SHUTDOWN_TIMEOUT"}
 
 
 def _read(key: str, kind: str, value: Any) -> Any:
-    """Return a value as it is kept: people write lists, sizes with a unit, and times as a ``timedelta``.
+    """Convert and check a value: lists become tuples, sizes bytes, and times (also a ``timedelta``) seconds.
 
     Raises ``InvalidSettings``, ``TypeError`` or ``ValueError``, naming the key.
     """
@@ -184,7 +184,7 @@ def _check(key: str, kind: str, value: Any) -> None:
 
 
 def size(text: str) -> int:
-    """Bytes, of a size as people write it: ``"300M"``, ``"1.5G"``. Raises ``ValueError``, saying what it must be."""
+    """Return the bytes of a size such as ``"300M"`` or ``"1.5G"``. Raises ``ValueError`` with the rule as its text."""
     found = _SIZE.fullmatch(text.strip())
     if found is None or (number := int(float(found[1]) * _UNITS[found[2].upper()])) < 1:
         raise ValueError("a number of bytes, or of K, M or G, such as 300M or 1.5G")
@@ -203,7 +203,7 @@ def _in_bytes(key: str, value: Any) -> Any:
 def build(raw: Any) -> Settings:
     """Build the settings from the dictionary a project wrote.
 
-    Raises ``InvalidSettings`` that says all that is wrong, and names the keys: unknown ones, values of a wrong type.
+    Raises ``InvalidSettings`` that lists all mistakes: unknown keys, and values of a wrong type.
     """
     values, mistakes = _read_all(raw)
     mistakes.raise_any(InvalidSettings)
@@ -211,7 +211,7 @@ def build(raw: Any) -> Settings:
 
 
 def _read_all(raw: Any) -> tuple[dict[str, Any], Mistakes]:
-    """Return the values that are right, by attribute, and what is wrong. Raises ``InvalidSettings`` as ``build``."""
+    """Return the valid values by attribute, and the mistakes. Raises ``InvalidSettings`` unless ``raw`` is a dict."""
     if not isinstance(raw, Mapping):
         raise InvalidSettings(f"MAILRAIL must be a dictionary, not {raw!r}.")
     known = {field.name.upper(): field for field in dataclasses.fields(Settings)}
@@ -230,9 +230,10 @@ _in_check: ContextVar[bool] = ContextVar("mailrail.conf", default=False)
 
 @contextmanager
 def read_for_checks() -> Iterator[None]:
-    """Let ``settings`` give each key that is right, although others are wrong: for system checks, as a decorator.
+    """Let system checks read the valid keys of ``settings`` although others are wrong; used as a decorator.
 
-    So one run of the checks tells all mistakes. A wrong key raises ``InvalidSettings`` here, too: mailrail.E001 tells.
+    So one run of the checks reports all mistakes. A wrong key still raises ``InvalidSettings``, which mailrail.E001
+    reports.
     """
     token = _in_check.set(True)
     try:
@@ -242,12 +243,12 @@ def read_for_checks() -> Iterator[None]:
 
 
 def is_in_check() -> bool:
-    """Tell whether a system check asks, inside ``read_for_checks``."""
+    """Tell whether a system check runs inside ``read_for_checks``."""
     return _in_check.get()
 
 
 class _LazySettings:
-    """Builds the ``Settings`` at first use, as Django's own settings may not be ready at import."""
+    """Build the ``Settings`` at first use, because Django's settings may not be ready at import."""
 
     _built: Settings | None = None
 

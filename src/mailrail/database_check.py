@@ -1,4 +1,4 @@
-"""A system check: can the databases in which the apps keep records do what those need?
+"""Check that the databases of the apps' records support the statements used (a system check).
 
 mailrail.E010  an app's tables lie in a database that cannot hold them, such as MariaDB or MySQL
 """
@@ -15,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, router
 
 APPS = ("mailrail", "mailrail_mail", "mailrail_invitations")
 _NONE = "django.db.backends.dummy"
-"""Of a project without DATABASES; the check of the layers tells."""
+"""The engine of a project without DATABASES; the check of the layers reports that."""
 _ROUTER = """
 class MailrailApart:
     apps = {{{labels}}}
@@ -34,7 +34,7 @@ class MailrailApart:
 
 @register()
 def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Ask the features of the databases that ``migrate`` writes to, and of those that keep records: no connection."""
+    """Check the features of the databases that hold records or are migrated. This needs no connection."""
     installed = [config for config in apps.get_app_configs() if config.label in APPS]
     return [found for config in installed for found in _check_app(config, databases or ())]
 
@@ -51,9 +51,9 @@ def _check_app(config: AppConfig, databases: Sequence[str]) -> Iterable[CheckMes
 
 
 def _databases_of(config: AppConfig, databases: Sequence[str]) -> set[str]:
-    """Return where its records are kept, and where of ``default`` and ``databases`` its tables would be made.
+    """Return the databases of an app's records, and those of ``default`` and ``databases`` that get its tables.
 
-    The core app keeps records where a layer says so, whatever routers say; another check tells of that.
+    A layer's settings decide where the core app keeps records, whatever routers say. Another check covers that.
     """
     models = list(config.get_models())
     migrated = {DEFAULT_DB_ALIAS, *databases}
@@ -66,7 +66,7 @@ def _databases_of(config: AppConfig, databases: Sequence[str]) -> set[str]:
 
 
 def lacks(using: str) -> list[str]:
-    """Return what the statements of the apps need, and this database has not: in the words of SQL."""
+    """Return the features, in the words of SQL, that the apps' statements need and this database lacks."""
     features = connections[using].features
     named = {
         "unique indexes of a part of the rows": features.supports_partial_indexes,

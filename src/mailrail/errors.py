@@ -1,4 +1,4 @@
-"""What Mailrail raises.
+"""Define the exceptions of Mailrail.
 
     MailrailError
     ├── InvalidSettings        MAILRAIL or CHANNEL_LAYERS says something we cannot follow
@@ -21,13 +21,13 @@ from . import options as checked
 
 
 class MailrailError(Exception):
-    """The root of what Mailrail raises."""
+    """Catch this to catch every error of Mailrail."""
 
 
 class InvalidSettings(MailrailError):
-    """A setting that cannot be followed; the text names it and says what to write instead.
+    """Report settings that cannot be used; the text names each setting and says what to write instead.
 
-    ``mistakes``: all that is wrong with it, in a sentence each; the text has one in each line.
+    ``mistakes``: one sentence for each mistake; the text has one per line.
     """
 
     def __init__(self, *mistakes: str) -> None:
@@ -36,33 +36,33 @@ class InvalidSettings(MailrailError):
 
 
 class MessageTooLarge(MailrailError, ValueError):
-    """The content is larger, as JSON, than ``MAILRAIL["MAX_MESSAGE_BYTES"]``. Nothing was sent."""
+    """Report a content whose JSON is larger than ``MAILRAIL["MAX_MESSAGE_BYTES"]``. Nothing was sent."""
 
 
 class WouldDeadlock(MailrailError):
-    """``immediately=True`` inside ``atomic()`` on SQLite: the write would wait for its own caller."""
+    """Report a write with ``immediately=True`` that would wait for its own caller's transaction."""
 
 
 class LayerUnavailable(MailrailError):
-    """The layer cannot be reached or is locked by somebody else; trying again later may work.
+    """Report that the layer cannot be reached or is locked; trying again later may work.
 
-    ``channels``: those whose part of the layer it is, where others could be reached; ``None``: perhaps all of it.
+    ``channels``: the channels of the shard that cannot be reached; ``None``: perhaps the whole layer.
     """
 
     channels: frozenset[str] | None = None
-    may_have_run = True  # for layers: could what was asked have been done all the same?
+    may_have_run = True  # for layers: the request may have been carried out although it failed
 
 
 class NoRoute(MailrailError, ValueError):
-    """No consumer takes the channel, and ``MAILRAIL["UNROUTED"]`` is ``"raise"``. Nothing was sent."""
+    """Report a channel without a consumer if ``MAILRAIL["UNROUTED"]`` is ``"raise"``. Nothing was sent."""
 
 
 class LostClaim(MailrailError):
-    """The claim was lost: another worker has re-claimed the message, so nothing was settled."""
+    """Report a lost claim: another worker has re-claimed the message, so nothing was settled."""
 
 
 class Retry(Exception):
-    """Raise it in a consumer to have the message tried again.
+    """Raise this in a consumer to retry the message.
 
     ``after``: seconds or a ``timedelta``; ``None`` (default) takes the route's backoff. It counts as an
     attempt: raised at the last one, the message is buried.
@@ -76,7 +76,7 @@ class Retry(Exception):
 
 
 class Discard(Exception):
-    """Raise it in a consumer to have the message dropped for good: logged, not retried, not kept."""
+    """Raise this in a consumer to drop the message: it is logged, not retried and not kept."""
 
     def __init__(self, why: str = "the consumer discarded it") -> None:
         super().__init__(why)

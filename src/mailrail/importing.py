@@ -1,7 +1,8 @@
-"""Import what settings and routes name, and say in which line of the project's files a mistake is.
+"""Import what settings and routes name, and report the line of the project's files that has a mistake.
 
-``route()``, ``include()`` and ``@consumer`` raise their mistakes. While the routing is imported they do not: a module
-that raises is read no further. People would learn of one mistake at a time. ``gathered`` notes them instead.
+``route()``, ``include()`` and ``@consumer`` raise their mistakes. A module that raises is read no
+further, so people would learn of one mistake at a time. While the routing is imported, ``gathered`` collects the
+mistakes instead.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def import_named(path: str, where: str, load: Callable[[str], Any] = import_stri
 
 @contextmanager
 def gathered(mistakes: Mistakes) -> Iterator[None]:
-    """Note in ``mistakes`` what ``noted_or_raised`` is given inside this block, also by the modules imported there."""
+    """Collect in ``mistakes`` the errors passed to ``noted_or_raised`` in this block and its imports."""
     token = _gathered.set(mistakes)
     try:
         yield
@@ -47,10 +48,7 @@ def gathered(mistakes: Mistakes) -> Iterator[None]:
 
 
 def noted_or_raised(error: Exception) -> tuple[str, ...]:
-    """Return the sentences of an error, with the line of the project that caused it, where they are gathered.
-
-    Elsewhere, raise the error.
-    """
+    """Return the sentences of an error, with the line that caused it; outside ``gathered``, raise the error."""
     mistakes = _gathered.get()
     if mistakes is None:
         raise error
@@ -62,9 +60,9 @@ def noted_or_raised(error: Exception) -> tuple[str, ...]:
 
 
 def _raised_at(error: Exception) -> str:
-    """Return where a module raised: its file and line, for a text that has no traceback."""
+    """Return the file and line where a module raised, for a text without a traceback."""
     if isinstance(error, SyntaxError) or error.__traceback__ is None:
-        return ""  # it names its own
+        return ""  # a syntax error names its line
     frames = extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""

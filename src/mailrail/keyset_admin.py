@@ -1,8 +1,8 @@
-"""Lists of the admin over tables of any size, and deciding about what they list.
+"""List tables of any size in the admin, and offer actions on their rows.
 
 Django counts all rows to number its pages, and skips the rows of all pages before. Here nothing is counted, and a page
 begins where the page before ended. Rows come in the order of the primary key's index. A filter without an index scans a
-bounded number of rows per page. What people decide is asked once more, on a page of its own, and done by POST.
+bounded number of rows per page. Every action asks for confirmation on a page of its own, and runs by POST.
 """
 
 from __future__ import annotations
@@ -35,37 +35,40 @@ from .terminal import escape_control_characters
 
 EMPTY_CELL = re.compile(r"<t[dh][^>]*>(-|&nbsp;|)</t[dh]>")
 NUL = "\0"
-"""Is in no text of PostgreSQL's, which refuses to look for it."""
+"""PostgreSQL refuses a query for this character, because no text of PostgreSQL can hold it."""
 BEHIND = "behind"
-"""Of the query string: the key that the page begins behind."""
+"""The parameter of the query string that holds the key before the page."""
 SCAN_WINDOW_ROWS = 20_000
-"""Rows that one page looks through."""
+"""Rows that one page scans at most."""
 MAX_SORTED_ROWS = 1000
-"""Rows that an index finds in another order, and that are sorted; of more, a window is searched."""
+"""Rows found by an index in another order that are sorted; if there are more, a window is scanned."""
 
 
 class KeysetChangeList(ChangeList):
-    """``direction``: ``"-"`` begins with the highest key. The admin's own parameters for order and page are ignored."""
+    """List rows in the order of their keys. ``direction``: ``"-"`` puts the highest key first.
+
+    The admin's own parameters for order and page are ignored.
+    """
 
     direction = "-"
     behind: str | None = None
     is_windowed = False
-    """Is there a condition that no index finds?"""
+    """True if no index serves one of the conditions."""
     scanned_until: Any = None
-    """The last key of the window, if there are rows behind it."""
+    """The last key of the scanned window, if rows follow it."""
     time_field = ""
-    """The field that says when a row was made, if there is one: how far a window went back."""
+    """The name of the field with the creation time, if there is one; it dates the end of a scanned window."""
     scanned_until_time: Any = None
     next_page: str | None = None
-    """Query string of the page behind this one."""
+    """The query string of the next page."""
     first_page = "?"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
         if any(
             NUL in value for name, value in self.params.items() if name != SEARCH_VAR
-        ):  # Django looks at that
-            raise IncorrectLookupParameters  # no database could be asked; Django shows the list without them
-        if BEHIND in self.params:  # not in the links of filters, which begin anew
+        ):  # Django checks the search term itself
+            raise IncorrectLookupParameters  # PostgreSQL would raise; Django shows the list without filters
+        if BEHIND in self.params:  # the links of filters leave it out, so they begin at the first page
             self.behind = self.params.pop(BEHIND)
             del self.filter_params[BEHIND]
         found: QuerySet[Any] = super().get_queryset(request, exclude_parameters)
@@ -77,7 +80,7 @@ class KeysetChangeList(ChangeList):
         return [f"{self.direction}pk"]
 
     def indexed(self) -> QuerySet[Any]:
-        """The rows that a window counts: with the conditions that an index finds in the order of the key."""
+        """Return the rows that a window counts: restricted by the conditions that an index serves in key order."""
         return self.root_queryset
 
     def get_results(self, request: HttpRequest) -> None:
@@ -96,7 +99,7 @@ class KeysetChangeList(ChangeList):
         self.show(page, last)
 
     def show(self, page: list[Any], last: Any) -> None:
-        """These rows, and a link to what is behind ``last``, if it is not ``None``."""
+        """Show these rows, and a link to the rows after ``last`` unless it is ``None``."""
         if last is not None:
             self.next_page = self.get_query_string({BEHIND: str(last)})
         self.first_page = self.get_query_string()
@@ -108,7 +111,7 @@ class KeysetChangeList(ChangeList):
 
     @property
     def table(self) -> dict[str, Any]:
-        """Return the headers and the cells of each row. Cells have the words of their column, for narrow screens."""
+        """Return the headers and the cells of each row. Cells carry the label of their column, for narrow screens."""
         shown: Any = result_list(self)
         labels = [header["text"] for header in shown["result_headers"]]
         rows = [[_labelled(*it) for it in zip(labels, row, strict=False)] for row in shown["results"]]
@@ -124,9 +127,9 @@ class KeysetChangeList(ChangeList):
         return rows.filter(**{"pk__lt" if self.direction else "pk__gt": key})
 
     def _windowed(self, rows: QuerySet[Any]) -> tuple[QuerySet[Any], Any]:
-        """Those in the window, and its last key, if there may be more behind it.
+        """Return the rows in the window, and its last key if more rows may follow.
 
-        Both ends are named: whichever index the planner takes, it begins where the window does.
+        The condition names both ends, so that a scan of any index begins where the window does.
         """
         keys = self._from(self.indexed()).order_by(f"{self.direction}pk").values_list("pk", flat=True)
         first, last = keys.first(), keys[SCAN_WINDOW_ROWS - 1 : SCAN_WINDOW_ROWS].first()
@@ -140,7 +143,7 @@ class KeysetChangeList(ChangeList):
 
 
 def _labelled(label: str, cell: str) -> SafeString:
-    """Add to a cell, as Django has written it, its role and the words of its column."""
+    """Add the role and the label of its column to a cell that Django has rendered."""
     role = "rowheader" if cell.startswith("<th") else "cell"
     words = "" if "action-checkbox" in cell[:30] else capfirst(label)
     empty = mark_safe(' data-empty=""') if EMPTY_CELL.fullmatch(cell) else ""
@@ -149,9 +152,9 @@ def _labelled(label: str, cell: str) -> SafeString:
 
 
 def breakable(text: str) -> SafeString:
-    """Let an address, or another text without spaces, go on in the next line behind its signs, not amid a word.
+    """Allow line breaks after the punctuation of an address, or of another text without spaces.
 
-    Characters that nobody sees are written out: most of such text comes from others.
+    Invisible characters are escaped, because most of these texts come from other people.
     """
     return mark_safe(_signs.sub(r"\1<wbr>", escape(escape_control_characters(text))))  # noqa: S308 - escaped
 
@@ -160,7 +163,7 @@ _signs = re.compile(r"([@._+/=?-])(?=\w)")
 
 
 def short_time(moment: datetime | None) -> str | None:
-    """Return a time as it fits into a column: its date, and below it the time of day."""
+    """Return a time that fits into a column: the date, and below it the time of day."""
     if moment is None:
         return None
     local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
@@ -171,22 +174,23 @@ def short_time(moment: datetime | None) -> str | None:
 
 
 def few_of(rows: QuerySet[Any], *order: str) -> list[Any] | None:
-    """The keys of these rows, by an index that does not know the order of the list; ``None`` if they are many.
+    """Return the keys of these rows, or ``None`` if there are more than ``MAX_SORTED_ROWS``.
 
-    ``order``: that of the index, so that the planner takes it even where it expects to find enough rows anywhere.
+    ``order``: that of an index which does not have the order of the list. It makes the planner use that index, even
+    where it expects to find enough rows by another one.
     """
     keys = list(rows.order_by(*order).values_list("pk", flat=True)[: MAX_SORTED_ROWS + 1])
     return None if len(keys) > MAX_SORTED_ROWS else keys
 
 
 class Filter(admin.SimpleListFilter):
-    """``is_windowed``: no index finds it in the order of the list. None asks the table which values there are."""
+    """Filter a list without a query for its choices. ``is_windowed``: no index serves it in the list's order."""
 
     is_windowed = False
 
 
 class WordFilter(Filter):
-    """One whose value is typed in."""
+    """Filter by a value that is typed in."""
 
     template = "mailrail/admin/word_filter.html"
 
@@ -204,13 +208,13 @@ class WordFilter(Filter):
 
 
 class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
-    """One with a ``KeysetChangeList``."""
+    """List rows with a ``KeysetChangeList``."""
 
     change_list_template = "mailrail/admin/keyset_list.html"
     list_per_page = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    sortable_by = ()  # any other order would sort all there is
+    sortable_by = ()  # any other order would sort the whole table
 
     class Media:
         css = {"all": ("mailrail/admin.css",)}  # noqa: RUF012 - as Django has it
@@ -229,7 +233,7 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
         return super().lookup_allowed(lookup, value, request)
 
     def _filtered(self, request: HttpRequest) -> set[str]:
-        """The fields and parameters of the list's filters."""
+        """Return the fields and parameters of the list's filters."""
         filters: Iterable[Any] = self.get_list_filter(request)
         fields = (it[0] if isinstance(it, list | tuple) else it for it in filters)
         named = (str(getattr(it, "parameter_name", it)) for it in (*fields, self.date_hierarchy or ""))
@@ -240,14 +244,14 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
     ) -> Any:
         if "1" in request.POST.getlist(
             "select_across"
-        ):  # nobody counts them, so nobody knows what that would be
+        ):  # rows are not counted, so people could not know what they select
             self.message_user(request, gettext("Select rows of this page."), messages.ERROR)
             return None
         return super().response_action(request, queryset, *args, **kwargs)
 
 
 class ActionAdmin(KeysetAdmin):
-    """One whose records have an address, ``…/decide/``, that what people decide about them is posted to."""
+    """Offer actions on one record: its page posts them to ``…/decide/``."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.decide_view)
@@ -255,18 +259,18 @@ class ActionAdmin(KeysetAdmin):
         return [path("<path:object_id>/decide/", view, name=name), *super().get_urls()]
 
     def decide_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Buttons of a record's page."""
+        """Handle the buttons of a record's page."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         return self.decide_by_button(request, unquote(object_id), request.POST.get("decision", ""))
 
     def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
-        """``name``: the value of the button. Raises ``PermissionDenied`` and ``Http404``."""
+        """Carry out the action of a button. ``name``: its value. Raises ``PermissionDenied`` and ``Http404``."""
         raise NotImplementedError
 
 
 class ReadOnlyAdminMixin:
-    """Mixed into an admin of what only programs make and change."""
+    """Refuse to add and change: mixed into the admin of records that only programs write."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -276,7 +280,7 @@ class ReadOnlyAdminMixin:
 
 
 def is_confirmed(request: HttpRequest) -> bool:
-    """Was this sent by the page that ``confirmation`` returns?"""
+    """Tell whether the request comes from the page that ``confirmation`` returns."""
     return request.method == "POST" and "post" in request.POST
 
 
@@ -291,10 +295,9 @@ def confirmation(
     label: Any,
     back: str,
 ) -> HttpResponse:
-    """Ask whether to do it to these (key, text), before anything is done.
+    """Return a page that asks whether to carry out an action on ``rows``: pairs of key and text.
 
-    The answer is posted to the same page: ``name`` with ``value``, the keys as those of selected rows are, and
-    ``post``.
+    It posts the answer to the same URL: ``name`` with ``value``, the keys as Django posts selected rows, and ``post``.
     """
     context = {
         **model_admin.admin_site.each_context(request),

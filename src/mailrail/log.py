@@ -1,5 +1,4 @@
-"""Our loggers. What others have said forges no line and steers no terminal, and a handler that raises costs its line
-alone."""
+"""Log safely: texts of others cannot forge lines or control a terminal, and a failing handler loses one line only."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ _formatter = logging.Formatter()
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose methods raise nothing: in a thread of ours, what a handler raises would end the worker."""
+    """Log without raising: in a thread of the worker, an exception of a handler would end the worker."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         try:
@@ -26,30 +25,30 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 def logger_of(name: str) -> Logger:
-    """Return the logger of this name. What is logged by it is escaped before any handler sees it."""
+    """Return the logger of this name. It escapes its records before any handler sees them."""
     logger = logging.getLogger(name)
-    logger.addFilter(_escape)  # a second time changes nothing
+    logger.addFilter(_escape)  # adding it twice changes nothing
     return Logger(logger)
 
 
 def _escape(record: logging.LogRecord) -> bool:
-    """Write out control characters of arguments and of a traceback, and indent all lines but the first.
+    """Escape control characters in arguments and tracebacks, and indent all lines but the first.
 
-    So no text of others passes for a line of the log. The template stays, by which tools group lines.
+    So no foreign text looks like a line of the log. The template stays unchanged, because tools group lines by it.
     """
     if isinstance(record.args, tuple):
         _shorten_errors(record)
         record.args = tuple(map(_safe, record.args))
     if record.exc_info and not record.exc_text:
         text = _formatter.formatException(record.exc_info)
-        # Kept by the record, it is what formatters write. Others may format the exception in their own way.
+        # Formatters write exc_text if it is set. A plain text is not kept, so that others may format the exception.
         is_plain = text == (safe := escape_control_characters(text)) and not _has_lines(record.exc_info[1])
         record.exc_text = None if is_plain else _indented(safe)
     return True
 
 
 def _has_lines(error: BaseException | None, depth: int = 100) -> bool:
-    """Tell whether this exception, or one of those it comes from, says something in several lines."""
+    """Tell whether the text of this exception, or of one of its causes, has several lines."""
     if error is None:
         return False
     others = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
@@ -66,9 +65,9 @@ def _indented(text: str) -> str:
 
 
 def _shorten_errors(record: logging.LogRecord) -> None:
-    """Replace exceptions among the arguments by their class and first line; under DEBUG, by all that they say.
+    """Replace exceptions among the arguments by class and first line; under DEBUG, by the whole text.
 
-    Drivers of databases put the gist first, then a statement or a hint. ``record.error`` has the whole text.
+    Database drivers put the reason first, then a statement or a hint. ``record.error`` has the whole text.
     """
     args = record.args if isinstance(record.args, tuple) else ()
     told = {n: _told(each) for n, each in enumerate(args) if isinstance(each, BaseException)}
@@ -87,10 +86,10 @@ def _shown(told: str, is_whole: bool, error: Any) -> Escaped:
 
 
 def _told(error: BaseException) -> str:
-    """Return the class and what the exception says; of mistakes in settings, each a sentence of ours, only these."""
+    """Return the exception's class and text; for ``InvalidSettings`` only the text, which is ours."""
     try:
         text = str(error).strip()
-    except Exception:  # some cannot even say what they are
+    except Exception:  # some exceptions raise in __str__
         text = ""
     if isinstance(error, InvalidSettings):
         return text

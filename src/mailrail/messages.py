@@ -1,7 +1,7 @@
-"""What travels: ``Message``, how it becomes JSON and comes back, and the rules for names.
+"""Define ``Message``, its JSON encoding and decoding, and the rules for names.
 
-Times here are Unix seconds on the clock of the layer's storage, as floats; lengths of time are seconds. What a
-consumer sees (``worker.incoming``) turns them into datetimes.
+Times here are Unix seconds on the clock of the layer's storage, as floats; lengths of time are seconds. For
+consumers, ``worker.incoming`` turns them into datetimes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Statement: TypeAlias = tuple[str, dict[str, Any]]
 """One statement of SQL without a semicolon at its end, and the values of its ``%(name)s``."""
 State: TypeAlias = Literal["ready", "scheduled", "claimed", "dead"]
 Place: TypeAlias = tuple[float, uuid.UUID]
-"""Where a message stands in a list: its time, and its id among those of the same time."""
+"""The position of a message in a list: its time (Unix seconds), then its id."""
 
 FORMAT_VERSION = 1
 MAX_CHANNEL_NAME_LENGTH = 99
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 else:
 
     def value(*, frozen: bool, slots: bool) -> Any:
-        """A dataclass that only type checkers keep from being changed. At run time, freezing 21 fields takes as long as
-        reading the JSON of a message."""
+        """Return a dataclass that only type checkers freeze. At run time, freezing 21 fields would take as
+        long as decoding a message."""
         return dataclass(slots=slots)
 
 
 @value(frozen=True, slots=True)
 class Message:
-    """A JSON object on a channel. A value: changed by making a copy (``dataclasses.replace``)."""
+    """Hold a JSON object on a channel. It is immutable: ``dataclasses.replace`` makes a changed copy."""
 
     channel: str
     content: Content
@@ -56,7 +56,7 @@ class Message:
     lane: str | None = None
     lane_seq: int | None = None  # place in the lane, given by the layer
     attempt: int = 0  # runs that were settled, and the present one
-    losses: int = 0  # runs that ended with nobody settling them
+    losses: int = 0  # runs that ended without being settled, as their process died
     alone: bool = False  # not to be batched with others
     max_attempts: int | None = None  # None: the route decides
     priority: int = 0
@@ -73,14 +73,14 @@ class Message:
 
     @property
     def claimed_until(self) -> float:
-        """When the lease ends. Only for claims."""
+        """Return when the lease ends (Unix seconds). Only for claimed messages."""
         assert self.due is not None and self.token is not None
         return self.due
 
 
 @dataclass(frozen=True, slots=True)
 class DeadMessage:
-    """A buried message, with the reason it died of (a traceback, most often)."""
+    """Hold a buried message with its last error (usually a traceback)."""
 
     message: Message
     error: str
@@ -89,7 +89,7 @@ class DeadMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageSummary:
-    """A message as lists for people show it. Of its content, and of the error, only a part was read."""
+    """Summarize a message for lists. Only parts of its content and of its error were read."""
 
     channel: str
     id: uuid.UUID
@@ -111,16 +111,16 @@ class MessageSummary:
 
 
 class Claimed(NamedTuple):
-    """What ``claim`` returns."""
+    """Hold the result of ``claim``."""
 
     claims: list[Message]
     lost: list[Message]  # of `finished`: those whose token was stale
-    expired: list[Message]  # dropped because their time was over
+    expired: list[Message]  # dropped because they had expired
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
-    """How a channel stands. ``oldest_due``: seconds the longest-due message has been waiting, or ``None``."""
+    """Count a channel's messages. ``oldest_due``: seconds since its oldest due message became due, or ``None``."""
 
     ready: int = 0
     scheduled: int = 0
@@ -132,7 +132,7 @@ class ChannelStats:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that gave a sign of life ``age`` seconds ago."""
+    """Describe a worker whose last heartbeat was ``age`` seconds ago."""
 
     id: str
     info: Content
@@ -140,7 +140,7 @@ class WorkerInfo:
 
 
 class Granted(NamedTuple):
-    """What ``take`` returns: tokens granted, and seconds until the next one when some were refused."""
+    """Hold the result of ``take``: tokens granted, and seconds until the next one if some were refused."""
 
     granted: int
     retry_after: float
@@ -148,7 +148,7 @@ class Granted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """``count`` per ``seconds``; written ``"100/m"``. A bucket holds ``count`` tokens when full."""
+    """Hold a rate: ``count`` per ``seconds``, written ``"100/m"``. A full bucket holds ``count`` tokens."""
 
     count: int
     seconds: float
@@ -171,7 +171,7 @@ _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def check_channel_name(name: object) -> str:
-    """Return the name, or raise ``ValueError`` with the rule (Channels' own, for names without ``!``)."""
+    """Return the name. Raises ``ValueError`` with the rule (that of Channels, for names without ``!``)."""
     if not isinstance(name, str) or len(name) > MAX_CHANNEL_NAME_LENGTH or not _channel_name.fullmatch(name):
         if isinstance(name, Qualified):
             return name  # its bare name was checked
@@ -211,7 +211,7 @@ def encode(value: Any, where: str = "content") -> str:
 
 
 def _of_one(value: Content) -> str | None:
-    """``{"id": 7}`` and its like, which most contents are, as the encoder writes it, in a quarter of the time."""
+    """Encode contents with one plain key, such as ``{"id": 7}``, in a quarter of the encoder's time; else ``None``."""
     if len(value) != 1:
         return None
     [(name, item)] = value.items()
@@ -225,7 +225,7 @@ def _of_one(value: Content) -> str | None:
 
 
 def _check_json(value: Any, path: str, depth: int) -> None:
-    """Raise ``TypeError`` for what ``json`` would refuse without saying where, or would change silently."""
+    """Raise ``TypeError`` with the path of a value that ``json`` would reject or change silently."""
     if value is None or isinstance(value, str | int):  # bool is an int
         return
     if isinstance(value, float):
@@ -237,7 +237,7 @@ def _check_json(value: Any, path: str, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{path} has the key {key!r}; keys must be strings.")
-            if item is None or isinstance(item, str | int):  # most are, and the path costs more than the look
+            if item is None or isinstance(item, str | int):  # most are, and the path costs more
                 continue
             _check_json(item, f"{path}[{json.dumps(key)}]", depth + 1)
     elif isinstance(value, list | tuple):
@@ -250,7 +250,7 @@ def _check_json(value: Any, path: str, depth: int) -> None:
 
 
 def _alternative_to(value: Any) -> str:
-    """Return what to send in the place of a value that JSON cannot hold, in words."""
+    """Return, in words, what to send instead of a value that JSON cannot hold."""
     if isinstance(value, bytes | bytearray | memoryview):
         return "text: base64.b64encode(…).decode(), or its decode() if it is one"
     if hasattr(value, "pk"):
@@ -259,7 +259,7 @@ def _alternative_to(value: Any) -> str:
 
 
 def _culprit(value: Any, path: str) -> str:
-    """The path of the first part that the encoder refuses. Slow; for an error's text."""
+    """Return the path of the first part that the encoder rejects. It is slow, so only error texts use it."""
     parts: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict | list | tuple):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
@@ -281,7 +281,7 @@ def _is_writable(value: Any) -> bool:
 
 
 def decode(content: object, headers: object, v: object) -> tuple[Content, Content, str | None]:
-    """Read what was stored: content, headers, and what is wrong with them (``None``: nothing)."""
+    """Decode a stored message: return content, headers, and the defect that makes it unreadable, or ``None``."""
     try:
         parts = _json_object("content", content), _json_object("headers", headers)
     except ValueError as error:
@@ -297,7 +297,7 @@ def _json_object(name: str, text: Any) -> Content:
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
         value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, 0)
-        if end != len(text):  # space around it, or an error; `decode` looks for both, each time
+        if end != len(text):  # `decode` is slower, as it also skips space and checks the end
             value = _decoder.decode(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its {name} is not JSON ({error}): {str(text)[:200]!r}") from error
@@ -307,19 +307,19 @@ def _json_object(name: str, text: Any) -> Content:
 
 
 def _refuse_constant(word: str) -> None:
-    """Python reads ``NaN`` and ``Infinity``; JSON has no such words (RFC 8259, 6)."""
+    """Reject ``NaN`` and ``Infinity``, which Python reads but JSON does not have (RFC 8259, 6)."""
     raise ValueError(f"{word} is not JSON")
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-"""``json.loads`` would make one for each message."""
+"""A shared decoder: ``json.loads`` with options would make one for each message."""
 
 _last_tick = 0
 _tick_lock = threading.Lock()
 
 
 def uuid7() -> uuid.UUID:
-    """Make a UUIDv7 (RFC 9562, 5.7), increasing within this process.
+    """Return a UUIDv7 (RFC 9562, 5.7) that increases within this process.
 
     The 12 bits after the milliseconds hold the fraction of the millisecond (RFC 9562, 6.2, method 3).
     """
@@ -331,14 +331,14 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=number | int.from_bytes(os.urandom(8), "big") >> 2)
 
 
-_of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # made up once; never to be changed
+_of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # random, and must never change
 
 
 def id_of_content(channel: str, content: Content) -> uuid.UUID:
-    """The id of messages that are told apart by their content only: always the same one (UUIDv5, RFC 9562, 5.5).
+    """Return the id of a message identified by its content alone: always the same (UUIDv5, RFC 9562, 5.5).
 
     Where the content's own ``id`` is a UUIDv7, its time comes first (UUIDv8, RFC 9562, 5.8). Messages due at the same
-    moment run in the order of their ids. So messages of records run in the order in which the records were made.
+    moment run in the order of their ids. So messages of records run in the order in which the records were created.
 
     Projects with namespaces make different ids of the same content, as one table may hold the messages of both.
 
@@ -359,10 +359,10 @@ _uuid7_text = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3
 
 
 def _is_plain(text: str) -> bool:
-    """Is it the same with ``ensure_ascii``, which escapes DEL, too?"""
+    """Tell whether ``ensure_ascii`` would leave the text unchanged; it escapes DEL, too."""
     return text.isascii() and "\x7f" not in text
 
 
 def new_token() -> int:
-    """Make a fencing token: 63 random bits, never zero, so that it fits a signed 64-bit column."""
+    """Return a fencing token: 63 random bits, never zero, so that it fits a signed 64-bit column."""
     return int.from_bytes(os.urandom(8), "big") >> 1 or 1

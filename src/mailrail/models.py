@@ -1,4 +1,4 @@
-"""The tables of the database layer.
+"""Define the tables of the database layer.
 
 The layer itself writes SQL (``layers/``); these models are for migrations, the admin and queries by hand. Every column
 has a database default, and migrations only add. So workers of the release before and of the one after run on the same
@@ -19,7 +19,7 @@ from .tracebacks import MAX_ERROR_CLASS_LENGTH
 
 
 class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for the type checker
-    """A moment: as Django has moments in this project, and Unix seconds in the database, the same on every vendor."""
+    """Store a moment as Unix seconds, the same on every database; read it as a datetime of this project."""
 
     def from_db_value(self, value: float | None, *args: Any) -> datetime | None:
         return None if value is None else from_timestamp(value)
@@ -32,7 +32,7 @@ class Instant(models.FloatField):  # type: ignore[type-arg]  # generic only for 
 
 
 class MessageFields(models.Model):
-    """What waiting and dead messages have in common; the words are those of ``mailrail.messages.Message``."""
+    """Declare the columns that waiting and dead messages share, named as in ``mailrail.messages.Message``."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     channel = models.CharField(max_length=99 + ROOM, db_default="")
@@ -56,7 +56,7 @@ class MessageFields(models.Model):
 
 
 class StoredMessage(MessageFields):
-    """A message that waits or is claimed. Finished ones leave the table, dead ones move to the next."""
+    """Store a waiting or claimed message. Finished ones are deleted; dead ones move to ``BuriedMessage``."""
 
     unique_key = models.CharField(  # noqa: DJ001 - NULL: started, so the key is free
         max_length=255,
@@ -95,7 +95,7 @@ class StoredMessage(MessageFields):
                 name="mailrail_lane",
                 condition=models.Q(lane__isnull=False),
             ),
-            # what is counted beside the first index
+            # for counts of held messages, which the first index leaves out
             models.Index(
                 fields=["channel", "due"],
                 name="mailrail_held",
@@ -120,7 +120,7 @@ class StoredMessage(MessageFields):
 
 
 class BuriedMessage(MessageFields):
-    """A dead message: kept until a person requeues or discards it."""
+    """Store a dead message until somebody requeues or discards it."""
 
     error = models.TextField(db_default="")
     error_class = models.CharField(max_length=MAX_ERROR_CLASS_LENGTH, db_default="")
@@ -137,7 +137,7 @@ class BuriedMessage(MessageFields):
         )
         indexes = (
             models.Index(fields=["channel", "-buried_at", "-id"], name="mailrail_dead_recent"),
-            # the filter by what they died of, in the same order
+            # for the admin's filter by error class, in the same order
             models.Index(fields=["channel", "error_class", "-buried_at", "-id"], name="mailrail_dead_class"),
         )
 
@@ -146,7 +146,7 @@ class BuriedMessage(MessageFields):
 
 
 class PausedChannel(models.Model):
-    """A channel nobody may claim from."""
+    """Store a paused channel: no worker claims its messages."""
 
     channel = models.CharField(max_length=99 + ROOM, primary_key=True)
     since = Instant(db_default=0.0)
@@ -159,7 +159,7 @@ class PausedChannel(models.Model):
 
 
 class TokenBucket(models.Model):
-    """A rate shared by all workers."""
+    """Store the token bucket of a rate that all workers share."""
 
     name = models.CharField(max_length=255 + ROOM, primary_key=True)
     tokens = models.FloatField(db_default=0.0)
@@ -173,7 +173,7 @@ class TokenBucket(models.Model):
 
 
 class LiveWorker(models.Model):
-    """A worker's last sign of life."""
+    """Store the last heartbeat of a worker."""
 
     id = models.CharField(max_length=255 + ROOM, primary_key=True)
     details = models.TextField(db_default="{}", help_text=_("A JSON object."))

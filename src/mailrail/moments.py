@@ -1,4 +1,4 @@
-"""Keep moments exact, with and without ``USE_TZ``.
+"""Convert moments exactly, with and without ``USE_TZ``.
 
 With ``USE_TZ = False`` Django's moments are naive: local times of the setting ``TIME_ZONE``. Where clocks are changed,
 such a time may occur twice, or not at all. Then PEP 495 decides. Of two, such a time means the first, or with
@@ -18,51 +18,51 @@ from django.utils.timezone import get_default_timezone
 
 
 def aware(moment: datetime) -> datetime:
-    """Return the moment with its offset. A naive one is local time of ``TIME_ZONE``."""
+    """Return the moment as an aware datetime. A naive one is local time of ``TIME_ZONE``."""
     return moment.replace(tzinfo=get_default_timezone()) if moment.tzinfo is None else moment
 
 
 def as_django(moment: datetime) -> datetime:
-    """Return the moment as Django has moments in this project: aware, or naive local time with ``USE_TZ = False``."""
+    """Return the moment as this project's Django has it: aware, or naive local time with ``USE_TZ = False``."""
     if settings.USE_TZ or moment.tzinfo is None:
         return moment
     return moment.astimezone(get_default_timezone()).replace(tzinfo=None)
 
 
 def after(moment: datetime, seconds: float) -> datetime:
-    """Return the moment so many seconds after another one; negative ones are before it."""
+    """Return the moment ``seconds`` after another one; negative values mean before."""
     return as_django(aware(moment).astimezone(UTC) + timedelta(seconds=seconds))
 
 
 def from_now(seconds: float) -> datetime:
-    """Return the moment so many seconds from now; negative ones are ago."""
+    """Return the moment ``seconds`` from now; negative values are in the past."""
     return after(datetime.now(UTC), seconds)
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """Return the moment of Unix seconds. Raises ``ValueError`` or ``OverflowError`` where no calendar has it."""
+    """Convert Unix seconds. Raises ``ValueError`` or ``OverflowError`` outside the calendar's years."""
     return as_django(datetime.fromtimestamp(seconds, UTC))
 
 
 def seconds_between(earlier: datetime, later: datetime) -> float:
-    """Return the seconds that pass between two moments, naive or aware; negative ones if ``later`` is earlier."""
+    """Return the seconds between two moments, naive or aware; negative if ``later`` is earlier."""
     return aware(later).timestamp() - aware(earlier).timestamp()
 
 
 def for_people(moment: datetime) -> str:
-    """Return the moment as commands and logs print it: local time of ``TIME_ZONE``, with its offset from UTC."""
+    """Format the moment for commands and logs: local time of ``TIME_ZONE`` with its offset from UTC."""
     return aware(moment).astimezone(get_default_timezone()).isoformat(sep=" ", timespec="seconds")
 
 
 def for_machines(moment: datetime) -> str:
-    """Return the moment as commands print it with ``--json``: ISO 8601, in UTC."""
+    """Format the moment for ``--json``: ISO 8601 in UTC."""
     return aware(moment).astimezone(UTC).isoformat()
 
 
 class _MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic only for the type checker
-    """A ``DateTimeField`` that is exact with ``USE_TZ = False``, too: the database holds what it holds with it.
+    """Store a moment exactly, also with ``USE_TZ = False``: the database holds the same as with ``USE_TZ``.
 
-    Django stores local time then, of which an hour comes twice a year. For migrations it is a ``DateTimeField``.
+    Django would store local time, in which an hour occurs twice a year. Migrations see a ``DateTimeField``.
     """
 
     def deconstruct(self) -> Any:
@@ -70,7 +70,7 @@ class _MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic o
         return name, "django.db.models.DateTimeField", arguments, options
 
     def get_db_converters(self, connection: Any) -> list[Any]:
-        """Without a cost for projects with ``USE_TZ``."""
+        """Return no converter with ``USE_TZ``, so that reading costs nothing more."""
         return [] if settings.USE_TZ else [_from_database]
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
@@ -82,7 +82,7 @@ class _MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic o
 
 
 def _from_database(value: datetime | None, expression: Any, connection: Any) -> datetime | None:
-    """PostgreSQL's sessions are in ``TIME_ZONE`` then; other databases have no zones, and hold UTC."""
+    """Convert a stored value. PostgreSQL returns local time of ``TIME_ZONE``; other databases hold UTC."""
     if value is None or connection.vendor == "postgresql":
         return value
     return as_django(value.replace(tzinfo=UTC))

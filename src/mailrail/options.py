@@ -1,7 +1,7 @@
-"""Check seconds, moments and whole numbers, the same way for all who take them: arguments, settings, command lines.
+"""Check seconds, moments and whole numbers alike in arguments, settings and command lines.
 
 Each check names the option, and raises ``TypeError`` for a wrong type and ``ValueError`` for a value out of range.
-``Mistakes`` collects what several checks find, so that people are told all of it at once.
+``Mistakes`` collects the errors of several checks, so that people see all of them at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_KEY_LENGTH = 255
 
 
 def seconds(name: str, value: float | timedelta, *, above_zero: bool = False) -> float:
-    """Return a length of time in seconds: zero or more, or more than zero, and at most 100 years."""
+    """Return a length of time in seconds, from zero (``above_zero``: more than zero) to 100 years."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     rule = f"{name} must be seconds or a timedelta, {'more than zero' if above_zero else 'zero or more'} and at most"
     if isinstance(number, bool) or not isinstance(number, int | float):
@@ -33,9 +33,9 @@ def seconds(name: str, value: float | timedelta, *, above_zero: bool = False) ->
 
 
 def moment(name: str, value: datetime) -> datetime:
-    """Return a moment as Django has moments in this project (``moments.as_django``), at most 100 years from now.
+    """Return a moment at most 100 years from now, as Django has moments in this project (``moments.as_django``).
 
-    Aware ones mean the same everywhere. Naive ones are taken with ``USE_TZ = False`` alone, as by Django.
+    Naive moments are accepted only with ``USE_TZ = False``, as by Django.
     """
     wanted = "an aware datetime" if settings.USE_TZ else "a datetime"
     if not isinstance(value, datetime):
@@ -53,7 +53,7 @@ def moment(name: str, value: datetime) -> datetime:
 
 
 def moment_or_seconds(name: str, value: datetime | timedelta | float) -> datetime:
-    """Return the moment that is meant, as ``moment`` does; numbers and a ``timedelta`` count from now."""
+    """Return a moment, as ``moment`` does; seconds and a ``timedelta`` count from now."""
     if isinstance(value, datetime):
         return moment(name, value)
     return from_now(seconds(name, value))
@@ -83,21 +83,21 @@ def label(name: str, value: str) -> str:
     return str(value)
 
 
-# -- of command lines: argparse names the argument, and shows what these say ------------------------------------------
+# -- command lines: argparse names the argument and shows the texts of these errors --------------------------------
 
 
 def seconds_argument(text: str) -> float:
-    """Read seconds, zero or more. Raises ``ArgumentTypeError``, as the others do."""
+    """Read seconds, zero or more. Raises ``ArgumentTypeError``."""
     return _length_argument(text, 1.0, "seconds")
 
 
 def days_argument(text: str) -> timedelta:
-    """Read days, zero or more."""
+    """Read days, zero or more. Raises ``ArgumentTypeError``."""
     return timedelta(seconds=_length_argument(text, 86400.0, "days"))
 
 
 def whole_number_argument(text: str) -> int:
-    """Read a whole number from 1."""
+    """Read a whole number from 1. Raises ``ArgumentTypeError``."""
     try:
         return whole_number("it", int(text if text.isdecimal() else ""))
     except ValueError:  # also of thousands of digits
@@ -117,9 +117,9 @@ def _length_argument(text: str, unit: float, units: str) -> float:
 
 
 class Mistakes:
-    """Collect what is wrong, each mistake in a sentence of its own.
+    """Collect mistakes, one sentence each.
 
-    ``kinds``: the exceptions that say so. An exception with ``mistakes`` (``InvalidSettings``) brings several.
+    ``kinds``: the exceptions that count as mistakes. One with ``mistakes`` (``InvalidSettings``) adds all of them.
     """
 
     def __init__(self, *kinds: type[Exception]) -> None:
@@ -128,27 +128,27 @@ class Mistakes:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Go on behind the block if it raises a mistake."""
+        """Catch a mistake that the block raises, and go on after the block."""
         try:
             yield
         except self._kinds as error:
             self.errors.append(error)
 
     def add(self, error: Exception) -> None:
-        """Note a mistake that nothing has raised."""
+        """Add a mistake that was not raised."""
         self.errors.append(error)
 
     @property
     def texts(self) -> list[str]:
-        """What is wrong, in the order in which it was found."""
+        """Return the sentences, in the order in which the mistakes were found."""
         found = [getattr(error, "mistakes", None) or (str(error),) for error in self.errors]
         return list(dict.fromkeys(text for texts in found for text in texts))
 
     def raise_any(self, kind: Any = None) -> None:
-        """Raise one exception that says all of it, if there is a mistake.
+        """Raise one exception with all texts, if there is a mistake.
 
-        ``kind``: its class, which takes several texts (``InvalidSettings``). By default it is that of the mistake;
-        of several it is ``TypeError`` if one of them is, else ``ValueError``.
+        ``kind``: its class, which takes several texts (``InvalidSettings``). By default it is the class of the mistake;
+        for several mistakes, ``TypeError`` if one of them is, else ``ValueError``.
         """
         if not self.errors:
             return

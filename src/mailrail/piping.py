@@ -1,4 +1,4 @@
-"""Commands whose output somebody stops reading, such as ``manage.py mailq | head``."""
+"""Let commands end quietly when their reader stops, as in ``manage.py mailq | head``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BROKEN_PIPE_STATUS = 141
 
 
 class PipedCommand(BaseCommand):
-    """A command that ends without a traceback once nobody reads what it prints."""
+    """End without a traceback when nobody reads the output any more."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""What a route may say of its messages: how they are treated, and by which fields it takes them."""
+"""Read the options of a route: its policy and its filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
 
 @dataclass(frozen=True)
 class Policy:
-    """How a route's messages are treated; ``None`` leaves it to the settings. Times are in seconds."""
+    """Hold the options of a route; ``None`` takes the value of the settings. Times are in seconds."""
 
     attempts: int | None = None
     backoff: Backoff | None = None
@@ -31,7 +31,7 @@ class Policy:
 
 
 def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
-    """Return the policy of those options that can be followed; note what is wrong with the others."""
+    """Return the policy of the valid options, and add the mistakes of the others."""
     values: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None or name == "atomic":
@@ -47,7 +47,7 @@ def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
 def compile_filters(
     filters: Mapping[str, Any], is_batch: bool, mistakes: Mistakes
 ) -> dict[str, re.Pattern[str]]:
-    """Return the filters that are regular expressions; note what is wrong with the others."""
+    """Compile the filters that are regular expressions, and add the mistakes of the others."""
     compiled = {}
     for name, pattern in filters.items():
         with mistakes.noted():

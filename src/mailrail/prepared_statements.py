@@ -1,4 +1,4 @@
-"""Statements that PostgreSQL plans once for many executions, where the connection allows that."""
+"""Let PostgreSQL plan a statement once for many executions, where the connection allows that."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 
 def is_pooled(connection: Any) -> bool:
-    """Tell whether this connection (Django's wrapper) leads to a pooler, and not to one server process.
+    """Tell whether this connection (Django's wrapper) leads to a pooler instead of one server process.
 
-    A pooler makes up the process id that it hands out as the key for cancelling (PostgreSQL manual, 55.2.9). It differs
-    from the one that the server process reports.
+    A pooler invents the process id in the key for cancelling (PostgreSQL manual, 55.2.9). So that id differs from the
+    one that the server process reports.
     """
     driver = connection.connection
     if driver not in _pooled:
@@ -28,11 +28,11 @@ def is_pooled(connection: Any) -> bool:
 def execute_prepared(
     connection: Any, statement: str, values: Mapping[str, Any], plans_last: float = float("inf")
 ) -> list[Any]:
-    """The rows of a statement that is executed past Django's cursor, so that PostgreSQL plans it once, not each time.
+    """Execute a prepared statement past Django's cursor and return its rows, so that PostgreSQL plans it once.
 
-    As usual behind a pooler, which may send the next statement to another server process that has not prepared it, and
-    by psycopg 2. ``plans_last``: seconds, as a plan that was made for a small table would read all of it when it has
-    grown, until autovacuum has looked. Raises Django's database errors.
+    Behind a pooler it is executed unprepared, because the next execution may reach another server process; with
+    psycopg 2, too. ``plans_last``: seconds after which plans are dropped. A plan made for a small table would scan all
+    of it after it has grown, until autovacuum updates the statistics. Raises Django's database errors.
     """
     from django.db.backends.postgresql import psycopg_any
 

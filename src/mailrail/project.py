@@ -1,7 +1,7 @@
-"""Which project a process belongs to, and whether workers of another one serve the same layer.
+"""Detect workers of another project that serve the same layer.
 
-Heartbeats carry it. Two projects whose workers serve the same channels take each other's messages: mail of one leaves
-by the server of the other.
+Heartbeats carry the identity of a project. Two projects whose workers serve the same channels take each other's
+messages: mail of one leaves by the server of the other.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from django.conf import settings as django_settings
 from .layers import DurableLayer
 
 FINGERPRINT_LENGTH = 16
-"""Hexadecimal digits of a fingerprint: enough to tell keys apart, too few to be of use to anybody else."""
+"""Hexadecimal digits of a fingerprint: enough to tell keys apart, too few to help an attacker."""
 _PURPOSE = b"mailrail: a fingerprint of SECRET_KEY, to tell projects apart"
 
 
 def identity() -> dict[str, Any]:
-    """Return what a heartbeat tells of its project: the settings module, and fingerprints of its secret keys.
+    """Return the project's identity for heartbeats: its settings module, and fingerprints of its secret keys.
 
     The fallbacks are among them, so a worker that started before ``SECRET_KEY`` was rotated stays one of ours.
     """
@@ -39,7 +39,7 @@ def fingerprint(key: str | bytes) -> str:
 
 
 def strangers(layer: DurableLayer) -> list[str]:
-    """Return, in words, the workers of another project that serve this layer. Asks the layer.
+    """Ask the layer for workers of other projects, and return a description of each.
 
     Raises ``LayerUnavailable``, or what the layer's database raises.
     """
@@ -62,7 +62,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
 
 
 def warning_of(strangers: list[str]) -> str:
-    """Return what to tell people who operate the layer."""
+    """Return the warning for operators of the layer."""
     shown = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
     return (
         f"Workers of another project serve this layer: {shown}. They take this project's messages, and this project's "

@@ -1,4 +1,4 @@
-"""A system check: do workers of another project serve our layers?
+"""Check that no workers of another project serve our layers (a system check).
 
 mailrail.W009  workers of another project serve a layer (with --database, or --deploy on Redis)
 """
@@ -21,7 +21,7 @@ from .project import HINT, strangers, warning_of
 @register(Tags.database)
 @read_for_checks()
 def check_projects_of_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Look into the table of workers of each of these databases that carries messages."""
+    """Check the tables of workers in those of these databases that carry messages."""
     these = set(databases or ())
     return list(_check(lambda layer: _is_in_database(layer) and layer.using in these))
 
@@ -29,7 +29,7 @@ def check_projects_of_databases(databases: Sequence[str] | None = None, **kwargs
 @register(deploy=True)
 @read_for_checks()
 def check_projects_of_servers(**kwargs: Any) -> list[CheckMessage]:
-    """Ask the servers of the other layers; so only with ``--deploy``."""
+    """Ask the servers of the other layers. This needs connections, so it runs only with ``--deploy``."""
     return list(_check(lambda layer: layer.is_shared and not _is_in_database(layer)))
 
 
@@ -48,7 +48,7 @@ def _check(is_asked: Callable[[DurableLayer], bool]) -> Iterable[CheckMessage]:
 
 
 def _strangers(layer: DurableLayer) -> list[str]:
-    """Return those of this layer; of one that cannot be asked, other checks tell."""
+    """Return the foreign workers of this layer; none if it cannot be asked, which other checks report."""
     try:
         if _is_in_database(layer) and lacks_tables(layer.using):
             return []

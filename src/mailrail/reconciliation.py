@@ -1,4 +1,4 @@
-"""Reconciliation: records whose message is missing get it again.
+"""Send the missing messages of records again (reconciliation).
 
 A message that points at a record can be made again from that record, whatever happened to the layer's storage. The
 cause may be a wiped Redis, a restored backup, or a send that never reached its server. An app says once which records
@@ -86,7 +86,7 @@ class ScanPosition:
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Finds the records of a channel whose message is missing, and sends it."""
+    """Find the records of a channel whose message is missing, and send it."""
 
     channel: str
     find: Find
@@ -97,7 +97,7 @@ class Reconciler:
 
     @property
     def name(self) -> str:
-        """What people call it: the function's dotted path."""
+        """Return the dotted path of the function, as its name for people."""
         return f"{self.find.__module__}.{self.find.__qualname__}"
 
     def run(
@@ -106,9 +106,9 @@ class Reconciler:
         go_on: Callable[[], bool] = lambda: True,
         place: ScanPosition | None = None,
     ) -> int:
-        """Look at all records, page by page while ``go_on()``; returns how many messages were sent.
+        """Check all records, page by page while ``go_on()``, and return the number of messages sent.
 
-        With a ``place``, look at a part of them: from there on, and the place is moved.
+        With a ``place``, check a part of them from there on, and move the place.
         """
         seconds = self.older_than if older_than is None else older_than
         records = self.find(from_now(-seconds))
@@ -133,7 +133,7 @@ class Reconciler:
         return sent
 
     def _pages(self, records: QuerySet[Any], last: Any) -> Iterator[dict[Any, Message]]:
-        """The messages that the records should have, by primary key."""
+        """Yield pages of the messages that the records should have, by primary key."""
         ordered = records.order_by("pk")
         while page := self._page(ordered if last is None else ordered.filter(pk__gt=last)):
             yield page
@@ -170,16 +170,16 @@ _registered: list[Reconciler] = []
 
 
 def reconcilers(layer: DurableLayer) -> list[Reconciler]:
-    """Those whose messages this layer carries. The routing of the layer has imported them."""
+    """Return the reconcilers whose messages this layer carries. The layer's routing has imported them."""
     return [it for it in _registered if get_layer(it.layer) is layer]
 
 
 def take_turn(layer: DurableLayer) -> bool:
-    """May this process look now? One of all the layer's workers may, every ``RECONCILE_EVERY`` seconds."""
+    """Tell whether this process may scan now: one of the layer's workers may, every ``RECONCILE_EVERY`` seconds."""
     every = settings.reconcile_every
     return every is not None and layer.take("mailrail.reconcile", 1, Rate(1, every)).granted == 1
 
 
 def _plain(pk: Any) -> Any:
-    """A primary key as JSON has it."""
+    """Convert a primary key to a type of JSON."""
     return pk if isinstance(pk, int | str) else str(pk)

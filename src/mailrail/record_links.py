@@ -1,4 +1,4 @@
-"""Which record a message is about, so that the admin can lead from one to the other.
+"""Link the admin's page of a message to the record that the message is about.
 
 The content of such a message has the record's primary key under ``"id"``: ``{"id": 7}``.
 """
@@ -19,7 +19,7 @@ _models: dict[str, type[Model]] = {}
 
 
 def link_records(channel: str, model: type[Model]) -> None:
-    """Have the admin's page of a message lead to its record.
+    """Link the admin's page of a message to its record.
 
     ``channel``: whose messages have the primary key of a row of ``model`` under ``"id"``. Call it where the admin of
     that model is registered.
@@ -28,7 +28,7 @@ def link_records(channel: str, model: type[Model]) -> None:
 
 
 def link_of(channel: str, content: Any, request: HttpRequest, site: AdminSite) -> tuple[str, str] | None:
-    """Return name and address of the record's page; nothing where there is none, or this user may not see it."""
+    """Return the name and the URL of the record's page; ``None`` without one, or if this user may not see it."""
     model = _models.get(channel)
     key = content.get("id") if isinstance(content, Mapping) else None
     if model is None or key is None or not site.is_registered(model):

@@ -1,4 +1,4 @@
-"""A route, and the plan of a channel: its routes, and what they agreed on."""
+"""Define routes, and plans: the routes of a channel with the options that they share."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
 
 @dataclass(frozen=True, eq=False)  # a route is itself, and can be a key
 class Route:
-    """Channels, the consumer of what arrives there, filters on the content's fields, and a policy.
+    """Hold channels, their consumer, filters on fields of the content, and a policy.
 
-    ``mistakes``: what is wrong with it. Such a route takes no message, and no routing is built with it.
+    ``mistakes``: sentences. A route with mistakes takes no message, and no routing is built with it.
     """
 
     channels: tuple[str, ...]
@@ -41,7 +41,7 @@ class Route:
 
     @cached_property
     def function(self) -> Consumer:
-        """The consumer itself. Raises ``InvalidSettings`` when a dotted path does not import."""
+        """Import the consumer. Raises ``InvalidSettings`` if its dotted path cannot be imported."""
         if not isinstance(self.target, str):
             return self.target
         where = f"route({self.channels[0]!r}, {self.target!r})"
@@ -54,7 +54,7 @@ class Route:
 
     @cached_property
     def consume(self) -> Consumer:
-        """The consumer inside its middleware."""
+        """Return the consumer wrapped in its middleware."""
         wrapped = self.function
         for path in reversed(settings.consumer_middleware):
             wrapped = import_string(path)(wrapped)
@@ -62,7 +62,7 @@ class Route:
 
     @property
     def name(self) -> str:
-        """What people call the consumer: its dotted path."""
+        """Return the dotted path of the consumer, as its name for people."""
         function = self.function
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return f"{getattr(function, '__module__', '?')}.{name}"
@@ -72,7 +72,7 @@ class Route:
         return _is_async(self.function)
 
     def match(self, content: Content) -> dict[str, str] | None:
-        """The keyword arguments for the consumer when every filter matches, else ``None``.
+        """Return the keyword arguments for the consumer if every filter matches, else ``None``.
 
         A filter matches a field that is a string or a number (as text), from its beginning, as in Channels 1.
         """
@@ -90,7 +90,7 @@ class Route:
         return message.max_attempts or self.policy.attempts or settings.attempts
 
     def delay_after(self, attempt: int) -> float:
-        """Seconds to wait after this attempt failed (1 is the first): exponential with full jitter, by default."""
+        """Return the seconds to wait after an attempt (1 is the first): exponential with full jitter by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
             return max(float(backoff(attempt)), 0.0)  # in this order, NaN stays NaN, for the worker to refuse
@@ -102,7 +102,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Plan:
-    """A channel with its routes, and what they agreed on."""
+    """Hold a channel with its routes, and the options that they share."""
 
     channel: str
     routes: tuple[Route, ...]
@@ -114,20 +114,20 @@ class Plan:
 
     @property
     def most_losses(self) -> int:
-        """A message that was lost so often is buried."""
+        """Return the number of losses at which a message is buried."""
         return self.losses or DEFAULT_MAX_LOSSES
 
     def is_suspect(self, message: Message) -> bool:
-        """Was it lost so often that it has to run in a process of its own?"""
+        """Tell whether the message was lost so often that it must run in a process of its own."""
         return message.losses > (0 if self.losses is None else self.losses // 2)
 
     @property
     def is_async(self) -> bool:
-        """Do all its consumers run on the event loop?"""
+        """Tell whether all consumers of the channel run on the event loop."""
         return all(route.is_async for route in self.routes)
 
     def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
-        """The first route that matches, with the consumer's keyword arguments."""
+        """Return the first route that matches, with the consumer's keyword arguments."""
         for route in self.routes:
             arguments = route.match(message.content)
             if arguments is not None:
@@ -182,7 +182,7 @@ def check_consumer(consumer: Any) -> Consumer:
 
 
 def check_arguments(consumer: Consumer, filters: Mapping[str, re.Pattern[str]]) -> None:
-    """Raise ``TypeError`` for a consumer that cannot be called as messages would call it."""
+    """Raise ``TypeError`` for a consumer whose signature does not accept a message and the filters' groups."""
     groups = [group for pattern in filters.values() for group in pattern.groupindex]
     try:
         signature = inspect.signature(consumer)

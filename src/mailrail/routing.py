@@ -1,4 +1,4 @@
-"""Routing: which consumer handles what arrives on a channel, and how. Written like ``urls.py``.
+"""Route channels to consumers; routings are written like ``urls.py``.
 
     channel_routing = [
         route("send-invite", send_invite, attempts=8),
@@ -109,7 +109,7 @@ def _read_route(
 
 
 def include(target: str | Routes) -> list[Route]:
-    """The routes of another list, or of the list at a dotted path (``"shop.routing.channel_routing"``)."""
+    """Return the routes of another list, or of the list at a dotted path (``"shop.routing.channel_routing"``)."""
     try:
         if not isinstance(target, str):
             return _flat(target, "include()")
@@ -146,7 +146,7 @@ def consumer(channels: str | Iterable[str], **options: Any) -> Callable[[F], F]:
 
 
 def _register(new: Route) -> bool:
-    """Register a route in place of those that the same lines registered before, if their module is imported again.
+    """Register a route in place of those registered before its module was imported again.
 
     Return whether there were none.
     """
@@ -162,9 +162,9 @@ _registered: list[Route] = []
 
 
 class Routing:
-    """All routes of a layer. Raises ``InvalidSettings`` where they contradict each other or the layer.
+    """Hold all routes of a layer. Raises ``InvalidSettings`` if they contradict each other or the layer.
 
-    ``looked_for``: a clause that says where they come from. ``mistakes``: what looking for them has found already.
+    ``looked_for``: a clause that says where the routes come from. ``mistakes``: those found while importing them.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Routing:
             with mistakes.noted():
                 if route.mistakes:
                     raise InvalidSettings(*route.mistakes)
-                _ = route.function  # a dotted path that does not import is found out here, not by a message
+                _ = route.function  # an import error shows up here, not with the first message
                 check_atomic(route, supports_atomic)
                 for channel in route.channels:
                     by_channel.setdefault(channel, []).append(route)
@@ -195,7 +195,7 @@ class Routing:
         return channel in self.plans
 
     def no_route_for(self, channel: str) -> str:
-        """Return a sentence on a channel without a route: which have one, and where consumers are looked for."""
+        """Return a text for a channel without a route: the routed ones, and where consumers are looked for."""
         similar = get_close_matches(channel, self.plans, n=1)
         meant = f" Is it {similar[0]!r}?" if similar else ""
         return (
@@ -204,7 +204,7 @@ class Routing:
         )
 
     def with_applications(self, channels: Iterable[str]) -> Routing:
-        """The same, and those of the channels that have no route go to ``ASGI_APPLICATION``, as in Channels 4."""
+        """Return a copy that routes the unrouted of these channels to ``ASGI_APPLICATION``, as in Channels 4."""
         unrouted = [channel for channel in channels if channel not in self]
         extended = copy(self)
         extended.plans = self.plans | {c: plan_of(c, [route(c, run_application)]) for c in unrouted}
@@ -212,7 +212,7 @@ class Routing:
 
     @classmethod
     def of_layer(cls, alias: str | None = None) -> Routing:
-        """The routing of a layer: its CONFIG's, or what the installed apps registered; ours always."""
+        """Return the routing of a layer: that of its CONFIG, or of the installed apps, with Mailrail's own routes."""
         alias = alias or default_alias()
         if alias not in _built:
             layer = get_layer(alias)
@@ -224,7 +224,7 @@ class Routing:
 
     @classmethod
     def check_unbuilt(cls, alias: str, path: str | None, supports_atomic: bool) -> None:
-        """Raise ``InvalidSettings`` for what is wrong with the routing of a layer that cannot be built itself."""
+        """Raise ``InvalidSettings`` for mistakes in the routing of a layer that cannot be built itself."""
         mistakes = Mistakes(InvalidSettings)
         cls(_routes_of(alias, path, mistakes), supports_atomic, mistakes=mistakes)
 
@@ -233,7 +233,7 @@ _built: dict[str, Routing] = {}
 
 
 def check_routed(channel: str, alias: str | None = None) -> None:
-    """Refuse a channel that no consumer of this project takes: raise ``NoRoute``."""
+    """Raise ``NoRoute`` for a channel that no consumer of this project takes."""
     alias = alias or default_alias()
     routing = Routing.of_layer(alias)
     if channel in routing or serves(channel):
@@ -245,7 +245,7 @@ def check_routed(channel: str, alias: str | None = None) -> None:
 
 
 def where_consumers_are_looked_for(alias: str) -> str:
-    """Return a clause for people who miss a consumer."""
+    """Return a clause that says where the consumers of a layer were looked for."""
     path = get_layer(alias).routing
     listed = f"in CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
     registered = "in consumers.py of the installed apps (@consumer)"
@@ -254,7 +254,7 @@ def where_consumers_are_looked_for(alias: str) -> str:
 
 
 def _routes_of(alias: str, path: str | None, mistakes: Mistakes) -> list[Route]:
-    """Return the routes of a layer whose routing is ``path``, and note what is wrong with them."""
+    """Return the routes of a layer whose routing is ``path``, and add their mistakes."""
     where = f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['routing'] = {path!r}"
     listed: list[Route] = []
     with gathered(mistakes):
@@ -284,7 +284,7 @@ def _check_routed_once(listed: list[Route], registered: list[Route], where: str,
 
 
 def _import_consumers(mistakes: Mistakes) -> None:
-    """Import ``consumers.py`` of the installed apps; an app without one is passed over."""
+    """Import ``consumers.py`` of the installed apps; skip apps without one."""
     for config in apps.get_app_configs():
         if config.module and module_has_submodule(config.module, "consumers"):
             with mistakes.noted():
@@ -296,7 +296,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _flat(routes: Any, where: str) -> list[Route]:
-    """Accept a list of routes that holds ``include(…)`` lists, to any depth."""
+    """Flatten a list of routes that contains ``include(…)`` lists, to any depth."""
     if isinstance(routes, Route):
         return [routes]
     if isinstance(routes, str | Mapping) or not isinstance(routes, Iterable):

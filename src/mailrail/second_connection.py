@@ -1,4 +1,4 @@
-"""A second connection to a database, for what is to be committed whatever becomes of the caller's transaction."""
+"""Commit on a second connection, whatever becomes of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from .errors import WouldDeadlock
 from .transient import sqlstate_of
 
 LOCK_TIMEOUT_S = 5.0
-"""Seconds for which a lock is waited for that only the caller's own transaction may hold."""
+"""Seconds to wait for a lock, which the caller's own transaction may hold."""
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
 def unpooled(connection: Any) -> Any:
-    """Another connection (Django's wrapper) to the same database, in no pool: for what keeps it, or must not wait."""
+    """Return another connection (Django's wrapper) to the same database, outside any pool.
+
+    It is for code that keeps its connection, or must not wait for one.
+    """
     other = connection.copy()
     options = other.settings_dict["OPTIONS"]
     other.settings_dict["OPTIONS"] = {name: value for name, value in options.items() if name != "pool"}
@@ -25,7 +28,7 @@ def unpooled(connection: Any) -> Any:
 
 
 def is_in_transaction(using: str) -> bool:
-    """Also in one that ``set_autocommit(False)`` has begun."""
+    """Tell whether a transaction is open, also one begun by ``set_autocommit(False)``."""
     connection = connections[using]
     return connection.in_atomic_block or not connection.get_autocommit()
 
@@ -34,9 +37,9 @@ def is_in_transaction(using: str) -> bool:
 def outside_the_transaction(using: str, hint: str) -> Iterator[None]:
     """Run the block in a transaction of its own, beside the one that the caller has open on ``using``.
 
-    Never on a connection of Django's pool: threads that each hold one and wait for another would wait for each other.
-    Raise ``WouldDeadlock`` where the block waits for the caller itself, and give ``hint`` as what to do. On SQLite,
-    which has one writer, it always raises.
+    The connection is none of Django's pool, because threads that each hold one and wait for another would deadlock.
+    Raises ``WouldDeadlock``, with ``hint`` as advice, if the block waits for the caller itself. On SQLite, which has
+    one writer, it always does.
     """
     if not is_in_transaction(using):
         yield

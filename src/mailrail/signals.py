@@ -1,4 +1,4 @@
-"""Signals a worker sends. They only tell: what a receiver raises is logged and changes nothing.
+"""Declare the signals of a worker. An exception of a receiver is logged and changes nothing.
 
 ``sender`` is the channel's name: ``message_buried.connect(receiver, sender="send-invite")`` is for that channel alone.
 The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
@@ -13,7 +13,7 @@ The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``),
 ``message_buried``
     ``error`` (text).
 
-One tells of the worker itself, and carries nothing:
+One is about the worker itself, and carries nothing:
 
 ``worker_maintenance``
     a worker process that serves the channel is alive: sent on a thread beside its work, soon after its start and then
@@ -28,7 +28,7 @@ from django.dispatch import Signal
 
 
 class ChannelSignal(Signal):
-    """Django's, for senders that are names.
+    """Send Django signals whose senders are names.
 
     Django tells senders apart by identity, and the name of a message's channel is read anew each time. So the first
     string that is equal stands for all of them, and is kept: another object could be given its identity.
@@ -65,7 +65,7 @@ class ChannelSignal(Signal):
         return await super().asend_robust(self._known(sender), **named)
 
     def _known(self, sender: Any) -> Any:
-        """The string that stands for this one, if a receiver was ever connected to such a name."""
+        """Return the string to which a receiver was connected, if one equals this sender."""
         return self._names.get(sender, sender) if isinstance(sender, str) else sender
 
 

@@ -1,4 +1,4 @@
-"""What others have said (servers, exceptions, senders of messages), shown to people.
+"""Escape texts of others (servers, exceptions, senders of messages) before people see them.
 
 Control characters steer terminals and forge lines of logs. Marks of direction (Unicode Standard Annex 9), and others
 that nobody sees, have a text read otherwise than it is. So they are written out, as ``\\x1b`` and ``\\u202e``.
@@ -13,18 +13,18 @@ from typing import Any
 
 
 class Escaped(str):
-    """Text that holds nothing of this kind any more, but for the line ends it is meant to have."""
+    """Hold a text whose control characters are escaped, except for line ends that it should have."""
 
     __slots__ = ()
 
 
 def escape_control_characters(text: str) -> Escaped:
-    """Return the text with such characters written out. Lines stay lines."""
+    """Escape control characters and invisible ones; keep line ends."""
     return _escaped(text, "\n\t")
 
 
 def single_line(text: str) -> Escaped:
-    """Return the text with such characters and its line ends written out."""
+    """Escape control characters, invisible ones, and line ends."""
     return _escaped(text, "")
 
 
@@ -34,7 +34,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def as_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """Return the value as JSON that people can read, with such characters in the notation of JSON (RFC 8259, 7)."""
+    """Return the value as indented JSON, with control characters escaped as in JSON (RFC 8259, 7)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
     return "".join(
         each if each == "\n" or _is_visible(each) else json.dumps(each, ensure_ascii=True)[1:-1]
@@ -51,7 +51,7 @@ def _escaped(text: str, kept: str) -> Escaped:
 
 
 def _is_visible(character: str) -> bool:
-    """Spaces of other scripts, such as the ideographic one, are; str.isprintable() does not count them."""
+    """Tell whether a character is visible; so is a space of another script, unlike in ``str.isprintable``."""
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 

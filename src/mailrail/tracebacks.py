@@ -1,4 +1,4 @@
-"""Which exception a traceback ends with, and its first line: what lists and logs show of an error."""
+"""Find the exception that a traceback ends with, and its first line, for lists and logs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _CLASS = re.compile(r"(?:  \| )?([^\W\d][\w.<>]*)(?::|$)")
 
 
 def error_class(error: str) -> str:
-    """The class of the exception whose traceback this is, as Python prints it; ``""`` for any other text.
+    """Return the exception class of a traceback, as Python prints it; ``""`` for any other text.
 
-    Of several, the last one, which the others led to.
+    In a chain of exceptions, it is the last one, which the others led to.
     """
     found = _CLASS.match(_raised(error))
     return found[1][:MAX_ERROR_CLASS_LENGTH] if found else ""
 
 
 def first_line(error: str) -> str:
-    """Return the class and the first line of what the exception says whose traceback this is.
+    """Return the exception class of a traceback with the first line of its message.
 
-    Of any other text, its first line. What follows explains: the statement, a hint, a position in it.
+    For any other text, return its first line. Later lines are details: the statement, a hint, a position.
     """
     return _raised(error).removeprefix("  | ") or error.strip().partition("\n")[0]
 
@@ -29,7 +29,7 @@ def first_line(error: str) -> str:
 def _raised(error: str) -> str:
     """Return the line of a traceback that names the exception, or nothing.
 
-    What an exception says may have lines that look alike, so it is the line behind the frames that counts.
+    A message may have lines that look alike, so the line after the frames counts.
     """
     lines = error.splitlines()
     heads = [n for n, line in enumerate(lines) if _HEAD_OF_TRACEBACK.fullmatch(line)]

@@ -1,7 +1,7 @@
-"""The one table of the errors that pass: by their codes, for PostgreSQL, SQLite, and Redis or Valkey.
+"""Classify transient errors by their codes, for PostgreSQL, SQLite, and Redis or Valkey.
 
-Layers, worker and mail ask it whether waiting helps. An error that it does not name stays until somebody mends
-something: a statement, a right, a disk.
+Layers, worker and mail ask here whether waiting helps. Any other error stays until somebody fixes a statement, a
+permission or a disk.
 
 Sources: PostgreSQL manual, appendix A; SQLite, "Result and Error Codes"; the error codes in ``server.c`` of Valkey.
 """
@@ -18,7 +18,7 @@ from .errors import LayerUnavailable
 
 
 class Remedy(Enum):
-    """What to do about an error that passes."""
+    """Name what to do about a transient error."""
 
     REPEAT = "the same again: nothing has happened, and somebody else is out of the way soon"
     RECONNECT = "again, on a new connection: this one leads nowhere, or to a server that may not write"
@@ -38,7 +38,7 @@ SQLSTATES: Mapping[str, Remedy] = {
     "57P03": Remedy.RECONNECT,  # cannot_connect_now
     "58": Remedy.WAIT,  # the whole class: the operating system's errors
 }
-"""By SQLSTATE, five characters, or by its class, the first two."""
+"""Remedies by SQLSTATE: five characters, or the first two for a whole class."""
 
 SQLITE_CODES: Mapping[int, Remedy] = {
     sqlite3.SQLITE_BUSY: Remedy.REPEAT,
@@ -50,7 +50,7 @@ SQLITE_CODES: Mapping[int, Remedy] = {
     sqlite3.SQLITE_CANTOPEN: Remedy.RECONNECT,
     sqlite3.SQLITE_PROTOCOL: Remedy.WAIT,  # the locks of the WAL could not be had
 }
-"""By the primary result code, the lower eight bits of an extended one."""
+"""Remedies by primary result code: the lower eight bits of an extended one."""
 
 REDIS_CODES: Mapping[str, Remedy] = {
     "BUSY": Remedy.WAIT,  # a script runs for too long
@@ -63,7 +63,7 @@ REDIS_CODES: Mapping[str, Remedy] = {
     "READONLY": Remedy.RECONNECT,  # a replica, or a master that was demoted
     "TRYAGAIN": Remedy.REPEAT,  # a slot is being moved
 }
-"""By the first word of the error that the server answers."""
+"""Remedies by the first word of the server's error reply."""
 
 _OF_A_CLASS = {
     "BusyLoadingError": "LOADING",
@@ -73,25 +73,25 @@ _OF_A_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-"""The classes for which redis-py cuts the code off its text."""
+"""The codes of those classes of redis-py whose texts leave the code out."""
 _OF_THE_DATA = "WRONGTYPE"
-"""What Redis answers about a key that was overwritten: the layer can be used, but for what stands there."""
+"""The code of Redis for a key of another type: it was overwritten, and the rest of the layer can be used."""
 _REDIS_REFUSES = {"AuthenticationError", "AuthorizationError"}
-"""Kinds of redis-py's ``ConnectionError`` that stay."""
+"""Subclasses of redis-py's ``ConnectionError`` that are not transient."""
 _OF_THE_CONNECTION = {"OperationalError", "InterfaceError"}
-"""The classes of DB-API drivers for what has no code, as no server has answered (PEP 249)."""
+"""The classes of DB-API drivers for errors without a code, because no server has answered (PEP 249)."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same may work later, although nobody mends anything but the server."""
+    """Tell whether a retry may work later, once the server has recovered."""
     return remedy_for(error) is not None
 
 
 def remedy_for(error: BaseException) -> Remedy | None:
-    """Return what to do about an error of a database or a layer; ``None``: it does not pass.
+    """Return what to do about an error of a database or a layer; ``None`` if it is not transient.
 
-    Django's exceptions wrap what the driver has raised: the code of that decides. ``LayerUnavailable`` passes, unless
-    it is about a key that was overwritten.
+    Django's exceptions wrap those of the driver, whose code decides. ``LayerUnavailable`` is transient, unless it is
+    about an overwritten key.
     """
     if isinstance(error, LayerUnavailable):
         if str(error.__cause__).startswith(_OF_THE_DATA):

@@ -1,4 +1,4 @@
-"""The admin: dead messages and those that wait, on whichever layer they are."""
+"""Show dead and waiting messages of every layer in the Django admin."""
 
 from mailrail.record_links import link_records
 

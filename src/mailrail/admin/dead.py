@@ -1,4 +1,4 @@
-"""Dead messages: what they were, what they died of, and sending them again or discarding them."""
+"""List dead messages in the admin, with their last errors, and requeue or discard them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DISCARD = MessageAction(
 
 @admin.register(BuriedMessage)
 class DeadMessageAdmin(LayerAdmin):
-    """The last buried first."""
+    """List dead messages, the last buried first."""
 
     message_template = "mailrail/admin/dead.html"
     decisions = {"requeue": REQUEUE, "discard": DISCARD}  # noqa: RUF012 - never changed
@@ -87,11 +87,11 @@ class DeadMessageAdmin(LayerAdmin):
 
     @admin.action(description=_("Send selected messages again"), permissions=("requeue",))
     def requeue(self, request: HttpRequest, queryset: Any) -> None:
-        """``response_action`` does it."""
+        """Declare the action; ``response_action`` carries it out."""
 
     @admin.action(description=_("Discard selected messages"), permissions=("discard",))
     def discard(self, request: HttpRequest, queryset: Any) -> None:
-        """``response_action`` does it."""
+        """Declare the action; ``response_action`` carries it out."""
 
     def has_requeue_permission(self, request: HttpRequest) -> bool:
         return self._may(request, REQUEUE)

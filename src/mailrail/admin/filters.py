@@ -1,4 +1,4 @@
-"""The filters of the lists of messages. Their choices come from settings and routes, and from indexes."""
+"""Filter the lists of messages. The choices come from settings, routes and indexes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mailrail.keyset_admin import WordFilter
 from .sources import MAX_CHANNELS_LISTED, ListRequest
 
 NO_EXCEPTION = "-"
-"""Stands for it in addresses of pages."""
+"""The value of the error filter, in URLs, for messages that died without an exception."""
 STATES = {
     "ready": pgettext_lazy("message", "ready"),
     "scheduled": pgettext_lazy("message", "scheduled"),
@@ -25,7 +25,7 @@ STATES = {
 
 
 class AskedFilter(WordFilter):
-    """One that the layer itself applies. While that cannot be reached, there is nothing to choose."""
+    """Let the layer apply a filter. While the layer cannot be reached, the filter offers no choices."""
 
     template = admin.SimpleListFilter.template
 
@@ -36,7 +36,7 @@ class AskedFilter(WordFilter):
             return []
 
     def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
-        """Value and words of each choice."""
+        """Return the value and the label of each choice."""
         raise NotImplementedError
 
     def choices(self, changelist: Any) -> Iterator[Any]:
@@ -51,7 +51,7 @@ class AskedFilter(WordFilter):
 
 
 class LayerFilter(AskedFilter):
-    """Of several layers, one is looked at: the first, if none is chosen."""
+    """Choose one of several layers; by default, the first one is shown."""
 
     title = pgettext_lazy("message", "layer")
     parameter_name = "layer"
@@ -67,7 +67,7 @@ class LayerFilter(AskedFilter):
 
 
 class ChannelFilter(AskedFilter):
-    """Those that have a route, or hold something. Where they are many, the name is typed in."""
+    """Choose a channel that has a route or messages. If there are many, the name is typed in."""
 
     title = pgettext_lazy("message", "channel")
     parameter_name = "channel"
@@ -81,7 +81,7 @@ class ChannelFilter(AskedFilter):
 
 
 class StateFilter(AskedFilter):
-    """Ready, scheduled or claimed."""
+    """Choose a state: ready, scheduled or claimed."""
 
     title = pgettext_lazy("message", "state")
     parameter_name = "state"
@@ -91,7 +91,7 @@ class StateFilter(AskedFilter):
 
 
 class ErrorFilter(AskedFilter):
-    """What messages died of: the class of the exception."""
+    """Choose the exception class of the last error."""
 
     title = pgettext_lazy("message", "error")
     parameter_name = "error"

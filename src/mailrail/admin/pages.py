@@ -1,4 +1,4 @@
-"""What the pages on dead and on waiting messages have in common: a list, a message, and decisions."""
+"""Show a list of messages, one message, and the actions on them: shared by dead and waiting messages."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from ..moments import from_timestamp
 from .sources import MAX_CHANNELS_LISTED, Address, ListRequest, Source, source_of
 
 MAX_SHOWN_CHARACTERS = 20_000
-"""Characters of a content or an error that its page shows unless it is asked for the whole."""
+"""Characters of a content or an error that a message's page shows, unless the whole text is requested."""
 MAX_LISTED_CHARACTERS = 120
-"""Characters of a content or an error in a line of a list."""
+"""Characters of a content or an error in a row of a list."""
 
 
 @dataclass(frozen=True)
 class MessageAction:
-    """What people may decide: the layer's verb, the permission, and the words. ``done`` counts, ``missed`` too."""
+    """Describe an action: the layer's verb, its permission and its texts. ``done`` and ``missed`` take a count."""
 
     verb: str
     label: Any
@@ -55,7 +55,7 @@ class MessageAction:
 
 
 class LayerChangeList(KeysetChangeList):
-    """Of a layer's messages: instances of the model that were never saved, each with what was ``listed`` of it."""
+    """List a layer's messages as unsaved model instances, each with its ``listed`` summary."""
 
     model_admin: LayerAdmin
 
@@ -81,7 +81,7 @@ class LayerChangeList(KeysetChangeList):
 
 
 class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
-    """Messages are looked at, and decided about; they are neither made nor changed here."""
+    """Show messages and offer actions on them. Messages are neither created nor changed in the admin."""
 
     message_template: ClassVar[str]
     decisions: ClassVar[Mapping[str, MessageAction]]
@@ -93,7 +93,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return []  # a message has a page of its own, and no form
 
     def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
-        """What is listed. Raises ``MailrailError``."""
+        """Return one page of messages. Raises ``MailrailError``."""
         raise NotImplementedError
 
     @admin.display(description=pgettext_lazy("message", "channel"))
@@ -138,7 +138,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return TemplateResponse(request, self.message_template, context)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        """What the template shows of the message; ``None`` when it is gone. Raises ``MailrailError``."""
+        """Return the template's context for a message, or ``None`` if the message is gone. Raises ``MailrailError``."""
         raise NotImplementedError
 
     def said_when_gone(self, address: Address) -> str:
@@ -147,15 +147,15 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
     # -- deciding -------------------------------------------------------------------------------------------------
 
     def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
-        """It asks, and what the question is answered with does it."""
+        """Ask for confirmation; the answer carries the action out."""
         address = Address.read(object_id)
         back = self._url("change", quote(str(address)))
         return self._decide(request, name, "decision", [address], back)
 
     def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Actions of the list. There is no query: the layer is told which."""
+        """Carry out an action of the list. There is no queryset: the layer gets the selected ids."""
         if "1" in request.POST.getlist("select_across"):
-            return super().response_action(request, queryset, *args, **kwargs)  # which refuses
+            return super().response_action(request, queryset, *args, **kwargs)  # Django's view refuses it
         names = [name for name in request.POST.getlist("action") if name]
         selected = [Address.read(text) for text in request.POST.getlist(ACTION_CHECKBOX_NAME)]
         if not names:
@@ -179,12 +179,12 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return self._to_list() if field == "decision" else HttpResponseRedirect(back)
 
     def _carry_out(self, request: HttpRequest, decision: MessageAction, addresses: list[Address]) -> None:
-        """What was done is told and logged; what was not there any more is told."""
+        """Carry the action out, log it, and report how many messages were done and how many were gone."""
         done = missed = 0
         for (name, channel), ids in _by_channel(addresses).items():
             source = source_of(name, channel)
             try:
-                # A layer on the database of the log commits both, or neither.
+                # A layer on the log's database shares this transaction, so both commit or neither does.
                 with transaction.atomic(using=router.db_for_write(LogEntry)):
                     found = getattr(source.layer, decision.verb)(channel, ids)
                     self._log(request, decision, [Address(name, channel, id) for id in found])
@@ -198,7 +198,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
             self.message_user(request, decision.missed(missed), messages.WARNING)
 
     def _log(self, request: HttpRequest, decision: MessageAction, addresses: Iterable[Address]) -> None:
-        """By their names: contents do not belong into the log, which outlives them."""
+        """Log channels and ids only: the log outlives the messages, so it must not hold their contents."""
         content_type = get_content_type_for_model(self.model)
         LogEntry.objects.bulk_create(
             LogEntry(
@@ -227,7 +227,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
 
 def facts_of(message: Message, whole: bool) -> dict[str, Any]:
-    """What a page tells of any message."""
+    """Return the context that the pages of all messages share."""
     return {
         "message": message,
         "sent_at": moment(message.sent_at),
@@ -239,14 +239,14 @@ def facts_of(message: Message, whole: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Text:
-    """What is shown of a text, and how many characters of it are not."""
+    """Hold the shown part of a text, and the number of characters left out."""
 
     shown: str
     left_out: int = 0
 
     @classmethod
     def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
-        """``at_end``: it is the end that matters."""
+        """Shorten a text unless ``whole``. ``at_end`` keeps its end instead of its beginning."""
         text = escape_control_characters(text)
         if whole or len(text) <= MAX_SHOWN_CHARACTERS:
             return cls(text)
@@ -259,7 +259,7 @@ class Text:
 
 
 def moment(seconds: float | None) -> datetime | None:
-    """``None`` for what is no time that people could read, too."""
+    """Return the moment, or ``None`` where no calendar has it."""
     try:
         return None if seconds is None else from_timestamp(seconds)
     except (OverflowError, ValueError, OSError):
@@ -272,7 +272,7 @@ def shortened(text: str) -> str:
 
 
 def counted(one: str, many: str) -> Callable[[int], str]:
-    """A text with ``%(count)d`` in it, in the language of whoever reads it."""
+    """Return a function that puts a count into a text, in the reader's language."""
     return lambda count: ngettext(one, many, count) % {"count": count}
 
 
@@ -288,7 +288,7 @@ def _write_place(place: Place) -> str:
 
 
 def _read_place(text: str | None) -> Place | None:
-    """From the query string; the beginning, for what is no place."""
+    """Read a position from the query string. An invalid one means the beginning: ``None``."""
     at, _, id = (text or "").partition("_")
     try:
         return float(at), UUID(id)

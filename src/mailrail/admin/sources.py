@@ -1,6 +1,6 @@
-"""Where the admin finds messages: the layers of ``CHANNEL_LAYERS``, and their outboxes, each under a name.
+"""Find the layers of ``CHANNEL_LAYERS`` and their outboxes for the admin, each by a name.
 
-All that the pages know of a layer is its contract, so every layer looks the same, and a page needs no table.
+The pages use the contract of a layer only. So they look the same for every layer, and need no table.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mailrail.messages import check_channel_name
 from mailrail.routing import Routing
 
 MAX_CHANNELS_LISTED = 200
-"""Channels that are offered for choice, and that one page looks at together."""
+"""Channels that the filter offers, and that one page lists together."""
 
 
 class Address(NamedTuple):
-    """What a message goes by: in links, in forms, and in the admin's log."""
+    """Identify a message in links, in forms, and in the admin's log."""
 
     source: str
     channel: str
@@ -34,7 +34,7 @@ class Address(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Address:
-        """Raises ``Http404`` for what is none."""
+        """Read an address. Raises ``Http404`` for an invalid one."""
         try:
             source, channel, id = text.rsplit("/", 2)
             return cls(source, check_channel_name(channel), UUID(id))
@@ -44,7 +44,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A layer, and the only one of its channels that is meant, if it is one: that of an outbox."""
+    """Name a layer. ``only`` restricts it to one channel: that of an outbox."""
 
     name: str
     layer: DurableLayer
@@ -52,7 +52,7 @@ class Source:
 
 
 def sources() -> dict[str, Source]:
-    """By name, the layer that carries messages when none is named before the others.
+    """Return the sources by name, the default layer first.
 
     Raises ``InvalidSettings`` for a layer that cannot be built.
     """
@@ -68,7 +68,7 @@ def sources() -> dict[str, Source]:
 
 
 def source_of(name: str, channel: str) -> Source:
-    """Raises ``Http404`` when there is none of this name, or it is an outbox and this is not its channel."""
+    """Return the source of this name. Raises ``Http404`` for an unknown name, or a channel not in this outbox."""
     found = sources().get(name)
     if found is None or found.only not in (None, channel):
         raise Http404
@@ -76,7 +76,7 @@ def source_of(name: str, channel: str) -> Source:
 
 
 class ListRequest:
-    """Read what a request for a list asks for, once, and ask the storage for it once."""
+    """Read the parameters of a list once, and query the layer once, for each request."""
 
     def __init__(self, request: HttpRequest) -> None:
         self._query = request.GET
@@ -97,25 +97,25 @@ class ListRequest:
 
     @cached_property
     def source(self) -> Source:
-        """The one that is asked for, or the first. Raises ``InvalidSettings`` if there is none."""
+        """Return the requested source, or the first one. Raises ``InvalidSettings`` if there is none."""
         if not self.sources:
             raise InvalidSettings("None of the CHANNEL_LAYERS keeps messages for named channels.")
         return self.sources.get(self._query.get("layer", ""), next(iter(self.sources.values())))
 
     @cached_property
     def in_use(self) -> list[str]:
-        """The channels that hold something."""
+        """Return the channels that hold messages."""
         only = self.source.only
         return self.source.layer.list_channels() if only is None else [only]
 
     @cached_property
     def known(self) -> list[str]:
-        """Those, and those that have a route."""
+        """Return the channels that hold messages or have a route."""
         return sorted({*self.in_use, *_routed(self.source)})
 
     @property
     def looked_at(self) -> list[str]:
-        """The channels whose messages are listed."""
+        """Return the channels whose messages are listed."""
         if not self.channel:
             return self.in_use[:MAX_CHANNELS_LISTED]
         is_meant = self.source.only in (None, self.channel)
@@ -127,7 +127,7 @@ def _routed(source: Source) -> Iterable[str]:
         return ()
     try:
         return Routing.of_layer(source.name).plans
-    except InvalidSettings:  # `check` says so; what is stored can be looked at
+    except InvalidSettings:  # a system check reports it; stored messages can still be listed
         return ()
 
 

@@ -1,4 +1,4 @@
-"""What waits, what is scheduled and what runs; how the channels stand; and cancelling."""
+"""List waiting, scheduled and claimed messages in the admin, with channel counts, and cancel messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, s
 from .sources import Address, ListRequest, Source
 
 MAX_COUNTED = 1_000
-"""Messages of a kind and a channel that are counted for the page; more are estimated where counting takes long."""
+"""Messages counted exactly per state and channel; larger numbers are estimated where counting would take long."""
 CANCEL = MessageAction(
     "cancel",
     pgettext_lazy("message", "Cancel"),
@@ -40,7 +40,7 @@ CANCEL = MessageAction(
 
 @admin.register(StoredMessage)
 class WaitingMessageAdmin(LayerAdmin):
-    """The soonest due first, and above them how each channel stands."""
+    """List the messages due soonest first, below the counts of each channel."""
 
     change_list_template = "mailrail/admin/waiting_list.html"
     message_template = "mailrail/admin/waiting.html"
@@ -54,14 +54,14 @@ class WaitingMessageAdmin(LayerAdmin):
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def _standing(self, request: HttpRequest) -> list[dict[str, Any]]:
-        """How the channels stand, on the page that nothing was chosen on."""
+        """Return the counts of each channel, on the page without filters; on other pages, none."""
         if request.method != "GET" or request.GET.keys() - {"layer"} or not self.has_view_permission(request):
             return []
         try:
             source = ListRequest.by(request).source
             stats = source.layer.stats(MAX_COUNTED).items()
         except MailrailError:
-            return []  # the list says it
+            return []  # the list reports it
         return [_row(source, channel, it) for channel, it in stats if source.only in (None, channel)]
 
     def _dead_url(self) -> str:
@@ -112,7 +112,7 @@ class WaitingMessageAdmin(LayerAdmin):
 
     @admin.action(description=_("Cancel selected messages"), permissions=("cancel",))
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
-        """``response_action`` does it."""
+        """Declare the action; ``response_action`` carries it out."""
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return self._may(request, CANCEL)

@@ -1,4 +1,4 @@
-"""Does this process answer, and may work be given to it? For load balancers, orchestrators and monitoring.
+"""Check liveness and readiness, for load balancers, orchestrators and monitoring.
 
 ``path("", include("mailrail.health.urls"))`` has the pages ``/healthz`` and ``/readyz``; for a shell there is
 ``manage.py channels check``. Both apply the rules of ``look``, to which apps add theirs by ``register``.

@@ -1,5 +1,4 @@
-"""How the layer, its workers and its apps stand: what is wrong, if anything; asked for seldom, however often somebody
-wants to know."""
+"""Check the layer, its workers and its apps. Answers are cached, so frequent requests do not load the storage."""
 
 from __future__ import annotations
 
@@ -23,17 +22,17 @@ from .rules import Problem, apply_rules
 logger = logger_of("mailrail.health")
 
 ANSWER_TTL_S = 2.0
-"""Seconds for which an answer is good."""
+"""Seconds for which an answer is cached."""
 MAX_COUNTED = 1_000
-"""Messages of a kind and a channel to be counted: only the oldest matters. With fewer, most counts would be estimated,
-which is a question of its own for each."""
+"""Messages counted exactly per state and channel. With a lower number most counts would be estimated, which takes a
+query each. Only the oldest message matters here."""
 ANSWER_TIMEOUT_S = 2.0
-"""Seconds that a look may take before others are told that there is no answer."""
+"""Seconds that a check may take before other requests report that the layer does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Ready, unless there are problems. ``workers``: how many live, where that was asked for."""
+    """Hold the problems; without any, work may be sent. ``workers``: the running ones, if they were counted."""
 
     problems: tuple[Problem, ...] = ()
     workers: int = 0
@@ -44,25 +43,26 @@ class Readiness:
 
     @property
     def reason(self) -> str | None:
-        """What everybody may read: it names no server, no channel, no mailer and no content."""
+        """Return the problems for the public: they name no server, channel, mailer or content."""
         return "; ".join(each.reason for each in self.problems) or None
 
     @property
     def detail(self) -> str | None:
-        """What operators read: the same with names, or errors as they were raised."""
+        """Return the problems for operators, with names and error texts."""
         return "; ".join(each.detail for each in self.problems) or None
 
 
 def look(
     alias: str | None = None, limit: float | None = None, workers: int | None = 0, *, here: bool = False
 ) -> Readiness:
-    """Ask the layer, and the rules of apps. Not ready means one of these: the layer cannot be used, or a message has
-    been due for more than ``limit`` seconds. Or fewer than ``workers`` live (with ``here``: on this machine), or an
-    app's rule finds a problem.
+    """Check the layer, its workers and the rules of apps.
 
-    Paused channels are left out, and those that nobody here has a consumer for. A limit of ``None`` is none, and asks
-    no rule; ``workers=None`` means one where this project has a consumer. The rules concern the default layer. Raises
-    nothing.
+    The layer is a problem if it cannot be used, or if a message has been due for more than ``limit`` seconds. So are
+    fewer than ``workers`` running workers (with ``here``: on this machine), and whatever an app's rule finds.
+
+    Paused channels are ignored, and so are channels without a consumer in this project. ``limit=None`` means no limit
+    and no rules. ``workers=None`` needs one worker where this project has a consumer. The rules apply to the default
+    layer. Raises nothing.
     """
     try:
         layer = get_layer(alias)
@@ -104,7 +104,7 @@ def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
 
 
 def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats]) -> dict[str, float]:
-    """The channels on which something is due that workers should take, and for how long (seconds)."""
+    """Return the seconds for which each unpaused, routed channel has had a due message."""
     routing = Routing.of_layer(alias)
     outbox = layer.outbox.channel if layer.outbox else None
     return {
@@ -121,7 +121,7 @@ def _latest(due: Mapping[str, float]) -> tuple[str, float] | None:
 
 
 class Watch:
-    """Looks on behalf of all who ask: one at a time, and seldom, so that asking is no way to load the storage."""
+    """Cache the check for all requests and run one at a time, so that requests cannot load the storage."""
 
     def __init__(self, look: Callable[[], Readiness]) -> None:
         self._look = look
@@ -130,12 +130,12 @@ class Watch:
         self.forget()
 
     def forget(self) -> None:
-        """Look again when next asked."""
+        """Drop the cached answer."""
         self._found: Readiness | None = None
         self._found_at = float("-inf")
 
     def ask(self) -> Readiness:
-        """The answer of a moment ago, or a new one. While a look takes long, nobody else waits with it."""
+        """Return the cached answer or a new one. While a check takes long, other requests do not wait for it."""
         if (found := self._fresh()) is not None:
             return found
         if not self._looking.acquire(timeout=max(0.0, self._began_at + ANSWER_TIMEOUT_S - time.monotonic())):

@@ -1,4 +1,4 @@
-"""What apps add to the questions of ``look``: each is a function that yields problems."""
+"""Register rules of apps for ``look``: functions that yield problems."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..errors import MailrailError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``reason`` is for everybody: it names no server, no channel, no mailer and no content.
+    """Describe a problem. ``reason`` is public: it names no server, channel, mailer or content.
 
-    ``detail`` is for operators: the same with names, or the error as it was raised.
+    ``detail`` is for operators: it has the names, or the text of the error.
     """
 
     reason: str
@@ -23,15 +23,15 @@ class Problem:
 
 
 Rule: TypeAlias = Callable[[float], Iterable[Problem]]
-"""Takes the seconds for which something may be late, and yields what is later."""
+"""Takes the seconds for which work may be due, and yields a problem for work that has been due longer."""
 
 _rules: list[Rule] = []
 
 
 def register(rule: Rule) -> Rule:
-    """Have ``look`` apply this rule wherever it is asked whether work is late; to be used as a decorator.
+    """Make ``look`` apply this rule whenever it has a limit; used as a decorator.
 
-    An app registers its rules in ``AppConfig.ready``. What a rule raises of a database or of Mailrail is told as a
+    An app registers its rules in ``AppConfig.ready``. A database error or Mailrail error that a rule raises becomes a
     problem.
     """
     if rule not in _rules:

@@ -1,4 +1,4 @@
-"""The pages: ``path("", include("mailrail.health.urls"))``."""
+"""Route the health pages: ``path("", include("mailrail.health.urls"))``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages. They ask for no session, no user and no transaction; under ASGI they run on a thread, as they may wait."""
+"""Serve the health pages without session, user and transaction. Under ASGI they run on a thread, as they may wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .readiness import Readiness, Watch, look
 
 
 def _look() -> Readiness:
-    """Without a limit, only a layer that cannot be used takes the site away."""
+    """Check readiness. Without a limit, only an unusable layer makes the site unready."""
     limit = settings.ready_oldest_due
     return look(limit=limit, workers=0 if limit is None else None)
 
@@ -24,7 +24,7 @@ watch = Watch(_look)
 
 
 def _page(view: Any) -> Any:
-    """For everybody, kept by no cache, and without a transaction: to open one would need the database."""
+    """Serve a page without login, cache and transaction: opening a transaction would need the database."""
     for alias in connections:
         view = transaction.non_atomic_requests(using=alias)(view)
     return login_not_required(never_cache(require_safe(view)))
@@ -32,13 +32,13 @@ def _page(view: Any) -> Any:
 
 @_page
 def healthz(request: HttpRequest) -> JsonResponse:
-    """The process answers, whatever else is wrong: to restart it would help nobody."""
+    """Answer 200 whatever else is wrong: restarting this process would not help."""
     return JsonResponse({"alive": True})
 
 
 @_page
 def readyz(request: HttpRequest) -> JsonResponse:
-    """503 with a reason, if the layer cannot be used or something is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
+    """Answer 503 with a reason if the layer cannot be used or work is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
     found = watch.ask()
     if found.is_ready:
         return JsonResponse({"ready": True})

@@ -1,4 +1,4 @@
-"""Who may accept what: a link and the person who opens it, judged without telling whether an address is registered.
+"""Decide who may accept an invitation, without revealing whether an address is registered.
 
 A page shows the state of its link and nothing else. That state depends on the link, the invitation and the user who is
 logged in. It never depends on whether the address has an account.
@@ -22,53 +22,53 @@ from .models import InvitationStatus, written_invitations
 from .rights import may_invite
 
 STASHED = "mailrail_invitation"
-"""In the session: the key of the link from which somebody went to log in or sign up."""
+"""Session key of the link from which somebody went to log in or sign up."""
 ACCEPTED = "mailrail_invitations_accepted"
-"""In the session: primary keys of what was accepted without an account, the last ones."""
+"""Session key of the primary keys of the last 20 invitations accepted without an account."""
 
 
 class LinkState(Enum):
-    """The state of a link; the value has the HTTP status of its page."""
+    """Name the state of a link; the value has the HTTP status of its page."""
 
     FORGED = "forged", 404
     REPLACED = "replaced", 410
     REVOKED = "revoked", 410
     EXPIRED = "expired", 410
     USED = "used", 410
-    """Accepted by somebody else, as far as can be told."""
+    """Somebody else has accepted it, as far as is known."""
     WITHDRAWN = "withdrawn", 410
     """Its sender may not invite any more."""
     DONE = "done", 200
     """Accepted by this person."""
     LOG_IN = "log in", 200
     OTHER_ACCOUNT = "other account", 403
-    """The account has not this address."""
+    """The logged-in account does not have this address."""
     WELCOME = "welcome", 200
     """This person may accept it."""
 
     @property
     def status(self) -> int:
-        """The HTTP status of the page that says so."""
+        """Return the HTTP status of the page that shows this state."""
         return self.value[1]
 
 
 class Judged(NamedTuple):
-    """``invitation`` is ``None`` for what opens none."""
+    """Hold the state of a link. ``invitation`` is ``None`` if the link opens none."""
 
     link_state: LinkState
     invitation: Any = None
 
 
 def email_of(user: Any) -> list[str]:
-    """The default of ``MAILRAIL["INVITATION_EMAILS_OF"]``: the user's email.
+    """Return the user's email (the default of ``MAILRAIL["INVITATION_EMAILS_OF"]``).
 
-    Django does not verify it. The link does: who has it reads the mail of the invited address.
+    Django does not verify it. The link does: whoever has the link reads the mail of the invited address.
     """
     return [getattr(user, get_user_model().get_email_field_name())]
 
 
 def judge(request: HttpRequest, key: str) -> Judged:
-    """Judge a link and who opens it. Changes nothing."""
+    """Return the state of a link for the person who opens it. Changes nothing."""
     try:
         invitation = written_invitations().select_related("sender").get_by_key(key)
     except ObjectDoesNotExist:
@@ -94,7 +94,7 @@ def _judge(request: HttpRequest, invitation: Any) -> LinkState:
 
 
 def has_address(user: Any, email: str) -> bool:
-    """Tell whether this is one of the user's addresses, in whatever spelling."""
+    """Tell whether this is one of the user's addresses, in any spelling."""
     theirs: Iterable[str] = import_string(settings.invitation_emails_of)(user)
     return normal_form(email) in {
         normal_form(address) for address in theirs if address
@@ -102,7 +102,7 @@ def has_address(user: Any, email: str) -> bool:
 
 
 def accept(request: HttpRequest, invitation: Any) -> bool:
-    """Accept it for whoever is logged in, or for this session; return whether this call did it."""
+    """Accept the invitation for the logged-in user, or else this session; return whether this call did it."""
     user = request.user if request.user.is_authenticated else None
     if not invitation.accept(user):
         return False
@@ -123,5 +123,5 @@ def stash(request: HttpRequest, key: str) -> None:
 
 
 def stashed(request: HttpRequest) -> Judged:
-    """Judge the link that was remembered, if any."""
+    """Return the state of the remembered link, if any."""
     return judge(request, request.session.get(STASHED, ""))

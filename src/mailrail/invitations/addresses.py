@@ -1,4 +1,4 @@
-"""Email addresses: how they are stored, which ones can get mail, and lists of them as people paste them."""
+"""Normalize and validate email addresses, and read lists of them as people paste them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _BEYOND_ALPHABETS = re.compile("[\u2e80-\U0003ffff]")
 
 
 def normalise(address: str) -> str:
-    """Return the address as it is stored: no space around it, the domain in lower case, as its owner reads it.
+    """Return the address as it is stored: without space around it, the domain in lower case and as U-labels.
 
-    What stands before the @ is left alone: only its own server knows whether case matters (RFC 5321, 2.4). A domain in
-    ASCII is stored as such, also if it stands for another one: the key of an invitation depends on what is stored.
+    The local part is unchanged: only its own server knows whether case matters (RFC 5321, 2.4). A domain in ASCII
+    stays in ASCII, also if it has A-labels, because the key of an invitation depends on the stored address.
     """
     local, at, domain = address.strip().rpartition("@")
     if domain.isascii():
         return f"{local}{at}{domain.lower()}"
     try:
         return f"{local}{at}{unicode_domain(domain)}"
-    except InvalidDomain:  # validating says so
+    except InvalidDomain:  # validate_address reports it
         return f"{local}{at}{unicodedata.normalize('NFC', domain.lower())}"
 
 
@@ -51,7 +51,7 @@ def validate_address(address: str) -> None:
 
     The check is stricter than Django's ``validate_email``, which ignores the length limits of SMTP. Django's also
     accepts letters that only look like ASCII to a case-insensitive pattern (``ſ``). It accepts quoted local parts, too,
-    which Django's composing changes.
+    which Django changes when it composes the email.
     """
     local, _at, domain = address.rpartition("@")
     if not address.isprintable():
@@ -88,32 +88,32 @@ def _is_local(address: str) -> bool:
 
 
 def _is_word_and_name(domain: str) -> bool:
-    """Tell whether somebody's name stands behind the address, as in ``a@qq.com张三``: no top-level domain is such."""
+    """Tell whether a name follows the address, as in ``a@qq.com张三``: no top-level domain mixes these scripts."""
     last = domain.rpartition(".")[2]
     return bool(_LATIN.search(last) and _BEYOND_ALPHABETS.search(last))
 
 
 def understand(text: str) -> str:
-    """Return the address that a text means, as it is stored; of a text that may mean several, the text."""
+    """Return the address in a text, normalized; if the text is ambiguous, return the text."""
     return normalise(extract(text))
 
 
 def clean(text: str) -> str:
-    """Return the address a person wrote, as it is stored; ``ValidationError`` if it can get no mail, or is unclear."""
+    """Return the address in a text, normalized. Raises ``ValidationError`` if it is ambiguous or cannot get mail."""
     address = understand(text)
     validate_address(address)
     return address
 
 
 class Entry(NamedTuple):
-    """One address as pasted, and the line it stands on, counted from 1."""
+    """Hold one address as pasted, and its line, counted from 1."""
 
     line: int
     text: str
 
 
 class Reading(NamedTuple):
-    """An address as it is stored, and how it was written, where that was with more around it, or in other letters."""
+    """Hold a normalized address. ``written``: the original text, if it differs by more than case."""
 
     line: int
     text: str
@@ -121,14 +121,14 @@ class Reading(NamedTuple):
 
 
 def entries(text: str) -> Iterator[Entry]:
-    """Split a pasted list: an address on each line, or several, with names or without; blanks do not count."""
+    """Split a pasted list: one or more addresses per line, with names or without; skip blank lines."""
     for number, line in enumerate(_LINE_BREAK.split(text), start=1):
         for part in split_line(line.strip()):
             yield Entry(number, part)
 
 
 class LineProblem(NamedTuple):
-    """Why a line of a list invites nobody.
+    """Describe why a line of a list invites nobody.
 
     ``kind``: ``wrong``, ``duplicate``, ``invited``, ``suppressed`` or ``limit``.
     """
@@ -140,9 +140,9 @@ class LineProblem(NamedTuple):
 
 
 def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[LineProblem]]:
-    """Return what can be read as an address, and a problem for each entry that cannot.
+    """Return the valid addresses, and a problem for each other entry.
 
-    An address that was there before, in whatever spelling, is a problem that names its first line.
+    A repeated address, in any spelling, is a problem that names its first line.
     """
     first_lines: dict[str, int] = {}
     good: list[Reading] = []
@@ -165,7 +165,7 @@ def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[LineProblem
 
 
 def shown(text: str) -> str:
-    """Return a text as it can be put on a page: short, without control characters."""
+    """Return a text short enough for a page, without control characters."""
     visible = "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:MAX_SHOWN_LENGTH]
     )

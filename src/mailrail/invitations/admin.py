@@ -1,4 +1,4 @@
-"""The admin: whom, by whom, and how far it got. Keys, and what they are made of, are not shown."""
+"""List invitations in the admin, and resend or revoke them. Keys and salts are never shown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .rights import check_rights
 
 @dataclass(frozen=True)
 class InvitationAction:
-    """What people may decide about invitations that stand so."""
+    """Describe an action on invitations of these statuses."""
 
     label: Any
     question: Any
@@ -67,7 +67,7 @@ DECISIONS = {
 
 
 class InvitationStatusFilter(Filter):
-    """Waiting, sent, accepted, revoked or expired. Indexes have the accepted and the revoked ones."""
+    """Choose a status. Indexes serve accepted and revoked; the other statuses scan a window."""
 
     title = pgettext_lazy("invitation", "status")
     parameter_name = "status"
@@ -85,7 +85,7 @@ class InvitationStatusFilter(Filter):
 
 
 class RoleFilter(WordFilter):
-    """A role, typed in: projects have their own."""
+    """Filter by a role that is typed in, because roles are the project's own."""
 
     title = pgettext_lazy("invitation", "role")
     parameter_name = "role"
@@ -96,7 +96,7 @@ class RoleFilter(WordFilter):
 
 
 class InvitationChangeList(KeysetChangeList):
-    """The newest first."""
+    """List the newest invitations first."""
 
     time_field = "created"
 
@@ -106,7 +106,7 @@ class InvitationChangeList(KeysetChangeList):
         return self._search(found, term) if term else found
 
     def _search(self, found: Any, term: str) -> QuerySet[Any]:
-        """Find by a whole address, however it is spelt, or by a sender: by an index, in a window if they are many."""
+        """Find by a whole address in any spelling, or by a sender: with an index, or in a window if there are many."""
         if "@" not in term:
             users = get_user_model()._base_manager.using(found.db)
             named = users.filter(**{get_user_model().USERNAME_FIELD: term}).values_list("pk", flat=True)
@@ -130,7 +130,7 @@ class InvitationChangeList(KeysetChangeList):
 
 
 class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
-    """A new one is held to what its sender may, and to the limits, as by the form of the site."""
+    """Check the sender's rights and the limits of a new invitation, as the form of the site does."""
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]  # Django's stubs leave it out
@@ -149,7 +149,7 @@ with suppress(InvalidSettings, ImproperlyConfigured):  # a check tells, which th
 
 @admin.register(Invitation)
 class InvitationAdmin(ActionAdmin):
-    """Invitations are made and deleted here, but not changed: the key belongs to the address."""
+    """Create and delete invitations. They cannot be changed, because the key belongs to the address."""
 
     form = InvitationAdminForm
     formfield_overrides: ClassVar = {
@@ -195,9 +195,9 @@ class InvitationAdmin(ActionAdmin):
         return self.readonly_fields if obj is None else ("email", *self.readonly_fields)
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: bool) -> None:
-        """Save it; a new one is sent as by the form (the admin's view is one transaction).
+        """Save an invitation; send a new one as the form does (the admin's view is one transaction).
 
-        Of an old one only what was changed here: it may be accepted, revoked or sent again at this very moment.
+        Of an existing one, save the changed fields only: it may be accepted, revoked or sent again at this moment.
         """
         if change:
             fields = self.opts.concrete_fields
@@ -223,7 +223,7 @@ class InvitationAdmin(ActionAdmin):
         return super().change_view(request, object_id, form_url, context)
 
     def decide_by_button(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
-        """It asks, and what the question is answered with does it."""
+        """Ask for confirmation; the answer carries the action out."""
         invitation = self.get_object(request, object_id)
         if not self.has_view_permission(request, invitation):
             raise PermissionDenied
@@ -249,7 +249,7 @@ class InvitationAdmin(ActionAdmin):
     def _decide(
         self, request: HttpRequest, invitations: Iterable[Any], what: str, name: str, value: str, back: str
     ) -> HttpResponse | None:
-        """Ask, or do it to each for itself, note it in the history, and say how many it was and what was refused."""
+        """Ask for confirmation, or act on each invitation, log it, and report counts and refusals."""
         decision = DECISIONS[what]
         if not is_confirmed(request):
             rows = [(str(invitation.pk), invitation) for invitation in invitations]
@@ -270,11 +270,11 @@ class InvitationAdmin(ActionAdmin):
         return None
 
     def has_resend_permission(self, request: HttpRequest) -> bool:
-        """``resend_invitation``, apart from the permission to change."""
+        """Check the permission ``resend_invitation``."""
         return self._may(request, "resend")
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """``revoke_invitation``, likewise."""
+        """Check the permission ``revoke_invitation``."""
         return self._may(request, "revoke")
 
     def _may(self, request: HttpRequest, what: str) -> bool:

@@ -1,4 +1,4 @@
-"""For django-allauth: whoever signs up through an invitation has a verified address.
+"""Integrate django-allauth: whoever signs up through an invitation has a verified address.
 
 ACCOUNT_ADAPTER = "mailrail.invitations.allauth.InvitationAdapter"
 MAILRAIL = {
@@ -29,13 +29,13 @@ def verified_emails_of(user: Any) -> list[str]:
 
 
 def invited_address(request: HttpRequest) -> str | None:
-    """Return the address of the open invitation from whose page this person has come, if any."""
+    """Return the address of the open invitation whose link this session remembers, if any."""
     link_state, invitation = accepting.stashed(request)
     return invitation.email if link_state in _OPEN else None
 
 
 class InvitationAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed
-    """Takes the invited address as verified: the link was mailed to it."""
+    """Treat the invited address as verified, because the link was mailed to it."""
 
     def is_email_verified(self, request: HttpRequest, email: str) -> bool:
         """Tell whether this address needs no confirmation."""
@@ -46,7 +46,7 @@ class InvitationAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth
 
 
 class InvitedOnlyAdapter(InvitationAdapter):
-    """And nobody signs up without an invitation."""
+    """Also refuse sign-ups without an invitation."""
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Tell whether this person may sign up."""

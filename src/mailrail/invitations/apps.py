@@ -1,4 +1,4 @@
-"""The app."""
+"""Configure the app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.translation import pgettext_lazy
 
 
 class InvitationsConfig(AppConfig):
-    """``"mailrail.invitations"`` in ``INSTALLED_APPS``."""
+    """Configure ``"mailrail.invitations"`` in ``INSTALLED_APPS``."""
 
     name = "mailrail.invitations"
     label = "mailrail_invitations"

@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 2 * 1024 * 1024
 
 
 def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[LineProblem]]:
-    """Return who can be invited, in order, and for every other line why not."""
+    """Return the addresses that can be invited, in order, and a problem for every other line."""
     good, problems = _sort_out(entries, sender)
     return [it.text for it in good], problems
 
@@ -41,7 +41,7 @@ def _sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[Reading], lis
 
 
 def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]]:
-    """Why some of these good addresses are not invited, by address. The first reason is the one that is told."""
+    """Return, by address, why some valid addresses are not invited: one reason each, the most specific one."""
     reasons = dict.fromkeys(
         over_limit(written_invitations(), addresses),
         (_("This address has got many invitations lately. Try again tomorrow."), "limit"),
@@ -56,7 +56,7 @@ def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]
 
 
 def _invited(addresses: Sequence[str], sender: Any) -> dict[str, InvitationStatus]:
-    """How the sender's own invitations of these addresses stand that are open or accepted."""
+    """Return the status, by address, of the sender's own invitations that are open or accepted."""
     found: dict[str, InvitationStatus] = {}
     for page in pages(addresses):
         own = written_invitations().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
@@ -69,7 +69,7 @@ def _invited(addresses: Sequence[str], sender: Any) -> dict[str, InvitationStatu
 
 
 def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> InvitationBatch:
-    """Sort a list out and keep it until its sender confirms it."""
+    """Sort a list out and store it until its sender confirms it."""
     good, problems = _sort_out(entries, sender)
     understood = [it for it in good if it.written]
     batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
@@ -89,9 +89,9 @@ def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> Invitatio
 
 
 def confirm(batch: InvitationBatch, **fields: Any) -> bool:
-    """Invite everybody on the list, all or none; return whether this call did it, of however many at once.
+    """Invite everybody on the list, all or none; return whether this call did it, if several run at once.
 
-    ``fields``: of a model of your own, the same for all. Who has been invited or suppressed since the preview is left
+    ``fields``: those of your own model, the same for all. Addresses invited or suppressed since the preview are left
     out. Raises as ``invite_many`` does.
     """
     database = router.db_for_write(get_invitation_model())

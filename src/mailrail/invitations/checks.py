@@ -1,4 +1,4 @@
-"""System checks of invitations.
+"""Check the settings of invitations (Django's system checks).
 
 mailrail.invitations.E001  MAILRAIL names a model or a function that cannot be used
 mailrail.invitations.E002  "mailrail" is not in INSTALLED_APPS
@@ -28,7 +28,7 @@ FUNCTIONS = ("invitation_may_invite", "invitation_emails_of")
 
 @register()
 def check_apps(**kwargs: Any) -> list[CheckMessage]:
-    """Is there something that carries the messages?"""
+    """Check that the app that carries the messages is installed."""
     if apps.is_installed("mailrail"):
         return []
     return [
@@ -43,7 +43,7 @@ def check_apps(**kwargs: Any) -> list[CheckMessage]:
 @register()
 @read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
-    """Does everything that MAILRAIL names exist?"""
+    """Check that the model and functions that MAILRAIL names exist."""
     return [*_check_model(), *(found for name in FUNCTIONS for found in _check_function(name))]
 
 
@@ -51,7 +51,7 @@ def _check_model() -> Iterable[CheckMessage]:
     try:
         get_invitation_model()
     except InvalidSettings:
-        return  # mailrail.E001 tells
+        return  # mailrail.E001 reports it
     except ImproperlyConfigured as error:
         yield Error(str(error), id="mailrail.invitations.E001")
 
@@ -60,7 +60,7 @@ def _check_function(name: str) -> Iterable[CheckMessage]:
     try:
         path = getattr(settings, name)
     except InvalidSettings:
-        return  # mailrail.E001 tells
+        return  # mailrail.E001 reports it
     try:
         why = "" if callable(import_watched(path)) else "is not a function"
     except Exception as error:  # a module may raise anything
@@ -72,11 +72,11 @@ def _check_function(name: str) -> Iterable[CheckMessage]:
 @register()
 @read_for_checks()
 def check_base_url(**kwargs: Any) -> list[CheckMessage]:
-    """Can links be made at all?"""
+    """Check that the site's address for links is known."""
     try:
         known = settings.base_url or apps.is_installed("django.contrib.sites")
     except InvalidSettings:
-        return []  # mailrail.E001 tells
+        return []  # mailrail.E001 reports it
     if known:
         return []
     return [
@@ -92,12 +92,12 @@ def check_base_url(**kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 @read_for_checks()
 def check_site(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Is the site that links are made for a real one? Looks into the database, so only with ``--database``."""
+    """Check that links do not lead to example.com. This reads the database, so it needs ``--database``."""
     try:
         if settings.base_url or not apps.is_installed("django.contrib.sites"):
             return []
     except InvalidSettings:
-        return []  # mailrail.E001 tells
+        return []  # mailrail.E001 reports it
     from django.contrib.sites.models import Site
 
     using = router.db_for_read(Site)

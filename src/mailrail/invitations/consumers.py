@@ -1,4 +1,4 @@
-"""The consumer: turns a message on ``send-invite`` into an email."""
+"""Consume ``send-invite``: mail each invitation."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .signals import invitation_sent
 
 
 class SendInvite(Protocol):
-    """A message on ``send-invite``."""
+    """Describe a message on ``send-invite``."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """``{"id": …}``, the primary key of an invitation."""
+        """Return ``{"id": …}``, the primary key of an invitation."""
 
 
 @consumer("send-invite")
 def send_invite(message: SendInvite) -> None:
-    """Mail the invitation ``{"id": …}`` unless that was done before, and note when.
+    """Mail the invitation ``{"id": …}`` unless it was mailed before, and store the time.
 
-    What goes wrong while mailing is raised: the worker tries again later. A crash between the mail and the note
-    makes the invitation arrive twice; nothing over SMTP can rule that out.
+    Raises the errors of mailing, so that the worker retries. After a crash between mailing and storing, the invitation
+    arrives twice; SMTP offers no way to rule that out.
     """
     model, invitations = get_invitation_model(), written_invitations()
     try:
@@ -56,15 +56,15 @@ def send_invite(message: SendInvite) -> None:
 
 @reconcile("send-invite", content=lambda invitation: invitation.content)
 def unsent(before: datetime) -> QuerySet[Any]:
-    """Invitations that have not been mailed: each should have a message."""
+    """Return the invitations that have not been mailed: each should have a message."""
     return written_invitations().with_status(InvitationStatus.WAITING).filter(created__lt=before)
 
 
 def compose(invitation: Any) -> EmailMultiAlternatives:
     """Make the email, from ``DEFAULT_FROM_EMAIL`` and the templates in ``mailrail_invitations/email/``.
 
-    It is in the language of the invitation, else in the one that is active: in a worker, ``LANGUAGE_CODE``. An HTML
-    template that renders to nothing leaves the text alone.
+    Its language is that of the invitation, else the active one: in a worker, ``LANGUAGE_CODE``. If the HTML template
+    renders to nothing, the email has the text only.
     """
     with translation.override(invitation.language) if invitation.language else nullcontext():
         return _compose(invitation)

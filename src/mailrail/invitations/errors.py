@@ -1,4 +1,4 @@
-"""Why an invitation is refused.
+"""Define the reasons why an invitation is refused.
 
     mailrail.MailrailError
     └── InvitationRefused
@@ -17,15 +17,15 @@ from mailrail import MailrailError
 
 
 class InvitationRefused(MailrailError):
-    """Nothing was saved and nothing was sent; the text says why."""
+    """Report a refusal: nothing was saved and nothing was sent. The text says why."""
 
 
 class SenderRefused(InvitationRefused):
-    """The sender may not invite, or not so many in a day."""
+    """Report that the sender may not invite, or has used up a quota."""
 
 
 class RecipientRefused(InvitationRefused):
-    """Nobody may invite these ``addresses`` for now."""
+    """Report that nobody may invite these ``addresses`` for now."""
 
     def __init__(self, text: str, addresses: Iterable[str]) -> None:
         super().__init__(text)
@@ -33,4 +33,4 @@ class RecipientRefused(InvitationRefused):
 
 
 class InvitationClosed(InvitationRefused):
-    """The invitation was accepted or revoked."""
+    """Report that the invitation was accepted or revoked."""

@@ -1,4 +1,4 @@
-"""The forms: one invitation, whose saving sends a message on ``send-invite``, or a list of them."""
+"""Invite one person, or a list of them, with forms."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from .workbooks import can_read_workbooks
 
 
 class AddressField(forms.EmailField):
-    """Takes an address as people paste it: with a name, in brackets, of full width."""
+    """Accept an address as people paste it: with a name, in brackets, in full width."""
 
-    # A browser would refuse all of that in a field for email.
+    # Browsers reject such texts in a field of type email, so it is a text field.
     widget = forms.TextInput(attrs={"inputmode": "email"})
 
     def to_python(self, value: Any) -> Any:
-        """Return the address that is meant, or what was written, if that is not clear."""
+        """Return the address in the text, or the text itself if it is ambiguous."""
         text = super().to_python(value)
         return addresses.understand(text) if isinstance(text, str) else text
 
     def run_validators(self, value: Any) -> None:
-        """Say one thing: what Django finds wrong is found by ``validate_address``, too, with a better reason."""
+        """Run ``validate_address`` only: it finds what Django's validator finds, with a better reason."""
         if value not in self.empty_values:
             addresses.validate_address(value)
 
 
 class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
-    """Invites one person. The view sets ``form.instance.sender`` before it saves."""
+    """Invite one person. The view sets ``form.instance.sender`` before it saves."""
 
     class Meta:
         model = Invitation
@@ -58,7 +58,7 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
     def save(self, commit: bool = True) -> Any:
         """Save the invitation and send its message, both or neither, and return it.
 
-        With ``commit=False`` nothing is saved and nothing sent: whoever saves the instance later sends it, too.
+        With ``commit=False`` nothing is saved or sent: the caller saves the instance and sends its message later.
         Raises ``SenderRefused`` and ``RecipientRefused``.
         """
         if not commit:
@@ -71,7 +71,7 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         return invitation
 
     def _check(self, database: str) -> None:
-        if self.is_valid() and self.instance.sender_id is not None:  # or else saving says no
+        if self.is_valid() and self.instance.sender_id is not None:  # otherwise save() raises
             check_rights(self.instance.sender, self.instance)
             check_limits(every_invitation(database), self.instance.sender, [self.cleaned_data["email"]])
 
@@ -87,7 +87,7 @@ def _file_types() -> str:
 
 
 class BulkInvitationForm(forms.Form):
-    """Addresses, pasted or in a CSV file or workbook. Saving keeps it for a preview; nobody is invited yet."""
+    """Read addresses, pasted or in a CSV file or workbook. Saving stores them for a preview and invites nobody."""
 
     max_addresses: ClassVar[int] = bulk.MAX_ADDRESSES
 
@@ -114,7 +114,7 @@ class BulkInvitationForm(forms.Form):
     )
 
     def clean(self) -> dict[str, Any]:
-        """Add ``entries``: what stands in the list, line by line, good or bad."""
+        """Add ``entries``: those of the list, line by line, valid or not."""
         given = super().clean() or self.cleaned_data
         if self.errors:
             return given
@@ -146,5 +146,5 @@ class BulkInvitationForm(forms.Form):
             )
 
     def save(self, sender: AbstractBaseUser) -> InvitationBatch:
-        """Sort the list out and keep it; ``bulk.confirm`` invites."""
+        """Sort the list out and store it; ``bulk.confirm`` invites."""
         return bulk.draft(self.cleaned_data["entries"], sender, self.cleaned_data["message"])

@@ -1,4 +1,4 @@
-"""Inviting from Python: what the forms do, for everybody else.
+"""Invite from Python, as the forms do.
 
 from mailrail.invitations import invite, invite_many, resend, revoke
 
@@ -31,7 +31,7 @@ from .models import InvitationStatus, current_language, every_invitation, get_in
 from .rights import check_rights
 
 INSERT_BATCH_SIZE = 1000
-"""Rows that are written together."""
+"""Rows of one INSERT statement."""
 
 
 def invite(
@@ -47,7 +47,7 @@ def invite(
 ) -> Any:
     """Save an invitation and send its message, both or neither, and return it.
 
-    ``role`` (100 characters) and ``payload`` (JSON) mean what your project wants and are there when it is accepted.
+    ``role`` (100 characters) and ``payload`` (JSON) are for your project, which reads them at acceptance.
     ``message`` (2,000 characters) is shown in the email. ``expires``: seconds or a ``timedelta`` from now, or a
     ``datetime`` (naive ones only with ``USE_TZ = False``); default ``MAILRAIL["INVITATION_LIFETIME"]``. ``language`` of
     the email: one of ``LANGUAGES``, or empty for that of the site; default: the active one, in a request that of the
@@ -86,7 +86,7 @@ def invite_many(
 ) -> list[Any]:
     """Save an invitation for each address and send their messages, all or none, and return them in order.
 
-    Options and errors as for ``invite``; an address that is there twice is invited once. A ``ValidationError`` lists
+    Options and errors are as for ``invite``; a repeated address is invited once. A ``ValidationError`` lists
     every address that can get no mail.
     """
     model = get_invitation_model()
@@ -109,7 +109,7 @@ def invite_many(
 
 
 def resend(invitation: Any, *, expires: float | timedelta | datetime | None = None) -> None:
-    """Send the invitation again with a new link; those sent before are dead. It expires as if it were new.
+    """Send the invitation again with a new link; earlier links stop working. It expires as if it were new.
 
     Raises ``InvitationClosed`` if it was accepted or revoked, ``SenderRefused``, ``RecipientRefused``, and
     ``DoesNotExist`` if it was deleted meanwhile.
@@ -177,7 +177,7 @@ def _known(language: str) -> str:
 
 
 def _meant_by(language: str) -> str:
-    """Return a question that suggests the language of the site that another code, or spelling, means."""
+    """Return a question that suggests the site's language for another code or spelling of it."""
     code = str(language).replace("_", "-").lower()
     try:
         return f" Is it {get_supported_language_variant(code)!r}?"
@@ -197,7 +197,7 @@ def _expiry(expires: float | timedelta | datetime | None) -> datetime | None:
 
 
 def _clean(invitation: Any) -> None:
-    """Everything but what takes a query; the database itself looks after that."""
+    """Validate all fields but relations, which would take a query; the database checks those."""
     relations = [field.name for field in invitation._meta.concrete_fields if field.is_relation]
     invitation.clean_fields(exclude=relations)
 

@@ -1,6 +1,6 @@
-"""Invitation keys: what the link in an invitation holds, and why nobody can make one up.
+"""Make and check invitation keys, which links hold and nobody can forge.
 
-A key is a public id, by which the row is found, and a MAC over everything that makes the invitation what it is.
+A key is a public id, which finds the row, and a MAC over the fields that identify the invitation.
 Only the public id is stored: whoever reads the table but not ``SECRET_KEY`` can make no key. Both parts have a
 fixed width and the alphabet of URLs (RFC 4648, 5), so a key needs no separator and no quoting.
 """
@@ -39,7 +39,7 @@ def new_salt() -> str:
 
 
 def is_well_formed(key: object) -> TypeGuard[str]:
-    """Tell whether this could be a key at all; what could not never reaches the database."""
+    """Tell whether a text has the form of a key; others never reach the database."""
     return isinstance(key, str) and _KEY.fullmatch(key) is not None
 
 

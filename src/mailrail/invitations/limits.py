@@ -1,4 +1,4 @@
-"""Quotas and limits: how many invitations a sender, the site and a recipient get mailed within 24 hours.
+"""Limit the invitations mailed within 24 hours: per sender, per site and per recipient.
 
 Invitations are counted in their own table, in the transaction that adds to them. So a rollback counts for nothing, and
 no second count can disagree. How exact that is:
@@ -35,9 +35,9 @@ MAX_ADDRESSES_SHOWN = 5
 
 
 def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequence[str]) -> None:
-    """Raise ``SenderRefused`` or ``RecipientRefused`` if so many more are too many; call it in the transaction.
+    """Raise ``SenderRefused`` or ``RecipientRefused`` if ``addresses`` exceed a limit; call it in the transaction.
 
-    ``invitations``: all of them, on the database that is written to.
+    ``invitations``: all invitations, on the database that is written to.
     """
     recent = invitations.order_by().filter(queued_at__gt=from_now(-PERIOD.total_seconds()))
     if settings.invitations_per_sender is not None:
@@ -76,7 +76,7 @@ def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequen
 
 
 def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> list[str]:
-    """Return those of the addresses that have got as many invitations as one address gets."""
+    """Return the addresses that have reached the limit per recipient."""
     most = settings.invitations_per_recipient
     if most is None:
         return []
@@ -92,7 +92,7 @@ def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> lis
 
 
 def suppressed(addresses: Sequence[str]) -> list[str]:
-    """Return those of the addresses that get no email at all, if ``mailrail.mail`` keeps that list."""
+    """Return the suppressed addresses, if ``mailrail.mail`` is installed."""
     if not apps.is_installed("mailrail.mail"):
         return []
     from mailrail.mail.models import Suppression
@@ -103,13 +103,16 @@ def suppressed(addresses: Sequence[str]) -> list[str]:
 
 
 def pages(addresses: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Cut a list into parts that one query can hold."""
+    """Cut a list into parts small enough for one query."""
     for start in range(0, len(addresses), PAGE_SIZE):
         yield addresses[start : start + PAGE_SIZE]
 
 
 def _lock(sender: Any, database: str) -> None:
-    """Let one transaction of a sender at a time count and add. NO KEY: others may still refer to the row."""
+    """Lock the sender's row, so that one transaction at a time counts and adds.
+
+    With NO KEY, other rows may still refer to it.
+    """
     users = get_user_model()._base_manager.using(database)
     users.select_for_update(no_key=True).filter(pk=sender.pk).values_list("pk").first()
 

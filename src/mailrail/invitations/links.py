@@ -1,4 +1,4 @@
-"""Where the site is, for links in email."""
+"""Find the site's address for links in email."""
 
 from __future__ import annotations
 

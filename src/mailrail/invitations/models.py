@@ -1,4 +1,4 @@
-"""The record: one row per invitation, which says whom, by whom, and how far it got."""
+"""Store invitations: one row each, with recipient, sender and status times."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from .signals import invitation_accepted, invitation_revoked
 
 MAX_LANGUAGE_LENGTH = 35  # RFC 5646, 4.4.1
 PAGE_SIZE = 200
-"""Addresses that are looked up together; SQLite's statements may hold 999 values, in its old versions."""
+"""Addresses of one query: statements of old SQLite versions may have 999 values."""
 
 
 def default_expiry() -> datetime | None:
-    """When an invitation that is made now expires."""
+    """Return when an invitation made now expires."""
     lifetime = settings.invitation_lifetime
     return None if lifetime is None else from_now(lifetime)
 
 
 def current_language() -> str:
-    """The language that is active now: of a request, that of the person who makes it. Empty: none is."""
+    """Return the active language (in a request, the user's), or an empty string if none is active."""
     return get_language() or ""
 
 
 class InvitationStatus(models.TextChoices):
-    """How far an invitation got. Computed from its times, never stored."""
+    """Name the status of an invitation. It is computed from its times, never stored."""
 
     WAITING = "waiting", pgettext_lazy("invitation", "waiting")
     SENT = "sent", pgettext_lazy("invitation", "sent")
@@ -54,13 +54,12 @@ class InvitationStatus(models.TextChoices):
 
 
 class InvitationQuerySet(models.QuerySet[Any]):
-    """What ``Invitation.objects`` can do."""
+    """Query invitations by key, status and mailbox."""
 
     def get_by_key(self, key: object) -> Any:
-        """Return the invitation with this key, whatever has become of it.
+        """Return the invitation with this key, whatever its status.
 
-        Raises ``DoesNotExist`` for anything else whatsoever, and takes as long for an id that nobody has as for a
-        forged key of somebody's.
+        Raises ``DoesNotExist`` for anything else. An unknown id takes as long as a forged key of a known one.
         """
         if keys.is_well_formed(key):
             public_id = key[: keys.PUBLIC_ID_LENGTH]
@@ -71,14 +70,14 @@ class InvitationQuerySet(models.QuerySet[Any]):
         raise self.model.DoesNotExist("No invitation has this key.")
 
     def was_key(self, key: object) -> bool:
-        """Tell whether this was the key of an invitation before that was sent again, with a new one."""
+        """Tell whether this was the key of an invitation before it was sent again with a new one."""
         if not keys.is_well_formed(key):
             return False
         found = self.filter(public_id=key[: keys.PUBLIC_ID_LENGTH]).first()
         return found is not None and found.had_key(key)
 
     def with_status(self, status: str) -> Self:
-        """Return those that stand so."""
+        """Return the invitations of this status."""
         unanswered: dict[str, Any] = {"accepted_at": None, "revoked_at": None}
         now = timezone.now()
         if status == InvitationStatus.ACCEPTED:
@@ -91,7 +90,7 @@ class InvitationQuerySet(models.QuerySet[Any]):
         return still_good.filter(sent__isnull=status == InvitationStatus.WAITING)
 
     def to_mailboxes(self, addresses: Iterable[str]) -> Self:
-        """Return those to these addresses, in whatever spelling; at most ``PAGE_SIZE`` of them at a time."""
+        """Return the invitations to these addresses in any spelling; pass at most ``PAGE_SIZE`` addresses."""
         written = [spelling for address in addresses for spelling in spellings(address)]
         return self.annotate(mailbox=Lower("email")).filter(mailbox__in=written)
 
@@ -101,7 +100,7 @@ class InvitationManager(OwnRows.from_queryset(InvitationQuerySet)):  # type: ign
 
 
 class InvitationBatch(models.Model):
-    """A list of addresses: waiting for its sender to confirm it, or invited."""
+    """Store a list of addresses until its sender confirms it, and its totals afterwards."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     sender = models.ForeignKey(
@@ -116,13 +115,13 @@ class InvitationBatch(models.Model):
     )
     message = models.TextField(pgettext_lazy("invitation", "message"), blank=True, default="", db_default="")
     addresses = models.JSONField(pgettext_lazy("invitation", "email addresses"), default=list, db_default=[])
-    """Who will be invited; empty once they are."""
+    """The addresses to invite; empty after the confirmation."""
     total = models.PositiveIntegerField(_("how many"), default=0, db_default=0)
     understood = models.JSONField(default=list, db_default=[])
-    """The first addresses that were written with more around them, as of ``addresses.Reading``."""
+    """The first addresses that differ from the text written, as fields of ``addresses.Reading``."""
     understood_count = models.PositiveIntegerField(default=0, db_default=0)
     problems = models.JSONField(default=list, db_default=[])
-    """The first lines that invite nobody, as of ``addresses.LineProblem``."""
+    """The first lines that invite nobody, as fields of ``addresses.LineProblem``."""
     problem_count = models.PositiveIntegerField(default=0, db_default=0)
     namespace = namespace_field()
 
@@ -137,7 +136,7 @@ class InvitationBatch(models.Model):
 
 
 class AbstractInvitation(models.Model):
-    """Somebody invited somebody. ``key`` opens it; it is computed, never stored.
+    """Store an invitation. Its ``key`` opens it, and is computed, never stored.
 
     Subclass it for fields of your own, with ``indexes = invitation_indexes("yourapp")`` in its ``Meta``, and name the
     subclass in ``MAILRAIL["INVITATION_MODEL"]``.
@@ -201,9 +200,9 @@ class AbstractInvitation(models.Model):
         default=1, editable=False, help_text=_("Raise it to make every key sent so far useless.")
     )
     queued_at = MomentField(default=timezone.now, null=True, editable=False, db_default=None)
-    """When it was last sent to the worker: what quotas count."""
+    """When the invitation was last queued for the worker; quotas count by this time."""
     mails = models.PositiveIntegerField(default=1, editable=False, db_default=1)
-    """Emails that were queued for it, each within 24 hours of the one before, up to ``queued_at``."""
+    """Emails queued for the invitation up to ``queued_at``, each within 24 hours of the one before."""
 
     namespace = namespace_field()
 
@@ -220,41 +219,41 @@ class AbstractInvitation(models.Model):
         return gettext("%(sender)s invited %(email)s") % {"sender": self.sender, "email": self.email}
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save, with the address as it is always stored (``addresses.normalise``)."""
+        """Save the invitation with its address normalized (``addresses.normalise``)."""
         self.email = normalise(self.email)
         super().save(*args, **kwargs)
 
     @property
     def sender_name(self) -> str:
-        """What the guest reads of the sender: the full name, or where there is none the username, on one line."""
+        """Return the sender's full name, or else the username, on one line, for the guest."""
         full = getattr(self.sender, "get_full_name", str)()
         return " ".join((full or "").split()) or str(self.sender)
 
     @property
     def key(self) -> str:
-        """The secret in the link: 48 letters, digits, ``-`` and ``_``. It changes with email and generation."""
+        """Return the secret in the link: 48 letters, digits, ``-`` and ``_``. It changes with email and generation."""
         return keys.make_key(self.public_id, self.generation, self.email, self.salt)
 
     def has_key(self, key: str) -> bool:
-        """Tell, in constant time, whether this is the key, under ``SECRET_KEY`` or one of its fallbacks."""
+        """Tell, in constant time, whether this is the key under ``SECRET_KEY`` or one of its fallbacks."""
         return keys.is_key_of(key, self.public_id, self.generation, self.email, self.salt)
 
     def had_key(self, key: str) -> bool:
-        """Tell whether this was the key of one of the last ten generations before."""
+        """Tell whether this was the key of one of the ten generations before."""
         before = range(max(1, self.generation - 10), self.generation)
         return any(keys.is_key_of(key, self.public_id, n, self.email, self.salt) for n in before)
 
     @property
     def content(self) -> dict[str, Any]:
-        """What is sent on ``send-invite``: ``{"id": …}``, with the generation once there was more than one.
+        """Return the content for ``send-invite``: ``{"id": …}``, with the generation from the second one on.
 
-        Messages of an earlier generation are thus other messages, whose end nobody waits for.
+        So a new generation has a message of its own, which does not wait for the end of an earlier one.
         """
         return {"id": self.pk} if self.generation == 1 else {"id": self.pk, "generation": self.generation}
 
     @property
     def status(self) -> InvitationStatus:
-        """How far it got; ``status.label`` is the word for people."""
+        """Return the status; ``status.label`` is its translated label."""
         if self.accepted_at:
             return InvitationStatus.ACCEPTED
         if self.revoked_at:
@@ -265,26 +264,26 @@ class AbstractInvitation(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be accepted."""
+        """Tell whether the invitation can be accepted."""
         return self.status in (InvitationStatus.WAITING, InvitationStatus.SENT)
 
     def accept_path(self) -> str:
-        """Return the path of the page where it is accepted, which holds the key: only the invited may see it.
+        """Return the path of the accept page. It holds the key, so only the invited person may see it.
 
-        Not ``get_absolute_url``: the admin redirects every member of staff there, whatever their permissions
-        (``/admin/r/…``).
+        It is not ``get_absolute_url``, because the admin redirects every member of staff there, whatever their
+        permissions (``/admin/r/…``).
         """
         return reverse("mailrail_invitations:accept", args=[self.key])
 
     def accept_url(self) -> str:
-        """Return that page's address from outside, for email; ``links.base_url`` says where the site is."""
+        """Return the absolute URL of the accept page, for email (see ``links.base_url``)."""
         return base_url() + self.accept_path()
 
     def accept(self, user: Any = None) -> bool:
-        """Mark it accepted by this user, if it is open; return whether this call did it, of however many at once.
+        """Mark an open invitation as accepted by this user; return whether this call did it, if several run at once.
 
-        ``invitation_accepted`` is sent in the same transaction. Whether the user may is not asked here. Raises
-        ``DoesNotExist`` if it was deleted meanwhile.
+        ``invitation_accepted`` is sent in the same transaction. The user's right is not checked here. Raises
+        ``DoesNotExist`` if the invitation was deleted meanwhile.
         """
         now = timezone.now()
         good = models.Q(expires_at=None) | models.Q(expires_at__gt=now)
@@ -296,7 +295,7 @@ class AbstractInvitation(models.Model):
         return True
 
     def revoke(self) -> bool:
-        """Make its link useless, unless it was accepted or revoked; return whether this call did it.
+        """Disable the link, unless the invitation was accepted or revoked; return whether this call did it.
 
         ``invitation_revoked`` is sent in the same transaction.
         """
@@ -307,7 +306,7 @@ class AbstractInvitation(models.Model):
         return True
 
     def _change(self, condition: models.Q, **values: Any) -> bool:
-        """Of however many changes at once of one that is neither accepted nor revoked, the first one wins."""
+        """Change an invitation that is neither accepted nor revoked. Of concurrent changes, the first one wins."""
         objects = type(self)._base_manager.using(self._written_to())
         unanswered = objects.filter(condition, pk=self.pk, accepted_at=None, revoked_at=None)
         changed = bool(unanswered.update(**values))
@@ -319,16 +318,16 @@ class AbstractInvitation(models.Model):
         return changed
 
     def _written_to(self) -> str:
-        """Return the database that its changes go to; it may have been read from a replica of that."""
+        """Return the database for writes; the invitation may have been read from a replica."""
         return router.db_for_write(type(self), instance=self)
 
 
 def invitation_indexes(prefix: str) -> tuple[models.Index, ...]:
-    """Return the indexes that an invitations' table needs; names begin with ``prefix``, 19 letters at most."""
+    """Return the indexes of a table of invitations; their names begin with ``prefix``, 19 letters at most."""
     return (
-        # what reconciliation looks at: few, of however many
+        # for reconciliation, which reads the few unsent rows only
         models.Index(fields=["id"], name=f"{prefix}_unsent", condition=models.Q(sent=None, accepted_at=None)),
-        # what the admin filters by, where that may be rare
+        # for the admin's filters by statuses that may be rare
         models.Index(fields=["id"], name=f"{prefix}_accepted", condition=models.Q(accepted_at__isnull=False)),
         models.Index(fields=["id"], name=f"{prefix}_revoked", condition=models.Q(revoked_at__isnull=False)),
         models.Index(fields=["sender", "queued_at"], name=f"{prefix}_sender"),
@@ -338,19 +337,19 @@ def invitation_indexes(prefix: str) -> tuple[models.Index, ...]:
 
 
 class Invitation(AbstractInvitation):
-    """The invitation of projects that need no more than this."""
+    """Store an invitation in projects that need no fields of their own."""
 
     class Meta(AbstractInvitation.Meta):
         indexes = invitation_indexes("mailrail")
 
 
 def written_invitations() -> InvitationQuerySet:
-    """Return all of the model that the project uses, from where they are written: a replica may be behind."""
+    """Return all invitations from the database for writes, because a replica may lag behind."""
     return every_invitation(router.db_for_write(get_invitation_model()))
 
 
 def every_invitation(using: str | None = None) -> InvitationQuerySet:
-    """Return all of the model that the project uses, on this database or where its reads go."""
+    """Return all invitations on this database; by default on the one for reads."""
     model = get_invitation_model()
     # A model may have a manager of its own, which knows nothing of namespaces.
     found: InvitationQuerySet = model._default_manager.using(using).filter(namespace=current())

@@ -1,6 +1,6 @@
-"""Addresses in what people paste: with names, brackets and quotes around them, of full width, several on a line.
+"""Find addresses in pasted text: with names, brackets and quotes, in full width, several per line.
 
-A text is taken for an address only where it can mean no other one. ``zhang san@qq.com`` may be zhangsan's address with
+A text counts as an address only if it can mean no other one. ``zhang san@qq.com`` may be zhangsan's address with
 a space too many, so it is refused. ``张三 san@qq.com`` is read: only ASCII stands before the @ of addresses here.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[\w.-]*[^\W_]")
-"""Nothing to look for: most lines are such."""
+"""A plain address. Most lines are such, so they need no further parsing."""
 _WIDTH: dict[int, str | None] = {
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # ASCII of full width
     **dict.fromkeys(map(ord, "\u3000\u00a0\u202f"), " "),
@@ -21,7 +21,7 @@ _WIDTH: dict[int, str | None] = {
     ord("﹫"): "@",
 }
 _MARKER = re.compile(r"\s*(?:\d{1,5}[、)）]|\d{1,5}[.．:：]\s|[-*+•·●–—]\s)\s*(?=\S)")
-"""Of an item in a list: ``1.``, ``2)``, ``•``."""
+"""The marker of an item in a list: ``1.``, ``2)``, ``•``."""
 _PIECE = re.compile(
     r"""(?:"[^"@]*"|“[^”@]*”|\([^()@]*\)|（[^（）@]*）|[^,;，；、|｜\t"“(（]+|["“(（])+|[,;，；、|｜\t]"""
 )
@@ -34,15 +34,15 @@ _ASIDE = re.compile(r'"[^"@]*"|\([^()@]*\)|\[[^]@[]*\]|【[^】@]*】')
 _WORD = r'[^\s<>()\[\]{}"“”「」『』【】,:;\\]*'
 _TOKEN = re.compile(rf"{_WORD}@{_WORD}")
 _MAY_BELONG = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]")
-"""What may stand in an address in ASCII (RFC 5322 3.2.3)."""
+"""A character of an address in ASCII (RFC 5322 3.2.3)."""
 _OPENERS, _CLOSERS = ":(<[{“「『【", ")>]}”」』】:!?"
 _QUOTES = ("''", "‘’", "``")
 
 
 def split_line(line: str) -> Iterator[str]:
-    """Cut a line into texts of one address each, as they were written; a text without an @ is one by itself.
+    """Cut a line into texts of one address each; a text without an @ is returned by itself.
 
-    Between two commas, in quotes or in brackets, and in another cell of a table there may be a name.
+    Names may stand between commas, in quotes, in brackets, or in another cell of a table.
     """
     if _PLAIN.fullmatch(line):
         yield line
@@ -70,7 +70,7 @@ def _has_at(text: str) -> bool:
 
 
 def _begins_a_name(pieces: list[str], n: int) -> bool:
-    """Tell whether it is the ``Smith`` of ``Smith, Ann <a@example.com>``, as Outlook writes it."""
+    """Tell whether piece ``n`` is the ``Smith`` of ``Smith, Ann <a@example.com>``, as Outlook writes it."""
     after = pieces[n + 1 : n + 3]
     return (
         len(after) == 2
@@ -81,7 +81,7 @@ def _begins_a_name(pieces: list[str], n: int) -> bool:
 
 
 def _split_piece(piece: str) -> Iterator[str]:
-    """Cut where there are several addresses: behind each bracket, or before the next name."""
+    """Cut a text with several addresses: after each bracket, or before the next name."""
     plain = piece.translate(_WIDTH)
     if plain.count("@") < 2 or "mailto:" in plain.lower():
         yield piece
@@ -105,7 +105,7 @@ def _split_piece(piece: str) -> Iterator[str]:
 
 
 def extract(text: str) -> str:
-    """Return the address that a text means, else the text itself, without space around it, for others to refuse."""
+    """Return the address in a text, else the text itself, stripped, which validation rejects."""
     text = text.strip()
     if _PLAIN.fullmatch(text):
         return text
@@ -117,10 +117,10 @@ def extract(text: str) -> str:
 
 
 def _between_brackets(text: str) -> str | None:
-    """Return the one address in ``<…>``, or none if there are others. A name may be the address itself."""
+    """Return the one address in ``<…>``, or ``None`` if there are others. The name may repeat the address."""
     inside = {_tidy(each) for each in _IN_BRACKETS.findall(text)}
     outside = {_tidy(each) for each in _TOKEN.findall(_IN_BRACKETS.sub(" ", text))}
-    if not inside:  # of half a bracket
+    if not inside:  # only one of the two brackets
         return _between_words(text)
     return inside.pop() if len(inside) == 1 and outside <= inside else None
 
@@ -135,7 +135,7 @@ def _between_words(text: str) -> str | None:
 
 
 def _stands_apart(before: str, after: str) -> bool:
-    """Tell whether nothing around an address can be a part of it that a space, or a quote, has torn off."""
+    """Tell whether no text around an address can belong to it, separated by a space or a quote."""
     before, after = before.rstrip('"'), after.lstrip('"')
     if before and not (before[-1].isspace() or before[-1] in _OPENERS):
         return False
@@ -146,7 +146,7 @@ def _stands_apart(before: str, after: str) -> bool:
 
 
 def _tidy(address: str) -> str:
-    """Take off a pair of quotes, and what ends a sentence."""
+    """Remove a pair of quotes, and the punctuation that ends a sentence."""
     address = address.strip().rstrip(".。．｡!?…")
     if len(address) > 2 and address[0] + address[-1] in _QUOTES:
         address = address[1:-1].rstrip(".。．｡!?…")

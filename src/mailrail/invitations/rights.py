@@ -1,4 +1,4 @@
-"""Who may invite: asked when somebody invites, and again when the invitation is accepted."""
+"""Check who may invite, when somebody invites and again when the invitation is accepted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def is_active(sender: Any, invitation: AbstractInvitation) -> bool:
-    """The default of ``MAILRAIL["INVITATION_MAY_INVITE"]``: whoever can log in may invite."""
+    """Allow whoever can log in to invite (the default of ``MAILRAIL["INVITATION_MAY_INVITE"]``)."""
     return bool(sender.is_active)
 
 
 def may_invite(sender: Any, invitation: AbstractInvitation) -> bool:
-    """Ask the project. ``invitation`` may be unsaved; it has a role and a payload to judge by."""
+    """Ask the project's function. ``invitation`` may be unsaved; it has its role and payload."""
     return bool(import_string(settings.invitation_may_invite)(sender, invitation))
 
 
 def check_rights(sender: Any, invitation: AbstractInvitation) -> None:
-    """Raise ``SenderRefused`` if the project says no."""
+    """Raise ``SenderRefused`` if the project's function refuses."""
     if not may_invite(sender, invitation):
         raise SenderRefused(_("You may not send this invitation."))

@@ -1,12 +1,12 @@
-"""Signals of invitations. ``sender`` is the model, ``invitation`` the record.
+"""Declare the signals of invitations. ``sender`` is the model, ``invitation`` the record.
 
 ``invitation_sent``
-    it was handed to the mailer. Only tells: what a receiver raises is logged, for the mail is out.
+    it was handed to the mailer. An exception of a receiver is only logged, because the mail is sent.
 ``invitation_accepted``
     ``user``: who accepted it, or ``None`` (an open link). In the transaction of the acceptance: do here what the
-    invitation is for. What a receiver raises takes the acceptance back.
+    invitation is for. An exception of a receiver rolls the acceptance back.
 ``invitation_revoked``
-    its link is dead. In the transaction, likewise.
+    its link no longer works. Sent in the transaction, likewise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signing up with ``django.contrib.auth``: a page that makes the account the invitation is for, and accepts it."""
+"""Sign up with ``django.contrib.auth``: a page creates the invited account and accepts the invitation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .views import closed_page, keeps_its_address, next_page
 
 
 def sign_up_form() -> type[forms.ModelForm]:  # type: ignore[type-arg]  # generic only for the type checker
-    """Return Django's form for new users, for whatever user model there is, without the address: that is known."""
+    """Return Django's form for new users of the project's user model, without the address, which is known."""
     user = get_user_model()
     names = [user.USERNAME_FIELD, *user.REQUIRED_FIELDS]
     fields = [name for name in names if name != user.get_email_field_name()]
@@ -35,7 +35,7 @@ def sign_up_form() -> type[forms.ModelForm]:  # type: ignore[type-arg]  # generi
 
 
 def is_sign_up(path: str) -> bool:
-    """Tell whether this is the page where ``MAILRAIL["INVITATION_SIGNUP"]`` has people sign up."""
+    """Tell whether this is the sign-up page that ``MAILRAIL["INVITATION_SIGNUP"]`` names."""
     page = settings.invitation_signup
     return page is not None and urlsplit(resolve_url(page)).path == path
 
@@ -44,13 +44,13 @@ def is_sign_up(path: str) -> bool:
     [sensitive_post_parameters(), never_cache, keeps_its_address, csrf_protect], name="dispatch"
 )
 class InvitationSignUp(View):
-    """For those who come from the page of an invitation, and for nobody else. The link has proved the address."""
+    """Sign up people who come from the page of an invitation only; the link has proved their address."""
 
     http_method_names = ("get", "head", "post", "options")
     template_name = "mailrail_invitations/sign_up.html"
 
     def get_form_class(self) -> type[Any]:
-        """Return a form of a user, which sets a password when it is saved."""
+        """Return a model form of the user that sets a password when it is saved."""
         return sign_up_form()
 
     def get(self, request: HttpRequest) -> HttpResponse:
@@ -75,7 +75,7 @@ class InvitationSignUp(View):
         return render(request, self.template_name, {"form": form, "invitation": invitation})
 
     def _made(self, form: Any, invitation: Any) -> bool:
-        """Make the account and accept, both or neither. Whether another account has the address is not told."""
+        """Create the account and accept, both or neither, without revealing whether an account has the address."""
         try:
             with transaction.atomic(using=router.db_for_write(get_user_model())):
                 if invitation.accept(form.save()):

@@ -1,4 +1,4 @@
-"""Addresses in files: tables as CSV, in whichever encoding Excel has written it, or as a workbook."""
+"""Read addresses from files: CSV in any encoding that Excel writes, or workbooks."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from .pasted import split_line
 from .workbooks import sheets
 
 MAX_HEAD_LINES = 20
-"""Rows in which titles and the heading of the table are looked for."""
+"""Rows that may hold titles and the heading of the table."""
 HEADINGS = frozenset({"mail", "address", "地址", "电邮", "信箱"})
-"""Whole headings of a column of addresses, besides those that hold a word which says so."""
+"""Whole headings of a column of addresses, besides those that contain a word for email."""
 _SAYS_SO = re.compile(r"邮箱|邮件|電郵|郵箱|郵件|e-?mail", re.IGNORECASE)
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")
-"""The first line by which Excel is told how cells are separated."""
+"""The first line that tells Excel the separator of cells."""
 _ZIP, _OLD_WORKBOOK = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Row(NamedTuple):
-    """The cells of a row, and the line where it ends, counted from 1."""
+    """Hold the cells of a row, and the line where it ends, counted from 1."""
 
     line: int
     cells: Sequence[str]
 
 
 def file_entries(raw: bytes) -> Iterator[Entry]:
-    """Read the addresses of a file: of the column that is headed so, else of that with the most.
+    """Read the addresses of a file, from the column with such a heading, else from that with the most.
 
-    Raises ``ValidationError`` for what cannot be read as a table.
+    Raises ``ValidationError`` for a file that cannot be read as a table.
     """
     is_workbook = raw.startswith((_ZIP, _OLD_WORKBOOK))
     yield from _entries(_sheet_rows(raw) if is_workbook else list(_csv_rows(_decoded(raw))))
 
 
 def _sheet_rows(raw: bytes) -> Sequence[Row]:
-    """Return the rows of the first sheet with an address; of the first one, if none has any."""
+    """Return the rows of the first sheet with an address, else of the first sheet with rows."""
     first: Sequence[Row] = ()
     for sheet in sheets(raw):
         rows = [Row(line, cells) for line, cells in enumerate(sheet, start=1)]
@@ -54,7 +54,7 @@ def _sheet_rows(raw: bytes) -> Sequence[Row]:
 
 
 def _decoded(raw: bytes) -> str:
-    """Return the text. Excel writes CSV in UTF-8, in the encoding of its system (in China GB18030), or in UTF-16."""
+    """Decode a CSV file. Excel writes UTF-8, UTF-16, or the encoding of its system (in China GB18030)."""
     try:
         return raw.decode("utf-16" if raw.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError:
@@ -94,9 +94,9 @@ def _entries(rows: Sequence[Row]) -> Iterator[Entry]:
 
 
 def _column(rows: Sequence[Row]) -> tuple[int, int]:
-    """Return which column has the addresses, and the number of the first row behind its heading.
+    """Return the column of the addresses, and the index of the first row after its heading.
 
-    A title, such as “邮箱列表”, may stand above the heading and look like one: the last one before an address counts.
+    A title above the heading, such as “邮箱列表”, may look like one, so the last one before an address counts.
     """
     counts = _counts(rows)
     head = next(

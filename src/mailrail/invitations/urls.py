@@ -1,4 +1,4 @@
-"""The pages: ``path("invites/", include("mailrail.invitations.urls"))``."""
+"""Route the pages: ``path("invites/", include("mailrail.invitations.urls"))``."""
 
 from __future__ import annotations
 

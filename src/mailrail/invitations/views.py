@@ -1,4 +1,4 @@
-"""The pages of an inviting person (list, create, bulk, progress) and of an invited one (accept)."""
+"""Serve the pages of senders (list, create, bulk, progress) and of invited people (accept)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
 
 MAX_NEXT_LENGTH = 1000
-"""Characters of an address to go to afterwards. That Django redirects to no very long ones would be known too late."""
+"""Characters of the ``next`` URL. Django refuses to redirect to very long ones, which would fail too late."""
 
 
 class OwnInvitations(LoginRequiredMixin):
-    """A view of the invitations that the logged-in user sent, and of nobody else's."""
+    """Restrict a view to the invitations that the logged-in user sent."""
 
     request: HttpRequest
 
@@ -48,19 +48,19 @@ class OwnInvitations(LoginRequiredMixin):
         return every_invitation().filter(sender_id=self.request.user.pk)
 
     def progress(self) -> dict[str, int]:
-        """Return how many there are (``total``) and how many of them were mailed (``sent``)."""
+        """Return the number of invitations (``total``) and of those mailed (``sent``)."""
         return self.get_queryset().order_by().aggregate(total=Count("pk"), sent=Count("sent"))
 
 
 class SentInvitations(OwnInvitations, ListView):  # type: ignore[type-arg]  # generic only for the type checker
-    """The newest first, a page at a time, and how many are on their way."""
+    """List the newest invitations first, page by page, with the progress of mailing."""
 
     template_name = "mailrail_invitations/list.html"
     context_object_name = "invitations"
     paginate_by = 50
 
     def paginate_queryset(self, queryset: Any, page_size: int) -> tuple[Paginator[Any], Page[Any], Any, bool]:
-        """Show the nearest page to one that does not exist: rows may have gone since the link was made."""
+        """Show the nearest page if the requested one does not exist, as rows may have been deleted meanwhile."""
         paginator = self.get_paginator(queryset, page_size)
         page = paginator.get_page(self.request.GET.get(self.page_kwarg))
         return paginator, page, page.object_list, page.has_other_pages()
@@ -70,7 +70,7 @@ class SentInvitations(OwnInvitations, ListView):  # type: ignore[type-arg]  # ge
 
 
 class InvitationProgress(OwnInvitations, View):
-    """The progress as JSON: ``{"total": 501, "sent": 17}``."""
+    """Return the progress as JSON: ``{"total": 501, "sent": 17}``."""
 
     @method_decorator(never_cache)
     def get(self, request: HttpRequest) -> JsonResponse:
@@ -102,7 +102,7 @@ class InvitationCreate(LoginRequiredMixin, CreateView):  # type: ignore[type-arg
 
 
 class InvitationBulkCreate(LoginRequiredMixin, FormView):  # type: ignore[type-arg]
-    """A list, pasted or in a file; leads to its preview."""
+    """Read a list, pasted or in a file, and redirect to its preview."""
 
     form_class = BulkInvitationForm
     template_name = "mailrail_invitations/bulk.html"
@@ -114,28 +114,28 @@ class InvitationBulkCreate(LoginRequiredMixin, FormView):  # type: ignore[type-a
 
 
 class OwnBatch(LoginRequiredMixin):
-    """A view of one list of the logged-in user."""
+    """Restrict a view to one list of the logged-in user."""
 
     request: HttpRequest
     kwargs: dict[str, Any]
 
     def batch(self) -> InvitationBatch:
-        """Return the list, from where it is written: a replica may not have it yet."""
+        """Return the list from the database for writes, because a replica may not have it yet."""
         batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
         return get_object_or_404(batches, pk=self.kwargs["pk"], sender_id=self.request.user.pk)
 
     def progress(self) -> dict[str, int]:
-        """Return how many there are (``total``), were mailed (``sent``) and will be (``left``)."""
+        """Return the number of invitations (``total``), of those mailed (``sent``) and to be mailed (``left``)."""
         of_batch = written_invitations().order_by().filter(batch_id=self.kwargs["pk"])
         waiting = Q(sent=None, accepted_at=None, revoked_at=None) & (
             Q(expires_at=None) | Q(expires_at__gt=timezone.now())
         )
-        # "sent" last: it would hide the field from what comes after it
+        # "sent" is last, because it hides the field of that name from later aggregates
         return of_batch.aggregate(total=Count("pk"), left=Count("pk", filter=waiting), sent=Count("sent"))
 
 
 class InvitationBulkPreview(OwnBatch, View):
-    """Who will be invited, who will not and why; the form confirms it."""
+    """Show who will be invited, and who will not and why; the form confirms it."""
 
     template_name = "mailrail_invitations/preview.html"
 
@@ -153,7 +153,7 @@ class InvitationBulkPreview(OwnBatch, View):
         return self._onward(batch)
 
     def get_fields(self, batch: InvitationBatch) -> dict[str, Any]:
-        """Return the fields that a model of your own has besides, the same for the whole list."""
+        """Return values for the fields of your own model, the same for the whole list."""
         return {}
 
     def _onward(self, batch: InvitationBatch) -> HttpResponse:
@@ -170,7 +170,7 @@ class InvitationBulkPreview(OwnBatch, View):
 
 
 class InvitationBulkProgress(OwnBatch, View):
-    """How far the mailing of a list is: a page, and with ``?format=json`` what its script polls."""
+    """Show the progress of a list; with ``?format=json``, return what the page's script polls."""
 
     template_name = "mailrail_invitations/progress.html"
 
@@ -186,10 +186,10 @@ class InvitationBulkProgress(OwnBatch, View):
 
 
 def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Have browsers tell no other site the address of the page, which holds the key.
+    """Keep browsers from sending the page's URL, which holds the key, to other sites.
 
-    ``no-referrer`` would not do. With it, browsers post the page's own form with ``Origin: null`` (Fetch standard,
-    "append a request `Origin` header"). Django's CSRF protection refuses that.
+    With ``no-referrer``, browsers would post the page's form with ``Origin: null`` (Fetch standard, "append a request
+    `Origin` header"), which Django's CSRF protection refuses.
     """
 
     @wraps(view)
@@ -202,9 +202,9 @@ def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 
 
 def next_page(request: HttpRequest) -> str:
-    """Return where to go afterwards, as the request says it; empty unless that is a page of this site.
+    """Return the ``next`` URL of the request; empty unless it is a page of this site.
 
-    For ``HttpResponseRedirect``, not for ``redirect``, which takes what has no slash for the name of a view.
+    Pass it to ``HttpResponseRedirect``: ``redirect`` would take a text without a slash for the name of a view.
     """
     url = request.POST.get("next") or request.GET.get("next") or ""
     hosts, secure = {request.get_host()}, request.is_secure()
@@ -213,7 +213,7 @@ def next_page(request: HttpRequest) -> str:
 
 
 def closed_page(request: HttpRequest, link_state: LinkState) -> HttpResponse:
-    """Say, in a friendly way, why a link opens nothing, with the status that says so to machines."""
+    """Return a page that says why a link opens nothing, with the HTTP status of that state."""
     if link_state is LinkState.FORGED:
         return render(request, "mailrail_invitations/not_found.html", status=link_state.status)
     return render(
@@ -246,13 +246,13 @@ class InvitationAccept(View):
             case LinkState.WELCOME, _:
                 if accepting.accept(request, judged.invitation):
                     return HttpResponseRedirect(self.get_success_url(judged.invitation))
-                judged = accepting.judge(request, key)  # somebody was quicker
+                judged = accepting.judge(request, key)  # somebody else accepted it first
         if judged.link_state is LinkState.DONE:
             return HttpResponseRedirect(self.get_success_url(judged.invitation))
         return self.page(request, judged)
 
     def page(self, request: HttpRequest, judged: Judged) -> HttpResponse:
-        """Show the invitation to whom it may be shown, or say why not."""
+        """Show the invitation, or the reason why it cannot be opened."""
         link_state, invitation = judged
         if link_state.status in (404, 410):
             return closed_page(request, link_state)
@@ -265,7 +265,7 @@ class InvitationAccept(View):
         return render(request, self.template_name, context, status=link_state.status)
 
     def leave(self, request: HttpRequest, key: str, where: str) -> HttpResponse:
-        """Go to log in, or to sign up. The key stays in the session; addresses of those pages do not hold it."""
+        """Redirect to log in or sign up. The session keeps the key, so the URLs of those pages do not hold it."""
         if request.user.is_authenticated:
             logout(request)
         accepting.stash(request, key)
@@ -276,19 +276,19 @@ class InvitationAccept(View):
         return redirect_to_login(here)
 
     def next(self) -> str:
-        """Return where to go afterwards, as ``next_page`` does."""
+        """Return the ``next`` URL, as ``next_page`` does."""
         return next_page(self.request)
 
     def get_success_url(self, invitation: Any) -> str:
-        """Return where to go once it is accepted: ``next``, else this page, which says so."""
+        """Return the URL after acceptance: ``next``, else this page, which confirms it."""
         return self.next() or str(invitation.accept_path())
 
 
 @method_decorator([never_cache, keeps_its_address], name="dispatch")
 class InvitationContinue(View):
-    """Back from logging in or signing up: leads to the page of the link that was remembered.
+    """Redirect from logging in or signing up to the page of the remembered link.
 
-    Who has accepted it by signing up goes where that page would have led.
+    People who accepted by signing up go on to the ``next`` URL.
     """
 
     def get(self, request: HttpRequest) -> HttpResponse:

@@ -1,8 +1,8 @@
-"""Workbooks (.xlsx): their sheets as rows of text, read by python-calamine, which the extra ``xlsx`` installs.
+"""Read the sheets of workbooks (.xlsx) as rows of text, with python-calamine (the extra ``xlsx``).
 
 calamine keeps a sheet as the whole rectangle up to its last cell, and ends the process when memory runs out. Two cells
 far apart, in a file of 2 KB, take 500 GB (tafia/calamine, issue 693). So every part is unpacked and measured first, and
-calamine gets exactly what has been measured.
+calamine gets exactly the measured bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from python_calamine import CalamineWorkbook
 
 MAX_UNPACKED_BYTES = 50 * 1024 * 1024
-"""Bytes of all parts, unpacked; and characters of all cells, because many may show one text."""
+"""Bytes of all parts, unpacked. It also bounds the characters of all cells, because many cells may share one text."""
 MAX_PARTS = 1_000
 MAX_CELLS = 1_000_000
-"""Cells of all sheets, with the empty ones before the last; calamine takes 32 bytes for each."""
+"""Cells of all sheets, including empty ones before the last; calamine takes 32 bytes for each."""
 MAX_COLUMNS = 1_000
 MAX_ELEMENTS = 3_000_000
-"""Elements of XML in all parts; so many take about a second to measure."""
+"""XML elements in all parts; this number takes about a second to measure."""
 MAX_CELL_LENGTH = 32_767  # of a cell: "Excel specifications and limits"
 
 _REFERENCE = re.compile(r"([A-Za-z]{1,3})([0-9]{1,7})")
@@ -52,9 +52,9 @@ def can_read_workbooks() -> bool:
 
 
 def sheets(raw: bytes) -> Iterator[list[list[str]]]:
-    """Yield the visible sheets, each as its rows from the first on; hidden ones, if there are no others.
+    """Yield the rows of each visible sheet; those of hidden sheets if there are no others.
 
-    Raises ``ValidationError`` for a file that is damaged, too large or no .xlsx, and without python-calamine.
+    Raises ``ValidationError`` for a file that is damaged, too large or no .xlsx file, and without python-calamine.
     """
     if not can_read_workbooks():
         logger.warning('A workbook was refused. To read .xlsx files, install "mailrail[xlsx]".')
@@ -76,7 +76,7 @@ def sheets(raw: bytes) -> Iterator[list[list[str]]]:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Tell whether Rust gave up, as for a date of 1e300. No ``Exception``, it would end the worker of a site."""
+    """Tell whether Rust panicked, as for a date of 1e300. A panic is no ``Exception``, so it would end the server."""
     return type(error).__module__ == "pyo3_runtime"
 
 
@@ -108,7 +108,7 @@ def _too_large() -> ValidationError:
 
 
 def _measured(raw: bytes) -> bytes:
-    """Return the workbook with the parts that make its tables, unpacked; ``ValidationError`` if it is too large."""
+    """Return a workbook of the tables' parts, unpacked. Raises ``ValidationError`` if it is too large."""
     copy, extent = BytesIO(), _Extent()
     with ZipFile(BytesIO(raw)) as archive, ZipFile(copy, "w") as parts:
         found = archive.infolist()
@@ -129,7 +129,7 @@ def _is_part(name: str) -> bool:
 
 
 def _unpacked(archive: ZipFile, part: ZipInfo) -> bytes:
-    """Return what a part holds, of the size that the directory says; reading it whole would unpack what it hides."""
+    """Return the content of a part, whose size must be that of the directory, so that no part unpacks to more."""
     with archive.open(part) as file:
         content = file.read(part.file_size + 1)
     if len(content) != part.file_size:
@@ -138,7 +138,7 @@ def _unpacked(archive: ZipFile, part: ZipInfo) -> bytes:
 
 
 class _Extent:
-    """Adds up the rectangles of the sheets as calamine would make them: to the last cells with a value.
+    """Add up the cells of the sheets as calamine would store them: rectangles up to the last cell with a value.
 
     Other parts have no cells. A cell without a reference follows the one before (ECMA-376, part 1, 18.3.1.4).
     """
@@ -147,7 +147,7 @@ class _Extent:
         self.cells = self.elements = 0
 
     def add(self, content: bytes) -> None:
-        """Measure a part; ``ValidationError`` if the workbook is too large by now, ``ExpatError`` if it is no XML."""
+        """Measure a part. Raises ``ValidationError`` if the workbook is too large, ``ExpatError`` if it is no XML."""
         self.row = self.column = self.last_row = self.last_column = self.text = 0
         self.parser = expat.ParserCreate("utf-8")
         self.parser.StartElementHandler = self._start
@@ -196,7 +196,7 @@ class _Extent:
 
 
 class _Budget:
-    """Makes text of cells, up to ``MAX_UNPACKED_BYTES`` characters in all."""
+    """Convert cells to text, up to ``MAX_UNPACKED_BYTES`` characters in all."""
 
     def __init__(self) -> None:
         self.left = MAX_UNPACKED_BYTES
@@ -210,7 +210,7 @@ class _Budget:
 
 
 def _text(cell: object) -> str:
-    """Return what Excel writes in a CSV file: whole numbers without a point, dates as ISO 8601 has them."""
+    """Convert a cell as Excel does for CSV: whole numbers without a point, dates in ISO 8601."""
     if isinstance(cell, bool):
         return str(cell).upper()
     if isinstance(cell, float) and cell.is_integer():

@@ -1,4 +1,4 @@
-"""What arguments of our commands may be. argparse names the argument and shows what these say."""
+"""Parse arguments of our commands. argparse names the argument and shows the texts of these errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_WORKER_ID_LENGTH = 200  # a worker process adds its number; the column has r
 
 
 def memory(text: str) -> int:
-    """A size like 300M, in bytes."""
+    """Read a size such as 300M, and return bytes."""
     try:
         return size(text)
     except ValueError as error:
@@ -18,7 +18,7 @@ def memory(text: str) -> int:
 
 
 def worker_id(text: str) -> str:
-    """A name for a worker, as people and the table of workers can take it."""
+    """Read the name of a worker: 1 to 200 printable characters."""
     if not 0 < len(text) <= MAX_WORKER_ID_LENGTH or not text.isprintable():
         raise ArgumentTypeError(
             f"must be 1 to {MAX_WORKER_ID_LENGTH} printable characters, not {text[:300]!r}"

@@ -1,4 +1,4 @@
-"""The command of another app that one of ours extends: a development server gets a worker inside."""
+"""Find the command of another app that ours extends, so that a development server runs a worker, too."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from django.core.management.base import CommandParser
 
 
 def next_command(name: str, default: Any) -> Any:
-    """Return the first ``Command`` of that name among the apps that come after us, else ``default``.
+    """Return the first ``Command`` of this name in the apps after ``"mailrail"``, else ``default``.
 
-    An app that comes before us may extend ours.
+    An app before it may extend ours.
     """
     names = [config.name for config in apps.get_app_configs()]
     for app in names[names.index("mailrail") + 1 :]:
@@ -24,7 +24,7 @@ def next_command(name: str, default: Any) -> Any:
 
 
 def add_noworker(parser: CommandParser) -> None:
-    """Add the option that switches the worker off: ``use_worker`` is then false."""
+    """Add the option that switches the worker off: it sets ``use_worker`` to false."""
     parser.add_argument(
         "--noworker",
         action="store_false",

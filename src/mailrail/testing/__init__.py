@@ -1,4 +1,4 @@
-"""For tests: run what was sent, look at what was sent, move time.
+"""Test consumers: list sent messages, run them, and move time forward.
 
     def test_invite(self):
         form.save()
@@ -12,8 +12,8 @@
         assert_queued(to="ada@example.com")
         [message] = deliver()
 
-All of it happens on the calling thread and in its transaction, so it works inside ``TestCase``. There, the commit that
-some sends wait for never comes; these count as sent.
+Everything runs on the calling thread and in its transaction, so it works inside ``TestCase``. There, some sends wait
+for a commit that never comes; these count as sent.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ __all__ = [
 
 LEASE_S = 3600.0
 _moved: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
-"""How far ``advance`` has moved what a layer stores."""
+"""Seconds by which ``advance`` has moved the stored times of a layer."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A message that ``drain`` ran. ``outcome``: finished, discarded, retried, buried, released or expired."""
+    """Hold a message that ``drain`` ran. ``outcome``: finished, discarded, retried, buried, released or expired."""
 
     message: IncomingMessage
     outcome: str
@@ -68,7 +68,7 @@ class Ran:
 
 
 def sent(channel: str, *, layer: str | None = None) -> list[Message]:
-    """What was sent on a channel and has not run yet, in the order in which it is due."""
+    """Return the messages of a channel that have not run yet, the one due soonest first."""
     found = get_layer(layer)
     deferred = [
         m for send in _deferred() if send.layer is found for m in send.messages if m.channel == channel
@@ -80,10 +80,10 @@ def sent(channel: str, *, layer: str | None = None) -> list[Message]:
 def drain(
     *channels: str, layer: str | None = None, raise_errors: bool = True, limit: int = 10_000
 ) -> list[Ran]:
-    """Run what is due on these channels (default: all routed), what that sends, and so on until nothing is due.
+    """Run due messages of these channels (default: all routed), and those they send, until nothing is due.
 
-    Messages are settled as by a worker. With ``raise_errors`` a consumer that fails raises ``AssertionError`` with its
-    traceback, once its message is settled; without, look at the outcomes. ``limit`` guards against consumers that
+    Messages are settled as by a worker. With ``raise_errors``, a failing consumer raises ``AssertionError`` with its
+    traceback after its message is settled; without it, check the outcomes. ``limit`` guards against consumers that
     send to themselves for ever.
     """
     found, routing = get_layer(layer), Routing.of_layer(layer)
@@ -106,7 +106,7 @@ def drain(
 
 
 def advance(seconds: float, *, layer: str | None = None) -> None:
-    """Let that much time pass for stored messages: delays, backoffs, expiries, leases, rates; and queued email."""
+    """Let ``seconds`` pass for stored messages (delays, backoffs, expiries, leases, rates) and queued email."""
     found = get_layer(layer)
     _send_deferred(found)
     if found.waiting(MAIL, limit=1):  # elsewhere, the test may have no database
@@ -137,7 +137,7 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
 
 @contextmanager
 def _told_how_far(layer: DurableLayer) -> Iterator[None]:
-    """A message that comes again is the same one, although ``advance`` has moved the time at which it was sent."""
+    """Tell the consumer's run how far ``advance`` has moved times, so that a retried message counts as the same one."""
     token = moved.set(_moved.get(layer, 0.0))
     try:
         yield
@@ -147,9 +147,9 @@ def _told_how_far(layer: DurableLayer) -> Iterator[None]:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """A database error of a consumer ends its own transaction, with a worker; here, it must not end the test's.
+    """Keep a database error of a consumer from breaking the test's transaction, as it would not with a worker.
 
-    Where it has, everything goes back to how it was before the consumer.
+    If it has, roll back to the savepoint before the consumer.
     """
     in_test: list[Any] = [c for c in connections.all(initialized_only=True) if c.in_atomic_block]
     points = [(connection, connection.savepoint()) for connection in in_test]
@@ -175,7 +175,7 @@ def _ran(message: IncomingMessage, outcome: Outcome) -> Ran:
 
 
 def _deferred() -> list[DeferredSend]:
-    """Sends that wait for a transaction of this thread to commit."""
+    """Return the sends that wait for a transaction of this thread to commit."""
     waiting = [
         hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit
     ]
@@ -183,7 +183,7 @@ def _deferred() -> list[DeferredSend]:
 
 
 def _send_deferred(layer: DurableLayer) -> None:
-    """In a ``TestCase`` the commit they wait for never comes: send them now, and do not wait any more."""
+    """Send the deferred messages now: in a ``TestCase`` the commit that they wait for never comes."""
     for connection in connections.all(initialized_only=True):
         sends = [
             h[1] for h in connection.run_on_commit if isinstance(h[1], DeferredSend) and h[1].layer is layer

@@ -1,4 +1,4 @@
-"""For tests: queued email, delivered into Django's ``mail.outbox`` on the calling thread, without a socket."""
+"""Test queued email: deliver it into Django's ``mail.outbox`` on the calling thread, without a socket."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _MOVED = {
 
 
 def mail_queue() -> override_settings:
-    """Let Django's mail go through the queue: a decorator of tests and test classes, and a context manager.
+    """Send Django's mail through the queue: a decorator of tests and test classes, and a context manager.
 
-    Django's test runner has all mail go to ``mail.outbox`` at once, past the queue. Here, what the project queues is
-    queued, and ``deliver`` puts it into ``mail.outbox``.
+    Django's test runner puts all mail into ``mail.outbox`` at once, past the queue. With this, email is queued as in
+    the project, and ``deliver`` puts it into ``mail.outbox``.
     """
     if configured() is not None:
         return override_settings(MAILERS=_queueing_mailers())
@@ -43,7 +43,7 @@ def mail_queue() -> override_settings:
 
 
 def _queueing_mailers() -> dict[str, Any]:
-    """The project's own that queue, and all others without a server. The default one queues in any case."""
+    """Return the project's mailers, with ``locmem`` for those that use a server. The default one always queues."""
     found: dict[str, Any] = {alias: {"BACKEND": LOCMEM} for alias in {**settings.MAILERS, "outbox": {}}}
     found["default"] = {"BACKEND": QUEUES, "OPTIONS": {"deliver_with": "outbox"}}
     for alias, mailer in _mailers_of_the_project().items():
@@ -54,16 +54,16 @@ def _queueing_mailers() -> dict[str, Any]:
 
 
 def _mailers_of_the_project() -> Mapping[str, Any]:
-    """As its settings have them: in ``django.conf.settings``, Django's test runner has replaced every backend."""
+    """Read MAILERS from the settings module: in ``settings`` the test runner has replaced every backend."""
     module = os.environ.get(ENVIRONMENT_VARIABLE)  # settings.SETTINGS_MODULE is None inside override_settings
     written: Mapping[str, Any] = getattr(import_module(module), "MAILERS", {}) if module else {}
     return written
 
 
 def queued_emails(*, to: str | None = None, subject: str | None = None) -> list[Email]:
-    """The records of email that waits to be sent, in the order of their queueing.
+    """Return the records of queued email in the order of queueing.
 
-    ``to``: one of the recipients. ``subject``: the whole of it.
+    ``to``: the address of one recipient. ``subject``: the whole subject.
     """
     _check_installed()
     from ..mail import Email, Status
@@ -78,7 +78,7 @@ def queued_emails(*, to: str | None = None, subject: str | None = None) -> list[
 
 
 def assert_queued(count: int = 1, *, to: str | None = None, subject: str | None = None) -> list[Email]:
-    """The same, if there are so many. Raises ``AssertionError``, which tells what is queued, if there are not."""
+    """Return the queued email, if there are ``count``. Otherwise raise ``AssertionError``, which lists them."""
     found = queued_emails(to=to, subject=subject)
     if len(found) != count:
         lines = [
@@ -94,9 +94,9 @@ def assert_queued(count: int = 1, *, to: str | None = None, subject: str | None 
 
 
 def deliver(*, raise_errors: bool = True) -> list[EmailMessage]:
-    """Deliver the queued email that is due, and return what came into ``mail.outbox``, in that order.
+    """Deliver due queued email, and return the messages added to ``mail.outbox``, in order.
 
-    Settled as by a worker. With ``raise_errors``, email that was due and has not left raises ``AssertionError``.
+    Email is settled as by a worker. With ``raise_errors``, due email that was not sent raises ``AssertionError``.
     """
     _check_installed()
     from . import drain
@@ -123,7 +123,7 @@ def _check_left(ids: list[Any]) -> None:
 
 
 def advance_mail(seconds: float) -> None:
-    """Move the times that records of email have, where there are any: only with them does a message wait."""
+    """Move the times of all email records back by ``seconds``."""
     by = timedelta(seconds=seconds)
     for name, fields in _MOVED.items():
         model: Any = apps.get_model("mailrail_mail", name)

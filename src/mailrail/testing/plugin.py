@@ -1,4 +1,4 @@
-"""The pytest plugin. It is loaded in every project's tests, so it looks at no setting before a fixture is used."""
+"""Define pytest fixtures. Every project's tests load this plugin, so it reads no settings before a fixture is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def mailrail() -> Any:
-    """``mailrail.testing``, on the project's own layer: ``mailrail.drain()``, ``.sent("…")``, ``.advance(60)``.
+    """Return ``mailrail.testing`` on the project's layer: ``mailrail.drain()``, ``.sent("…")``, ``.advance(60)``.
 
     With the database layer, the test needs pytest-django's ``db``, too.
     """
@@ -21,7 +21,7 @@ def mailrail() -> Any:
 
 @pytest.fixture
 def mailrail_memory(settings: Any) -> Any:
-    """The same, with an in-memory layer instead of the project's: fast, and gone after the test."""
+    """Return ``mailrail.testing`` on an in-memory layer: fast, and gone after the test."""
     from mailrail import testing
     from mailrail.layers import default_alias
 
@@ -34,7 +34,7 @@ def mailrail_memory(settings: Any) -> Any:
 
 @pytest.fixture
 def mailrail_mail() -> Iterator[Any]:
-    """The same, with Django's mail going through the queue: ``mailrail_mail.deliver()`` puts it into ``mail.outbox``.
+    """Queue Django's mail in ``mailrail.testing``: ``mailrail_mail.deliver()`` puts it into ``mail.outbox``.
 
     The records of email are in the database, so the test needs pytest-django's ``db``.
     """

@@ -1,4 +1,4 @@
-"""``manage.py channels``: how the channels stand, and the hand on them."""
+"""Show the channels and act on them: ``manage.py channels``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Command(PipedCommand):
             metavar="SECONDS",
             help="Leave younger records alone (default: what each app says).",
         )
-        for action in actions.choices.values():  # both may also stand behind the action
+        for action in actions.choices.values():  # so that both options may also follow the action
             action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
             action.add_argument("--layer", default=SUPPRESS, help=SUPPRESS)
 
@@ -107,7 +107,7 @@ class Command(PipedCommand):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
 
     def _check_known(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        """Refuse a name that is spelt wrong: "nothing there", or a pause of nothing, would be believed."""
+        """Reject a misspelt name: otherwise people would believe that the channel is empty, or paused."""
         channel, stats = options["channel"], layer.stats()
         if layer.outbox is not None:
             stats |= layer.outbox.stats()
@@ -126,7 +126,7 @@ class Command(PipedCommand):
             return set()
 
     def _served(self, channels: Iterable[str]) -> set[str]:
-        """Those for which ASGI_APPLICATION has a consumer, which ``runworker`` runs when it is given their names."""
+        """Return the channels with a consumer in ASGI_APPLICATION; ``runworker`` serves them if they are named."""
         try:
             return {channel for channel in channels if serves(channel)}
         except InvalidSettings as error:
@@ -243,7 +243,7 @@ class Command(PipedCommand):
         self._say(f"{options['channel']} is resumed: workers claim its messages again.", paused=False)
 
     def _say_which(self, ids: list[UUID], done: str, options: dict[str, Any]) -> None:
-        """Those found are done with in any case; those not found make it a failure, for scripts to notice."""
+        """Report the messages acted on. If some were not found, fail, so that scripts notice."""
         missing = [str(id) for id in options["ids"] if id not in ids]
         self._say(f"{len(ids)} {done}", **{done: [str(id) for id in ids], "not_found": missing})
         if missing:
@@ -262,7 +262,7 @@ class Command(PipedCommand):
         self._say(f"{relayed} relayed", relayed=relayed)
 
     def _reconcile(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        Routing.of_layer(options["layer"])  # imports what registers reconcilers
+        Routing.of_layer(options["layer"])  # imports the modules that register reconcilers
         found = reconcilers(layer)
         if not found:
             raise CommandError(
@@ -319,7 +319,7 @@ def _add_check(actions: Any) -> None:
 
 
 def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
-    """All dead messages there are now, page by page; those that die meanwhile are left alone."""
+    """Yield the ids of all messages that are dead now, page by page, without those that die meanwhile."""
     last: DeadMessage | None = None
     while page := layer.dead(channel, 500, before=last):
         last = page[-1]
@@ -327,7 +327,7 @@ def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
 
 
 def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
-    """Of a list, only the end was read."""
+    """Return the whole error of a message; lists read only its end."""
     found = layer.get(listed.channel, listed.id) if listed.error else None
     return found.error if found else listed.error
 

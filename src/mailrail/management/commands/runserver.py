@@ -1,4 +1,4 @@
-"""``manage.py runserver``: the next app's (Daphne's, staticfiles') or Django's own, with a worker inside."""
+"""Run a development server with a worker inside: ``manage.py runserver`` of the next app or of Django."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Command(Next):
         add_noworker(parser)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """Run once by each process the autoreloader starts, so that the worker has the new code, too."""
+        """Serve with a worker. Each process of the autoreloader calls this once, so the worker has the new code."""
         if not options.get("use_worker", True):
             super().inner_run(*args, **options)
             return

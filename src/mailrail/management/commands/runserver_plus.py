@@ -1,4 +1,4 @@
-"""``manage.py runserver_plus``: that of django-extensions, with a worker inside."""
+"""Run the server of django-extensions with a worker inside: ``manage.py runserver_plus``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class _Missing(BaseCommand):
     help = "Needs django-extensions."
 
     def run_from_argv(self, argv: list[str]) -> None:
-        super().run_from_argv(argv[:2])  # its options are unknown here, and are not what is wrong
+        super().run_from_argv(
+            argv[:2]
+        )  # without its options: they are unknown here and would hide the real error
 
     def handle(self, *args: Any, **options: Any) -> None:
         raise CommandError(
@@ -40,12 +42,12 @@ class Command(Next):
         add_noworker(parser)
 
     def inner_run(self, options: dict[str, Any]) -> None:
-        """Serve; with a worker, except in the process of werkzeug's reloader that only starts another one."""
+        """Serve with a worker, except in the process of werkzeug's reloader that only starts another one."""
         serves = not options["use_reloader"] or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
         if not (serves and options.get("use_worker", True)):
             super().inner_run(options)
             return
         with DevelopmentWorker(self.stderr.write):
-            # Werkzeug watches what was imported, so not a file whose import failed.
+            # Werkzeug watches imported modules only, so it needs the files whose import failed.
             extra_files = [*options["extra_files"], *map(str, failed_files())]
             super().inner_run({**options, "extra_files": extra_files})

@@ -1,4 +1,4 @@
-"""``manage.py runworker``: consume messages until told to stop."""
+"""Consume messages until told to stop: ``manage.py runworker``."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Command(BaseCommand):
         Supervisor(job).run()
 
     def _announce(self, job: Job, layer: DurableLayer, looked_for: str, verbosity: int) -> None:
-        if verbosity == 0 or sys.stdout is None:  # closed by who started us
+        if verbosity == 0 or sys.stdout is None:  # the parent process closed it
             return
         alias = job.layer or default_alias()
         processes = counted(job.processes, "process", "processes")
@@ -111,7 +111,7 @@ class Command(BaseCommand):
 
 
 def _name(chosen: str | None, origin: Origin | None) -> str:
-    """Return the worker's name. A successor gets a suffix, because it works beside the earlier one for a while."""
+    """Return the worker's name. A successor gets a suffix, because both run for a while."""
     if chosen is None:
         return new_worker_id()
     return chosen if origin is None else f"{chosen}-{origin.generation + 1}"
@@ -127,7 +127,7 @@ def _check_shared(layer: DurableLayer) -> DurableLayer:
 
 
 def _check_memory(limit: int | None) -> int | None:
-    """Processes that exceed their limit before they have done anything would be replaced after every message."""
+    """Reject a limit below the memory of an idle process: it would be replaced after every message."""
     if limit is not None and limit <= (used := resident()):
         raise CommandError(
             f"A memory limit of {limit:,} bytes is too low: a process of this project takes {megabytes(used)} before "
@@ -137,7 +137,7 @@ def _check_memory(limit: int | None) -> int | None:
 
 
 def tell_concerns(layer: DurableLayer) -> None:
-    """Say what may lose messages. A server that cannot be reached is no reason not to start: workers wait for it."""
+    """Log what may lose messages. If the server cannot be reached, start anyway: workers wait for it."""
     try:
         if layer.outbox and (lack := lacks_tables(layer.using)):
             logger.error("The outbox of the layer cannot be used. %s", lack)
@@ -150,7 +150,7 @@ def tell_concerns(layer: DurableLayer) -> None:
 
 
 def tell_strangers(layer: DurableLayer) -> None:
-    """Say that workers of another project take our messages. A layer that cannot be asked is waited for later."""
+    """Warn of workers of another project on this layer. If it cannot be asked, start anyway: workers wait for it."""
     try:
         found = strangers(layer)
     except (LayerUnavailable, DatabaseError) as error:
@@ -161,7 +161,7 @@ def tell_strangers(layer: DurableLayer) -> None:
 
 
 def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
-    """The channels to serve. Raises ``CommandError`` when there are none, or when one has no route."""
+    """Return the channels to serve. Raises ``CommandError`` if there are none, or if one has no route."""
     unknown = [name for name in options["channels"] if name not in routing and not serves(name)]
     if not routing.plans and (unknown or not options["channels"]):
         raise CommandError(
@@ -187,7 +187,7 @@ def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _set_up_logging(verbosity: int) -> None:
-    """Show our log on the terminal, unless the project's LOGGING says where it goes."""
+    """Show our log on the terminal, unless the project's LOGGING configures it."""
     logger = logging.getLogger("mailrail")
     if logger.hasHandlers():
         return
