@@ -72,8 +72,8 @@ def one_each(nodes: ValkeyCluster) -> list[str]:
     return [found[node.port] for node in nodes.masters]
 
 
-def send(layer: Any, channel: str, n: int = 1) -> list[UUID]:
-    sent: list[UUID] = layer.enqueue([Message(channel, {"n": number}) for number in range(n)])
+def send(layer: Any, channel: str, n: int = 1, delay: float = 0.0) -> list[UUID]:
+    sent: list[UUID] = layer.enqueue([Message(channel, {"n": number}, delay=delay) for number in range(n)])
     return sent
 
 
@@ -324,6 +324,31 @@ class TestSlotsThatMove:
         worker.stop(5)
         threads[1].join(30)
         assert set(ran.values()) == {1}
+
+    def test_channels_of_other_slots_do_not_notice(self, layer: Any, valkey_cluster: ValkeyCluster) -> None:
+        source = valkey_cluster.master_of(tag("work"))
+        target = next(node for node in valkey_cluster.masters if node is not source)
+        channels = ["work", *one_each(valkey_cluster)]  # one of them on the same node
+        ran = Counter[str]()
+        routes = [route(channel, lambda message: ran.update([message.channel])) for channel in channels]
+        worker = Worker(layer, Routing(routes))
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+        send(layer, "work", 3)
+        until(lambda: ran["work"] == 3)
+        steps = move_slot(key_slot(tag("work")), source, target)
+        send(layer, "work", delay=0.3)
+        assert [next(steps), next(steps)][0] == "begin"
+        begun = time.monotonic()
+        for n in range(150):
+            until(lambda: time.monotonic() >= begun + n * 0.01)  # noqa: B023
+            layer.enqueue([Message(channel, {}) for channel in channels[1:]])
+        assert min(ran[channel] for channel in channels[1:]) >= 0.9 * 150
+        assert ran["work"] == 3
+        list(steps)
+        until(lambda: ran["work"] == 4 and layer.stats() == {}, what="the end of the work")
+        worker.stop(5)
+        thread.join(30)
 
 
 class TestNodesThatDie:

@@ -16,7 +16,7 @@ from django.db import InternalError, connections
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.worker import Worker
+from mailrail.worker.claim_loop import ClaimLoop
 
 from ..processes import until
 from ..servers import PostgresServer
@@ -144,14 +144,14 @@ def test_claims_wait(queueing: Queueing, switch: Switch, mailoutbox: list[Any]) 
 def test_ends_of_messages_wait(
     queueing: Queueing, switch: Switch, mailoutbox: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect = Worker._collect
+    collect = ClaimLoop._collect
 
-    def turn_and_collect(worker: Worker) -> None:
+    def turn_and_collect(loop: ClaimLoop) -> None:
         if Email.objects.filter(status=Status.SENT).exists() and not switch.heard:
             switch.turn(True)
-        collect(worker)
+        collect(loop)
 
-    monkeypatch.setattr(Worker, "_collect", turn_and_collect)
+    monkeypatch.setattr(ClaimLoop, "_collect", turn_and_collect)
     queueing(0, "django.core.mail.backends.locmem.EmailBackend")
     mail.queue_many(messages(3))
     work()

@@ -26,7 +26,7 @@ from mailrail.routes import Route
 from mailrail.routing import Routing, route
 from mailrail.signals import message_buried, message_finished, message_retried, message_started
 from mailrail.worker import IncomingMessage, Worker, leases
-from mailrail.worker.capacity import Capacity
+from mailrail.worker.capacity import Share
 from mailrail.worker.child import Job
 from mailrail.worker.consume import CANCELLATION_GRACE, ConsumerRun
 from mailrail.worker.pools import EventLoop
@@ -754,15 +754,15 @@ class TestLeases:
             entered.set()
             gate.wait(20)
 
-        def limits(room: Capacity) -> dict[str, int]:
+        def limits(room: Share) -> dict[str, int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
                 layer.shift(61)
             return usual_limits(room)
 
-        usual_clock, usual_limits = leases.clock, Capacity.limits
+        usual_clock, usual_limits = leases.clock, Share.limits
         monkeypatch.setattr(leases, "clock", lambda: usual_clock() + slept[0])
-        monkeypatch.setattr(Capacity, "limits", limits)
+        monkeypatch.setattr(Share, "limits", limits)
         send(layer)
         with Running(layer, route("work", consume, lease=60)):
             until(lambda: slept[0] and layer.stats()["work"].claimed)

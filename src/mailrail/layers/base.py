@@ -229,6 +229,14 @@ class DurableLayer(Inspection):
         Never later than the truth. Earlier, at most until the next ``claim``, where ``may_poll_early``.
         """
 
+    def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
+        """Return these channels by the layer of the server, or node, that has them now.
+
+        A worker claims from each of these layers apart, so that one whose server hangs keeps nobody from the others.
+        What a layer returns may change while it runs, as slots of a cluster move. Raises ``LayerUnavailable``.
+        """
+        return {self: list(channels)}
+
     # -- operations ---------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -41,6 +41,7 @@ class ConsumerRun:
         "_lock",
         "_undo",
         "arguments",
+        "holds_thread",
         "in_pool",
         "messages",
         "overdue_at",
@@ -54,6 +55,7 @@ class ConsumerRun:
         self.arguments = arguments
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
+        self.holds_thread = False
         self.in_pool = True  # False: it runs in a process of its own
         self._lock = threading.Lock()
         self._undo: Callable[[], None] | None = None  # while its transaction is open

@@ -41,14 +41,14 @@ class _Kept:
 
 
 class LeaseKeeper:
-    """Renews every claim after a third of its lease, and gives the worker's sign of life."""
+    """Renews every claim after a third of its lease, and gives the worker's sign of life, if ``describe`` is given."""
 
     def __init__(
         self,
         layer: DurableLayer,
         worker: str,
         leases: Mapping[str, float],
-        describe: Callable[[], Content],
+        describe: Callable[[], Content] | None = None,
     ) -> None:
         self._layer = layer
         self._worker = worker
@@ -163,11 +163,14 @@ class LeaseKeeper:
                 kept.asked_at = now
 
     def _beat(self) -> None:
-        if time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
+        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
 
     def _say_goodbye(self) -> None:
+        if self._describe is None:
+            close_connections()
+            return
         try:
             self._layer.heartbeat(self._worker, None)
         except OUTAGES as error:

@@ -97,26 +97,26 @@ class Threads:
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: end
         self._is_waking = False  # a wake is on its way to a thread
         self._started = 0
-        self._busy = 0  # only the worker's own thread counts
+        self.busy = 0
+        """Runs that are submitted and not over. ``Capacity`` counts them, with its lock."""
+        self._starting = threading.Lock()
 
     @property
     def free(self) -> int:
-        return max(0, self.size - self._busy)
+        return max(0, self.size - self.busy)
 
     def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
-        self._busy += 1
-        if self._started < min(self._busy, self.size):
-            self._start_one()
+        if self._started < min(self.busy, self.size):
+            with self._starting:
+                if self._started < self.size:
+                    self._start_one()
         self._waiting.append((run, on_end))
         self._wake_one()
 
-    def freed(self) -> None:
-        """A run is over; told by the worker's own thread."""
-        self._busy -= 1
-
     def replace_one(self) -> None:
         """A thread hangs in a consumer past its time limit: another one takes its place."""
-        self._start_one()
+        with self._starting:
+            self._start_one()
 
     def close(self) -> None:
         for _ in range(self._started):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -30,6 +30,8 @@ PATIENCE = 5.0
 """Seconds that a call waits for a slot that is being moved or has no node, before it is given up."""
 SHORT_PATIENCE = 0.25
 """The same for calls that others need not wait for: channels of other slots."""
+ASKED_AGAIN_AFTER_S = 0.5
+"""Seconds for which a slot that was found on the move is left alone by such calls."""
 PAUSE = 0.05
 """Seconds between two looks meanwhile."""
 
@@ -71,6 +73,9 @@ class Cluster(Server):
         self._nodes: dict[Address, Node] = {}
         self._map = SlotMap()
         self._is_stale = True
+        self._moving: dict[
+            int, float
+        ] = {}  # slots on the move, and when (time.monotonic()) to ask for them again
 
     # -- what the verbs use -------------------------------------------------------------------------------------
 
@@ -90,7 +95,33 @@ class Cluster(Server):
         return answers
 
     def exchange_each(self, commands: Sequence[Command], again: bool = False) -> list[Any]:
-        return self._exchange(commands, again) if again else self._follow(commands, SHORT_PATIENCE)
+        return self._exchange(commands, again) if again else self._exchange_settled(commands)
+
+    def _exchange_settled(self, commands: Sequence[Command]) -> list[Any]:
+        """Leave slots alone that are on the move: they cost the others a short wait once, and nothing from then on."""
+        if not self._moving:
+            return self._marked(commands, self._follow(commands, SHORT_PATIENCE))
+        now, moving = time.monotonic(), dict(self._moving)
+        slots = [key_slot(keys_of(command)[0]) for command in commands]
+        error = redis.exceptions.TryAgainError("")
+        answers: list[Any] = [error] * len(commands)
+        asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now]
+        patience = 0.0 if any(slots[n] in moving for n in asked) else SHORT_PATIENCE
+        found = self._marked(
+            [commands[n] for n in asked], self._follow([commands[n] for n in asked], patience)
+        )
+        for n, answer in zip(asked, found, strict=True):
+            answers[n] = answer
+        return answers
+
+    def _marked(self, commands: Sequence[Command], answers: list[Any]) -> list[Any]:
+        """Remember which slots are on the move, and which are no longer. Returns the answers."""
+        for command, answer in zip(commands, answers, strict=True):
+            if _is_of_a_move(answer):
+                self._moving[key_slot(keys_of(command)[0])] = time.monotonic() + ASKED_AGAIN_AFTER_S
+            elif self._moving:
+                self._moving.pop(key_slot(keys_of(command)[0]), None)
+        return answers
 
     def nodes(self) -> list[Server]:
         """All that can be reached, replicas among them."""
@@ -103,6 +134,16 @@ class Cluster(Server):
         self._learn_if_stale()
         return self._owner(key)
 
+    def home_of(self, key: bytes) -> Node:
+        """Return the node that has this key; where none has it, one that does not change with each call."""
+        self._learn_if_stale()
+        return self._node(self._map.owners[key_slot(key)] or min(self._map.masters))
+
+    def is_doubtful_for(self, key: bytes) -> bool:
+        """Tell whether the node that has this key may hang, without asking anybody."""
+        node = self._nodes.get((self._map.owners[key_slot(key)] if self._map.ids else None) or ("", 0))
+        return node is not None and node.is_doubtful
+
     def together(self, channels: Sequence[str]) -> list[list[str]]:
         return [[channel] for channel in channels]
 
@@ -111,11 +152,11 @@ class Cluster(Server):
         self._learn_if_stale()
         self._is_stale = True  # whoever asks again does so because this one has failed
         masters = [self._node(address) for address in self._map.masters]
-        return random.choice([node for node in masters if not node.is_away] or masters)
+        return random.choice([node for node in masters if not node.is_doubtful] or masters)
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         has_not_run = _has_not_run(error)
-        if isinstance(error, redis.exceptions.AskError | redis.exceptions.TryAgainError):
+        if _is_of_a_move(error):
             error = redis.exceptions.TryAgainError(
                 "a slot is being moved to another node; its channels stand still until it is there"
             )
@@ -158,7 +199,7 @@ class Cluster(Server):
             except redis.RedisError as error:
                 answers[n] = error
         for node, of_node in sorted(
-            by_node.items(), key=lambda it: it[0].is_away
+            by_node.items(), key=lambda it: it[0].is_doubtful
         ):  # others need not wait for it
             found = self._answers_of(node, [commands[n] for n in of_node])
             for n, answer in zip(of_node, found, strict=True):
@@ -180,9 +221,14 @@ class Cluster(Server):
     def _verify(self, node: Node) -> None:
         if not node.is_away and time.monotonic() - node.verified_at < VERIFY_AFTER_S:
             return
-        if not node.slot_map().continues(self._map):
+        found = node.slot_map()
+        if not found.continues(self._map):
             raise redis.exceptions.ClusterDownError(f"{node.name} may belong to another cluster by now")
         node.verified_at = time.monotonic()
+        if (
+            found.ranges != self._map.ranges
+        ):  # a replica may have been promoted whose master hangs, and answers nobody
+            self._believe(found)
 
     def _owner(self, key: bytes) -> Node:
         address = self._map.owners[key_slot(key)]
@@ -248,7 +294,7 @@ class Cluster(Server):
         """Those of the latest map in any order: first what answered last time, and masters before replicas."""
         nodes = [(address in self._map.replicas, self._node(address)) for address in self._map.addresses]
         random.shuffle(nodes)
-        return [node for _, node in sorted(nodes, key=lambda it: (it[1].is_away, it[0]))]
+        return [node for _, node in sorted(nodes, key=lambda it: (it[1].is_doubtful, it[0]))]
 
     def _votes(self, found: SlotMap, told: Mapping[Node, SlotMap]) -> int:
         """Count the ``hosts`` that tell this map, or are named in it."""
@@ -273,6 +319,10 @@ class Cluster(Server):
         return node
 
 
+def _is_of_a_move(answer: object) -> bool:
+    return isinstance(answer, redis.exceptions.AskError | redis.exceptions.TryAgainError)
+
+
 def _has_not_run(answer: object) -> bool:
     """Tell whether the same has to be sent again, to another node (ASK and MOVED) or to the same one."""
     if not isinstance(answer, redis.ResponseError):
@@ -294,6 +344,20 @@ class ClusterServers(Servers):
                     "Sentinels and Unix sockets have no place there."
                 )
         return [Cluster(hosts)]
+
+    def homes(self, channels: Iterable[str], tag: Callable[[str], bytes]) -> dict[Server, list[str]]:
+        """The nodes. A channel in a slot that no node has is put to any, whose claims will tell it."""
+        [cluster] = self.all
+        assert isinstance(cluster, Cluster)
+        homes: dict[Server, list[str]] = {}
+        for channel in channels:
+            homes.setdefault(cluster.home_of(tag(channel)), []).append(channel)
+        return homes
+
+    def is_doubtful_for(self, key: bytes) -> bool:
+        """Tell whether the node that has this key may hang."""
+        [cluster] = self.all
+        return isinstance(cluster, Cluster) and cluster.is_doubtful_for(key)
 
     def to_list(self, channels: Iterable[str]) -> list[str]:
         """Those that this process has not put on the list for a while."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
@@ -44,6 +44,7 @@ from .records import (
 )
 from .scripts import run, run_all, run_each
 from .servers import Server, Servers
+from .shards import Shards
 from .turns import Call, Turns, by_channel
 
 MOST_AT_ONCE = 100_000
@@ -58,6 +59,8 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
 
     is_durable = True
     is_shared = True
+    is_node = False
+    """Is it one of the ``shards`` of a cluster, and so one of its nodes?"""
 
     def __init__(
         self,
@@ -98,6 +101,10 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         self._unanswered = Unanswered()
         self._damage = Damage()
         self._claims_so_far = 0
+        self._shards = Shards(self)
+
+    def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
+        return self._shards.of(channels) if self.has_parts else super().shards(channels)
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -222,7 +229,6 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
 
     def _claim_by_turns(self, call: Call, total: int) -> Claimed:
         """On a cluster. Each call begins with another channel, so that a busy one starves no other."""
-        self._list(call.limits)
         turns = Turns(self._servers.of(""), self._names.tag, self._messages, self._damage, call)
         turns.claim(total, self._claims_so_far)
         for asked in turns.unanswered():
@@ -334,10 +340,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         of_channel = by_channel(claims)
         lost: list[Message] = []
         away: dict[str, LayerUnavailable] = {}
-        parts = sorted(
-            self._servers.parts(of_channel), key=lambda part: part[0].is_away
-        )  # let nobody wait for it
-        for server, channels in parts:
+        for server, channels in self._servers.parts(of_channel):
             calls = [([self._names.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
             for channel, numbers in zip(channels, self._answers(server, verb, calls), strict=True):
                 if isinstance(numbers, LayerUnavailable):
@@ -351,7 +354,8 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
     def _answers(
         self, server: Server, verb: str, calls: Sequence[tuple[list[bytes], list[Any]]]
     ) -> list[Any]:
-        if verb == "renew":  # the leases of other channels are not to wait for one whose slot is being moved
+        # The leases of other channels are not to wait for one whose slot is being moved; nor is a node's claim loop.
+        if verb == "renew" or self.is_node:
             return run_each(server, verb, calls)
         try:
             return run_all(server, verb, calls)
@@ -362,9 +366,23 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         soon: list[float] = []
         for server, part in self._servers.parts(channels):
             calls = [([*map(self._names.tag, group)], ()) for group in server.together(part)]
-            answers = run_all(server, "poll", calls, again=True)
+            answers = (
+                self._settled_answers(server, calls)
+                if self.is_node
+                else run_all(server, "poll", calls, again=True)
+            )
             soon += [float(seconds) for seconds in answers if seconds is not None]
         return min(soon, default=None)
+
+    def _settled_answers(
+        self, server: Server, calls: Sequence[tuple[list[bytes], Sequence[Any]]]
+    ) -> list[Any]:
+        """Poll without the channels whose slots are being moved. Raises if there are no others."""
+        answers = run_each(server, "poll", calls)
+        errors = [answer for answer in answers if isinstance(answer, LayerUnavailable)]
+        if errors and len(errors) == len(answers):
+            raise errors[0]
+        return [answer for answer in answers if not isinstance(answer, LayerUnavailable)]
 
 
 def _check_number(numbers: Mapping[str, Sequence[int]]) -> None:

@@ -18,7 +18,10 @@ LOOK_EVERY = 10.0
 
 
 class RedisListener(NotificationListener):
-    """Receive notifications of the awaited channels. ``tag`` returns the name under which a channel's are published."""
+    """Receive notifications of the awaited channels. ``tag`` returns the name under which a channel's are published.
+
+    ``node`` is the node of a cluster to listen on; without it, any.
+    """
 
     def __init__(
         self,
@@ -26,8 +29,10 @@ class RedisListener(NotificationListener):
         tag: Callable[[str], bytes],
         on_notification: Callable[[], None],
         on_change: Callable[[], None],
+        node: Server | None = None,
     ) -> None:
         super().__init__(on_notification, on_change)
+        self._node = node
         self._servers = servers
         self._tag = tag
         self._subscribed: frozenset[str] = frozenset()
@@ -61,7 +66,7 @@ class RedisListener(NotificationListener):
         new = self._awaited - self._subscribed
         for server, channels in self._servers.parts(new):
             if server not in subscriptions:
-                subscriptions[server] = _Subscription(server)
+                subscriptions[server] = _Subscription(self._node or server.node_to_hear())
             if subscriptions[server].add([self._tag(channel) for channel in channels]):
                 self._on_notification()
         with self._growing:
@@ -92,8 +97,7 @@ class _Subscription:
         self._server = server
         self._is_asked = False  # whether it is still alive
         with server.plain_words():
-            self._node = server.node_to_hear()
-            self._pubsub: Any = self._node.listen()
+            self._pubsub: Any = server.listen()
 
     @property
     def file(self) -> int:
@@ -127,8 +131,8 @@ class _Subscription:
         with self._server.plain_words():
             if self._is_asked:
                 raise redis.ConnectionError("it has stopped answering")
-            if self._node.has_left:
-                raise redis.ConnectionError(f"{self._node.name} has left the cluster")
+            if self._server.has_left:
+                raise redis.ConnectionError("it has left the cluster")
             self._is_asked = True
             self._pubsub.ping()
 

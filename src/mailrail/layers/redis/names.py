@@ -6,6 +6,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ...messages import check_channel_name
+from .servers import glob_of
+
+_OF_CHANNEL = "channel:"
+"""What the names of buckets of a channel's rate begin with. No name of a channel has a colon."""
 
 REMEMBERED = 4096
 """Channels whose keys a process need not put together anew."""
@@ -38,4 +42,18 @@ class Names:
         return f"{{mailrail:{self._prefix}}}:{name}".encode()
 
     def bucket(self, name: str) -> bytes:
+        """Return the key of a bucket. That of a channel's rate lies where the channel does, so that no other server
+        or node can keep the channel waiting."""
+        if channel := channel_of(name):
+            return self.tag(channel) + b":bucket"
         return f"{{mailrail:{self._prefix}:bucket:{name}}}".encode()
+
+    def all_buckets(self) -> tuple[bytes, bytes]:
+        """Return the patterns of the keys of all buckets."""
+        of_layer, of_prefix = glob_of(self.bucket("")[:-1]), glob_of(self.tag("")[:-1])
+        return of_layer, of_prefix + b"}:bucket"
+
+
+def channel_of(bucket: str) -> str:
+    """Return the channel whose rate this bucket keeps; an empty string, if it is another one."""
+    return bucket.removeprefix(_OF_CHANNEL) if bucket.startswith(_OF_CHANNEL) else ""

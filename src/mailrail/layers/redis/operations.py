@@ -23,9 +23,10 @@ from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from .cluster import UNLISTED_AFTER, ClusterServers
 from .damage import MOST, in_words
 from .inspection import RedisInspection
+from .names import channel_of
 from .records import ids_of, parts_of, read_dead, read_message
-from .scripts import run, run_all
-from .servers import check_version, concerns, glob_of
+from .scripts import run, run_all, run_each
+from .servers import check_version, concerns
 
 
 class RedisOperations(RedisInspection):
@@ -39,11 +40,13 @@ class RedisOperations(RedisInspection):
 
     def _list(self, channels: Iterable[str]) -> None:
         """On a cluster: before something is stored, so that no crash leaves it unlisted."""
-        servers = self._servers
+        servers, key = self._servers, self._names.of_layer("listed")
         if not isinstance(servers, ClusterServers) or not (channels := servers.to_list(channels)):
             return
+        if servers.is_doubtful_for(key):  # messages of other nodes need not wait for it
+            return
         try:
-            run(servers.of(""), "list", [self._names.of_layer("listed")], *channels, again=True)
+            run(servers.of(""), "list", [key], *channels, again=True)
         except LayerUnavailable:
             return  # the list is for people: messages need not wait for it, and the next call tries again
         servers.are_listed(channels)
@@ -80,12 +83,16 @@ class RedisOperations(RedisInspection):
         self._run(channel, "resume", again=True)
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
-        server, key = self._servers.of(bucket), self._names.bucket(bucket)
-        granted, retry_after = run(server, "take", [key], n, rate.count, rate.seconds)
+        server, key = self._servers.of(channel_of(bucket) or bucket), self._names.bucket(bucket)
+        [answer] = run_each(server, "take", [([key], (n, rate.count, rate.seconds))])
+        if isinstance(answer, LayerUnavailable):
+            raise answer
+        granted, retry_after = answer
         return Granted(granted, float(retry_after))
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
         details = "" if info is None else encode(info, "info")
+        self._list(info.get("channels", ()) if info else ())  # a channel that is served stays on the list
         self._run_on_workers("heartbeat", worker, details, WORKER_FORGOTTEN_AFTER)
 
     def workers(self) -> list[WorkerInfo]:
@@ -128,10 +135,12 @@ class RedisOperations(RedisInspection):
     def shift(self, seconds: float) -> None:
         for server in self._servers:
             run_all(server, "shift", [([self._names.tag(name)], [seconds]) for name in self._listed(server)])
-            pattern = glob_of(self._names.bucket("")[:-1])
             buckets = {
-                key for node in server.nodes() for key in node.ask("KEYS", pattern)
-            }  # slow: it is for tests
+                key
+                for node in server.nodes()
+                for pattern in self._names.all_buckets()
+                for key in node.ask("KEYS", pattern)  # slow: it is for tests
+            }
             run_all(server, "shift_bucket", [([bucket], [seconds]) for bucket in buckets])
         self._run_on_workers("shift_workers", seconds)
         self.wake()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,9 @@ ANSWER_TIMEOUT = 10.0
 channels_redis waits 5 seconds at a time: this has to be more."""
 MOST_CONNECTIONS = 50
 """Connections of one process to one server at once (``max_connections``). Threads beyond that wait for their turn."""
+
+SLOW_AFTER_S = 0.25
+"""Seconds without an answer after which a server may hang. Whoever has a choice asks another one first."""
 
 OLDEST_REDIS, OLDEST_VALKEY = (7, 0), (8, 0)
 
@@ -54,6 +58,7 @@ class Server:
     kind = "server"
     is_away = False
     """Could the last exchange not be made?"""
+    _asked_at = _answered_at = 0.0  # time.monotonic(); threads race for them, and each may win
     has_left = False
     """Is it a node that its cluster's map names no more?"""
 
@@ -77,13 +82,23 @@ class Server:
         ``again``: once more on a new connection when the present one breaks; they must be safe to repeat. Raises
         redis-py's errors.
         """
+        if self._answered_at >= self._asked_at:
+            self._asked_at = time.monotonic()
         try:
             answers = self._exchange(commands, again)
         except redis.RedisError:
             self.is_away = True
             raise
+        finally:
+            self._answered_at = time.monotonic()
         self.is_away = False
         return answers
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Could the last exchange not be made, or does one take long by now?"""
+        is_open = self._asked_at > self._answered_at
+        return self.is_away or (is_open and time.monotonic() - self._asked_at > SLOW_AFTER_S)
 
     def _exchange(self, commands: Sequence[Command], again: bool) -> list[Any]:
         try:
@@ -161,6 +176,13 @@ class Servers:
 
     is_cluster = False
 
+    @classmethod
+    def of_one(cls, server: Server) -> Servers:
+        """Return one server of several, as if it were all."""
+        servers = cls.__new__(cls)
+        servers.all = [server]
+        return servers
+
     def __init__(self, hosts: Any) -> None:
         try:
             self.all = self._made(decode_hosts(hosts))
@@ -185,7 +207,13 @@ class Servers:
         parts: dict[Server, list[str]] = {}
         for channel in channels:
             parts.setdefault(self.of(channel), []).append(channel)
-        return list(parts.items())
+        return sorted(
+            parts.items(), key=lambda part: part[0].is_doubtful
+        )  # let nobody wait for a server that hangs
+
+    def homes(self, channels: Iterable[str], tag: Callable[[str], bytes]) -> dict[Server, list[str]]:
+        """Return the channels by the server or node that has them now."""
+        return dict(self.parts(channels))
 
     def close(self) -> None:
         for server in self.all:

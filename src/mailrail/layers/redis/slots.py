@@ -25,6 +25,7 @@ class SlotMap:
     masters: frozenset[Address] = frozenset()
     replicas: frozenset[Address] = frozenset()
     ids: frozenset[bytes] = frozenset()
+    ranges: frozenset[tuple[int, int, bytes]] = frozenset()  # first and last slot, id of their master
 
     @property
     def addresses(self) -> frozenset[Address]:
@@ -62,4 +63,5 @@ def read_slot_map(answer: Any, host: str) -> SlotMap:
         masters.add(master)
         replicas.update(others)
         ids.update(node[2] for node in nodes)
-    return SlotMap(owners, frozenset(masters), frozenset(replicas), frozenset(ids))
+    ranges = frozenset((first, last, nodes[0][2]) for first, last, *nodes in answer)
+    return SlotMap(owners, frozenset(masters), frozenset(replicas), frozenset(ids), ranges)
