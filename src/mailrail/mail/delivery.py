@@ -388,7 +388,7 @@ class Delivery:
         most: int,
         close: bool,
     ) -> tuple[list[Email], str | None]:
-        """Over at most so many connections; ``close``: none of them is kept."""
+        """Send over at most ``most`` connections, and return what is left, and why. ``close``: keep none of them."""
         if not loaded:
             return [], None
         transport = SmtpTransport(
@@ -406,9 +406,17 @@ class Delivery:
             connections = _take(server, most)
         except PoolExhausted:
             return transport.left(), None
-        errors: list[SmtpError] = []
+        errors = self._send_over(connections, transport, server, close)
+        self._apply_replies(errors, mailer)
+        broken = str(errors[0]) if errors and transport.left() and not transport.accepted else None
+        return transport.left(), transport.mailer_out or broken
+
+    def _send_over(
+        self, connections: Sequence[Connection], transport: SmtpTransport, server: SmtpServer, close: bool
+    ) -> list[SmtpError]:
+        """Send until no email is left or no connection works. Return why connections failed."""
         try:
-            errors = self._open_first(connections) or send_all(connections, transport)
+            return self._open_first(connections) or send_all(connections, transport)
         finally:
             if close:
                 close_all(connections)
@@ -416,9 +424,6 @@ class Delivery:
                 pool_of(server).give_back(connection)
             transport.put_off_rest()
             self._patiently(transport.commit)
-        self._apply_replies(errors, mailer)
-        broken = str(errors[0]) if errors and transport.left() and not transport.accepted else None
-        return transport.left(), transport.mailer_out or broken
 
     def _may_log_in(self, mailer: str, login: Login) -> bool:
         """Tell whether this batch may. Another one may have tried, and been refused, since it was read."""

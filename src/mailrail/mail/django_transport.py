@@ -185,7 +185,7 @@ def _close(backend: BaseEmailBackend) -> None:
 
 
 def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> DeliveryOutcome:
-    """What the backend says, in the words of SMTP. What it raises and nobody knows is tried again, like a 451."""
+    """Send one email, and return what the backend says as an outcome of SMTP."""
     email, message = loaded
     _address_to(message, waiting(email))
     name = f"{type(backend).__module__}.{type(backend).__qualname__}"
@@ -203,37 +203,8 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
             count = backend.send_messages([message])
     except UNREACHABLE_ERRORS:
         raise
-    except SMTPNotSupportedError as error:
-        if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
-            raise NeverConnected(_said(error)) from error
-        return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
-    except SMTPRecipientsRefused as error:
-        return _by_recipients(error, waiting(email))
-    except SMTPResponseException as error:
-        stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.BACKEND
-        return DeliveryOutcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
-    except (SMTPServerDisconnected, TimeoutError) as error:  # at which stage, smtplib does not say
-        return DeliveryOutcome(
-            Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND)
-        )
     except Exception as error:
-        causes = list(_causes(error))
-        if any(
-            isinstance(cause, UNREACHABLE_ERRORS) or CONNECT_ERROR_NAMES & _names(cause) for cause in causes
-        ):
-            raise NeverConnected(_said(error)) from error
-        if any(map(_is_ambiguous, causes)):
-            return DeliveryOutcome(
-                Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND)
-            )
-        if not hasattr(error, "status_code"):  # with one, it is what a service has answered
-            logger.error(
-                "%s raised over email %s, which is tried again later", name, email.pk, exc_info=error
-            )
-        refused = _refused_by_service(message, waiting(email))
-        return DeliveryOutcome(
-            Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused
-        )
+        return _outcome_of_smtplib(error, email) or _outcome_of_error(error, message, email, name)
     if count == 0:
         return DeliveryOutcome(
             Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNDEFINED_STATUS)
@@ -248,6 +219,47 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
     return DeliveryOutcome(
         Fate.ACCEPTED, Stage.BACKEND, Reply(250, f"taken by {name}{_id_of_service(message)}"), refused
     )
+
+
+def _outcome_of_smtplib(error: Exception, email: Email) -> DeliveryOutcome | None:
+    """Return what an error of smtplib means, or ``None`` for any other error.
+
+    Raise ``NeverConnected`` for what is not the fault of this email.
+    """
+    match error:
+        case SMTPNotSupportedError():
+            if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
+                raise NeverConnected(_said(error)) from error
+            return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
+        case SMTPRecipientsRefused():
+            return _by_recipients(error, waiting(email))
+        case SMTPResponseException():
+            stage = Stage.MAIL if isinstance(error, SMTPSenderRefused) else Stage.BACKEND
+            return DeliveryOutcome(Fate.REFUSED, stage, _reply(error.smtp_code, error.smtp_error))
+        case SMTPServerDisconnected() | TimeoutError():  # at which stage, smtplib does not say
+            return _lost(error)
+    return None
+
+
+def _outcome_of_error(error: Exception, message: EmailMessage, email: Email, backend: str) -> DeliveryOutcome:
+    """Return what an error of a backend means. One that nobody knows is tried again, like a 451.
+
+    Raise ``NeverConnected`` if nothing was sent.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(cause, UNREACHABLE_ERRORS) or CONNECT_ERROR_NAMES & _names(cause) for cause in causes):
+        raise NeverConnected(_said(error)) from error
+    if any(map(_is_ambiguous, causes)):
+        return _lost(error)
+    if not hasattr(error, "status_code"):  # with one, it is what a service has answered
+        logger.error("%s raised over email %s, which is tried again later", backend, email.pk, exc_info=error)
+    refused = _refused_by_service(message, waiting(email))
+    return DeliveryOutcome(Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused)
+
+
+def _lost(error: Exception) -> DeliveryOutcome:
+    """Return the outcome of a connection that broke: nobody knows whether the email was sent."""
+    return DeliveryOutcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
 
 
 @contextmanager

@@ -135,9 +135,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
     if not hasattr(message, "recipients"):
         raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
-    recipients = list(dict.fromkeys(str(recipient) for recipient in message.recipients()))
-    if not recipients:
-        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
+    recipients = _recipients(message)
     sender = _sender(message, options)
     for address in recipients:
         check_recipient(address, message)
@@ -154,7 +152,22 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
         message_id = message_id_in(files[content["data"]]) or message_id
     check_text(content, "The email")
     check_message_id(message_id)
-    email = email_of(
+    email = _email(message, options, sender, recipients, content, message_id, now, size)
+    return email, files
+
+
+def _email(
+    message: EmailMessage,
+    options: Options,
+    sender: str,
+    recipients: Sequence[str],
+    content: dict[str, Any],
+    message_id: str,
+    now: datetime,
+    size: int,
+) -> Email:
+    """Make a new record, which is not stored yet."""
+    return email_of(
         {
             "id": new_id(),
             "status": Status.QUEUED,
@@ -187,7 +200,14 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
             "namespace": current(),
         }
     )
-    return email, files
+
+
+def _recipients(message: EmailMessage) -> list[str]:
+    """Return the addresses, each of them once. Raise ``CannotQueue`` if there are none."""
+    recipients = list(dict.fromkeys(str(recipient) for recipient in message.recipients()))
+    if not recipients:
+        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
+    return recipients
 
 
 def _sender(message: EmailMessage, options: Options) -> str:

@@ -1,4 +1,4 @@
-"""Senders that a mailer's server refuses: their mail there is held until a person lets it go; others' mail goes on.
+"""Senders that a mailer's server refuses: their mail is held until a person allows them; mail of others goes on.
 
 A refusal of MAIL, before any recipient was named, is about the sender (RFC 5321 3.3). Of the default sender, or of
 three senders in a row, it says more of the mailer: the mailer is out, and its mail waits.
@@ -109,7 +109,9 @@ class RefusedSenders:
             mailer=row.mailer, sender=row.sender, defaults=values
         )
         if is_new:
-            text = "Mailer %r: its server refuses the sender %s, whose mail is held until somebody lets it go: %s"
+            text = (
+                "Mailer %r: its server refuses the sender %s, whose mail is held until somebody allows it: %s"
+            )
             logger.error(text, row.mailer or "default", row.sender or "<>", row.reason)
 
 

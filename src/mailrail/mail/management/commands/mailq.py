@@ -96,24 +96,30 @@ class Command(PipedCommand):
                 f"Mailer {name} holds mail from {sender} since {for_people(entry['since'])}, as its server refuses "
                 f"that sender: {entry['reason']}"
             )
-            self._say(f"To let it go: manage.py mailers allow {name} '{entry['sender']}'")
-        if report["deferrals"]:
+            self._say(f"To allow the sender: manage.py mailers allow {name} '{entry['sender']}'")
+        self._print_deferrals(report["deferrals"])
+        self._print_failures(report["failures"])
+
+    def _print_deferrals(self, deferrals: list[dict[str, Any]]) -> None:
+        if deferrals:
             self.stdout.write("\nDeferred, by reason:")
-        for entry in report["deferrals"][:MAX_REASONS]:
+        for entry in deferrals[:MAX_REASONS]:
             name = entry["mailer"] or "default"
             next_try = _until(entry["next_try"])
             self._say(f"{entry['count']:,} of mailer {name}, next try {next_try}: {entry['summary'][:200]}")
-        if (others := len(report["deferrals"]) - MAX_REASONS) > 0:
+        if (others := len(deferrals) - MAX_REASONS) > 0:
             self.stdout.write(f"… and {others:,} other reasons: --json has them all.")
-        if report["failures"]:
+
+    def _print_failures(self, failures: list[dict[str, Any]]) -> None:
+        if failures:
             self.stdout.write("\nFailed last:")
-        for entry in report["failures"]:
+        for entry in failures:
             to = ", ".join(entry["recipients"])[:60]
             have_it = f" ({_share(entry['sent'], len(entry['recipients']))})" if entry["sent"] else ""
             self._say(f"{for_people(entry['at'])}  {entry['id']}  {to}{have_it}  {entry['summary'][:200]}")
 
     def _say(self, text: str) -> None:
-        """What others have said stays on its line."""
+        """Write one line, whatever others have said."""
         self.stdout.write(single_line(text))
 
     def _table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
