@@ -39,7 +39,7 @@ def check_recipient(address: str, message: EmailMessage) -> None:
 
 @lru_cache(maxsize=1)
 def _djangos() -> Any:
-    """Knows how Django tells an address to a server; never opened."""
+    """Return a backend that knows how Django tells an address to a server. It is never opened."""
     return djangos.EmailBackend.__new__(djangos.EmailBackend)
 
 
@@ -101,7 +101,7 @@ def check_message_id(message_id: str) -> None:
 
 
 def message_id_in(data: bytes) -> str:
-    """The one that a finished message has, or nothing."""
+    """Return the Message-ID that a finished message has, or an empty text."""
     return str(BytesHeaderParser().parsebytes(data).get("Message-ID") or "").strip()
 
 

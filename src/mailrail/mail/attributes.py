@@ -88,7 +88,7 @@ def _pack(value: Any, name: str) -> Any:
 
 
 def _is_unset(value: Any) -> bool:
-    """``AnymailMessage`` puts a class of Anymail's where nothing was given."""
+    """Tell whether a value means that nothing was given. ``AnymailMessage`` puts a class of Anymail's there."""
     return issubclass(type(value), type) and value.__name__ == "UNSET"
 
 

@@ -114,7 +114,7 @@ class EmailBackend(BaseEmailBackend):
         return len(messages)
 
     def _queue_silently(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
-        """In savepoints: the caller's transaction goes on."""
+        """Queue each in a savepoint, so that the caller's transaction continues."""
         if _is_in_event_loop():
             # Nobody can await a log. By a thread of its own, the loop stands still as it would with Django's backends.
             with ThreadPoolExecutor(1) as aside:
@@ -138,7 +138,7 @@ class EmailBackend(BaseEmailBackend):
 
 
 def _is_in_event_loop() -> bool:
-    """Does Django refuse queries here (``django.utils.asyncio.async_unsafe``)?"""
+    """Tell whether Django refuses queries here (``django.utils.asyncio.async_unsafe``)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -147,7 +147,7 @@ def _is_in_event_loop() -> bool:
 
 
 def _is_of_a_log(messages: Sequence[EmailMessage]) -> bool:
-    """Does Django's handler send them? With ``MAILERS``, it has no way any more to say ``fail_silently``."""
+    """Tell whether Django's log handler sends these. With ``MAILERS``, it can no longer say ``fail_silently``."""
     if not messages or messages[0].from_email != django_settings.SERVER_EMAIL:
         return False  # nearly always: frames are looked through for error mail only
     frame = sys._getframe()
@@ -159,7 +159,7 @@ def _is_of_a_log(messages: Sequence[EmailMessage]) -> bool:
 
 
 def _complain(count: int, error: Exception) -> None:
-    """Once: a log may be mailed to the admins, and that mail cannot be queued either."""
+    """Log the error once: a log may be mailed to the admins, and that mail cannot be queued either."""
     if _complaining.get():
         return
     token = _complaining.set(True)
@@ -173,7 +173,8 @@ _complaining: ContextVar[bool] = ContextVar("mailrail.mail.complaining", default
 
 
 def default_alias() -> str:
-    """The mailer that delivers what the project's default mailer queues.
+    """Return the mailer that delivers what the project's default mailer queues. Raise ``InvalidSettings`` if the
+    default mailer does not queue, so that nobody can know.
 
     Raises ``InvalidSettings`` where that one does not queue, so that nobody can know.
     """

@@ -66,7 +66,7 @@ FOR_DEVELOPMENT = {
 @register()
 @read_for_checks()
 def check_mail(**kwargs: Any) -> list[CheckMessage]:
-    """Does what is queued leave, and by what?"""
+    """Check that what is queued leaves, and by which backend."""
     if not apps.is_installed("mailrail"):
         return [
             Error(
@@ -92,7 +92,7 @@ def check_mail(**kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 @read_for_checks()
 def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Does email wait for a mailer that was removed? Nothing but a person moves it."""
+    """Warn of email that waits for a mailer that was removed: only a person can move it."""
     using = router.db_for_read(Email) or DEFAULT_DB_ALIAS
     if using not in (databases or ()):
         return []
@@ -113,7 +113,7 @@ def check_removed_mailers(databases: Collection[str] | None = None, **kwargs: An
 @register()
 @read_for_checks()
 def check_policies(**kwargs: Any) -> list[CheckMessage]:
-    """Rates, connections, lifetimes and failover."""
+    """Check rates, connections, lifetimes and failover."""
     try:
         raw = settings.mailers
     except InvalidSettings:
@@ -130,7 +130,7 @@ def check_policies(**kwargs: Any) -> list[CheckMessage]:
 @register()
 @read_for_checks()
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
-    """Is there a place for attachments? Small ones never ask for it."""
+    """Check that there is a place for attachments. Small ones never need it."""
     try:
         alias = settings.mail_storage
     except InvalidSettings:
@@ -150,7 +150,7 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
 @register()
 @read_for_checks()
 def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
-    """Can the function be asked that says what only recipients may read?"""
+    """Check that the function can be called that says which emails only recipients may read."""
     try:
         path = settings.mail_sensitive
     except InvalidSettings:
@@ -173,7 +173,7 @@ def check_sensitive(**kwargs: Any) -> list[CheckMessage]:
 @register(deploy=True)
 @read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
-    """Does this machine go by a name that servers elsewhere take? Its name server is asked: only with ``--deploy``."""
+    """Check that servers elsewhere accept this machine's name. Its name server is asked, so only with ``--deploy``."""
     messages: list[CheckMessage] = []
     for check in (_check_ehlo, _check_message_ids):
         with suppress(Exception):  # whatever is wrong with a mailer: the other checks tell
@@ -204,7 +204,7 @@ def _check_message_ids() -> Iterable[CheckMessage]:
 
 
 def _is_no_domain(name: str) -> bool:
-    """Also where a machine has made one up for itself, as the resolver's ``localhost.localdomain``."""
+    """Tell whether a name is no domain, such as the resolver's ``localhost.localdomain``."""
     return not name.startswith("[") and ("." not in name.strip(".") or name.endswith(".localdomain"))
 
 
@@ -247,7 +247,8 @@ def _cannot_deliver(alias: str) -> str | None:
 
 
 def _is_unread(alias: str) -> bool:
-    """Whether what defines this mailer in ``MAILRAIL`` is written wrongly: E004 tells, or mailrail.E001."""
+    """Tell whether the setting that defines this mailer in ``MAILRAIL`` is wrong, which E004 or mailrail.E001
+    reports."""
     if configured() is not None:
         return False
     if alias_of(alias) != UNNAMED:
@@ -290,7 +291,7 @@ def _check_mailer(alias: str, known: Mapping[str, Any]) -> Iterable[CheckMessage
 
 
 def _check_queueing(alias: str, target: str) -> Iterable[CheckMessage]:
-    """A server's options that stayed behind when a mailer began to queue would be found out by its first email."""
+    """Find options of a server that stayed when a mailer began to queue: otherwise its first email would find them."""
     for error in _errors_of_options(alias):
         yield Error(
             f"The mailer that queues cannot be made: {error}",
@@ -347,7 +348,7 @@ def _check_delivering(alias: str, where: str, path: str) -> Iterable[CheckMessag
 
 
 def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
-    """Nothing is opened: a backend connects when it sends."""
+    """Make the backend with its options. Nothing is opened, as a backend connects when it sends."""
     errors = _errors_of_options(alias)
     for error in errors:
         yield Error(
@@ -360,7 +361,7 @@ def _check_options(alias: str, where: str, path: str) -> Iterable[CheckMessage]:
 
 
 def _errors_of_options(alias: str) -> Collection[str]:
-    """All that a backend says of its options, a text for each mistake.
+    """Return all that a backend says of its options, a text for each mistake.
 
     A backend may stop at its first mistake. So it is made again without the options that its error names, or with the
     one that it lacks, until it says nothing new.

@@ -96,7 +96,7 @@ def _cannot(where: str, error: Exception) -> CannotQueue:
 
 
 def _parts(message: EmailMessage) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What an email is made of, by the name that its sender knows, and the attempt to write it alone."""
+    """Yield each part of an email by the name that its sender knows, with the attempt to write it alone."""
     for name, value in message.extra_headers.items():
         yield f"The header {name!r}", _attempt(extra_headers={name: value})
     yield "The body", _attempt(body=message.body)
@@ -135,11 +135,11 @@ def size_of_fields(message: EmailMessage, content: Mapping[str, Any], files: Map
 
 
 def addresses_in(from_email: str) -> list[str]:
-    """Those of the authors: a service may take several, or none where its template has one."""
+    """Return the addresses of the authors: a service may accept several, or none where its template has one."""
     return [address for _, address in getaddresses([from_email])] if from_email else []
 
 
 def _check_one_line(where: str, text: str) -> None:
-    """Nobody else may look: what ends a header begins another."""
+    """Raise for a line end, which ends a header and begins another. Nobody else may look."""
     if "\n" in text or "\r" in text:
         raise CannotQueue(f"{where} has a newline: {text[:60]!r}. Remove it.")

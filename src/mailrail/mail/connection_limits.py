@@ -114,7 +114,7 @@ _keeper = _Keeper()
 
 
 def _forget() -> None:
-    """In a forked child, what its parent holds is the parent's."""
+    """Forget, in a forked child, the connections that its parent holds."""
     global _keeper
     _keeper = _Keeper()
 

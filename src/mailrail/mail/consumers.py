@@ -63,7 +63,7 @@ def _priority(email: Email) -> int:
 
 
 def _records(before: datetime, status: Status) -> QuerySet[Email]:
-    """Without their contents. By the id, as what was queued just now may be much, and is not read then."""
+    """Return records without their contents. They are selected by id, as many may have been queued just now."""
     emails = Email.objects.using(router.db_for_write(Email)).filter(status=status, pk__lt=first_id(before))
     return emails.only("id", "dispatch", "priority")
 
@@ -100,7 +100,8 @@ def hold_what_was_buried(*, message: IncomingMessage, error: str, **kwargs: Any)
 
 
 def hold_what_is_dead() -> None:
-    """What the worker that buried it did not hold: it was killed in between, or its database was away."""
+    """Hold the emails whose messages are dead and whose worker did not hold them: it was killed, or its database was
+    away."""
     layer, last = Channel(CHANNEL).layer, None
     while page := layer.dead(CHANNEL, DEAD_PER_RUN, last):
         last = page[-1]

@@ -80,7 +80,7 @@ class _StoredPart(MIMEBase):
 
 
 def dump(message: EmailMessage, *, composes: bool = True) -> tuple[dict[str, Any], Files]:
-    """Raises ``CannotBeStored`` for what is no data. Reads the message, and changes nothing in it.
+    """Return a message as JSON, and its files. Raise ``CannotBeStored`` for what is no data. The message is only read.
 
     ``composes``: whether what delivers it calls ``message()``. If not, a class that writes its own message is kept
     field by field, too: its fields are all that is read of it.
@@ -90,7 +90,7 @@ def dump(message: EmailMessage, *, composes: bool = True) -> tuple[dict[str, Any
 
 
 def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage:
-    """``files``: those of ``dump``, by their SHA-256."""
+    """Return the message of a stored content. ``files``: those of ``dump``, by their SHA-256."""
     if content["v"] != VERSION:
         raise ValueError(
             f"An email was stored in version {content['v']} of the format; this Mailrail reads version {VERSION}. "

@@ -73,7 +73,7 @@ def cancel(emails: Subjects, *, force: bool = False) -> Changed:
 
 
 def hold(emails: Subjects) -> Changed:
-    """Do not send these until `unhold` is called for them."""
+    """Keep these from being sent until ``unhold`` is called for them."""
     return _change(emails, {Status.QUEUED}, lambda email: _set_status(email, Status.HELD, "held"))
 
 
@@ -98,27 +98,27 @@ def send_now(emails: Subjects) -> Changed:
 
 
 async def acancel(emails: Subjects, *, force: bool = False) -> Changed:
-    """``cancel`` from async code."""
+    """Call ``cancel`` from async code."""
     return await sync_to_async(cancel)(emails, force=force)
 
 
 async def ahold(emails: Subjects) -> Changed:
-    """``hold`` from async code."""
+    """Call ``hold`` from async code."""
     return await sync_to_async(hold)(emails)
 
 
 async def aunhold(emails: Subjects) -> Changed:
-    """``unhold`` from async code."""
+    """Call ``unhold`` from async code."""
     return await sync_to_async(unhold)(emails)
 
 
 async def aresend(emails: Subjects) -> Changed:
-    """``resend`` from async code."""
+    """Call ``resend`` from async code."""
     return await sync_to_async(resend)(emails)
 
 
 async def asend_now(emails: Subjects) -> Changed:
-    """``send_now`` from async code."""
+    """Call ``send_now`` from async code."""
     return await sync_to_async(send_now)(emails)
 
 
@@ -133,7 +133,8 @@ def _change(
     refuse: Callable[[Email], str] | None = None,
     send: bool = False,
 ) -> Changed:
-    """``change`` alters a locked record, and may return a copy to store. All of it commits with the caller's work.
+    """Change locked records, row by row. ``change`` alters a record, and may return a copy to store. All of it commits
+    with the caller's work.
 
     ``refuse``: why a record must not be changed, or an empty text.
     """
@@ -158,7 +159,7 @@ def _change(
 
 
 def _save(email: Email, copied: Email | None, changed: Changed, using: str, send: bool) -> None:
-    """SQLite has no row locks: there, the version decides whether somebody was quicker."""
+    """Save a changed record. SQLite has no row locks: there, the version decides whether somebody was quicker."""
     version, email.version = email.version, email.version + 1
     if send and copied is None:
         email.dispatch += (
@@ -178,7 +179,7 @@ def _save(email: Email, copied: Email | None, changed: Changed, using: str, send
 
 
 def _store_copy(email: Email, copied: Email, using: str) -> None:
-    """With a Message-ID of its own, and the files of the first one."""
+    """Store a copy with a Message-ID of its own and the files of the first email."""
     needs = EmailFile.objects.using(using).filter(email=email).values_list("file_id", flat=True)
     files = renew_message_id(copied, email, using)
     copied.save(using=using, force_insert=True)
@@ -232,7 +233,7 @@ def _set_status(email: Email, status: Status, event: str, **facts: str) -> None:
 
 
 def may_be_sent(email: Email) -> bool:
-    """Has a server taken it, and nobody knows?"""
+    """Tell whether a server may have accepted it, which nobody knows."""
     return not defect_of(email) and is_ambiguous(email)
 
 
@@ -294,7 +295,7 @@ def _copy(email: Email) -> Email:
 
 
 def _begin_anew(email: Email) -> None:
-    """Its lifetime counts from now."""
+    """Start the lifetime again."""
     now = timezone.now()
     email.attempts, email.send_at = 0, now
     if email.expires_at is not None and seconds_between(email.expires_at, now) >= 0:

@@ -58,7 +58,8 @@ def _without_message_id(content: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def _renew_in_bytes(copied: Email, email: Email, using: str) -> Files | None:
-    """Of a class that wrote its own message. One whose signature covers the Message-ID stays as it is."""
+    """Renew the Message-ID of a message whose class wrote it. One whose signature covers the Message-ID stays
+    unchanged."""
     digest = copied.content.get("data")
     large, _ = load_files([email], using)
     data = {**large, **inline_files(email)}.get(str(digest))

@@ -175,7 +175,7 @@ class Delivery:
             self._deliver(mailer, by_mailer[mailer])
 
     def _working_ones_first(self, mailers: Collection[str]) -> Iterable[str]:
-        """One that is out may keep whoever tries it waiting for minutes."""
+        """Sort the mailers that are out to the end: whoever tries one may have to wait for minutes."""
         if len(mailers) < 2:
             return mailers
         out = circuit.tripped(self._using)
@@ -184,7 +184,7 @@ class Delivery:
     # -- before anything is sent --------------------------------------------------------------------------------
 
     def _triage(self, emails: list[Email]) -> list[Email]:
-        """Those to send now. The others are settled."""
+        """Return the emails to send now. The others are settled."""
         now = timezone.now()
         sound, results, ready = [], [], []
         for email in emails:
@@ -233,7 +233,7 @@ class Delivery:
     # -- one mailer ---------------------------------------------------------------------------------------------
 
     def _deliver(self, mailer: str, emails: list[Email]) -> None:
-        """By the mailer, or by the first that can stand in for it while it is out."""
+        """Deliver by the mailer, or by the first that can stand in for it while it is out."""
         candidates, wait, reason = failover.candidates(mailer), float("inf"), ""
         for candidate in candidates:
             if not emails:
@@ -255,7 +255,8 @@ class Delivery:
     def _attempt_with(
         self, mailer: str, emails: list[Email], circuit_state: CircuitState, candidates: Sequence[str]
     ) -> tuple[list[Email], float, str]:
-        """Returns those that it could not take as it went out, the seconds until it is tried again, and why."""
+        """Deliver by one mailer. Return the emails that it could not take as it went out, the seconds until its next
+        try, and why."""
         self._senders = RefusedSenders(mailer, self._using)
         emails, unwelcome = self._welcome(mailer, emails)
         admission = rates.admit(mailer, emails, self._using)
@@ -284,7 +285,7 @@ class Delivery:
         return left + unwelcome, delay, outage
 
     def _give_login_back(self) -> None:
-        """Last of all: whoever tries it next has to see that the mailer is out, if it is."""
+        """Give the login back, last of all: whoever tries it next has to see that the mailer is out, if it is."""
         if self._login is not None:
             self._login.give_back()
             self._login = None
@@ -303,7 +304,7 @@ class Delivery:
         return [email for email in emails if email.pk not in refused], others
 
     def _moved(self, mailer: str, emails: list[Email]) -> list[Email]:
-        """Those that may leave by this mailer, now that their records say so."""
+        """Return the emails that may leave by this mailer, now that their records say so."""
         changed = failover.move(emails, mailer, self._using)
         self._changed(changed)
         return [email for email in emails if email not in changed] if changed else emails
@@ -311,7 +312,7 @@ class Delivery:
     def _send(
         self, mailer: str, emails: list[Email], circuit_state: CircuitState, admission: rates.Admission
     ) -> tuple[list[Email], str | None]:
-        """Returns what is left, and why the mailer cannot be used, if it cannot."""
+        """Send, and return what is left, and why the mailer cannot be used, if it cannot."""
         if not emails:
             return [], None
         try:
@@ -350,7 +351,8 @@ class Delivery:
         return left, outage
 
     def _slow(self, mailer: str, seconds: float) -> None:
-        """As the server asks for. A few emails say little of the pace that it bears, so no less than a few a second."""
+        """Slow down as the server asks. A few emails say little of the pace that it bears, so the pace has a
+        minimum."""
         pace = max(MIN_PACE_PER_S, self._ended / max(seconds, 0.001))
         for domain, reply in self._slow_down.items():
             allowed = rates.slowest_configured(mailer, domain)
@@ -447,7 +449,7 @@ class Delivery:
         return []
 
     def _apply_replies(self, errors: Sequence[SmtpError], mailer: str) -> None:
-        """A server that turns connections away wants less, too."""
+        """Apply the replies to connections: a server that refuses connections wants less mail, too."""
         for error in errors:
             if isinstance(error, AuthenticationRefused) and self._login is not None:
                 self._login.refused()
@@ -455,7 +457,7 @@ class Delivery:
                 self._slow_down[""] = str(error.reply)
 
     def _patiently(self, write: Callable[[], object]) -> None:
-        """Outcomes that are known. A database that is being restarted is waited for."""
+        """Write outcomes that are known, and wait for a database that is being restarted."""
         until, is_told = time.monotonic() + DATABASE_TIMEOUT_S, False
         while True:
             try:
@@ -470,7 +472,8 @@ class Delivery:
                 time.sleep(0.2)
 
     def _reconnects(self) -> bool:
-        """Not inside somebody's transaction, as in a test: that one is over."""
+        """Close the connection, so that the next query opens a new one. Not inside a caller's transaction, as in a
+        test: that one is over."""
         connection = connections[self._using]
         if connection.in_atomic_block:
             return False
@@ -489,7 +492,7 @@ class Delivery:
         self._patiently(lambda: self._settle(results))
 
     def _settled(self, results: Sequence[Result]) -> None:
-        """These are committed: their messages end, or come again."""
+        """Settle the messages of results that are committed."""
         self._ended += len(results)
         for result in results:
             if result.slow_down:
@@ -519,7 +522,8 @@ class Delivery:
         self._finished_at = time.monotonic()
 
     def _changed(self, emails: Iterable[Email]) -> None:
-        """By a person, or by another worker whose message this one has become: look again."""
+        """Release emails that were changed meanwhile: by a person, or by another worker whose message this one has
+        become."""
         for email in emails:
             logger.info("email %s was changed while it was about to be sent", email.pk)
             _release(self._messages[email.pk], random.uniform(0, 1), "it was changed meanwhile")
@@ -532,18 +536,18 @@ class Delivery:
     def _recheck_later(
         self, mailer: str, emails: Sequence[Email], reason: str, soonest: float = throttle.MIN_RECHECK_S
     ) -> None:
-        """They wait for nobody knows how long: looked at soon if they are few, and never all the time."""
+        """Release emails that wait for an unknown time: few are checked again soon, many less often."""
         for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
             _release(self._messages[email.pk], delay, reason)
 
 
 def _most(server: SmtpServer, count: int, circuit_state: CircuitState) -> int:
-    """Connections for so many emails."""
+    """Return how many connections so many emails are worth."""
     return 1 if circuit_state.is_probe else max(1, min(server.pool_size, -(-count // EMAILS_PER_CONNECTION)))
 
 
 def _take(server: SmtpServer, most: int) -> list[Connection]:
-    """At least one, and what else is free. Raises ``PoolExhausted``."""
+    """Take at least one connection, and others that are free. Raise ``PoolExhausted``."""
     pool = pool_of(server)
     connections = [pool.take()]
     try:
@@ -555,7 +559,7 @@ def _take(server: SmtpServer, most: int) -> list[Connection]:
 
 
 def _settle_message(message: IncomingMessage, error: Exception) -> None:
-    """By the message's own attempts, where the record cannot be used: the dead one's record is held."""
+    """Retry or bury a message by its own attempts, where the record cannot be used. A dead one's record is held."""
     error_text = "".join(traceback.format_exception(error))
     if message.attempt < outcomes.MAX_UNFORESEEN_ATTEMPTS:
         _say(message, lambda: message.retry(outcomes.delay_after(message.attempt), error_text))
@@ -578,7 +582,7 @@ def _release(message: IncomingMessage, delay: float, reason: str) -> None:
 
 
 def _say(message: IncomingMessage, settle: Callable[[], None]) -> None:
-    """Unless it is settled already: by us, or by a worker that had to stop."""
+    """Settle a message, unless it is settled already: by us, or by a worker that had to stop."""
     if message.outcome is None:
         try:
             settle()

@@ -95,7 +95,7 @@ def send_by_django(
     login: Login,
     settle: Callable[[Sequence[Result]], None],
 ) -> tuple[list[Email], str | None]:
-    """One after the other, each with its intent committed first. Returns what is left, and why, after an outage."""
+    """Send one after the other, and commit the intent of each first. Return what is left, and why, after an outage."""
     if not loaded:
         return [], None
     if why_closed := _open(backend, login):
@@ -128,7 +128,7 @@ def send_by_django(
 
 
 def _judge(email: Email, outcome: DeliveryOutcome, mailer: str, senders: RefusedSenders) -> Result:
-    """Those for whom the server had no room follow at once, where the backend tells who they are."""
+    """Apply an outcome. Recipients for whom the server had no room follow at once, where the backend names them."""
     now, offered = timezone.now(), waiting(email)
     over, _ = overflow(offered, outcome)
     if not over or not may_go_on(outcome, mailer):
@@ -138,7 +138,8 @@ def _judge(email: Email, outcome: DeliveryOutcome, mailer: str, senders: Refused
 
 
 def _open(backend: BaseEmailBackend, login: Login) -> str | None:
-    """Returns why it cannot be. Then nothing stays open: Django's backend keeps the socket of a refused login."""
+    """Open the connection, or return why it cannot be. Then close it: Django's backend keeps the socket of a refused
+    login."""
     try:
         backend.open()
     except Exception as error:
@@ -161,13 +162,13 @@ def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[De
 
 
 def _has_lost_its_connection(outcome: DeliveryOutcome) -> bool:
-    """smtplib goes on to say so of every later email, of which nothing was sent."""
+    """Tell whether the connection is lost: smtplib says so of every later email, of which nothing was sent."""
     replies = [outcome.reply, *outcome.refused.values()]
     return outcome.fate is Fate.AMBIGUOUS or any(reply and reply.code == 421 for reply in replies)
 
 
 def _reopen(backend: BaseEmailBackend) -> str | None:
-    """Returns why it cannot be."""
+    """Open the connection again, or return why it cannot be."""
     _close(backend)
     try:
         backend.open()
@@ -177,7 +178,7 @@ def _reopen(backend: BaseEmailBackend) -> str | None:
 
 
 def _close(backend: BaseEmailBackend) -> None:
-    """What it raises says nothing of the emails, whose outcomes are known."""
+    """Close the connection. What that raises says nothing of the emails, whose outcomes are known."""
     try:
         backend.close()
     except Exception:
@@ -291,8 +292,8 @@ def _listening(backend: BaseEmailBackend) -> Iterator[dict[str, Reply]]:
 
 
 def _unfit_as_finished(email: Email, mailer: str, backend: str) -> DeliveryOutcome:
-    """Nothing of it could be told to a service that takes fields: neither body nor attachments. Of a mailer that only
-    stands in, another one can still send it."""
+    """Return the outcome for finished bytes, of which a service with fields takes neither body nor attachments. If this
+    mailer only stands in, another one can still send it."""
     error_text = (
         f"It is finished bytes, as its class writes its own message, and {backend} does not take bytes."
     )
@@ -302,7 +303,7 @@ def _unfit_as_finished(email: Email, mailer: str, backend: str) -> DeliveryOutco
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """What was raised, and what that came of: clients of HTTP wrap what their socket says, and backends that."""
+    """Yield what was raised and its causes: clients of HTTP wrap errors of sockets, and backends wrap theirs."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -311,7 +312,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_ambiguous(error: BaseException) -> bool:
-    """Also one of Anymail's where the service has taken the request, and answers what is no JSON."""
+    """Tell whether the email may have been sent. So it may with Anymail's error that the service answered no JSON."""
     if _is_of_a_handshake(error):
         return False
     status = getattr(error, "status_code", None)
@@ -323,7 +324,7 @@ def _is_ambiguous(error: BaseException) -> bool:
 
 
 def _is_of_a_handshake(error: BaseException) -> bool:
-    """Of TLS: nothing had been sent."""
+    """Tell whether an error comes from the handshake of TLS, before anything was sent."""
     return any(frame.f_code.co_name == "do_handshake" for frame, _ in walk_tb(error.__traceback__))
 
 
@@ -340,7 +341,7 @@ def _identify(message: EmailMessage, email: Email) -> None:
 
 
 def _name_one_sender(message: EmailMessage, email: Email) -> None:
-    """Django's SMTP backend takes from_email for MAIL FROM, which is one mailbox: several authors go into From."""
+    """Put several authors into From: Django's SMTP backend takes from_email for MAIL FROM, which is one mailbox."""
     from_email, headers = str(message.from_email), message.extra_headers
     if sender := missing_sender(message):
         headers["Sender"] = sender
@@ -350,7 +351,7 @@ def _name_one_sender(message: EmailMessage, email: Email) -> None:
 
 
 def _refused_by_service(message: EmailMessage, addresses: Sequence[str]) -> dict[str, Reply]:
-    """Whom Anymail's service will not send it to, by ``message.anymail_status``."""
+    """Return whom Anymail's service refuses, by ``message.anymail_status``."""
     recipients = getattr(getattr(message, "anymail_status", None), "recipients", {})
     codes = {"invalid": 550, "rejected": 550, "failed": 451}
     statuses = {bare(address): recipient.status for address, recipient in recipients.items()}
@@ -382,7 +383,7 @@ def _address_to(message: EmailMessage, addresses: Sequence[str]) -> None:
 
 
 def _by_recipients(error: SMTPRecipientsRefused, addresses: Sequence[str]) -> DeliveryOutcome:
-    """All were refused; or the server closed at one of them (421), and those behind it were not asked for."""
+    """Return the outcome of refused recipients: all of them, or those up to a 421, behind which none was asked for."""
     replies = {bare(address): _reply(*code_and_text) for address, code_and_text in error.recipients.items()}
     bare_of = {address: bare(address) for address in addresses}
     refused = {address: replies[bare_of[address]] for address in addresses if bare_of[address] in replies}
@@ -405,7 +406,7 @@ def _reply(code: int, text: bytes | str) -> Reply:
 
 
 def _said_of(backend: BaseEmailBackend, error: Exception) -> str:
-    """What sockets and OpenSSL say names neither the server nor the file that it is about."""
+    """Return the text of an error with the server and the file that sockets and OpenSSL leave out."""
     error_text = _said(error)
     if not isinstance(backend, djangos.EmailBackend):
         return error_text

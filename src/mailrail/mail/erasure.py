@@ -76,7 +76,7 @@ class Erased:
 
 
 def find(address: str, using: str) -> Iterator[list[UUID]]:
-    """The emails that hold the address, page by page."""
+    """Yield the emails that hold the address, page by page."""
     every = Email.objects.using(using).order_by("pk")
     last = UUID(int=0)
     while page := list(every.filter(pk__gt=last).values_list("pk", flat=True)[:PAGE_SIZE]):
@@ -114,7 +114,7 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
 
 
 def _admin_log() -> QuerySet[LogEntry] | None:
-    """What it keeps of emails and of the suppression list: also the name that each had when it was changed."""
+    """Return the admin's log of this app, with old names of its objects, or ``None`` without the admin."""
     if not apps.is_installed("django.contrib.admin"):
         return None
     from django.contrib.admin.models import LogEntry
@@ -146,12 +146,12 @@ def _is_named(email: Email, address: str) -> bool:
 
 
 def _recipients(email: Email) -> list[Any]:
-    """Other hands may have written the record."""
+    """Return the recipients, or an empty list where other hands have written something else."""
     return email.recipients if isinstance(email.recipients, list) else [email.recipients]
 
 
 def _holding(emails: QuerySet[Email], address: str, using: str) -> QuerySet[Email]:
-    """Perhaps: those that hold the text."""
+    """Select the emails that hold the text, and so perhaps the address."""
     local = address.rpartition("@")[0] + "@"
     # SQLite folds the case of ASCII alone, so an international domain is left to Python.
     text = local if "xn--" in address else address
@@ -170,12 +170,13 @@ def _holding(emails: QuerySet[Email], address: str, using: str) -> QuerySet[Emai
 
 
 def _in_json(text: str, is_postgresql: bool) -> str:
-    """PostgreSQL writes JSON's strings as they are; on SQLite they are as Python has written them."""
+    """Return how a text stands in JSON: PostgreSQL writes strings unescaped, on SQLite they are as Python has written
+    them."""
     return json.dumps(text, ensure_ascii=not is_postgresql)[1:-1]
 
 
 def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
-    """Returns the files that the email had."""
+    """Erase the address from one email. Return the files that the email had."""
     email = Email.objects.using(using).filter(pk=id).select_for_update().first()
     if email is None:
         return set()
@@ -213,12 +214,12 @@ def _erase_one(id: UUID, address: str, using: str, erased: Erased) -> set[str]:
 
 
 def _address(recipient: Any) -> str:
-    """Other hands may have written the record."""
+    """Return the address of a recipient, or an empty text where other hands have written something else."""
     return bare(str(recipient.get("address", ""))) if isinstance(recipient, dict) else ""
 
 
 def _take_out(email: Email, address: str) -> None:
-    """Of an email that has to be sent to others."""
+    """Take the address out of an email that has to be sent to others."""
     fields = email.content.get("fields", {})
     for name in _LISTS:
         if isinstance(fields.get(name), list):
@@ -251,7 +252,8 @@ def _mentions(email: Email, address: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _in_text(address: str) -> re.Pattern[str]:
-    """The address, and no part of another: of joann@, jo.ann@ or @example.com.au.
+    """Return a pattern of the address that matches no part of another: of joann@, jo.ann@ or @example.com.au. A sign
+    alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
 
     A sign alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
     """
@@ -261,13 +263,14 @@ def _in_text(address: str) -> re.Pattern[str]:
 
 
 def _written(address: str) -> list[str]:
-    """How a text may write it: by A-labels, and by U-labels of either normalization of Unicode."""
+    """Return how a text may write it: by A-labels, and by U-labels of either normalization of Unicode."""
     names = spellings(address)
     return list(dict.fromkeys([*names, *(unicodedata.normalize("NFD", name) for name in names)]))
 
 
 def _in_labels(email: Email, address: str) -> re.Pattern[str]:
-    """In what programs put together, as welcome-ann@… for ann@…: but not if it was for a recipient jo-ann@…"""
+    """Return a pattern for labels that programs make, such as welcome-ann@… for ann@…, but not those of a recipient
+    jo-ann@…"""
     recipients = [_address(recipient) for recipient in _recipients(email)]
     others = [
         name for other in recipients if address in other and other != address for name in _written(other)

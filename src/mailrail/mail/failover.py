@@ -25,23 +25,23 @@ RETURNING e.id
 
 
 def last_mailer(email: Email) -> str:
-    """The one that had it last."""
+    """Return the mailer that had it last."""
     return alias_of(email.sent_via) if email.sent_via else email.mailer
 
 
 def mailer_of(email: Email) -> str:
-    """The one it belongs to: its own, or the one that may have sent it."""
+    """Return the mailer of an email: its own, or the one that may have sent it."""
     return last_mailer(email) if is_ambiguous(email) else email.mailer
 
 
 def candidates(mailer: str) -> list[str]:
-    """The mailer, and those that stand in for it, in order."""
+    """Return the mailer, and those that stand in for it, in order."""
     others = [alias_of(name) for name in policy_of(mailer).failover]
     return list(dict.fromkeys([mailer, *others]))
 
 
 def can_fail_over(email: Email) -> bool:
-    """May another mailer send it?"""
+    """Tell whether another mailer may send it."""
     return not is_ambiguous(email)
 
 

@@ -67,7 +67,7 @@ def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> 
 
 
 def _kept(digests: Collection[str], using: str) -> set[str]:
-    """Those that are stored, and stay until the transaction ends: whoever prunes waits for it, and looks again."""
+    """Return those that are stored, and lock them until the transaction ends: whoever prunes waits, and looks again."""
     if connections[using].vendor != "postgresql":  # one writer at a time, and that is us
         return _known(digests, using)
     with connections[using].cursor() as cursor:
@@ -80,7 +80,7 @@ def _kept(digests: Collection[str], using: str) -> set[str]:
 
 
 def load_files(emails: Iterable[Email], using: str) -> tuple[dict[str, bytes], dict[str, Exception]]:
-    """The large files that these records need, and why others could not be had."""
+    """Return the large files that these records need, and why others could not be loaded."""
     emails = list(emails)
     contents: dict[str, bytes] = {}
     errors: dict[str, Exception] = {}
@@ -207,7 +207,8 @@ def _path(digest: str) -> str:
 
 
 def _storage() -> Storage | None:
-    """The one that ``MAILRAIL["MAIL_STORAGE"]`` names, an alias of ``STORAGES``; ``None``: the database."""
+    """Return the storage that ``MAILRAIL["MAIL_STORAGE"]`` names, an alias of ``STORAGES``, or ``None`` for the
+    database."""
     return None if settings.mail_storage is None else storages[settings.mail_storage]
 
 

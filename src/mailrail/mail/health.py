@@ -39,7 +39,7 @@ class _Queued(NamedTuple):
 
     @property
     def mailers(self) -> set[str]:
-        """Its own, and the one that stands in for it."""
+        """Return its own mailer, and the one that stands in for it."""
         return {self.mailer, alias_of(self.sent_via) if self.sent_via else self.mailer}
 
     @property

@@ -38,7 +38,7 @@ def insert(emails: Sequence[Email], using: str) -> None:
 
 
 def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
-    """The INSERT of one record, for ``Channel._send_with``; only for PostgreSQL.
+    """Return the INSERT of one record, for ``Channel._send_with``; only for PostgreSQL.
 
     As plain values: for one row, that is less work for the server than reading JSON.
     """
@@ -52,7 +52,7 @@ def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
 
 
 def _row(email: Email) -> dict[str, Any]:
-    """What is not the database's default anyhow."""
+    """Return the columns that differ from the database's defaults."""
     values = vars(email)
     row = {}
     for name, default in _columns():
@@ -78,7 +78,7 @@ def _columns() -> tuple[tuple[str, Any], ...]:
 
 
 def _alike(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
-    """Rows of the same columns, so many at a time."""
+    """Yield rows of the same columns, so many at a time."""
     by_names: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         by_names.setdefault(tuple(row), []).append(row)
@@ -89,7 +89,7 @@ def _alike(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], li
 
 @lru_cache(maxsize=16)
 def _statement(names: tuple[str, ...], using: str) -> str:
-    """From one JSON text: Django's way to insert prepares each value of each row on its own, for half of all time."""
+    """Return the INSERT of rows from one JSON text: Django prepares each value of each row, for half of all time."""
     connection = connections[using]
     quote = connection.ops.quote_name
     types = {field.attname: field.db_type(connection) for field in Email._meta.concrete_fields}

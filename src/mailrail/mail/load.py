@@ -43,7 +43,7 @@ class Batch:
 
 
 def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
-    """As many at once as fit into memory; one that does not is alone."""
+    """Yield as many emails at once as fit into memory. One that does not fit is alone."""
     portion: list[Email] = []
     size = 0
     for email in emails:
@@ -79,7 +79,7 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
 
 
 def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> Exception:
-    """What a storage says names the file as the storage knows it; people know it by another name."""
+    """Name the file in a storage's error as people know it: the storage knows it by another name."""
     digest = next(digest for digest in email.content["large"] if errors.get(digest) is error)
     name = file_name(email, digest)
     if isinstance(error, FileNotFoundError):
@@ -88,7 +88,7 @@ def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> E
 
 
 def file_name(email: Email, digest: str) -> str:
-    """A stored file, in words: by the name of the attachment, if it is one and has one."""
+    """Return a stored file in words: by the name of the attachment, if it is one and has one."""
     attachments = email.content.get("attachments")
     for attachment in attachments if isinstance(attachments, list) else ():
         if not isinstance(attachment, dict) or not attachment.get("filename"):
@@ -99,7 +99,7 @@ def file_name(email: Email, digest: str) -> str:
 
 
 def defect_of(email: Email) -> str:
-    """What is wrong with a record that was written by other hands, so that nothing else stumbles over it."""
+    """Return what is wrong with a record that other hands have written, so that nothing else fails over it."""
     if email.status not in _STATUSES:
         return f"its status is {email.status!r}"
     if not isinstance(email.recipients, list) or not email.recipients:

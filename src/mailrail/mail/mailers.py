@@ -25,7 +25,7 @@ LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 
 
 def configured() -> Mapping[str, Any] | None:
-    """``MAILERS``, if the project has it and this Django knows it."""
+    """Return ``MAILERS``, if the project has it and this Django knows it."""
     try:
         from django.core.mail import mailers  # noqa: F401 - Django 6.1 and newer
     except ImportError:
@@ -35,7 +35,7 @@ def configured() -> Mapping[str, Any] | None:
 
 
 def email_backend() -> str:
-    """``EMAIL_BACKEND``, without the warning that Django 6.1 has for whoever reads it."""
+    """Return ``EMAIL_BACKEND``, without the warning that Django 6.1 has for whoever reads it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return str(getattr(django_settings, "EMAIL_BACKEND", ""))
@@ -46,7 +46,7 @@ _BY_OUR_CLIENT = (djangos.EmailBackend, ours.EmailBackend)
 
 
 def is_ours(path: str) -> bool:
-    """Does this dotted path lead to the backend that queues?"""
+    """Tell whether this dotted path leads to the backend that queues."""
     from .backend import EmailBackend
 
     try:
@@ -57,7 +57,7 @@ def is_ours(path: str) -> bool:
 
 
 def is_smtp(path: str) -> bool:
-    """Does this dotted path lead to Django's SMTP backend, or to one that stands on it?"""
+    """Tell whether this dotted path leads to Django's SMTP backend, or to a subclass of it."""
     try:
         backend = import_watched(path)
     except ImportError:
@@ -66,17 +66,17 @@ def is_smtp(path: str) -> bool:
 
 
 def is_by_our_client(path: str) -> bool:
-    """Is email for the backend of this dotted path carried by our SMTP client?"""
+    """Tell whether our SMTP client delivers for the backend of this dotted path."""
     return import_watched(path) in _BY_OUR_CLIENT
 
 
 def alias_of(name: str) -> str:
-    """As records have it: without ``MAILERS``, "default" is a name for the one that has none."""
+    """Return the alias as records have it: without ``MAILERS``, "default" is a name for the one that has none."""
     return UNNAMED if name == "default" and configured() is None else name
 
 
 def check_delivering(alias: str) -> str:
-    """``alias``, if a mailer of that name can deliver. Raises ``InvalidSettings``, saying what to write."""
+    """Return ``alias``, if a mailer of that name can deliver. Raise ``InvalidSettings``, saying what to write."""
     where, path = backend_of(alias)
     if is_ours(path):
         raise InvalidSettings(
@@ -87,12 +87,12 @@ def check_delivering(alias: str) -> str:
 
 
 def _is_test_run() -> bool:
-    """Django's test runner puts its own backend in the place of ``EMAIL_BACKEND``: no test sends mail, nor do we."""
+    """Tell whether Django's test runner has put its own backend into ``EMAIL_BACKEND``, so that no test sends mail."""
     return email_backend() == LOCMEM
 
 
 def backend_of(alias: str) -> tuple[str, str]:
-    """The setting that defines a mailer, and the dotted path of its backend. Raises ``InvalidSettings``."""
+    """Return the setting that defines a mailer, and the dotted path of its backend. Raise ``InvalidSettings``."""
     if not isinstance(alias, str):
         raise TypeError(f"A mailer is named by a string, its alias, not {alias!r}.")
     known = configured()
@@ -118,13 +118,14 @@ def _without_mailers(alias: str) -> tuple[str, str]:
 
 
 def composes(alias: str) -> bool:
-    """Whether this mailer's backend writes emails as bytes. Services with an API, as Anymail's, take fields instead."""
+    """Tell whether this mailer's backend writes emails as bytes. Services with an API, such as Anymail's, take
+    fields."""
     is_composing = policy_of(alias).composes
     return not _is_of_anymail(backend_of(alias)[1]) if is_composing is None else is_composing
 
 
 def may_be_composed(alias: str) -> bool:
-    """Whether email of this mailer may be written as bytes: by its backend, or by one that stands in for it."""
+    """Tell whether this mailer's backend, or one that stands in for it, may write its email as bytes."""
     return any(composes(alias_of(name)) for name in (alias, *policy_of(alias).failover))
 
 
@@ -134,20 +135,20 @@ def _is_of_anymail(path: str) -> bool:
 
 
 def delivering() -> list[str]:
-    """The mailers that can deliver, named as records name them."""
+    """Return the mailers that can deliver, named as records name them."""
     known = configured()
     names = ["default", *settings.mailers] if known is None else known
     return list(dict.fromkeys(alias_of(name) for name in names if not is_ours(backend_of(name)[1])))
 
 
 def open_backend(alias: str) -> BaseEmailBackend:
-    """A new object of the backend that delivers. Raises what the backend raises for its options."""
+    """Return a new object of the backend that delivers. Raise what the backend raises for its options."""
     check_delivering(alias)
     return make_backend(alias, options_of(alias))
 
 
 def options_of(alias: str) -> dict[str, Any]:
-    """What the settings say to the backend of a mailer."""
+    """Return the options that the settings have for the backend of a mailer."""
     known = configured()
     if known is not None:
         return dict(known[alias].get("OPTIONS", {}))
@@ -155,7 +156,7 @@ def options_of(alias: str) -> dict[str, Any]:
 
 
 def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
-    """A new object of a mailer's backend, with these options. Raises what the backend raises for them."""
+    """Return a new object of a mailer's backend with these options. Raise what the backend raises for them."""
     kind: Any = import_watched(backend_of(alias)[1])
     # Django 6.1 warns whoever makes its SMTP backend without an alias; None means: by the EMAIL_… settings.
     named: dict[str, Any] = {"alias": alias} if configured() is not None else {}
@@ -166,7 +167,7 @@ def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
 
 
 def server_of(backend: BaseEmailBackend) -> ours.SmtpServer | None:
-    """The server, where we speak SMTP ourselves: for Django's own backend and ours; ``None`` for any other.
+    """Return the server, if our client delivers: for Django's own backend and ours. Return ``None`` for any other.
 
     A subclass is called as it is: it may do something of its own in ``open``, ``send_messages`` or ``ssl_context``.
     """
@@ -176,7 +177,7 @@ def server_of(backend: BaseEmailBackend) -> ours.SmtpServer | None:
 
 
 def server_for(alias: str, backend: BaseEmailBackend) -> ours.SmtpServer | None:
-    """The same, as the policy of the mailer says how to talk to it."""
+    """Return the server with what the mailer's policy says of talking to it."""
     server, policy = server_of(backend), policy_of(alias)
     is_plain = (
         policy.local_hostname is None and not policy.ignore_extensions and policy.max_recipients is None

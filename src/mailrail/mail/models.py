@@ -51,7 +51,7 @@ NOT_FOR_ALL = ("failed", "partial")
 
 
 def new_id() -> UUID:
-    """Of records in the order of their making."""
+    """Return an id for a new record. Ids are in the order of their making."""
     return uuid7()
 
 
@@ -231,7 +231,7 @@ def addresses_with(recipients: Any, status: str) -> list[str]:
 
 
 def email_of(columns: Mapping[str, Any], using: str | None = None) -> Email:
-    """An object with these values, made as unpickling makes one: Django's own way takes five times as long.
+    """Make an email of these values as unpickling makes one: Django's own way takes five times as long.
 
     ``columns``: by the names of their attributes; all of them, or the others are fetched when they are asked for.
     ``using``: the database that it is from, if it is.

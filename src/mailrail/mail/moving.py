@@ -94,7 +94,8 @@ def _move_page(ids: list[UUID], new: str, using: str, ambiguous: bool) -> Moved:
 
 
 def _give(email: Email, new: str, using: str) -> bool:
-    """A queued email gets a message of its own, as the one it has waits for the other mailer."""
+    """Give an email to the other mailer. A queued one gets a new message, as its present one waits for the old
+    mailer."""
     is_queued = email.status == Status.QUEUED
     version, dispatch = email.version, email.dispatch + is_queued
     add_event(email, now := timezone.now(), MOVED, mailer=new or "default")
@@ -119,6 +120,6 @@ def _nothing_waits(old: str, using: str) -> str:
 
 
 def _forget(mailer: str, using: str) -> None:
-    """A mailer that is gone, and has no mail left, is neither out nor slow."""
+    """Forget outage and throttling of a mailer that is gone and has no mail left."""
     for model in (MailerState, MailerThrottle, RefusedSender):
         model.objects.using(using).filter(mailer=mailer).delete()

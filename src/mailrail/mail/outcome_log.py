@@ -81,5 +81,5 @@ def _last_event(email: Email) -> Mapping[str, Any]:
 
 
 def _of(value: Any, name: str) -> str:
-    """Other hands may have written the record."""
+    """Return a text of an entry, or an empty one where other hands have written something else."""
     return str(value.get(name) or "") if isinstance(value, dict) else ""

@@ -93,7 +93,8 @@ def _store_together(emails: Sequence[Email], intents: Collection[Email], using: 
 
 
 def _row(email: Email) -> dict[str, Any]:
-    """Times with all their digits: Django's encoder cuts them to milliseconds. A column left out becomes NULL."""
+    """Return a row. Times keep all their digits, which Django's encoder cuts to milliseconds. A missing column becomes
+    NULL."""
     row = {
         "id": email.id.hex,
         "version": email.version,

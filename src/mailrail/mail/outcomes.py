@@ -71,14 +71,14 @@ class Result:
     refused_sender: str = ""
 
     def take_over(self, before: Result) -> None:
-        """What was found out with the transaction before goes with this one."""
+        """Take over what the transaction before has found."""
         self.suppress = {**before.suppress, **self.suppress}
         self.slow_down = {**before.slow_down, **self.slow_down}
         self.is_answer = self.is_answer or before.is_answer
 
 
 def waiting(email: Email) -> list[str]:
-    """The recipients that have no final outcome yet."""
+    """Return the recipients that have no final outcome yet."""
     return [
         recipient["address"]
         for recipient in email.recipients
@@ -87,12 +87,12 @@ def waiting(email: Email) -> list[str]:
 
 
 def domain_of(address: str) -> str:
-    """As rates know it."""
+    """Return the domain of an address as rates know it."""
     return bare(address).rpartition("@")[2]
 
 
 def is_ambiguous(email: Email) -> bool:
-    """May somebody who waits for it have it already? Then no other mailer may send it."""
+    """Tell whether a recipient who waits for it may have it already. Then no other mailer may send it."""
     return any(
         recipient.get("ambiguous")
         for recipient in email.recipients
@@ -122,8 +122,8 @@ def apply_outcome(
 
 
 def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer: str) -> Result:
-    """The connection broke. Recipients that were refused by then stay refused. Servers close the connection after too
-    many errors, and would do so at every attempt, before they come to the others."""
+    """Apply a broken connection. Recipients that were refused by then stay refused: a server that closes after too many
+    errors would do so at every attempt, before the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
     sent_to = under_way(email) - outcome.refused.keys()
     _heed(email, replace(outcome, reply=None), now, result, mailer)
@@ -139,7 +139,7 @@ def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer:
 
 
 def keep_ambiguous(email: Email, now: datetime, reason: str, mailer: str) -> Result:
-    """Nobody knows whether the server has it: ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
+    """Hold or retry an email that the server may have, as ``MAILRAIL["MAIL_ON_AMBIGUOUS"]`` decides.
 
     From now on it stays with this mailer, whose server may know its Message-ID; another one would make a second copy.
     The first retry comes at once, as the email is seldom the cause of a crash. Later ones come less and less often, as
@@ -161,7 +161,7 @@ def keep_ambiguous(email: Email, now: datetime, reason: str, mailer: str) -> Res
 
 
 def fail_unsound(email: Email, now: datetime, reason: str) -> Result:
-    """A record that is not as we write it: what it holds is left as it is."""
+    """Fail a record that is not as we write it, and leave its content unchanged."""
     email.events = []
     add_event(email, now, "failed", why=f"the record cannot be read: {reason}")
     _set_status(email, Status.FAILED, now)
@@ -169,7 +169,7 @@ def fail_unsound(email: Email, now: datetime, reason: str) -> Result:
 
 
 def fail_unforeseen(email: Email, now: datetime, error: Exception, mailer: str) -> Result:
-    """An error in our own code, a backend's or the project's: again for some times, then a person decides.
+    """Retry after an error in our own code, a backend's or the project's; hold the email after some attempts.
 
     Held and not failed: what raised is mended by a deploy, and ``unhold`` sends it then. One that was on its way by
     then may have been sent.
@@ -195,7 +195,7 @@ def _text_of(error: Exception) -> str:
 
 
 def fail(email: Email, now: datetime, reason: str, mailer: str = "") -> Result:
-    """It can never be sent as it is."""
+    """Fail an email that can never be sent as it is."""
     for recipient in email.recipients:
         recipient.pop(UNDER_WAY, None)
         if recipient["status"] not in FINAL_FOR_RECIPIENT:
@@ -205,7 +205,7 @@ def fail(email: Email, now: datetime, reason: str, mailer: str = "") -> Result:
 
 
 def missing_file(email: Email, now: datetime, reason: str, mailer: str) -> Result:
-    """A storage says that it has not got a file of its own: not mounted, it may be, or not there yet.
+    """Retry an email whose storage does not have its file: it may not be mounted, or the file may come later.
 
     Again for the lifetime; once more also where that is over before the first look.
     """
@@ -216,7 +216,8 @@ def missing_file(email: Email, now: datetime, reason: str, mailer: str) -> Resul
 
 
 def await_storage(email: Email, now: datetime, reason: str, mailer: str) -> Result:
-    """A storage does not answer, or not as it should. Again for as long as that takes: the file is there."""
+    """Retry an email whose storage does not answer, or not as it should, for as long as that takes: the file is
+    there."""
     add_event(email, now, NOT_SENT, mailer=mailer, why=reason)
     return _again(email, now, _soon(email))
 
@@ -233,8 +234,8 @@ def hold_for_its_sender(
 
 
 def expire(email: Email, now: datetime) -> Result:
-    """Its time is over. "Expired" says that nobody has it: one that may have been sent is held, and one that some
-    recipients have has failed for the others."""
+    """End an email whose time is over. "Expired" means that nobody has it: one that may have been sent is held, and one
+    that some recipients have has failed for the others."""
     if is_ambiguous(email):
         add_event(email, now, HELD_AMBIGUOUS, why=f"expires_at was {email.expires_at}")
         _set_status(email, Status.HELD, now)
@@ -295,7 +296,7 @@ def _by_replies(
 
 
 def _go_on(email: Email, now: datetime, outcome: DeliveryOutcome, result: Result, mailer: str) -> Result:
-    """Others of its recipients follow at once: no attempt is counted, and the record has one event for all of them."""
+    """Keep an email queued whose other recipients follow at once. No attempt is counted, and all have one event."""
     last = email.events[-1] if email.events else {}
     if outcome.fate is Fate.ACCEPTED and last.get("what") != TAKEN_IN_PART:
         add_event(email, now, TAKEN_IN_PART, mailer=mailer, **_reply_of(outcome))
@@ -392,14 +393,14 @@ def _is_too_old(email: Email, now: datetime) -> bool:
 
 
 def _soon(email: Email) -> float:
-    """Twice as long for each time in a row."""
+    """Return a delay in seconds that doubles for each time in a row."""
     return min(MAX_RETRY_SOON_S, RETRY_SOON_S * 2.0 ** max(0, _times_unsent(email) - 1)) * random.uniform(
         1, 1.5
     )
 
 
 def _times_unsent(email: Email) -> int:
-    """In a row, and as far as the record knows."""
+    """Return how often in a row it was not sent, as far as the record knows."""
     times = 0
     for event in reversed(email.events):
         if event.get("what") != NOT_SENT:

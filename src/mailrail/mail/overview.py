@@ -69,7 +69,7 @@ class Failure:
 
 
 def waiting(using: str, status: str | None = None, mailer: str | None = None) -> list[Waiting]:
-    """What has not ended, by status and mailer."""
+    """Return the emails that have not ended, by status and mailer."""
     groups = [group for name in OPEN if status in (None, name) for group in _waiting(name, using)]
     return [group for group in groups if mailer in (None, group.mailer)]
 
@@ -147,7 +147,7 @@ _ids = re.compile(r"(?<!^)\S*\d\S*")
 
 
 def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:
-    """Status -> how many, up to ``MAX_COUNTED``, and whether there are more."""
+    """Return status -> the number of emails, up to ``MAX_COUNTED``, and whether there are more."""
     counts = {}
     for name in FINAL:
         if status in (None, name):
@@ -159,7 +159,7 @@ def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:
 
 
 def states(using: str, mailer: str | None = None) -> list[MailerState]:
-    """The mailers that are paused, or cannot be used."""
+    """Return the mailers that are paused, or cannot be used."""
     rows = MailerState.objects.using(using).order_by("pk")
     return list(rows if mailer is None else rows.filter(pk=mailer))
 
@@ -204,7 +204,7 @@ def reason_of(email: Email) -> str:
 
 
 def _reason_and_summary(email: Email) -> tuple[str, str]:
-    """Those who have it were told "250 ok": that is no reason."""
+    """Return why it failed. The "250 ok" of recipients who have it is no reason."""
     entries = email.recipients if isinstance(email.recipients, list) else []
     of_recipients = _last_said([entry for entry in entries if _of(entry, "status") != Status.SENT])
     return of_recipients if of_recipients[0] else _last_said(email.events)
@@ -224,5 +224,5 @@ def _last_said(entries: Any) -> tuple[str, str]:
 
 
 def _of(value: Any, name: str) -> str:
-    """Other hands may have written the record."""
+    """Return a text of an entry, or an empty one where other hands have written something else."""
     return str(value.get(name) or "") if isinstance(value, dict) else ""

@@ -70,7 +70,8 @@ NONE = MailerPolicy()
 
 
 def policy_of(alias: str) -> MailerPolicy:
-    """Raises ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong; the checks say so earlier."""
+    """Return a mailer's policy. Raise ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong, which checks
+    report earlier."""
     return _policies().get(alias or "default", NONE)
 
 
@@ -91,7 +92,7 @@ def _policies() -> Mapping[str, MailerPolicy]:
 
 
 def lifetime_of(alias: str) -> float:
-    """Seconds for which an email is tried that a server refuses for now."""
+    """Return for how many seconds an email is tried that a server refuses for now."""
     lifetime = policy_of(alias).lifetime
     return settings.mail_lifetime if lifetime is None else lifetime
 
@@ -129,7 +130,7 @@ def _policy(where: str, options: Any, mistakes: Mistakes) -> MailerPolicy:
 
 
 def _rate(where: str, value: Any) -> tuple[Rate, ...]:
-    """One or several; each over a time of its own, the shortest first."""
+    """Read one rate or several, each over a time of its own. Return the shortest first."""
     parts = value.split(",") if isinstance(value, str) else [value]
     try:
         rates = [Rate.parse(part) for part in parts]
@@ -181,7 +182,7 @@ def _failover(where: str, value: Any) -> tuple[str, ...]:
 
 
 def _replies(where: str, value: Any) -> tuple[ReplyRule, ...]:
-    """Rules, and names of presets in whose place their rules stand."""
+    """Read rules, and names of presets, which stand for their rules."""
     if not isinstance(value, list | tuple):
         raise InvalidSettings(f"{where} must be a list of rules and names of presets, not {value!r}.")
     rules: list[ReplyRule] = []

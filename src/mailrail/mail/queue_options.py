@@ -65,7 +65,7 @@ def _moment(name: str, value: datetime | timedelta | float | None) -> datetime |
 
 
 def _label(about: models.Model | str | None) -> str:
-    """``app_label.model:pk``."""
+    """Return ``app_label.model:pk``."""
     if isinstance(about, models.Model):
         if about.pk is None:
             raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")

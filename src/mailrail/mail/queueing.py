@@ -119,12 +119,12 @@ def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionCon
 
 
 async def aqueue(message: EmailMessage, **options: Any) -> Email:
-    """``queue`` from async code; the same options."""
+    """Call ``queue`` from async code; the options are the same."""
     return await sync_to_async(queue)(message, **options)
 
 
 async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[Email]:
-    """``queue_many`` from async code; the same options."""
+    """Call ``queue_many`` from async code; the options are the same."""
     return await sync_to_async(queue_many)(messages, **options)
 
 
@@ -132,7 +132,7 @@ async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[
 
 
 def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
-    """The record, and the files that it refers to. Whatever cannot be sent is found out here, not by a worker."""
+    """Return the record and its files. Raise for whatever cannot be sent, so that no worker has to find it out."""
     if not hasattr(message, "recipients"):
         raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
     recipients = _recipients(message)
@@ -230,7 +230,7 @@ def _check_named(where: str, address: str, message: EmailMessage) -> None:
 
 
 def _text(value: Any) -> str:
-    """``None``: Anymail leaves it to the template of the service."""
+    """Return a text. ``None`` is empty: Anymail leaves it to the template of the service."""
     return "" if value is None else str(value)
 
 
@@ -242,7 +242,7 @@ def _message_id(message: EmailMessage) -> str:
 
 
 def digest_of(email: Email) -> str:
-    """Of what the receiver would see, and who the receivers are."""
+    """Return a digest of what the receivers would see, and of who they are."""
     seen = [email.content, [recipient["address"] for recipient in email.recipients], email.mailer]
     return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
@@ -251,7 +251,7 @@ def digest_of(email: Email) -> str:
 
 
 def _transaction(immediately: bool) -> AbstractContextManager[None]:
-    """The caller's, or one beside it."""
+    """Return the caller's transaction, or one beside it."""
     if not immediately:
         return nullcontext()
     hint = "Leave it out (the email is queued when the transaction commits), or queue before atomic()."
@@ -259,7 +259,7 @@ def _transaction(immediately: bool) -> AbstractContextManager[None]:
 
 
 def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) -> None:
-    """The records, their files and their messages: all of them, or none."""
+    """Store the records, their files and their messages: all of them, or none."""
     using = router.db_for_write(Email)
     large = [put_inline(email, contents) for email, contents in zip(emails, files, strict=True)]
     with tables_said_missing(using):
@@ -273,7 +273,7 @@ def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) ->
 
 
 def _store_one(email: Email, using: str, options: Options) -> None:
-    """The record and its message in one round trip, where they can be: this is what somebody waits for."""
+    """Store the record and its message in one round trip, where possible: the caller waits for this."""
     Channel(CHANNEL)._send_with(
         insert_with_message(email),
         content_for(email.pk, email.dispatch),
@@ -287,7 +287,7 @@ def _store_one(email: Email, using: str, options: Options) -> None:
 
 @contextmanager
 def tables_said_missing(using: str) -> Iterator[None]:
-    """A traceback that ends in "no such table", or in an event loop, goes on with what to do about it."""
+    """Add what to do to an error that says "no such table", or that comes from an event loop."""
     try:
         yield
     except SynchronousOnlyOperation as error:
@@ -306,7 +306,7 @@ def tables_said_missing(using: str) -> Iterator[None]:
 def _store_missing(
     made: Sequence[tuple[Email, Files]], execution: ExecutionContext, options: Options
 ) -> list[int]:
-    """Those that no earlier run has queued. Returns which number of its kind each one is.
+    """Store those that no earlier run has queued. Return the ordinal of each among equal emails.
 
     The others' messages may have been lost with the process, after its commit.
     """
@@ -393,5 +393,5 @@ def announce(
 
 
 def content_for(id: UUID, dispatch: int) -> dict[str, Any]:
-    """The content of a record's message."""
+    """Return the content of a record's message."""
     return {"id": str(id), "dispatch": dispatch} if dispatch else {"id": str(id)}

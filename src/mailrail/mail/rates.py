@@ -58,7 +58,7 @@ class Admission:
     limits: Mapping[str, Sequence[Limit]] = field(default_factory=dict)
 
     def give_back(self, emails: Sequence[Email]) -> None:
-        """They were not even tried."""
+        """Give the tokens back of emails that were not even tried."""
         if emails and self.limits:
             for limit, count in _needs(emails, self.limits).items():
                 _take(limit, -count)
@@ -82,7 +82,7 @@ class Admission:
 
 
 def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
-    """Raises ``LayerUnavailable``, or what the layer's database raises."""
+    """Take tokens for these emails. Raise ``LayerUnavailable``, or what the layer's database raises."""
     limits = _limits(mailer, using)
     if not limits:
         return Admission(list(emails))
@@ -110,7 +110,7 @@ def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
 
 
 def _limits(mailer: str, using: str) -> dict[str, list[Limit]]:
-    """What is configured, and what servers have asked for."""
+    """Return the limits that are configured, and those that servers have asked for."""
     policy = policy_of(mailer)
     limits = {
         domain: [Limit(mailer, domain, f"{rate.seconds:g}", rate) for rate in rates]
@@ -124,12 +124,12 @@ def _limits(mailer: str, using: str) -> dict[str, list[Limit]]:
 
 
 def _domains(email: Email, limits: Mapping[str, object]) -> set[str]:
-    """Those with a limit, of the recipients that still wait."""
+    """Return the domains with a limit, of the recipients that still wait."""
     return {ALL, *(domain_of(address) for address in waiting(email))} & limits.keys()
 
 
 def _needs(emails: Iterable[Email], limits: Mapping[str, Sequence[Limit]]) -> Counter[Limit]:
-    """Tokens: a transaction takes one for each of its domains, however many recipients are there."""
+    """Count tokens: a transaction takes one for each of its domains, however many recipients are there."""
     return Counter(
         limit for email in emails for domain in _domains(email, limits) for limit in limits[domain]
     )
@@ -138,7 +138,7 @@ def _needs(emails: Iterable[Email], limits: Mapping[str, Sequence[Limit]]) -> Co
 def _ask(
     limits: Sequence[Limit], count: int, taken: Counter[Limit], retry_after: dict[Limit, float]
 ) -> tuple[int, Limit | None]:
-    """How many of ``count`` all of these limits allow, and which one allows the fewest."""
+    """Return how many of ``count`` all of these limits allow, and which one allows the fewest."""
     binding = None
     for limit in limits:
         if count <= 0:
@@ -166,7 +166,7 @@ def _turns(
 
 
 def slowest_configured(mailer: str, domain: str) -> float:
-    """Emails a second that its shortest rate allows; infinite without one."""
+    """Return the emails per second that its shortest rate allows; infinite without one."""
     policy = policy_of(mailer)
     rates = policy.rates.get(domain, ()) if domain else policy.rate
     return rates[0].count / rates[0].seconds if rates else float("inf")

@@ -33,7 +33,7 @@ _read = json.JSONDecoder().raw_decode
 
 
 def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
-    """Those that are there, by their ids."""
+    """Return the emails that exist, by their ids."""
     if connections[using].vendor != "postgresql":
         return Email.objects.using(using).defer(*DEFERRED_COLUMNS).in_bulk(list(ids))
     with connections[using].cursor() as cursor:
@@ -43,7 +43,7 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
 
 
 def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppression]:
-    """The rows of these names."""
+    """Return the rows of these names."""
     # The names travel as one value. PostgreSQL's driver takes longer to write hundreds of parameters than the server
     # takes to look them up. SQLite takes at most 32,766 (SQLITE_MAX_VARIABLE_NUMBER), and a batch may have more names.
     condition = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
@@ -71,7 +71,7 @@ def _names() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _json() -> tuple[str, ...]:
-    """Django has psycopg leave these as text."""
+    """Decode JSON that Django has psycopg leave as text."""
     fields = Email._meta.concrete_fields
     return tuple(
         field.attname for field in fields if isinstance(field, models.JSONField) and field.attname in _names()

@@ -116,7 +116,7 @@ class RefusedSenders:
 
 
 def _was_sent_on_request(email: Email, since: datetime) -> bool:
-    """By a person, after the refusal that is known."""
+    """Tell whether a person has sent it after the refusal that is known."""
     events = email.events if isinstance(email.events, list) else []
     unheld_at = (event["at"] for event in events if event.get("what") in control.SENT_ON_REQUEST)
     return any(
@@ -137,7 +137,7 @@ def allow_sender(mailer: str, sender: str, using: str | None = None) -> int:
 
 
 def _held(mailer: str, sender: str, using: str) -> Iterator[list[UUID]]:
-    """The emails that wait for this decision, some at a time."""
+    """Yield the ids of the emails that wait for this decision, page by page."""
     emails = Email.objects.using(using).filter(status=Status.HELD, mailer=mailer).order_by("pk")
     last = UUID(int=0)
     while page := list(emails.filter(pk__gt=last).only("sender", "events")[:PER_TRANSACTION]):

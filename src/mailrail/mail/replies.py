@@ -79,12 +79,12 @@ class ReplyReader:
         self._lines: list[tuple[int, str]] = []
 
     def __bool__(self) -> bool:
-        """Is anything there, be it half a line?"""
+        """Tell whether anything is there, be it half a line."""
         return bool(self._unread or self._lines)
 
     @property
     def unfinished(self) -> str:
-        """The lines so far of a reply whose last line has not come."""
+        """Return the lines so far of a reply whose last line has not come."""
         return " / ".join(f"{code}-{text}" for code, text in self._lines)[:MAX_TEXT_LENGTH]
 
     def feed(self, received: bytes) -> None:
@@ -106,7 +106,7 @@ class ReplyReader:
         return None
 
     def _take(self, line: bytes) -> Reply | None:
-        """One line of a reply of several."""
+        """Take one line of a reply of several."""
         code, more, text = _parts(line)
         if self._lines and self._lines[0][0] != code:
             continued = repr(f"{self.unfinished} / {code} {text}")
@@ -124,13 +124,13 @@ class ReplyReader:
 
 @lru_cache(maxsize=256)
 def _whole(line: bytes) -> Reply:
-    """A reply of one line: most are, and most servers say the same ones again and again."""
+    """Return a reply of one line, cached: most have one line, and most servers repeat the same ones."""
     code, _, text = _parts(line)
     return _reply(code, [text])
 
 
 def _parts(line: bytes) -> tuple[int, bool, str]:
-    """Code, whether more lines follow, text."""
+    """Return the code, whether more lines follow, and the text."""
     match = _LINE.fullmatch(line)
     if match is None or not (match[2] or not match[3]):
         raise Garbled(repr(line[:100].decode("utf-8", "replace")))
@@ -138,12 +138,12 @@ def _parts(line: bytes) -> tuple[int, bool, str]:
 
 
 def reply_of(code: int, text: str) -> Reply:
-    """One that somebody else has read, its lines without their code."""
+    """Return a reply that somebody else has read, its lines without their code."""
     return _reply(code, storable(text).split("\n"))
 
 
 def _reply(code: int, lines: list[str]) -> Reply:
-    """The status stands on every line (RFC 2034 4) and is kept once."""
+    """Return a reply. The status stands on every line (RFC 2034 4) and is kept once."""
     enhanced = _ENHANCED.match(lines[0])
     if (
         enhanced is None or int(enhanced[1][0]) != code // 100
@@ -291,9 +291,12 @@ def _is_about_the_email(reply: Reply) -> bool:
 
 
 def _asks_for_less(reply: Reply, stage: Stage) -> bool:
-    """421 closes the channel, 4.7.x is policy: too many, too fast. Without a status, 450 and 451 are about one mailbox
-    when they answer RCPT, and about us otherwise. RFC 5321 4.3.2 has no 454 for these commands, but Amazon sends it for
-    too many emails. Greylisting wants us to come back, not to be slower (RFC 6647 2.1)."""
+    """Tell whether a reply asks for less mail. 421 closes the channel; 4.7.x is policy: too many, too fast.
+
+    Without a status, 450 and 451 are about one mailbox when they answer RCPT, and about us otherwise. RFC 5321 4.3.2
+    has no 454 for these commands, but Amazon sends it for too many emails. Greylisting wants us to come back, not to be
+    slower.
+    """
     if reply.code == 421:
         return True
     if stage == Stage.RCPT and _GREYLISTED.search(reply.text):

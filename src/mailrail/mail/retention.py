@@ -94,7 +94,8 @@ def empty(ids: Collection[UUID], using: str) -> set[str]:
 
 
 def first_id(moment: datetime) -> UUID:
-    """The lowest id of emails that were made at that moment: a UUIDv7 begins with milliseconds (RFC 9562 5.7)."""
+    """Return the lowest id of emails that were made at that moment: a UUIDv7 begins with milliseconds (RFC 9562
+    5.7)."""
     return UUID(int=int(aware(moment).timestamp() * 1000) << 80)
 
 

@@ -36,7 +36,7 @@ def _check_login(where: str, backend: djangos.EmailBackend) -> Iterable[CheckMes
 
 
 def _check_port(where: str, backend: djangos.EmailBackend) -> Iterable[CheckMessage]:
-    """Also of a subclass that we do not look into: the options mean the same to it."""
+    """Check the port, also of a subclass that we know nothing else of: the options mean the same to it."""
     tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
     if not str(backend.port).isdigit():
         return  # the name of a service, which smtplib takes

@@ -93,7 +93,7 @@ class SmtpTransport:
         return 0 if self.mailer_out else len(self._waiting)
 
     def left(self) -> list[Email]:
-        """What no connection has taken."""
+        """Return what no connection has taken."""
         return [item[0].email for item in self._waiting if not isinstance(item, Envelope)]
 
     def next(self) -> Envelope | None:
@@ -155,7 +155,7 @@ class SmtpTransport:
         )
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
-        """No for those that were cancelled, held or taken by another worker since they were loaded.
+        """Return ``False`` for each that was cancelled, held or taken by another worker since it was loaded.
 
         Raises what the database raises: then nothing leaves.
         """
@@ -172,7 +172,7 @@ class SmtpTransport:
         return [email.id in permitted for email in emails]
 
     def _mark(self, envelope: Envelope) -> None:
-        """The record says who is under way, as the others are not."""
+        """Mark in the record who is under way, as the others are not."""
         email = envelope.ref.loaded.email
         mark_under_way(email, set(_given(envelope.ref.wire, envelope.recipients)))
         if email.id not in self._parts:
@@ -228,7 +228,8 @@ class SmtpTransport:
         return set(_given(envelope.ref.wire, offered))
 
     def _add(self, result: Result) -> None:
-        """One result for each email, as each is written once: that of a transaction goes into that of the next."""
+        """Add a result, one for each email, as each is written once: that of a transaction goes into that of the
+        next."""
         before = self._parts.pop(result.email.id, None)
         if before is not None:
             self._results = [other for other in self._results if other is not before]
@@ -278,7 +279,7 @@ def _given(wire: Mapping[str, str], addresses: Iterable[str]) -> list[str]:
 
 
 def _in_words_of_the_record(outcome: DeliveryOutcome, wire: dict[str, str]) -> DeliveryOutcome:
-    """The server was told addresses without names, IDNs in their ASCII form, each of them once."""
+    """Name recipients as the record does: the server was told bare addresses, IDNs in ASCII, each once."""
     if not outcome.refused:
         return outcome
     refused = {

@@ -24,14 +24,14 @@ class CannotBeStored(ValueError):
 
 
 def storable(text: str) -> str:
-    """What others say, as every database takes it: PostgreSQL's JSON has no zero and no half of a surrogate pair."""
+    """Return a text as every database takes it: PostgreSQL's JSON has no zero and no half of a surrogate pair."""
     if text.isprintable():
         return text  # most is
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def pack(value: Any, where: str) -> Any:
-    """``where`` the value stands in the message, for the error."""
+    """Return a value as JSON. ``where`` the value stands in the message, for the error."""
     kind = type(value)
     if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
@@ -54,7 +54,7 @@ def pack(value: Any, where: str) -> Any:
 
 
 def pack_text(value: Any, where: str) -> Any:
-    """The same for a text, or a dict of texts, that may have a NUL: PostgreSQL's JSON cannot hold one."""
+    """Return a text, or a dict of texts, that may have a NUL as JSON: PostgreSQL's cannot hold one."""
     packed = pack(value, where)
     if type(packed) is str and "\0" in packed:
         return {"$text": base64.b64encode(packed.encode("utf-8", "surrogatepass")).decode()}
@@ -64,7 +64,7 @@ def pack_text(value: Any, where: str) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """``value``: as JSON has it. Most of it is text, alone or in lists."""
+    """Return the value of its JSON. Most of it is text, alone or in lists."""
     kind = type(value)
     if kind is list:
         return [item if type(item) is str else unpack(item) for item in value]

@@ -69,7 +69,7 @@ class ShownPart:
 
     @property
     def label(self) -> str:
-        """What people see of it."""
+        """Return what people see of the part."""
         return single_line(self.filename or decoded(str(self.message.get("Content-ID", ""))).strip("<>"))
 
     @cached_property
@@ -117,7 +117,7 @@ class Contents:
         return [part for part in self.parts if part not in (self.html, self.text)]
 
     def document(self, *, as_text: bool = False) -> str:
-        """The body as HTML that needs ``POLICY``."""
+        """Return the body as HTML that needs ``POLICY``."""
         if self.html is None or as_text:
             return _TEXT.format(escape("" if self.text is None else self.text.text))
         html = _CID.sub(self._image, _CONNECTS.sub("<x-", self.html.text))
@@ -140,7 +140,7 @@ class Contents:
 
 
 def decoded(value: Any) -> str:
-    """A header's value as people read it; as it is, where it cannot be decoded."""
+    """Return a header's value as people read it; unchanged, where it cannot be decoded."""
     try:
         return str(make_header(decode_header(value)))
     except (HeaderParseError, LookupError, UnicodeError, ValueError):
@@ -148,7 +148,7 @@ def decoded(value: Any) -> str:
 
 
 def preview(contents: Contents, *, as_text: bool) -> HttpResponse:
-    """The document of the frame."""
+    """Return the document of the frame."""
     response = HttpResponse(contents.document(as_text=as_text), content_type="text/html; charset=utf-8")
     response["X-Frame-Options"] = "SAMEORIGIN"
     response["X-DNS-Prefetch-Control"] = "off"
@@ -156,14 +156,14 @@ def preview(contents: Contents, *, as_text: bool) -> HttpResponse:
 
 
 def download(data: bytes, filename: str, mimetype: str = "application/octet-stream") -> HttpResponse:
-    """A file that no browser opens by itself."""
+    """Return a file that no browser opens by itself."""
     response = HttpResponse(data, content_type=mimetype)
     response["Content-Disposition"] = content_disposition_header(True, safe_filename(filename))
     return _guarded(response)
 
 
 def safe_filename(name: str) -> str:
-    """Without folders, controls, and marks that turn the direction of reading: ``exe.gpj`` is no picture."""
+    """Remove folders, control characters and marks of direction: ``exe.gpj`` is no picture."""
     kept = "".join(char if char.isprintable() and char not in '\\/:*?"<>|' else "_" for char in name)
     return kept.strip(" .")[-MAX_FILENAME_LENGTH:] or "attachment"
 
@@ -193,7 +193,7 @@ def _composed(email: Email, using: str) -> bytes:
 
 
 def _as_text(message: EmailMessage, email: Email) -> None:
-    """Services with an API take what Django cannot write: headers that are numbers, a sender and texts of theirs."""
+    """Turn into text what services with an API accept and Django cannot write, such as headers that are numbers."""
     message.from_email = message.from_email or email.sender
     for name in ("subject", "body"):
         setattr(message, name, getattr(message, name) or "")

@@ -106,7 +106,7 @@ class EmailChangeList(KeysetChangeList):
 
 
 def _named(term: str, using: str) -> list[UUID]:
-    """Emails that have this id, key or Message-ID, each by an index."""
+    """Return the emails that have this id, key or Message-ID. Each is found by an index."""
     emails = Email.objects.using(using).order_by()
     names = Q(message_id__in=(term, f"<{term}>"), status__in=FINAL)
     for asked in (_is_id(term), Q(key=term[:256]), names):
@@ -302,7 +302,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
             raise Http404(str(error)) from error
 
     def _why_hidden(self, request: HttpRequest, email: Email) -> str:
-        """Why this user may not see the content of the email; nothing, if they may."""
+        """Return why this user may not see the content of the email, or an empty text."""
         if email.sensitive:
             return gettext(
                 "It may hold a secret, such as a link that sets a password: it is shown to nobody."
@@ -332,7 +332,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return redirect(reverse(f"{self.admin_site.name}:mailrail_mail_email_change", args=(email.pk,)))
 
     def _decide(self, request: HttpRequest, ids: Iterable[UUID], name: str) -> None:
-        """What was done is told and logged; what was refused is told with the reason."""
+        """Run the action, log and show what was done, and show the reasons for what was refused."""
         decision = DECISIONS[name]
         changed = decision.run(list(ids))
         for id in changed.done:
@@ -395,10 +395,11 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
 
 def _nameless(id: UUID) -> Email:
-    """Goes by its id: what people wrote does not belong into the admin's log, which outlives it."""
+    """Return an object that shows its id only: what people wrote does not belong in the admin's log, which outlives
+    it."""
     return Email(pk=id, subject="")
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    """Of a record that other hands may have written."""
+    """Return the dictionaries in a list of the record, which other hands may have written."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

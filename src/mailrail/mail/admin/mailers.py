@@ -25,7 +25,7 @@ MAX_REASON_LENGTH = 1000
 
 
 def _may_allow(request: HttpRequest) -> bool:
-    """As it takes email off hold."""
+    """Tell whether the user may allow a sender, which takes email off hold."""
     return request.user.has_perm("mailrail_mail.hold_email")
 
 

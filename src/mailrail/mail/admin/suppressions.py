@@ -51,7 +51,7 @@ class SuppressionAdmin(KeysetAdmin):
     )
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """What stands there may be a server's reply: it is shown escaped."""
+        """Show the reason escaped, as it may be a server's reply."""
         return ("address", "reason", "note") if obj is None else ("address", "reason", "said")
 
     @admin.display(description=pgettext_lazy("email", "note"))

@@ -116,7 +116,7 @@ def shortened(text: str) -> str:
 
 
 def event(entry: dict[str, Any]) -> dict[str, Any]:
-    """One of ``Email.events``."""
+    """Return an entry of ``Email.events`` as the page shows it."""
     kind = str(entry.get("what", ""))
     return {
         **_escaped(entry),
@@ -127,7 +127,7 @@ def event(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipient(entry: dict[str, Any]) -> dict[str, Any]:
-    """One of ``Email.recipients``."""
+    """Return an entry of ``Email.recipients`` as the page shows it."""
     status = str(entry.get("status", ""))
     label = Status(status).label if status in Status.values else escape_control_characters(status)
     may_have_it = bool(entry.get("ambiguous")) and status != Status.SENT
@@ -153,7 +153,7 @@ def _said(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _escaped(entry: dict[str, Any]) -> dict[str, Any]:
-    """Servers and exceptions have said most of it."""
+    """Escape the texts of an entry: most of them come from servers and exceptions."""
     return {
         name: escape_control_characters(value) if isinstance(value, str) else value
         for name, value in entry.items()
@@ -161,7 +161,7 @@ def _escaped(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(entry: dict[str, Any]) -> datetime | None:
-    """Other hands may have written the record."""
+    """Return the time of an entry, or ``None`` if other hands have written something else there."""
     try:
         moment = parse_datetime(str(entry.get("at", "")))
         return moment and as_django(moment)

@@ -34,7 +34,8 @@ _word = re.compile(rf"{_atom}(?: {_atom})*")
 
 
 def mailbox(text: str, smtputf8: bool = False) -> str:
-    """As it stands in a header: the domain by IDNA, the name quoted or encoded where it has to be.
+    """Return an address as it stands in a header: the domain by IDNA, the name quoted or encoded where necessary. All
+    of it is ASCII, but for a local part where ``smtputf8`` allows others (RFC 6532 3.2).
 
     All of it is ASCII, but for a local part where ``smtputf8`` allows for others (RFC 6532 3.2).
     """
@@ -56,7 +57,7 @@ repeated_mailbox = lru_cache(maxsize=256)(mailbox)
 
 
 def addresses(name: str, entries: Sequence[str]) -> str:
-    """The header ``name``, folded after commas where that is enough."""
+    """Return the header ``name``, folded after commas where that is enough."""
     value = ", ".join(entries)
     if len(name) + 2 + len(value) <= 78:
         return f"{name}: {value}"

@@ -40,7 +40,8 @@ _lines = Struct("76s" * 128)  # cuts twice as fast as slices do
 
 
 def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False) -> BodyPart:
-    """``eight_bit``: whether what is not ASCII may travel as it is. ``alone``: in no multipart."""
+    """Return the part of a text. ``eight_bit``: whether what is not ASCII may travel unchanged. ``alone``: in no
+    multipart."""
     if not isinstance(content, str) or "\0" in content:
         raise Uncommon("a text that is not text")
     if not SUBTYPE.fullmatch(subtype):
@@ -120,7 +121,7 @@ def _disposition(filename: str) -> str:
 
 
 def _continued(filename: str) -> list[str]:
-    """RFC 2231 section 3: a parameter in sections, each ending between characters."""
+    """Write a parameter in sections, each of which ends between characters (RFC 2231 3)."""
     sections: list[str] = []
     section = " filename*0*=utf-8''"
     for character in filename:

@@ -48,7 +48,8 @@ def _with_whole_lines(data: bytes) -> bytes:
 
 
 def _in_seven_bits(data: bytes) -> bytes:
-    """RFC 6152 3: without 8BITMIME, texts become quoted-printable or base64. With bytes that are no text, all stays."""
+    """Encode texts as quoted-printable or Base64 for a server without 8BITMIME (RFC 6152 3). Bytes that are no text
+    stay."""
     try:
         return flatten(message_from_bytes(data, policy=SourceCompat32()), cte_type="7bit", keeps_source=True)
     except UnicodeEncodeError:
@@ -56,7 +57,7 @@ def _in_seven_bits(data: bytes) -> bytes:
 
 
 def _with_headers(message: EmailMessage, message_id: str | None, date: datetime | None) -> EmailMessage:
-    """A copy, as the caller's message is not ours to change."""
+    """Return a copy with these headers, as the caller's message is not ours to change."""
     names = {name.lower() for name in message.extra_headers}
     fixed = {}
     if date and "date" not in names:
@@ -79,7 +80,7 @@ def _in_ascii(name: str, value: Any) -> Any:
 
 
 def _with_attached_bytes(message: EmailMessage) -> EmailMessage:
-    """A copy where attached messages that were given as bytes stay these: Django parses and writes them."""
+    """Return a copy where attached messages that were given as bytes stay bytes: Django parses and writes them."""
     if not any(_is_message_in_bytes(attachment) for attachment in message.attachments):
         return message
     message = copy.copy(message)

@@ -54,7 +54,7 @@ def write(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> bytes:
-    """Raises ``Uncommon`` for a message that Django has to write."""
+    """Write a message, or raise ``Uncommon`` if Django has to write it."""
     _check(message)
     part = _content(message, eight_bit)
     lines = [part.headers, "MIME-Version: 1.0", *_headers(message, message_id, date, smtputf8), "", ""]
@@ -76,7 +76,7 @@ def _check(message: EmailMessage) -> None:
 
 
 def writes_as_django(message: EmailMessage) -> bool:
-    """Whether the message has Django's own methods wherever ``message()`` may call one."""
+    """Tell whether the message has Django's own methods wherever ``message()`` may call one."""
     kind: type = type(message)
     return _is_plain(kind) and _writes.isdisjoint(vars(message))
 
@@ -122,7 +122,7 @@ def _attachment(attachment: Any, eight_bit: bool) -> bodies.BodyPart:
 def _headers(
     message: EmailMessage, message_id: str | None, date: datetime | None, smtputf8: bool
 ) -> Iterator[str]:
-    """In the order of Django's ``message()``."""
+    """Return the headers in the order of Django's ``message()``."""
     extra: dict[str, Any] = message.extra_headers
     yield unstructured("Subject", str(message.subject))
     yield addresses("From", [repeated_mailbox(str(extra.get("From", message.from_email)), smtputf8)])

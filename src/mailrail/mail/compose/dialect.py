@@ -33,7 +33,10 @@ ALWAYS_SAYS_ATTACHMENT = IS_MODERN
 
 
 def base64_is_shorter(text: bytes, eight_bit: bool) -> bool:
-    """Whether a text whose lines end with LF travels as Base64, not as quoted-printable.
+    """Tell whether a text whose lines end with LF travels as Base64, not as quoted-printable.
+
+    Django 6 has Python decide by the first ten lines, padding and line ends counted. Django 5.2 knows quoted-printable
+    only, and makes no text for servers without 8BITMIME: there, we decide as Python does.
 
     Django 6 has Python decide by the first ten lines, padding and line ends counted. Django 5.2 knows quoted-printable
     only, and makes no text for servers without 8BITMIME: there, we decide as Python does.
@@ -50,20 +53,21 @@ def base64_is_shorter(text: bytes, eight_bit: bool) -> bool:
 
 
 def now() -> str:
-    """The Date header of a message that has none."""
+    """Return the Date header of a message that has none."""
     if not IS_MODERN:
         return formatdate(localtime=settings.EMAIL_USE_LOCALTIME)
     return written(datetime.now(get_current_timezone() if settings.EMAIL_USE_LOCALTIME else UTC))
 
 
 def written(date: datetime) -> str:
-    """As a Date header has it."""
+    """Return a moment as a Date header has it."""
     return _written(date.replace(microsecond=0), date.utcoffset())
 
 
 @lru_cache(maxsize=256)
 def _written(date: datetime, offset: timedelta | None) -> str:
-    """Takes as long as the rest of a short email, and many have the same second.
+    """Write a Date header, cached: it takes as long as the rest of a short email, and many have the same second.
+    ``offset``: of the zone, as equal moments of two zones have different texts.
 
     ``offset``: of its zone, as the same moment in two zones is equal and not the same text.
     """
@@ -77,7 +81,8 @@ def in_its_zone(date: datetime) -> datetime:
 
 
 def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:
-    """As Django's SMTP backend does it, but for what the policies of ``generator`` do otherwise.
+    """Write a message as Django's SMTP backend does, but for what the policies of ``generator`` do otherwise. An object
+    that writes its bytes in its own way is asked for them: a signature may depend on each.
 
     An object that writes its bytes in its own way is asked for them: a signature may depend on each.
     """

@@ -147,7 +147,7 @@ class Generator(BytesGenerator):
             super()._write(msg)  # type: ignore[misc]
 
     def _handle_text(self, msg: Any) -> None:
-        """A text with a NUL travels as quoted-printable (RFC 2045 6.7): no line of SMTP may hold one as it is."""
+        """Write a text with a NUL as quoted-printable (RFC 2045 6.7): no line of SMTP may hold one."""
         payload = msg._payload  # its octets; get_payload() decodes what has 8 bits
         if self.policy.keeps_source or not isinstance(payload, str) or "\0" not in payload:
             super()._handle_text(msg)  # type: ignore[misc]
@@ -163,7 +163,7 @@ class Generator(BytesGenerator):
             self._end_line_of(payload[0])
 
     def _handle_multipart_signed(self, msg: Message) -> None:
-        """RFC 1847 2.1: nothing in it may change. Python alone would still change trailing spaces."""
+        """Write a signed part unchanged (RFC 1847 2.1). Python alone would still change trailing spaces."""
         self._under(self._handle_multipart, msg, keeps_source=True, max_line_length=0)
 
     def _under(self, write: Callable[[Message], None], msg: Message, **options: Any) -> None:
@@ -192,7 +192,7 @@ class Generator(BytesGenerator):
             written.seek(0, 2)
 
     def _end_line_of(self, root: Message) -> None:
-        """The last line of a whole message is a line: what ``_handle_multipart`` leaves out is only between parts."""
+        """End the last line of a whole message: ``_handle_multipart`` leaves that out only between parts."""
         line_end = self.policy.linesep.encode()
         if root.is_multipart() and not self._fp.getvalue().endswith(line_end):
             self._fp.write(line_end)

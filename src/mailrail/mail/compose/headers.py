@@ -46,7 +46,7 @@ _q = ["_" if n == 0x20 else chr(n) if n in _harmless_in_q else f"={n:02X}" for n
 
 
 def check_characters(text: str) -> None:
-    """Raises for what might end a header, or be read as something else than it is."""
+    """Raise for what might end a header, or be read as something else than it is."""
     if not (text.isprintable() if text.isascii() else not _unusual.search(text)):
         raise Uncommon("a header with control characters or unusual white space")
     if "=?" in text:
@@ -65,7 +65,7 @@ def unstructured(name: str, value: str) -> str:
 
 
 def fold(name: str, value: str) -> str:
-    """``value`` is ASCII with single spaces between words."""
+    """Fold a value that is ASCII with single spaces between words."""
     if len(name) + 2 + len(value) <= FOLD_LENGTH:
         return f"{name}: {value}"
     return fold_units(name, value.split(" "))
@@ -121,12 +121,12 @@ def check_lines(data: bytes, *, free_text: bool = True) -> None:
 
 
 def is_free_text(name: str) -> bool:
-    """Whether a header's value is for people, so that encoded words may stand for all of it."""
+    """Tell whether a header's value is for people, so that encoded words may stand for all of it."""
     return not _NEVER_ENCODED.fullmatch(name)
 
 
 def has_encoded_words(line: bytes) -> bool:
-    """Whether a reader of this header decodes something."""
+    """Tell whether a reader of this header decodes something."""
     return _encoded_word.search(line) is not None
 
 
@@ -157,7 +157,8 @@ def refold(header: bytes, *, free_text: bool = False) -> bytes | None:
 
 
 def _pieces(value: bytes, room: int, free_text: bool) -> Iterator[bytes]:
-    """Each with the white space before it. Of a value with a grammar: up to a comma or a semicolon, where that fits."""
+    """Return pieces, each with the white space before it. A value with a grammar is cut after commas and semicolons,
+    where the pieces fit."""
     if free_text:
         yield from _piece.findall(value)
         return

@@ -36,7 +36,7 @@ _COMMON = re.compile(rf"{_ADDRESS}|(?:[A-Za-z0-9]+ ){{1,8}}<(?P<named>{_ADDRESS}
 
 
 def address_of(backend: Any, address: str, message: EmailMessage) -> str:
-    """The bare address, its domain in ASCII by IDNA 2008. Raises ``ValueError``, as Django does."""
+    """Return the bare address, its domain in ASCII by IDNA 2008. Raise ``ValueError``, as Django does."""
     kind: type = type(backend)
     if type(address) is str and (common := _COMMON.fullmatch(address)) and _is_djangos(kind):
         return common["named"] or address
@@ -59,7 +59,8 @@ def _check_grammar(address: str) -> None:
 
 
 def utf8_address_of(backend: Any, address: str, message: EmailMessage) -> str:
-    """The same, but what stands before the @ may be of any script, for servers with SMTPUTF8 (RFC 6531).
+    """Return the same for servers with SMTPUTF8 (RFC 6531): the local part may be of any script. Django 6 refuses such
+    an address unless it is told otherwise, Django 5.2 makes another one of it.
 
     Django 6 refuses such an address unless it is told otherwise, Django 5.2 makes another one of it.
     """
@@ -79,12 +80,12 @@ def utf8_address_of(backend: Any, address: str, message: EmailMessage) -> str:
 
 @lru_cache(maxsize=64)
 def _is_djangos(kind: type) -> bool:
-    """Does it prepare addresses as Django's backend does? A subclass may do it in its own way."""
+    """Tell whether it prepares addresses as Django's backend does. A subclass may do it in its own way."""
     return getattr(kind, "prep_address", None) is getattr(smtp.EmailBackend, "prep_address", None)
 
 
 def exception_of(envelope: Envelope, outcome: DeliveryOutcome) -> Exception:
-    """What smtplib would have raised."""
+    """Return what smtplib would have raised."""
     if isinstance(outcome.error, SmtpError):
         return exception_for(outcome.error)
     if isinstance(outcome.error, TooLarge):
@@ -101,7 +102,7 @@ def exception_of(envelope: Envelope, outcome: DeliveryOutcome) -> Exception:
 
 
 def exception_for(error: SmtpError) -> Exception:
-    """The same, for a connection. Sockets' and ssl's own errors are raised as they are, with our advice as a note."""
+    """Return the same for a connection. Errors of sockets and ssl are raised unchanged, with our advice as a note."""
     cause = error.__cause__
     if isinstance(error, CannotBegin) or (
         isinstance(error, CannotConnect | TlsFailed) and isinstance(cause, OSError)

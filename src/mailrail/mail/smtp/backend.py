@@ -90,7 +90,7 @@ class EmailBackend(smtp.EmailBackend):
 
     @property
     def server(self) -> SmtpServer:
-        """What the options say. Equal servers share a pool, whichever backend objects they belong to."""
+        """Return what the options say. Equal servers share a pool, whichever backend objects they belong to."""
         return server_of(self, token=self._token, context=self._context, **self._options)
 
     def open(self) -> bool | None:
@@ -111,12 +111,12 @@ class EmailBackend(smtp.EmailBackend):
         return True
 
     def _take_to_send(self) -> bool:
-        """What is sent over it opens it on the way; but somebody may do something in an ``open`` of their own."""
+        """Take a connection, which sending opens; but a subclass may do something in an ``open`` of its own."""
         is_ours = getattr(self.open, "__func__", None) is EmailBackend.open
         return self._take() if is_ours else bool(self.open())
 
     def _take(self) -> bool:
-        """A connection out of the pool."""
+        """Take a connection out of the pool."""
         self._pool = pool_of(self.server)
         try:
             self.connection = self._pool.take()
@@ -176,7 +176,7 @@ class EmailBackend(smtp.EmailBackend):
 
 
 def server_of(backend: smtp.EmailBackend, **more: Any) -> SmtpServer:
-    """The server that a backend with Django's options means."""
+    """Return the server that a backend with Django's options means."""
     tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
     return SmtpServer(
         host=str(backend.host),
@@ -241,7 +241,7 @@ class _Batch:
             return None
 
     def _part(self, envelope: Envelope) -> Envelope:
-        """As much of it as leaves in one transaction."""
+        """Return as much of it as leaves in one transaction."""
         first, rest = divide(envelope.recipients, envelope.ref.most, most_recipients(self._server))
         if not rest:
             return envelope
@@ -262,7 +262,7 @@ class _Batch:
             self.failure = exception_of(envelope, outcome)
 
     def _count(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
-        """It is sent, though not to everybody, it may be. Those for whom there was no room follow at once."""
+        """Count it as sent, even if not to everybody. Those for whom there was no room follow at once."""
         ref: _MessageRef = envelope.ref
         over: list[str] = []
         if outcome.fate is Fate.ACCEPTED:

@@ -45,12 +45,12 @@ class Connection:
 
     @property
     def is_worn(self) -> bool:
-        """Has it carried or lived enough?"""
+        """Tell whether it has carried or lived enough."""
         too_old = time.monotonic() - self._opened_at > self.server.max_age
         return self._carried >= self.server.max_messages or too_old
 
     def close(self) -> None:
-        """At once, without a word."""
+        """Close it at once, without QUIT."""
         self._link.close()
 
     def open(self) -> Generator[Step, Any, bool]:
@@ -120,7 +120,7 @@ class Connection:
     def _put_back(
         dialogue: Dialogue, fresh: bool, source: EnvelopeSource, again: deque[Envelope], error: SmtpError
     ) -> None:
-        """A link out of the pool that broke at its first email was dead before: that email gets a new one.
+        """Send an email again over a new link if the link came out of the pool and broke at this first email.
 
         So does one whose commands came too early for this server.
 
@@ -143,7 +143,8 @@ class Connection:
         return error
 
     def _is_alive(self) -> Generator[Step, Any, bool]:
-        """Nothing said out of turn, not too old; asked by NOOP after a long silence."""
+        """Tell whether it can be used: nothing said out of turn, not too old, and NOOP answered after a long
+        silence."""
         if self.is_worn:
             yield from self.quit()
             return False

@@ -55,12 +55,12 @@ class Attempt:
 
     @property
     def hopeless(self) -> bool:
-        """Nobody is left to send it to."""
+        """Tell whether nobody is left to send it to."""
         return self.reply is not None or len(self.refused) >= len(set(self.envelope.recipients))
 
     @property
     def is_ambiguous(self) -> bool:
-        """May the server have accepted it?"""
+        """Tell whether the server may have accepted it."""
         return self.write is not None and self.write.dot_sent and not self.hopeless
 
     def refusal(self) -> DeliveryOutcome:
@@ -102,7 +102,8 @@ class Dialogue:
         """Envelopes over whose fate the server has decided."""
 
     def deliver(self) -> Generator[Step, Any, None]:
-        """Until no envelope waits, or ``most`` were taken. Raises ``SmtpError``: the connection is of no use then."""
+        """Deliver until no envelope waits, or ``most`` were taken. Raise ``SmtpError`` if the connection is of no more
+        use."""
         try:
             yield from self._begin()
             while self._current is not None:
@@ -137,7 +138,7 @@ class Dialogue:
             yield from self._begin()
 
     def _transfer(self, attempt: Attempt) -> Generator[Step, Any, None]:
-        """The content, the dot, the next one's commands; then the reply to the dot.
+        """Send the content, the final dot and the next one's commands; then read the reply to the dot.
 
         With DATA accepted for no recipient at all, the dot alone (RFC 2920 3.1), whatever the reply to it.
         """
@@ -157,7 +158,7 @@ class Dialogue:
         self._judge(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
 
     def _judge(self, attempt: Attempt, write: Write, reply: Reply) -> None:
-        """What the reply to the dot means."""
+        """Apply what the reply to the dot means."""
         hasty = write.early or not write.dot_sent
         if attempt.hopeless:
             self._end(attempt, attempt.refusal())
@@ -183,7 +184,7 @@ class Dialogue:
     # -- commands and replies -----------------------------------------------------------------------------------
 
     def _replies(self, attempt: Attempt) -> Generator[Step, Any, Reply]:
-        """To the commands that were written together, one for each, in order. Returns DATA's."""
+        """Read the replies to the commands that were written together, in order. Return that to DATA."""
         if attempt.commands[0] == _RSET:
             yield from self._answer(Stage.RSET)
         self._take_mail(attempt, (yield from self._answer(Stage.MAIL)))
@@ -257,7 +258,7 @@ class Dialogue:
         return Write(self._link, [b"".join(lines)], stage, self._timeouts.command)
 
     def _content(self, content: bytes, behind: list[bytes]) -> Write:
-        """Dots stuffed (RFC 5321 4.5.2), the final one behind it, then what is pipelined."""
+        """Return the content with dots stuffed (RFC 5321 4.5.2), the final dot, and what is pipelined behind it."""
         if content.startswith(b"."):
             content = b"." + content
         if b"\r\n." in content:
@@ -270,7 +271,7 @@ class Dialogue:
         return Write(self._link, chunks, Stage.BODY, self._timeouts.block, dot_at)
 
     def _take(self) -> Attempt | None:
-        """The next envelope that this server can take. The others end here."""
+        """Return the next envelope that this server can take. The others end here."""
         while self.taken < self._most:
             envelope = self._again.popleft() if self._again else self._source.next()
             if envelope is None:
@@ -313,7 +314,7 @@ class Dialogue:
     # -- what goes wrong ----------------------------------------------------------------------------------------
 
     def _fail(self, error: SmtpError) -> None:
-        """The connection is over: say what became of the envelope in hand; the one behind it is unharmed.
+        """Say what became of the envelope in hand, as the connection is over. The one behind it is unharmed.
 
         Where replies and commands may be out of step, a refusal may be another one's.
         """
@@ -337,7 +338,7 @@ _RSET = b"RSET\r\n"
 
 
 def _check_size(envelope: Envelope, limit: str) -> None:
-    """RFC 1870 4: no number, or 0, is no limit; 20 digits at most."""
+    """Check the size: no number, or 0, is no limit; 20 digits at most (RFC 1870 4)."""
     most = int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0
     if 0 < most < envelope.size:
         raise TooLarge(f"The email has {envelope.size} octets, the server takes {most} at most.")

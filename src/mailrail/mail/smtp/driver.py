@@ -100,7 +100,7 @@ class Driver:
     # -- one transfer -------------------------------------------------------------------------------------------
 
     def _advance(self, transfer: Transfer, error: Exception | None = None) -> None:
-        """As far as it goes without waiting."""
+        """Advance a transfer as far as it goes without waiting."""
         events = 0
         try:
             while not events:
@@ -171,7 +171,7 @@ class Driver:
         transfer.fd = -1
 
     def _wait(self) -> None:
-        """Until something moves or the first deadline has passed."""
+        """Wait until something moves or the first deadline has passed."""
         if self._asked is None and not self._transfers:
             return
         if self._wake_reader is not None and self._asked is not None:

@@ -75,7 +75,7 @@ class Envelope:
 
     @property
     def size(self) -> int:
-        """Octets as RFC 1870 4 counts them: without the dots that are stuffed."""
+        """Return the octets as RFC 1870 4 counts them: without the dots that are stuffed."""
         return len(self.content) + (0 if self.content.endswith(b"\r\n") or not self.content else 2)
 
 
@@ -114,11 +114,12 @@ class DeliveryOutcome:
         return self.fate is not Fate.AMBIGUOUS
 
     def reply_for(self, recipient: str) -> Reply | None:
-        """The reply that decided over this recipient."""
+        """Return the reply that decided over this recipient."""
         return self.refused.get(recipient, self.reply)
 
     def verdict_for(self, recipient: str, envelope: Envelope) -> Verdict | None:
-        """What that reply means. None without one: ``UNFIT``, ``AMBIGUOUS``, and ``UNSENT`` unless by 421."""
+        """Return what that reply means, or ``None`` without one: ``UNFIT``, ``AMBIGUOUS``, and ``UNSENT`` unless by
+        421."""
         if recipient in self.refused:
             return classify(self.refused[recipient], Stage.RCPT)
         if self.reply is None:

@@ -79,7 +79,7 @@ class Link:
         return 0
 
     def reply(self, stage: Stage) -> Reply | None:
-        """The next reply, if all of it has come."""
+        """Return the next reply, if all of it has come."""
         try:
             return self.reader.next()
         except Garbled as error:
@@ -123,7 +123,7 @@ Address = tuple[int, tuple[object, ...]]
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """All addresses of the host, in the order in which they are to be tried."""
+    """Return all addresses of the host, in the order in which they are to be tried."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
@@ -186,7 +186,7 @@ class Handshake(Step):
             ) from error
 
     def _advice(self, error: Exception) -> str | None:
-        """What to do, where the error tells it."""
+        """Return what to do, where the error tells it."""
         if getattr(error, "reason", None) in NO_TLS and self.stage is Stage.CONNECT:
             return USE_TLS
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -227,7 +227,7 @@ class Read(Step):
         return 0
 
     def _heard(self) -> str:
-        """What of the reply had come: a server that turns everybody away may say why, and not to its end."""
+        """Return what of the reply had come: a server that refuses everybody may say why, and not to its end."""
         return f" after saying {unfinished!r}" if (unfinished := self.link.reader.unfinished) else ""
 
 
@@ -248,7 +248,7 @@ class Write(Step):
 
     @property
     def dot_sent(self) -> bool:
-        """May the server have the final dot?"""
+        """Tell whether the server may have the final dot."""
         return self._dot_at is not None and self.progress >= self._dot_at
 
     def attempt(self) -> int:
@@ -303,5 +303,5 @@ class Permit(Step):
 
 
 def _is_alert(error: Exception) -> bool:
-    """Is it the server that ended TLS, and said so (RFC 8446 6.2)?"""
+    """Tell whether the server ended TLS, and said so (RFC 8446 6.2)."""
     return "ALERT" in str(getattr(error, "reason", ""))

@@ -26,7 +26,7 @@ class Pool:
         self._taken: set[Connection] = set()
 
     def take(self, timeout: float | None = None) -> Connection:
-        """A connection, not necessarily open; give it back. Raises ``PoolExhausted`` after ``timeout`` seconds.
+        """Return a connection, not necessarily open; give it back. Raise ``PoolExhausted`` after ``timeout`` seconds.
 
         The default is the server's ``pool_timeout``.
         """
@@ -69,7 +69,7 @@ class Pool:
         drive_together([connection.quit() for connection in idle])
 
     def forget(self) -> None:
-        """In a forked child: the connections are the parent's, also one that was in use, and is opened anew here.
+        """Forget all connections in a forked child: they are the parent's, even one in use, which is opened anew here.
 
         Closing our copies of them says nothing to anybody.
         """
@@ -87,7 +87,7 @@ _lock = threading.Lock()
 
 
 def _keep(pool: Pool) -> None:
-    """It has idle connections. Those of the pool that was not used for longest may have to go."""
+    """Note that a pool has idle connections. Those of the pool that was unused for longest may have to close."""
     with _lock:
         _keeping.pop(pool, None)
         _keeping[pool] = None
@@ -99,7 +99,7 @@ def _keep(pool: Pool) -> None:
 
 
 def pool_of(server: SmtpServer) -> Pool:
-    """The pool that all users of an equal ``server`` share in this process."""
+    """Return the pool that all users of an equal ``server`` share in this process."""
     with _lock:
         if (pool := _pools.get(server)) is None:
             pool = _pools[server] = Pool(server)

@@ -119,7 +119,7 @@ class SmtpServer:
 
     @property
     def port_advice(self) -> str:
-        """What to write instead, where the port and the way to TLS are known not to fit; else nothing."""
+        """Return what to write instead, if the port and the way to TLS do not fit; else an empty text."""
         if self.port in TLS_PORTS and self.tls != "implicit":
             return USE_SSL
         return USE_TLS if self.port in PLAIN_PORTS and self.tls == "implicit" else ""

@@ -62,7 +62,7 @@ def open_session(link: Link, server: SmtpServer) -> Generator[Step, Any, Extensi
 
 
 def _connect(link: Link, server: SmtpServer) -> Steps:
-    """To the first address of the host that takes the connection. Each has its time, as one may lead nowhere."""
+    """Connect to the first address of the host that answers. Each has its time, as one may lead nowhere."""
     name, timeout = f"{server.host}:{server.port}", server.timeouts.connect
     *others, last = resolve(server.host, server.port)
     for address in others:
@@ -117,7 +117,7 @@ def _ehlo(link: Link, server: SmtpServer) -> Generator[Step, Any, Extensions]:
 
 
 def _start_tls(link: Link, server: SmtpServer, offered: Extensions) -> Generator[Step, Any, Extensions]:
-    """RFC 3207. What was offered before counts no more: it could be forged (4.2)."""
+    """Start TLS (RFC 3207). What was offered before no longer counts, as it could be forged (4.2)."""
     if "STARTTLS" not in offered:
         raise TlsFailed("The server does not offer STARTTLS", Stage.STARTTLS)
     reply = yield from command(link, b"STARTTLS", Stage.STARTTLS, server.timeouts.command)
@@ -132,7 +132,8 @@ def _start_tls(link: Link, server: SmtpServer, offered: Extensions) -> Generator
 
 
 def _first_after_tls(steps: Steps) -> Steps:
-    """A server that misses our certificate may close without a word, now that it has looked for one."""
+    """Read the first reply. A server that misses our certificate may close without a word, now that it looked for
+    one."""
     try:
         return (yield from steps)
     except ConnectionLost as error:
@@ -142,7 +143,7 @@ def _first_after_tls(steps: Steps) -> Steps:
 
 
 def _log_in(link: Link, server: SmtpServer, offered: Extensions) -> Steps:
-    """By the first mechanism that works: servers offer some they have no secrets for.
+    """Log in by the first mechanism that works: servers offer some for which they have no secrets.
 
     535 to one that sends the password ends it (RFC 4954 6: the credentials are invalid). The same password by another
     mechanism would be one more refused login, which lock-outs count.
@@ -167,7 +168,7 @@ def _preferred(link: Link, server: SmtpServer) -> list[str]:
 
 
 def _no(reply: Reply, error: SmtpError) -> SmtpError:
-    """421 closes the connection, whatever it answers (RFC 5321 3.8)."""
+    """Return the error for a reply. 421 closes the connection, whatever it answers (RFC 5321 3.8)."""
     if reply.code == 421:
         return ConnectionLost("The server closes the connection", error.stage, reply)
     return error if reply.refusal else ProtocolError("An unexpected reply", error.stage, reply)
@@ -181,7 +182,7 @@ def _auth(link: Link, server: SmtpServer, line: bytes) -> Generator[Step, Any, R
 
 
 def _plain(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
-    """RFC 4616."""
+    """Log in by PLAIN (RFC 4616)."""
     secret = f"\0{server.username}\0{server.password}".encode()
     return (yield from _auth(link, server, b"AUTH PLAIN " + b64encode(secret)))
 
@@ -197,7 +198,7 @@ def _login(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
 
 
 def _cram_md5(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
-    """RFC 2195."""
+    """Log in by CRAM-MD5 (RFC 2195)."""
     reply = yield from _auth(link, server, b"AUTH CRAM-MD5")
     if reply.code != 334:
         return reply
@@ -210,7 +211,8 @@ def _cram_md5(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
 
 
 def _xoauth2(link: Link, server: SmtpServer) -> Generator[Step, Any, Reply]:
-    """Google's and Microsoft's. A refusal comes as a challenge first, to be answered with an empty line."""
+    """Log in by XOAUTH2 of Google and Microsoft. A refusal comes as a challenge first, to be answered with an empty
+    line."""
     secret = f"user={server.username}\1auth=Bearer {_token(server)}\1\1".encode()
     reply = yield from _auth(link, server, b"AUTH XOAUTH2 " + b64encode(secret))
     if reply.code == 334:

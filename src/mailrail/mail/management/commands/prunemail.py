@@ -141,7 +141,7 @@ def _of_settings() -> tuple[timedelta | None, timedelta | None]:
 
 
 def _checked_days(name: str, value: Any) -> timedelta | None:
-    """Code that calls the command gives numbers, or a ``timedelta``; both mean what they do on a command line."""
+    """Return the time of a number of days or a ``timedelta``: code may give either, as on a command line."""
     if value is None:
         return None
     try:
