@@ -109,11 +109,11 @@ def _remember(a_label: str, u_label: str) -> None:
 
 def _u_label(label: str) -> str:
     """Return the U-label of an A-label, and other ASCII unchanged. Raises ``UnicodeError`` for an invalid label."""
-    known = _u_labels.get(label)
-    if known is None:
-        known = idna.ulabel(label)
-        _remember(label, known)
-    return known
+    cached = _u_labels.get(label)
+    if cached is None:
+        cached = idna.ulabel(label)
+        _remember(label, cached)
+    return cached
 
 
 def _as_a_whole(domain: str) -> _Converted:
@@ -211,5 +211,5 @@ def with_ascii_domains(text: str) -> str:
     return text if text.isascii() else _DOMAIN_IN_TEXT.sub(_with_ascii_domain, text)
 
 
-def _with_ascii_domain(found: re.Match[str]) -> str:
-    return f"{found['at']}{ascii_domain(found['domain'])}" if found["at"] else found[0]
+def _with_ascii_domain(match: re.Match[str]) -> str:
+    return f"{match['at']}{ascii_domain(match['domain'])}" if match["at"] else match[0]

@@ -40,16 +40,16 @@ def serves(channel: str) -> bool:
     """Tell whether ``ASGI_APPLICATION`` has a consumer for this channel; also true if that cannot be found out."""
     if not getattr(django_settings, "ASGI_APPLICATION", None):
         return False
-    found = application()
-    while not isinstance(found, ASGIHandler):
-        if isinstance(found, ChannelNameRouter):
-            return channel in found.application_mapping
-        if isinstance(found, ProtocolTypeRouter):
-            found = found.application_mapping.get("channel")
+    app = application()
+    while not isinstance(app, ASGIHandler):
+        if isinstance(app, ChannelNameRouter):
+            return channel in app.application_mapping
+        if isinstance(app, ProtocolTypeRouter):
+            app = app.application_mapping.get("channel")
         else:
-            found = next((getattr(found, name) for name in _WRAPPED_IN if hasattr(found, name)), True)
-        if found is None or found is True:
-            return bool(found)
+            app = next((getattr(app, name) for name in _WRAPPED_IN if hasattr(app, name)), True)
+        if app is None or app is True:
+            return bool(app)
     return False  # Django's own knows HTTP only
 
 
@@ -59,8 +59,8 @@ async def run_application(message: Any) -> None:
     If the handler raises, the run fails as with any consumer. A message without a usable ``type`` is buried, because
     another run would end the same way.
     """
-    if (why := _defect_of(message.content)) is not None:
-        message.bury(why)
+    if (defect := _defect_of(message.content)) is not None:
+        message.bury(defect)
         return
     async with ThreadSensitiveContext():  # so sync consumers run in parallel, each on its own thread
         try:

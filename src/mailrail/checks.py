@@ -53,14 +53,14 @@ RESERVED = ("mailrail.", "tasks.")
 @read_for_checks()
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """Check everything that needs no connection. Each mistake is reported once, and hides only dependent checks."""
-    wrong = list(_check_keys())
-    told = {each.msg for each in wrong}
+    messages = list(_check_keys())
+    texts = {message.msg for message in messages}
     for part in (_check_middleware, _check_layers, _check_order, _check_mail_app, _check_tenants):
-        for found in part():
-            if found.msg not in told:
-                told.add(found.msg)
-                wrong.append(found)
-    return wrong
+        for message in part():
+            if message.msg not in texts:
+                texts.add(message.msg)
+                messages.append(message)
+    return messages
 
 
 def _check_keys() -> Iterable[CheckMessage]:
@@ -79,28 +79,30 @@ def _check_middleware() -> Iterable[CheckMessage]:
         try:
             usable = callable(import_watched(path))
         except Exception as error:  # a module may raise anything
-            why = f"cannot be imported: {error}"
+            problem = f"cannot be imported: {error}"
         else:
-            why = "" if usable else "is not a function"
-        if why:
-            yield Error(f"MAILRAIL['CONSUMER_MIDDLEWARE'] names {path!r}, which {why}.", id="mailrail.E001")
+            problem = "" if usable else "is not a function"
+        if problem:
+            yield Error(
+                f"MAILRAIL['CONSUMER_MIDDLEWARE'] names {path!r}, which {problem}.", id="mailrail.E001"
+            )
 
 
 def _check_layers() -> Iterable[CheckMessage]:
     try:
-        aliases, wrong = read_layers()
+        aliases, unbuilt_layers = read_layers()
     except InvalidSettings as error:
         yield from (Error(mistake, id="mailrail.E002") for mistake in error.mistakes)
         return
-    for alias, unbuilt in wrong.items():
+    for alias, unbuilt in unbuilt_layers.items():
         yield from (Error(mistake, id="mailrail.E002") for mistake in unbuilt.mistakes)
         yield from _check_unbuilt(alias)
-    unusable = list(_check_default(wrong))
+    unusable = list(_check_default(unbuilt_layers))
     yield from unusable
     for alias in aliases:
         if not (unusable and alias == _default()):
             yield from _check_layer(alias)
-    if not wrong:
+    if not unbuilt_layers:
         yield from _check_groups()
 
 
@@ -111,10 +113,10 @@ def _default() -> str | None:
         return None  # E001 reports it
 
 
-def _check_default(wrong: Collection[str]) -> Iterable[CheckMessage]:
-    """Check the default layer. ``wrong``: aliases of layers that cannot be built, which E002 reports."""
+def _check_default(unbuilt_layers: Collection[str]) -> Iterable[CheckMessage]:
+    """Check the default layer. ``unbuilt_layers``: aliases of layers that cannot be built, which E002 reports."""
     alias = _default()
-    if alias is None or alias in wrong:
+    if alias is None or alias in unbuilt_layers:
         return
     try:
         get_layer(alias)
@@ -181,10 +183,10 @@ def _check_router(layer: DurableLayer) -> Iterable[CheckMessage]:
 
 def _check_names(routing: Routing) -> Iterable[CheckMessage]:
     for channel, plan in routing.plans.items():
-        theirs = [route.name for route in plan.routes if not route.name.startswith("mailrail.")]
-        if channel.startswith(RESERVED) and theirs:
+        names = [route.name for route in plan.routes if not route.name.startswith("mailrail.")]
+        if channel.startswith(RESERVED) and names:
             yield Warning(
-                f"{theirs[0]} is routed on {channel!r}; names that begin with mailrail. or tasks. are "
+                f"{names[0]} is routed on {channel!r}; names that begin with mailrail. or tasks. are "
                 "Mailrail's own.",
                 hint="Give the channel another name.",
                 id="mailrail.W004",
@@ -225,10 +227,10 @@ _EXTENDED = {
 
 def _check_order() -> Iterable[CheckMessage]:
     names = [config.name for config in apps.get_app_configs()]
-    for other, command in _EXTENDED.items():
-        if other in names and names.index(other) < names.index("mailrail"):
+    for app, command in _EXTENDED.items():
+        if app in names and names.index(app) < names.index("mailrail"):
             yield Warning(
-                f'"mailrail" must stand before "{other}" in INSTALLED_APPS: both bring '
+                f'"mailrail" must stand before "{app}" in INSTALLED_APPS: both bring '
                 f"{command}, and the first one wins.",
                 hint='Move "mailrail" to the top of INSTALLED_APPS.',
                 id="mailrail.W001",
@@ -243,15 +245,15 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
         layers = {alias: get_layer(alias) for alias in durable_aliases()}
     except InvalidSettings:
         return []  # check_settings reports it
-    return [found for alias, layer in layers.items() for found in _check_storage(alias, layer)]
+    return [message for alias, layer in layers.items() for message in _check_storage(alias, layer)]
 
 
 def _check_storage(alias: str, layer: DurableLayer) -> Iterable[CheckMessage]:
     where = f"CHANNEL_LAYERS[{alias!r}]"
     try:
         if layer.joins_transactions and (lack := lacks_tables(layer.using)):
-            why = "CONFIG['outbox'] = True needs tables in a database. " if layer.outbox else ""
-            yield Error(f"{where}: {why}{lack}", id="mailrail.E008")
+            reason = "CONFIG['outbox'] = True needs tables in a database. " if layer.outbox else ""
+            yield Error(f"{where}: {reason}{lack}", id="mailrail.E008")
         for concern in layer.concerns():
             yield Warning(f"{where}: {concern}", id="mailrail.W006")
     except LayerUnavailable as error:
@@ -263,8 +265,8 @@ def _check_storage(alias: str, layer: DurableLayer) -> Iterable[CheckMessage]:
 def _check_mail_app() -> Iterable[CheckMessage]:
     """Check for the mail app. The backend is compared by path: without the app, it cannot be imported."""
     mailers = getattr(django_settings, "MAILERS", None) or {}
-    found = mailers.values() if isinstance(mailers, Mapping) else ()
-    paths = [mailer.get("BACKEND") for mailer in found if isinstance(mailer, Mapping)]
+    entries = mailers.values() if isinstance(mailers, Mapping) else ()
+    paths = [mailer.get("BACKEND") for mailer in entries if isinstance(mailer, Mapping)]
     paths.append(email_backend())
     if QUEUES in paths and not apps.is_installed("mailrail.mail"):
         yield Error(
@@ -292,9 +294,9 @@ def _apps_of_tenants() -> Iterable[tuple[str, Iterable[Any]]]:
     yield "TENANT_APPS", getattr(django_settings, "TENANT_APPS", None) or ()
     types = getattr(django_settings, "TENANT_TYPES", None)
     shared = getattr(django_settings, "PUBLIC_SCHEMA_NAME", "public")
-    for name, said in types.items() if isinstance(types, Mapping) else ():
-        if name != shared and isinstance(said, Mapping):
-            yield f"TENANT_TYPES[{name!r}]['APPS']", said.get("APPS") or ()
+    for name, options in types.items() if isinstance(types, Mapping) else ():
+        if name != shared and isinstance(options, Mapping):
+            yield f"TENANT_TYPES[{name!r}]['APPS']", options.get("APPS") or ()
 
 
 @register(Tags.database)
@@ -306,7 +308,7 @@ def check_sqlite(databases: Sequence[str] | None = None, **kwargs: Any) -> list[
     except InvalidSettings:
         return []  # check_settings reports it
     used = {layer.using for layer in layers if layer.joins_transactions} & set(databases or ())
-    return [found for using in sorted(used) for found in _check_sqlite(using)]
+    return [message for using in sorted(used) for message in _check_sqlite(using)]
 
 
 def _check_sqlite(using: str) -> Iterable[CheckMessage]:

@@ -185,8 +185,8 @@ def _check(key: str, kind: str, value: Any) -> None:
 
 def size(text: str) -> int:
     """Return the bytes of a size such as ``"300M"`` or ``"1.5G"``. Raises ``ValueError`` with the rule as its text."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or (number := int(float(found[1]) * _UNITS[found[2].upper()])) < 1:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (number := int(float(match[1]) * _UNITS[match[2].upper()])) < 1:
         raise ValueError("a number of bytes, or of K, M or G, such as 300M or 1.5G")
     return number
 
@@ -214,14 +214,14 @@ def _read_all(raw: Any) -> tuple[dict[str, Any], Mistakes]:
     """Return the valid values by attribute, and the mistakes. Raises ``InvalidSettings`` unless ``raw`` is a dict."""
     if not isinstance(raw, Mapping):
         raise InvalidSettings(f"MAILRAIL must be a dictionary, not {raw!r}.")
-    known = {field.name.upper(): field for field in dataclasses.fields(Settings)}
+    fields = {field.name.upper(): field for field in dataclasses.fields(Settings)}
     values: dict[str, Any] = {}
     mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
     for key, value in raw.items():
         with mistakes.noted():
-            if key not in known:
-                raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(known))}.")
-            values[known[key].name] = _read(key, str(known[key].type), value)
+            if key not in fields:
+                raise InvalidSettings(f"MAILRAIL has no key {key!r}. It knows: {', '.join(sorted(fields))}.")
+            values[fields[key].name] = _read(key, str(fields[key].type), value)
     return values, mistakes
 
 

@@ -36,7 +36,7 @@ class MailrailApart:
 def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Check the features of the databases that hold records or are migrated. This needs no connection."""
     installed = [config for config in apps.get_app_configs() if config.label in APPS]
-    return [found for config in installed for found in _check_app(config, databases or ())]
+    return [message for config in installed for message in _check_app(config, databases or ())]
 
 
 def _check_app(config: AppConfig, databases: Sequence[str]) -> Iterable[CheckMessage]:
@@ -57,12 +57,18 @@ def _databases_of(config: AppConfig, databases: Sequence[str]) -> set[str]:
     """
     models = list(config.get_models())
     migrated = {DEFAULT_DB_ALIAS, *databases}
-    found = {using for using in migrated for model in models if router.allow_migrate_model(using, model)}
+    databases_found = {
+        using for using in migrated for model in models if router.allow_migrate_model(using, model)
+    }
     if config.label != "mailrail":
-        found |= {router.db_for_write(model) for model in models} | {
+        databases_found |= {router.db_for_write(model) for model in models} | {
             router.db_for_read(model) for model in models
         }
-    return {using for using in found & {*connections} if connections[using].settings_dict["ENGINE"] != _NONE}
+    return {
+        using
+        for using in databases_found & {*connections}
+        if connections[using].settings_dict["ENGINE"] != _NONE
+    }
 
 
 def lacks(using: str) -> list[str]:
@@ -80,14 +86,14 @@ def lacks(using: str) -> list[str]:
 
 def _hint() -> str:
     alias, users = "messages", ""
-    labels = [each.label for each in apps.get_app_configs() if each.label in APPS]
+    labels = [name.label for name in apps.get_app_configs() if name.label in APPS]
     if "mailrail_invitations" in labels:
         labels += dict.fromkeys([get_user_model()._meta.app_label, "auth", "contenttypes"])
         users = (
             " Invitations point at users, whose tables lie with them; so do those of other apps that point at "
             "users, such as admin."
         )
-    router = _ROUTER.format(alias=alias, labels=", ".join(f'"{each}"' for each in labels))
+    router = _ROUTER.format(alias=alias, labels=", ".join(f'"{name}"' for name in labels))
     return (
         f"PostgreSQL and SQLite can: add one to DATABASES as {alias!r}, and name this router in DATABASE_ROUTERS."
         f"{users}\n{router}\nA database layer needs CONFIG = {{'using': {alias!r}}}. "

@@ -33,8 +33,8 @@ def import_named(path: str, where: str, load: Callable[[str], Any] = import_stri
     try:
         return import_watched(path, load)
     except Exception as error:  # a module may raise anything
-        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        raise InvalidSettings(f"{where} cannot be imported: {why}{_raised_at(error)}") from error
+        reason = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InvalidSettings(f"{where} cannot be imported: {reason}{_raised_at(error)}") from error
 
 
 @contextmanager
@@ -54,9 +54,11 @@ def noted_or_raised(error: Exception) -> tuple[str, ...]:
         raise error
     texts = getattr(error, "mistakes", None) or str(error).splitlines()
     place = _called_at()
-    told = InvalidSettings(*(text if _NAMES_ITS_LINE.search(text) else f"{text}{place}" for text in texts))
-    mistakes.add(told)
-    return told.mistakes
+    gathered_error = InvalidSettings(
+        *(text if _NAMES_ITS_LINE.search(text) else f"{text}{place}" for text in texts)
+    )
+    mistakes.add(gathered_error)
+    return gathered_error.mistakes
 
 
 def _raised_at(error: Exception) -> str:
@@ -64,8 +66,8 @@ def _raised_at(error: Exception) -> str:
     if isinstance(error, SyntaxError) or error.__traceback__ is None:
         return ""  # a syntax error names its line
     frames = extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
-    return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    project_frames = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f" ({project_frames[-1].filename}, line {project_frames[-1].lineno})" if project_frames else ""
 
 
 def _called_at() -> str:

@@ -71,10 +71,12 @@ class KeysetChangeList(ChangeList):
         if BEHIND in self.params:  # the links of filters leave it out, so they begin at the first page
             self.behind = self.params.pop(BEHIND)
             del self.filter_params[BEHIND]
-        found: QuerySet[Any] = super().get_queryset(request, exclude_parameters)
+        rows: QuerySet[Any] = super().get_queryset(request, exclude_parameters)
         specs: list[Any] = self.filter_specs
-        self.is_windowed = any(getattr(it, "is_windowed", False) and it.value() is not None for it in specs)
-        return found
+        self.is_windowed = any(
+            getattr(spec, "is_windowed", False) and spec.value() is not None for spec in specs
+        )
+        return rows
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[str | Combinable]:
         return [f"{self.direction}pk"]
@@ -114,7 +116,7 @@ class KeysetChangeList(ChangeList):
         """Return the headers and the cells of each row. Cells carry the label of their column, for narrow screens."""
         shown: Any = result_list(self)
         labels = [header["text"] for header in shown["result_headers"]]
-        rows = [[_labelled(*it) for it in zip(labels, row, strict=False)] for row in shown["results"]]
+        rows = [[_labelled(*pair) for pair in zip(labels, row, strict=False)] for row in shown["results"]]
         return {"headers": shown["result_headers"], "rows": rows}
 
     def _from(self, rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -198,11 +200,13 @@ class WordFilter(Filter):
         return [("", "")]  # else Django does not show it
 
     def choices(self, changelist: Any) -> Iterator[Any]:
-        others = {name: value for name, value in changelist.params.items() if name != self.parameter_name}
+        other_parameters = {
+            name: value for name, value in changelist.params.items() if name != self.parameter_name
+        }
         yield {
             "name": self.parameter_name,
             "value": self.value() or "",
-            "others": others,
+            "others": other_parameters,
             "query_string": changelist.get_query_string(remove=[self.parameter_name]),
         }
 
@@ -228,15 +232,19 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Refuse fields that the list has no filter for: each answer would tell what a hidden column holds."""
         field = lookup.partition("__")[0]
-        if field in {it.name for it in self.opts.get_fields()} and field not in self._filtered(request):
+        if field in {column.name for column in self.opts.get_fields()} and field not in self._filtered(
+            request
+        ):
             return False
         return super().lookup_allowed(lookup, value, request)
 
     def _filtered(self, request: HttpRequest) -> set[str]:
         """Return the fields and parameters of the list's filters."""
         filters: Iterable[Any] = self.get_list_filter(request)
-        fields = (it[0] if isinstance(it, list | tuple) else it for it in filters)
-        named = (str(getattr(it, "parameter_name", it)) for it in (*fields, self.date_hierarchy or ""))
+        fields = (entry[0] if isinstance(entry, list | tuple) else entry for entry in filters)
+        named = (
+            str(getattr(entry, "parameter_name", entry)) for entry in (*fields, self.date_hierarchy or "")
+        )
         return {name.partition("__")[0] for name in named}
 
     def response_action(

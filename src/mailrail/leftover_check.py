@@ -1,4 +1,4 @@
-"""A system check: were the tables made by a build of Mailrail from before the first release?
+"""Check that no tables are left from a build before the first release (a system check).
 
 mailrail.E011  migrations are applied that this build does not have (with --database)
 """
@@ -28,10 +28,12 @@ def _check_database(using: str) -> Iterable[CheckMessage]:
     try:
         applied = MigrationRecorder(connections[using]).applied_migrations().keys()
     except Error:
-        return  # the check of the layers tells that the database cannot be asked
-    ours = {(label, name) for label, name in applied if label in APPS and apps.is_installed(_name_of(label))}
-    if leftover := sorted(ours - MigrationLoader(None).disk_migrations.keys()):
-        labels = [label for label in reversed(APPS) if any(label == its for its, _ in leftover)]
+        return  # the check of the layers reports that the database cannot be asked
+    applied_here = {
+        (label, name) for label, name in applied if label in APPS and apps.is_installed(_name_of(label))
+    }
+    if leftover := sorted(applied_here - MigrationLoader(None).disk_migrations.keys()):
+        labels = [label for label in reversed(APPS) if any(label == app for app, _ in leftover)]
         names = ", ".join(f"{label}.{name}" for label, name in leftover)
         undo = ", ".join(f"python manage.py migrate {label} zero --database {using}" for label in labels)
         yield Mistake(

@@ -51,12 +51,12 @@ def _has_lines(error: BaseException | None, depth: int = 100) -> bool:
     """Tell whether the text of this exception, or of one of its causes, has several lines."""
     if error is None:
         return False
-    others = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+    causes = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
     return (
         depth == 0
         or bool(getattr(error, "__notes__", ()))
         or len(_told(error).splitlines()) > 1
-        or any(_has_lines(other, depth - 1) for other in others)
+        or any(_has_lines(cause, depth - 1) for cause in causes)
     )
 
 
@@ -70,19 +70,19 @@ def _shorten_errors(record: logging.LogRecord) -> None:
     Database drivers put the reason first, then a statement or a hint. ``record.error`` has the whole text.
     """
     args = record.args if isinstance(record.args, tuple) else ()
-    told = {n: _told(each) for n, each in enumerate(args) if isinstance(each, BaseException)}
-    if not told:
+    texts = {n: _told(argument) for n, argument in enumerate(args) if isinstance(argument, BaseException)}
+    if not texts:
         return
     if not hasattr(record, "error"):
-        record.error = "\n".join(told.values())
+        record.error = "\n".join(texts.values())
     is_whole = logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
-    record.args = tuple(_shown(told[n], is_whole, each) if n in told else each for n, each in enumerate(args))
+    record.args = tuple(_shown(texts[n], is_whole, arg) if n in texts else arg for n, arg in enumerate(args))
 
 
-def _shown(told: str, is_whole: bool, error: Any) -> Escaped:
+def _shown(text: str, is_whole: bool, error: Any) -> Escaped:
     if is_whole:
-        return escape_control_characters(told)
-    return single_line(told if isinstance(error, InvalidSettings) else told.partition("\n")[0])
+        return escape_control_characters(text)
+    return single_line(text if isinstance(error, InvalidSettings) else text.partition("\n")[0])
 
 
 def _told(error: BaseException) -> str:

@@ -158,10 +158,10 @@ class Rate:
         """Read ``"10/s"``, ``"100/m"``, ``"1000/h"``, ``"5000/d"``, ``"100/15m"``; ``ValueError`` otherwise."""
         if isinstance(text, Rate):
             return text
-        found = _rate.fullmatch(text) if isinstance(text, str) else None
-        if not found:
+        match = _rate.fullmatch(text) if isinstance(text, str) else None
+        if not match:
             raise ValueError(f'rate must look like "10/s", "100/m", "1000/h" or "100/15m", not {text!r}.')
-        return cls(int(found[1]), int(found[2] or 1) * _SECONDS_IN[found[3][0]])
+        return cls(int(match[1]), int(match[2] or 1) * _SECONDS_IN[match[3][0]])
 
 
 _rate = re.compile(
@@ -348,11 +348,11 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
     record = content.get("id")
     if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
         text = _sorting.encode(content)  # else it is the same text, and most are
-    made = uuid.uuid5(_of_contents, f"{qualified(channel)}\0{text}")
+    digest = uuid.uuid5(_of_contents, f"{qualified(channel)}\0{text}")
     if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
-        return made
+        return digest
     front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)
-    return uuid.UUID(int=front << 64 | made.int & 0xFFFF_FFFF_FFFF_FFFF)
+    return uuid.UUID(int=front << 64 | digest.int & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 _uuid7_text = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

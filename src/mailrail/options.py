@@ -37,19 +37,19 @@ def moment(name: str, value: datetime) -> datetime:
 
     Naive moments are accepted only with ``USE_TZ = False``, as by Django.
     """
-    wanted = "an aware datetime" if settings.USE_TZ else "a datetime"
+    expected = "an aware datetime" if settings.USE_TZ else "a datetime"
     if not isinstance(value, datetime):
-        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
+        raise TypeError(f"{name} must be {expected}, not {value!r}.")
     if value.utcoffset() is None and (settings.USE_TZ or value.tzinfo is not None):
-        raise ValueError(f"{name} must be {wanted} (django.utils.timezone.now() makes one), not {value!r}.")
+        raise ValueError(f"{name} must be {expected} (django.utils.timezone.now() makes one), not {value!r}.")
     try:
         is_near = aware(value) <= aware(from_now(_MAX_SECONDS))
-        found = as_django(value)
+        converted = as_django(value)
     except OverflowError:  # near the first or the last year of the calendar
         is_near = False
     if not is_near:
         raise ValueError(f"{name} must be at most 100 years from now, not {value!r}.")
-    return found
+    return converted
 
 
 def moment_or_seconds(name: str, value: datetime | timedelta | float) -> datetime:
@@ -141,8 +141,8 @@ class Mistakes:
     @property
     def texts(self) -> list[str]:
         """Return the sentences, in the order in which the mistakes were found."""
-        found = [getattr(error, "mistakes", None) or (str(error),) for error in self.errors]
-        return list(dict.fromkeys(text for texts in found for text in texts))
+        all_texts = [getattr(error, "mistakes", None) or (str(error),) for error in self.errors]
+        return list(dict.fromkeys(text for texts in all_texts for text in texts))
 
     def raise_any(self, kind: Any = None) -> None:
         """Raise one exception with all texts, if there is a mistake.

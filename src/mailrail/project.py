@@ -43,21 +43,21 @@ def strangers(layer: DurableLayer) -> list[str]:
 
     Raises ``LayerUnavailable``, or what the layer's database raises.
     """
-    ours = identity()
-    found = ((worker.id, worker.info.get("project")) for worker in layer.workers())
-    told = (
+    own = identity()
+    projects = ((worker.id, worker.info.get("project")) for worker in layer.workers())
+    descriptions = (
         f"{id} ({' and '.join(differences)})"
-        for id, theirs in found
-        if isinstance(theirs, Mapping) and (differences := list(_differences(ours, theirs)))
+        for id, foreign in projects
+        if isinstance(foreign, Mapping) and (differences := list(_differences(own, foreign)))
     )
-    return list(told)
+    return list(descriptions)
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    module, keys = theirs.get("settings"), theirs.get("keys")
-    if module and ours["settings"] and module != ours["settings"]:
+def _differences(own: Mapping[str, Any], foreign: Mapping[str, Any]) -> Iterator[str]:
+    module, keys = foreign.get("settings"), foreign.get("keys")
+    if module and own["settings"] and module != own["settings"]:
         yield f"settings {module}"
-    if isinstance(keys, list) and keys and set(map(str, keys)).isdisjoint(ours["keys"]):
+    if isinstance(keys, list) and keys and set(map(str, keys)).isdisjoint(own["keys"]):
         yield "another SECRET_KEY"
 
 

@@ -22,8 +22,8 @@ from .project import HINT, strangers, warning_of
 @read_for_checks()
 def check_projects_of_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Check the tables of workers in those of these databases that carry messages."""
-    these = set(databases or ())
-    return list(_check(lambda layer: _is_in_database(layer) and layer.using in these))
+    named = set(databases or ())
+    return list(_check(lambda layer: _is_in_database(layer) and layer.using in named))
 
 
 @register(deploy=True)
@@ -43,8 +43,10 @@ def _check(is_asked: Callable[[DurableLayer], bool]) -> Iterable[CheckMessage]:
     except InvalidSettings:
         return  # check_settings tells
     for alias, layer in layers.items():
-        if is_asked(layer) and (found := _strangers(layer)):
-            yield Warning(f"CHANNEL_LAYERS[{alias!r}]: {warning_of(found)}", hint=HINT, id="mailrail.W009")
+        if is_asked(layer) and (descriptions := _strangers(layer)):
+            yield Warning(
+                f"CHANNEL_LAYERS[{alias!r}]: {warning_of(descriptions)}", hint=HINT, id="mailrail.W009"
+            )
 
 
 def _strangers(layer: DurableLayer) -> list[str]:

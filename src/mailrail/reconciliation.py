@@ -157,8 +157,8 @@ class Reconciler:
     def _missing(
         self, layer: DurableLayer, records: QuerySet[Any], page: dict[Any, Message]
     ) -> list[Message]:
-        known = layer.known(self.channel, [message.id for message in page.values()])
-        without = {pk: message for pk, message in page.items() if message.id not in known}
+        existing = layer.known(self.channel, [message.id for message in page.values()])
+        without = {pk: message for pk, message in page.items() if message.id not in existing}
         if not without:
             return []
         # Once more, in this order: a consumer that was done between the two looks has said so on the record.
@@ -171,7 +171,7 @@ _registered: list[Reconciler] = []
 
 def reconcilers(layer: DurableLayer) -> list[Reconciler]:
     """Return the reconcilers whose messages this layer carries. The layer's routing has imported them."""
-    return [it for it in _registered if get_layer(it.layer) is layer]
+    return [reconciler for reconciler in _registered if get_layer(reconciler.layer) is layer]
 
 
 def take_turn(layer: DurableLayer) -> bool:

@@ -81,9 +81,9 @@ class Route:
             value = content.get(name)
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 return None
-            if not (found := pattern.match(str(value))):
+            if not (match := pattern.match(str(value))):
                 return None
-            arguments.update({k: v for k, v in found.groupdict().items() if v is not None})
+            arguments.update({k: v for k, v in match.groupdict().items() if v is not None})
         return arguments
 
     def attempts_for(self, message: Message) -> int:
@@ -147,16 +147,16 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
 
 
 def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
-    said = {getattr(route.policy, name) for route in routes}
+    values = {getattr(route.policy, name) for route in routes}
     if name != "batch":
-        said -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
-    if len(said) > 1:
+        values -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
+    if len(values) > 1:
         consumers = " and ".join(sorted({route.name for route in routes}))
         raise InvalidSettings(
             f"The routes of channel {channel!r} ({consumers}) disagree on {name}: "
-            f"{', '.join(sorted(map(repr, said)))}. It belongs to the channel: give all of them the same."
+            f"{', '.join(sorted(map(repr, values)))}. It belongs to the channel: give all of them the same."
         )
-    return said.pop() if said else None
+    return values.pop() if values else None
 
 
 def check_atomic(route: Route, supported: bool) -> None:

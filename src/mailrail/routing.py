@@ -185,9 +185,9 @@ class Routing:
                 for channel in route.channels:
                     by_channel.setdefault(channel, []).append(route)
         self.plans: dict[str, Plan] = {}
-        for channel, its in by_channel.items():
+        for channel, channel_routes in by_channel.items():
             with mistakes.noted():
-                self.plans[channel] = plan_of(channel, its)
+                self.plans[channel] = plan_of(channel, channel_routes)
         mistakes.raise_any(InvalidSettings)
         self.looked_for = looked_for
 
@@ -197,9 +197,9 @@ class Routing:
     def no_route_for(self, channel: str) -> str:
         """Return a text for a channel without a route: the routed ones, and where consumers are looked for."""
         similar = get_close_matches(channel, self.plans, n=1)
-        meant = f" Is it {similar[0]!r}?" if similar else ""
+        suggestion = f" Is it {similar[0]!r}?" if similar else ""
         return (
-            f"No route for channel {channel!r}. Routed: {', '.join(sorted(self.plans)) or 'none'}.{meant} "
+            f"No route for channel {channel!r}. Routed: {', '.join(sorted(self.plans)) or 'none'}.{suggestion} "
             f"{self.looked_for[:1].upper()}{self.looked_for[1:]}."
         )
 
@@ -264,12 +264,12 @@ def _routes_of(alias: str, path: str | None, mistakes: Mistakes) -> list[Route]:
                 listed = _flat(import_named(path, where), where)
     if path is None:
         return list(_registered)
-    ours = [route for route in _registered if _is_ours(getattr(route.target, "__module__", ""))]
+    own_routes = [route for route in _registered if _is_ours(getattr(route.target, "__module__", ""))]
     if alias != default_alias():
-        return listed + ours
-    theirs = [route for route in _registered if route not in ours]
-    _check_routed_once(listed, theirs, where, mistakes)
-    return listed + theirs + ours
+        return listed + own_routes
+    project_routes = [route for route in _registered if route not in own_routes]
+    _check_routed_once(listed, project_routes, where, mistakes)
+    return listed + project_routes + own_routes
 
 
 def _check_routed_once(listed: list[Route], registered: list[Route], where: str, mistakes: Mistakes) -> None:

@@ -21,10 +21,10 @@ def unpooled(connection: Any) -> Any:
 
     It is for code that keeps its connection, or must not wait for one.
     """
-    other = connection.copy()
-    options = other.settings_dict["OPTIONS"]
-    other.settings_dict["OPTIONS"] = {name: value for name, value in options.items() if name != "pool"}
-    return other
+    copied = connection.copy()
+    options = copied.settings_dict["OPTIONS"]
+    copied.settings_dict["OPTIONS"] = {name: value for name, value in options.items() if name != "pool"}
+    return copied
 
 
 def is_in_transaction(using: str) -> bool:

@@ -37,17 +37,20 @@ def as_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """Return the value as indented JSON, with control characters escaped as in JSON (RFC 8259, 7)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
     return "".join(
-        each if each == "\n" or _is_visible(each) else json.dumps(each, ensure_ascii=True)[1:-1]
-        for each in text
+        character
+        if character == "\n" or _is_visible(character)
+        else json.dumps(character, ensure_ascii=True)[1:-1]
+        for character in text
     )
 
 
-def _escaped(text: str, kept: str) -> Escaped:
-    if isinstance(text, Escaped) and "\n" in kept:
+def _escaped(text: str, unescaped: str) -> Escaped:
+    if isinstance(text, Escaped) and "\n" in unescaped:
         return text
     if text.isprintable():
         return Escaped(text)
-    return Escaped("".join(each if each in kept or _is_visible(each) else _written(each) for each in text))
+    shown = (char if char in unescaped or _is_visible(char) else _written(char) for char in text)
+    return Escaped("".join(shown))
 
 
 def _is_visible(character: str) -> bool:

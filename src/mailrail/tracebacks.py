@@ -14,8 +14,8 @@ def error_class(error: str) -> str:
 
     In a chain of exceptions, it is the last one, which the others led to.
     """
-    found = _CLASS.match(_raised(error))
-    return found[1][:MAX_ERROR_CLASS_LENGTH] if found else ""
+    match = _CLASS.match(_raised(error))
+    return match[1][:MAX_ERROR_CLASS_LENGTH] if match else ""
 
 
 def first_line(error: str) -> str:

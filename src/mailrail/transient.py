@@ -111,8 +111,8 @@ def remedy_for(error: BaseException) -> Remedy | None:
 
 def sqlstate_of(error: BaseException) -> str | None:
     """Return the SQLSTATE that psycopg 3 or psycopg 2 gives to an error, or to the cause of Django's error."""
-    for each in (error, error.__cause__):
-        code = getattr(each, "sqlstate", None) or getattr(each, "pgcode", None)
+    for exception in (error, error.__cause__):
+        code = getattr(exception, "sqlstate", None) or getattr(exception, "pgcode", None)
         if isinstance(code, str):
             return code
     return None

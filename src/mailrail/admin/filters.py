@@ -61,9 +61,9 @@ class LayerFilter(AskedFilter):
 
     def listed(self, changelist: Any) -> Iterator[Any]:
         _all, *layers = super().listed(changelist)
-        chosen = any(each["selected"] for each in layers)
-        for number, each in enumerate(layers):
-            yield {**each, "selected": each["selected"] or (not chosen and number == 0)}
+        chosen = any(choice["selected"] for choice in layers)
+        for number, choice in enumerate(layers):
+            yield {**choice, "selected": choice["selected"] or (not chosen and number == 0)}
 
 
 class ChannelFilter(AskedFilter):
@@ -97,5 +97,5 @@ class ErrorFilter(AskedFilter):
     parameter_name = "error"
 
     def offered(self, list_request: ListRequest) -> list[tuple[str, Any]]:
-        found = list_request.source.layer.error_classes(list_request.looked_at)
-        return [(name or NO_EXCEPTION, name or _("no exception")) for name in found]
+        names = list_request.source.layer.error_classes(list_request.looked_at)
+        return [(name or NO_EXCEPTION, name or _("no exception")) for name in names]

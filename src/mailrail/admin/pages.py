@@ -71,7 +71,7 @@ class LayerChangeList(KeysetChangeList):
         except MailrailError as error:
             messages.error(request, escape_control_characters(str(error)))
         is_more = len(page) > self.list_per_page
-        rows = [self._row(source, it) for it in page[: self.list_per_page]]
+        rows = [self._row(source, listed) for listed in page[: self.list_per_page]]
         self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
 
     def _row(self, source: Source, listed: MessageSummary) -> Any:
@@ -129,7 +129,9 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
             "has_view_permission": True,
             "address": address,
             "quoted": quote(str(address)),
-            "allowed": [(name, it.label) for name, it in self.decisions.items() if self._may(request, it)],
+            "allowed": [
+                (name, action.label) for name, action in self.decisions.items() if self._may(request, action)
+            ],
             "record": link_of(address.channel, facts["message"].content, request, self.admin_site),
             **facts,
             **(extra_context or {}),
@@ -186,12 +188,12 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
             try:
                 # A layer on the log's database shares this transaction, so both commit or neither does.
                 with transaction.atomic(using=router.db_for_write(LogEntry)):
-                    found = getattr(source.layer, decision.verb)(channel, ids)
-                    self._log(request, decision, [Address(name, channel, id) for id in found])
+                    done_ids = getattr(source.layer, decision.verb)(channel, ids)
+                    self._log(request, decision, [Address(name, channel, id) for id in done_ids])
             except MailrailError as error:
                 self.message_user(request, str(error), messages.ERROR)
                 break
-            done, missed = done + len(found), missed + len(ids) - len(found)
+            done, missed = done + len(done_ids), missed + len(ids) - len(done_ids)
         if done:
             self.message_user(request, decision.done(done), messages.SUCCESS)
         if missed:
@@ -271,16 +273,16 @@ def shortened(text: str) -> str:
     return text if len(text) <= MAX_LISTED_CHARACTERS else text[: MAX_LISTED_CHARACTERS - 1] + "…"
 
 
-def counted(one: str, many: str) -> Callable[[int], str]:
+def counted(singular: str, plural: str) -> Callable[[int], str]:
     """Return a function that puts a count into a text, in the reader's language."""
-    return lambda count: ngettext(one, many, count) % {"count": count}
+    return lambda count: ngettext(singular, plural, count) % {"count": count}
 
 
 def _by_channel(addresses: Iterable[Address]) -> dict[tuple[str, str], list[UUID]]:
-    found: dict[tuple[str, str], list[UUID]] = {}
+    ids_by_channel: dict[tuple[str, str], list[UUID]] = {}
     for address in dict.fromkeys(addresses):
-        found.setdefault((address.source, address.channel), []).append(address.id)
-    return found
+        ids_by_channel.setdefault((address.source, address.channel), []).append(address.id)
+    return ids_by_channel
 
 
 def _write_place(place: Place) -> str:

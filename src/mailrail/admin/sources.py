@@ -57,22 +57,22 @@ def sources() -> dict[str, Source]:
     Raises ``InvalidSettings`` for a layer that cannot be built.
     """
     first = default_alias()
-    found: dict[str, Source] = {}
+    by_name: dict[str, Source] = {}
     for alias in sorted(durable_aliases(), key=lambda alias: (alias != first, alias)):
         layer = get_layer(alias)
-        found[alias] = Source(alias, layer)
+        by_name[alias] = Source(alias, layer)
         if layer.outbox is not None:
             name = f"{alias} outbox"
-            found[name] = Source(name, layer.outbox.store, layer.outbox.channel)
-    return found
+            by_name[name] = Source(name, layer.outbox.store, layer.outbox.channel)
+    return by_name
 
 
 def source_of(name: str, channel: str) -> Source:
     """Return the source of this name. Raises ``Http404`` for an unknown name, or a channel not in this outbox."""
-    found = sources().get(name)
-    if found is None or found.only not in (None, channel):
+    source = sources().get(name)
+    if source is None or source.only not in (None, channel):
         raise Http404
-    return found
+    return source
 
 
 class ListRequest:
@@ -86,10 +86,10 @@ class ListRequest:
 
     @classmethod
     def by(cls, request: HttpRequest) -> ListRequest:
-        found: ListRequest | None = getattr(request, "_mailrail_list_request", None)
-        if found is None:
-            found = request._mailrail_list_request = cls(request)  # type: ignore[attr-defined]
-        return found
+        list_request: ListRequest | None = getattr(request, "_mailrail_list_request", None)
+        if list_request is None:
+            list_request = request._mailrail_list_request = cls(request)  # type: ignore[attr-defined]
+        return list_request
 
     @cached_property
     def sources(self) -> dict[str, Source]:

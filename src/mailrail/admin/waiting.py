@@ -62,7 +62,7 @@ class WaitingMessageAdmin(LayerAdmin):
             stats = source.layer.stats(MAX_COUNTED).items()
         except MailrailError:
             return []  # the list reports it
-        return [_row(source, channel, it) for channel, it in stats if source.only in (None, channel)]
+        return [_row(source, channel, counts) for channel, counts in stats if source.only in (None, channel)]
 
     def _dead_url(self) -> str:
         return reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")

@@ -44,12 +44,12 @@ class Readiness:
     @property
     def reason(self) -> str | None:
         """Return the problems for the public: they name no server, channel, mailer or content."""
-        return "; ".join(each.reason for each in self.problems) or None
+        return "; ".join(problem.reason for problem in self.problems) or None
 
     @property
     def detail(self) -> str | None:
         """Return the problems for operators, with names and error texts."""
-        return "; ".join(each.detail for each in self.problems) or None
+        return "; ".join(problem.detail for problem in self.problems) or None
 
 
 def look(
@@ -82,8 +82,8 @@ def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterat
     if latest is None or limit is None or latest[1] <= limit:
         return
     channel, seconds = latest
-    said = f"has been due for {seconds:.0f} s, more than {limit:g} s"
-    yield Problem(f"a message {said}", f"a message on {channel} {said}")
+    text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
+    yield Problem(f"a message {text}", f"a message on {channel} {text}")
 
 
 def _needed(layer: DurableLayer, alias: str | None) -> int:
@@ -99,8 +99,8 @@ def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
     if living < least:
         where = " on this machine" if here else ""
         running = f"{counted(living, 'worker')} running" if living else "no workers are running"
-        said = f"{running}{where}" + (f", {least} are needed" if least > 1 else "")
-        yield Problem(said, said)
+        text = f"{running}{where}" + (f", {least} are needed" if least > 1 else "")
+        yield Problem(text, text)
 
 
 def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats]) -> dict[str, float]:
@@ -108,16 +108,16 @@ def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, Channel
     routing = Routing.of_layer(alias)
     outbox = layer.outbox.channel if layer.outbox else None
     return {
-        name: each.oldest_due
-        for name, each in stats.items()
-        if each.oldest_due is not None
-        and not each.paused
+        name: channel_stats.oldest_due
+        for name, channel_stats in stats.items()
+        if channel_stats.oldest_due is not None
+        and not channel_stats.paused
         and (name in routing or name == outbox or serves(name))
     }
 
 
 def _latest(due: Mapping[str, float]) -> tuple[str, float] | None:
-    return max(due.items(), key=lambda each: each[1], default=None)
+    return max(due.items(), key=lambda item: item[1], default=None)
 
 
 class Watch:
@@ -136,8 +136,8 @@ class Watch:
 
     def ask(self) -> Readiness:
         """Return the cached answer or a new one. While a check takes long, other requests do not wait for it."""
-        if (found := self._fresh()) is not None:
-            return found
+        if (readiness := self._fresh()) is not None:
+            return readiness
         if not self._looking.acquire(timeout=max(0.0, self._began_at + ANSWER_TIMEOUT_S - time.monotonic())):
             reason = f"the layer {default_alias()!r} does not answer"
             return Readiness((Problem(reason, reason),))

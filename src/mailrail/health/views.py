@@ -39,7 +39,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @_page
 def readyz(request: HttpRequest) -> JsonResponse:
     """Answer 503 with a reason if the layer cannot be used or work is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
-    found = watch.ask()
-    if found.is_ready:
+    readiness = watch.ask()
+    if readiness.is_ready:
         return JsonResponse({"ready": True})
-    return JsonResponse({"ready": False, "reason": found.reason}, status=503)
+    return JsonResponse({"ready": False, "reason": readiness.reason}, status=503)

@@ -95,9 +95,9 @@ def _judge(request: HttpRequest, invitation: Any) -> LinkState:
 
 def has_address(user: Any, email: str) -> bool:
     """Tell whether this is one of the user's addresses, in any spelling."""
-    theirs: Iterable[str] = import_string(settings.invitation_emails_of)(user)
+    users_addresses: Iterable[str] = import_string(settings.invitation_emails_of)(user)
     return normal_form(email) in {
-        normal_form(address) for address in theirs if address
+        normal_form(address) for address in users_addresses if address
     }  # a user may have none
 
 

@@ -65,20 +65,20 @@ def validate_address(address: str) -> None:
             gettext_lazy("Before the @ there may be no accents, other scripts or quotes."), "local"
         )
     try:
-        told = f"{local}@{ascii_domain(domain)}"
+        in_ascii = f"{local}@{ascii_domain(domain)}"
     except InvalidDomain as error:
         raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain") from error
     if not domain.isascii() and _is_word_and_name(domain):
         raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain")
-    validate_email(told)
-    if settings.invitation_domains == "public" and _is_local(told):
+    validate_email(in_ascii)
+    if settings.invitation_domains == "public" and _is_local(in_ascii):
         raise ValidationError(
             gettext_lazy(
                 "Its domain is one of a local network. Only people with a public address can be invited."
             ),
             "private",
         )
-    if len(told) > MAX_ADDRESS_LENGTH or len(local) > MAX_LOCAL_PART_LENGTH:
+    if len(in_ascii) > MAX_ADDRESS_LENGTH or len(local) > MAX_LOCAL_PART_LENGTH:
         raise ValidationError(gettext_lazy("It is too long for an email address."), "length")
 
 
@@ -155,8 +155,8 @@ def read_list(entries: Iterable[Entry]) -> tuple[list[Reading], list[LineProblem
             continue
         mailbox = normal_form(address)
         if mailbox in first_lines:
-            why = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
-            problems.append(LineProblem(entry.line, shown(entry.text), why, "duplicate"))
+            reason = _("It is already on line %(line)d.") % {"line": first_lines[mailbox]}
+            problems.append(LineProblem(entry.line, shown(entry.text), reason, "duplicate"))
         else:
             first_lines[mailbox] = entry.line
             is_as_written = address.lower() == entry.text.lower()

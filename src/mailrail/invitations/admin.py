@@ -101,27 +101,27 @@ class InvitationChangeList(KeysetChangeList):
     time_field = "created"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
-        found = super().get_queryset(request, exclude_parameters)
+        rows = super().get_queryset(request, exclude_parameters)
         term = self.query.strip()
-        return self._search(found, term) if term else found
+        return self._search(rows, term) if term else rows
 
-    def _search(self, found: Any, term: str) -> QuerySet[Any]:
+    def _search(self, queryset: Any, term: str) -> QuerySet[Any]:
         """Find by a whole address in any spelling, or by a sender: with an index, or in a window if there are many."""
         if "@" not in term:
-            users = get_user_model()._base_manager.using(found.db)
+            users = get_user_model()._base_manager.using(queryset.db)
             named = users.filter(**{get_user_model().USERNAME_FIELD: term}).values_list("pk", flat=True)
             senders = list(named)
             return self._narrowed(
-                found, lambda rows: rows.filter(sender__in=senders), "sender_id", "queued_at"
+                queryset, lambda rows: rows.filter(sender__in=senders), "sender_id", "queued_at"
             )
-        return self._narrowed(found, lambda rows: rows.to_mailboxes([term]))
+        return self._narrowed(queryset, lambda rows: rows.to_mailboxes([term]))
 
-    def _narrowed(self, found: Any, narrow: Callable[[Any], QuerySet[Any]], *order: str) -> QuerySet[Any]:
+    def _narrowed(self, queryset: Any, narrow: Callable[[Any], QuerySet[Any]], *order: str) -> QuerySet[Any]:
         keys = few_of(narrow(self.root_queryset), *order)
         if keys is not None:
-            return found.filter(pk__in=keys)  # type: ignore[no-any-return]
+            return queryset.filter(pk__in=keys)  # type: ignore[no-any-return]
         self.is_windowed = True
-        return narrow(found)
+        return narrow(queryset)
 
     def indexed(self) -> QuerySet[Any]:
         rows = super().indexed()
@@ -233,8 +233,8 @@ class InvitationAdmin(ActionAdmin):
             raise PermissionDenied
         prefix = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
         back = reverse(f"{prefix}_change", args=[quote(invitation.pk)])
-        asked = self._decide(request, [invitation], name, "decision", name, back)
-        return asked or HttpResponseRedirect(back)
+        question_page = self._decide(request, [invitation], name, "decision", name, back)
+        return question_page or HttpResponseRedirect(back)
 
     @admin.action(description=_("Send again, with a new link"), permissions=["resend"])
     def resend_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
@@ -247,10 +247,16 @@ class InvitationAdmin(ActionAdmin):
         return self._decide(request, queryset, "revoke", "action", "revoke_selected", back)
 
     def _decide(
-        self, request: HttpRequest, invitations: Iterable[Any], what: str, name: str, value: str, back: str
+        self,
+        request: HttpRequest,
+        invitations: Iterable[Any],
+        action_name: str,
+        name: str,
+        value: str,
+        back: str,
     ) -> HttpResponse | None:
         """Ask for confirmation, or act on each invitation, log it, and report counts and refusals."""
-        decision = DECISIONS[what]
+        decision = DECISIONS[action_name]
         if not is_confirmed(request):
             rows = [(str(invitation.pk), invitation) for invitation in invitations]
             question, label = decision.question, decision.label
@@ -277,6 +283,6 @@ class InvitationAdmin(ActionAdmin):
         """Check the permission ``revoke_invitation``."""
         return self._may(request, "revoke")
 
-    def _may(self, request: HttpRequest, what: str) -> bool:
-        codename = get_permission_codename(what, self.opts)
+    def _may(self, request: HttpRequest, action_name: str) -> bool:
+        codename = get_permission_codename(action_name, self.opts)
         return request.user.has_perm(f"{self.opts.app_label}.{codename}")

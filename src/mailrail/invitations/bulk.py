@@ -30,14 +30,15 @@ MAX_FILE_BYTES = 2 * 1024 * 1024
 def sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[str], list[LineProblem]]:
     """Return the addresses that can be invited, in order, and a problem for every other line."""
     good, problems = _sort_out(entries, sender)
-    return [it.text for it in good], problems
+    return [reading.text for reading in good], problems
 
 
 def _sort_out(entries: Sequence[Entry], sender: Any) -> tuple[list[Reading], list[LineProblem]]:
     good, problems = read_list(entries)
     reasons = _reasons([entry.text for entry in good], sender)
-    problems += [LineProblem(it.line, it.text, *reasons[it.text]) for it in good if it.text in reasons]
-    return [it for it in good if it.text not in reasons], sorted(problems)
+    refused = [reading for reading in good if reading.text in reasons]
+    problems += [LineProblem(reading.line, reading.text, *reasons[reading.text]) for reading in refused]
+    return [reading for reading in good if reading.text not in reasons], sorted(problems)
 
 
 def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]]:
@@ -57,28 +58,28 @@ def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]
 
 def _invited(addresses: Sequence[str], sender: Any) -> dict[str, InvitationStatus]:
     """Return the status, by address, of the sender's own invitations that are open or accepted."""
-    found: dict[str, InvitationStatus] = {}
+    statuses: dict[str, InvitationStatus] = {}
     for page in pages(addresses):
         own = written_invitations().filter(sender_id=sender.pk, revoked_at=None).to_mailboxes(page)
-        standing = {normal_form(it.email): it.status for it in own.order_by("pk")}
+        status_of = {normal_form(invitation.email): invitation.status for invitation in own.order_by("pk")}
         for address in page:
-            status = standing.get(normal_form(address), InvitationStatus.EXPIRED)
+            status = status_of.get(normal_form(address), InvitationStatus.EXPIRED)
             if status is not InvitationStatus.EXPIRED:
-                found[address] = status
-    return found
+                statuses[address] = status
+    return statuses
 
 
 def draft(entries: Sequence[Entry], sender: Any, message: str = "") -> InvitationBatch:
     """Sort a list out and store it until its sender confirms it."""
     good, problems = _sort_out(entries, sender)
-    understood = [it for it in good if it.written]
+    understood = [reading for reading in good if reading.written]
     batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
     batch = batches.create(
         sender=sender,
         message=message,
-        addresses=[it.text for it in good],
+        addresses=[reading.text for reading in good],
         total=len(good),
-        understood=[it._asdict() for it in understood[:MAX_PROBLEMS_SHOWN]],
+        understood=[reading._asdict() for reading in understood[:MAX_PROBLEMS_SHOWN]],
         understood_count=len(understood),
         problems=[problem._asdict() for problem in problems[:MAX_PROBLEMS_SHOWN]],
         problem_count=len(problems),
@@ -101,8 +102,8 @@ def confirm(batch: InvitationBatch, **fields: Any) -> bool:
         if row.confirmed_at is not None:
             return False
         reasons = _reasons(row.addresses, row.sender)
-        wanted = [address for address in row.addresses if address not in reasons]
-        invite_many(wanted, row.sender, message=row.message, batch=row, **fields)
-        row.confirmed_at, row.addresses, row.total = timezone.now(), [], len(wanted)
+        addresses = [address for address in row.addresses if address not in reasons]
+        invite_many(addresses, row.sender, message=row.message, batch=row, **fields)
+        row.confirmed_at, row.addresses, row.total = timezone.now(), [], len(addresses)
         row.save(update_fields=["confirmed_at", "addresses", "total"])
     return True

@@ -44,7 +44,7 @@ def check_apps(**kwargs: Any) -> list[CheckMessage]:
 @read_for_checks()
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """Check that the model and functions that MAILRAIL names exist."""
-    return [*_check_model(), *(found for name in FUNCTIONS for found in _check_function(name))]
+    return [*_check_model(), *(message for name in FUNCTIONS for message in _check_function(name))]
 
 
 def _check_model() -> Iterable[CheckMessage]:
@@ -62,11 +62,13 @@ def _check_function(name: str) -> Iterable[CheckMessage]:
     except InvalidSettings:
         return  # mailrail.E001 reports it
     try:
-        why = "" if callable(import_watched(path)) else "is not a function"
+        problem = "" if callable(import_watched(path)) else "is not a function"
     except Exception as error:  # a module may raise anything
-        why = f"cannot be imported: {error}"
-    if why:
-        yield Error(f"MAILRAIL[{name.upper()!r}] is {path!r}, which {why}.", id="mailrail.invitations.E001")
+        problem = f"cannot be imported: {error}"
+    if problem:
+        yield Error(
+            f"MAILRAIL[{name.upper()!r}] is {path!r}, which {problem}.", id="mailrail.invitations.E001"
+        )
 
 
 @register()
@@ -74,10 +76,10 @@ def _check_function(name: str) -> Iterable[CheckMessage]:
 def check_base_url(**kwargs: Any) -> list[CheckMessage]:
     """Check that the site's address for links is known."""
     try:
-        known = settings.base_url or apps.is_installed("django.contrib.sites")
+        is_known = settings.base_url or apps.is_installed("django.contrib.sites")
     except InvalidSettings:
         return []  # mailrail.E001 reports it
-    if known:
+    if is_known:
         return []
     return [
         Warning(

@@ -115,10 +115,10 @@ class BulkInvitationForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         """Add ``entries``: those of the list, line by line, valid or not."""
-        given = super().clean() or self.cleaned_data
+        data = super().clean() or self.cleaned_data
         if self.errors:
-            return given
-        pasted, file = str(given.get("addresses") or ""), given.get("file")
+            return data
+        pasted, file = str(data.get("addresses") or ""), data.get("file")
         if file and pasted.strip():
             raise ValidationError(_("Paste the addresses or choose a file, not both."), "both")
         if file and file.size > bulk.MAX_FILE_BYTES:
@@ -126,14 +126,14 @@ class BulkInvitationForm(forms.Form):
             raise ValidationError(_("The file is larger than %(most)s."), "large", {"most": most})
         field = "file" if file else "addresses"
         try:
-            found = file_entries(file.read()) if file else addresses.entries(pasted)
-            entries = list(islice(found, self.max_addresses + 1))
-            self._check_count(len(entries) + sum(1 for _more in found))
+            all_entries = file_entries(file.read()) if file else addresses.entries(pasted)
+            entries = list(islice(all_entries, self.max_addresses + 1))
+            self._check_count(len(entries) + sum(1 for _more in all_entries))
         except ValidationError as error:
             self.add_error(field, error)
         else:
-            given["entries"] = entries
-        return given
+            data["entries"] = entries
+        return data
 
     def _check_count(self, count: int) -> None:
         if not count:

@@ -91,17 +91,18 @@ def invite_many(
     """
     model = get_invitation_model()
     options = {**_options(role, payload, message, expires, language), **fields}
-    wanted = _clean_all(emails)
-    if not wanted:
+    recipients = _clean_all(emails)
+    if not recipients:
         return []
-    first = model(email=wanted[0], sender=sender, **options)
+    first = model(email=recipients[0], sender=sender, **options)
     _clean(first)
     check_rights(sender, first)
     database = router.db_for_write(model)
     with transaction.atomic(using=database):
-        check_limits(every_invitation(database), sender, wanted)
+        check_limits(every_invitation(database), sender, recipients)
         invitations: list[Any] = model._default_manager.using(database).bulk_create(
-            (model(email=email, sender=sender, **options) for email in wanted), batch_size=INSERT_BATCH_SIZE
+            (model(email=email, sender=sender, **options) for email in recipients),
+            batch_size=INSERT_BATCH_SIZE,
         )
         contents = [invitation.content for invitation in invitations]
         Channel("send-invite").send_many(contents, unique=True, using=database)
@@ -203,7 +204,7 @@ def _clean(invitation: Any) -> None:
 
 
 def _clean_all(emails: Iterable[str]) -> list[str]:
-    wanted: dict[str, str] = {}
+    by_mailbox: dict[str, str] = {}
     errors: list[ValidationError] = []
     for email in emails:
         try:
@@ -211,7 +212,7 @@ def _clean_all(emails: Iterable[str]) -> list[str]:
         except ValidationError as error:
             errors.append(ValidationError(f"{email!r}: {error.messages[0]}", code=error.code))
         else:
-            wanted.setdefault(normal_form(address), address)
+            by_mailbox.setdefault(normal_form(address), address)
     if errors:
         raise ValidationError(errors)
-    return list(wanted.values())
+    return list(by_mailbox.values())

@@ -55,22 +55,22 @@ def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequen
             settings.invitations_per_day,
             _("This site sends %(most)d invitations within 24 hours; %(left)d are left. Try again tomorrow."),
         )
-    if worn := over_limit(invitations, addresses):
+    if over := over_limit(invitations, addresses):
         raise _refused(
-            worn,
+            over,
             ngettext(
                 "%(shown)s has got many invitations lately. Try again tomorrow.",
                 "%(shown)s have got many invitations lately. Try again tomorrow.",
-                len(worn),
+                len(over),
             ),
         )
-    if gone := suppressed(addresses):
+    if listed_addresses := suppressed(addresses):
         raise _refused(
-            gone,
+            listed_addresses,
             ngettext(
                 "%(shown)s gets no email from this site: mail came back, or its owner asked for none.",
                 "%(shown)s get no email from this site: mail came back, or their owners asked for none.",
-                len(gone),
+                len(listed_addresses),
             ),
         )
 
@@ -81,14 +81,14 @@ def over_limit(invitations: InvitationQuerySet, addresses: Sequence[str]) -> lis
     if most is None:
         return []
     recent = invitations.order_by().filter(queued_at__gt=from_now(-PERIOD.total_seconds()))
-    worn: list[str] = []
+    over: list[str] = []
     for page in pages(addresses):
         rows = recent.to_mailboxes(page).values_list("mailbox").annotate(Sum("mails"))
         counts: dict[str, int] = {}
         for mailbox, count in rows:
             counts[normal_form(mailbox)] = counts.get(normal_form(mailbox), 0) + count
-        worn += [address for address in page if counts.get(normal_form(address), 0) >= most]
-    return worn
+        over += [address for address in page if counts.get(normal_form(address), 0) >= most]
+    return over
 
 
 def suppressed(addresses: Sequence[str]) -> list[str]:
@@ -98,8 +98,8 @@ def suppressed(addresses: Sequence[str]) -> list[str]:
     from mailrail.mail.models import Suppression
     from mailrail.mail.suppressions import listed
 
-    known = listed(map(normal_form, addresses), router.db_for_read(Suppression))
-    return [address for address in addresses if normal_form(address) in known]
+    listed_mailboxes = listed(map(normal_form, addresses), router.db_for_read(Suppression))
+    return [address for address in addresses if normal_form(address) in listed_mailboxes]
 
 
 def pages(addresses: Sequence[str]) -> Iterator[Sequence[str]]:

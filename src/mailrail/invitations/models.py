@@ -63,30 +63,30 @@ class InvitationQuerySet(models.QuerySet[Any]):
         """
         if keys.is_well_formed(key):
             public_id = key[: keys.PUBLIC_ID_LENGTH]
-            found = self.filter(public_id=public_id).first()
-            invitation = found or self.model(public_id=public_id, email="nobody@example.com")
-            if invitation.has_key(key) and found:
-                return found
+            row = self.filter(public_id=public_id).first()
+            invitation = row or self.model(public_id=public_id, email="nobody@example.com")
+            if invitation.has_key(key) and row:
+                return row
         raise self.model.DoesNotExist("No invitation has this key.")
 
     def was_key(self, key: object) -> bool:
         """Tell whether this was the key of an invitation before it was sent again with a new one."""
         if not keys.is_well_formed(key):
             return False
-        found = self.filter(public_id=key[: keys.PUBLIC_ID_LENGTH]).first()
-        return found is not None and found.had_key(key)
+        row = self.filter(public_id=key[: keys.PUBLIC_ID_LENGTH]).first()
+        return row is not None and row.had_key(key)
 
     def with_status(self, status: str) -> Self:
         """Return the invitations of this status."""
-        unanswered: dict[str, Any] = {"accepted_at": None, "revoked_at": None}
+        undecided: dict[str, Any] = {"accepted_at": None, "revoked_at": None}
         now = timezone.now()
         if status == InvitationStatus.ACCEPTED:
             return self.filter(accepted_at__isnull=False)
         if status == InvitationStatus.REVOKED:
             return self.filter(revoked_at__isnull=False)
         if status == InvitationStatus.EXPIRED:
-            return self.filter(**unanswered, expires_at__lte=now)
-        still_good = self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=now), **unanswered)
+            return self.filter(**undecided, expires_at__lte=now)
+        still_good = self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=now), **undecided)
         return still_good.filter(sent__isnull=status == InvitationStatus.WAITING)
 
     def to_mailboxes(self, addresses: Iterable[str]) -> Self:
@@ -308,8 +308,8 @@ class AbstractInvitation(models.Model):
     def _change(self, condition: models.Q, **values: Any) -> bool:
         """Change an invitation that is neither accepted nor revoked. Of concurrent changes, the first one wins."""
         objects = type(self)._base_manager.using(self._written_to())
-        unanswered = objects.filter(condition, pk=self.pk, accepted_at=None, revoked_at=None)
-        changed = bool(unanswered.update(**values))
+        undecided = objects.filter(condition, pk=self.pk, accepted_at=None, revoked_at=None)
+        changed = bool(undecided.update(**values))
         if changed:
             for name, value in values.items():
                 setattr(self, name, value)
@@ -352,8 +352,8 @@ def every_invitation(using: str | None = None) -> InvitationQuerySet:
     """Return all invitations on this database; by default on the one for reads."""
     model = get_invitation_model()
     # A model may have a manager of its own, which knows nothing of namespaces.
-    found: InvitationQuerySet = model._default_manager.using(using).filter(namespace=current())
-    return found
+    rows: InvitationQuerySet = model._default_manager.using(using).filter(namespace=current())
+    return rows
 
 
 def get_invitation_model() -> type[Any]:

@@ -111,15 +111,15 @@ def extract(text: str) -> str:
         return text
     if not _has_at(text) or len(text.splitlines()) > 1:
         return text
-    plain = _MAILTO.sub(lambda found: unquote(found[1]), text.translate(_WIDTH)).strip()
-    found = _between_brackets(plain) if "<" in plain else _between_words(plain)
-    return text if found is None else _tidy(found)
+    plain = _MAILTO.sub(lambda match: unquote(match[1]), text.translate(_WIDTH)).strip()
+    address = _between_brackets(plain) if "<" in plain else _between_words(plain)
+    return text if address is None else _tidy(address)
 
 
 def _between_brackets(text: str) -> str | None:
     """Return the one address in ``<…>``, or ``None`` if there are others. The name may repeat the address."""
-    inside = {_tidy(each) for each in _IN_BRACKETS.findall(text)}
-    outside = {_tidy(each) for each in _TOKEN.findall(_IN_BRACKETS.sub(" ", text))}
+    inside = {_tidy(token) for token in _IN_BRACKETS.findall(text)}
+    outside = {_tidy(token) for token in _TOKEN.findall(_IN_BRACKETS.sub(" ", text))}
     if not inside:  # only one of the two brackets
         return _between_words(text)
     return inside.pop() if len(inside) == 1 and outside <= inside else None

@@ -70,8 +70,8 @@ def _decoded(raw: bytes) -> str:
 
 def _csv_rows(text: str) -> Iterator[Row]:
     lines, delimiter = 0, ""
-    if told := _SEPARATOR_LINE.match(text):
-        text, lines, delimiter = text[told.end() :], 1, told[1]
+    if match := _SEPARATOR_LINE.match(text):
+        text, lines, delimiter = text[match.end() :], 1, match[1]
     head = "\n".join(text.split("\n", MAX_HEAD_LINES)[:MAX_HEAD_LINES])
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or max(",;\t", key=head.count))
     try:

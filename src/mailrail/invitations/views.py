@@ -270,10 +270,10 @@ class InvitationAccept(View):
             logout(request)
         accepting.stash(request, key)
         back = {"next": self.next()} if self.next() else {}
-        here = f"{reverse('mailrail_invitations:continue')}{'?' if back else ''}{urlencode(back)}"
+        continue_url = f"{reverse('mailrail_invitations:continue')}{'?' if back else ''}{urlencode(back)}"
         if where == "sign-up" and settings.invitation_signup is not None:
-            return redirect_to_login(here, resolve_url(settings.invitation_signup))
-        return redirect_to_login(here)
+            return redirect_to_login(continue_url, resolve_url(settings.invitation_signup))
+        return redirect_to_login(continue_url)
 
     def next(self) -> str:
         """Return the ``next`` URL, as ``next_page`` does."""

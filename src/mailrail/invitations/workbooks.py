@@ -83,7 +83,7 @@ def _is_panic(error: BaseException) -> bool:
 def _visible(workbook: CalamineWorkbook) -> list[int]:
     from python_calamine import SheetTypeEnum, SheetVisibleEnum
 
-    tables = [n for n, it in enumerate(workbook.sheets_metadata) if it.typ == SheetTypeEnum.WorkSheet]
+    tables = [n for n, sheet in enumerate(workbook.sheets_metadata) if sheet.typ == SheetTypeEnum.WorkSheet]
     shown = [n for n in tables if workbook.sheets_metadata[n].visible == SheetVisibleEnum.Visible]
     return shown or tables
 
@@ -111,13 +111,13 @@ def _measured(raw: bytes) -> bytes:
     """Return a workbook of the tables' parts, unpacked. Raises ``ValidationError`` if it is too large."""
     copy, extent = BytesIO(), _Extent()
     with ZipFile(BytesIO(raw)) as archive, ZipFile(copy, "w") as parts:
-        found = archive.infolist()
-        if len(found) > MAX_PARTS or sum(it.file_size for it in found) > MAX_UNPACKED_BYTES:
+        infos = archive.infolist()
+        if len(infos) > MAX_PARTS or sum(info.file_size for info in infos) > MAX_UNPACKED_BYTES:
             raise _too_large()
-        wanted = [it for it in found if _is_part(it.filename.lower())]
-        if len({it.filename for it in wanted}) < len(wanted):
+        table_parts = [info for info in infos if _is_part(info.filename.lower())]
+        if len({info.filename for info in table_parts}) < len(table_parts):
             raise BadZipFile("two parts have one name")
-        for part in wanted:
+        for part in table_parts:
             content = _unpacked(archive, part)
             extent.add(content)
             parts.writestr(part.filename, content)
@@ -179,11 +179,11 @@ class _Extent:
         if reference is None:
             self.column += 1
             return
-        if not (found := _REFERENCE.fullmatch(reference)):
+        if not (match := _REFERENCE.fullmatch(reference)):
             raise ValueError("a cell has no place")
-        self.row = max(self.row, int(found[2]))
+        self.row = max(self.row, int(match[2]))
         self.column = 0
-        for letter in found[1].upper():
+        for letter in match[1].upper():
             self.column = 26 * self.column + ord(letter) - 64
 
     def _count(self, text: str) -> None:

@@ -69,12 +69,16 @@ class Ran:
 
 def sent(channel: str, *, layer: str | None = None) -> list[Message]:
     """Return the messages of a channel that have not run yet, the one due soonest first."""
-    found = get_layer(layer)
+    durable_layer = get_layer(layer)
     deferred = [
-        m for send in _deferred() if send.layer is found for m in send.messages if m.channel == channel
+        m
+        for send in _deferred()
+        if send.layer is durable_layer
+        for m in send.messages
+        if m.channel == channel
     ]
-    in_outbox = found.outbox.waiting(channel, 1_000_000) if found.outbox else []
-    return found.waiting(channel, limit=1_000_000) + in_outbox + deferred
+    in_outbox = durable_layer.outbox.waiting(channel, 1_000_000) if durable_layer.outbox else []
+    return durable_layer.waiting(channel, limit=1_000_000) + in_outbox + deferred
 
 
 def drain(
@@ -86,19 +90,19 @@ def drain(
     traceback after its message is settled; without it, check the outcomes. ``limit`` guards against consumers that
     send to themselves for ever.
     """
-    found, routing = get_layer(layer), Routing.of_layer(layer)
+    durable_layer, routing = get_layer(layer), Routing.of_layer(layer)
     if unknown := [name for name in channels if name not in routing]:
         raise ValueError(routing.no_route_for(unknown[0]))
     plans = {name: routing.plans[name] for name in channels or routing.plans}
     ran: list[Ran] = []
     while True:
-        _send_deferred(found)
-        claimed = found.claim("drain", dict.fromkeys(plans, 1), LEASE_S, total=1)
+        _send_deferred(durable_layer)
+        claimed = durable_layer.claim("drain", dict.fromkeys(plans, 1), LEASE_S, total=1)
         ran += [_ran(IncomingMessage(m), Outcome(OutcomeKind.EXPIRED)) for m in claimed.expired]
         if not claimed.claims:
             return ran
         for claim in claimed.claims:
-            ran += _run(found, plans[claim.channel], claim, raise_errors)
+            ran += _run(durable_layer, plans[claim.channel], claim, raise_errors)
         if len(ran) > limit:
             raise AssertionError(
                 f"drain() ran {len(ran)} messages and there is no end; does a consumer send to itself?"
@@ -107,21 +111,21 @@ def drain(
 
 def advance(seconds: float, *, layer: str | None = None) -> None:
     """Let ``seconds`` pass for stored messages (delays, backoffs, expiries, leases, rates) and queued email."""
-    found = get_layer(layer)
-    _send_deferred(found)
-    if found.waiting(MAIL, limit=1):  # elsewhere, the test may have no database
+    durable_layer = get_layer(layer)
+    _send_deferred(durable_layer)
+    if durable_layer.waiting(MAIL, limit=1):  # elsewhere, the test may have no database
         advance_mail(seconds)
-    found.shift(seconds)
-    _moved[found] = _moved.get(found, 0.0) + seconds
+    durable_layer.shift(seconds)
+    _moved[durable_layer] = _moved.get(durable_layer, 0.0) + seconds
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
-    found = precheck(claim, plan, LEASE_S)
-    if isinstance(found, Outcome):
+    decision = precheck(claim, plan, LEASE_S)
+    if isinstance(decision, Outcome):
         message = IncomingMessage(claim)
-        message.decide(found)
+        message.decide(decision)
     else:
-        route, arguments = found
+        route, arguments = decision
         message = IncomingMessage(claim, route)
         run = ConsumerRun(route, [message], arguments)
         with _contained(), _told_how_far(layer):

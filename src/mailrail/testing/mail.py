@@ -44,13 +44,13 @@ def mail_queue() -> override_settings:
 
 def _queueing_mailers() -> dict[str, Any]:
     """Return the project's mailers, with ``locmem`` for those that use a server. The default one always queues."""
-    found: dict[str, Any] = {alias: {"BACKEND": LOCMEM} for alias in {**settings.MAILERS, "outbox": {}}}
-    found["default"] = {"BACKEND": QUEUES, "OPTIONS": {"deliver_with": "outbox"}}
+    mailers: dict[str, Any] = {alias: {"BACKEND": LOCMEM} for alias in {**settings.MAILERS, "outbox": {}}}
+    mailers["default"] = {"BACKEND": QUEUES, "OPTIONS": {"deliver_with": "outbox"}}
     for alias, mailer in _mailers_of_the_project().items():
         options = mailer.get("OPTIONS", {})
-        if is_ours(str(mailer.get("BACKEND", ""))) and options.get("deliver_with") in found:
-            found[alias] = {"BACKEND": QUEUES, "OPTIONS": options}
-    return found
+        if is_ours(str(mailer.get("BACKEND", ""))) and options.get("deliver_with") in mailers:
+            mailers[alias] = {"BACKEND": QUEUES, "OPTIONS": options}
+    return mailers
 
 
 def _mailers_of_the_project() -> Mapping[str, Any]:
@@ -72,25 +72,25 @@ def queued_emails(*, to: str | None = None, subject: str | None = None) -> list[
     return [
         email
         for email in waiting
-        if (to is None or any(each["address"] == to for each in email.recipients))
+        if (to is None or any(recipient["address"] == to for recipient in email.recipients))
         and (subject is None or email.subject == subject)
     ]
 
 
 def assert_queued(count: int = 1, *, to: str | None = None, subject: str | None = None) -> list[Email]:
     """Return the queued email, if there are ``count``. Otherwise raise ``AssertionError``, which lists them."""
-    found = queued_emails(to=to, subject=subject)
-    if len(found) != count:
+    emails = queued_emails(to=to, subject=subject)
+    if len(emails) != count:
         lines = [
-            f"  {email.subject!r} to {', '.join(each['address'] for each in email.recipients)}"
+            f"  {email.subject!r} to {', '.join(recipient['address'] for recipient in email.recipients)}"
             for email in queued_emails()
         ]
         raise AssertionError(
             "\n".join(
-                [f"{counted(len(found), 'such email')} queued, not {count}. Queued:", *(lines or ["  none"])]
+                [f"{counted(len(emails), 'such email')} queued, not {count}. Queued:", *(lines or ["  none"])]
             )
         )
-    return found
+    return emails
 
 
 def deliver(*, raise_errors: bool = True) -> list[EmailMessage]:
@@ -108,18 +108,18 @@ def deliver(*, raise_errors: bool = True) -> list[EmailMessage]:
     before = len(mail.outbox)
     ran = drain(CHANNEL, raise_errors=raise_errors)
     if raise_errors:
-        _check_left([each.message.get("id") for each in ran])
+        _check_left([run.message.get("id") for run in ran])
     return list(mail.outbox[before:])
 
 
 def _check_left(ids: list[Any]) -> None:
     from ..mail import Email, Status
 
-    kept = (Status.QUEUED, Status.SENDING, Status.FAILED)
-    for email in Email.objects.using(router.db_for_write(Email)).filter(pk__in=ids, status__in=kept):
+    unsent = (Status.QUEUED, Status.SENDING, Status.FAILED)
+    for email in Email.objects.using(router.db_for_write(Email)).filter(pk__in=ids, status__in=unsent):
         event = email.events[-1] if email.events else {}
-        why = event.get("why") or event.get("text") or "its mailer cannot be used, or is paused"
-        raise AssertionError(f"{email.subject!r} is {email.status}, not sent: {why}")
+        reason = event.get("why") or event.get("text") or "its mailer cannot be used, or is paused"
+        raise AssertionError(f"{email.subject!r} is {email.status}, not sent: {reason}")
 
 
 def advance_mail(seconds: float) -> None:

@@ -111,11 +111,13 @@ class Command(PipedCommand):
         channel, stats = options["channel"], layer.stats()
         if layer.outbox is not None:
             stats |= layer.outbox.stats()
-        known = self._routed(options) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
-        if channel not in known and not self._served([channel]) and not layer.dead(channel, 1):
+        known_channels = (
+            self._routed(options) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
+        )
+        if channel not in known_channels and not self._served([channel]) and not layer.dead(channel, 1):
             raise CommandError(
                 f"There is no channel {channel!r}: it has no route, no message, and is not paused. There are: "
-                f"{', '.join(sorted(known)) or 'none'}."
+                f"{', '.join(sorted(known_channels)) or 'none'}."
             )
 
     def _routed(self, options: dict[str, Any]) -> set[str]:
@@ -153,17 +155,17 @@ class Command(PipedCommand):
         self._print_table(head, rows, "No workers are running.")
 
     def _tell_strangers(self, layer: DurableLayer) -> None:
-        if found := strangers(layer):
-            self.stderr.write(escape_control_characters(warning_of(found)))
+        if descriptions := strangers(layer):
+            self.stderr.write(escape_control_characters(warning_of(descriptions)))
 
     def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        given = options["oldest"]
-        limit = settings.ready_oldest_due if given is None else given
-        found = look(options["layer"], limit, options["workers"], here=options["here"])
-        problems = [*(each.detail for each in found.problems), *self._unreadable(layer)]
+        oldest = options["oldest"]
+        limit = settings.ready_oldest_due if oldest is None else oldest
+        readiness = look(options["layer"], limit, options["workers"], here=options["here"])
+        problems = [*(problem.detail for problem in readiness.problems), *self._unreadable(layer)]
         if self._json or not problems:
-            said = f"OK: {counted(found.workers, 'worker')} running"
-            self._say(said, well=not problems, problems=problems, workers=found.workers)
+            text = f"OK: {counted(readiness.workers, 'worker')} running"
+            self._say(text, well=not problems, problems=problems, workers=readiness.workers)
         if problems:
             raise CommandError(escape_control_characters("; ".join(problems)))
 
@@ -175,7 +177,7 @@ class Command(PipedCommand):
 
     def _waiting(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         listed = layer.list_waiting([options["channel"]], options["limit"])
-        rows = [_waiting_facts(it, _whole_error(layer, it)) for it in listed]
+        rows = [_waiting_facts(message, _whole_error(layer, message)) for message in listed]
         if self._json:
             self._print_json(rows)
             return
@@ -247,9 +249,9 @@ class Command(PipedCommand):
         missing = [str(id) for id in options["ids"] if id not in ids]
         self._say(f"{len(ids)} {done}", **{done: [str(id) for id in ids], "not_found": missing})
         if missing:
-            what = "nobody has started" if done == "cancelled" else "are dead"
+            condition = "nobody has started" if done == "cancelled" else "are dead"
             raise CommandError(
-                f"Not found among the messages of {options['channel']} that {what}: {', '.join(missing)}"
+                f"Not found among the messages of {options['channel']} that {condition}: {', '.join(missing)}"
             )
 
     def _relay(self, layer: DurableLayer, options: dict[str, Any]) -> None:
@@ -263,12 +265,12 @@ class Command(PipedCommand):
 
     def _reconcile(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         Routing.of_layer(options["layer"])  # imports the modules that register reconcilers
-        found = reconcilers(layer)
-        if not found:
+        found_reconcilers = reconcilers(layer)
+        if not found_reconcilers:
             raise CommandError(
                 "No app says which records should have a message on this layer: see mailrail.reconciliation.reconcile."
             )
-        sent = {it.name: it.run(options["older_than"]) for it in found}
+        sent = {reconciler.name: reconciler.run(options["older_than"]) for reconciler in found_reconcilers}
         self._say("\n".join(f"{name}: {number} sent again" for name, number in sent.items()), sent=sent)
 
     # -- printing -----------------------------------------------------------------------------------------------
@@ -328,8 +330,8 @@ def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
 
 def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
     """Return the whole error of a message; lists read only its end."""
-    found = layer.get(listed.channel, listed.id) if listed.error else None
-    return found.error if found else listed.error
+    message = layer.get(listed.channel, listed.id) if listed.error else None
+    return message.error if message else listed.error
 
 
 def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:

@@ -152,12 +152,12 @@ def tell_concerns(layer: DurableLayer) -> None:
 def tell_strangers(layer: DurableLayer) -> None:
     """Warn of workers of another project on this layer. If it cannot be asked, start anyway: workers wait for it."""
     try:
-        found = strangers(layer)
+        descriptions = strangers(layer)
     except (LayerUnavailable, DatabaseError) as error:
         logger.debug("cannot ask for workers of other projects: %s", error)
     else:
-        if found:
-            logger.warning("%s %s", Escaped(warning_of(found)), HINT)
+        if descriptions:
+            logger.warning("%s %s", Escaped(warning_of(descriptions)), HINT)
 
 
 def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
