@@ -1,4 +1,4 @@
-"""Mailrail: Django's email and background work on named, durable channels."""
+"""Run Django's email and background work on named, durable channels."""
 
 from .channel import Channel
 from .errors import (

@@ -66,7 +66,7 @@ async def run_application(message: Any) -> None:
         try:
             await _handle(message)
         finally:
-            await sync_to_async(connections.close_all)()  # of that thread
+            await sync_to_async(connections.close_all)()  # those of the thread
 
 
 def _defect_of(content: dict[str, Any]) -> str | None:
@@ -88,7 +88,9 @@ async def _handle(message: Any) -> None:
         if unread:
             return unread.pop()
         is_handled.set()
-        return await asyncio.get_running_loop().create_future()  # there is no other
+        return (
+            await asyncio.get_running_loop().create_future()
+        )  # waits for ever: the application gets one message only
 
     async def send(event: Any) -> None:
         raise RuntimeError(

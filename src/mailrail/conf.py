@@ -122,7 +122,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "tuple[str, ...]": (tuple,),
     "Mapping[str, Any]": (Mapping,),
 }
-_SAID = {
+_KIND_NAMES = {
     "str": "a string",
     "str | None": "a string or None",
     "tuple[str, ...]": "a list of dotted paths",
@@ -161,9 +161,9 @@ def _read(key: str, kind: str, value: Any) -> Any:
 
 def _check(key: str, kind: str, value: Any) -> None:
     if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_SAID[kind]}, not {value!r}.")
+        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_KIND_NAMES[kind]}, not {value!r}.")
     if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_SAID[kind]}, not {list(value)!r}.")
+        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_KIND_NAMES[kind]}, not {list(value)!r}.")
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise InvalidSettings(
             f"MAILRAIL[{key!r}] must be {' or '.join(map(repr, _ONE_OF[key]))}, not {value!r}."

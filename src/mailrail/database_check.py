@@ -77,7 +77,7 @@ def lacks(using: str) -> list[str]:
     named = {
         "unique indexes of a part of the rows": features.supports_partial_indexes,
         "INSERT … ON CONFLICT": features.supports_update_conflicts_with_target,
-        # Where rows cannot be locked at all, as on SQLite, there is one writer, and Django leaves the words out.
+        # SQLite locks no rows, as it has one writer, so Django leaves these words out.
         "SELECT … FOR NO KEY UPDATE": features.has_select_for_no_key_update
         or not features.has_select_for_update,
     }

@@ -197,7 +197,7 @@ class WordFilter(Filter):
     template = "mailrail/admin/word_filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("", "")]  # else Django does not show it
+        return [("", "")]  # without a choice, Django hides the filter
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         other_parameters = {

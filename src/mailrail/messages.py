@@ -57,19 +57,19 @@ class Message:
     lane_seq: int | None = None  # place in the lane, given by the layer
     attempt: int = 0  # runs that were settled, and the present one
     losses: int = 0  # runs that ended without being settled, as their process died
-    alone: bool = False  # not to be batched with others
+    alone: bool = False  # True: never in a batch with others
     max_attempts: int | None = None  # None: the route decides
     priority: int = 0
-    due: float | None = None  # None on its way in: `delay` seconds from now
-    delay: float = 0.0  # only on its way in
+    due: float | None = None  # Unix seconds; None before sending: `delay` seconds from now
+    delay: float = 0.0  # seconds; only before sending
     expires: float | None = None
-    lifetime: float | None = None  # only on its way in: `expires`, in seconds from now
+    lifetime: float | None = None  # only before sending: `expires`, in seconds from now
     sent_at: float | None = None
     key: str | None = None
     worker: str | None = None
     token: int | None = None  # guards the claim; None: not claimed
     defect: str | None = None  # why the stored message cannot be read
-    error: str = ""  # how its last run failed, where it waits for the next one; layers tell it to people, not to claims
+    error: str = ""  # how its last run failed, for people: layers leave it out of claims
 
     @property
     def claimed_until(self) -> float:
@@ -93,9 +93,9 @@ class MessageSummary:
 
     channel: str
     id: uuid.UUID
-    at: float  # when it is due, or its lease is over; a dead one: when it was buried
+    at: float  # when it is due or its lease ends; for a dead one, when it was buried
     state: State
-    preview: str  # how its content begins, as JSON; empty if that is encrypted and long
+    preview: str  # the beginning of its content, as JSON; empty if that is encrypted and long
     attempt: int = 0
     losses: int = 0
     priority: int = 0
@@ -103,7 +103,7 @@ class MessageSummary:
     key: str | None = None
     worker: str | None = None
     error_class: str = ""
-    error: str = ""  # how it ends
+    error: str = ""  # the end of the error
 
     @property
     def place(self) -> Place:
@@ -347,7 +347,7 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
     text = encode(content)
     record = content.get("id")
     if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
-        text = _sorting.encode(content)  # else it is the same text, and most are
+        text = _sorting.encode(content)  # most contents skip this: sorting would not change their text
     digest = uuid.uuid5(_of_contents, f"{qualified(channel)}\0{text}")
     if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
         return digest

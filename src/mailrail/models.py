@@ -14,7 +14,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .moments import aware, from_timestamp
-from .namespace import ROOM
+from .namespace import MAX_PREFIX_LENGTH
 from .tracebacks import MAX_ERROR_CLASS_LENGTH
 
 
@@ -35,7 +35,7 @@ class MessageFields(models.Model):
     """Declare the columns that waiting and dead messages share, named as in ``mailrail.messages.Message``."""
 
     id = models.UUIDField(primary_key=True, editable=False)
-    channel = models.CharField(max_length=99 + ROOM, db_default="")
+    channel = models.CharField(max_length=99 + MAX_PREFIX_LENGTH, db_default="")
     content = models.TextField(db_default="{}", help_text=_("A JSON object."))
     headers = models.TextField(db_default="{}", help_text=_("A JSON object."))
     v = models.SmallIntegerField(db_default=1)
@@ -68,7 +68,7 @@ class StoredMessage(MessageFields):
     # SQLite uses a partial index only for a query that repeats the condition word for word.
     held = models.SmallIntegerField(db_default=0, help_text=_("1: behind another message of its lane."))
     worker = models.CharField(  # noqa: DJ001 - NULL: not claimed
-        max_length=255 + ROOM, null=True, db_default=None
+        max_length=255 + MAX_PREFIX_LENGTH, null=True, db_default=None
     )
     error = models.TextField(db_default="", help_text=_("How its last run failed."))
     token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
@@ -148,7 +148,7 @@ class BuriedMessage(MessageFields):
 class PausedChannel(models.Model):
     """Store a paused channel: no worker claims its messages."""
 
-    channel = models.CharField(max_length=99 + ROOM, primary_key=True)
+    channel = models.CharField(max_length=99 + MAX_PREFIX_LENGTH, primary_key=True)
     since = Instant(db_default=0.0)
 
     class Meta:
@@ -161,7 +161,7 @@ class PausedChannel(models.Model):
 class TokenBucket(models.Model):
     """Store the token bucket of a rate that all workers share."""
 
-    name = models.CharField(max_length=255 + ROOM, primary_key=True)
+    name = models.CharField(max_length=255 + MAX_PREFIX_LENGTH, primary_key=True)
     tokens = models.FloatField(db_default=0.0)
     filled_at = Instant(db_default=0.0)
 
@@ -175,7 +175,7 @@ class TokenBucket(models.Model):
 class LiveWorker(models.Model):
     """Store the last heartbeat of a worker."""
 
-    id = models.CharField(max_length=255 + ROOM, primary_key=True)
+    id = models.CharField(max_length=255 + MAX_PREFIX_LENGTH, primary_key=True)
     details = models.TextField(db_default="{}", help_text=_("A JSON object."))
     seen = Instant(db_default=0.0)
 

@@ -1,8 +1,7 @@
-"""The names of one project among those of others that share its database: ``MAILRAIL["NAMESPACE"]``.
+"""Separate the names of projects that share a database: ``MAILRAIL["NAMESPACE"]``.
 
-A name is qualified on its way into a table, ``:shop:invite``, and bare everywhere else. Without a namespace both are
-the same. No bare channel, mailer or address begins with a colon, so a project without a namespace tells the others'
-apart.
+Names in tables are qualified, ``:shop:invite``; everywhere else they are bare. Without a namespace both are the same.
+No bare channel, mailer or address begins with a colon, so a project without a namespace recognizes those of others.
 """
 
 from __future__ import annotations
@@ -16,35 +15,35 @@ from .conf import is_in_check, settings
 from .errors import InvalidSettings
 
 SIGN = ":"
-LONGEST = 20
-"""Characters of a namespace."""
-ROOM = LONGEST + 2
-"""Characters that a column needs beside those of its bare names."""
+MAX_NAMESPACE_LENGTH = 20
+"""Characters of a namespace, at most."""
+MAX_PREFIX_LENGTH = MAX_NAMESPACE_LENGTH + 2
+"""Characters by which a qualified name is longer than the bare one, at most."""
 
 
 class Qualified(str):
-    """A name as a table has it. Only ``qualified`` makes one, so that nobody's input passes for it."""
+    """Hold a name as stored in a table. Only ``qualified`` creates one, so no input can pass for it."""
 
     __slots__ = ()
 
 
 def current() -> str:
-    """Return the namespace of this project; empty: it has none. A check that runs beside a wrong one goes on."""
+    """Return the namespace of this project, or an empty string; also empty in a check if the setting is wrong."""
     try:
         return settings.namespace
     except InvalidSettings:
         if is_in_check():
-            return ""  # mailrail.E001 tells
+            return ""  # mailrail.E001 reports it
         raise
 
 
 def prefix() -> str:
-    """Return what the qualified names of this project begin with; empty without a namespace."""
+    """Return the prefix of this project's qualified names; empty without a namespace."""
     return f"{SIGN}{name}{SIGN}" if (name := current()) else ""
 
 
 def qualified(name: str) -> str:
-    """Return a bare name as the tables have it. One that is qualified already stays as it is."""
+    """Qualify a bare name for a table. A qualified name is returned unchanged."""
     begins = prefix()
     return Qualified(begins + name) if begins and not isinstance(name, Qualified) else name
 
@@ -55,14 +54,14 @@ def bare(stored: str) -> str:
 
 
 def owns(stored: str, begins: str) -> bool:
-    """Tell whether a qualified name is one of those that begin so; without a namespace: whether it has none, too."""
+    """Tell whether a stored name has this prefix; with an empty prefix, whether it has none."""
     return stored.startswith(begins) if begins else not stored.startswith(SIGN)
 
 
 class OwnNameField(models.CharField):  # type: ignore[type-arg]  # generic only for the type checker
-    """A ``CharField`` that holds qualified names, and gives and takes bare ones. For migrations it is a ``CharField``.
+    """Store qualified names, and take and return bare ones. Migrations see a ``CharField``.
 
-    Patterns (``startswith`` and its like) are compared with what is stored: give them ``qualified`` text.
+    Lookups such as ``startswith`` compare with the stored text, so pass them ``qualified`` text.
     """
 
     def deconstruct(self) -> Any:
@@ -78,7 +77,7 @@ class OwnNameField(models.CharField):  # type: ignore[type-arg]  # generic only 
 
 
 class OwnNames(models.Manager[Any]):
-    """Rows whose ``OwnNameField`` of this name holds one of our namespace."""
+    """Select the rows whose ``OwnNameField`` of this name is in our namespace."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -92,12 +91,12 @@ class OwnNames(models.Manager[Any]):
 
 
 class OwnRows(models.Manager[Any]):
-    """Rows whose column ``namespace`` is ours."""
+    """Select the rows whose column ``namespace`` is ours."""
 
     def get_queryset(self) -> QuerySet[Any]:
         return super().get_queryset().filter(namespace=current())
 
 
 def namespace_field() -> models.CharField[str, str]:
-    """Return the column that ``OwnRows`` looks at; a new row gets the namespace of the project that makes it."""
-    return models.CharField(max_length=LONGEST, default=current, db_default="", editable=False)
+    """Return the column that ``OwnRows`` filters by; a new row gets the namespace of the current project."""
+    return models.CharField(max_length=MAX_NAMESPACE_LENGTH, default=current, db_default="", editable=False)

@@ -41,7 +41,7 @@ def _check(is_asked: Callable[[DurableLayer], bool]) -> Iterable[CheckMessage]:
     try:
         layers = {alias: get_layer(alias) for alias in durable_aliases()}
     except InvalidSettings:
-        return  # check_settings tells
+        return  # check_settings reports it
     for alias, layer in layers.items():
         if is_asked(layer) and (descriptions := _strangers(layer)):
             yield Warning(

@@ -161,7 +161,7 @@ class Reconciler:
         without = {pk: message for pk, message in page.items() if message.id not in existing}
         if not without:
             return []
-        # Once more, in this order: a consumer that was done between the two looks has said so on the record.
+        # A consumer may have finished since the page was read, so the records are read again after the messages.
         still = set(records.filter(pk__in=list(without)).order_by().values_list("pk", flat=True))
         return [message for pk, message in without.items() if pk in still]
 

@@ -38,7 +38,7 @@ def link_of(channel: str, content: Any, request: HttpRequest, site: AdminSite) -
     options = model._meta
     try:
         url = reverse(f"{site.name}:{options.app_label}_{options.model_name}_change", args=[quote(key)])
-    except NoReverseMatch:  # an admin without such a page
+    except NoReverseMatch:  # this admin has no such page
         return None
     return f"{options.verbose_name} {key}", url
 

@@ -26,7 +26,7 @@ DEFAULT_MAX_LOSSES = 3
 _OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
 
 
-@dataclass(frozen=True, eq=False)  # a route is itself, and can be a key
+@dataclass(frozen=True, eq=False)  # compared by identity, so it can be a key
 class Route:
     """Hold channels, their consumer, filters on fields of the content, and a policy.
 
@@ -93,7 +93,9 @@ class Route:
         """Return the seconds to wait after an attempt (1 is the first): exponential with full jitter by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
-            return max(float(backoff(attempt)), 0.0)  # in this order, NaN stays NaN, for the worker to refuse
+            return max(
+                float(backoff(attempt)), 0.0
+            )  # max() in this order keeps NaN, which the worker rejects
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
@@ -113,7 +115,7 @@ class Plan:
     losses: int | None = None
 
     @property
-    def most_losses(self) -> int:
+    def max_losses(self) -> int:
         """Return the number of losses at which a message is buried."""
         return self.losses or DEFAULT_MAX_LOSSES
 
@@ -149,7 +151,9 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
 def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
     values = {getattr(route.policy, name) for route in routes}
     if name != "batch":
-        values -= {None}  # unsaid is no contradiction, but a consumer that gets no list cannot take one
+        values -= {
+            None
+        }  # a missing option contradicts none, but a consumer of single messages cannot take a batch
     if len(values) > 1:
         consumers = " and ".join(sorted({route.name for route in routes}))
         raise InvalidSettings(
@@ -186,7 +190,7 @@ def check_arguments(consumer: Consumer, filters: Mapping[str, re.Pattern[str]]) 
     groups = [group for pattern in filters.values() for group in pattern.groupindex]
     try:
         signature = inspect.signature(consumer)
-    except (TypeError, ValueError):  # some functions written in C do not say
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return
     try:
         signature.bind(None, **dict.fromkeys(groups))

@@ -30,7 +30,7 @@ from .errors import InvalidSettings, NoRoute
 from .importing import gathered, import_named, noted_or_raised
 from .layers import default_alias, get_layer
 from .log import logger_of
-from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for who takes from a layer's buckets
+from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
 from .messages import check_channel_name
 from .options import Mistakes
 from .policy import Backoff, compile_filters, read_policy
@@ -310,4 +310,4 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         _built.clear()
     if setting == "MAILRAIL":
         for route in _registered:
-            route.__dict__.pop("consume", None)  # wrapped in the middleware of before
+            route.__dict__.pop("consume", None)  # it was wrapped in the former middleware

@@ -48,7 +48,7 @@ SQLITE_CODES: Mapping[int, Remedy] = {
     sqlite3.SQLITE_IOERR: Remedy.WAIT,
     sqlite3.SQLITE_FULL: Remedy.WAIT,
     sqlite3.SQLITE_CANTOPEN: Remedy.RECONNECT,
-    sqlite3.SQLITE_PROTOCOL: Remedy.WAIT,  # the locks of the WAL could not be had
+    sqlite3.SQLITE_PROTOCOL: Remedy.WAIT,  # the locks of the WAL could not be acquired
 }
 """Remedies by primary result code: the lower eight bits of an extended one."""
 
@@ -103,7 +103,7 @@ def remedy_for(error: BaseException) -> Remedy | None:
         return SQLSTATES.get(code) or SQLSTATES.get(code[:2])
     if isinstance(number := getattr(error, "sqlite_errorcode", None), int):
         return SQLITE_CODES.get(number & 0xFF)
-    # By name, as redis-py is an extra.
+    # redis-py may not be installed, so its classes are compared by name.
     if names := [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "redis.exceptions"]:
         return _of_redis(error, names)
     return Remedy.RECONNECT if _is_of_the_connection(error) else None

@@ -46,7 +46,7 @@ class DeadMessageAdmin(LayerAdmin):
 
     message_template = "mailrail/admin/dead.html"
     decisions = {"requeue": REQUEUE, "discard": DISCARD}  # noqa: RUF012 - never changed
-    list_display = ("on_channel", "buried", "died_of", "said", "preview", "attempts")
+    list_display = ("on_channel", "buried", "exception", "error_text", "preview", "attempts")
     list_filter = (LayerFilter, ChannelFilter, ErrorFilter)
     actions = ("requeue", "discard")
 
@@ -65,7 +65,7 @@ class DeadMessageAdmin(LayerAdmin):
             "error": Text.of(dead.error.strip(), whole, at_end=True),
         }
 
-    def said_when_gone(self, address: Address) -> str:
+    def text_when_gone(self, address: Address) -> str:
         text = gettext("%(message)s is not dead any more: it was requeued or discarded.")
         return text % {"message": f"{address.channel} {address.id}"}
 
@@ -74,11 +74,11 @@ class DeadMessageAdmin(LayerAdmin):
         return short_time(moment(row.listed.at))
 
     @admin.display(description=pgettext_lazy("message", "error"))
-    def died_of(self, row: Any) -> str:
+    def exception(self, row: Any) -> str:
         return str(row.listed.error_class.rpartition(".")[2] or gettext("no exception"))
 
     @admin.display(description=_("what it says"))
-    def said(self, row: Any) -> str:
+    def error_text(self, row: Any) -> str:
         return shortened(first_line(row.listed.error).removeprefix(f"{row.listed.error_class}: "))
 
     @admin.display(description=pgettext_lazy("message", "attempts"))

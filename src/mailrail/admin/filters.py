@@ -47,7 +47,7 @@ class AskedFilter(WordFilter):
         return admin.SimpleListFilter.choices(self, changelist)
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset  # of a table that the layer may not have
+        return queryset  # unused: the layer filters, and may have no table
 
 
 class LayerFilter(AskedFilter):

@@ -118,7 +118,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
             self.message_user(request, str(error), messages.ERROR)
             return self._to_list()
         if facts is None:
-            self.message_user(request, self.said_when_gone(address), messages.WARNING)
+            self.message_user(request, self.text_when_gone(address), messages.WARNING)
             return self._to_list()
         context = {
             **self.admin_site.each_context(request),
@@ -143,7 +143,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
         """Return the template's context for a message, or ``None`` if the message is gone. Raises ``MailrailError``."""
         raise NotImplementedError
 
-    def said_when_gone(self, address: Address) -> str:
+    def text_when_gone(self, address: Address) -> str:
         raise NotImplementedError
 
     # -- deciding -------------------------------------------------------------------------------------------------

@@ -50,10 +50,10 @@ class WaitingMessageAdmin(LayerAdmin):
     actions = ("cancel",)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        context = {"standing": self._standing(request), "dead_url": self._dead_url()}
+        context = {"standing": self._channel_counts(request), "dead_url": self._dead_url()}
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
-    def _standing(self, request: HttpRequest) -> list[dict[str, Any]]:
+    def _channel_counts(self, request: HttpRequest) -> list[dict[str, Any]]:
         """Return the counts of each channel, on the page without filters; on other pages, none."""
         if request.method != "GET" or request.GET.keys() - {"layer"} or not self.has_view_permission(request):
             return []
@@ -82,7 +82,7 @@ class WaitingMessageAdmin(LayerAdmin):
             "error": Text.of(message.error.strip(), whole, at_end=True),
         }
 
-    def said_when_gone(self, address: Address) -> str:
+    def text_when_gone(self, address: Address) -> str:
         text = gettext("%(message)s does not wait any more: it is finished, dead, cancelled or expired.")
         return text % {"message": f"{address.channel} {address.id}"}
 

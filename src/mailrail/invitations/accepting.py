@@ -52,7 +52,7 @@ class LinkState(Enum):
         return self.value[1]
 
 
-class Judged(NamedTuple):
+class CheckedLink(NamedTuple):
     """Hold the state of a link. ``invitation`` is ``None`` if the link opens none."""
 
     link_state: LinkState
@@ -67,16 +67,16 @@ def email_of(user: Any) -> list[str]:
     return [getattr(user, get_user_model().get_email_field_name())]
 
 
-def judge(request: HttpRequest, key: str) -> Judged:
+def check_link(request: HttpRequest, key: str) -> CheckedLink:
     """Return the state of a link for the person who opens it. Changes nothing."""
     try:
         invitation = written_invitations().select_related("sender").get_by_key(key)
     except ObjectDoesNotExist:
-        return Judged(LinkState.REPLACED if written_invitations().was_key(key) else LinkState.FORGED)
-    return Judged(_judge(request, invitation), invitation)
+        return CheckedLink(LinkState.REPLACED if written_invitations().was_key(key) else LinkState.FORGED)
+    return CheckedLink(_state_of(request, invitation), invitation)
 
 
-def _judge(request: HttpRequest, invitation: Any) -> LinkState:
+def _state_of(request: HttpRequest, invitation: Any) -> LinkState:
     match invitation.status:
         case InvitationStatus.ACCEPTED:
             return LinkState.DONE if _is_theirs(request, invitation) else LinkState.USED
@@ -122,6 +122,6 @@ def stash(request: HttpRequest, key: str) -> None:
     request.session[STASHED] = key
 
 
-def stashed(request: HttpRequest) -> Judged:
+def stashed(request: HttpRequest) -> CheckedLink:
     """Return the state of the remembered link, if any."""
-    return judge(request, request.session.get(STASHED, ""))
+    return check_link(request, request.session.get(STASHED, ""))

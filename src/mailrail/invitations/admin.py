@@ -143,7 +143,7 @@ class InvitationAdminForm(ModelForm):  # type: ignore[type-arg]  # generic only 
                 self.add_error(None, str(refused))
 
 
-with suppress(InvalidSettings, ImproperlyConfigured):  # a check tells, which this import comes before
+with suppress(InvalidSettings, ImproperlyConfigured):  # a system check, which runs later, reports it
     link_records("send-invite", get_invitation_model())
 
 
@@ -159,7 +159,7 @@ class InvitationAdmin(ActionAdmin):
     list_display = ("whom", "sender", "role", "status", "created", "sent")
     list_filter = (InvitationStatusFilter, RoleFilter)
     list_select_related = ("sender",)
-    search_fields = ("email",)  # InvitationChangeList says how
+    search_fields = ("email",)  # InvitationChangeList searches
     search_help_text = _("A whole email address, or the name of a sender.")
     raw_id_fields = ("sender",)
     fields = (

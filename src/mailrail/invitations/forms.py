@@ -49,7 +49,7 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         fields = ("email", "message")
         field_classes: ClassVar = {"email": AddressField}
         widgets: ClassVar = {
-            "email": forms.TextInput(  # the address is somebody else's, and a browser knows no names around it
+            "email": forms.TextInput(  # not of type email: a browser would reject names around the address
                 attrs={"autocomplete": "off", "inputmode": "email", "spellcheck": "false"}
             ),
             "message": forms.Textarea(attrs={"rows": 4}),

@@ -96,7 +96,7 @@ class InvitationQuerySet(models.QuerySet[Any]):
 
 
 class InvitationManager(OwnRows.from_queryset(InvitationQuerySet)):  # type: ignore[misc]  # made at run time
-    """``Invitation.objects``: those of this project's namespace."""
+    """Manage ``Invitation.objects``: the invitations of this project's namespace."""
 
 
 class InvitationBatch(models.Model):
@@ -351,7 +351,7 @@ def written_invitations() -> InvitationQuerySet:
 def every_invitation(using: str | None = None) -> InvitationQuerySet:
     """Return all invitations on this database; by default on the one for reads."""
     model = get_invitation_model()
-    # A model may have a manager of its own, which knows nothing of namespaces.
+    # A project's model may have another manager, which does not filter by namespace.
     rows: InvitationQuerySet = model._default_manager.using(using).filter(namespace=current())
     return rows
 

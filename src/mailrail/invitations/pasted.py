@@ -13,9 +13,9 @@ from urllib.parse import unquote
 _PLAIN = re.compile(r"[A-Za-z0-9_+.-]+@[\w.-]*[^\W_]")
 """A plain address. Most lines are such, so they need no further parsing."""
 _WIDTH: dict[int, str | None] = {
-    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # ASCII of full width
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width ASCII
     **dict.fromkeys(map(ord, "\u3000\u00a0\u202f"), " "),
-    **dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"), None),  # not seen, and left by copying
+    **dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"), None),  # invisible, and left by copying
     **dict.fromkeys(map(ord, "《〈‹«"), "<"),
     **dict.fromkeys(map(ord, "》〉›»"), ">"),
     ord("﹫"): "@",

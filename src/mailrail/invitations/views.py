@@ -30,7 +30,7 @@ from django.views.generic import CreateView, FormView, ListView
 from mailrail.conf import settings
 
 from . import accepting, bulk
-from .accepting import Judged, LinkState
+from .accepting import CheckedLink, LinkState
 from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
 from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
@@ -226,17 +226,17 @@ def closed_page(request: HttpRequest, link_state: LinkState) -> HttpResponse:
 
 @method_decorator([never_cache, keeps_its_address, csrf_protect], name="dispatch")
 class InvitationAccept(View):
-    """The page that the link in the email opens. Opening it changes nothing (mail scanners do), the form does."""
+    """Serve the page of the link in the email. Mail scanners open links, so only its form changes anything."""
 
     http_method_names = ("get", "head", "post", "options")
     template_name = "mailrail_invitations/accept.html"
 
     def get(self, request: HttpRequest, key: str) -> HttpResponse:
-        return self.page(request, accepting.judge(request, key))
+        return self.page(request, accepting.check_link(request, key))
 
     def post(self, request: HttpRequest, key: str) -> HttpResponse:
-        judged = accepting.judge(request, key)
-        match judged.link_state, request.POST.get("go", ""):
+        checked = accepting.check_link(request, key)
+        match checked.link_state, request.POST.get("go", ""):
             case ((LinkState.LOG_IN | LinkState.OTHER_ACCOUNT), ("log-in" | "sign-up") as where):
                 return self.leave(request, key, where)
             case LinkState.LOG_IN, _:
@@ -244,16 +244,16 @@ class InvitationAccept(View):
             case LinkState.WELCOME, "sign-up" if not request.user.is_authenticated:
                 return self.leave(request, key, "sign-up")
             case LinkState.WELCOME, _:
-                if accepting.accept(request, judged.invitation):
-                    return HttpResponseRedirect(self.get_success_url(judged.invitation))
-                judged = accepting.judge(request, key)  # somebody else accepted it first
-        if judged.link_state is LinkState.DONE:
-            return HttpResponseRedirect(self.get_success_url(judged.invitation))
-        return self.page(request, judged)
+                if accepting.accept(request, checked.invitation):
+                    return HttpResponseRedirect(self.get_success_url(checked.invitation))
+                checked = accepting.check_link(request, key)  # somebody else accepted it first
+        if checked.link_state is LinkState.DONE:
+            return HttpResponseRedirect(self.get_success_url(checked.invitation))
+        return self.page(request, checked)
 
-    def page(self, request: HttpRequest, judged: Judged) -> HttpResponse:
+    def page(self, request: HttpRequest, checked: CheckedLink) -> HttpResponse:
         """Show the invitation, or the reason why it cannot be opened."""
-        link_state, invitation = judged
+        link_state, invitation = checked
         if link_state.status in (404, 410):
             return closed_page(request, link_state)
         context = {
@@ -292,10 +292,10 @@ class InvitationContinue(View):
     """
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        judged = accepting.stashed(request)
-        if judged.invitation is None:
-            return closed_page(request, judged.link_state)
-        if judged.link_state is LinkState.DONE and (url := next_page(request)):
+        checked = accepting.stashed(request)
+        if checked.invitation is None:
+            return closed_page(request, checked.link_state)
+        if checked.link_state is LinkState.DONE and (url := next_page(request)):
             return HttpResponseRedirect(url)
-        url = str(judged.invitation.accept_path())
+        url = str(checked.invitation.accept_path())
         return redirect(f"{url}?{request.GET.urlencode()}" if request.GET else url)

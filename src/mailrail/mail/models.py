@@ -20,7 +20,7 @@ from django.utils.translation import pgettext_lazy
 from mailrail import uuid7
 from mailrail.addresses import normal_form
 from mailrail.moments import MomentField
-from mailrail.namespace import ROOM, OwnNameField, OwnNames, OwnRows, Qualified, namespace_field
+from mailrail.namespace import MAX_PREFIX_LENGTH, OwnNameField, OwnNames, OwnRows, Qualified, namespace_field
 from mailrail.terminal import single_line
 
 
@@ -299,7 +299,9 @@ def _normal(address: Any) -> Any:
 class Suppression(models.Model):
     """An address that gets no more email, and why. However it is written, it is kept in its normal form."""
 
-    address = _MailboxField(pgettext_lazy("email", "address"), max_length=320 + ROOM, primary_key=True)
+    address = _MailboxField(
+        pgettext_lazy("email", "address"), max_length=320 + MAX_PREFIX_LENGTH, primary_key=True
+    )
     reason = models.CharField(
         pgettext_lazy("email", "reason"),
         max_length=20,
@@ -322,7 +324,9 @@ class Suppression(models.Model):
 class MailerState(models.Model):
     """A mailer that is not simply working. No row: it is."""
 
-    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM, primary_key=True)
+    mailer = OwnNameField(
+        pgettext_lazy("email", "mailer"), max_length=100 + MAX_PREFIX_LENGTH, primary_key=True
+    )
     paused_by = models.CharField(
         _("paused by"), max_length=10, db_default="", help_text=_("person, outage, or nobody")
     )
@@ -348,7 +352,7 @@ class RefusedSender(models.Model):
     ``sender``: the bare address, in lower case; empty: the null sender. ``in_a_row``: no sender was let through since.
     """
 
-    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM)
+    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + MAX_PREFIX_LENGTH)
     sender = models.CharField(pgettext_lazy("email", "sender"), max_length=320)
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="", default="")
     since = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
@@ -373,7 +377,7 @@ class MailerLogin(models.Model):
     ``key``: of server, user name and password, in disguise. ``until``: for so long others wait for the one who tries.
     """
 
-    mailer = OwnNameField(max_length=100 + ROOM, primary_key=True)
+    mailer = OwnNameField(max_length=100 + MAX_PREFIX_LENGTH, primary_key=True)
     key = models.CharField(max_length=64, db_default="", default="")
     accepted_at = models.DateTimeField(null=True, db_default=None, default=None)
     until = models.DateTimeField(default=timezone.now)
@@ -391,7 +395,7 @@ class MailerThrottle(models.Model):
     up to when times are reserved for emails that wait for a rate, ``{seconds of the rate: {priority: Unix time}}``.
     """
 
-    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + ROOM)
+    mailer = OwnNameField(pgettext_lazy("email", "mailer"), max_length=100 + MAX_PREFIX_LENGTH)
     domain = models.CharField(pgettext_lazy("email", "domain"), max_length=255, db_default="", default="")
     share = models.FloatField(pgettext_lazy("email", "share"), db_default=1.0, default=1.0)
     pace = models.FloatField(
@@ -422,7 +426,7 @@ class MailerThrottle(models.Model):
 class MailerConnection(models.Model):
     """One of the connections that a mailer may have at once; whoever holds it renews it, or it is free again."""
 
-    mailer = OwnNameField(max_length=100 + ROOM)
+    mailer = OwnNameField(max_length=100 + MAX_PREFIX_LENGTH)
     number = models.IntegerField()
     holder = models.CharField(max_length=64, db_default="", default="")
     until = MomentField(default=timezone.now)

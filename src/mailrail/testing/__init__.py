@@ -128,7 +128,7 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
         route, arguments = decision
         message = IncomingMessage(claim, route)
         run = ConsumerRun(route, [message], arguments)
-        with _contained(), _told_how_far(layer):
+        with _rolled_back_on_error(), _times_moved(layer):
             if route.is_async:
                 async_to_sync(run_on_loop)(run)
             else:
@@ -140,7 +140,7 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
 
 
 @contextmanager
-def _told_how_far(layer: DurableLayer) -> Iterator[None]:
+def _times_moved(layer: DurableLayer) -> Iterator[None]:
     """Tell the consumer's run how far ``advance`` has moved times, so that a retried message counts as the same one."""
     token = moved.set(_moved.get(layer, 0.0))
     try:
@@ -150,7 +150,7 @@ def _told_how_far(layer: DurableLayer) -> Iterator[None]:
 
 
 @contextmanager
-def _contained() -> Iterator[None]:
+def _rolled_back_on_error() -> Iterator[None]:
     """Keep a database error of a consumer from breaking the test's transaction, as it would not with a worker.
 
     If it has, roll back to the savepoint before the consumer.

@@ -25,7 +25,7 @@ def _reject(claim: Message, plan: Plan) -> Outcome | None:
     """Bury a claim that cannot be read, or was lost too often. Return ``None`` if it can run."""
     if claim.defect:
         return Outcome(OutcomeKind.BURIED, f"The message cannot be read: {claim.defect}.")
-    if claim.losses >= plan.most_losses:
+    if claim.losses >= plan.max_losses:
         return Outcome(OutcomeKind.BURIED, _lost_too_often(claim))
     return None
 
