@@ -182,7 +182,7 @@ def test_an_exception_of_several_lines_is_told_by_its_class_and_first_line(
 ) -> None:
     queueing(1)
     email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["ann@example.com"]))
-    outcome_log.tell([fail(email, timezone.now(), "OSError: gone\n\tIs it there?", "out")])
+    outcome_log.log([fail(email, timezone.now(), "OSError: gone\n\tIs it there?", "out")])
     [(_, line)] = lines(caplog)
     assert line.endswith(" text='OSError: gone'")
     assert caplog.records[-1].text == "OSError: gone\\n\\tIs it there?"  # type: ignore[attr-defined]
@@ -213,7 +213,7 @@ def test_a_name_adds_no_fields_to_a_line_and_is_not_told(
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_LOG_RECIPIENTS": how}
     email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["ann@example.com"]))
     email.recipients = [{**email.recipients[0], "address": to}]
-    outcome_log.tell([fail(email, timezone.now(), "OSError: gone", "out")])
+    outcome_log.log([fail(email, timezone.now(), "OSError: gone", "out")])
     [(_, line)] = lines(caplog)
     expected = full if how == "full" else domain
     assert line == f"failed email={email.pk} to={expected} mailer=out text='OSError: gone'"

@@ -193,7 +193,7 @@ def _recorded() -> str:
 def test_a_long_line_is_not_walked_all_the_time(
     queueing: Configure, policy: Configure, counting: Counting
 ) -> None:
-    """Each email is looked at about twice: when it came, and in its turn."""
+    """Each email is looked at about twice: when it came, and at its reservation."""
     with ScriptedServer() as server:
         queueing(server.port)
         policy(RATE="20/m")

@@ -19,7 +19,7 @@ from mailrail.mail.smtp.errors import (
     BareNewline,
     EightBitNotOffered,
     InvalidAddress,
-    NotPermitted,
+    NotCommitted,
     TimedOut,
     TooLarge,
     Utf8NotOffered,
@@ -617,7 +617,7 @@ def test_what_is_not_permitted_is_not_sent(pipelining: bool) -> None:
         assert deliver(server, bag) == []
     assert [mail.content for mail in server.mails] == [on_arrival(envelopes[0]), on_arrival(envelopes[5])]
     outcome = bag.outcome_of("mail 2")
-    assert outcome.fate is Fate.UNSENT and isinstance(outcome.error, NotPermitted)
+    assert outcome.fate is Fate.UNSENT and isinstance(outcome.error, NotCommitted)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

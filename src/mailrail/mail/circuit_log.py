@@ -20,12 +20,12 @@ logger = logger_of("mailrail.mail")
 
 
 @dataclass
-class _Told:
+class _Logged:
     since: datetime
     reasons: set[str] = field(default_factory=set)
 
 
-_told: dict[str, _Told] = {}
+_logged: dict[str, _Logged] = {}
 _lock = threading.Lock()
 
 
@@ -33,9 +33,9 @@ def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
     """Say that this process has found a mailer to be out, once for each reason: a mended mistake may show the next."""
     mailer = state.mailer
     with _lock:
-        logged = _told.get(mailer)
+        logged = _logged.get(mailer)
         if logged is None or logged.since < state.since:
-            logged = _told[mailer] = _Told(state.since)
+            logged = _logged[mailer] = _Logged(state.since)
         if reason in logged.reasons:
             return
         logged.reasons.add(reason)
@@ -51,10 +51,10 @@ def begun(state: MailerState, reason: str, stands_in: str = "") -> None:
 def seen(state: MailerState) -> None:
     """Say that a mailer is out, in the log of a process that has not found it out itself."""
     with _lock:
-        logged = _told.get(state.mailer)
+        logged = _logged.get(state.mailer)
         if logged is not None and logged.since >= state.since:
             return
-        _told[state.mailer] = _Told(state.since, {state.reason})
+        _logged[state.mailer] = _Logged(state.since, {state.reason})
     logger.warning(
         "Mailer %r cannot be used since %s; its mail %s until it can: %s",
         state.mailer or "default",
@@ -66,10 +66,10 @@ def seen(state: MailerState) -> None:
 
 def over(mailer: str, since: datetime | None = None) -> None:
     """Say that an outage has ended, if this process has said that it began, or knows since when it was."""
-    if mailer not in _told and since is None:
+    if mailer not in _logged and since is None:
         return
     with _lock:
-        logged = _told.pop(mailer, None)
+        logged = _logged.pop(mailer, None)
     began = since or (logged.since if logged else None)
     if began is not None:
         seconds = seconds_between(began, timezone.now())
@@ -82,21 +82,21 @@ def over(mailer: str, since: datetime | None = None) -> None:
 
 
 def look(states: Iterable[MailerState], outage: str) -> None:
-    """Compare what this process has said with how all mailers stand. ``outage``: who pauses a mailer that is out."""
+    """Compare what this process has said with the state of all mailers. ``outage``: who pauses a mailer that is out."""
     by_mailer = {state.mailer: state for state in states}
     for state in by_mailer.values():
         if state.paused_by == outage:
             seen(state)
         else:  # a person has taken it over: that is no end of the outage
             with _lock:
-                _told.pop(state.mailer, None)
-    for mailer in _told.keys() - by_mailer.keys():
+                _logged.pop(state.mailer, None)
+    for mailer in _logged.keys() - by_mailer.keys():
         over(mailer)
 
 
 def forget() -> None:
     """Forget what this process has said; for tests."""
-    _told.clear()
+    _logged.clear()
 
 
 def _meanwhile(stands_in: str) -> str:

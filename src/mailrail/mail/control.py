@@ -69,7 +69,7 @@ def cancel(emails: Subjects, *, force: bool = False) -> Changed:
     cancels it all the same, so that it is not sent again.
     """
     possible = {Status.QUEUED, Status.HELD}
-    return _change(emails, possible, _call_off, refuse=None if force else _ambiguous)
+    return _change(emails, possible, _cancel, refuse=None if force else _ambiguous)
 
 
 def hold(emails: Subjects) -> Changed:
@@ -241,7 +241,7 @@ def _ambiguous(email: Email) -> str:
     return _AMBIGUOUS if may_be_sent(email) else ""
 
 
-def _call_off(email: Email) -> None:
+def _cancel(email: Email) -> None:
     _set_status(email, Status.CANCELLED, CANCELLED_ANYWAY if may_be_sent(email) else "cancelled")
 
 

@@ -60,7 +60,7 @@ DATABASE_TIMEOUT_S = 20.0
 MIN_PACE_PER_S = 10.0
 """Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
 LOGGING_IN = "another worker logs in first"
-NO_SLOT = "all connections of its mailer are in use"
+NO_CONNECTION = "all connections of its mailer are in use"
 FINISH_INTERVAL_S = 1.0
 """Seconds between two settlements of messages whose emails are final, while other emails of the batch go on. The last
 messages end with the batch. Each settlement is a call to the layer, which costs as much as several emails. A crash in
@@ -336,7 +336,7 @@ class Delivery:
             most = 1 if server is None else _most(server, len(loaded), circuit_state)
             with reserved_connections(mailer, most, self._using) as free:
                 if free == 0:
-                    self._recheck_later(mailer, portion, NO_SLOT, soonest=0.1)
+                    self._recheck_later(mailer, portion, NO_CONNECTION, soonest=0.1)
                     admission.give_back(portion)
                 elif server is None:
                     unsent, outage = send_by_django(
@@ -458,7 +458,7 @@ class Delivery:
 
     def _patiently(self, write: Callable[[], object]) -> None:
         """Write outcomes that are known, and wait for a database that is being restarted."""
-        until, is_told = time.monotonic() + DATABASE_TIMEOUT_S, False
+        until, is_logged = time.monotonic() + DATABASE_TIMEOUT_S, False
         while True:
             try:
                 write()
@@ -466,9 +466,9 @@ class Delivery:
             except Exception as error:
                 if not is_transient(error) or time.monotonic() > until or not self._reconnects():
                     raise
-                if not is_told:
+                if not is_logged:
                     logger.warning("outcomes of emails wait for the database: %s", error)
-                is_told = True
+                is_logged = True
                 time.sleep(0.2)
 
     def _reconnects(self) -> bool:
@@ -508,7 +508,7 @@ class Delivery:
                 self._final.append(message)
             else:
                 _release(message, result.again, "it is sent later")
-        outcome_log.tell([result for result in results if not result.mailer_out and not result.is_part])
+        outcome_log.log([result for result in results if not result.mailer_out and not result.is_part])
         if time.monotonic() - self._finished_at >= FINISH_INTERVAL_S:
             self._finish_final()
         if self._probed is not None and any(result.status in ACCEPTED for result in results):

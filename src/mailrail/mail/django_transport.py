@@ -113,7 +113,7 @@ def send_by_django(
                 return [unsent.email for unsent in left], None
             left.popleft()
             outcome, why_out = _attempt(backend, current, mailer)
-            result = _judge(current.email, outcome, mailer, senders)
+            result = _apply(current.email, outcome, mailer, senders)
             settle([result])
             if result.is_part:
                 left.appendleft(current)
@@ -127,7 +127,7 @@ def send_by_django(
     return [], None
 
 
-def _judge(email: Email, outcome: DeliveryOutcome, mailer: str, senders: RefusedSenders) -> Result:
+def _apply(email: Email, outcome: DeliveryOutcome, mailer: str, senders: RefusedSenders) -> Result:
     """Apply an outcome. Recipients for whom the server had no room follow at once, where the backend names them."""
     now, offered = timezone.now(), waiting(email)
     over, _ = overflow(offered, outcome)
@@ -146,7 +146,7 @@ def _open(backend: BaseEmailBackend, login: Login) -> str | None:
         _close(backend)
         if isinstance(error, SMTPAuthenticationError):
             login.refused()
-        return _said_of(backend, error)
+        return _text_with_server(backend, error)
     login.accepted()
     return None
 
@@ -156,7 +156,7 @@ def _attempt(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> tuple[De
     try:
         return _outcome_of(backend, loaded, mailer), ""
     except UNREACHABLE_ERRORS as error:
-        error_text = _said_of(backend, error)
+        error_text = _text_with_server(backend, error)
         outcome = DeliveryOutcome(Fate.UNSENT, Stage.CONNECT, error=SmtpError(error_text, Stage.CONNECT))
         return outcome, error_text
 
@@ -173,7 +173,7 @@ def _reopen(backend: BaseEmailBackend) -> str | None:
     try:
         backend.open()
     except Exception as error:
-        return _said_of(backend, error)
+        return _text_with_server(backend, error)
     return None
 
 
@@ -230,8 +230,8 @@ def _outcome_of_smtplib(error: Exception, email: Email) -> DeliveryOutcome | Non
     match error:
         case SMTPNotSupportedError():
             if "SMTPUTF8" not in str(error):  # STARTTLS or AUTH: no email's fault
-                raise NeverConnected(_said(error)) from error
-            return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_said(error)))
+                raise NeverConnected(_text_of(error)) from error
+            return DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=Unsendable(_text_of(error)))
         case SMTPRecipientsRefused():
             return _by_recipients(error, waiting(email))
         case SMTPResponseException():
@@ -249,18 +249,22 @@ def _outcome_of_error(error: Exception, message: EmailMessage, email: Email, bac
     """
     causes = list(_causes(error))
     if any(isinstance(cause, UNREACHABLE_ERRORS) or CONNECT_ERROR_NAMES & _names(cause) for cause in causes):
-        raise NeverConnected(_said(error)) from error
+        raise NeverConnected(_text_of(error)) from error
     if any(map(_is_ambiguous, causes)):
         return _lost(error)
     if not hasattr(error, "status_code"):  # with one, it is what a service has answered
         logger.error("%s raised over email %s, which is tried again later", backend, email.pk, exc_info=error)
     refused = _refused_by_service(message, waiting(email))
-    return DeliveryOutcome(Fate.REFUSED, Stage.BACKEND, Reply(451, _said(error), _status_of(error)), refused)
+    return DeliveryOutcome(
+        Fate.REFUSED, Stage.BACKEND, Reply(451, _text_of(error), _status_of(error)), refused
+    )
 
 
 def _lost(error: Exception) -> DeliveryOutcome:
     """Return the outcome of a connection that broke: nobody knows whether the email was sent."""
-    return DeliveryOutcome(Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_said(error), Stage.BACKEND))
+    return DeliveryOutcome(
+        Fate.AMBIGUOUS, Stage.BACKEND, error=ConnectionLost(_text_of(error), Stage.BACKEND)
+    )
 
 
 @contextmanager
@@ -405,9 +409,9 @@ def _reply(code: int, text: bytes | str) -> Reply:
     return reply_of(code, text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
 
 
-def _said_of(backend: BaseEmailBackend, error: Exception) -> str:
+def _text_with_server(backend: BaseEmailBackend, error: Exception) -> str:
     """Return the text of an error with the server and the file that sockets and OpenSSL leave out."""
-    error_text = _said(error)
+    error_text = _text_of(error)
     if not isinstance(backend, djangos.EmailBackend):
         return error_text
     files = {name: getattr(backend, name) for name in ("ssl_certfile", "ssl_keyfile")}
@@ -417,7 +421,7 @@ def _said_of(backend: BaseEmailBackend, error: Exception) -> str:
     return storable(f"{error_text} ({about})")
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     try:
         return storable(f"{type(error).__name__}: {error}")
     except Exception:  # some cannot even say what they are

@@ -25,7 +25,7 @@ from .throttle import MAX_RESERVATION_S
 PAGE_SIZE = 500
 """Emails that are read at once."""
 RESERVATION_GRACE_S = 60.0
-"""Seconds after the last turn that was given away in which the next ones are still asked for."""
+"""Seconds after the last reservation in which emails still ask for the next ones."""
 
 
 class _Queued(NamedTuple):
@@ -107,7 +107,7 @@ def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
     for mailer in {mailer for row in rows for mailer in row.mailers}:
         policy = policy_of(mailer)
         for domain, rates in {"": policy.rate, **policy.rates}.items():
-            # Turns that are farther away are not noted.
+            # Reservations that are farther away are not stored.
             if any(rate.seconds / rate.count > MAX_RESERVATION_S for rate in rates):
                 limits.add((mailer, domain))
     return limits

@@ -28,7 +28,7 @@ class Status(models.TextChoices):
     """How an email stands."""
 
     QUEUED = "queued", pgettext_lazy("email", "queued")
-    """Waits for its time, its turn, its next attempt, or its mailer."""
+    """Waits for its time, a rate, its next attempt, or its mailer."""
     SENDING = "sending", pgettext_lazy("email", "sending")
     """On its way: the final dot may have left. Found by a worker that has not sent it: nobody knows the outcome."""
     SENT = "sent", pgettext_lazy("email", "sent")
@@ -161,7 +161,7 @@ class Email(models.Model):
             ("view_email_content", _("Can view the content of email")),
             ("resend_email", _("Can resend email")),
             ("cancel_email", _("Can cancel email")),
-            ("hold_email", _("Can hold and release email")),
+            ("hold_email", _("Can hold and unhold email")),
         )
         indexes = (
             models.Index(fields=["namespace", "status", "-id"], name="mailrail_mail_status"),
@@ -374,7 +374,7 @@ class RefusedSender(models.Model):
 class MailerLogin(models.Model):
     """The login of a mailer: who tries it first, and whether the server has accepted it.
 
-    ``key``: of server, user name and password, in disguise. ``until``: for so long others wait for the one who tries.
+    ``key``: of server, user name and password, as a hash. ``until``: for so long others wait for the one who tries.
     """
 
     mailer = OwnNameField(max_length=100 + MAX_PREFIX_LENGTH, primary_key=True)

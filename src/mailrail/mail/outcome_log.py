@@ -1,4 +1,4 @@
-"""One line for each outcome of an email; nothing for email that waits for its mailer, its turn or its time."""
+"""One line for each outcome of an email; nothing for email that waits for its mailer, a rate or its time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_TEXT_LENGTH = 300
 """Characters of what a server said."""
 
 
-def tell(results: Sequence[Result]) -> None:
+def log(results: Sequence[Result]) -> None:
     """Log what became of these emails, which is committed: failures as warnings, all else as information."""
     if not results or not logger.isEnabledFor(logging.WARNING):
         return

@@ -126,7 +126,7 @@ def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer:
     errors would do so at every attempt, before the others."""
     result = Result(email, Status.QUEUED, broke=str(outcome.error))
     sent_to = under_way(email) - outcome.refused.keys()
-    _heed(email, replace(outcome, reply=None), now, result, mailer)
+    _apply_replies(email, replace(outcome, reply=None), now, result, mailer)
     if outcome.fate is Fate.AMBIGUOUS:
         mark_under_way(email, sent_to)
         ambiguous = keep_ambiguous(email, now, str(outcome.error), mailer)
@@ -268,7 +268,7 @@ def _by_replies(
     goes_on: bool,
 ) -> Result:
     result = Result(email, Status.QUEUED, is_answer=True)
-    is_about_email = _heed(email, outcome, now, result, mailer, offered)
+    is_about_email = _apply_replies(email, outcome, now, result, mailer, offered)
     email.attempts += is_about_email and not goes_on
     if outcome.fate is Fate.ACCEPTED:  # by others of its recipients: the next email shows whether it works
         result.mailer_out = result.refused_sender = ""
@@ -284,7 +284,7 @@ def _by_replies(
         return hold_for_its_sender(email, now, mailer, result, **_reply_of(outcome))
     if goes_on:
         return _go_on(email, now, outcome, result, mailer)
-    _note_answer(email, now, outcome, mailer)
+    _add_answer(email, now, outcome, mailer)
     if waiting(email):
         if not _is_too_old(email, now):
             return _again(email, now, delay_after(max(1, email.attempts)), result)
@@ -311,7 +311,7 @@ def put_off(email: Email, now: datetime, delay: float, reason: str, mailer: str)
     return _again(email, now, delay)
 
 
-def _note_answer(email: Email, now: datetime, outcome: DeliveryOutcome, mailer: str) -> None:
+def _add_answer(email: Email, now: datetime, outcome: DeliveryOutcome, mailer: str) -> None:
     """Note what the server's answer means: a 450 is no 554."""
     is_accepted, is_over = outcome.fate is Fate.ACCEPTED, not waiting(email)
     add_event(
@@ -328,7 +328,7 @@ def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:
     return reply is not None and classify(reply, stage, rules=policy_of(mailer).replies).slow_down
 
 
-def _heed(
+def _apply_replies(
     email: Email,
     outcome: DeliveryOutcome,
     now: datetime,

@@ -83,7 +83,7 @@ def _waiting(status: str, using: str) -> list[Waiting]:
     for mailer, send_at, next_try_at, created_at in rows[:MAX_COUNTED]:
         by_mailer.setdefault(mailer, []).append(_Times(send_at, next_try_at, created_at))
     return [
-        _standing(status, mailer, by_mailer[mailer], now, len(rows) > MAX_COUNTED)
+        _waiting_of(status, mailer, by_mailer[mailer], now, len(rows) > MAX_COUNTED)
         for mailer in sorted(by_mailer)
     ]
 
@@ -103,7 +103,7 @@ def due_at(send_at: datetime | None, next_try_at: datetime | None, created_at: d
     return max(send_at or created_at, next_try_at or created_at)
 
 
-def _standing(status: str, mailer: str, times: list[_Times], now: datetime, more: bool) -> Waiting:
+def _waiting_of(status: str, mailer: str, times: list[_Times], now: datetime, more: bool) -> Waiting:
     due = [entry.due_at for entry in times if seconds_between(entry.due_at, now) >= 0]
     later = sum(entry.send_at is not None and seconds_between(now, entry.send_at) > 0 for entry in times)
     deferred = len(times) - len(due) - later
@@ -118,7 +118,7 @@ def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
     groups: dict[tuple[str, str], list[tuple[datetime, str, str]]] = {}
     for name, next_try, events in _deferred(using):
         if mailer in (None, name):
-            reason, summary = _last_said(events)
+            reason, summary = _last_text(events)
             groups.setdefault((name, _ids.sub("#", summary)), []).append((next_try, reason, summary))
     by_reason = [_deferral(name, tries) for (name, _), tries in groups.items()]
     return sorted(by_reason, key=lambda deferral: (-deferral.count, deferral.next_try))
@@ -206,11 +206,11 @@ def reason_of(email: Email) -> str:
 def _reason_and_summary(email: Email) -> tuple[str, str]:
     """Return why it failed. The "250 ok" of recipients who have it is no reason."""
     entries = email.recipients if isinstance(email.recipients, list) else []
-    of_recipients = _last_said([entry for entry in entries if _of(entry, "status") != Status.SENT])
-    return of_recipients if of_recipients[0] else _last_said(email.events)
+    of_recipients = _last_text([entry for entry in entries if _of(entry, "status") != Status.SENT])
+    return of_recipients if of_recipients[0] else _last_text(email.events)
 
 
-def _last_said(entries: Any) -> tuple[str, str]:
+def _last_text(entries: Any) -> tuple[str, str]:
     """Return the last reply or reason, and how a list shows it.
 
     A server wraps its sentences, so a reply, which has a code, is shown with all its lines. What an exception says

@@ -75,8 +75,8 @@ class Admission:
             if granted < 1:
                 for limit_taken in taken:
                     _take(limit_taken, -1)
-                [(_, turn, reason)] = _turns(limit, [email], wait, using)
-                return turn, reason
+                [(_, seconds, reason)] = _reservations(limit, [email], wait, using)
+                return seconds, reason
             taken.append(limit)
         return 0.0, ""
 
@@ -104,7 +104,9 @@ def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
         if unused > 0:
             _take(limit, -unused)
     later = [
-        turn for limit, over in refused.items() for turn in _turns(limit, over, retry_after[limit], using)
+        reservation
+        for limit, over in refused.items()
+        for reservation in _reservations(limit, over, retry_after[limit], using)
     ]
     return Admission(ready, later, limits)
 
@@ -155,7 +157,7 @@ def _take(limit: Limit, count: int) -> tuple[int, float]:
     return Channel(CHANNEL).layer.take(limit.bucket, count, limit.rate)
 
 
-def _turns(
+def _reservations(
     limit: Limit, emails: Sequence[Email], first: float, using: str
 ) -> Iterable[tuple[Email, float, str]]:
     spacing = limit.rate.seconds / limit.rate.count

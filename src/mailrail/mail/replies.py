@@ -295,7 +295,7 @@ def _asks_for_less(reply: Reply, stage: Stage) -> bool:
 
     Without a status, 450 and 451 are about one mailbox when they answer RCPT, and about us otherwise. RFC 5321 4.3.2
     has no 454 for these commands, but Amazon sends it for too many emails. Greylisting wants us to come back, not to be
-    slower.
+    slower (RFC 6647 2.1).
     """
     if reply.code == 421:
         return True

@@ -28,7 +28,7 @@ from .recipient_states import mark_under_way, may_go_on
 from .refused_senders import RefusedSenders
 from .replies import Stage
 from .smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
-from .smtp.errors import EightBitNotOffered, NotPermitted
+from .smtp.errors import EightBitNotOffered, NotCommitted
 from .smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
 
 logger = logger_of("mailrail.mail")
@@ -164,12 +164,12 @@ class SmtpTransport:
         for envelope in divided:
             self._mark(envelope)
         try:
-            permitted = self.commit(emails)
+            claimed = self.commit(emails)
         except BaseException:
             for envelope in divided:
                 mark_under_way(envelope.ref.loaded.email, ())
             raise
-        return [email.id in permitted for email in emails]
+        return [email.id in claimed for email in emails]
 
     def _mark(self, envelope: Envelope) -> None:
         """Mark in the record who is under way, as the others are not."""
@@ -182,16 +182,16 @@ class SmtpTransport:
         ref: _EmailRef = envelope.ref
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
-        elif isinstance(outcome.error, NotPermitted):
+        elif isinstance(outcome.error, NotCommitted):
             self._changed([ref.loaded.email])
         elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
             whole = [*envelope.recipients, *ref.rest]
             ref = ref._replace(rest=(), is_split=True, most=most)
             self._waiting.appendleft(replace(envelope, recipients=whole, ref=ref))
         else:
-            self._judge(envelope, outcome)
+            self._apply_outcome(envelope, outcome)
 
-    def _judge(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
+    def _apply_outcome(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
         is_accepted = outcome.fate is Fate.ACCEPTED
         self.accepted += is_accepted

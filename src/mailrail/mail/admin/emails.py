@@ -139,7 +139,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     """Emails are looked at, and decided about; they are neither made nor changed here."""
 
     change_form_template = "mailrail_mail/admin/email.html"
-    list_display = ("title", "to", "stand", "reason", "next_try", "mailer", "queued")
+    list_display = ("title", "to", "shown_status", "reason", "next_try", "mailer", "queued")
     list_filter = (EmailStatusFilter, MailerFilter, TagFilter, AboutFilter)
     search_fields = ("subject",)
     search_help_text = _(
@@ -147,7 +147,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
     )
     actions = ("send_now", "resend", "cancel", "cancel_anyway", "hold", "unhold")
     fieldsets = (
-        (None, {"fields": (("stand", "next_try", "mailer", "attempts"), ("title", "sender"))}),
+        (None, {"fields": (("shown_status", "next_try", "mailer", "attempts"), ("title", "sender"))}),
         (
             pgettext_lazy("email", "Times"),
             {"fields": (("created_at", "changed_at", "sent_at"), ("send_at", "expires_at", "emptied_at"))},
@@ -157,7 +157,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
             {"fields": (("id", "message_id", "key"), ("tags", "related_object"), ("priority", "size"))},
         ),
     )
-    readonly_fields = ("id", "title", "stand", "next_try")
+    readonly_fields = ("id", "title", "shown_status", "next_try")
 
     class Media:
         css = {"all": ("mailrail_mail/admin.css",)}  # noqa: RUF012 - as Django has it
@@ -178,7 +178,7 @@ class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
         return format_html("{}{}", *shown, f" (+{more})" if more > 0 else "") if shown else ""
 
     @admin.display(description=pgettext_lazy("email", "status"))
-    def stand(self, email: Email) -> str:
+    def shown_status(self, email: Email) -> str:
         return format_html(
             '<span class="mailrail-status" data-status="{}">{}</span>',
             translations.shown_status(email),

@@ -122,7 +122,7 @@ def event(entry: dict[str, Any]) -> dict[str, Any]:
         **_escaped(entry),
         "at": _time(entry),
         "what": EVENTS.get(kind, escape_control_characters(kind)),
-        **_said(entry),
+        **_text_of(entry),
     }
 
 
@@ -138,11 +138,11 @@ def recipient(entry: dict[str, Any]) -> dict[str, Any]:
         "at": _time(entry),
         "status": label,
         "may_have_it": may_have_it,
-        **_said(entry),
+        **_text_of(entry),
     }
 
 
-def _said(entry: dict[str, Any]) -> dict[str, str]:
+def _text_of(entry: dict[str, Any]) -> dict[str, str]:
     """Return the reply or reason as ``said``; for an exception of several lines, its first one as ``summary``."""
     text = " ".join(str(entry[name]).strip() for name in ("text", "why") if entry.get(name))
     is_one = entry.get("code") or "\n" not in text

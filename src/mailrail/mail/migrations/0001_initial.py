@@ -102,7 +102,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'email',
                 'verbose_name_plural': 'emails',
                 'ordering': ('-id',),
-                'permissions': (('view_email_content', 'Can view the content of email'), ('resend_email', 'Can resend email'), ('cancel_email', 'Can cancel email'), ('hold_email', 'Can hold and release email')),
+                'permissions': (('view_email_content', 'Can view the content of email'), ('resend_email', 'Can resend email'), ('cancel_email', 'Can cancel email'), ('hold_email', 'Can hold and unhold email')),
                 'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_mail_status'), models.Index(condition=models.Q(('related_object', ''), _negated=True), fields=['related_object'], name='mailrail_mail_related'), models.Index(condition=models.Q(('status', 'queued')), fields=['namespace', 'id'], name='mailrail_mail_queued'), models.Index(condition=models.Q(('status__in', ('sent', 'partial', 'failed', 'cancelled', 'expired', 'suppressed'))), fields=['message_id'], name='mailrail_mail_message_id'), models.Index(condition=models.Q(('status', 'failed')), fields=['namespace', '-changed_at'], name='mailrail_mail_failed'), models.Index(condition=models.Q(('status', 'partial')), fields=['namespace', '-changed_at'], name='mailrail_mail_partial'), models.Index(condition=models.Q(('emptied_at', None), ('status__in', ('sent', 'partial', 'failed', 'cancelled', 'expired', 'suppressed'))), fields=['namespace', 'changed_at'], name='mailrail_mail_has_content')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('key__isnull', False)), fields=('namespace', 'key'), name='mailrail_mail_key')],
             },

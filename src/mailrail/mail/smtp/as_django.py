@@ -94,11 +94,11 @@ def exception_of(envelope: Envelope, outcome: DeliveryOutcome) -> Exception:
         return smtplib.SMTPNotSupportedError(str(outcome.error))
     if outcome.reply is None:
         return smtplib.SMTPRecipientsRefused(
-            {recipient: (reply.code, _said(reply)) for recipient, reply in outcome.refused.items()}
+            {recipient: (reply.code, _text_of(reply)) for recipient, reply in outcome.refused.items()}
         )
     if outcome.stage is Stage.MAIL:
-        return smtplib.SMTPSenderRefused(outcome.reply.code, _said(outcome.reply), envelope.mail_from)
-    return smtplib.SMTPDataError(outcome.reply.code, _said(outcome.reply))
+        return smtplib.SMTPSenderRefused(outcome.reply.code, _text_of(outcome.reply), envelope.mail_from)
+    return smtplib.SMTPDataError(outcome.reply.code, _text_of(outcome.reply))
 
 
 def exception_for(error: SmtpError) -> Exception:
@@ -113,11 +113,11 @@ def exception_for(error: SmtpError) -> Exception:
     reply = error.reply
     if isinstance(error, ServerRefused) and reply:
         kind = smtplib.SMTPConnectError if error.stage is Stage.GREETING else smtplib.SMTPHeloError
-        return kind(reply.code, _said(reply))
+        return kind(reply.code, _text_of(reply))
     if isinstance(error, AuthenticationRefused) and reply:
-        return smtplib.SMTPAuthenticationError(reply.code, _said(reply))
+        return smtplib.SMTPAuthenticationError(reply.code, _text_of(reply))
     if isinstance(error, TlsFailed) and reply:
-        return smtplib.SMTPResponseException(reply.code, _said(reply))
+        return smtplib.SMTPResponseException(reply.code, _text_of(reply))
     if isinstance(error, AuthenticationRefused | TlsFailed):
         return smtplib.SMTPNotSupportedError(str(error))
     if isinstance(error, PoolExhausted):
@@ -125,5 +125,5 @@ def exception_for(error: SmtpError) -> Exception:
     return smtplib.SMTPServerDisconnected(str(error))
 
 
-def _said(reply: Reply) -> bytes:
+def _text_of(reply: Reply) -> bytes:
     return f"{reply.enhanced} {reply.text}".strip().encode()

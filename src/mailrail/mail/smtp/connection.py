@@ -12,11 +12,11 @@ from mailrail.log import logger_of
 from ..replies import Stage
 from .dialogue import Dialogue
 from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
-from .errors import ConnectionLost, NotPermitted, PipeliningRefused, SmtpError
+from .errors import ConnectionLost, NotCommitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
 from .server import SmtpServer
 from .session import Extensions, command, open_session
-from .transactions import heed_limits
+from .transactions import learn_limits
 
 logger = logger_of("mailrail.mail")
 
@@ -60,7 +60,7 @@ class Connection:
         self.close()
         self._link = Link()
         self.extensions = yield from open_session(self._link, self.server)
-        heed_limits(self.server, self.extensions.get("LIMITS", ""))
+        learn_limits(self.server, self.extensions.get("LIMITS", ""))
         self._opened_at = self._used_at = time.monotonic()
         self._carried = 0
         return True
@@ -93,7 +93,7 @@ class Connection:
                 if isinstance(error, PipeliningRefused):
                     _learn(self.server, error)
                 self._put_back(dialogue, fresh, source, again, error)
-                innocent = dialogue.decided or not fresh or isinstance(error, NotPermitted)
+                innocent = dialogue.decided or not fresh or isinstance(error, NotCommitted)
                 breaks = 0 if innocent else breaks + 1
                 if breaks >= MAX_BREAKS:
                     return self._give_up(source, again, error)

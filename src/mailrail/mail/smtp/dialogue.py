@@ -7,7 +7,7 @@ the caller's leave.
 
     we      MAIL RCPT DATA           content 1 . MAIL RCPT DATA           content 2 . MAIL RCPT DATA
     server                250 250 354                     250 250 250 354
-    caller                           permit(1)                 ended(1)   permit(2)
+    caller                           commit(1)                 ended(1)   commit(2)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import (
     ConnectionLost,
     EightBitNotOffered,
-    NotPermitted,
+    NotCommitted,
     PipeliningRefused,
     ProtocolError,
     SmtpError,
@@ -29,7 +29,7 @@ from .errors import (
     Unsendable,
     Utf8NotOffered,
 )
-from .link import Link, Permit, Read, Step, Write
+from .link import CommitPoint, Link, Read, Step, Write
 from .server import Timeouts
 from .session import Extensions, command
 
@@ -145,8 +145,8 @@ class Dialogue:
         content = b""
         if not attempt.hopeless:
             attempt.stage = Stage.BODY
-            if not (yield Permit(self._link, attempt.envelope)):
-                raise NotPermitted("Its final dot was not permitted", Stage.BODY)
+            if not (yield CommitPoint(self._link, attempt.envelope)):
+                raise NotCommitted("The final dot was withheld", Stage.BODY)
             content = attempt.envelope.content
         self._open_transaction = False  # the dot ends it, whatever the reply (RFC 5321 4.1.1.4)
         if self._behind_dot:
@@ -155,9 +155,9 @@ class Dialogue:
             self._following.behind_dot = True
         write = attempt.write = self._content(content, self._following.commands if self._following else [])
         yield write
-        self._judge(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
+        self._apply_reply(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
 
-    def _judge(self, attempt: Attempt, write: Write, reply: Reply) -> None:
+    def _apply_reply(self, attempt: Attempt, write: Write, reply: Reply) -> None:
         """Apply what the reply to the dot means."""
         hasty = write.early or not write.dot_sent
         if attempt.hopeless:

@@ -17,7 +17,7 @@ from typing import Any
 from .connection import Connection
 from .envelope import Envelope, EnvelopeSource
 from .errors import SmtpError
-from .link import Permit, Step
+from .link import CommitPoint, Step
 
 Work = Generator[Step, Any, Any]
 
@@ -110,7 +110,7 @@ class Driver:
                     transfer.step = next(transfer.work)
                 else:
                     transfer.step = transfer.work.send(transfer.step.result)
-                if isinstance(transfer.step, Permit):
+                if isinstance(transfer.step, CommitPoint):
                     self._forget(transfer)
                     self._asking.append(transfer)
                     return
@@ -200,7 +200,7 @@ class Driver:
         if not self._asking or self._asked is not None:
             return
         asking, self._asking = self._asking, []
-        envelopes = [transfer.step.envelope for transfer in asking if isinstance(transfer.step, Permit)]
+        envelopes = [transfer.step.envelope for transfer in asking if isinstance(transfer.step, CommitPoint)]
         assert self._source is not None
         if self._executor is not None and not self._source.is_closed:
             self._group = asking
@@ -213,7 +213,7 @@ class Driver:
             )
         except Exception as error:
             answers = self._no_answer(error, asking)
-        self._tell(asking, answers)
+        self._answer(asking, answers)
 
     def _wake_up(self, _: Future[Sequence[bool]]) -> None:
         assert self._wake_writer is not None
@@ -226,7 +226,7 @@ class Driver:
             answers = asked.result()
         except Exception as error:
             answers = self._no_answer(error, group)
-        self._tell(group, answers)
+        self._answer(group, answers)
 
     def _no_answer(self, error: Exception, group: Sequence[Transfer]) -> list[bool]:
         """Refuse the final dots of all."""
@@ -239,9 +239,9 @@ class Driver:
         if self._source is not None:
             self._source.is_closed = True
 
-    def _tell(self, group: Sequence[Transfer], answers: Sequence[bool]) -> None:
+    def _answer(self, group: Sequence[Transfer], answers: Sequence[bool]) -> None:
         for transfer, granted in zip(group, answers, strict=True):
-            assert isinstance(transfer.step, Permit)
+            assert isinstance(transfer.step, CommitPoint)
             transfer.step.granted = bool(granted)
             self._advance(transfer)
 

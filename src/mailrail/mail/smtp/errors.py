@@ -11,7 +11,7 @@ MailrailError
 │   │   └── TimedOut         silence for longer than the stage allows
 │   ├── ProtocolError        what came is no SMTP, or out of turn
 │   │   └── PipeliningRefused    503 to MAIL that was sent behind the final dot of another email
-│   ├── NotPermitted         the caller did not allow the final dot
+│   ├── NotCommitted         the caller did not allow the final dot
 │   └── PoolExhausted        all connections are in use, and stayed so
 └── Unsendable               this email's fault: nothing of it was sent
     ├── InvalidAddress       it would break out of its command
@@ -106,7 +106,7 @@ class PipeliningRefused(ProtocolError):
     advice = ""
 
 
-class NotPermitted(SmtpError):
+class NotCommitted(SmtpError):
     pass
 
 

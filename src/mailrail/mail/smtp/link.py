@@ -1,7 +1,7 @@
 """One TCP connection that never blocks, and the steps that can be waited for on it.
 
 A step's ``attempt`` goes as far as it can. It returns 0 when it is done, else the events of ``select.poll`` that it
-waits for. It raises an ``SmtpError`` when there is nothing left to wait for. Whoever drives it (courier.py) does the
+waits for. It raises an ``SmtpError`` when there is nothing left to wait for. Whoever drives it (driver.py) does the
 waiting: for one connection or for many.
 """
 
@@ -86,7 +86,7 @@ class Link:
             raise ProtocolError(f"The server sent {error}", stage) from error
 
     def check_quiet(self, stage: Stage) -> None:
-        """Raise if the server has said something, or left, although it was not its turn."""
+        """Raise if the server has said something, or left, although no reply was due."""
         if not self.reader and self.receive(stage):
             return
         if self.reader:
@@ -289,7 +289,7 @@ class Write(Step):
         return lost is not None
 
 
-class Permit(Step):
+class CommitPoint(Step):
     """Not the network's: the caller's leave to send the final dot. ``driver`` answers it."""
 
     def __init__(self, link: Link, envelope: Envelope) -> None:

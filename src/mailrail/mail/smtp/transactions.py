@@ -50,7 +50,7 @@ def learn(server: SmtpServer, most: int) -> None:
     logger.info(text, server.host, server.port, most)
 
 
-def heed_limits(server: SmtpServer, parameters: str) -> None:
+def learn_limits(server: SmtpServer, parameters: str) -> None:
     """Learn the number that a server says by itself, in its reply to EHLO (RFC 9422 6: ``LIMITS RCPTMAX=100``)."""
     if match := _RCPTMAX.search(parameters):
         learn(server, int(match[1]))

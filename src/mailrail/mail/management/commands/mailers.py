@@ -1,4 +1,4 @@
-"""``manage.py mailers``: how the mailers stand; pausing and resuming them; unholding mail of a refused sender."""
+"""``manage.py mailers``: the state of the mailers; pausing and resuming them; unholding mail of a refused sender."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Command(PipedCommand):
             return
         if verb is None:
             for alias in delivering():
-                self.stdout.write(single_line(f"{alias or 'default'}: {_standing(alias, using)}"))
+                self.stdout.write(single_line(f"{alias or 'default'}: {_state_text(alias, using)}"))
             return
         if verb == "move":
             self._move(options["old"], options["new"], options["ambiguous"], using)
@@ -75,7 +75,7 @@ class Command(PipedCommand):
                 circuit.resume(mailer, using)
         except InvalidSettings as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(single_line(f"{mailer}: {_standing(alias_of(mailer), using)}"))
+        self.stdout.write(single_line(f"{mailer}: {_state_text(alias_of(mailer), using)}"))
 
     def _move(self, old: str, new: str, ambiguous: bool, using: str) -> None:
         try:
@@ -90,7 +90,7 @@ class Command(PipedCommand):
             )
 
 
-def _standing(mailer: str, using: str) -> str:
+def _state_text(mailer: str, using: str) -> str:
     state = MailerState.objects.using(using).filter(pk=mailer).first()
     facts = [_working(mailer, using)] if state is None else [_stopped(state)]
     if state is not None and state.paused_by == circuit.OUTAGE and (others := policy_of(mailer).failover):

@@ -62,7 +62,7 @@ class Command(PipedCommand):
             "waiting": [asdict(entry) for entry in overview.waiting(using, status, mailer)],
             # nobody can tell those of one mailer without reading them all
             "ended": [] if mailer is not None else _ended(using, status),
-            "mailers": [_standing(state) for state in overview.states(using, mailer)],
+            "mailers": [_state_facts(state) for state in overview.states(using, mailer)],
             "refused_senders": [_refused(row) for row in refused_senders(using, mailer)],
             "deferrals": [asdict(entry) for entry in overview.deferrals(using, mailer)] if queued else [],
             "failures": [asdict(entry) for entry in overview.failures(using, mailer, status=status)]
@@ -166,7 +166,7 @@ def _refused(row: RefusedSender) -> dict[str, Any]:
     return {"mailer": row.mailer, "sender": row.sender, "reason": row.reason, "since": row.since}
 
 
-def _standing(state: MailerState) -> dict[str, Any]:
+def _state_facts(state: MailerState) -> dict[str, Any]:
     return {
         "mailer": state.mailer,
         "paused_by": state.paused_by,

@@ -82,16 +82,16 @@ class Command(PipedCommand):
         if self._is_dry:
             self._say(f"{retention.ended(before, self._using).count():,} records would be deleted")
         else:
-            self._tell(retention.prune_records(before, self._using), "records deleted")
+            self._report(retention.prune_records(before, self._using), "records deleted")
 
     def _prune_bodies(self, before: datetime) -> None:
         if self._is_dry:
             self._say(f"{retention.with_content(before, self._using).count():,} emails would be emptied")
         else:
-            self._tell(retention.prune_bodies(before, self._using), "emails emptied")
+            self._report(retention.prune_bodies(before, self._using), "emails emptied")
 
     def _drop_files(self, before: datetime) -> None:
-        self._tell(files.drop_all_unneeded(self._using), "more files deleted that no email needs")
+        self._report(files.drop_all_unneeded(self._using), "more files deleted that no email needs")
         try:
             left_behind = files.drop_left_behind(self._using, before)
         except NotImplementedError:
@@ -103,7 +103,7 @@ class Command(PipedCommand):
             if settings.mail_storage is not None:
                 self._say(f"{left_behind:,} files deleted that transactions have left behind")
 
-    def _tell(self, chunks: Iterable[int], done_to_them: str) -> None:
+    def _report(self, chunks: Iterable[int], done_to_them: str) -> None:
         done = 0
         try:
             for count in chunks:
