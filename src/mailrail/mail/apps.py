@@ -7,7 +7,7 @@ from django.utils.translation import pgettext_lazy
 
 
 class MailConfig(AppConfig):
-    """``"mailrail.mail"`` in ``INSTALLED_APPS``."""
+    """Configure ``"mailrail.mail"`` in ``INSTALLED_APPS``."""
 
     name = "mailrail.mail"
     label = "mailrail_mail"

@@ -69,7 +69,7 @@ def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
 
 
 class _Keeper:
-    """Renews what this process holds."""
+    """Renew the connections that this process holds."""
 
     def __init__(self) -> None:
         self._held: dict[str, str] = {}

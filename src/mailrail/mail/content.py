@@ -49,7 +49,7 @@ _elsewhere = frozenset(
 
 
 class FinishedMessage(EmailMessage):
-    """One that was written when it was queued."""
+    """Hold a message that was written when it was queued."""
 
     data: bytes
     envelope: list[str]
@@ -64,7 +64,7 @@ class FinishedMessage(EmailMessage):
 
 
 class _Finished(email.message.EmailMessage):
-    """Gives the very bytes, as a signature in them may depend on each."""
+    """Return the very bytes, as a signature in them may depend on each."""
 
     data: bytes
 
@@ -73,7 +73,7 @@ class _Finished(email.message.EmailMessage):
 
 
 class _StoredPart(MIMEBase):
-    """Django asks whether a part is a MIMEBase; the parser cannot call that with a type."""
+    """Stand for a MIMEBase, for which Django asks: the parser cannot call that with a type."""
 
     def __init__(self, policy: Any = policies.compat32) -> None:
         Message.__init__(self, policy=policy)

@@ -68,7 +68,7 @@ between loses nothing: the records say what became of the emails."""
 
 
 class Delivery:
-    """One batch. When ``run`` is over, each message has its outcome, whatever happened."""
+    """Deliver one batch. When ``run`` is over, each message has its outcome, whatever happened."""
 
     def __init__(self, messages: Sequence[IncomingMessage]) -> None:
         self._using = router.db_for_write(Email)

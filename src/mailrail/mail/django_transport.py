@@ -55,7 +55,7 @@ logger = logger_of("mailrail.mail")
 
 
 class NeverConnected(Exception):
-    """What a backend raised came of this."""
+    """Report that nothing was sent, as the cause of what a backend raised."""
 
 
 UNREACHABLE_ERRORS = (

@@ -12,12 +12,12 @@ from mailrail import MailrailError
 
 
 class CannotQueue(MailrailError, ValueError):
-    """This email can never be sent as it is; the message says what to change. Nothing was stored."""
+    """Report an email that can never be sent as it is, and what to change. Nothing was stored."""
 
 
 class EmailTooLarge(CannotQueue):
-    """It is larger than ``MAILRAIL["MAIL_MAX_BYTES"]``."""
+    """Report an email that is larger than ``MAILRAIL["MAIL_MAX_BYTES"]``."""
 
 
 class KeyConflict(CannotQueue):
-    """Another email has its key."""
+    """Report that another email has its key."""

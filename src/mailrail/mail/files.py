@@ -213,7 +213,7 @@ def _storage() -> Storage | None:
 
 
 class _Content(BytesIO):
-    """What a storage saves: bytes with a size and chunks."""
+    """Give a storage bytes with a size and chunks."""
 
     def chunks(self) -> Iterable[bytes]:
         yield self.getvalue()

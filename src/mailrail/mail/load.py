@@ -25,7 +25,7 @@ _STATUSES = frozenset(Status.values)
 
 
 class Loaded(NamedTuple):
-    """A record and the message that it keeps."""
+    """Hold a record and the message that it keeps."""
 
     email: Email
     message: EmailMessage

@@ -20,7 +20,7 @@ MAX_LABEL_LENGTH = 255
 
 @dataclass(frozen=True)
 class Options:
-    """What the emails of one call have in common."""
+    """Hold what the emails of one call have in common."""
 
     mailer: str
     priority: int

@@ -29,7 +29,7 @@ ALL = ""
 
 @dataclass(frozen=True)
 class Limit:
-    """One rate of one mailer for one domain, or ``ALL``."""
+    """Name one rate of one mailer for one domain, or ``ALL``."""
 
     mailer: str
     domain: str

@@ -24,7 +24,7 @@ MAX_UNREAD_BYTES = 1024 * 1024
 
 
 class Stage(StrEnum):
-    """How far a connection, and an email on it, had come."""
+    """Name how far a connection, and an email on it, had come."""
 
     CONNECT = "connect"
     GREETING = "greeting"
@@ -64,7 +64,7 @@ class Reply:
 
 
 class Garbled(ValueError):
-    """The server said something that is no SMTP reply."""
+    """Report that the server said something that is no SMTP reply."""
 
 
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)(.*)", re.DOTALL)
@@ -72,7 +72,7 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
 class ReplyReader:
-    """Takes in bytes as they come, split or merged in any way, and gives out replies."""
+    """Take in bytes as they come, split or merged in any way, and return replies."""
 
     def __init__(self) -> None:
         self._unread = bytearray()
@@ -179,7 +179,7 @@ class Verdict:
 
 
 class Meaning(StrEnum):
-    """What a rule says of the replies that it matches."""
+    """Name what a rule says of the replies that it matches."""
 
     LATER = "later"
     SLOW_DOWN = "slow down"

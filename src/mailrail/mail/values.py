@@ -20,7 +20,7 @@ from django.utils.functional import Promise
 
 
 class CannotBeStored(ValueError):
-    """The message names the part of the email that is no data, and says what to do."""
+    """Name the part of the email that is no data, and say what to do."""
 
 
 def storable(text: str) -> str:

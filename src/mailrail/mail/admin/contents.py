@@ -49,12 +49,12 @@ _TEXT = (
 
 
 class CannotShow(Exception):
-    """The message says why, to people."""
+    """Say to people why a content cannot be shown."""
 
 
 @dataclass(frozen=True)
 class ShownPart:
-    """One of the parts that are no container. ``number``: its place among them."""
+    """Show one of the parts that are no container. ``number``: its place among them."""
 
     number: int
     message: Message
@@ -98,7 +98,7 @@ class ShownPart:
 
 
 class Contents:
-    """Reads a record's email. Raises ``CannotShow``."""
+    """Read a record's email. Raise ``CannotShow``."""
 
     def __init__(self, email: Email, using: str) -> None:
         self.data = _composed(email, using)

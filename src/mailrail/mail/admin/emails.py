@@ -49,7 +49,7 @@ OPEN = (Status.QUEUED, Status.SENDING, Status.HELD)
 
 @dataclass(frozen=True)
 class EmailAction:
-    """What people may decide: by a button, for emails of these statuses, and by an action of the list."""
+    """Describe an action of people: by a button, for emails of these statuses, and in the list."""
 
     label: Any
     run: Callable[[list[UUID]], control.Changed]
@@ -83,7 +83,7 @@ DECISIONS = {
 
 
 class EmailChangeList(KeysetChangeList):
-    """The newest first."""
+    """List emails, the newest first."""
 
     time_field = "created_at"
 
@@ -136,7 +136,7 @@ link_records(CHANNEL, Email)
 
 @admin.register(Email)
 class EmailAdmin(ReadOnlyAdminMixin, ActionAdmin):
-    """Emails are looked at, and decided about; they are neither made nor changed here."""
+    """Show emails and act on them. They are neither made nor changed here."""
 
     change_form_template = "mailrail_mail/admin/email.html"
     list_display = ("title", "to", "shown_status", "reason", "next_try", "mailer", "queued")

@@ -38,7 +38,7 @@ class EmailStatusFilter(Filter):
 
 
 class MailerFilter(Filter):
-    """The mailers that the settings name, and those that are paused."""
+    """Filter by the mailers that the settings name, and those that are paused."""
 
     title = pgettext_lazy("email", "mailer")
     parameter_name = "mailer"
@@ -55,7 +55,7 @@ class MailerFilter(Filter):
 
 
 class TagFilter(WordFilter):
-    """Emails with a tag."""
+    """Filter emails by a tag."""
 
     title = pgettext_lazy("email", "tag")
     parameter_name = "tag"
@@ -71,7 +71,7 @@ class TagFilter(WordFilter):
 
 
 class AboutFilter(WordFilter):
-    """Emails about an object, by an index, which does not know their order."""
+    """Filter emails by their related object, with an index that does not know their order."""
 
     title = pgettext_lazy("email", "object")
     parameter_name = "about"

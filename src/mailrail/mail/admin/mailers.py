@@ -31,7 +31,7 @@ def _may_allow(request: HttpRequest) -> bool:
 
 @admin.register(MailerState)
 class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for the type checker
-    """A mailer that works has no record, so the list is one of mailers."""
+    """List mailers rather than records: a mailer that works has none."""
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if not self.has_view_permission(request):

@@ -25,7 +25,7 @@ MAX_SEARCH_RESULTS = 1000
 
 
 class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for the type checker
-    """As deliveries look for it: in its normal form, without a name."""
+    """Clean an address as deliveries look for it: in its normal form, without a name."""
 
     def clean_address(self) -> str:
         address = bare(self.cleaned_data["address"])
@@ -34,14 +34,14 @@ class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic onl
 
 
 class SuppressionChangeList(KeysetChangeList):
-    """By address."""
+    """List suppressed addresses in their order."""
 
     direction = ""
 
 
 @admin.register(Suppression)
 class SuppressionAdmin(KeysetAdmin):
-    """Addresses are put on the list and taken off, and not changed."""
+    """Add addresses to the list and remove them. They are not changed."""
 
     form = SuppressionForm
     list_display = ("whom", "reason", "created_at")

@@ -32,7 +32,7 @@ _line_end = re.compile(r"\r\n|\r|\n")
 
 
 class WholeWords(EmailPolicy):
-    """The policy of Python's ``EmailMessage``, with words that stay whole."""
+    """Use the policy of Python's ``EmailMessage``, with words that stay whole."""
 
     keeps_source = False
     """Whether headers that were parsed are written as they were."""
@@ -54,7 +54,7 @@ class WholeWords(EmailPolicy):
 
 
 class WholeWordsCompat32(Compat32):
-    """The same for objects of Python's older API, of which Django 5.2 makes its messages."""
+    """Do the same for objects of Python's older API, of which Django 5.2 makes its messages."""
 
     keeps_source = False
 
@@ -71,11 +71,11 @@ class WholeWordsCompat32(Compat32):
 
 
 class _Source(str):
-    """A header's value with the white space before it, as ``SourceCompat32`` has parsed it."""
+    """Keep a header's value with the white space before it, as ``SourceCompat32`` has parsed it."""
 
 
 class SourceCompat32(WholeWordsCompat32):
-    """For a message that is to be parsed and written again: what nobody changes stays octet for octet."""
+    """Parse a message that is written again: what nobody changes stays octet for octet."""
 
     keeps_source = True
 
@@ -121,7 +121,7 @@ def _without_nul(name: str, value: Any, policy: Policy) -> bytes | None:
 
 
 class Verbatim(Message):
-    """An attached message that was given as bytes, and is written as these."""
+    """Hold an attached message that was given as bytes, and is written as these."""
 
     data: bytes
 
@@ -134,7 +134,7 @@ def verbatim(data: bytes) -> Verbatim:
 
 
 class Generator(BytesGenerator):
-    """Python's, which writes attached messages and signed parts as they were parsed."""
+    """Write as Python's generator does, with attached messages and signed parts as they were parsed."""
 
     policy: Any
     _fp: BytesIO

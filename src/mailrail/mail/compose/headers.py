@@ -98,7 +98,7 @@ def fold_units(name: str, units: Sequence[str]) -> str:
 
 
 class HeaderTooLong(ValueError):
-    """A header has a word that no line of SMTP holds, and no encoded words may stand for it."""
+    """Report a header with a word that no line of SMTP holds and that encoded words may not replace."""
 
 
 def check_lines(data: bytes, *, free_text: bool = True) -> None:

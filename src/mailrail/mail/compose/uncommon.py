@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class Uncommon(Exception):
-    """Not written here. The text says which rule it fell under."""
+    """Report a message that Django has to write. The text says which rule it fell under."""

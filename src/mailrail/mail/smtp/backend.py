@@ -209,7 +209,7 @@ class _MessageRef(NamedTuple):
 
 
 class _Batch:
-    """The messages of one call, as a source."""
+    """Provide the messages of one call as envelopes."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ asks nobody to send them."""
 
 
 class Connection:
-    """At most one open link at a time. ``work`` carries envelopes over it, and over its successors."""
+    """Carry envelopes over at most one open link at a time, and over its successors."""
 
     def __init__(self, server: SmtpServer) -> None:
         self.server = server

@@ -23,7 +23,7 @@ Work = Generator[Step, Any, Any]
 
 
 class _ClosableSource:
-    """A source that can be closed: the envelopes left in it stay there."""
+    """Wrap a source so that it can be closed: the envelopes left in it stay there."""
 
     def __init__(self, source: EnvelopeSource) -> None:
         self._source = source
@@ -39,7 +39,7 @@ class _ClosableSource:
 
 
 class Transfer:
-    """One connection's work: the generator, its present step, and what the poll knows of it."""
+    """Hold one connection's work: the generator, its present step, and what the poll knows of it."""
 
     __slots__ = ("deadline", "fd", "progress", "result", "step", "work")
 

@@ -80,7 +80,7 @@ class Envelope:
 
 
 class Fate(StrEnum):
-    """What an envelope came to."""
+    """Name what an envelope came to."""
 
     ACCEPTED = "accepted"
     """By the server, for at least one recipient."""

@@ -115,7 +115,7 @@ class PoolExhausted(SmtpError):
 
 
 class Unsendable(MailrailError, ValueError):
-    """Nothing of this email was sent, and as it is it never will be through this server."""
+    """Report an email of which nothing was sent, and which this server will never accept as it is."""
 
 
 class InvalidAddress(Unsendable):

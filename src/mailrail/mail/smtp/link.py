@@ -35,7 +35,7 @@ NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_T
 
 
 class Link:
-    """The socket, and the replies that have come out of it so far."""
+    """Hold the socket, and the replies that have come out of it so far."""
 
     def __init__(self) -> None:
         self.socket: socket.socket | ssl.SSLSocket | None = None
@@ -132,7 +132,7 @@ def resolve(host: str, port: int) -> list[Address]:
 
 
 class Connect(Step):
-    """To one address. ``name``: what it is an address of."""
+    """Connect to one address. ``name``: what it is an address of."""
 
     def __init__(self, link: Link, name: str, address: Address, timeout: float) -> None:
         super().__init__(link, timeout)
@@ -165,7 +165,7 @@ class Connect(Step):
 
 
 class Handshake(Step):
-    """TLS from here on."""
+    """Begin TLS."""
 
     def __init__(self, link: Link, context: ssl.SSLContext, host: str, timeout: float, stage: Stage) -> None:
         super().__init__(link, timeout)
@@ -204,7 +204,7 @@ class Handshake(Step):
 
 
 class Read(Step):
-    """The next reply."""
+    """Wait for the next reply."""
 
     def __init__(self, link: Link, stage: Stage, timeout: float) -> None:
         super().__init__(link, timeout)
@@ -290,7 +290,7 @@ class Write(Step):
 
 
 class CommitPoint(Step):
-    """Not the network's: the caller's leave to send the final dot. ``driver`` answers it."""
+    """Ask the caller whether the final dot may leave. ``driver`` answers it."""
 
     def __init__(self, link: Link, envelope: Envelope) -> None:
         super().__init__(link, float("inf"))

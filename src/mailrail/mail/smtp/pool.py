@@ -17,7 +17,7 @@ from .server import SmtpServer
 
 
 class Pool:
-    """Thread-safe: a connection belongs to one caller at a time. The one used last is taken first."""
+    """Share connections between threads: each belongs to one caller at a time. The one used last is taken first."""
 
     def __init__(self, server: SmtpServer) -> None:
         self.server = server
