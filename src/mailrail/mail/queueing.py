@@ -156,6 +156,20 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     return email, files
 
 
+_UNSENT = {
+    "sent_via": "",
+    "next_try_at": None,
+    "attempts": 0,
+    "version": 0,
+    "dispatch": 0,
+    "key": None,
+    "digest": "",
+    "sent_at": None,
+    "emptied_at": None,
+}
+"""The columns of a new record that are the same for every email."""
+
+
 def _email(
     message: EmailMessage,
     options: Options,
@@ -172,7 +186,6 @@ def _email(
             "id": new_id(),
             "status": Status.QUEUED,
             "mailer": options.mailer,
-            "sent_via": "",
             "sender": sender,
             "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
             "sensitive": decide(message),
@@ -184,20 +197,13 @@ def _email(
             "priority": options.priority,
             "send_at": options.send_at,
             "expires_at": options.expires_at,
-            "next_try_at": None,
-            "attempts": 0,
-            "version": 0,
-            "dispatch": 0,
             "events": [],
-            "key": None,
-            "digest": "",
             "tags": list(options.tags),
             "related_object": options.about,
             "created_at": now,
             "changed_at": now,
-            "sent_at": None,
-            "emptied_at": None,
             "namespace": current(),
+            **_UNSENT,
         }
     )
 

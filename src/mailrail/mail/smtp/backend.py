@@ -69,11 +69,8 @@ class EmailBackend(smtp.EmailBackend):
         for name, value in (("pool_size", pool_size), ("max_messages", max_messages)):
             with mistakes.noted():
                 options[name] = checked.whole_number(name, value)
-        for name, time in (
-            ("pool_timeout", pool_timeout),
-            ("max_age", max_age),
-            ("check_after", check_after),
-        ):
+        times = {"pool_timeout": pool_timeout, "max_age": max_age, "check_after": check_after}
+        for name, time in times.items():
             with mistakes.noted():
                 options[name] = checked.seconds(name, time)
         with mistakes.noted():
