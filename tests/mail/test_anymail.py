@@ -58,8 +58,8 @@ def deliver() -> None:
 def told_to_the_service() -> dict[str, Any]:
     """Of the one email that came there."""
     [taken] = djangos.outbox
-    told: dict[str, Any] = vars(taken)["anymail_test_params"]
-    return told
+    payload: dict[str, Any] = vars(taken)["anymail_test_params"]
+    return payload
 
 
 def with_everything(kind: type[EmailMessage]) -> EmailMessage:
@@ -76,12 +76,12 @@ def test_everything_that_anymail_knows_comes_to_its_service(
     queueing(0, ANYMAIL)
     assert with_everything(kind).send() == 1
     deliver()
-    told = told_to_the_service()
-    assert {name: told[name] for name in ATTRIBUTES} == ATTRIBUTES
-    assert {name: told[name] for name in EXTRA} == EXTRA
-    assert [str(each) for each in told["to"]] == ["Ann <ann@example.com>", "bob@example.com"]
-    assert told["is_batch_send"] and told["text_body"] == "Text."
-    assert "extra_headers" not in told  # Message-ID and Date are the service's
+    payload = told_to_the_service()
+    assert {name: payload[name] for name in ATTRIBUTES} == ATTRIBUTES
+    assert {name: payload[name] for name in EXTRA} == EXTRA
+    assert [str(each) for each in payload["to"]] == ["Ann <ann@example.com>", "bob@example.com"]
+    assert payload["is_batch_send"] and payload["text_body"] == "Text."
+    assert "extra_headers" not in payload  # Message-ID and Date are the service's
     assert only().status == Status.SENT and [each["status"] for each in only().recipients] == ["sent", "sent"]
     assert only().recipients[0]["text"] == f"taken by {ANYMAIL} as 0"
     assert only().events[-1]["stage"] == "backend", "a service knows nothing of the stages of SMTP"
@@ -98,15 +98,19 @@ def test_bodies_and_files_come_to_the_service(queueing: Queueing) -> None:
     cid = attach_inline_image(message, b"\x89PNG\r\n\x1a\n", "logo.png", subtype="png")
     message.send()
     deliver()
-    told = told_to_the_service()
-    assert (told["subject"], told["text_body"], told["html_body"]) == ("Grüße", "Text ✓", "<p>HTML ✓</p>")
-    assert dict(told["extra_headers"]) == {"X-Own": "1", "Message-ID": "<own@example.com>"}
-    assert [told[name][0].addr_spec for name in ("cc", "bcc", "reply_to")] == [
+    payload = told_to_the_service()
+    assert (payload["subject"], payload["text_body"], payload["html_body"]) == (
+        "Grüße",
+        "Text ✓",
+        "<p>HTML ✓</p>",
+    )
+    assert dict(payload["extra_headers"]) == {"X-Own": "1", "Message-ID": "<own@example.com>"}
+    assert [payload[name][0].addr_spec for name in ("cc", "bcc", "reply_to")] == [
         "c@example.com",
         "b@example.com",
         "r@example.com",
     ]
-    file, image = told["attachments"]
+    file, image = payload["attachments"]
     assert (file.name, file.content, file.mimetype) == ("a.bin", b"\0\1" * 50_000, "application/octet-stream")
     assert (image.inline, image.cid, image.content[:4]) == (True, cid, b"\x89PNG")
 
@@ -121,8 +125,8 @@ def test_a_class_that_writes_its_own_message_keeps_what_anymail_knows(queueing: 
     queueing(0, ANYMAIL)
     with_everything(Signed).send()
     deliver()
-    told = told_to_the_service()
-    assert {name: told[name] for name in ATTRIBUTES} == ATTRIBUTES
+    payload = told_to_the_service()
+    assert {name: payload[name] for name in ATTRIBUTES} == ATTRIBUTES
 
 
 class WritesItself(EmailMultiAlternatives):
@@ -181,8 +185,8 @@ def test_a_sender_and_a_subject_may_be_left_to_the_template_of_the_service(queue
     message.template_id, message.from_email, message.subject, message.body = "welcome", None, None, None
     message.send()
     deliver()
-    told = told_to_the_service()
-    assert told["template_id"] == "welcome" and told.get("from") is None
+    payload = told_to_the_service()
+    assert payload["template_id"] == "welcome" and payload.get("from") is None
     assert (only().status, only().sender, only().subject) == (Status.SENT, "", "")
 
 

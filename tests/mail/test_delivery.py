@@ -159,8 +159,8 @@ def test_a_mistake_that_shows_behind_one_that_was_mended_is_said_too(
         for _ in range(2):
             advance(600)
             drain("mailrail.mail")
-    said = [each.getMessage() for each in caplog.records if "cannot be used" in each.getMessage()]
-    assert len(said) == 2 and "cannot be reached" in said[0] and "STARTTLS" in said[1]
+    log_lines = [each.getMessage() for each in caplog.records if "cannot be used" in each.getMessage()]
+    assert len(log_lines) == 2 and "cannot be reached" in log_lines[0] and "STARTTLS" in log_lines[1]
 
 
 def test_the_worker_that_died_in_mid_send_leaves_a_doubt(queueing: Queueing) -> None:

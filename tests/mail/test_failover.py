@@ -61,8 +61,11 @@ def test_the_next_one_takes_over_at_once_and_the_record_says_so(
         assert len(backup.mails) == 20
     assert {email.events[-1]["mailer"] for email in Email.objects.all()} == {"backup"}
     assert set(Email.objects.values_list("status", "attempts", "sent_via")) == {(Status.SENT, 1, "backup")}
-    said = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
-    assert len(said) == 1 and f"{MAILER!r} cannot be used; its mail goes by 'backup' until it can" in said[0]
+    log_lines = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
+    assert (
+        len(log_lines) == 1
+        and f"{MAILER!r} cannot be used; its mail goes by 'backup' until it can" in log_lines[0]
+    )
 
 
 def test_whoever_tries_one_that_is_out_delivers_by_the_others_first(

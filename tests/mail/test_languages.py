@@ -51,22 +51,22 @@ def read(response: Any) -> str:
     """What stands between the heading and the end of the page, without the list of an email's headers."""
     assert response.status_code == 200 and 'lang="zh-hans"' in response.text
     shown = response.text.partition('<div id="content"')[2].partition("<h3>邮件头</h3>")[0]
-    said = "\n".join(texts(f"<div {shown}"))
-    assert re.search(CHINESE, said)
-    assert [word for word in english(said, *DATA) if not re.fullmatch("[0-9a-f-]+", word)] == []
-    return said
+    page = "\n".join(texts(f"<div {shown}"))
+    assert re.search(CHINESE, page)
+    assert [word for word in english(page, *DATA) if not re.fullmatch("[0-9a-f-]+", word)] == []
+    return page
 
 
 def test_the_list_and_its_actions(staff: Client) -> None:
     email = mail.queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["you@example.com"]))
     url = reverse("admin:mailrail_mail_email_changelist")
-    said = read(staff.get(url))
+    page = read(staff.get(url))
     for text in ("排队中", "收件人", "发信服务", "入队时间", "没有更多了。", "暂缓所选邮件", "关联对象"):
-        assert text in said
-    said = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
-    assert "暂缓：1 封邮件。" in said
-    said = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
-    assert "1 封邮件未处理：已暂缓，请先取消暂缓。" in said
+        assert text in page
+    page = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
+    assert "暂缓：1 封邮件。" in page
+    page = staff.post(url, {"action": "hold", "_selected_action": [email.pk]}, follow=True).text
+    assert "1 封邮件未处理：已暂缓，请先取消暂缓。" in page
 
 
 def test_an_email_and_what_happened_to_it(staff: Client) -> None:
@@ -75,22 +75,22 @@ def test_an_email_and_what_happened_to_it(staff: Client) -> None:
     mail.unhold(email)
     store_outcomes([fail(Email.objects.get(), timezone.now(), "nobody there", "out")], (), "default")
     url = reverse("admin:mailrail_mail_email_change", args=(email.pk,))
-    said = read(staff.get(url))
+    page = read(staff.get(url))
     for text in ("已暂缓", "已取消暂缓", "失败", "经过", "重新发送", "外部图片、脚本和链接均已禁用。"):
-        assert text in said
+        assert text in page
     decide = reverse("admin:mailrail_mail_email_decide", args=(email.pk,))
-    said = staff.post(decide, {"decision": "cancel"}, follow=True).text
-    assert "1 封邮件未处理：已失败。" in said
+    page = staff.post(decide, {"decision": "cancel"}, follow=True).text
+    assert "1 封邮件未处理：已失败。" in page
 
 
 def test_mailers_and_suppressed_addresses(staff: Client) -> None:
     MailerState.objects.create(mailer="backup", paused_by="outage", reason="no reason")
     url = reverse("admin:mailrail_mail_mailerstate_changelist")
-    said = read(staff.get(url))
-    assert "正常" in said and "无法使用，其邮件正在等待" in said
-    said = staff.post(f"{url}switch/", {"mailer": "backup", "what": "resume"}, follow=True).text
-    assert "Backup 已恢复。" in said  # Django begins messages with a capital
+    page = read(staff.get(url))
+    assert "正常" in page and "无法使用，其邮件正在等待" in page
+    page = staff.post(f"{url}switch/", {"mailer": "backup", "what": "resume"}, follow=True).text
+    assert "Backup 已恢复。" in page  # Django begins messages with a capital
     Suppression.objects.create(address="you@example.com")
-    said = read(staff.get(reverse("admin:mailrail_mail_suppression_changelist")))
-    assert "屏蔽地址" in said and "起始时间" in said
+    page = read(staff.get(reverse("admin:mailrail_mail_suppression_changelist")))
+    assert "屏蔽地址" in page and "起始时间" in page
     assert "bounce（退信）" in read(staff.get(reverse("admin:mailrail_mail_suppression_add")))

@@ -61,17 +61,21 @@ def use(settings: Any, backend: str) -> None:
 def test_an_app_that_queues_nothing_is_told(settings: Any, backend: str, debug: bool) -> None:
     settings.DEBUG = debug
     use(settings, backend)
-    [found] = check_queue_is_used()
-    assert found.id == "mailrail.mail.W007" and found.level == WARNING
-    assert backend in found.msg and QUEUE in str(found.hint) and "SILENCED_SYSTEM_CHECKS" in str(found.hint)
+    [problem] = check_queue_is_used()
+    assert problem.id == "mailrail.mail.W007" and problem.level == WARNING
+    assert (
+        backend in problem.msg
+        and QUEUE in str(problem.hint)
+        and "SILENCED_SYSTEM_CHECKS" in str(problem.hint)
+    )
 
 
 def test_a_project_without_any_mailer_is_told(settings: Any) -> None:
     use(settings, "")
     if django.VERSION >= (6, 1):
         settings.MAILERS = {}
-    [found] = check_queue_is_used()
-    assert "missing" in found.msg
+    [problem] = check_queue_is_used()
+    assert "missing" in problem.msg
 
 
 @pytest.mark.parametrize("backend", [QUEUE, LOCMEM, "django.core.mail.backends.dummy.EmailBackend"])
@@ -130,10 +134,10 @@ def test_silence_is_warned_of(settings: Any) -> None:
 @pytest.mark.parametrize("left_behind", ["host", "colour"])
 def test_options_of_a_server_that_stayed_behind(settings: Any, left_behind: str) -> None:
     queueing(settings, SMTP, **{left_behind: "a"})
-    [found] = check_mail()
-    assert found.id == "mailrail.mail.E005"
-    assert "MAILERS['default']: Unknown options" in found.msg and left_behind in found.msg
-    assert "belongs into MAILERS['out']" in str(found.hint)
+    [problem] = check_mail()
+    assert problem.id == "mailrail.mail.E005"
+    assert "MAILERS['default']: Unknown options" in problem.msg and left_behind in problem.msg
+    assert "belongs into MAILERS['out']" in str(problem.hint)
 
 
 def test_a_storage_that_is_none(settings: Any) -> None:
@@ -141,8 +145,8 @@ def test_a_storage_that_is_none(settings: Any) -> None:
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "default"}
     assert check_storage() == []
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_STORAGE": "nope"}
-    [found] = check_storage()
-    assert found.id == "mailrail.mail.E008" and "MAILRAIL['MAIL_STORAGE'] is 'nope'" in found.msg
+    [problem] = check_storage()
+    assert problem.id == "mailrail.mail.E008" and "MAILRAIL['MAIL_STORAGE'] is 'nope'" in problem.msg
 
 
 @pytest.mark.parametrize(
@@ -151,8 +155,8 @@ def test_a_storage_that_is_none(settings: Any) -> None:
 def test_a_function_for_what_is_sensitive_that_is_none(settings: Any, path: str, wrong: str) -> None:
     assert check_sensitive() == []
     settings.MAILRAIL = {**settings.MAILRAIL, "MAIL_SENSITIVE": path}
-    [found] = check_sensitive()
-    assert found.id == "mailrail.mail.E009" and path in found.msg and wrong in found.msg
+    [problem] = check_sensitive()
+    assert problem.id == "mailrail.mail.E009" and path in problem.msg and wrong in problem.msg
 
 
 def test_the_backend_without_its_app(settings: Any) -> None:
@@ -206,21 +210,21 @@ def test_options_that_contradict_each_other(settings: Any) -> None:
     else:
         queueing(settings, SMTP)
         settings.EMAIL_USE_TLS = settings.EMAIL_USE_SSL = True
-    [found] = check_mail()
-    assert found.id == "mailrail.mail.E005" and "cannot be made" in found.msg
+    [problem] = check_mail()
+    assert problem.id == "mailrail.mail.E005" and "cannot be made" in problem.msg
 
 
 def test_a_class_that_is_no_backend(settings: Any) -> None:
     queueing(settings, "django.core.mail.EmailMessage")
-    [found] = check_mail()
-    assert found.id == "mailrail.mail.E003" and "send_messages" in found.msg
+    [problem] = check_mail()
+    assert problem.id == "mailrail.mail.E003" and "send_messages" in problem.msg
 
 
 @pytest.mark.skipif(django.VERSION >= (6, 1), reason="MAILERS is read")
 def test_mailers_that_nobody_reads(settings: Any) -> None:
     settings.MAILERS = {"default": {"BACKEND": QUEUE, "OPTIONS": {"deliver_with": "smtp"}}}
-    [found] = check_mail()
-    assert found.id == "mailrail.mail.W003" and "does not read MAILERS" in found.msg
+    [problem] = check_mail()
+    assert problem.id == "mailrail.mail.W003" and "does not read MAILERS" in problem.msg
 
 
 @pytest.mark.skipif(django.VERSION >= (6, 1), reason="needs EMAIL_BACKEND")

@@ -89,10 +89,13 @@ def test_mailers_that_are_paused_and_what_failed_last(on: str) -> None:
     MailerState.objects.create(mailer="", paused_by="outage", reason="login refused", probe_at=timezone.now())
     [email] = queue(1)
     store_outcomes([fail(email, timezone.now(), "550 5.7.1 no", "out")], (), on)
-    said = mailq()
-    assert "Mailer bulk is paused by person" in said and "the provider asked us to" in said
-    assert "Mailer default is paused by outage" in said and "next try in 0 s: login refused" in said
-    assert f"{email.pk}  you@example.com  550 5.7.1 no" in said and "failed 1" in said
+    report_text = mailq()
+    assert "Mailer bulk is paused by person" in report_text and "the provider asked us to" in report_text
+    assert (
+        "Mailer default is paused by outage" in report_text
+        and "next try in 0 s: login refused" in report_text
+    )
+    assert f"{email.pk}  you@example.com  550 5.7.1 no" in report_text and "failed 1" in report_text
     assert [each["id"] for each in report("--mailer", email.mailer)["failures"]] == [str(email.pk)]
     assert report("--mailer", "bulk")["failures"] == report("--status", "sent")["failures"] == []
     assert [each["mailer"] for each in report("--mailer", "bulk")["mailers"]] == ["bulk"]
@@ -106,9 +109,9 @@ def test_what_is_partly_sent_is_among_what_failed(on: str) -> None:
     outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, Reply(250, "Ok"), {"gone@example.com": unknown})
     store_outcomes([fail(whole, timezone.now(), "550 5.7.1 no", "out")], (), on)
     store_outcomes([apply_outcome(part, outcome, timezone.now(), "out", RefusedSenders("out", on))], (), on)
-    said = mailq()
-    assert "sent 0, partial 1, failed 1" in said
-    assert f"{part.pk}  gone@example.com (2 of 3 have it)  550 5.1.1 Unknown" in said
+    report_text = mailq()
+    assert "sent 0, partial 1, failed 1" in report_text
+    assert f"{part.pk}  gone@example.com (2 of 3 have it)  550 5.1.1 Unknown" in report_text
     ids = [[each["id"] for each in report(*only)["failures"]] for only in ((), ("--status", "partial"))]
     assert ids == [[str(part.pk), str(whole.pk)], [str(part.pk)]]
     assert report()["failures"][0]["recipients"] == ["gone@example.com"]
@@ -146,10 +149,10 @@ def test_what_waits_for_its_next_attempt_is_not_due_and_is_grouped_by_reason(on:
     deferred(second, on, "greylisted, ticket C3d4", next_try_at=now + timedelta(seconds=90))
     deferred(third, on, "the mailbox is locked", next_try_at=now + timedelta(hours=2))
     deferred(fourth, on, "greylisted, ticket E5", next_try_at=now - timedelta(hours=1))
-    found = report()
-    [waiting] = found["waiting"]
+    facts = report()
+    [waiting] = facts["waiting"]
     assert [waiting[name] for name in ("count", "due", "deferred", "later")] == [5, 2, 3, 0]
-    assert [(each["count"], each["reason"]) for each in found["deferrals"]] == [
+    assert [(each["count"], each["reason"]) for each in facts["deferrals"]] == [
         (2, "451 4.7.1 greylisted, ticket A1b2"),
         (1, "451 4.7.1 the mailbox is locked"),
     ]
@@ -246,9 +249,9 @@ def test_reasons_that_exceptions_gave_are_shown_by_class_and_first_line(on: str)
     store_outcomes(results, (), on)
     text = mailq()
     assert text.count(FIRST_LINE) == 2 and "LINE 1" not in text and "2 of mailer" in text
-    told = report()
-    assert told["failures"][0]["why"] == told["deferrals"][0]["reason"].rstrip(" ") == SEVERAL_LINES
-    assert told["deferrals"][0]["summary"] == FIRST_LINE.rstrip()
+    facts = report()
+    assert facts["failures"][0]["why"] == facts["deferrals"][0]["reason"].rstrip(" ") == SEVERAL_LINES
+    assert facts["deferrals"][0]["summary"] == FIRST_LINE.rstrip()
 
 
 def test_a_reply_of_several_lines_is_shown_whole(on: str) -> None:

@@ -106,8 +106,8 @@ def test_a_backend_that_our_client_does_not_speak_for_has_no_use_for_them(
 ) -> None:
     queueing(0, "anymail.backends.test.EmailBackend")
     policy(LOCAL_HOSTNAME="www1.example.com")
-    [found] = check_policies()
-    assert "LOCAL_HOSTNAME" in found.msg and "only Django's SMTP backend" in found.msg
+    [problem] = check_policies()
+    assert "LOCAL_HOSTNAME" in problem.msg and "only Django's SMTP backend" in problem.msg
 
 
 def test_message_ids_have_the_domain_of_the_setting(queueing: Configure, settings: Any) -> None:
@@ -168,14 +168,14 @@ def test_the_settings_that_name_it_silence_the_check(
 @pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
 def test_an_option_of_the_backend_silences_it_as_well(queueing: Configure, nameless: str) -> None:
     queueing(25, OURS, local_hostname="www1.example.com")
-    [found] = check_names()
-    assert "Message-IDs" in found.msg
+    [problem] = check_names()
+    assert "Message-IDs" in problem.msg
 
 
 def test_a_service_that_is_not_greeted_is_none_of_its_business(queueing: Configure, nameless: str) -> None:
     queueing(0, "anymail.backends.test.EmailBackend")
-    [found] = check_names()
-    assert "Message-IDs" in found.msg
+    [problem] = check_names()
+    assert "Message-IDs" in problem.msg
 
 
 # -- what a server says that is no greeting ----------------------------------------------------------------------------

@@ -120,9 +120,9 @@ def test_email_that_waits_for_its_mailer_leaves_no_line_each(
     for _ in range(3):
         work()
         advance(400)
-    said = [each.getMessage() for each in caplog.records if each.name.startswith("mailrail")]
-    assert not lines(caplog) and not [each for each in said if each.startswith("released")]
-    assert len([each for each in said if "cannot be used" in each]) == 1
+    log_lines = [each.getMessage() for each in caplog.records if each.name.startswith("mailrail")]
+    assert not lines(caplog) and not [each for each in log_lines if each.startswith("released")]
+    assert len([each for each in log_lines if "cannot be used" in each]) == 1
 
 
 def test_without_a_listener_no_line_is_written(

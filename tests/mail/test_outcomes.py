@@ -209,8 +209,10 @@ def test_a_refused_login_pauses_the_mailer_and_loses_nothing(
             pass_time(400)
             deliver()
         assert len(server.mails) == 5
-    said = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
-    assert ["cannot be used" in each for each in said] == [True, False] and "works again" in said[-1]
+    log_lines = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
+    assert ["cannot be used" in each for each in log_lines] == [True, False] and "works again" in log_lines[
+        -1
+    ]
     assert not MailerState.objects.exists()
 
 

@@ -76,8 +76,8 @@ def test_what_is_wrong_is_named(settings: Any, queueing: Configure, said: Any, n
 
 def test_a_setting_of_the_wrong_kind_is_told_once(settings: Any) -> None:
     settings.MAILRAIL = {"MAILERS": ["smtp"]}
-    [found] = check_settings()
-    assert found.id == "mailrail.E001" and "MAILRAIL['MAILERS'] must be a dictionary" in found.msg
+    [problem] = check_settings()
+    assert problem.id == "mailrail.E001" and "MAILRAIL['MAILERS'] must be a dictionary" in problem.msg
     assert check_policies() == []
 
 
@@ -102,31 +102,31 @@ def test_a_mailer_that_there_is_not(queueing: Configure, policy: Configure) -> N
 def test_a_backend_said_twice_is_an_error(queueing: Configure, policy: Configure) -> None:
     queueing(25)
     policy(BACKEND=SMTP)
-    [found] = check_policies()
-    assert "has BACKEND or OPTIONS" in found.msg
+    [problem] = check_policies()
+    assert "has BACKEND or OPTIONS" in problem.msg
 
 
 def test_smtp_is_no_service_that_takes_fields(queueing: Configure, policy: Configure) -> None:
     queueing(25)
     policy(COMPOSES=False)
-    [found] = check_policies()
-    assert "has COMPOSES, and SMTP carries bytes" in found.msg
+    [problem] = check_policies()
+    assert "has COMPOSES, and SMTP carries bytes" in problem.msg
 
 
 @pytest.mark.skipif(django.VERSION < (6, 1), reason="needs MAILERS")
 def test_a_mailer_that_queues_has_no_policy(queueing: Configure, policy: Configure) -> None:
     queueing(25)
     policy("default", RATE="10/s")
-    [found] = check_policies()
-    assert "['default'] is about a mailer that queues. Say it of the one that delivers, 'out'." in found.msg
+    [problem] = check_policies()
+    assert "['default'] is about a mailer that queues. Say it of the one that delivers, 'out'." in problem.msg
 
 
 @pytest.mark.skipif(django.VERSION >= (6, 1), reason="with MAILERS, they say it")
 def test_a_backend_that_queues_delivers_nothing(queueing: Configure, second: Configure) -> None:
     queueing(25)
     second("backup", 0, "mailrail.mail.backend.EmailBackend")
-    [found] = check_policies()
-    assert "is about no mailer that delivers" in found.msg
+    [problem] = check_policies()
+    assert "is about no mailer that delivers" in problem.msg
 
 
 def test_a_lifetime_of_its_own(settings: Any, policy: Configure) -> None:

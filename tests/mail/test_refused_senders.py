@@ -93,8 +93,8 @@ def test_mail_of_a_refused_sender_is_held_with_the_reason_and_others_mail_goes_o
     last = {email.events[-1]["what"] for email in Email.objects.filter(sender=BAD)}
     assert last == {SENDER_REFUSED}
     assert not MailerState.objects.exists()
-    said = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
-    assert len(said) == 1 and f"refuses the sender {BAD}" in said[0] and reply in said[0]
+    log_lines = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
+    assert len(log_lines) == 1 and f"refuses the sender {BAD}" in log_lines[0] and reply in log_lines[0]
 
 
 def test_what_comes_later_from_a_refused_sender_is_held_untried(

@@ -230,8 +230,12 @@ def test_a_mailer_that_a_reply_puts_out_keeps_its_mail_until_it_works(
         with caplog.at_level(logging.WARNING, "mailrail.mail"):
             work()
         assert server.count("MAIL") <= 30  # one for each connection, and one behind it
-    said = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
-    assert len(said) == 1 and "cannot be used; its mail waits until it can" in said[0] and refusal in said[0]
+    log_lines = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
+    assert (
+        len(log_lines) == 1
+        and "cannot be used; its mail waits until it can" in log_lines[0]
+        and refusal in log_lines[0]
+    )
     assert set(Email.objects.values_list("status", "attempts")) == {(Status.QUEUED, 0)}
     assert MailerState.objects.get().reason == refusal
     with ScriptedServer() as mended:

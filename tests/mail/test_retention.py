@@ -79,8 +79,8 @@ def test_bodies_go_first_and_records_later(monkeypatch: pytest.MonkeyPatch) -> N
     old = aged(mail.queue_many([message(big=BIG) for _ in range(5)]), 40)
     older = aged(mail.queue_many([message(big=BIG + b"2")]), 400)
     young = aged(mail.queue_many([message(big=BIG + b"3")]), 1)
-    said = prune("--bodies-after", "30", "--records-after", "365")
-    assert "1 records deleted" in said and "5 emails emptied" in said
+    output = prune("--bodies-after", "30", "--records-after", "365")
+    assert "1 records deleted" in output and "5 emails emptied" in output
     assert not Email.objects.filter(pk=older[0].pk).exists()
     for email in Email.objects.filter(pk__in=[each.pk for each in old]):
         assert (email.content, email.subject, email.status) == ({}, "Hello", Status.SENT)
@@ -118,8 +118,8 @@ def test_the_age_counts_from_the_end() -> None:
 
 def test_a_dry_run_changes_nothing() -> None:
     aged(mail.queue_many([message(), message()]), 40)
-    said = prune("--bodies-after", "30", "--records-after", "30", "--dry-run")
-    assert "2 records would be deleted" in said and "2 emails would be emptied" in said
+    output = prune("--bodies-after", "30", "--records-after", "30", "--dry-run")
+    assert "2 records would be deleted" in output and "2 emails would be emptied" in output
     assert Email.objects.filter(emptied_at=None).count() == 2
 
 
