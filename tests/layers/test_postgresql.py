@@ -421,7 +421,7 @@ def answers_are_lost(layer: Any) -> Iterator[None]:
 
 
 class TestLostAnswers:
-    def test_claims_whose_answer_was_lost_are_adopted(self, layer: Any) -> None:
+    def test_claims_whose_answer_was_lost_are_recovered(self, layer: Any) -> None:
         done = send(layer)
         [finished] = claim(layer)
         ids = [send(layer), send(layer)]
@@ -443,11 +443,11 @@ class TestLostAnswers:
     def test_only_by_the_worker_that_made_the_call(self, layer: Any) -> None:
         send(layer)
         token = claim(layer)[0].token
-        layer._unanswered.note("w", token, LEASE, [])
+        layer._unconfirmed.note("w", token, LEASE, [])
         assert layer.claim("another", {"work": 10}, LEASE).claims == []
-        [adopted] = claim(layer)
-        assert adopted.token != token
-        assert layer.finish([adopted]) == []
+        [recovered] = claim(layer)
+        assert recovered.token != token
+        assert layer.finish([recovered]) == []
 
 
 class TestClaimsThatFailHalfWay:

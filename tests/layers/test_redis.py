@@ -406,7 +406,7 @@ class TestLostAnswers:
         yield proxy
         proxy.close()
 
-    def test_claims_whose_answer_was_lost_are_adopted(self, proxy: Proxy) -> None:
+    def test_claims_whose_answer_was_lost_are_recovered(self, proxy: Proxy) -> None:
         layer = RedisChannelLayer([f"redis://127.0.0.1:{proxy.port}"])
         done, *_ = ids = [send(layer, content={"n": n}) for n in range(5)]
         [first] = claim(layer, 1)
@@ -439,7 +439,7 @@ class TestLostAnswers:
         assert proxy.swallowed == 1 and layer.stats()["work"].ready == 2
         assert send(layer, key="k") == id
 
-    def test_a_claim_that_a_server_makes_long_after_it_was_given_up_is_adopted(
+    def test_a_claim_that_a_server_makes_long_after_it_was_given_up_is_recovered(
         self, own_server: ValkeyServer
     ) -> None:
         """It stood still, for longer than a lease, with the claim in its socket."""

@@ -63,7 +63,7 @@ def tag(channel: str) -> bytes:
 
 
 def one_each(nodes: ValkeyCluster) -> list[str]:
-    """Names of channels, one on each master."""
+    """Keys of channels, one on each master."""
     found: dict[int, str] = {}
     for n in count():
         found.setdefault(nodes.master_of(tag(f"channel-{n}")).port, f"channel-{n}")
@@ -116,7 +116,7 @@ class TestOneLayer:
         layer.enqueue([Message("work", {}), Message("work", {})])
         [finished] = layer.claim("w", {"work": 1}, 15.0).claims
         layer.finish([finished])  # by a call whose answer was lost, as far as the layer knows
-        layer._unanswered.note("w", 1, 15.0, [finished])
+        layer._unconfirmed.note("w", 1, 15.0, [finished])
         monkeypatch.setattr(layer, "_run", fail_to_ask)
         claimed = layer.claim("w", {"work": 5}, 15.0, [finished])
         assert len(claimed.claims) == 1 and claimed.lost == [finished]

@@ -127,7 +127,7 @@ class TestSeveralHosts:
         for _ in range(10):
             [claim] = layer.claim("w", {away: 1, here: 1}, LEASE).claims
             assert layer.finish([claim]) == []
-        assert len(layer._unanswered._calls) < 5
+        assert len(layer._unconfirmed._calls) < 5
         # What is finished there is not taken for settled; what was claimed with it is found by the next call.
         with pytest.raises(LayerUnavailable):
             layer.claim("w", {away: 1, here: 20}, LEASE, finished=[lost])

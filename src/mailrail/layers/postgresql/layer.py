@@ -19,8 +19,8 @@ from ...second_connection import outside_the_transaction
 from ...tracebacks import error_class
 from ..base import Lease, lease_for
 from ..database import SHIFTED, read_message, storable
+from ..lost_replies import UnconfirmedClaims
 from ..notifications import NotifiedLayer
-from ..unanswered import Unanswered
 from .execution import MOST_TRIES, plain_words
 from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found, places_of
 from .listener import Listener
@@ -51,7 +51,7 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         super().__init__(**config)
         self._listener = Listener(self.using, self.wake, self._wake_up)
         self._scan_floor = ScanFloor()
-        self._unanswered = Unanswered()
+        self._unconfirmed = UnconfirmedClaims()
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -112,13 +112,13 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         if not limits and not finished:
             return Claimed([], [], [])
         call = Call(worker, limits, {c: lease_for(c, lease) for c in limits}, finished, total)
-        call.expired.extend(self._unanswered.take_expired(worker))
+        call.expired.extend(self._unconfirmed.take_expired(worker))
         try:
-            claimed = self._adopted(call) or self._claim_anew(call)
+            claimed = self._recovered(call) or self._claim_anew(call)
             claimed = claimed._replace(lost=self._really_lost(claimed.lost))
-        except (DatabaseError, LayerUnavailable):  # whatever has this token by now will be adopted
+        except (DatabaseError, LayerUnavailable):  # whatever has this token by now will be recovered
             longest = max(lease_for(channel, lease) for channel in {*limits, *(m.channel for m in finished)})
-            self._unanswered.note(worker, call.token, longest, finished, call.expired, limits)
+            self._unconfirmed.note(worker, call.token, longest, finished, call.expired, limits)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
@@ -129,10 +129,10 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         claimed = self._choose(call, call.finished)
         return claimed._replace(lost=self._finish_in_lanes(claimed.lost))
 
-    def _adopted(self, call: Call) -> Claimed | None:
+    def _recovered(self, call: Call) -> Claimed | None:
         """They take the room that the call before had, so this one only settles."""
-        adopted = self._adopt(call)
-        return Claimed(adopted, self.finish(call.finished), call.expired) if adopted else None
+        recovered = self._recover_claims(call)
+        return Claimed(recovered, self.finish(call.finished), call.expired) if recovered else None
 
     def _claim_in_lanes(self, call: Call) -> Claimed:
         """In one transaction: the next of a lane is let go here, and may be claimed by the same call."""
@@ -190,24 +190,24 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         self._scan_floor.learn(call.worker, min_dues, answer.dues, time.monotonic() - begun, full)
         return answer
 
-    def _adopt(self, call: Call) -> list[Message]:
+    def _recover_claims(self, call: Call) -> list[Message]:
         """Claims of ours whose answer was lost, found by their token, under a new one."""
-        unanswered = self._unanswered.tokens(call.worker) if call.limits else []
-        if not unanswered:
+        unconfirmed = self._unconfirmed.tokens(call.worker) if call.limits else []
+        if not unconfirmed:
             return []
         values = {
             "channels": list(call.limits),
             "leases": list(call.leases.values()),
-            "unconfirmed": unanswered,
+            "unconfirmed": unconfirmed,
             "token": call.token,
         }
         rows = self._execute(STATEMENTS["recover_claims"], values)
-        self._unanswered.answered(call.worker, call.limits)
+        self._unconfirmed.confirmed(call.worker, call.limits)
         return [read_message(row) for row in rows]
 
     def _really_lost(self, lost: list[Message]) -> list[Message]:
         """Without those that a call of ours has finished whose answer was lost."""
-        ours = self._unanswered.may_have_finished(lost) if lost else []
+        ours = self._unconfirmed.may_have_finished(lost) if lost else []
         if not ours:
             return lost
         rows = self._execute(STATEMENTS["stored"], {"ids": [message.id for message in ours]})

@@ -11,7 +11,7 @@ from ...messages import DeadMessage, Message, MessageSummary, Place, State
 from ...tracebacks import error_class
 from ..inspection import ERROR_LENGTH, PREVIEW_LENGTH, Waiting, latest, soonest
 from ..notifications import NotifiedLayer
-from .names import Names
+from .keys import Keys
 from .records import Cipher, Unreadable, parts_of, read_dead, read_error, read_message
 from .scripts import run, run_all
 from .servers import Server, Servers
@@ -21,25 +21,25 @@ class RedisInspection(NotifiedLayer):
     """What the verbs run on, and those that only look."""
 
     _servers: Servers
-    _names: Names
+    _keys: Keys
     _cipher: Cipher
 
     def _run(self, channel: str, verb: str, *args: Any, again: bool = False) -> Any:
         """Run the script of a verb on one channel."""
-        return run(self._servers.of(channel), verb, [self._names.tag(channel)], *args, again=again)
+        return run(self._servers.of(channel), verb, [self._keys.tag(channel)], *args, again=again)
 
     def _run_on_each(self, channels: Iterable[str], verb: str, *args: Any) -> Iterator[tuple[str, Any]]:
         """Run a script that only reads on each of these channels. Yields the channels with the answers."""
         for server, part in self._servers.parts(dict.fromkeys(channels)):
-            calls = [([self._names.tag(channel)], args) for channel in part]
+            calls = [([self._keys.tag(channel)], args) for channel in part]
             yield from zip(part, run_all(server, verb, calls, again=True), strict=True)
 
     def _listed(self, server: Server) -> list[str]:
         """The channels that this server knows of, and some that it has nothing of any more."""
         if self._servers.is_cluster:
-            names = server.ask("ZRANGE", self._names.of_layer("listed"), 0, -1)
+            names = server.ask("ZRANGE", self._keys.of_layer("listed"), 0, -1)
         else:
-            names = server.ask("SMEMBERS", self._names.of_layer("channels"))
+            names = server.ask("SMEMBERS", self._keys.of_layer("channels"))
         return sorted(_name(name) for name in names)
 
     # -- the verbs ----------------------------------------------------------------------------------------------

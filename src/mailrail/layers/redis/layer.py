@@ -24,13 +24,13 @@ from ...namespace import current
 from ...options import Mistakes
 from ...tracebacks import error_class
 from ..base import DurableLayer, Lease, lease_for
+from ..lost_replies import UnconfirmedClaims
 from ..outbox import Outbox
-from ..unanswered import Unanswered
 from .channels import EphemeralChannels
 from .cluster import ClusterServers
 from .damage import Damage
+from .keys import Keys
 from .listener import RedisListener
-from .names import Names
 from .operations import RedisOperations
 from .records import (
     Cipher,
@@ -95,10 +95,10 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         self.using = using
         self.outbox = Outbox(self, using) if outbox else None
         self.joins_transactions = outbox
-        self._names = Names(prefix, cluster)
+        self._keys = Keys(prefix, cluster)
         self._cipher = Cipher(symmetric_encryption_keys)
-        self._listener = RedisListener(self._servers, self._names.tag, self.wake, self._wake_up)
-        self._unanswered = Unanswered()
+        self._listener = RedisListener(self._servers, self._keys.tag, self.wake, self._wake_up)
+        self._unconfirmed = UnconfirmedClaims()
         self._damage = Damage()
         self._claims_so_far = 0
         self._shards = Shards(self)
@@ -131,7 +131,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         away: dict[str, LayerUnavailable] = {}
         for server, channels in self._servers.parts(numbers):
             calls = [
-                (self._names.listing(c), [c, *(s for n in numbers[c] for s in parts[n])]) for c in channels
+                (self._keys.listing(c), [c, *(s for n in numbers[c] for s in parts[n])]) for c in channels
             ]
             for channel, twins in zip(channels, run_each(server, "enqueue", calls, again=True), strict=True):
                 if isinstance(twins, LayerUnavailable):
@@ -169,14 +169,14 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         call = Call(worker, new_token(), limits, leases, settling)
         self._claims_so_far += 1
         try:
-            claimed = self._adopt(call)
+            claimed = self._recover_claims(call)
             if claimed is None:
                 claimed = self._claim_all(call, total)
                 claimed = claimed._replace(lost=self._really_lost(claimed.lost))
-        except LayerUnavailable as error:  # whatever has this token by now will be adopted
+        except LayerUnavailable as error:  # whatever has this token by now will be recovered
             if error.may_have_run or finished:
                 channels = () if self.has_parts else limits  # parts have tokens of their own
-                self._unanswered.note(worker, call.token, call.longest_lease, finished, channels=channels)
+                self._unconfirmed.note(worker, call.token, call.longest_lease, finished, channels=channels)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
@@ -209,7 +209,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
                 is_open = is_open or bool(finished)
                 if error.may_have_run or finished:
                     limited = [channel for channel in channels if channel in call.limits]
-                    self._unanswered.note(
+                    self._unconfirmed.note(
                         call.worker, own.token, call.longest_lease, finished, channels=limited
                     )
             else:
@@ -218,7 +218,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
                     all_of_them += these
         if errors and (is_open or not any(claimed)):
             for token in tokens:
-                self._unanswered.note(call.worker, token, call.longest_lease, ())
+                self._unconfirmed.note(call.worker, token, call.longest_lease, ())
             raise errors[0]
         return claimed
 
@@ -229,18 +229,18 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
 
     def _claim_by_turns(self, call: Call, total: int) -> Claimed:
         """On a cluster. Each call begins with another channel, so that a busy one starves no other."""
-        turns = Turns(self._servers.of(""), self._names.tag, self._messages, self._damage, call)
+        turns = Turns(self._servers.of(""), self._keys.tag, self._messages, self._damage, call)
         turns.claim(total, self._claims_so_far)
-        for asked in turns.unanswered():
+        for asked in turns.unconfirmed():
             channels = [asked.channel] if asked.room else []
-            self._unanswered.note(call.worker, asked.token, asked.lease, asked.finished, channels=channels)
+            self._unconfirmed.note(call.worker, asked.token, asked.lease, asked.finished, channels=channels)
         if turns.error is not None:
             raise turns.error
         return turns.claimed
 
     def _claim(self, server: Server, channels: Sequence[str], call: Call, total: int) -> Claimed:
         """Again while it has only dropped expired messages: the server does so many at once, and no more."""
-        tags, finished, expired = [self._names.tag(c) for c in channels], call.finished, []
+        tags, finished, expired = [self._keys.tag(c) for c in channels], call.finished, []
         while True:
             of_channels = [
                 (call.limits.get(c, 0), call.leases.get(c, 0.0), claims_of(finished.get(c, ())))
@@ -259,42 +259,42 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
     def _messages(self, channels: Sequence[str], parcel: bytes) -> list[Message]:
         return read_parcel(channels, parcel, self._cipher)
 
-    def _adopt(self, call: Call) -> Claimed | None:
+    def _recover_claims(self, call: Call) -> Claimed | None:
         """Claims of ours whose answer was lost, found by their token, under new ones.
 
         They take the room that the call before had, so this one only settles. Each script call gets a token of its own,
         never one of the claims to come. If the answer to this call is lost as well, its token must not name messages
         that run by then.
         """
-        unanswered = self._unanswered.tokens(call.worker) if call.limits else []
-        wanted = b"".join(map(token_bytes, unanswered))
+        unconfirmed = self._unconfirmed.tokens(call.worker) if call.limits else []
+        wanted = b"".join(map(token_bytes, unconfirmed))
         found: list[Message] = []
-        adopted: list[int] = []
-        for server, channels in self._servers.parts(call.limits) if unanswered else ():
+        recovered: list[int] = []
+        for server, channels in self._servers.parts(call.limits) if unconfirmed else ():
             groups = [(group, new_token()) for group in server.together(channels)]
             calls = [
                 (
-                    [*map(self._names.tag, group)],
+                    [*map(self._keys.tag, group)],
                     [wanted, token_bytes(token), *map(call.leases.__getitem__, group)],
                 )
                 for group, token in groups
             ]
-            for (group, token), rows in zip(groups, run_each(server, "adopt", calls), strict=True):
+            for (group, token), rows in zip(groups, run_each(server, "recover_claims", calls), strict=True):
                 if isinstance(rows, LayerUnavailable):
                     if rows.may_have_run:
-                        self._unanswered.note(call.worker, token, call.longest_lease, (), channels=group)
+                        self._unconfirmed.note(call.worker, token, call.longest_lease, (), channels=group)
                 else:
-                    self._unanswered.answered(call.worker, group)
+                    self._unconfirmed.confirmed(call.worker, group)
                     found += self._messages(group, rows)
-                    adopted.append(token)
+                    recovered.append(token)
         if not found:
             return None
         try:
             lost = self.finish(list(chain(*call.finished.values())))
             return Claimed(found, self._really_lost(lost), [])
         except LayerUnavailable:
-            for token in adopted:
-                self._unanswered.note(call.worker, token, call.longest_lease, ())
+            for token in recovered:
+                self._unconfirmed.note(call.worker, token, call.longest_lease, ())
             raise
 
     def _really_lost(self, lost: list[Message]) -> list[Message]:
@@ -303,7 +303,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         Only for the log: where it cannot be asked, what was claimed just now is worth more.
         """
         stored: set[bytes] = set()
-        ours = self._unanswered.may_have_finished(lost) if lost else []
+        ours = self._unconfirmed.may_have_finished(lost) if lost else []
         try:
             for channel, claims in by_channel(ours).items():
                 stored.update(self._run(channel, "stored", ids_of(claim.id for claim in claims), again=True))
@@ -341,7 +341,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         lost: list[Message] = []
         away: dict[str, LayerUnavailable] = {}
         for server, channels in self._servers.parts(of_channel):
-            calls = [([self._names.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
+            calls = [([self._keys.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
             for channel, numbers in zip(channels, self._answers(server, verb, calls), strict=True):
                 if isinstance(numbers, LayerUnavailable):
                     away[channel] = numbers
@@ -365,7 +365,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
     def poll(self, channels: Sequence[str]) -> float | None:
         soon: list[float] = []
         for server, part in self._servers.parts(channels):
-            calls = [([*map(self._names.tag, group)], ()) for group in server.together(part)]
+            calls = [([*map(self._keys.tag, group)], ()) for group in server.together(part)]
             answers = (
                 self._settled_answers(server, calls)
                 if self.is_node

@@ -23,7 +23,7 @@ from ..base import COUNTED, WORKER_FORGOTTEN_AFTER
 from .cluster import UNLISTED_AFTER, ClusterServers
 from .damage import MOST, in_words
 from .inspection import RedisInspection
-from .names import channel_of
+from .keys import channel_of
 from .records import ids_of, parts_of, read_dead, read_message
 from .scripts import run, run_all, run_each
 from .servers import check_version, concerns
@@ -34,13 +34,13 @@ class RedisOperations(RedisInspection):
 
     def _run_listed(self, channel: str, verb: str, *args: Any, again: bool = True) -> Any:
         """The same for verbs after which the channel must be among those that the server knows of."""
-        keys = self._names.listing(channel)
+        keys = self._keys.listing(channel)
         self._list([channel])
         return run(self._servers.of(channel), verb, keys, channel, *args, again=again)
 
     def _list(self, channels: Iterable[str]) -> None:
         """On a cluster: before something is stored, so that no crash leaves it unlisted."""
-        servers, key = self._servers, self._names.of_layer("listed")
+        servers, key = self._servers, self._keys.of_layer("listed")
         if not isinstance(servers, ClusterServers) or not (channels := servers.to_list(channels)):
             return
         if servers.is_doubtful_for(key):  # messages of other nodes need not wait for it
@@ -83,7 +83,7 @@ class RedisOperations(RedisInspection):
         self._run(channel, "resume", again=True)
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
-        server, key = self._servers.of(channel_of(bucket) or bucket), self._names.bucket(bucket)
+        server, key = self._servers.of(channel_of(bucket) or bucket), self._keys.bucket(bucket)
         [answer] = run_each(server, "take", [([key], (n, rate.count, rate.seconds))])
         if isinstance(answer, LayerUnavailable):
             raise answer
@@ -101,7 +101,7 @@ class RedisOperations(RedisInspection):
         return sorted(found, key=lambda worker: worker.id)
 
     def _run_on_workers(self, verb: str, *args: Any) -> Any:
-        keys = [self._names.of_layer("workers"), self._names.of_layer("seen")]
+        keys = [self._keys.of_layer("workers"), self._keys.of_layer("seen")]
         return run(self._servers.of("workers"), verb, keys, *args, again=True)
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
@@ -109,15 +109,15 @@ class RedisOperations(RedisInspection):
         is_cluster = self._servers.is_cluster
         for server in self._servers:
             groups = server.together(self._listed(server))
-            of_list = [] if is_cluster else [self._names.of_layer("channels")]
-            calls = [([*map(self._names.tag, names), *of_list], names) for names in groups]
+            of_list = [] if is_cluster else [self._keys.of_layer("channels")]
+            calls = [([*map(self._keys.tag, names), *of_list], names) for names in groups]
             for names, rows in zip(groups, run_all(server, "stats", calls, again=True), strict=True):
                 found |= {name: _stats(*row) for name, row in zip(names, rows, strict=True) if any(row[:5])}
         if is_cluster:
             run(
                 self._servers.of(""),
                 "unlist",
-                [self._names.of_layer("listed")],
+                [self._keys.of_layer("listed")],
                 UNLISTED_AFTER,
                 *found,
                 again=True,
@@ -134,11 +134,11 @@ class RedisOperations(RedisInspection):
 
     def shift(self, seconds: float) -> None:
         for server in self._servers:
-            run_all(server, "shift", [([self._names.tag(name)], [seconds]) for name in self._listed(server)])
+            run_all(server, "shift", [([self._keys.tag(name)], [seconds]) for name in self._listed(server)])
             buckets = {
                 key
                 for node in server.nodes()
-                for pattern in self._names.all_buckets()
+                for pattern in self._keys.all_buckets()
                 for key in node.ask("KEYS", pattern)  # slow: it is for tests
             }
             run_all(server, "shift_bucket", [([bucket], [seconds]) for bucket in buckets])

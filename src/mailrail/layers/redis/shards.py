@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..base import DurableLayer
-from ..unanswered import Unanswered
+from ..lost_replies import UnconfirmedClaims
 from .listener import RedisListener
 from .servers import Server, Servers
 
@@ -27,7 +27,7 @@ class Shards:
         layer = self._layer
         servers = layer._servers
         with servers.all[0].plain_words():
-            homes = servers.homes(channels, layer._names.tag)
+            homes = servers.homes(channels, layer._keys.tag)
         self._made = {server: made for server, made in self._made.items() if not server.has_left}
         return {self._shard(server): names for server, names in homes.items()}
 
@@ -45,6 +45,6 @@ class Shards:
         else:
             shard._servers = Servers.of_one(server)
             shard.orders_channels, shard.has_parts = True, False
-        shard._listener = RedisListener(shard._servers, shard._names.tag, shard.wake, shard._wake_up, node)
-        shard._unanswered = Unanswered()
+        shard._listener = RedisListener(shard._servers, shard._keys.tag, shard.wake, shard._wake_up, node)
+        shard._unconfirmed = UnconfirmedClaims()
         return shard

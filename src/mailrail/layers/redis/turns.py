@@ -86,7 +86,7 @@ class Turns:
             self.error = failed[0].error
         self.claimed.claims.sort(key=lambda claim: -claim.priority)
 
-    def unanswered(self) -> list[Asked]:
+    def unconfirmed(self) -> list[Asked]:
         """Those of whose claims nobody knows. All of them, if what the others gave is not returned either."""
         return [
             asked

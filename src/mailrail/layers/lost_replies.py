@@ -13,9 +13,9 @@ from uuid import UUID
 
 from ..messages import Message
 
-LOOK_EVERY = 0.5
+RECOVERY_INTERVAL_S = 0.5
 """Seconds between looks: the server may still be at work on the statement when we are back."""
-LATE = 15.0
+REPLY_GRACE_S = 15.0
 """Seconds that a call may come late: a server that stood still does what it has been sent once it goes on."""
 
 
@@ -30,8 +30,8 @@ class _Call:
 
 
 @dataclass
-class Unanswered:
-    """The open calls of this process."""
+class UnconfirmedClaims:
+    """The calls of this process whose reply was lost."""
 
     _calls: list[_Call] = field(default_factory=list)
     _looked_at: dict[str, float] = field(default_factory=dict)
@@ -63,14 +63,14 @@ class Unanswered:
             return []
         now = time.monotonic()
         self._calls = [call for call in self._calls if call.channels or call.until > now]
-        if now - self._looked_at.get(worker, 0.0) < LOOK_EVERY:
+        if now - self._looked_at.get(worker, 0.0) < RECOVERY_INTERVAL_S:
             return []
         self._looked_at[worker] = now
         return [call.token for call in self._calls if call.worker == worker]
 
-    def answered(self, worker: str, channels: Iterable[str]) -> None:
+    def confirmed(self, worker: str, channels: Iterable[str]) -> None:
         """The server of these channels answers: it has done what it was sent before, or does so very soon."""
-        until = time.monotonic() + LATE
+        until = time.monotonic() + REPLY_GRACE_S
         for call in self._calls:
             if call.worker == worker and call.channels:
                 call.channels.difference_update(channels)

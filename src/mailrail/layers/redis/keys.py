@@ -15,7 +15,7 @@ REMEMBERED = 4096
 """Channels whose keys a process need not put together anew."""
 
 
-class Names:
+class Keys:
     """The keys that begin with ``mailrail:`` and the layer's prefix."""
 
     def __init__(self, prefix: str, is_cluster: bool) -> None:
