@@ -64,7 +64,7 @@ class Nodes:
         return RedisChannelLayer(self._cluster.urls, cluster=True)
 
     def server_of(self, channel: str) -> ValkeyServer:
-        return self._cluster.master_of(self.layer._names.tag(channel))
+        return self._cluster.master_of(self.layer._keys.tag(channel))
 
     def remove(self) -> None:
         self._cluster.remove()

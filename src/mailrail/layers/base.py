@@ -96,7 +96,7 @@ class DurableLayer(Inspection):
     #: Does one claim put the messages of several channels in order among each other? Else channels take turns.
     orders_channels: bool = True
     #: Can some channels be out of reach while others are not? Then these go on.
-    has_parts: bool = False
+    is_sharded: bool = False
     #: Alias of the database whose transactions sends follow.
     using: str
     #: Dotted path of the routing, from CONFIG.

@@ -177,7 +177,7 @@ class Share:
         try:
             return limiter.allow(room)
         except LayerUnavailable as error:
-            if not self.layer.has_parts:
+            if not self.layer.is_sharded:
                 raise
             self._away = error
             limiter.close()

@@ -65,7 +65,7 @@ class ClaimLoop:
         self._all_ended = threading.Event()
         self._is_told = False  # that something has ended, since it last looked
         self._pace = 0.0  # seconds the last claim took
-        self._outages = Outages(shared.stopping, layer.has_parts)
+        self._outages = Outages(shared.stopping, layer.is_sharded)
 
     @property
     def running(self) -> int:

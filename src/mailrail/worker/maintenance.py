@@ -118,7 +118,7 @@ class Maintenance:
         try:
             do()
         except LayerUnavailable as error:
-            if not self._layer.has_parts:
+            if not self._layer.is_sharded:
                 raise
             away.append(error)
 

@@ -19,9 +19,9 @@ OVER_AFTER = 60.0
 class Outages:
     """Counts how often in a row the layer could not be used."""
 
-    def __init__(self, stopping: threading.Event, has_parts: bool = False) -> None:
+    def __init__(self, stopping: threading.Event, is_sharded: bool = False) -> None:
         self._stopping = stopping
-        self._has_parts = has_parts
+        self._is_sharded = is_sharded
         self._failures = 0
         self._is_told = False
         self._failed_at = 0.0
@@ -29,7 +29,7 @@ class Outages:
     def over(self) -> None:
         """The layer could be used; if it has parts, it may have been another part of it."""
         self._failures = 0
-        self._is_told = self._is_told and self._has_parts
+        self._is_told = self._is_told and self._is_sharded
 
     def wait(self, error: Exception, stop_at: float) -> None:
         """Until the next try; not beyond ``stop_at`` (time.monotonic())."""

@@ -89,7 +89,7 @@ class Settler:
                 try:
                     self._settle(entry)
                 except OUTAGES as error:
-                    if not self._layer.has_parts:
+                    if not self._layer.is_sharded:
                         raise
                     away.add(entry.claim.channel)
                     self._away = error
@@ -134,7 +134,7 @@ class Settler:
                 return
             for entry in entries:
                 self._note_unanswered(entry)
-            if self._layer.has_parts:
+            if self._layer.is_sharded:
                 return  # which of them is away is found out one by one
             raise
         settled = set(entries)
@@ -159,7 +159,7 @@ class Settler:
         The cause may be one part of the layer, or one message that is refused. The next ``claim`` must not fail for it
         again, so these messages are settled one by one.
         """
-        if self._layer.has_parts or not is_outage(error):
+        if self._layer.is_sharded or not is_outage(error):
             for entry in self._finished:
                 entry.unanswered_until = self._keeper.safe_until(entry.claim)
             self._others.extend(self._finished)

@@ -98,7 +98,7 @@ class Worker:
         if shared.is_claiming:
             self._maintenance.start(only_look=shared.drain)
         try:
-            if self.layer.has_parts:
+            if self.layer.is_sharded:
                 self._run_loops()
             else:
                 loop = ClaimLoop(shared, self.layer, self._adopted, self._describe)

@@ -27,7 +27,7 @@ from .listener import Listener
 from .operations import PostgresqlOperations
 from .rows import (
     Answer,
-    Call,
+    ClaimCall,
     columns_of,
     lane_columns,
     name_array,
@@ -111,7 +111,7 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
             limits = {}
         if not limits and not finished:
             return Claimed([], [], [])
-        call = Call(worker, limits, {c: lease_for(c, lease) for c in limits}, finished, total)
+        call = ClaimCall(worker, limits, {c: lease_for(c, lease) for c in limits}, finished, total)
         call.expired.extend(self._unconfirmed.take_expired(worker))
         try:
             claimed = self._recovered(call) or self._claim_anew(call)
@@ -123,18 +123,18 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
 
-    def _claim_anew(self, call: Call) -> Claimed:
+    def _claim_anew(self, call: ClaimCall) -> Claimed:
         if any(message.lane is not None for message in call.finished):
             return self._patiently(lambda: self._claim_in_lanes(call))
         claimed = self._choose(call, call.finished)
         return claimed._replace(lost=self._finish_in_lanes(claimed.lost))
 
-    def _recovered(self, call: Call) -> Claimed | None:
+    def _recovered(self, call: ClaimCall) -> Claimed | None:
         """They take the room that the call before had, so this one only settles."""
         recovered = self._recover_claims(call)
         return Claimed(recovered, self.finish(call.finished), call.expired) if recovered else None
 
-    def _claim_in_lanes(self, call: Call) -> Claimed:
+    def _claim_in_lanes(self, call: ClaimCall) -> Claimed:
         """In one transaction: the next of a lane is let go here, and may be claimed by the same call."""
         told = list(call.expired)
         try:
@@ -145,7 +145,7 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
             call.expired[:] = told  # the others are there again
             raise
 
-    def _choose(self, call: Call, finished: Sequence[Message] = ()) -> Claimed:
+    def _choose(self, call: ClaimCall, finished: Sequence[Message] = ()) -> Claimed:
         """Settle and lease. Messages behind others of their lane are put out of the way before anything is leased."""
         answer = self._choose_once(call, finished, of_many=len(call.limits) > 1)
         lost, overdue = named(answer.lost, finished), answer.overdue
@@ -163,7 +163,12 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         return Claimed(answer.claims, lost, call.expired)
 
     def _choose_once(
-        self, call: Call, finished: Sequence[Message] = (), *, despite: bool = False, of_many: bool = False
+        self,
+        call: ClaimCall,
+        finished: Sequence[Message] = (),
+        *,
+        despite: bool = False,
+        of_many: bool = False,
     ) -> Answer:
         min_dues = self._scan_floor.min_dues(call.worker)
         values = {
@@ -190,7 +195,7 @@ class PostgresqlLayer(PostgresqlOperations, NotifiedLayer):
         self._scan_floor.learn(call.worker, min_dues, answer.dues, time.monotonic() - begun, full)
         return answer
 
-    def _recover_claims(self, call: Call) -> list[Message]:
+    def _recover_claims(self, call: ClaimCall) -> list[Message]:
         """Claims of ours whose answer was lost, found by their token, under a new one."""
         unconfirmed = self._unconfirmed.tokens(call.worker) if call.limits else []
         if not unconfirmed:

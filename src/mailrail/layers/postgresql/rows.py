@@ -19,7 +19,7 @@ AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
-class Call:
+class ClaimCall:
     """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
     be lost."""
 

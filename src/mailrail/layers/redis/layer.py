@@ -38,14 +38,14 @@ from .records import (
     claims_of,
     ids_of,
     parts_of,
-    read_parcel,
+    read_batch,
     record_of,
     token_bytes,
 )
+from .round_robin import ClaimRequest, RoundRobin, by_channel
 from .scripts import run, run_all, run_each
 from .servers import Server, Servers
 from .shards import Shards
-from .turns import Call, Turns, by_channel
 
 MOST_AT_ONCE = 100_000
 """Messages for one channel that one call may send: all or none of them means that the server does nothing else
@@ -87,7 +87,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         )
         DurableLayer.__init__(self)
         self.orders_channels = not cluster and len(self._servers.all) == 1
-        self.has_parts = not self.orders_channels
+        self.is_sharded = not self.orders_channels
         self.is_on_cluster = cluster
         if cluster:
             self.extensions: list[str] = []  # no groups: Channels and our checks look here
@@ -104,7 +104,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         self._shards = Shards(self)
 
     def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
-        return self._shards.of(channels) if self.has_parts else super().shards(channels)
+        return self._shards.of(channels) if self.is_sharded else super().shards(channels)
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
             try:
                 twins = self._run_listed(message.channel, verb, record_of(message), body)
             except LayerUnavailable as error:
-                raise self._away({message.channel: error}) from error.__cause__
+                raise self._unavailable({message.channel: error}) from error.__cause__
             return [UUID(bytes=twins[1]) if twins else message.id]
         return self._enqueue_many(messages)
 
@@ -128,25 +128,25 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         _check_number(numbers)
         ids = [message.id for message in messages]
         self._list(numbers)
-        away: dict[str, LayerUnavailable] = {}
+        unavailable: dict[str, LayerUnavailable] = {}
         for server, channels in self._servers.parts(numbers):
             calls = [
                 (self._keys.listing(c), [c, *(s for n in numbers[c] for s in parts[n])]) for c in channels
             ]
             for channel, twins in zip(channels, run_each(server, "enqueue", calls, again=True), strict=True):
                 if isinstance(twins, LayerUnavailable):
-                    away[channel] = twins
+                    unavailable[channel] = twins
                     continue
                 for place, twin in parts_of(twins, 2):
                     ids[numbers[channel][place - 1]] = UUID(bytes=twin)
-        if away:
-            raise self._away(away)
+        if unavailable:
+            raise self._unavailable(unavailable)
         return ids
 
-    def _away(self, away: Mapping[str, LayerUnavailable]) -> LayerUnavailable:
+    def _unavailable(self, unavailable: Mapping[str, LayerUnavailable]) -> LayerUnavailable:
         """What to raise for these channels when the others were reached, if there are others."""
-        error = next(iter(away.values()))
-        error.channels = frozenset(away) if self.has_parts else None
+        error = next(iter(unavailable.values()))
+        error.channels = frozenset(unavailable) if self.is_sharded else None
         return error
 
     def check_immediately(self) -> None:
@@ -166,7 +166,7 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         limits = {channel: room for channel, room in limits.items() if room > 0 and total > 0}
         settling = by_channel(finished)
         leases = {channel: lease_for(channel, lease) for channel in {**limits, **settling}}
-        call = Call(worker, new_token(), limits, leases, settling)
+        call = ClaimRequest(worker, new_token(), limits, leases, settling)
         self._claims_so_far += 1
         try:
             claimed = self._recover_claims(call)
@@ -175,27 +175,29 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
                 claimed = claimed._replace(lost=self._really_lost(claimed.lost))
         except LayerUnavailable as error:  # whatever has this token by now will be recovered
             if error.may_have_run or finished:
-                channels = () if self.has_parts else limits  # parts have tokens of their own
+                channels = () if self.is_sharded else limits  # parts have tokens of their own
                 self._unconfirmed.note(worker, call.token, call.longest_lease, finished, channels=channels)
             raise
         self._fruitless = 0 if claimed.claims else self._fruitless + 1
         return claimed
 
-    def _claim_all(self, call: Call, total: int) -> Claimed:
+    def _claim_all(self, call: ClaimRequest, total: int) -> Claimed:
         return (
             self._claim_by_turns(call, total)
             if self._servers.is_cluster
             else self._claim_at_once(call, total)
         )
 
-    def _claim_at_once(self, call: Call, total: int) -> Claimed:
+    def _claim_at_once(self, call: ClaimRequest, total: int) -> Claimed:
         parts = self._in_turn(self._servers.parts({**call.limits, **call.finished}))
         if len(parts) == 1:
             [(server, channels)] = parts
             return self._claim(server, channels, call, total)
         return self._claim_from_each(parts, call, total)
 
-    def _claim_from_each(self, parts: Sequence[tuple[Server, list[str]]], call: Call, total: int) -> Claimed:
+    def _claim_from_each(
+        self, parts: Sequence[tuple[Server, list[str]]], call: ClaimRequest, total: int
+    ) -> Claimed:
         """What is away keeps nobody from what the others gave, unless something would pass for finished."""
         claimed = Claimed([], [], [])
         errors, tokens, is_open = list[LayerUnavailable](), list[int](), False
@@ -227,18 +229,18 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
         first = self._claims_so_far % max(1, len(parts))
         return parts[first:] + parts[:first]
 
-    def _claim_by_turns(self, call: Call, total: int) -> Claimed:
+    def _claim_by_turns(self, call: ClaimRequest, total: int) -> Claimed:
         """On a cluster. Each call begins with another channel, so that a busy one starves no other."""
-        turns = Turns(self._servers.of(""), self._keys.tag, self._messages, self._damage, call)
-        turns.claim(total, self._claims_so_far)
-        for asked in turns.unconfirmed():
+        round_robin = RoundRobin(self._servers.of(""), self._keys.tag, self._messages, self._damage, call)
+        round_robin.claim(total, self._claims_so_far)
+        for asked in round_robin.unconfirmed():
             channels = [asked.channel] if asked.room else []
             self._unconfirmed.note(call.worker, asked.token, asked.lease, asked.finished, channels=channels)
-        if turns.error is not None:
-            raise turns.error
-        return turns.claimed
+        if round_robin.error is not None:
+            raise round_robin.error
+        return round_robin.claimed
 
-    def _claim(self, server: Server, channels: Sequence[str], call: Call, total: int) -> Claimed:
+    def _claim(self, server: Server, channels: Sequence[str], call: ClaimRequest, total: int) -> Claimed:
         """Again while it has only dropped expired messages: the server does so many at once, and no more."""
         tags, finished, expired = [self._keys.tag(c) for c in channels], call.finished, []
         while True:
@@ -256,10 +258,10 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
                 return Claimed(self._messages(channels, claims), stale, expired)
             finished = by_channel(stale)  # they stay lost, and are not to be leased
 
-    def _messages(self, channels: Sequence[str], parcel: bytes) -> list[Message]:
-        return read_parcel(channels, parcel, self._cipher)
+    def _messages(self, channels: Sequence[str], batch: bytes) -> list[Message]:
+        return read_batch(channels, batch, self._cipher)
 
-    def _recover_claims(self, call: Call) -> Claimed | None:
+    def _recover_claims(self, call: ClaimRequest) -> Claimed | None:
         """Claims of ours whose answer was lost, found by their token, under new ones.
 
         They take the room that the call before had, so this one only settles. Each script call gets a token of its own,
@@ -335,20 +337,20 @@ class RedisChannelLayer(EphemeralChannels, RedisOperations):
     ) -> list[Message]:
         """Run a script on the claims of each channel. Returns those that it calls lost.
 
-        A server that is away keeps nobody from the others; then it raises, and says of which channels.
+        A server that is unavailable keeps nobody from the others; then it raises, and says of which channels.
         """
         of_channel = by_channel(claims)
         lost: list[Message] = []
-        away: dict[str, LayerUnavailable] = {}
+        unavailable: dict[str, LayerUnavailable] = {}
         for server, channels in self._servers.parts(of_channel):
             calls = [([self._keys.tag(c)], [claims_of(of_channel[c]), *arguments(c)]) for c in channels]
             for channel, numbers in zip(channels, self._answers(server, verb, calls), strict=True):
                 if isinstance(numbers, LayerUnavailable):
-                    away[channel] = numbers
+                    unavailable[channel] = numbers
                 else:
                     lost += [of_channel[channel][number - 1] for number in numbers]
-        if away:
-            raise self._away(away)
+        if unavailable:
+            raise self._unavailable(unavailable)
         return lost
 
     def _answers(

@@ -122,15 +122,15 @@ def parts_of(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
     return zip(*[iter(flat)] * size, strict=True)
 
 
-def read_parcel(channels: Sequence[str], parcel: bytes, cipher: Cipher) -> list[Message]:
-    """The messages that ``parcel.lua`` wraps up in one string."""
+def read_batch(channels: Sequence[str], batch: bytes, cipher: Cipher) -> list[Message]:
+    """The messages that ``batch.lua`` wraps up in one string."""
     found, at = [], 0
-    while at < len(parcel):
-        number, of_state, of_body = _WRAPPING.unpack_from(parcel, at)
+    while at < len(batch):
+        number, of_state, of_body = _WRAPPING.unpack_from(batch, at)
         begin = at + _WRAPPING.size
         middle = begin + _ROW.size + of_state
         at = middle + of_body
-        found.append(read_message(channels[number - 1], parcel[begin:middle], parcel[middle:at], cipher))
+        found.append(read_message(channels[number - 1], batch[begin:middle], batch[middle:at], cipher))
     return found
 
 

@@ -44,7 +44,7 @@ class Shards:
             node, shard.is_node = server, True
         else:
             shard._servers = Servers.of_one(server)
-            shard.orders_channels, shard.has_parts = True, False
+            shard.orders_channels, shard.is_sharded = True, False
         shard._listener = RedisListener(shard._servers, shard._keys.tag, shard.wake, shard._wake_up, node)
         shard._unconfirmed = UnconfirmedClaims()
         return shard

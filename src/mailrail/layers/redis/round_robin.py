@@ -1,7 +1,7 @@
 """Claiming channel by channel, where one call of a script reaches one channel: on a cluster.
 
 As many channels as fit into what may still be claimed are asked together, in one round trip to each node. Priorities
-hold within a channel; between channels it goes by turns.
+hold within a channel; between channels it goes by round_robin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .servers import Server
 
 
 @dataclass(frozen=True)
-class Call:
+class ClaimRequest:
     """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
     be lost."""
 
@@ -36,7 +36,7 @@ class Call:
 
 
 @dataclass
-class Asked:
+class ChannelRequest:
     """What a call asks of one channel, under a token of its own: some answers may come and others not."""
 
     channel: str
@@ -55,7 +55,7 @@ def by_channel(claims: Iterable[Message]) -> dict[str, list[Message]]:
     return found
 
 
-class Turns:
+class RoundRobin:
     """One claim that goes round the channels. ``error``: what to raise instead of returning ``claimed``."""
 
     def __init__(
@@ -64,14 +64,14 @@ class Turns:
         tag: Callable[[str], bytes],
         read: Callable[[Sequence[str], bytes], list[Message]],
         damage: Damage,
-        call: Call,
+        call: ClaimRequest,
     ) -> None:
         self._server = server
         self._tag = tag
         self._read = read
         self._damage = damage
         self._call = call
-        self._asked: list[Asked] = []
+        self._asked: list[ChannelRequest] = []
         self.claimed = Claimed([], [], [])
         self.error: LayerUnavailable | None = None
 
@@ -86,7 +86,7 @@ class Turns:
             self.error = failed[0].error
         self.claimed.claims.sort(key=lambda claim: -claim.priority)
 
-    def unconfirmed(self) -> list[Asked]:
+    def unconfirmed(self) -> list[ChannelRequest]:
         """Those of whose claims nobody knows. All of them, if what the others gave is not returned either."""
         return [
             asked
@@ -105,9 +105,9 @@ class Turns:
             channels = [c for c in channels if stirs[c] or c in call.finished]
         return channels + [channel for channel in call.finished if channel not in call.limits]
 
-    def _next_part(self, queue: deque[str], left: int) -> list[Asked]:
+    def _next_part(self, queue: deque[str], left: int) -> list[ChannelRequest]:
         """The next channels that can be asked together without claiming more than ``left``."""
-        part: list[Asked] = []
+        part: list[ChannelRequest] = []
         call, reserved = self._call, 0
         while queue:
             channel = queue[0]
@@ -117,10 +117,12 @@ class Turns:
             queue.popleft()
             if room or finished:
                 reserved += room
-                part.append(Asked(channel, new_token(), room, call.leases.get(channel, 0.0), finished))
+                part.append(
+                    ChannelRequest(channel, new_token(), room, call.leases.get(channel, 0.0), finished)
+                )
         return part
 
-    def _ask(self, part: list[Asked], left: int, queue: deque[str]) -> int:
+    def _ask(self, part: list[ChannelRequest], left: int, queue: deque[str]) -> int:
         """Returns how much was claimed. A channel that has only dropped expired messages is asked again."""
         number = 0
         while part:
@@ -135,7 +137,9 @@ class Turns:
                 self._damage.tell((asked.channel, why) for _, why in parts_of(broken, 2))
                 stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
                 if is_cut_short:  # they stay lost, and are not to be leased
-                    cut_short.append(Asked(asked.channel, new_token(), asked.room, asked.lease, stale))
+                    cut_short.append(
+                        ChannelRequest(asked.channel, new_token(), asked.room, asked.lease, stale)
+                    )
                 else:
                     self.claimed.lost.extend(stale)
                 found = self._read([asked.channel], claims)
@@ -145,6 +149,6 @@ class Turns:
             part = cut_short
         return number
 
-    def _arguments(self, asked: Asked) -> tuple[list[bytes], list[Any]]:
+    def _arguments(self, asked: ChannelRequest) -> tuple[list[bytes], list[Any]]:
         args = (self._call.worker, token_bytes(asked.token), asked.room, asked.room, asked.lease)
         return [self._tag(asked.channel)], [*args, claims_of(asked.finished)]
