@@ -43,19 +43,31 @@ class Shared:
 
     layer: DurableLayer  # as a whole
     worker: str
-    plans: Mapping[str, Plan]
-    threads: Threads
-    event_loop: EventLoop
     capacity: Capacity
-    recycling: RecyclingLimits
     isolated_runs: IsolatedRuns | None
     drain: bool
     is_claiming: bool
+    event_loop: EventLoop = field(default_factory=EventLoop)
     stopping: threading.Event = field(default_factory=threading.Event)
     stop_at: float = float("inf")  # time.monotonic()
     worked_at: float = 0.0  # time.monotonic() when a loop last claimed something, or ended it
     should_recycle: bool = False
     loops: Sequence[Loop] = ()
+
+    @property
+    def plans(self) -> Mapping[str, Plan]:
+        """Return the routes of each channel that the worker serves."""
+        return self.capacity.plans
+
+    @property
+    def threads(self) -> Threads:
+        """Return the pool in which sync consumers run."""
+        return self.capacity.threads
+
+    @property
+    def recycling(self) -> RecyclingLimits:
+        """Return when this process has to be replaced."""
+        return self.capacity.recycling
 
     def stop(self, timeout: float) -> None:
         """Claim nothing more, and end after so many seconds at the latest."""

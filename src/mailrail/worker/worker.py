@@ -27,7 +27,7 @@ from .leases import LeaseKeeper
 from .log import logger
 from .maintenance import Maintenance
 from .outages import Outages
-from .pools import EventLoop, Threads
+from .pools import Threads
 from .recycling import RecyclingLimits
 from .shared import IsolatedRuns, Shared
 
@@ -69,19 +69,9 @@ class Worker:
         self._routing = routing
         self._adopted = list(adopted or ())
         pool = Threads(threads or settings.threads, layer)
-        limits = recycling or RecyclingLimits()
-        self._shared = Shared(
-            layer,
-            self.id,
-            self.plans,
-            pool,
-            EventLoop(),
-            Capacity(layer, self.plans, pool, limits),
-            limits,
-            isolated_runs,
-            drain=drain or adopted is not None,
-            is_claiming=adopted is None,
-        )
+        capacity = Capacity(layer, self.plans, pool, recycling or RecyclingLimits())
+        claims = adopted is None
+        self._shared = Shared(layer, self.id, capacity, isolated_runs, drain or not claims, claims)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._maintenance = Maintenance(layer, self._shared.stopping, self._report_unrouted, self.plans)
         self._unrouted: set[str] = set()
