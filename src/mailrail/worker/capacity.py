@@ -77,6 +77,8 @@ class Capacity:
 
     def reserve(self, share: Share, threads: int) -> int:
         """Take up to this many threads for a claim, until ``unreserve``. Returns how many there were."""
+        if not self.is_shared:
+            return min(threads, self.threads.free)
         with self.lock:
             share.reserved = min(threads, self.free_for(share))
             share.reserved_at, share.is_waiting, self._last = time.monotonic(), False, share

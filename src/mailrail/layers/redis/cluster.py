@@ -98,14 +98,17 @@ class Cluster(Server):
         return self._exchange(commands, again) if again else self._exchange_settled(commands)
 
     def _exchange_settled(self, commands: Sequence[Command]) -> list[Any]:
-        """Leave slots alone that are on the move: they cost the others a short wait once, and nothing from then on."""
+        """Leave slots alone that are on the move: they cost the others a short wait once, and nothing from then on.
+
+        A call for such slots alone keeps nobody waiting. It asks at any time, so the end of a move is seen at once.
+        """
         if not self._moving:
             return self._marked(commands, self._follow(commands, SHORT_PATIENCE))
         now, moving = time.monotonic(), dict(self._moving)
         slots = [key_slot(keys_of(command)[0]) for command in commands]
         error = redis.exceptions.TryAgainError("")
         answers: list[Any] = [error] * len(commands)
-        asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now]
+        asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now] or [*range(len(slots))]
         patience = 0.0 if any(slots[n] in moving for n in asked) else SHORT_PATIENCE
         found = self._marked(
             [commands[n] for n in asked], self._follow([commands[n] for n in asked], patience)
