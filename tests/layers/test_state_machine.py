@@ -312,7 +312,7 @@ class MessageMachine(Machine):
 
     @rule(worker=workers, room=st.integers(1, 4))
     def die(self, worker: str, room: int) -> None:
-        """A worker claims and is never on_notification of again: its leases lapse."""
+        """A worker claims and is never heard of again: its leases lapse."""
         self._claim_some(worker, room, 20)
         self.shift(40)
 
