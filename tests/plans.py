@@ -10,6 +10,17 @@ from typing import Any
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
+def forget_statistics(cursor: Any, *tables: str) -> None:
+    """Empty the tables, and let the planner know of them what it knows of a queue that was never long.
+
+    ANALYZE of an empty table keeps what an earlier one has found out of its columns.
+    """
+    cursor.execute(f"TRUNCATE {', '.join(tables)}")
+    for table in tables:
+        cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
+        cursor.execute(f"VACUUM ANALYZE {table}")
+
+
 def plan_of(cursor: Any, statement: str, values: Any = None) -> list[dict[str, Any]]:
     """The nodes of the plan."""
     cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)

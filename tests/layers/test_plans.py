@@ -62,11 +62,9 @@ VALUES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def backlog(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock(), connections["postgres"].cursor() as cursor:
-        cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
-        for table in TABLES:  # statistics as of an empty queue that was never long, and nobody makes others
+        for table in TABLES:  # nobody makes others
             cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-            cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
-            cursor.execute(f"VACUUM ANALYZE {table}")
+        plans.forget_statistics(cursor, *TABLES)
         cursor.execute(
             """
             INSERT INTO mailrail_message (id, channel, priority, due, sent_at, lane, lane_seq, held)

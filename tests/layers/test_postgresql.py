@@ -21,7 +21,7 @@ from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A
 from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.messages import Message, Rate
 
-from ..plans import buffers, plan_of, prepared_plan_of, rows
+from ..plans import buffers, forget_statistics, plan_of, prepared_plan_of, rows
 from ..processes import until
 from .test_plans import CLAIMING, SETTLING, VALUES
 
@@ -602,7 +602,7 @@ def _known(min_dues: dict[Level, float]) -> Any:
 def test_statistics_of_an_empty_queue_make_no_scans_of_a_full_one(layer: Any, batch: int) -> None:
     """Nor look-ups of all ids once for each of them, prepared or not."""
     with connections["postgres"].cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE mailrail_message")
+        forget_statistics(cursor, "mailrail_message")
         ids = layer.enqueue([Message("c1", {}) for _ in range(8000)])[:batch]
         values = VALUES | {
             "ids": ids,
