@@ -129,19 +129,21 @@ class _Link:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = threading.Lock()  # several claim loops write, and a long message takes two steps
         self._waiting: dict[ClaimName, Callable[[bool | None], None]] = {}
 
     def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
         """Have the supervisor run a claim in a process of its own, and report by ``ended`` how that went."""
         self._waiting[claim_name(message)] = ended
         try:
-            self._connection.send(message)
+            with self._sending:
+                self._connection.send(message)
         except OSError:  # the supervisor is gone; the reading thread tells
             self._waiting.pop(claim_name(message))(None)
 
     def cancel_pending(self) -> None:
         """Ask the supervisor to return what it has not started."""
-        with suppress(OSError):  # it is gone; the reading thread tells
+        with suppress(OSError), self._sending:  # it is gone; the reading thread tells
             self._connection.send(None)
 
     def listen(self, on_end: Callable[[], None]) -> None:

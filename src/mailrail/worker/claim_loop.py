@@ -63,6 +63,7 @@ class ClaimLoop:
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[ConsumerRun | IncomingMessage] = deque()
         self._all_ended = threading.Event()
+        self._is_ending = False  # it settles what is left, and claims nothing more
         self._is_told = False  # that something has ended, since it last looked
         self._pace = 0.0  # seconds the last claim took
         self._outages = Outages(shared.stopping, layer.is_sharded)
@@ -89,7 +90,7 @@ class ClaimLoop:
 
     @property
     def _may_claim(self) -> bool:
-        return self._shared.is_claiming and not self._shared.stopping.is_set()
+        return self._shared.is_claiming and not self._is_ending and not self._shared.stopping.is_set()
 
     def _is_over(self) -> bool:
         shared = self._shared
@@ -118,6 +119,7 @@ class ClaimLoop:
         except (
             Exception
         ) as error:  # a fault of ours or of a layer must not end what runs: it is told, and tried again
+            self.share.is_waiting = False  # its server is away: the other loops need the threads
             self._outages.wait(error, self._shared.stop_at)
 
     def _collect(self) -> None:
@@ -359,6 +361,7 @@ class ClaimLoop:
 
     def _shut_down(self) -> None:
         """Wait for what runs until the deadline, then give the rest back."""
+        self._is_ending = True
         if self._shared.isolated_runs is not None and self._shared.stopping.is_set():
             self._shared.isolated_runs.cancel_pending()
         for claim in self._adopted:
