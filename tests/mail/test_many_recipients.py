@@ -10,10 +10,13 @@ import django
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend as DjangosBackend
+from django.utils import timezone
 
 from mailrail.mail import cancel, queue
 from mailrail.mail.models import Email, Status
+from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.smtp import EmailBackend, transactions
+from mailrail.moments import after, seconds_between
 from mailrail.testing import advance, drain
 
 from ..smtp_server import EXTENSIONS, Fault, ScriptedServer
@@ -305,3 +308,42 @@ def test_a_projects_subclass_tells_the_queue_who_was_refused(queueing: Configure
         assert sizes(server) == [10, 10, 4] and set(arrived(server).values()) == {1}
     assert (email.status, email.failed_recipients) == (Status.PARTIAL, ["gone@example.com"])
     assert email.attempts == 1
+
+
+@pytest.mark.parametrize("kind", [Subclass, OurSubclass])
+def test_who_has_it_from_a_projects_subclass_gets_no_second_copy_when_the_rest_breaks(
+    queueing: Configure, kind: type[Any]
+) -> None:
+    with ScriptedServer([Fault("DATA", "disconnect", 1)], room=10) as server:
+        queueing(server.port, f"{__name__}.{kind.__name__}")
+        queue(to_many(25))
+        email = deliver()
+        assert Counter(each["status"] for each in email.recipients)["sent"] >= 10
+        for _ in range(3):
+            advance(600)
+            email = deliver()
+        assert set(arrived(server).values()) == {1} and len(arrived(server)) == 25
+    assert email.status == Status.SENT
+
+
+def test_each_transaction_begins_with_the_time_at_which_it_was_meant_to(
+    queueing: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others tell by it whether somebody may still be sending."""
+    stored: list[tuple[str, float]] = []
+
+    def store(results: Any, intents: Any, using: str) -> Any:
+        now = timezone.now()
+        stored.extend((row.email.status, seconds_between(row.email.changed_at, now)) for row in results)
+        return store_outcomes(results, intents, using)
+
+    monkeypatch.setattr("mailrail.mail.smtp_transport.store_outcomes", store)
+    with ScriptedServer(room=10) as server:
+        queueing(server.port)
+        queue(to_many(25))
+        deliver()  # by now the number is known
+        queue(to_many(25))
+        Email.objects.filter(status=Status.QUEUED).update(changed_at=after(timezone.now(), -3600))
+        stored.clear()
+        deliver()
+    assert len(stored) >= 3 and all(age < 60 for _, age in stored)

@@ -46,7 +46,7 @@ from .recipient_states import may_go_on
 from .refused_senders import RefusedSenders
 from .replies import Reply, Stage, reply_of
 from .smtp import DeliveryOutcome, Fate, SmtpError
-from .smtp.backend import REFUSED
+from .smtp.backend import IS_QUEUED, REFUSED
 from .smtp.errors import ConnectionLost, Unsendable
 from .smtp.transactions import overflow, without
 from .values import storable
@@ -200,6 +200,8 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
     elif isinstance(message, FinishedMessage):
         return _unfit_as_finished(email, mailer, name)
     try:
+        message.__dict__[IS_QUEUED] = True
+        message.__dict__.pop(REFUSED, None)  # of an attempt before
         with _listening(backend) as refused_by_server:
             count = backend.send_messages([message])
     except UNREACHABLE_ERRORS:
@@ -210,7 +212,7 @@ def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> Deliv
         return DeliveryOutcome(
             Fate.REFUSED, Stage.BACKEND, Reply(451, f"{name} says that it sent nothing", UNDEFINED_STATUS)
         )
-    refused_by_server.update(message.__dict__.get(REFUSED, {}))
+    refused_by_server.update(message.__dict__.pop(REFUSED, {}))
     refused = {
         address: refused_by_server[bare(address)]
         for address in waiting(email)

@@ -132,7 +132,10 @@ class SmtpTransport:
         offered = set(recipients)
         domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in offered)
         email = ref.loaded.email
-        wait, reason = self._admission.take_another(email, domains - ref.paid, self._using)
+        try:
+            wait, reason = self._admission.take_another(email, domains - ref.paid, self._using)
+        except Exception as error:  # not here: another email of this connection may be at its final dot
+            wait, reason = outcomes.RETRY_SOON_S, f"its rate cannot be asked: {error}"
         if wait:
             self._add(outcomes.put_off(email, timezone.now(), wait, reason, self._mailer))
             return None
@@ -197,7 +200,7 @@ class SmtpTransport:
         self.accepted += is_accepted
         if is_accepted and ref.most:
             learn(self._server, ref.most)
-        over, most = overflow(envelope.recipients, outcome)
+        over, most = overflow(envelope.recipients, outcome) if outcome.fate is not Fate.AMBIGUOUS else ([], 0)
         rest = [*over, *ref.rest]
         offered = None
         if rest or ref.is_split:
@@ -258,8 +261,11 @@ class SmtpTransport:
             return set()
         results = list(self._results)
         on_the_way = {email.id for email in intents} & self._parts.keys()
+        now = timezone.now()
         for part in self._parts.values():  # whose outcome and next intent are one change of one record
-            part.email.status = Status.SENDING if part.email.id in on_the_way else Status.QUEUED
+            email = part.email
+            email.status = Status.SENDING if email.id in on_the_way else Status.QUEUED
+            email.changed_at, email.next_try_at = now, None
         written = store_outcomes(
             results, [email for email in intents if email.id not in on_the_way], self._using
         )

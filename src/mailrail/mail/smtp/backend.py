@@ -275,7 +275,15 @@ class _Batch:
                 logger.warning("%s was refused, others were not: %s", named([recipient]), masked(str(reply)))
         self.sent += not ref.begun
         if rest := [*over, *ref.rest]:
-            self._go_on(envelope, rest, ref._replace(begun=True))
+            self._send_rest(envelope, rest, ref._replace(begun=True))
+
+    def _send_rest(self, envelope: Envelope, rest: Sequence[str], ref: _MessageRef) -> None:
+        """Send it to the others. The queue does that by itself, as it has to store first who has the email."""
+        if IS_QUEUED not in ref.message.__dict__:
+            self._go_on(envelope, rest, ref)
+            return
+        for recipient in rest:
+            note_refusal(ref.message, recipient, NO_ROOM)
 
     def _go_on(self, envelope: Envelope, rest: Sequence[str], ref: _MessageRef) -> None:
         self._waiting.append(replace(envelope, recipients=rest, ref=ref._replace(rest=())))
@@ -288,3 +296,7 @@ def note_refusal(message: EmailMessage, recipient: str, reply: Reply) -> None:
 
 REFUSED = "_mailrail_refused"
 """Attribute of a message: address, as the server was told -> reply."""
+IS_QUEUED = "_mailrail_is_queued"
+"""Attribute of a message that the queue delivers, which asks again for the recipients that there was no room for."""
+NO_ROOM = Reply(452, "Too many recipients in one transaction", "4.5.3")
+"""What those recipients are told to have been answered (RFC 5321 4.5.3.1.10)."""
