@@ -173,8 +173,7 @@ _complaining: ContextVar[bool] = ContextVar("mailrail.mail.complaining", default
 
 
 def default_alias() -> str:
-    """Return the mailer that delivers what the project's default mailer queues. Raise ``InvalidSettings`` if the
-    default mailer does not queue, so that nobody can know.
+    """Return the mailer that delivers what the project's default mailer queues.
 
     Raises ``InvalidSettings`` where that one does not queue, so that nobody can know.
     """

@@ -252,8 +252,7 @@ def _mentions(email: Email, address: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _in_text(address: str) -> re.Pattern[str]:
-    """Return a pattern of the address that matches no part of another: of joann@, jo.ann@ or @example.com.au. A sign
-    alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
+    """Return a pattern of the address that matches no part of another: of joann@, jo.ann@ or @example.com.au.
 
     A sign alone, as in ``_ann@…_``, is text around it, and so is the ``%3D`` of a link.
     """

@@ -68,7 +68,7 @@ EVENTS: dict[str, Any] = {
     ),
     "a recipient was erased": pgettext_lazy("what happened to an email", "a recipient was erased"),
 }
-"""What ``note`` and others write into ``Email.events`` -> how people read it."""
+"""What ``add_event`` and others write into ``Email.events`` -> how people read it."""
 
 
 DEFERRED = "deferred"

@@ -34,8 +34,7 @@ _word = re.compile(rf"{_atom}(?: {_atom})*")
 
 
 def mailbox(text: str, smtputf8: bool = False) -> str:
-    """Return an address as it stands in a header: the domain by IDNA, the name quoted or encoded where necessary. All
-    of it is ASCII, but for a local part where ``smtputf8`` allows others (RFC 6532 3.2).
+    """Return an address as it stands in a header: the domain by IDNA, the name quoted or encoded where necessary.
 
     All of it is ASCII, but for a local part where ``smtputf8`` allows for others (RFC 6532 3.2).
     """

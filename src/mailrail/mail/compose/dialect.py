@@ -37,9 +37,6 @@ def base64_is_shorter(text: bytes, eight_bit: bool) -> bool:
 
     Django 6 has Python decide by the first ten lines, padding and line ends counted. Django 5.2 knows quoted-printable
     only, and makes no text for servers without 8BITMIME: there, we decide as Python does.
-
-    Django 6 has Python decide by the first ten lines, padding and line ends counted. Django 5.2 knows quoted-printable
-    only, and makes no text for servers without 8BITMIME: there, we decide as Python does.
     """
     if not IS_MODERN and eight_bit:
         return False
@@ -81,8 +78,7 @@ def in_its_zone(date: datetime) -> datetime:
 
 
 def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:
-    """Write a message as Django's SMTP backend does, but for what the policies of ``generator`` do otherwise. An object
-    that writes its bytes in its own way is asked for them: a signature may depend on each.
+    """Write a message as Django's SMTP backend does, but for what the policies of ``generator`` do otherwise.
 
     An object that writes its bytes in its own way is asked for them: a signature may depend on each.
     """

@@ -59,8 +59,7 @@ def _check_grammar(address: str) -> None:
 
 
 def utf8_address_of(backend: Any, address: str, message: EmailMessage) -> str:
-    """Return the same for servers with SMTPUTF8 (RFC 6531): the local part may be of any script. Django 6 refuses such
-    an address unless it is told otherwise, Django 5.2 makes another one of it.
+    """Return the same for servers with SMTPUTF8 (RFC 6531): the local part may be of any script.
 
     Django 6 refuses such an address unless it is told otherwise, Django 5.2 makes another one of it.
     """
