@@ -60,7 +60,7 @@ def test_the_next_one_takes_over_at_once_and_the_record_says_so(
             work()
         assert len(backup.mails) == 20
     assert {email.events[-1]["mailer"] for email in Email.objects.all()} == {"backup"}
-    assert set(Email.objects.values_list("status", "attempts", "sent_via")) == {(Status.SENT, 1, "backup")}
+    assert set(Email.objects.values_list("status", "attempts", "via")) == {(Status.SENT, 1, "backup")}
     log_lines = [record.getMessage() for record in caplog.records if record.name == "mailrail.mail"]
     assert (
         len(log_lines) == 1
@@ -234,7 +234,7 @@ def test_after_a_crash_the_record_says_who_may_have_sent_it(
         policy(FAILOVER=["backup"])
         second("backup", backup.port)
         email = queue(message())
-        leave_sending(sent_via="backup")
+        leave_sending(via="backup")
         work()
         pass_time(10)
         work()

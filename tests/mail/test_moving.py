@@ -84,7 +84,7 @@ def test_what_may_have_been_sent_moves_only_when_that_is_said(queueing: Configur
     queueing(25)
     doubtful, sending, sound = queued_for("old", 3)
     recipients = [{**each, "ambiguous": True} for each in doubtful.recipients]
-    Email.objects.filter(pk=doubtful.pk).update(recipients=recipients, sent_via="old")
+    Email.objects.filter(pk=doubtful.pk).update(recipients=recipients, via="old")
     Email.objects.filter(pk=sending.pk).update(status=Status.SENDING)
     with pytest.raises(CommandError, match=r"^2 emails not moved from old: they may have been sent"):
         move("old", MAILER)
@@ -97,7 +97,7 @@ def test_what_may_have_been_sent_moves_only_when_that_is_said(queueing: Configur
     with pytest.raises(CommandError, match=r"^1 email not moved from old"):
         move("old", MAILER, "--ambiguous")
     moved = Email.objects.get(pk=doubtful.pk)
-    assert (moved.mailer, moved.sent_via) == (new, "")
+    assert (moved.mailer, moved.via) == (new, "")
 
 
 @pytest.mark.parametrize(

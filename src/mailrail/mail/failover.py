@@ -1,7 +1,7 @@
 """Who stands in for a mailer that is out, and which emails may go that way.
 
 An email that may have been sent stays with the mailer that may have sent it. So the record names another mailer
-(``Email.sent_via``) before the email leaves by it. That change raises the record's version like any other. A worker
+(``Email.via``) before the email leaves by it. That change raises the record's version like any other. A worker
 that has read the record before cannot send it any more.
 """
 
@@ -17,7 +17,7 @@ from .outcomes import is_ambiguous
 from .policies import policy_of
 
 _MOVE = """
-UPDATE mailrail_mail_email AS e SET sent_via = %s, version = m.version + 1
+UPDATE mailrail_mail_email AS e SET via = %s, version = m.version + 1
 FROM unnest(%s::uuid[], %s::int[]) AS m (id, version)
 WHERE e.id = m.id AND e.version = m.version AND e.status IN ('queued', 'sending')
 RETURNING e.id
@@ -26,7 +26,7 @@ RETURNING e.id
 
 def last_mailer(email: Email) -> str:
     """Return the mailer that had it last."""
-    return alias_of(email.sent_via) if email.sent_via else email.mailer
+    return alias_of(email.via) if email.via else email.mailer
 
 
 def mailer_of(email: Email) -> str:
@@ -56,7 +56,7 @@ def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
         moved = _write(group, via, using)
         for email in group:
             if email.pk in moved:
-                email.sent_via, email.version = via, email.version + 1
+                email.via, email.version = via, email.version + 1
             else:
                 changed.append(email)
     return changed
@@ -72,5 +72,5 @@ def _write(emails: Sequence[Email], via: str, using: str) -> set[object]:
         return {
             email.pk
             for email in emails
-            if rows.filter(pk=email.pk, version=email.version).update(sent_via=via, version=email.version + 1)
+            if rows.filter(pk=email.pk, version=email.version).update(via=via, version=email.version + 1)
         }

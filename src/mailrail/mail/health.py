@@ -31,7 +31,7 @@ RESERVATION_GRACE_S = 60.0
 class _Queued(NamedTuple):
     id: UUID
     mailer: str
-    sent_via: str
+    via: str
     send_at: datetime | None
     next_try_at: datetime | None
     created_at: datetime
@@ -40,7 +40,7 @@ class _Queued(NamedTuple):
     @property
     def mailers(self) -> set[str]:
         """Return its own mailer, and the one that stands in for it."""
-        return {self.mailer, alias_of(self.sent_via) if self.sent_via else self.mailer}
+        return {self.mailer, alias_of(self.via) if self.via else self.mailer}
 
     @property
     def due_at(self) -> datetime:

@@ -78,7 +78,7 @@ class Email(models.Model):
         db_default="",
         help_text=_("Alias of the mailer that delivers it."),
     )
-    sent_via = models.CharField(
+    via = models.CharField(
         pgettext_lazy("email", "via"),
         max_length=100,
         db_default="",

@@ -68,9 +68,7 @@ def move(old: str, new: str, using: str | None = None, *, ambiguous: bool = Fals
 def _pages(old: str, using: str) -> Iterator[list[UUID]]:
     """Yield the ids of emails that belong to the mailer, or went by it last."""
     for status in MOVABLE:
-        emails = Email.objects.using(using).filter(
-            Q(mailer=old) | Q(sent_via=old or "default"), status=status
-        )
+        emails = Email.objects.using(using).filter(Q(mailer=old) | Q(via=old or "default"), status=status)
         last = UUID(int=0)
         while page := list(
             emails.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:PER_TRANSACTION]
@@ -107,7 +105,7 @@ def _give(email: Email, new: str, using: str) -> bool:
         "changed_at": now,
         "next_try_at": None,
     }
-    if not row.update(mailer=new, sent_via="", **changes):
+    if not row.update(mailer=new, via="", **changes):
         return False
     if is_queued:
         announce([email.pk], using, email.priority, email.send_at, dispatch)

@@ -157,7 +157,7 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
 
 
 _UNSENT = {
-    "sent_via": "",
+    "via": "",
     "next_try_at": None,
     "attempts": 0,
     "version": 0,

@@ -71,7 +71,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=mailrail.mail.models.new_id, editable=False, primary_key=True, serialize=False)),
                 ('status', models.CharField(choices=[('queued', 'queued'), ('sending', 'sending'), ('sent', 'sent'), ('partial', 'partly sent'), ('failed', 'failed'), ('held', 'held'), ('cancelled', 'cancelled'), ('expired', 'expired'), ('suppressed', 'suppressed')], db_default='queued', default='queued', max_length=10, verbose_name='status')),
                 ('mailer', models.CharField(db_default='', help_text='Alias of the mailer that delivers it.', max_length=100, verbose_name='mailer')),
-                ('sent_via', models.CharField(db_default='', default='', help_text='Alias of the mailer that stands in for it, for the last attempt.', max_length=100, verbose_name='via')),
+                ('via', models.CharField(db_default='', default='', help_text='Alias of the mailer that stands in for it, for the last attempt.', max_length=100, verbose_name='via')),
                 ('sender', models.TextField(db_default='', help_text="The envelope's: where bounces go.", verbose_name='sender')),
                 ('recipients', models.JSONField(db_default=[], default=list, verbose_name='recipients')),
                 ('subject', models.TextField(db_default='', verbose_name='subject')),
