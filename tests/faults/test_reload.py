@@ -179,7 +179,9 @@ def test_code_that_does_not_load_changes_nothing_and_the_last_reload_counts(site
     ids += (more := site.send(3))
     site.wait_for("ran-four-d", more)
     # The process above the new workers is killed.
-    [successor] = children_of(site.process.pid)
+    [successor] = until(
+        lambda: len(children := children_of(site.process.pid)) == 1 and children
+    )  # the others end
     os.kill(successor, signal.SIGKILL)
     site.wait_for_log(TOOK_OVER, 2)
     ids += (more := site.send(3))
