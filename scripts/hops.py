@@ -31,7 +31,7 @@ from django.core.management import call_command
 import mailrail
 
 PACKAGE = str(Path(mailrail.__file__).parent)
-ASIDE = ("mailrail-leases", "mailrail-upkeep", "mailrail-maintenance")
+ASIDE = ("mailrail-leases", "mailrail-maintenance")
 """Threads that carry no message."""
 
 

@@ -29,11 +29,10 @@ def _check_database(using: str) -> Iterable[CheckMessage]:
         applied = MigrationRecorder(connections[using]).applied_migrations().keys()
     except Error:
         return  # the check of the layers reports that the database cannot be asked
-    applied_here = {
-        (label, name) for label, name in applied if label in APPS and apps.is_installed(_name_of(label))
-    }
+    installed = {config.label for config in apps.get_app_configs()}.intersection(APPS)
+    applied_here = {(label, name) for label, name in applied if label in installed}
     if leftover := sorted(applied_here - MigrationLoader(None).disk_migrations.keys()):
-        labels = [label for label in reversed(APPS) if any(label == app for app, _ in leftover)]
+        labels = [label for label in reversed(APPS) if label in dict(leftover)]
         names = ", ".join(f"{label}.{name}" for label, name in leftover)
         undo = ", ".join(f"python manage.py migrate {label} zero --database {using}" for label in labels)
         yield Mistake(
@@ -43,7 +42,3 @@ def _check_database(using: str) -> Iterable[CheckMessage]:
             f"Then, with this build: python manage.py migrate --database {using}",
             id="mailrail.E011",
         )
-
-
-def _name_of(label: str) -> str:
-    return label.replace("_", ".", 1)
