@@ -27,8 +27,8 @@ from django.test import Client  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from mailrail.invitations.models import Invitation  # noqa: E402
-from mailrail.mail import retention  # noqa: E402
 from mailrail.mail.models import Email  # noqa: E402
+from mailrail.mail.records import retention  # noqa: E402
 from mailrail.models import BuriedMessage  # noqa: E402
 from tests import many_invitations, many_messages  # noqa: E402
 from tests.mail import many  # noqa: E402

@@ -23,10 +23,10 @@ from mailrail.invitations import invite, resend
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, pause, queue
-from mailrail.mail.mailers import delivering
+from mailrail.mail.delivery.outcomes import Result
+from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers.config import delivering
 from mailrail.mail.models import MailerConnection
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import Result
 from mailrail.moments import MomentField, after, as_django, aware, from_now, seconds_between
 from mailrail.testing import advance, deliver, drain
 

@@ -17,9 +17,9 @@ import pytest
 from django.db import connections, transaction
 
 from mailrail import Channel
+from mailrail.mail.delivery.outcomes import Result
+from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, Status
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import Result
 from mailrail.prepared_statements import is_pooled
 from mailrail.second_connection import unpooled
 from mailrail.worker.pooled import replace_broken_connections

@@ -41,7 +41,7 @@ from .layers import (
     unbuilt_routing,
 )
 from .layers.database import lacks_tables
-from .mail.mailers import email_backend
+from .mail.mailers.config import email_backend
 from .models import StoredMessage
 from .routing import Routing
 

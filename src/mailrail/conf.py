@@ -84,7 +84,7 @@ class Settings:
     """What stands behind the ``@`` of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Rates, connections, recipients at once, lifetime, failover and the meaning of replies of each mailer, by its
-    alias (``mailrail.mail.policies``)."""
+    alias (``mailrail.mail.mailers.policies``)."""
     mail_keep_bodies: float | None = None
     """How long the content of an email is kept that is sent, or has ended otherwise, before ``prunemail`` removes it.
     ``None``: as long as the record."""

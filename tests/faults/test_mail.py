@@ -25,7 +25,7 @@ from django.urls import path
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import Delivery
+from mailrail.mail.delivery.batch import Delivery
 from mailrail.worker import IncomingMessage
 
 from ..processes import Ledger, WorkerProcess, children_of, until, workers

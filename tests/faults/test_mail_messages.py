@@ -19,8 +19,8 @@ from django.utils import timezone
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import Delivery
-from mailrail.mail.retention import first_id
+from mailrail.mail.delivery.batch import Delivery
+from mailrail.mail.records.retention import first_id
 from mailrail.mail.smtp import close_pools
 from mailrail.messages import Message
 from mailrail.reconciliation import Reconciler, reconcilers

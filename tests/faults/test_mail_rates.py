@@ -17,7 +17,8 @@ from django.db import connections
 
 from mailrail import mail
 from mailrail.layers import get_layer
-from mailrail.mail import Email, Status, circuit
+from mailrail.mail import Email, Status
+from mailrail.mail.mailers import circuit
 from mailrail.mail.models import MailerConnection, MailerState, MailerThrottle
 
 from ..processes import Ledger, WorkerProcess, environment, until

@@ -13,7 +13,7 @@ from mailrail.invitations.addresses import Entry
 from mailrail.invitations.bulk import sort_out
 from mailrail.invitations.models import Invitation
 from mailrail.mail.models import Suppression
-from mailrail.mail.suppressions import hash_address
+from mailrail.mail.records.suppressions import hash_address
 from mailrail.testing import drain
 
 pytestmark = pytest.mark.django_db

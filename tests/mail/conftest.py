@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail import circuit_log, logins, refused_senders, throttle
+from mailrail.mail.mailers import circuit_log, logins, refused_senders, throttle
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker

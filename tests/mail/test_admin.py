@@ -23,13 +23,13 @@ from mailrail import keyset_admin, mail
 from mailrail.mail import Email, Status
 from mailrail.mail.admin import translations
 from mailrail.mail.admin.contents import ShownPart
+from mailrail.mail.delivery.outcomes import apply_outcome, fail
+from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import MailerState, Suppression
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import apply_outcome, fail
-from mailrail.mail.refused_senders import RefusedSenders
-from mailrail.mail.replies import Reply, Stage
+from mailrail.mail.records.suppressions import hash_address, keep_hashed
 from mailrail.mail.smtp import DeliveryOutcome, Fate
-from mailrail.mail.suppressions import hash_address, keep_hashed
+from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.testing import sent
 
 LIST = "/admin/mailrail_mail/email/"
@@ -500,7 +500,7 @@ MAILERS = "/admin/mailrail_mail/mailerstate/"
 
 
 def test_a_mailer_is_paused_and_resumed(staff: Client, on: str) -> None:
-    from mailrail.mail.mailers import delivering
+    from mailrail.mail.mailers.config import delivering
 
     [mailer] = delivering()
     assert "works" in staff.get(MAILERS).text

@@ -448,7 +448,7 @@ def test_the_name_of_this_host_is_asked_for_once(way: Way, monkeypatch: pytest.M
 
 
 def test_a_timeout_is_the_servers_and_none_is_none(way: Way) -> None:
-    from mailrail.mail.mailers import open_backend, server_of
+    from mailrail.mail.mailers.config import open_backend, server_of
 
     for seconds in (None, 7.5):
         way.use(timeout=seconds)
@@ -569,7 +569,7 @@ def test_a_charset_of_the_messages_own(way: Way) -> None:
 
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="message(policy=…) came with Django 6")
 def test_a_stored_message_takes_a_policy_like_any_other(settings: Any) -> None:
-    from mailrail.mail.content import dump, load
+    from mailrail.mail.queueing.serialize import dump, load
 
     class Own(EmailMessage):
         def message(self, *, policy: Any = policy.default) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.mail.compose import compose
-from mailrail.mail.content import dump, load
+from mailrail.mail.queueing.serialize import dump, load
 from mailrail.testing import drain
 from tests.smtp_server import ScriptedServer
 

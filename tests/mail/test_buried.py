@@ -15,7 +15,7 @@ from mailrail.layers import get_layer
 from mailrail.mail import queue, unhold
 from mailrail.mail.consumers import MAX_LOSSES, hold_what_was_buried
 from mailrail.mail.models import Email, Status
-from mailrail.mail.queueing import CHANNEL, content_for
+from mailrail.mail.queueing.accept import CHANNEL, content_for
 from mailrail.messages import Message
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing

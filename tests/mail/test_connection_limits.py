@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mailrail.layers import get_layer
 from mailrail.mail import queue_many
-from mailrail.mail.connection_limits import _keeper, _renew, reserved_connections
+from mailrail.mail.mailers.connection_limits import _keeper, _renew, reserved_connections
 from mailrail.mail.models import MailerConnection
 from mailrail.routing import Routing
 from mailrail.testing import advance

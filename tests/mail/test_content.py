@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from mailrail.mail.compose import compose
-from mailrail.mail.content import FinishedMessage, dump, load
-from mailrail.mail.values import CannotBeStored, pack, unpack
+from mailrail.mail.queueing.serialize import FinishedMessage, dump, load
+from mailrail.mail.queueing.values import CannotBeStored, pack, unpack
 
 from .messages import any_message
 from .reading import by_django, read

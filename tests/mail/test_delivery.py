@@ -12,8 +12,9 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from mailrail.layers import get_layer
-from mailrail.mail import delivery, queue, queue_many, unhold
+from mailrail.mail import queue, queue_many, unhold
 from mailrail.mail.consumers import MAX_LOSSES
+from mailrail.mail.delivery import batch
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
@@ -181,7 +182,7 @@ def test_messages_of_final_emails_end_together_and_within_a_time(
     queueing: Queueing, monkeypatch: pytest.MonkeyPatch, within: float
 ) -> None:
     """Each question for the layer costs as much as several emails."""
-    monkeypatch.setattr(delivery, "FINISH_INTERVAL_S", within)
+    monkeypatch.setattr(batch, "FINISH_INTERVAL_S", within)
     final_by_then: list[int] = []
 
     def told(message: IncomingMessage) -> None:
@@ -191,7 +192,7 @@ def test_messages_of_final_emails_end_together_and_within_a_time(
     with ScriptedServer() as server:
         queueing(server.port)
         queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(100))
-        delivery.Delivery([IncomingMessage(each, None, told) for each in sent("mailrail.mail")]).run()
+        batch.Delivery([IncomingMessage(each, None, told) for each in sent("mailrail.mail")]).run()
         assert len(server.mails) == len(final_by_then) == 100
     assert (final_by_then[0] == 100) == (within > 0) and final_by_then[-1] == 100
 
@@ -204,7 +205,7 @@ def test_a_message_that_outlives_its_email_sends_nothing(
         queueing(server.port)
         queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(3))
         with monkeypatch.context() as patch:
-            patch.setattr(delivery.Delivery, "_finish_final", lambda self: None)
+            patch.setattr(batch.Delivery, "_finish_final", lambda self: None)
             drain("mailrail.mail")
         assert len(sent("mailrail.mail")) == len(server.mails) == 3
         advance(60)

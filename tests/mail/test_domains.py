@@ -18,11 +18,11 @@ from django.core.management import call_command
 from mailrail import mail
 from mailrail.errors import InvalidSettings
 from mailrail.mail import CannotQueue, Email, Status
+from mailrail.mail.delivery.outcomes import domain_of
+from mailrail.mail.mailers.policies import build
 from mailrail.mail.models import Suppression
-from mailrail.mail.outcomes import domain_of
-from mailrail.mail.policies import build
+from mailrail.mail.records.suppressions import hash_address
 from mailrail.mail.smtp import EmailBackend, close_pools
-from mailrail.mail.suppressions import hash_address
 from mailrail.testing import drain
 
 from ..smtp_server import ScriptedServer

@@ -16,7 +16,8 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, Status, circuit, failover, queue, queue_many
+from mailrail.mail import Email, Status, queue, queue_many
+from mailrail.mail.mailers import circuit, failover
 from mailrail.mail.models import MailerState
 from mailrail.mail.smtp import Timeouts, close_pools
 from mailrail.testing import advance
@@ -331,7 +332,7 @@ def test_with_all_of_them_out_mail_waits_unharmed(
 def test_a_worker_that_read_the_record_before_it_moved_cannot_send_it(
     queueing: Configure, second: Configure
 ) -> None:
-    from mailrail.mail.outcome_store import store_outcomes
+    from mailrail.mail.delivery.store import store_outcomes
 
     queueing(1)
     second("backup", 1)

@@ -18,8 +18,9 @@ from django.utils import timezone
 from mailrail import mail
 from mailrail.health import views
 from mailrail.layers import get_layer
-from mailrail.mail import Email, circuit, circuit_log
-from mailrail.mail.mailers import alias_of
+from mailrail.mail import Email
+from mailrail.mail.mailers import circuit, circuit_log
+from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.moments import aware
 from mailrail.routing import Routing

@@ -13,11 +13,11 @@ from django.db import connections
 from django.utils import timezone
 
 from mailrail import mail, uuid7
-from mailrail.mail import reading
-from mailrail.mail.inserting import insert, insert_with_message
 from mailrail.mail.models import Email, Status, Suppression
-from mailrail.mail.reading import DEFERRED_COLUMNS
-from mailrail.mail.suppressions import hash_address, listed
+from mailrail.mail.queueing.insert import insert, insert_with_message
+from mailrail.mail.records import reading
+from mailrail.mail.records.reading import DEFERRED_COLUMNS
+from mailrail.mail.records.suppressions import hash_address, listed
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 

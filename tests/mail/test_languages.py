@@ -14,9 +14,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from mailrail import mail
+from mailrail.mail.delivery.outcomes import fail
+from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, MailerState, Suppression
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import fail
 from scripts.catalogues import CHINESE
 from tests.visible import english, texts
 

@@ -14,9 +14,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, Status, logins, queue_many
-from mailrail.mail.logins import MAX_LOGIN_AGE, Login, key_of
-from mailrail.mail.mailers import alias_of, open_backend
+from mailrail.mail import Email, Status, queue_many
+from mailrail.mail.mailers import logins
+from mailrail.mail.mailers.config import alias_of, open_backend
+from mailrail.mail.mailers.logins import MAX_LOGIN_AGE, Login, key_of
 from mailrail.mail.models import MailerLogin, MailerState
 from mailrail.mail.smtp import close_pools
 from mailrail.testing import advance

@@ -19,8 +19,9 @@ from django.test.utils import CaptureQueriesContext
 from mailrail import reconciliation
 from mailrail.keyset_admin import MAX_SORTED_ROWS, SCAN_WINDOW_ROWS
 from mailrail.layers import get_layer
-from mailrail.mail import erasure, health, overview, retention
+from mailrail.mail import health
 from mailrail.mail.models import Email
+from mailrail.mail.records import erasure, overview, retention
 from mailrail.reconciliation import ScanPosition, reconcilers
 from mailrail.routing import Routing
 

@@ -10,8 +10,9 @@ from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 
 from mailrail import InvalidSettings, mail
-from mailrail.mail import Email, circuit, throttle
-from mailrail.mail.mailers import alias_of
+from mailrail.mail import Email
+from mailrail.mail.mailers import circuit, throttle
+from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance, drain
 

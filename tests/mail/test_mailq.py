@@ -14,15 +14,16 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, overview
-from mailrail.mail.mailers import delivering
+from mailrail.mail import Email
+from mailrail.mail.delivery.outcomes import apply_outcome, fail, missing_file
+from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers.config import delivering
+from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.management.commands import mailq as mailq_command
 from mailrail.mail.models import MailerState
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import apply_outcome, fail, missing_file
-from mailrail.mail.refused_senders import RefusedSenders
-from mailrail.mail.replies import Reply, Stage
+from mailrail.mail.records import overview
 from mailrail.mail.smtp import DeliveryOutcome, Fate
+from mailrail.mail.smtp.replies import Reply, Stage
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from django.core.mail.backends.smtp import EmailBackend as DjangosBackend
 from django.utils import timezone
 
 from mailrail.mail import cancel, queue
+from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, Status
-from mailrail.mail.outcome_store import store_outcomes
 from mailrail.mail.smtp import EmailBackend, transactions
 from mailrail.moments import after, seconds_between
 from mailrail.testing import advance, drain
@@ -337,7 +337,7 @@ def test_each_transaction_begins_with_the_time_at_which_it_was_meant_to(
         stored.extend((row.email.status, seconds_between(row.email.changed_at, now)) for row in results)
         return store_outcomes(results, intents, using)
 
-    monkeypatch.setattr("mailrail.mail.smtp_transport.store_outcomes", store)
+    monkeypatch.setattr("mailrail.mail.delivery.smtp_transport.store_outcomes", store)
     with ScriptedServer(room=10) as server:
         queueing(server.port)
         queue(to_many(25))

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, Status
-from mailrail.mail.mailers import alias_of
+from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance
 

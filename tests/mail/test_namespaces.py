@@ -18,9 +18,10 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.layers import get_layer
-from mailrail.mail import Email, Status, circuit, health, overview, refused_senders, suppressions, throttle
-from mailrail.mail.connection_limits import reserved_connections
-from mailrail.mail.logins import Login
+from mailrail.mail import Email, Status, health
+from mailrail.mail.mailers import circuit, refused_senders, throttle
+from mailrail.mail.mailers.connection_limits import reserved_connections
+from mailrail.mail.mailers.logins import Login
 from mailrail.mail.models import (
     EmailFile,
     File,
@@ -31,6 +32,7 @@ from mailrail.mail.models import (
     RefusedSender,
     Suppression,
 )
+from mailrail.mail.records import overview, suppressions
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.testing import drain
@@ -129,7 +131,7 @@ def test_no_state_of_a_mailer_and_no_suppressed_address_is_anothers(
         assert [(it.pk, it.reason) for it in overview.states(on)] == [(ALIAS, f"of {name}")]
         [why] = suppressions.listed(["you@example.com"], on).values()
         assert why == f"suppressed: bounce {name}".strip()
-        assert [(it.mailer, it.reason) for it in mail.refused_senders.refused_senders(on)] == [(ALIAS, name)]
+        assert [(it.mailer, it.reason) for it in refused_senders.refused_senders(on)] == [(ALIAS, name)]
         assert list(throttle.slowed(ALIAS, on)) == ["example.com"]
         throttle.forget()
     become("shop")

@@ -17,7 +17,7 @@ from django.utils.log import AdminEmailHandler
 
 from mailrail.mail import Email
 from mailrail.mail.compose import compose
-from mailrail.mail.content import dump, load
+from mailrail.mail.queueing.serialize import dump, load
 from mailrail.testing import drain
 from tests.smtp_server import ScriptedServer
 

@@ -11,9 +11,11 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from mailrail import mail
-from mailrail.mail import Email, circuit_log, outcome_log
+from mailrail.mail import Email
+from mailrail.mail.delivery import outcome_log
+from mailrail.mail.delivery.outcomes import fail
+from mailrail.mail.mailers import circuit_log
 from mailrail.mail.models import MailerState
-from mailrail.mail.outcomes import fail
 from mailrail.testing import advance
 
 from ..smtp_server import Fault, ScriptedServer

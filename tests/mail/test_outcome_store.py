@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from mailrail.mail.delivery.outcomes import Result, add_event, fail
+from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, Status, Suppression
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import Result, add_event, fail
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 

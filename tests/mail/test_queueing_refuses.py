@@ -20,8 +20,8 @@ from django.utils.translation import gettext_lazy
 
 from mailrail import mail
 from mailrail.mail import CannotQueue, Email, EmailTooLarge, Status
-from mailrail.mail.acceptance import check_text
 from mailrail.mail.models import EmailFile, File, MailerState
+from mailrail.mail.queueing.validation import check_text
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import ScriptedServer

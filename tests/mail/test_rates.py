@@ -12,7 +12,8 @@ from django.utils import timezone
 
 from mailrail import LayerUnavailable
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.mail import Email, Status, queue, queue_many, throttle
+from mailrail.mail import Email, Status, queue, queue_many
+from mailrail.mail.mailers import throttle
 from mailrail.mail.models import MailerThrottle
 from mailrail.messages import Granted
 from mailrail.routing import Rate

@@ -18,9 +18,9 @@ from django.test import Client
 
 from mailrail import mail
 from mailrail.mail import Email, Status, queue, queue_many
-from mailrail.mail.mailers import alias_of
+from mailrail.mail.delivery.outcomes import SENDER_REFUSED
+from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, RefusedSender
-from mailrail.mail.outcomes import SENDER_REFUSED
 from mailrail.mail.smtp import close_pools
 from mailrail.testing import advance
 

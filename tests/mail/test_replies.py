@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.mail.replies import (
+from mailrail.mail.smtp.replies import (
     MAX_LINE_OCTETS,
     MAX_LINES,
     Garbled,

@@ -13,11 +13,11 @@ from django.core.management import call_command
 
 from mailrail.errors import InvalidSettings
 from mailrail.mail import Email, Status, queue_many
-from mailrail.mail.mailers import alias_of
+from mailrail.mail.mailers.config import alias_of
+from mailrail.mail.mailers.policies import build
+from mailrail.mail.mailers.reply_presets import PRESETS
 from mailrail.mail.models import MailerState, MailerThrottle, Suppression
-from mailrail.mail.policies import build
-from mailrail.mail.replies import Kind, ReplyRule, Stage, classify, reply_of
-from mailrail.mail.reply_presets import PRESETS
+from mailrail.mail.smtp.replies import Kind, ReplyRule, Stage, classify, reply_of
 from mailrail.testing import advance
 
 from ..processes import ROOT

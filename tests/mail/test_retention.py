@@ -24,10 +24,12 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.errors import InvalidSettings
-from mailrail.mail import Email, Status, erasure, files, retention
-from mailrail.mail.load import load_messages
+from mailrail.mail import Email, Status
+from mailrail.mail.delivery.load import load_messages
 from mailrail.mail.models import EmailFile, File, Suppression
-from mailrail.mail.suppressions import hash_address
+from mailrail.mail.queueing import files
+from mailrail.mail.records import erasure, retention
+from mailrail.mail.records.suppressions import hash_address
 from mailrail.testing import drain
 
 from ..processes import until

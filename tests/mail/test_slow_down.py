@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 
-from mailrail.mail import Email, Status, queue_many, throttle
-from mailrail.mail.mailers import alias_of
+from mailrail.mail import Email, Status, queue_many
+from mailrail.mail.mailers import throttle
+from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.testing import advance
 

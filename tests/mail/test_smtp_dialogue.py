@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.mail.replies import Kind, Stage, Verdict
 from mailrail.mail.smtp import Connection, DeliveryOutcome, Envelope, Fate, SmtpServer, Timeouts, send_all
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
@@ -25,6 +24,7 @@ from mailrail.mail.smtp.errors import (
     Utf8NotOffered,
 )
 from mailrail.mail.smtp.link import Link, Read, Step, Write
+from mailrail.mail.smtp.replies import Kind, Stage, Verdict
 from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
 

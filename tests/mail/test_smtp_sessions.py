@@ -14,7 +14,6 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from mailrail.mail.replies import Stage
 from mailrail.mail.smtp import Connection, SmtpServer, Timeouts, send_all
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
@@ -28,6 +27,7 @@ from mailrail.mail.smtp.errors import (
     TimedOut,
     TlsFailed,
 )
+from mailrail.mail.smtp.replies import Stage
 from mailrail.mail.smtp.server import GREETING_TIMEOUT_S, TLS_PORTS
 from tests.mail.test_smtp_dialogue import Bag, envelope
 from tests.smtp_server import PASSWORD, USER, Fault, ScriptedServer

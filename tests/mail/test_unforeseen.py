@@ -12,7 +12,9 @@ from django.core.mail.backends.locmem import EmailBackend
 
 from mailrail import mail
 from mailrail.layers import get_layer
-from mailrail.mail import Email, Status, delivery, failover, outcomes, rates, smtp_transport
+from mailrail.mail import Email, Status
+from mailrail.mail.delivery import batch, outcomes, smtp_transport
+from mailrail.mail.mailers import failover, rates
 
 from ..smtp_server import ScriptedServer
 from .conftest import work
@@ -82,11 +84,11 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
     ("module", "name"),
     [
         (failover, "mailer_of"),
-        (delivery, "defect_of"),
+        (batch, "defect_of"),
         (outcomes, "suppress"),
         (rates, "admit"),
         (failover, "move"),
-        (delivery, "load_messages"),
+        (batch, "load_messages"),
     ],
     ids=lambda it: getattr(it, "__name__", it).rpartition(".")[2],
 )
@@ -200,7 +202,7 @@ def test_an_error_of_all_counts_for_all(server: ScriptedServer, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(delivery, "listed", broken)
+    monkeypatch.setattr(batch, "listed", broken)
     queue()
     work()
     assert server.mails == []

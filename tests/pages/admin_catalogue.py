@@ -18,14 +18,15 @@ from mailrail import Channel, mail
 from mailrail.invitations import invite
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
-from mailrail.mail import Email, circuit
+from mailrail.mail import Email
+from mailrail.mail.delivery.outcomes import apply_outcome, fail
+from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers import circuit
+from mailrail.mail.mailers.policies import UNNAMED
+from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import Suppression
-from mailrail.mail.outcome_store import store_outcomes
-from mailrail.mail.outcomes import apply_outcome, fail
-from mailrail.mail.policies import UNNAMED
-from mailrail.mail.refused_senders import RefusedSenders
-from mailrail.mail.replies import Reply, Stage
 from mailrail.mail.smtp import DeliveryOutcome, Fate
+from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.messages import Message
 
 from ..chromium import Windows

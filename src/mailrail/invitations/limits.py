@@ -96,7 +96,7 @@ def suppressed(addresses: Sequence[str]) -> list[str]:
     if not apps.is_installed("mailrail.mail"):
         return []
     from mailrail.mail.models import Suppression
-    from mailrail.mail.suppressions import listed
+    from mailrail.mail.records.suppressions import listed
 
     listed_mailboxes = listed(map(normal_form, addresses), router.db_for_read(Suppression))
     return [address for address in addresses if normal_form(address) in listed_mailboxes]

@@ -14,8 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .circuit import pause, resume
-    from .control import (
+    from .errors import CannotQueue, EmailTooLarge, KeyConflict
+    from .mailers.circuit import pause, resume
+    from .mailers.refused_senders import allow_sender
+    from .models import Email, Status
+    from .queueing.accept import aqueue, aqueue_many, queue, queue_many
+    from .queueing.sensitive import is_sensitive
+    from .records.control import (
         Changed,
         acancel,
         ahold,
@@ -28,11 +33,6 @@ if TYPE_CHECKING:
         send_now,
         unhold,
     )
-    from .errors import CannotQueue, EmailTooLarge, KeyConflict
-    from .models import Email, Status
-    from .queueing import aqueue, aqueue_many, queue, queue_many
-    from .refused_senders import allow_sender
-    from .sensitive import is_sensitive
 
 __all__ = [
     "CannotQueue",
@@ -62,16 +62,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "control": (
+    "records.control": (
         *("Changed", "acancel", "ahold", "aunhold", "aresend", "asend_now"),
         *("cancel", "hold", "unhold", "resend", "send_now"),
     ),
     "errors": ("CannotQueue", "EmailTooLarge", "KeyConflict"),
     "models": ("Email", "Status"),
-    "circuit": ("pause", "resume"),
-    "queueing": ("aqueue", "aqueue_many", "queue", "queue_many"),
-    "refused_senders": ("allow_sender",),
-    "sensitive": ("is_sensitive",),
+    "mailers.circuit": ("pause", "resume"),
+    "queueing.accept": ("aqueue", "aqueue_many", "queue", "queue_many"),
+    "mailers.refused_senders": ("allow_sender",),
+    "queueing.sensitive": ("is_sensitive",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -26,11 +26,11 @@ from mailrail.terminal import counted
 from mailrail.worker import ExecutionContext, current_execution
 
 from .errors import CannotQueue
-from .mailers import LOCMEM, check_delivering, configured
+from .mailers.config import LOCMEM, check_delivering, configured
+from .mailers.policies import UNNAMED
 from .models import Email
-from .policies import UNNAMED
-from .queueing import queue_in_execution, queue_many
-from .sensitive import mark_password_reset
+from .queueing.accept import queue_in_execution, queue_many
+from .queueing.sensitive import mark_password_reset
 
 logger = logger_of("mailrail.mail")
 

@@ -34,7 +34,8 @@ from mailrail.conf import read_for_checks, settings
 from mailrail.errors import InvalidSettings
 from mailrail.terminal import counted
 
-from .mailers import (
+from .compose.message_ids import message_id_domain
+from .mailers.config import (
     alias_of,
     backend_of,
     configured,
@@ -49,10 +50,9 @@ from .mailers import (
     server_for,
     server_of,
 )
-from .message_ids import message_id_domain
+from .mailers.policies import UNNAMED, MailerPolicy, policy_of, read
 from .models import Email
-from .moving import unknown_mailers
-from .policies import UNNAMED, MailerPolicy, policy_of, read
+from .records.moving import unknown_mailers
 from .server_checks import check_server
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"

@@ -20,12 +20,12 @@ from mailrail.routing import consumer
 from mailrail.signals import message_buried, worker_maintenance
 from mailrail.worker import IncomingMessage
 
-from . import circuit
-from .delivery import Delivery, dispatch_of, id_of
+from .delivery.batch import Delivery, dispatch_of, id_of
+from .delivery.outcomes import add_event
+from .mailers import circuit
 from .models import Email, Status
-from .outcomes import add_event
-from .queueing import CHANNEL, content_for
-from .retention import first_id
+from .queueing.accept import CHANNEL, content_for
+from .records.retention import first_id
 
 BATCH_SIZE = 200
 CONCURRENCY = 2

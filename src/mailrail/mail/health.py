@@ -14,13 +14,13 @@ from django.utils import timezone
 from mailrail.health import Problem, register
 from mailrail.moments import from_now, seconds_between
 
-from .circuit import OUTAGE
-from .mailers import alias_of
+from .delivery.outcomes import domain_of
+from .mailers.circuit import OUTAGE
+from .mailers.config import alias_of
+from .mailers.policies import policy_of
+from .mailers.throttle import MAX_RESERVATION_S
 from .models import Email, MailerState, MailerThrottle, Status
-from .outcomes import domain_of
-from .overview import MAX_COUNTED, due_at
-from .policies import policy_of
-from .throttle import MAX_RESERVATION_S
+from .records.overview import MAX_COUNTED, due_at
 
 PAGE_SIZE = 500
 """Emails that are read at once."""

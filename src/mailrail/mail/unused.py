@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Warning, register
 
-from .mailers import LOCMEM, configured, email_backend, is_ours
+from .mailers.config import LOCMEM, configured, email_backend, is_ours
 
 OF_TESTS = {LOCMEM, "django.core.mail.backends.dummy.EmailBackend"}
 _QUEUE = "mailrail.mail.backend.EmailBackend"

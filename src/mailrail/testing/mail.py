@@ -16,7 +16,7 @@ from django.db import router
 from django.db.models import F
 from django.test import override_settings
 
-from ..mail.mailers import LOCMEM, configured, is_ours
+from ..mail.mailers.config import LOCMEM, configured, is_ours
 from ..terminal import counted
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from django.utils.translation import gettext
 from mailrail.terminal import escape_control_characters, single_line
 
 from ..compose import compose
-from ..load import load_messages
+from ..delivery.load import load_messages
 from ..models import Email
 
 POLICY = (

@@ -33,10 +33,10 @@ from mailrail.keyset_admin import (
 from mailrail.record_links import link_records
 from mailrail.terminal import single_line
 
-from .. import control
 from ..models import FINAL, Email, Status
-from ..queueing import CHANNEL
-from ..retention import delete_final
+from ..queueing.accept import CHANNEL
+from ..records import control
+from ..records.retention import delete_final
 from . import translations
 from .contents import CannotShow, Contents, download, preview
 from .filters import AboutFilter, EmailStatusFilter, MailerFilter, TagFilter

@@ -14,9 +14,9 @@ from django.utils.translation import pgettext_lazy
 
 from mailrail.keyset_admin import Filter, WordFilter, few_of
 
-from ..mailers import delivering
+from ..mailers.config import delivering
+from ..mailers.policies import UNNAMED
 from ..models import Email, MailerState, Status
-from ..policies import UNNAMED
 from .translations import DEFERRED, WORDS
 
 

@@ -16,10 +16,10 @@ from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 from mailrail.keyset_admin import ReadOnlyAdminMixin
 from mailrail.terminal import escape_control_characters
 
-from .. import circuit
-from ..mailers import delivering
+from ..mailers import circuit
+from ..mailers.config import delivering
+from ..mailers.refused_senders import allow_sender, refused_senders
 from ..models import MailerState
-from ..refused_senders import allow_sender, refused_senders
 
 MAX_REASON_LENGTH = 1000
 

@@ -18,7 +18,7 @@ from mailrail.namespace import qualified
 from mailrail.terminal import escape_control_characters
 
 from ..models import Suppression
-from ..suppressions import names_of
+from ..records.suppressions import names_of
 
 MAX_SEARCH_RESULTS = 1000
 """Addresses that begin alike and are sorted."""

@@ -15,7 +15,7 @@ from mailrail.terminal import escape_control_characters
 from mailrail.tracebacks import first_line
 
 from ..models import Email, Status, addresses_with
-from ..overview import due_at, reason_of
+from ..records.overview import due_at, reason_of
 
 MAX_LIST_TEXT_LENGTH = 120
 """Characters of a reason in a line of a list."""

@@ -13,9 +13,9 @@ from django.core.mail import EmailMessage
 
 from mailrail.conf import settings
 
-from ..message_ids import new_message_id
 from . import common, dialect, uncommon
 from .by_django import write_by_django
+from .message_ids import new_message_id
 
 __all__ = ["Composed", "compose"]
 

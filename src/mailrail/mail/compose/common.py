@@ -15,11 +15,11 @@ from typing import Any
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-from ..message_ids import new_message_id
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
 from .headers import STRUCTURED, fold, unstructured
 from .identifiers import in_ascii
+from .message_ids import new_message_id
 from .uncommon import Uncommon
 
 _date = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)

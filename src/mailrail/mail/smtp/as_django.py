@@ -15,7 +15,6 @@ from django.core.mail.backends import smtp
 
 from mailrail.addresses import with_ascii_domains
 
-from ..replies import Reply, Stage
 from .envelope import DeliveryOutcome, Envelope
 from .errors import (
     AuthenticationRefused,
@@ -27,6 +26,7 @@ from .errors import (
     TlsFailed,
     TooLarge,
 )
+from .replies import Reply, Stage
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ATOMS = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*"

@@ -19,14 +19,14 @@ from mailrail.options import Mistakes
 from ..compose import compose
 from ..compose.authors import sender_of
 from ..compose.headers import check_lines
-from ..log_recipients import masked, named
-from ..replies import Reply
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
 from .driver import drive, send_all
 from .envelope import DeliveryOutcome, Envelope, Fate
 from .errors import EightBitNotOffered, SmtpError
+from .log_recipients import masked, named
 from .pool import Pool, pool_of
+from .replies import Reply
 from .server import SmtpServer, Timeouts, Tls, check_extensions, check_local_hostname
 from .transactions import divide, learn, most_recipients, overflow, smaller, without
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from mailrail.log import logger_of
 
-from ..replies import Stage
 from .dialogue import Dialogue
 from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import ConnectionLost, NotCommitted, PipeliningRefused, SmtpError
 from .link import Link, Read, Step, Write
+from .replies import Stage
 from .server import SmtpServer
 from .session import Extensions, command, open_session
 from .transactions import learn_limits

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from ..replies import Reply, Stage, names_too_many
 from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import (
     ConnectionLost,
@@ -30,6 +29,7 @@ from .errors import (
     Utf8NotOffered,
 )
 from .link import CommitPoint, Link, Read, Step, Write
+from .replies import Reply, Stage, names_too_many
 from .server import Timeouts
 from .session import Extensions, command
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ..replies import Reply, Stage, Verdict, classify
 from .errors import BareNewline, InvalidAddress, SmtpError, Unsendable
+from .replies import Reply, Stage, Verdict, classify
 
 _ADDRESS = re.compile(r'[^\x00-\x20\x7f<>]+|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*"@[^\x00-\x20\x7f<>"]+')
 """A quoted local part may hold what would else end its command (RFC 5321 4.1.2, Quoted-string)."""

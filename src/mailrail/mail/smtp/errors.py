@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from mailrail import MailrailError
 
-from ..replies import Reply, Stage
+from .replies import Reply, Stage
 
 
 class SmtpError(MailrailError):

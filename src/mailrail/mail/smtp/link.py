@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from errno import EINPROGRESS
 from os import strerror
 
-from ..replies import Garbled, Reply, ReplyReader, Stage
 from .envelope import Envelope
 from .errors import (
     CERTIFICATE,
@@ -26,6 +25,7 @@ from .errors import (
     TimedOut,
     TlsFailed,
 )
+from .replies import Garbled, Reply, ReplyReader, Stage
 from .server import USE_TLS
 
 IN, OUT = select.POLLIN, select.POLLOUT

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..replies import Stage
 from .connection import Connection
 from .driver import drive_together
 from .errors import PoolExhausted
+from .replies import Stage
 from .server import SmtpServer
 
 

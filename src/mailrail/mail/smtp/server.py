@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..replies import Stage
 from .errors import CannotBegin
+from .replies import Stage
 
 Tls = Literal["none", "starttls", "implicit"]
 

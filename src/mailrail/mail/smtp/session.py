@@ -11,7 +11,6 @@ from collections.abc import Generator, Mapping
 from hmac import HMAC
 from typing import Any
 
-from ..replies import Reply, Stage
 from .errors import (
     CLIENT_CERTIFICATE,
     REFUSED_STARTTLS,
@@ -26,6 +25,7 @@ from .errors import (
     TlsFailed,
 )
 from .link import Connect, Handshake, Link, Read, Step, Write, resolve
+from .replies import Reply, Stage
 from .server import GREETING_TIMEOUT_S, SmtpServer
 
 Extensions = Mapping[str, str]

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from mailrail.log import logger_of
 
-from ..replies import TOO_MANY, Reply, Stage, is_too_many, names_too_many
 from .envelope import DeliveryOutcome, Envelope, Fate
+from .replies import TOO_MANY, Reply, Stage, is_too_many, names_too_many
 from .server import SmtpServer
 
 logger = logger_of("mailrail.mail")

@@ -12,11 +12,13 @@ from mailrail.moments import for_people
 from mailrail.piping import PipedCommand
 from mailrail.terminal import counted, single_line
 
-from ... import circuit, health, moving, throttle
-from ...mailers import alias_of, backend_of, delivering
+from ... import health
+from ...mailers import circuit, throttle
+from ...mailers.config import alias_of, backend_of, delivering
+from ...mailers.policies import policy_of
+from ...mailers.refused_senders import allow_sender, refused_senders
 from ...models import Email, MailerState, MailerThrottle
-from ...policies import policy_of
-from ...refused_senders import allow_sender, refused_senders
+from ...records import moving
 from ..checking import add_check, check, is_check
 
 

@@ -12,12 +12,13 @@ from django.db import DEFAULT_DB_ALIAS, router
 from django.utils import timezone
 
 from mailrail.errors import InvalidSettings
-from mailrail.mail import health, overview
-from mailrail.mail.mailers import alias_of, delivering
+from mailrail.mail import health
+from mailrail.mail.mailers.config import alias_of, delivering
+from mailrail.mail.mailers.refused_senders import refused_senders
 from mailrail.mail.management.checking import add_check, check, is_check
 from mailrail.mail.models import NOT_FOR_ALL, Email, MailerState, RefusedSender, Status
-from mailrail.mail.queueing import tables_said_missing
-from mailrail.mail.refused_senders import refused_senders
+from mailrail.mail.queueing.accept import tables_said_missing
+from mailrail.mail.records import overview
 from mailrail.moments import for_machines, for_people, seconds_between
 from mailrail.piping import PipedCommand
 from mailrail.terminal import as_json, single_line

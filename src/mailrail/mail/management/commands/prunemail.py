@@ -13,8 +13,9 @@ from django.db import router
 from mailrail.addresses import bare
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings
-from mailrail.mail import erasure, files, retention
 from mailrail.mail.models import Email
+from mailrail.mail.queueing import files
+from mailrail.mail.records import erasure, retention
 from mailrail.moments import from_now
 from mailrail.options import days_argument
 from mailrail.piping import PipedCommand

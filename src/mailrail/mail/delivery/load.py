@@ -1,0 +1,131 @@
+"""From records back to messages."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.core.mail import EmailMessage
+
+from mailrail.addresses import bare
+
+from ..models import Email, Status
+from ..queueing.files import inline_files, load_files
+from ..queueing.serialize import load
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
+MAX_ADDRESS_LENGTH = 320
+"""Characters of a bare one, for which the suppression list has room; servers take 254."""
+MAX_PORTION_BYTES = 16 * 1024 * 1024
+"""Bytes of emails that are in memory together."""
+_STATUSES = frozenset(Status.values)
+
+
+class Loaded(NamedTuple):
+    """Hold a record and the message that it keeps."""
+
+    email: Email
+    message: EmailMessage
+
+
+@dataclass
+class Batch:
+    """``unreadable``: never to be sent. ``missing``: their storage says that it has not got a file of theirs.
+    ``later``: it does not answer now."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    unreadable: list[tuple[Email, Exception]] = field(default_factory=list)
+    missing: list[tuple[Email, Exception]] = field(default_factory=list)
+    later: list[tuple[Email, Exception]] = field(default_factory=list)
+
+
+def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
+    """Yield as many emails at once as fit into memory. One that does not fit is alone."""
+    portion: list[Email] = []
+    size = 0
+    for email in emails:
+        if portion and size + email.size > MAX_PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(email)
+        size += email.size
+    if portion:
+        yield portion
+
+
+def load_messages(emails: Sequence[Email], using: str) -> Batch:
+    batch = Batch()
+    large, errors = load_files([email for email in emails if email.content.get("large")], using)
+    for email in emails:
+        failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
+        if failed:
+            is_missing = all(isinstance(error, FileNotFoundError) for error in failed)
+            error = _named(email, failed[0], errors)
+            (batch.missing if is_missing else batch.later).append((email, error))
+            continue
+        try:
+            batch.loaded.append(Loaded(email, load(email.content, {**large, **inline_files(email)})))
+        except KeyError as error:
+            digest = str(error.args[0])
+            is_gone = digest in email.content.get("large", ()) and digest not in large
+            gone = f"{file_name(email, digest)} is not stored any more"
+            batch.unreadable.append((email, FileNotFoundError(gone) if is_gone else error))
+        except Exception as error:  # whatever the record holds
+            batch.unreadable.append((email, error))
+    return batch
+
+
+def _named(email: Email, error: Exception, errors: Mapping[str, Exception]) -> Exception:
+    """Name the file in a storage's error as people know it: the storage knows it by another name."""
+    digest = next(digest for digest in email.content["large"] if errors.get(digest) is error)
+    name = file_name(email, digest)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{name} is not where it is kept: {error}")
+    return OSError(f"{name} cannot be read just now: {type(error).__name__}: {error}")
+
+
+def file_name(email: Email, digest: str) -> str:
+    """Return a stored file in words: by the name of the attachment, if it is one and has one."""
+    attachments = email.content.get("attachments")
+    for attachment in attachments if isinstance(attachments, list) else ():
+        if not isinstance(attachment, dict) or not attachment.get("filename"):
+            continue
+        if digest in json.dumps(attachment.get("content")):
+            return f"the attachment {str(attachment['filename'])!r} (SHA-256 {digest})"
+    return f"the file with the SHA-256 {digest}"
+
+
+def defect_of(email: Email) -> str:
+    """Return what is wrong with a record that other hands have written, so that nothing else fails over it."""
+    if email.status not in _STATUSES:
+        return f"its status is {email.status!r}"
+    if not isinstance(email.recipients, list) or not email.recipients:
+        return "its recipients are no list of at least one"
+    if not all(_is_recipient(recipient) for recipient in email.recipients):
+        return 'a recipient is not {"address": …, "status": …}'
+    addresses = [email.sender, *(recipient["address"] for recipient in email.recipients)]
+    if any(map(_CONTROL.search, addresses)):
+        return "an address has a control character"
+    if any(
+        len(address) > MAX_ADDRESS_LENGTH and len(bare(address)) > MAX_ADDRESS_LENGTH for address in addresses
+    ):
+        return f"an address is longer than {MAX_ADDRESS_LENGTH} characters"
+    if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
+        return "its content is no object"
+    large = email.content.get("large", [])
+    if not isinstance(large, list) or not all(isinstance(digest, str) for digest in large):
+        return "its content names large files in another way than by a list of their SHA-256"
+    if not isinstance(email.events, list) or not all(isinstance(event, dict) for event in email.events):
+        return "its events are no list of objects"
+    return ""
+
+
+def _is_recipient(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("address"), str)
+        and value.get("status") in ("queued", "sent", "failed", "suppressed")
+    )

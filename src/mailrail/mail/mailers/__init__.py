@@ -1,0 +1,1 @@
+"""Know the mailers: settings, rates, connections, pauses and outages."""

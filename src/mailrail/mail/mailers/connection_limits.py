@@ -1,0 +1,122 @@
+"""Limits on the open connections of a mailer, over all workers of all machines.
+
+Each connection that may be open is a row. Its holder renews the row every few seconds, from a thread of its own. A
+process that dies stops renewing, and its rows are free 20 seconds later; the database's clock decides. A process that
+stood still for longer keeps its connections until its batch is over. For that time they exist beside those of the
+process that took its rows.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from django.db import Error, connections
+from django.db.models.functions import Now
+
+from mailrail.log import logger_of
+
+from ..models import MailerConnection
+from .policies import policy_of
+
+logger = logger_of("mailrail.mail")
+
+LEASE_DURATION = timedelta(seconds=20)
+RENEW_INTERVAL_S = 5.0
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with USE_TZ = False, too
+
+
+@contextmanager
+def reserved_connections(mailer: str, most: int, using: str) -> Iterator[int | None]:
+    """Yield how many connections may be open in the block, at most ``most``; ``None``: no limit.
+
+    Close them before the block ends.
+    """
+    connections_allowed = policy_of(mailer).connections
+    if connections_allowed is None:
+        yield None
+        return
+    holder = uuid4().hex
+    taken = _take(mailer, connections_allowed, most, holder, using)
+    if not taken:
+        yield 0
+        return
+    _keeper.add(holder, using)
+    try:
+        yield taken
+    finally:
+        _keeper.remove(holder)
+        MailerConnection.objects.using(using).filter(holder=holder).update(holder="", until=Now())
+
+
+def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
+    rows = MailerConnection.objects.using(using)
+    known = rows.filter(mailer=mailer, number__lte=allowed).count()
+    if known < allowed:
+        numbers = range(1, allowed + 1)
+        new = [MailerConnection(mailer=mailer, number=number, until=LONG_AGO) for number in numbers]
+        rows.bulk_create(new, ignore_conflicts=True)
+    free = rows.filter(mailer=mailer, number__lte=allowed, until__lte=Now())
+    # Of two that see the same row free, the second one looks again once the first has committed, and leaves it.
+    wanted = free.order_by("number").values("pk")[:most]
+    free.filter(pk__in=wanted).update(holder=holder, until=Now() + LEASE_DURATION)
+    return rows.filter(holder=holder).count()
+
+
+class _Keeper:
+    """Renew the connections that this process holds."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, str] = {}
+        self._changed = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, holder: str, using: str) -> None:
+        with self._changed:
+            self._held[holder] = using
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mailrail-connections", daemon=True)
+                self._thread.start()
+
+    def remove(self, holder: str) -> None:
+        with self._changed:
+            del self._held[holder]
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(RENEW_INTERVAL_S)
+            with self._changed:
+                if not self._held:
+                    self._thread = None
+                    return
+                held = dict(self._held)
+            try:
+                _renew(held)
+            except Error as error:
+                logger.warning("the connections of mailers cannot be renewed just now: %s", error)
+            finally:
+                for alias in set(held.values()):
+                    connections[alias].close()
+
+
+def _renew(held: dict[str, str]) -> None:
+    for using in set(held.values()):
+        mine = [holder for holder, alias in held.items() if alias == using]
+        MailerConnection.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE_DURATION)
+
+
+_keeper = _Keeper()
+
+
+def _forget() -> None:
+    """Forget, in a forked child, the connections that its parent holds."""
+    global _keeper
+    _keeper = _Keeper()
+
+
+os.register_at_fork(after_in_child=_forget)

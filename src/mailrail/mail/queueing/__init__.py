@@ -1,0 +1,1 @@
+"""Take an email: check it, store it, and send the message that has it delivered."""

@@ -1,0 +1,404 @@
+"""Queueing: from an ``EmailMessage`` to a record and the message that says "now", in the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.core.mail import EmailMessage
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    models,
+    router,
+    transaction,
+)
+from django.utils import timezone
+
+from mailrail import Channel
+from mailrail import options as checked
+from mailrail.namespace import current
+from mailrail.second_connection import outside_the_transaction
+from mailrail.storable import storable
+from mailrail.worker import ExecutionContext
+
+from ..compose.authors import mailboxes, sender_of
+from ..compose.message_ids import new_message_id
+from ..errors import CannotQueue, KeyConflict
+from ..models import Email, Status, email_of, new_id
+from .composing import addresses_in, size_composed, size_of_fields
+from .files import Files, put_inline, store_large
+from .insert import insert, insert_with_message
+from .options import Options, read_options
+from .sensitive import decide
+from .serialize import dump
+from .validation import check_message_id, check_recipient, check_text, message_id_in
+from .values import CannotBeStored
+
+CHANNEL = "mailrail.mail"
+
+
+def queue(
+    message: EmailMessage,
+    *,
+    priority: int = 0,
+    send_at: datetime | timedelta | float | None = None,
+    expires_at: datetime | timedelta | float | None = None,
+    key: str | None = None,
+    tags: Iterable[str] = (),
+    about: models.Model | str | None = None,
+    mailer: str | None = None,
+    immediately: bool = False,
+) -> Email:
+    """Queue an email, in the transaction of the caller, and return its record.
+
+    ``priority``: -100 to 100, higher first. ``send_at``, ``expires_at``: a ``datetime`` (naive ones only if ``USE_TZ``
+    is off), or seconds or a ``timedelta`` from now. An email that is not sent by ``expires_at`` is "expired".
+    ``key``: at most one email has it; a second call with the same content returns the first record, with other content
+    it raises ``KeyConflict``. ``tags``: words to find it by. ``about``: the object it is about. ``mailer``: alias of
+    the one that delivers it. ``immediately=True`` queues it whatever becomes of that transaction.
+
+    Raises what ``EmailMessage.send()`` would raise for headers and addresses. Raises ``CannotQueue`` for an email that
+    can never be sent; ``EmailTooLarge`` and ``KeyConflict`` are kinds of it. Raises ``TypeError`` and ``ValueError``
+    for options. Raises ``WouldDeadlock`` for ``immediately=True`` where that waits for the caller itself.
+    """
+    options = read_options(mailer, priority, send_at, expires_at, tags, about)
+    email, files = _record(message, options)
+    key = None if key is None else checked.label("key", key)
+    with _transaction(immediately):
+        if key is not None:
+            return _store_once(email, files, options, key)
+        _store([email], [files], options)
+    return email
+
+
+def queue_many(
+    messages: Iterable[EmailMessage],
+    *,
+    priority: int = 0,
+    send_at: datetime | timedelta | float | None = None,
+    expires_at: datetime | timedelta | float | None = None,
+    tags: Iterable[str] = (),
+    mailer: str | None = None,
+    immediately: bool = False,
+) -> list[Email]:
+    """Queue emails, all or none of them. Options, and what is raised, as for ``queue``."""
+    options = read_options(mailer, priority, send_at, expires_at, tags, None)
+    made = [_record(message, options) for message in messages]
+    if made:
+        with _transaction(immediately):
+            _store([email for email, _ in made], [files for _, files in made], options)
+    return [email for email, _ in made]
+
+
+def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionContext, mailer: str) -> None:
+    """Queue what a consumer sends, without what an earlier run for its message has queued.
+
+    The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
+    """
+    options = read_options(mailer, 0, None, None, (), None)
+    made = [_record(message, options) for message in messages]
+    for email, _ in made:
+        email.digest = digest_of(email)
+    try:
+        numbers = _store_missing(made, execution, options)
+    except IntegrityError:
+        # Stored in this very moment, by a worker that has the message since our lease lapsed.
+        numbers = _store_missing(made, execution, options)
+    for (email, _), number in zip(made, numbers, strict=True):
+        execution.ordinals(email.digest).add(number)
+
+
+async def aqueue(message: EmailMessage, **options: Any) -> Email:
+    """Call ``queue`` from async code; the options are the same."""
+    return await sync_to_async(queue)(message, **options)
+
+
+async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[Email]:
+    """Call ``queue_many`` from async code; the options are the same."""
+    return await sync_to_async(queue_many)(messages, **options)
+
+
+# -- from a message to a record -------------------------------------------------------------------------------------
+
+
+def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
+    """Return the record and its files. Raise for whatever cannot be sent, so that no worker has to find it out."""
+    if not hasattr(message, "recipients"):
+        raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
+    recipients = _recipients(message)
+    sender = _sender(message, options)
+    for address in recipients:
+        check_recipient(address, message)
+    now = timezone.now()
+    message_id = _message_id(message)
+    size = size_composed(message, message_id, now) if options.composes else 0
+    try:
+        content, packed_files = dump(message, composes=options.composes)
+    except CannotBeStored as error:
+        raise CannotQueue(str(error)) from error
+    files = dict(packed_files)
+    size = size or size_of_fields(message, content, files)
+    if content["kind"] == "finished":
+        message_id = message_id_in(files[content["data"]]) or message_id
+    check_text(content, "The email")
+    check_message_id(message_id)
+    email = _email(message, options, sender, recipients, content, message_id, now, size)
+    return email, files
+
+
+_UNSENT = {
+    "via": "",
+    "next_try_at": None,
+    "attempts": 0,
+    "version": 0,
+    "dispatch": 0,
+    "key": None,
+    "digest": "",
+    "sent_at": None,
+    "emptied_at": None,
+}
+"""The columns of a new record that are the same for every email."""
+
+
+def _email(
+    message: EmailMessage,
+    options: Options,
+    sender: str,
+    recipients: Sequence[str],
+    content: dict[str, Any],
+    message_id: str,
+    now: datetime,
+    size: int,
+) -> Email:
+    """Make a new record, which is not stored yet."""
+    return email_of(
+        {
+            "id": new_id(),
+            "status": Status.QUEUED,
+            "mailer": options.mailer,
+            "sender": sender,
+            "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
+            "sensitive": decide(message),
+            "subject": storable(_text(message.subject)),
+            "content": content,
+            "message_id": message_id,
+            "date": now,
+            "size": size,
+            "priority": options.priority,
+            "send_at": options.send_at,
+            "expires_at": options.expires_at,
+            "events": [],
+            "tags": list(options.tags),
+            "related_object": options.about,
+            "created_at": now,
+            "changed_at": now,
+            "namespace": current(),
+            **_UNSENT,
+        }
+    )
+
+
+def _recipients(message: EmailMessage) -> list[str]:
+    """Return the addresses, each of them once. Raise ``CannotQueue`` if there are none."""
+    recipients = list(dict.fromkeys(str(recipient) for recipient in message.recipients()))
+    if not recipients:
+        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
+    return recipients
+
+
+def _sender(message: EmailMessage, options: Options) -> str:
+    """Return the envelope's. Raise ``CannotQueue`` for it, or for an author, that can be told to no server."""
+    from_email = _text(message.from_email)
+    sender = sender_of(from_email, message.extra_headers)
+    authors = mailboxes(from_email) if options.composes else addresses_in(from_email)
+    for author in authors:
+        _check_named("from_email", author, message)
+    if options.composes and sender not in authors:
+        _check_named("The header Sender", sender, message)
+    return sender
+
+
+def _check_named(where: str, address: str, message: EmailMessage) -> None:
+    try:
+        check_recipient(address, message)
+    except CannotQueue as error:
+        raise CannotQueue(f"{where}: {error}") from error
+
+
+def _text(value: Any) -> str:
+    """Return a text. ``None`` is empty: Anymail leaves it to the template of the service."""
+    return "" if value is None else str(value)
+
+
+def _message_id(message: EmailMessage) -> str:
+    for name, value in message.extra_headers.items():
+        if str(name).lower() == "message-id":
+            return str(value)
+    return new_message_id()
+
+
+def digest_of(email: Email) -> str:
+    """Return a digest of what the receivers would see, and of who they are."""
+    seen = [email.content, [recipient["address"] for recipient in email.recipients], email.mailer]
+    return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+# -- storing --------------------------------------------------------------------------------------------------------
+
+
+def _transaction(immediately: bool) -> AbstractContextManager[None]:
+    """Return the caller's transaction, or one beside it."""
+    if not immediately:
+        return nullcontext()
+    hint = "Leave it out (the email is queued when the transaction commits), or queue before atomic()."
+    return outside_the_transaction(router.db_for_write(Email), hint)
+
+
+def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) -> None:
+    """Store the records, their files and their messages: all of them, or none."""
+    using = router.db_for_write(Email)
+    large = [put_inline(email, contents) for email, contents in zip(emails, files, strict=True)]
+    with tables_said_missing(using):
+        if len(emails) == 1 and not large[0] and connections[using].vendor == "postgresql":
+            _store_one(emails[0], using, options)
+            return
+        with transaction.atomic(using, savepoint=False):
+            insert(emails, using)
+            store_large(emails, large, using)
+            announce([email.pk for email in emails], using, options.priority, options.send_at)
+
+
+def _store_one(email: Email, using: str, options: Options) -> None:
+    """Store the record and its message in one round trip, where possible: the caller waits for this."""
+    Channel(CHANNEL)._send_with(
+        insert_with_message(email),
+        content_for(email.pk, email.dispatch),
+        at=options.send_at,
+        priority=options.priority,
+        unique=True,
+        using=using,
+    )
+    email._state.adding, email._state.db = False, using
+
+
+@contextmanager
+def tables_said_missing(using: str) -> Iterator[None]:
+    """Add what to do to an error that says "no such table", or that comes from an event loop."""
+    try:
+        yield
+    except SynchronousOnlyOperation as error:
+        error.add_note(
+            "In async code: await mail.aqueue(…), or await sync_to_async(send_mail)(…) (asgiref.sync.sync_to_async)."
+        )
+        raise
+    except (OperationalError, ProgrammingError) as error:
+        text = str(error)
+        if "mailrail_mail_" in text and ("no such table" in text or "does not exist" in text):
+            database = "" if using == "default" else f" --database {using}"
+            error.add_note(f"Run: python manage.py migrate mailrail_mail{database}")
+        raise
+
+
+def _store_missing(
+    made: Sequence[tuple[Email, Files]], execution: ExecutionContext, options: Options
+) -> list[int]:
+    """Store those that no earlier run has queued. Return the ordinal of each among equal emails.
+
+    The others' messages may have been lost with the process, after its commit.
+    """
+    using = router.db_for_write(Email)
+    with tables_said_missing(using), transaction.atomic(using):
+        numbers, known = _numbered([email for email, _ in made], execution, using)
+        missing = [pair for pair in made if pair[0].key not in known]
+        if missing:
+            emails, files = zip(*missing, strict=True)
+            _store(emails, files, options)
+        again = [known[email.key] for email, _ in made if email.key in known]
+        announce([email.pk for email in again if email.status == Status.QUEUED and email.version == 0], using)
+    return numbers
+
+
+def _numbered(
+    emails: Sequence[Email], execution: ExecutionContext, using: str
+) -> tuple[list[int], dict[str | None, Email]]:
+    """Give them their keys; returns their numbers, too, and the records that have such keys already.
+
+    An email that an earlier run has queued has the number of that one. A new one has the first number that no record
+    has. So an email that this run has queued and rolled back is queued once more under the same key, and known to the
+    next run.
+    """
+    count = Counter(email.digest for email in emails)
+    possible = {
+        digest: {
+            _key(execution, digest, n): n
+            for n in range(1 + max(execution.ordinals(digest), default=-1) + many)
+        }
+        for digest, many in count.items()
+    }
+    keys = [key for ordinals in possible.values() for key in ordinals]
+    rows = Email.objects.using(using).filter(key__in=keys).only("key", "status", "version")
+    known: dict[str | None, Email] = {row.key: row for row in rows}
+    given: dict[str, Iterator[int]] = {}
+    for digest, ordinals in possible.items():
+        stored = {n for key, n in ordinals.items() if key in known}
+        given[digest] = iter(
+            [*sorted(stored - execution.ordinals(digest)), *sorted(set(ordinals.values()) - stored)]
+        )
+    numbers = [next(given[email.digest]) for email in emails]
+    for email, number in zip(emails, numbers, strict=True):
+        email.key = _key(execution, email.digest, number)
+    return numbers, known
+
+
+def _key(execution: ExecutionContext, digest: str, number: int) -> str:
+    return f"mailrail:{execution.key}:{digest[:32]}:{number}"
+
+
+def _store_once(email: Email, files: Files, options: Options, key: str) -> Email:
+    using = router.db_for_write(Email)
+    email.key, email.digest = key, digest_of(email)
+    try:
+        with transaction.atomic(using):  # a savepoint: the caller's transaction goes on after a conflict
+            _store([email], [files], options)
+    except IntegrityError:
+        first = Email.objects.using(using).filter(key=key).first()
+        if first is None:
+            raise
+        if first.digest != email.digest:
+            raise KeyConflict(
+                f"The key {key!r} belongs to another email with other content, {first.pk}. Use a key that says what "
+                "makes this one different."
+            ) from None
+        return first
+    return email
+
+
+def announce(
+    ids: Sequence[UUID],
+    using: str,
+    priority: int = 0,
+    send_at: datetime | None = None,
+    dispatch: int = 0,
+) -> None:
+    """Tell the workers of these records, when the transaction of ``using`` commits.
+
+    It may be told again: while the first message is there, that changes nothing.
+    """
+    contents = [content_for(id, dispatch) for id in ids]
+    Channel(CHANNEL).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
+
+
+def content_for(id: UUID, dispatch: int) -> dict[str, Any]:
+    """Return the content of a record's message."""
+    return {"id": str(id), "dispatch": dispatch} if dispatch else {"id": str(id)}

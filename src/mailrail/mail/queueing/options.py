@@ -1,0 +1,77 @@
+"""What ``queue`` and ``queue_many`` are told beside the emails: looked at before anything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import models
+from django.utils import timezone
+
+from mailrail import options as checked
+from mailrail.moments import seconds_between
+
+from ..mailers.config import check_delivering, may_be_composed
+from .validation import check_text
+
+MAX_LABEL_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hold what the emails of one call have in common."""
+
+    mailer: str
+    priority: int
+    send_at: datetime | None
+    expires_at: datetime | None
+    tags: tuple[str, ...]
+    about: str
+    composes: bool
+
+
+def read_options(
+    mailer: str | None,
+    priority: int,
+    send_at: datetime | timedelta | float | None,
+    expires_at: datetime | timedelta | float | None,
+    tags: Iterable[str],
+    about: models.Model | str | None,
+) -> Options:
+    start, end = _moment("send_at", send_at), _moment("expires_at", expires_at)
+    if end is not None and seconds_between(start or timezone.now(), end) <= 0:
+        raise ValueError("expires_at must be later than now, and than send_at.")
+    words = () if isinstance(tags, str | bytes) else tuple(tags)
+    if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"tags must be a list of strings, not {tags!r}.")
+    label = _label(about)
+    if words or label:
+        check_text([*words, label], "tags or about")
+    mailer = check_delivering(_default(mailer))
+    return Options(
+        mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
+    )
+
+
+def _default(mailer: str | None) -> str:
+    from ..backend import default_alias
+
+    return default_alias() if mailer is None else mailer
+
+
+def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:
+    return None if value is None else checked.moment_or_seconds(name, value)
+
+
+def _label(about: models.Model | str | None) -> str:
+    """Return ``app_label.model:pk``."""
+    if isinstance(about, models.Model):
+        if about.pk is None:
+            raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")
+        about = f"{about._meta.label_lower}:{about.pk}"
+    if not isinstance(about, str | None):
+        raise TypeError(f"about must be a saved object or a string, not {about!r}.")
+    if about and len(about) > MAX_LABEL_LENGTH:
+        raise ValueError(f"about must be at most {MAX_LABEL_LENGTH} characters, not {len(about)}.")
+    return about or ""

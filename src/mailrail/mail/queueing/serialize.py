@@ -1,0 +1,260 @@
+"""An email message as JSON and files, and back: what a record keeps of it.
+
+Django's own classes, and those that only add attributes, are kept field by field and come back as Django's. A class
+that writes its message in its own way is kept as the finished bytes with its envelope: there is nothing to rebuild.
+"""
+
+from __future__ import annotations
+
+import email
+import hashlib
+from collections.abc import Mapping
+from email import policy as policies
+from email.message import Message, MIMEPart
+from email.mime.base import MIMEBase
+from typing import Any
+
+from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
+
+from mailrail.namespace import prefix
+
+from ..compose import compose
+from ..compose.common import writes_as_django
+from ..compose.generator import flatten
+from .attributes import dump_attributes
+from .sensitive import MARK
+from .values import CannotBeStored, pack, pack_text, unpack
+
+VERSION = 1
+Files = list[tuple[str, bytes]]
+"""Each with its SHA-256, in hexadecimal; the same one may come more than once."""
+
+_fields = (
+    "subject",
+    "body",
+    "from_email",
+    "to",
+    "cc",
+    "bcc",
+    "reply_to",
+    "extra_headers",
+    "content_subtype",
+    "encoding",
+)
+_envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
+# Stored in their own way, or of this process only.
+_elsewhere = frozenset(
+    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status", MARK}
+)
+
+
+class FinishedMessage(EmailMessage):
+    """Hold a message that was written when it was queued."""
+
+    data: bytes
+    envelope: list[str]
+
+    def message(self, **kwargs: Any) -> Any:
+        finished: Any = email.message_from_bytes(self.data, _class=_Finished, policy=policies.default)
+        finished.data = self.data
+        return finished
+
+    def recipients(self) -> list[str]:
+        return self.envelope
+
+
+class _Finished(email.message.EmailMessage):
+    """Return the very bytes, as a signature in them may depend on each."""
+
+    data: bytes
+
+    def as_bytes(self, *args: Any, **kwargs: Any) -> bytes:
+        return self.data
+
+
+class _StoredPart(MIMEBase):
+    """Stand for a MIMEBase, for which Django asks: the parser cannot call that with a type."""
+
+    def __init__(self, policy: Any = policies.compat32) -> None:
+        Message.__init__(self, policy=policy)
+
+
+def dump(message: EmailMessage, *, composes: bool = True) -> tuple[dict[str, Any], Files]:
+    """Return a message as JSON, and its files. Raise ``CannotBeStored`` for what is no data. The message is only read.
+
+    ``composes``: whether what delivers it calls ``message()``. If not, a class that writes its own message is kept
+    field by field, too: its fields are all that is read of it.
+    """
+    files: Files = []
+    return _dump(message, files, composes), files
+
+
+def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage:
+    """Return the message of a stored content. ``files``: those of ``dump``, by their SHA-256."""
+    if content["v"] != VERSION:
+        raise ValueError(
+            f"An email was stored in version {content['v']} of the format; this Mailrail reads version {VERSION}. "
+            "Upgrade the workers first, then the rest."
+        )
+    if content["kind"] == "finished":
+        return _load_finished(content, files)
+    message: EmailMessage
+    if content["kind"] == "alternatives":
+        message = EmailMultiAlternatives()
+        message.alternatives = [_load_alternative(packed, files) for packed in content["alternatives"]]
+    else:
+        message = EmailMessage()
+    message.attachments = [_load_attachment(packed, files) for packed in content["attachments"]]
+    _set(message, content)
+    return message
+
+
+def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
+    for name, value in {**content["fields"], **content["attributes"]}.items():
+        setattr(message, name, value if type(value) is str else unpack(value))
+
+
+def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[str, Any]:
+    if composes and not (writes_as_django(message) and _has_djangos_envelope(message)):
+        return _dump_finished(message, files)
+    content = {
+        "v": VERSION,
+        "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
+        "fields": {name: pack_text(getattr(message, name), name) for name in _fields},
+        "attachments": [
+            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
+        ],
+        "attributes": dump_attributes(message, _elsewhere),
+    }
+    if isinstance(message, EmailMultiAlternatives):
+        content["alternatives"] = [
+            _dump_alternative(entry, f"alternatives[{n}]", files)
+            for n, entry in enumerate(message.alternatives)
+        ]
+    return content
+
+
+def _has_djangos_envelope(message: EmailMessage) -> bool:
+    return type(message).recipients is EmailMessage.recipients and "recipients" not in vars(message)
+
+
+def _dump_finished(message: EmailMessage, files: Files) -> dict[str, Any]:
+    return {
+        "v": VERSION,
+        "kind": "finished",
+        "data": _keep(compose(message).data, files),
+        "recipients": [str(recipient) for recipient in message.recipients()],
+        "fields": {name: pack_text(getattr(message, name), name) for name in _envelope},
+        "attributes": dump_attributes(message, _elsewhere, needed_only=True),
+    }
+
+
+def _load_finished(content: Mapping[str, Any], files: Mapping[str, bytes]) -> FinishedMessage:
+    message = FinishedMessage()
+    message.data = files[content["data"]]
+    message.envelope = list(content["recipients"])
+    _set(message, content)
+    return message
+
+
+def _dump_attachment(attachment: Any, where: str, files: Files) -> Any:
+    if isinstance(attachment, (MIMEBase, MIMEPart)):
+        return {"part": _dump_mime(attachment, files)}
+    try:
+        filename, content, mimetype = attachment
+    except (TypeError, ValueError):
+        raise CannotBeStored(
+            f"{where} is neither (filename, content, mimetype) nor a MIME part, and cannot be stored with an email."
+        ) from None
+    return {
+        "filename": pack(filename, f"{where}.filename"),
+        "mimetype": pack(mimetype, f"{where}.mimetype"),
+        "content": _dump_data(content, f"{where}.content", files),
+    }
+
+
+def _load_attachment(attachment: Mapping[str, Any], files: Mapping[str, bytes]) -> Any:
+    if "part" in attachment:
+        return _load_mime(attachment["part"], files)
+    filename, mimetype = unpack(attachment["filename"]), unpack(attachment["mimetype"])
+    return EmailAttachment(filename, _load_data(attachment["content"], files), mimetype)
+
+
+def _dump_alternative(alternative: Any, where: str, files: Files) -> Any:
+    try:
+        content, mimetype = alternative
+    except (TypeError, ValueError):
+        raise CannotBeStored(
+            f"{where} is not (content, mimetype), and cannot be stored with an email."
+        ) from None
+    # Text goes with the body: nearly every one differs from all others.
+    stored = (
+        {"value": content}
+        if type(content) is str and "\0" not in content
+        else _dump_data(content, where, files)
+    )
+    return [stored, pack(mimetype, f"{where}.mimetype")]
+
+
+def _load_alternative(alternative: Any, files: Mapping[str, bytes]) -> Any:
+    content, mimetype = alternative
+    holder = EmailMultiAlternatives()
+    holder.attach_alternative(_load_data(content, files), unpack(mimetype))
+    return holder.alternatives[0]
+
+
+def _dump_data(data: Any, where: str, files: Files) -> Any:
+    if isinstance(data, EmailMessage):
+        return {"message": _dump(data, files)}
+    if isinstance(data, Message):
+        return {"mime": _dump_mime(data, files)}
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return {"bytes": _keep(bytes(data), files)}
+    if isinstance(data, str):
+        return {"text": _keep(data.encode("utf-8", "surrogatepass"), files)}
+    return {"value": pack(data, where)}
+
+
+def _load_data(data: Mapping[str, Any], files: Mapping[str, bytes]) -> Any:
+    (kind, stored), *_ = data.items()
+    if kind == "message":
+        return load(stored, files)
+    if kind == "mime":
+        return _load_mime(stored, files)
+    if kind == "bytes":
+        return files[stored]
+    if kind == "text":
+        return files[stored].decode("utf-8", "surrogatepass")
+    return unpack(stored)
+
+
+def _dump_mime(mime: Message[Any, Any], files: Files) -> Any:
+    """Unfolded what was given to it, as it was what a parser has read."""
+    written = flatten(mime, linesep="\n", max_line_length=0, keeps_source=True)
+    kind = "modern" if isinstance(mime, MIMEPart) else "base" if isinstance(mime, MIMEBase) else "legacy"
+    return {"kind": kind, "data": _keep(written, files)}
+
+
+def _load_mime(stored: Mapping[str, str], files: Mapping[str, bytes]) -> Any:
+    data = files[stored["data"]]
+    if stored["kind"] == "modern":
+        return email.message_from_bytes(data, policy=policies.default)
+    if stored["kind"] == "base":
+        return email.message_from_bytes(data, _class=_StoredPart, policy=policies.compat32)
+    return email.message_from_bytes(data)
+
+
+def digest_of_file(data: bytes) -> str:
+    """Return the name of a file: its SHA-256, in hexadecimal.
+
+    Behind the namespace, if there is one: projects that store the same file do not share it, nor its end.
+    """
+    digest = hashlib.sha256(prefix().encode())
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _keep(data: bytes, files: Files) -> str:
+    digest = digest_of_file(data)
+    files.append((digest, data))
+    return digest

@@ -1,0 +1,1 @@
+"""Read and change the records of emails: controls, erasure, retention and overviews."""
