@@ -30,14 +30,14 @@ class Settings:
     layer: str = "default"
     """Alias in ``CHANNEL_LAYERS`` of the layer that carries messages when none is named."""
     namespace: str = ""
-    """What tells this project's channels and records from those of others on the same database or Redis: up to 20
-    lower-case letters, digits and hyphens. Empty: it has none."""
+    """Separates this project's channels and records from those of other projects on the same database or Redis: up to
+    20 lower-case letters, digits and hyphens. Empty: it has none."""
     max_message_bytes: int = 1024 * 1024
     """Largest content of a message, as JSON in UTF-8."""
     attempts: int = 5
-    """How often a message is tried before it is buried, where its route does not say."""
+    """How often a message is tried before it is buried, unless its route says otherwise."""
     unrouted: str = "keep"
-    """What a send does on a channel that no consumer of this project takes. ``"keep"``: the message waits for one.
+    """What a send does on a channel that has no consumer in this project. ``"keep"``: the message waits for one.
     ``"raise"``: the send raises ``NoRoute``, for development and tests."""
     backoff: float = 15.0
     """Upper bound of the wait before the second attempt; doubled before each later one, with full jitter."""
@@ -46,22 +46,23 @@ class Settings:
     lease: float = 15.0
     """How long a claim lasts without renewal: after it a dead worker's messages are claimed by others."""
     timeout: float | None = None
-    """Limit for one run of a consumer, where its route does not say. ``None``: no limit."""
+    """Limit for one run of a consumer, unless its route says otherwise. ``None``: no limit."""
     threads: int = 8
     """Sync consumers that run at once in one worker process, and the default concurrency of a channel."""
     processes: int = 1
     """Worker processes that ``runworker`` starts."""
     max_messages: int | None = None
-    """Messages a worker process takes on before it is replaced; up to a tenth fewer, at random. ``None``: no limit."""
+    """Messages that a worker process runs before it is replaced; up to a tenth fewer, at random. ``None``: no limit."""
     max_memory: int | None = None
-    """Bytes of memory, or a size like ``"300M"``, above which a worker process is replaced; likewise."""
+    """Bytes of memory, or a size like ``"300M"``, above which a worker process is replaced; up to a tenth less, at
+    random."""
     shutdown_timeout: float = 25.0
     """How long a worker told to stop waits for running consumers before it releases their messages."""
     reconcile_every: float | None = 60.0
     """How often workers look for records whose message is missing. ``None``: only ``channels reconcile`` does."""
     ready_oldest_due: float | None = 300.0
-    """How long a message or an email may have been due, or a mailer out, before ``/readyz`` and ``channels check`` say
-    so. ``None``: however long; ``/readyz`` then asks for no workers either."""
+    """How long a message or an email may have been due, or a mailer out, before ``/readyz`` and ``channels check``
+    report it. ``None``: for any time; ``/readyz`` then needs no workers either."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
     deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"
@@ -76,17 +77,17 @@ class Settings:
     mail_log_recipients: str = "full"
     """How the log names the recipients of an email: ``"full"`` addresses, ``"domain"``, or ``"none"``."""
     mail_lifetime: float = 3 * 86400.0
-    """How long an email is tried again that a server refuses for now, where its mailer does not say."""
+    """How long an email that a server refuses for now is tried again, unless its mailer says otherwise."""
     mail_sensitive: str = "mailrail.mail.is_sensitive"
     """Dotted path of a function ``(message) -> bool``, asked when an email is queued: may only its recipients read it?
-    The admin shows nobody what such an email holds."""
+    The admin shows the content of such an email to nobody."""
     mail_message_id_domain: str | None = None
-    """What stands behind the ``@`` of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
+    """The domain of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Rates, connections, recipients at once, lifetime, failover and the meaning of replies of each mailer, by its
     alias (``mailrail.mail.mailers.policies``)."""
     mail_keep_bodies: float | None = None
-    """How long the content of an email is kept that is sent, or has ended otherwise, before ``prunemail`` removes it.
+    """How long the content of an email is kept after it was sent or ended otherwise, before ``prunemail`` removes it.
     ``None``: as long as the record."""
     mail_keep_records: float | None = None
     """How long the record of such an email is kept before ``prunemail`` deletes it. ``None``: for ever."""
@@ -95,7 +96,7 @@ class Settings:
     invitation_model: str = "mailrail_invitations.Invitation"
     """``app_label.Model`` of a subclass of ``mailrail.invitations.models.AbstractInvitation``."""
     invitation_lifetime: float | None = 7 * 86400.0
-    """How long the link of an invitation is good. ``None``: for ever."""
+    """How long the link of an invitation is valid. ``None``: for ever."""
     invitations_per_sender: int | None = 10_000
     """Invitations that one sender may mail within 24 hours. ``None``: no limit."""
     invitations_per_day: int | None = None
@@ -108,7 +109,7 @@ class Settings:
     invitation_accept: str = "email"
     """Who accepts: ``"email"``, a logged-in user who has the invited address; ``"link"``, whoever has the link."""
     invitation_emails_of: str = "mailrail.invitations.accepting.email_of"
-    """Dotted path of a function ``(user) -> addresses``: those that are known to be the user's."""
+    """Dotted path of a function ``(user) -> addresses``: those that are known to belong to the user."""
     invitation_signup: str | None = "mailrail_invitations:sign-up"
     """Name or path of the page where invited people sign up. ``None``: they cannot."""
     invitation_domains: str = "public"
