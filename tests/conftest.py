@@ -112,6 +112,7 @@ NOT_QUICK = (
     "tests/mail/test_smtp_backend.py::test_the_same",
     "tests/mail/test_smtp_dialogue.py::test_the_account",
     "tests/mail/test_smtp_sessions.py::test_a_large",
+    "tests/mail/test_statement_plans",
     "tests/mail/test_unforeseen",
     "tests/mail/test_whole_words.py::test_words_longer",
     "tests/mail/test_wrong_arguments.py::test_output",

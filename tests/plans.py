@@ -26,7 +26,7 @@ def plan_of(cursor: Any, statement: str, values: Any = None) -> list[dict[str, A
     cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
     [(plan,)] = cursor.fetchall()
     plan = json.loads(plan) if isinstance(plan, str) else plan
-    return list(_walk(plan[0]["Plan"]))
+    return flat(plan[0]["Plan"])
 
 
 def prepared_plan_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def prepared_plan_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> 
     [(plan,)] = cursor.fetchall()
     cursor.execute("DEALLOCATE explained")
     plan = json.loads(plan) if isinstance(plan, str) else plan
-    return list(_walk(plan[0]["Plan"]))
+    return flat(plan[0]["Plan"])
 
 
 def buffers(nodes: list[dict[str, Any]]) -> int:
@@ -52,6 +52,11 @@ def buffers(nodes: list[dict[str, Any]]) -> int:
     apart = [n for n in nodes if n["Node Type"] == "ModifyTable" and n.get("Subplan Name", "")[:4] == "CTE "]
     apart = [node for node in apart if node["Subplan Name"].removeprefix("CTE ") not in read]
     return sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in [nodes[0], *apart])
+
+
+def flat(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a plan, the one on top first."""
+    return list(_walk(plan))
 
 
 def rows(node: dict[str, Any]) -> float:

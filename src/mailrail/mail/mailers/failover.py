@@ -19,7 +19,8 @@ from .policies import policy_of
 _MOVE = """
 UPDATE mailrail_mail_email AS e SET via = %s, version = m.version + 1
 FROM unnest(%s::uuid[], %s::int[]) AS m (id, version)
-WHERE e.id = m.id AND e.version = m.version AND e.status IN ('queued', 'sending')
+WHERE e.id = m.id AND e.version = m.version
+    AND CASE e.status WHEN 'queued' THEN true WHEN 'sending' THEN true ELSE false END -- as in delivery.store
 RETURNING e.id
 """
 
