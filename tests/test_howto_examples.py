@@ -158,6 +158,16 @@ def test_lanes(run: Run) -> None:
     assert ran == [1, 2, 4, 1, 3, 5]
 
 
+def test_limits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("limits")
+    channel_of("geocode", rate=routing.Rate(100, 60))
+    channel_of("call-customer", limiter=names["OfficeHours"])
+    limiter = names["OfficeHours"]("call-customer", get_layer())
+    for hour, answer in ((8, (0, 60)), (9, (5, 0)), (17, (0, 60))):
+        monkeypatch.setattr(timezone, "localtime", lambda hour=hour: SimpleNamespace(hour=hour))
+        assert limiter.allow(5) == answer
+
+
 def test_batches(run: Run) -> None:
     class Product:
         objects = SimpleNamespace(in_bulk=lambda ids: {id: f"product {id}" for id in ids if id != 3})

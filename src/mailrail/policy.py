@@ -28,6 +28,7 @@ class Policy:
     lease: float | None = None
     batch: int | None = None
     losses: int | None = None
+    limiter: Callable[..., Any] | None = None
 
 
 def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
@@ -97,6 +98,12 @@ def _backoff(name: str, value: Any) -> Backoff:
     )
 
 
+def _limiter(name: str, value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{name} must be a subclass of mailrail.routing.Limiter, not {value!r}.")
+    return value  # type: ignore[no-any-return]
+
+
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
     "concurrency": checked.whole_number,
@@ -106,5 +113,6 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "lease": _above_zero,
     "backoff": _backoff,
     "rate": lambda name, value: Rate.parse(value),
+    "limiter": _limiter,
     "atomic": _true_or_false,
 }

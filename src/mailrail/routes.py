@@ -16,6 +16,8 @@ from django.utils.module_loading import import_string
 from .conf import settings
 from .errors import InvalidSettings
 from .importing import import_named
+from .layers import DurableLayer
+from .limiters import Limiter
 from .messages import Content, Message, Rate
 from .options import Mistakes
 from .policy import Policy
@@ -23,7 +25,7 @@ from .policy import Policy
 Consumer: TypeAlias = Callable[..., Any]
 
 DEFAULT_MAX_LOSSES = 3
-_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses")
+_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses", "limiter")
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so it can be a key
@@ -113,6 +115,7 @@ class Plan:
     lease: float
     batch: int | None
     losses: int | None = None
+    limiter: Callable[[str, DurableLayer], Limiter] | None = None
 
     @property
     def max_losses(self) -> int:

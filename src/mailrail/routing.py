@@ -28,7 +28,9 @@ from django.utils.module_loading import module_has_submodule
 from .applications import run_application, serves
 from .errors import InvalidSettings, NoRoute
 from .importing import gathered, import_named, noted_or_raised
-from .layers import default_alias, get_layer
+from .layers import DurableLayer, default_alias, get_layer
+from .limiters import Allowance as Allowance  # for limiters of projects
+from .limiters import Limiter as Limiter
 from .log import logger_of
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
 from .messages import check_channel_name
@@ -36,7 +38,7 @@ from .options import Mistakes
 from .policy import Backoff, compile_filters, read_policy
 from .routes import Consumer, Plan, Route, check_arguments, check_atomic, check_consumer, plan_of
 
-__all__ = ["Rate", "consumer", "include", "route"]
+__all__ = ["Allowance", "Limiter", "Rate", "consumer", "include", "route"]
 
 logger = logger_of("mailrail")
 
@@ -56,6 +58,7 @@ def route(
     lease: float | timedelta | None = None,
     batch: int | None = None,
     losses: int | None = None,
+    limiter: Callable[[str, DurableLayer], Limiter] | None = None,
     atomic: bool = False,
     **filters: str,
 ) -> Route:
@@ -67,14 +70,21 @@ def route(
     ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds. Also ``batch``: the
     consumer gets a list of up to so many messages. And ``losses``: how often a message may be lost with its process
     before it is buried (3). With ``losses``, a lost message runs among the others again until half of them are used,
-    for consumers whose records say what was done. Without it, a lost message runs in a process of its own at once.
+    for consumers whose records say what was done. Without it, a lost message runs in a process of its own at once. And
+    ``limiter``: a subclass of ``Limiter``, which says before each claim how many messages may start.
 
     Times may also be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the content;
     its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError`` that says all that
     cannot be followed; while Mailrail looks for the routing, its check tells that of all routes.
     """
     of_run = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "atomic": atomic}
-    of_channel = {"concurrency": concurrency, "rate": rate, "lease": lease, "batch": batch, "losses": losses}
+    of_channel: dict[str, Any] = {
+        "concurrency": concurrency,
+        "rate": rate,
+        "lease": lease,
+        "limiter": limiter,
+    }
+    of_channel |= {"batch": batch, "losses": losses}
     try:
         return _read_route(channels, consumer, {**of_run, **of_channel}, filters)
     except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from ..messages import Message
 from ..routes import Plan
 from .consume import ConsumerRun
 from .pools import Threads
-from .rate_limiter import RateLimiter
+from .rate_limiter import ChannelLimiter, limiter_of
 from .recycling import RecyclingLimits
 
 RESERVED_FOR_S = 0.05
@@ -109,7 +109,7 @@ class Share:
         self.is_waiting = False  # something is due, and no thread was free
         self._capacity = capacity
         self._plans = capacity.plans
-        self._limiters: dict[str, RateLimiter] = {}
+        self._limiters: dict[str, ChannelLimiter] = {}
         self._away: LayerUnavailable | None = None  # why a limiter could not be asked
 
     def is_full(self, channel: str) -> bool:
@@ -149,18 +149,18 @@ class Share:
             self._capacity.slots[channel] += 1
 
     @property
-    def rate_limiters(self) -> Mapping[str, RateLimiter]:
-        """Return those of the channels that have a rate."""
+    def limiters(self) -> Mapping[str, ChannelLimiter]:
+        """Return those of the channels that have a rate or a limiter."""
         for channel in self.channels:
-            if channel not in self._limiters and (rate := self._plans[channel].rate):
-                self._limiters[channel] = RateLimiter(self.layer, channel, rate)
+            if channel not in self._limiters and (limiter := limiter_of(self._plans[channel], self.layer)):
+                self._limiters[channel] = limiter
         return self._limiters
 
     def limits(self) -> dict[str, int]:
         """Return the messages that may be claimed now, per channel with room."""
         limits: dict[str, int] = {}
         self._away = None
-        limiters = self.rate_limiters
+        limiters = self.limiters
         free = self._capacity.reserve(self, self._capacity.threads.size)
         for channel in self.channels:
             plan = self._plans[channel]
@@ -174,7 +174,7 @@ class Share:
                 limits[channel] = room
         return limits
 
-    def _allowed(self, limiter: RateLimiter, room: int) -> int:
+    def _allowed(self, limiter: ChannelLimiter, room: int) -> int:
         """A bucket that is away keeps its own channel waiting, and no other."""
         try:
             return limiter.allow(room)
@@ -244,6 +244,11 @@ class Share:
     def _is_open(self, channel: str) -> bool:
         limiter = self._limiters.get(channel)
         return self._capacity.slots[channel] > 0 and not (limiter and limiter.wait)
+
+    def drainable(self) -> list[str]:
+        """Return the channels that ``drain`` waits for: not those whose limiter lets nothing start yet."""
+        limiters = self._limiters
+        return [c for c in self.channels if c not in limiters or not limiters[c].defers]
 
     def awaited(self) -> list[str]:
         """Return the channels that could be claimed from, were something there; those out of tokens sleep."""

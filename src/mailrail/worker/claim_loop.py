@@ -26,7 +26,7 @@ from .log import logger
 from .outages import Outages
 from .outcomes import Outcome, OutcomeKind
 from .prechecks import precheck
-from .rate_limiter import RateLimiter
+from .rate_limiter import ChannelLimiter
 from .settle import Settler
 from .shared import Shared
 
@@ -179,8 +179,8 @@ class ClaimLoop:
                 IncomingMessage(message),
                 Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run"),
             )
-        limiters = self.share.rate_limiters.values()
-        refused = {m.id for limiter in limiters for m in self._over_rate(limiter, claimed.claims)}
+        limiters = self.share.limiters.values()
+        refused = {m.id for limiter in limiters for m in self._over_limit(limiter, claimed.claims)}
         claims = [message for message in claimed.claims if message.id not in refused]
         for late in self.share.over(claims):
             refused.add(late.id)
@@ -189,15 +189,16 @@ class ClaimLoop:
             )
         return [message for message in claimed.claims if message.id not in refused]
 
-    def _over_rate(self, limiter: RateLimiter, claims: Sequence[Message]) -> list[Message]:
+    def _over_limit(self, limiter: ChannelLimiter, claims: Sequence[Message]) -> list[Message]:
         mine = [claim for claim in claims if claim.channel == limiter.channel]
         try:
-            over = limiter.reconcile_tokens(mine)
+            over = limiter.reconcile(mine)
         except OUTAGES:
             over = mine  # whoever looks next will know
         for claim in over:
             self._settler.decide(
-                claim, Outcome(OutcomeKind.RELEASED, "its channel's rate is used up", limiter.wait)
+                claim,
+                Outcome(OutcomeKind.RELEASED, "its channel's rate or limiter allows no more", limiter.wait),
             )
         return over
 
@@ -309,7 +310,7 @@ class ClaimLoop:
         shared, began = self._shared, time.monotonic()
         if not shared.drain or self._running or self._settler.has_work:
             return False
-        if shared.is_claiming and self.layer.poll(list(self.share.channels)) != 0 and not self._relay():
+        if shared.is_claiming and self.layer.poll(self.share.drainable()) != 0 and not self._relay():
             self.dry_at = began
             shared.is_claiming = not shared.is_dry()
         return not shared.is_claiming

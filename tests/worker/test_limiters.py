@@ -1,0 +1,149 @@
+"""``route(…, limiter=…)``: what a limiter allows starts, and what it does not waits untouched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mailrail.errors import InvalidSettings
+from mailrail.layers import DurableLayer, InMemoryChannelLayer
+from mailrail.messages import Message
+from mailrail.routing import Allowance, Limiter, Rate, Routing, route
+from mailrail.worker.rate_limiter import ChannelLimiter, limiter_of
+
+from ..routes import first, second
+from .test_worker import Running, Seen, send, until, work
+
+
+@pytest.fixture
+def memory() -> DurableLayer:
+    return InMemoryChannelLayer()
+
+
+class Budget(Limiter):
+    """Allow as many messages as ``budget`` says, and note each question and answer."""
+
+    def __init__(self, channel: str, layer: DurableLayer, budget: int = 0) -> None:
+        super().__init__(channel, layer)
+        self.budget, self.refuse, self.error = budget, 0, ""
+        self.asked, self.got = 0, 0
+
+    def allow(self, wanted: int) -> Allowance:
+        self.asked += 1
+        if self.error:
+            raise RuntimeError(self.error)
+        return Allowance(min(wanted, self.budget), 3600.0)
+
+    def claimed(self, messages: Sequence[Message]) -> Sequence[Message]:
+        self.got += len(messages)
+        self.budget -= len(messages)
+        return messages[: self.refuse]
+
+
+def given(limiter: Budget) -> Any:
+    """Return a factory that gives this object to the claim loop."""
+
+    def make(channel: str, layer: DurableLayer) -> Budget:
+        limiter.layer = layer
+        return limiter
+
+    return make
+
+
+def test_what_a_limiter_does_not_allow_is_not_claimed_and_reopen_lets_it_start_at_once(
+    layer: DurableLayer,
+) -> None:
+    seen, limiter = Seen(), Budget("work", layer, 5)
+    send(layer, n=20)
+    with Running(layer, route("work", seen, limiter=given(limiter))):
+        until(lambda: len(seen) == 5 and layer.stats()["work"].ready == 15 and limiter.open_at)
+        assert {m.attempt for m in layer.waiting("work")} == {0} and limiter.got == 5
+        limiter.budget = 15
+        limiter.reopen()  # it would be asked again in an hour
+        until(lambda: len(seen) == 20)
+    assert layer.stats() == {}
+
+
+def test_a_closed_channel_keeps_no_other_waiting(layer: DurableLayer) -> None:
+    seen = Seen()
+    send(layer, n=3)
+    send(layer, channel="free", n=3)
+    closed = route("work", seen, limiter=given(Budget("work", layer)))
+    with Running(layer, closed, route("free", seen)):
+        until(lambda: len(seen) == 3)
+    assert {m.channel for m in seen} == {"free"} and layer.stats()["work"].ready == 3
+
+
+def test_what_claimed_returns_is_released_without_an_attempt(layer: DurableLayer) -> None:
+    seen, limiter = Seen(), Budget("work", layer, 3)
+    limiter.refuse = 1
+    send(layer)
+    with Running(layer, route("work", seen, limiter=given(limiter))):
+        until(lambda: limiter.got)
+        limiter.refuse = 0
+        until(lambda: len(seen) == 1)
+    assert [m.attempt for m in seen] == [1]
+
+
+def test_a_limiter_that_raises_is_logged_once_and_keeps_its_own_channel_waiting(
+    layer: DurableLayer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail.worker.rate_limiter.CLOSED_FOR", 0.05)
+    seen, limiter = Seen(), Budget("work", layer, 1)
+    limiter.error = "the quota cannot be asked"
+    send(layer)
+    send(layer, channel="free")
+    faulty = route("work", seen, limiter=given(limiter))
+    with caplog.at_level(logging.ERROR, "mailrail"), Running(layer, faulty, route("free", seen)):
+        until(lambda: limiter.asked > 3 and len(seen) == 1)
+        limiter.error = ""
+        until(lambda: len(seen) == 2)
+    text = "the limiter of channel work failed, so its messages wait: RuntimeError: the quota cannot be asked"
+    assert [record.getMessage() for record in caplog.records] == [text]
+    assert [m.channel for m in seen] == ["free", "work"]
+
+
+def test_a_limiter_and_a_rate_both_hold_and_unused_tokens_are_given_back(memory: DurableLayer) -> None:
+    limiter = Budget("work", memory, 4)
+    plan = Routing([route("work", first, rate="6/h", limiter=given(limiter))]).plans["work"]
+    both = limiter_of(plan, memory)
+    assert both is not None
+    messages = [Message("work", {"n": n}) for n in range(9)]
+    assert both.allow(9) == 1 and both.reconcile(messages[:1]) == []  # a rate's first look is for one
+    assert both.allow(9) == 3 and both.reconcile(messages[1:3]) == []
+    assert limiter.budget == 1 and memory.take("channel:work", 9, Rate.parse("6/h")).granted == 3
+    assert both.allow(9) == 1 and both.reconcile(messages[3:4]) == messages[3:4]  # the bucket is empty
+    assert both.wait > 0 and both.allow(9) == 0
+
+
+@pytest.mark.parametrize("answer", [None, 3, (1,), Allowance(0, -5.0)])
+def test_no_answer_makes_the_worker_spin(memory: DurableLayer, answer: Any) -> None:
+    limiter = Budget("work", memory)
+    limiter.allow = lambda wanted: answer  # type: ignore[method-assign]
+    asked = ChannelLimiter("work", [limiter])
+    assert asked.allow(5) == 0 and 0 < asked.wait <= 1
+
+
+def test_a_limiter_belongs_to_the_channel_and_can_be_called() -> None:
+    with pytest.raises(InvalidSettings, match="disagree on limiter"):
+        Routing([route("a", first, limiter=Budget), route("a", second, limiter=Limiter)])
+    with pytest.raises(
+        TypeError, match=r"limiter must be a subclass of mailrail\.routing\.Limiter, not 'never'"
+    ):
+        route("a", first, limiter="never")  # type: ignore[arg-type]
+
+
+def test_a_limiter_without_allow_says_so(layer: DurableLayer, caplog: pytest.LogCaptureFixture) -> None:
+    send(layer)
+    with Running(layer, route("work", Seen(), limiter=Limiter)):
+        until(lambda: "Limiter has to define allow()" in caplog.text)
+
+
+def test_drain_ends_while_a_limiter_lets_nothing_start(layer: DurableLayer) -> None:
+    send(layer, n=3)
+    seen = Seen()
+    work(layer, route("work", seen, limiter=given(Budget("work", layer, 2))))
+    assert len(seen) == 2 and layer.stats()["work"].ready == 1
