@@ -18,6 +18,7 @@ from django.test import override_settings
 
 from ..mail.mailers.config import LOCMEM, configured, is_ours
 from ..terminal import counted
+from .messages import drain
 
 if TYPE_CHECKING:
     from ..mail import Email
@@ -99,8 +100,6 @@ def deliver(*, raise_errors: bool = True) -> list[EmailMessage]:
     Email is settled as by a worker. With ``raise_errors``, due email that was not sent raises ``AssertionError``.
     """
     _check_installed()
-    from . import drain
-
     if not hasattr(mail, "outbox"):
         raise AssertionError(
             "There is no mail.outbox: deliver() is for tests, which Django's runner or pytest starts."

@@ -1,0 +1,160 @@
+"""List and run the messages that a test has sent, on the calling thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from asgiref.sync import async_to_sync
+from django.db import connections
+
+from ..layers import DurableLayer, get_layer
+from ..layers.deferred_sends import DeferredSend
+from ..messages import Message
+from ..routes import Plan
+from ..routing import Routing
+from ..worker.consume import ConsumerRun, run_in_thread, run_on_loop
+from ..worker.events import log_lost, log_outcome
+from ..worker.execution_context import moved
+from ..worker.incoming import IncomingMessage
+from ..worker.outcomes import Outcome, OutcomeKind
+from ..worker.prechecks import precheck
+from ..worker.settle import settle_one
+
+LEASE_S = 3600.0
+MOVED: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
+"""Seconds by which ``advance`` has moved the stored times of a layer."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Hold a message that ``drain`` ran. ``outcome``: finished, discarded, retried, buried, released or expired."""
+
+    message: IncomingMessage
+    outcome: str
+    error: str
+
+
+def sent(channel: str, *, layer: str | None = None) -> list[Message]:
+    """Return the messages of a channel that have not run yet, the one due soonest first."""
+    durable_layer = get_layer(layer)
+    deferred = [
+        m
+        for send in _deferred()
+        if send.layer is durable_layer
+        for m in send.messages
+        if m.channel == channel
+    ]
+    in_outbox = durable_layer.outbox.waiting(channel, 1_000_000) if durable_layer.outbox else []
+    return durable_layer.waiting(channel, limit=1_000_000) + in_outbox + deferred
+
+
+def drain(
+    *channels: str, layer: str | None = None, raise_errors: bool = True, limit: int = 10_000
+) -> list[Ran]:
+    """Run due messages of these channels (default: all routed), and those they send, until nothing is due.
+
+    Messages are settled as by a worker. With ``raise_errors``, a failing consumer raises ``AssertionError`` with its
+    traceback after its message is settled; without it, check the outcomes. ``limit`` guards against consumers that
+    send to themselves for ever.
+    """
+    durable_layer, routing = get_layer(layer), Routing.of_layer(layer)
+    if unknown := [name for name in channels if name not in routing]:
+        raise ValueError(routing.no_route_for(unknown[0]))
+    plans = {name: routing.plans[name] for name in channels or routing.plans}
+    ran: list[Ran] = []
+    while True:
+        send_deferred(durable_layer)
+        claimed = durable_layer.claim("drain", dict.fromkeys(plans, 1), LEASE_S, total=1)
+        ran += [_ran(IncomingMessage(m), Outcome(OutcomeKind.EXPIRED)) for m in claimed.expired]
+        if not claimed.claims:
+            return ran
+        for claim in claimed.claims:
+            ran += _run(durable_layer, plans[claim.channel], claim, raise_errors)
+        if len(ran) > limit:
+            raise AssertionError(
+                f"drain() ran {len(ran)} messages and there is no end; does a consumer send to itself?"
+            )
+
+
+def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
+    decision = precheck(claim, plan, LEASE_S)
+    if isinstance(decision, Outcome):
+        message = IncomingMessage(claim)
+        message.decide(decision)
+    else:
+        route, arguments = decision
+        message = IncomingMessage(claim, route)
+        run = ConsumerRun(route, [message], arguments)
+        with _rolled_back_on_error(), _times_moved(layer):
+            if route.is_async:
+                async_to_sync(run_on_loop)(run)
+            else:
+                run_in_thread(run, layer)
+    assert message.outcome is not None
+    yield _settle(layer, message, message.outcome)
+    if raise_errors and message.outcome.kind in ("retried", "buried"):
+        raise AssertionError(f"{message!r} was {message.outcome.kind}:\n{message.outcome.error}")
+
+
+@contextmanager
+def _times_moved(layer: DurableLayer) -> Iterator[None]:
+    """Tell the consumer's run how far ``advance`` has moved times, so that a retried message counts as the same one."""
+    token = moved.set(MOVED.get(layer, 0.0))
+    try:
+        yield
+    finally:
+        moved.reset(token)
+
+
+@contextmanager
+def _rolled_back_on_error() -> Iterator[None]:
+    """Keep a database error of a consumer from breaking the test's transaction, as it would not with a worker.
+
+    If it has, roll back to the savepoint before the consumer.
+    """
+    in_test: list[Any] = [c for c in connections.all(initialized_only=True) if c.in_atomic_block]
+    points = [(connection, connection.savepoint()) for connection in in_test]
+    yield
+    for connection, point in points:
+        if connection.needs_rollback or not connection.is_usable():
+            connection.needs_rollback = False  # as Django's own atomic() does before it goes back
+            connection.savepoint_rollback(point)
+        else:
+            connection.savepoint_commit(point)
+
+
+def _settle(layer: DurableLayer, message: IncomingMessage, outcome: Outcome) -> Ran:
+    if not outcome.settled and settle_one(layer, message.claim, outcome):
+        log_lost(message)
+        return Ran(message, "lost", "")
+    return _ran(message, outcome)
+
+
+def _ran(message: IncomingMessage, outcome: Outcome) -> Ran:
+    log_outcome(message, outcome)
+    return Ran(message, outcome.kind.value, outcome.error)
+
+
+def _deferred() -> list[DeferredSend]:
+    """Return the sends that wait for a transaction of this thread to commit."""
+    waiting = [
+        hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit
+    ]
+    return [send for send in waiting if isinstance(send, DeferredSend)]
+
+
+def send_deferred(layer: DurableLayer) -> None:
+    """Send the deferred messages now: in a ``TestCase`` the commit that they wait for never comes."""
+    for connection in connections.all(initialized_only=True):
+        sends = [
+            h[1] for h in connection.run_on_commit if isinstance(h[1], DeferredSend) and h[1].layer is layer
+        ]
+        connection.run_on_commit = [h for h in connection.run_on_commit if h[1] not in sends]
+        for send in sends:
+            send()
+    if layer.outbox:
+        layer.outbox.relay()
