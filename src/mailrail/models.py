@@ -70,7 +70,7 @@ class StoredMessage(MessageFields):
     worker = models.CharField(  # noqa: DJ001 - NULL: not claimed
         max_length=255 + MAX_PREFIX_LENGTH, null=True, db_default=None
     )
-    error = models.TextField(db_default="", help_text=_("How its last run failed."))
+    error = models.TextField(db_default="", help_text=_("The error of its last run."))
     token = models.BigIntegerField(null=True, db_default=None, help_text=_("Guards the claim."))
 
     class Meta:

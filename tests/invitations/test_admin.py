@@ -126,7 +126,7 @@ def test_one_that_may_not_be_sent_is_not_made_in_the_admin_either(
     Invitation.objects.create(email="guest@example.com", sender=sender)
     for email, by, why in (
         ("other@example.com", sender, "You may not send this invitation."),
-        ("GUEST@example.com", admin_user, "GUEST@example.com has got many invitations lately."),
+        ("GUEST@example.com", admin_user, "GUEST@example.com has received many invitations recently."),
         ("gone@example.com", admin_user, "gone@example.com gets no email from this site"),
     ):
         response = staff.post(LIST + "add/", {"email": email, "sender": by.pk})

@@ -94,7 +94,7 @@ def test_every_line_that_invites_nobody_is_named_with_the_reason(
     assert [(it.line, it.kind, it.why) for it in problems] == [
         (2, "invited", "You have invited this address already: waiting."),
         (3, "invited", "You have invited this address already: accepted."),
-        (7, "limit", "This address has got many invitations lately. Try again tomorrow."),
+        (7, "limit", "This address has received many invitations recently. Try again tomorrow."),
         (8, "suppressed", "This address gets no email from this site."),
         (9, "duplicate", "It is already on line 1."),
         (10, "wrong", "Enter a valid email address."),
@@ -221,7 +221,7 @@ def test_a_sender_has_few_lists_that_wait(sender: User) -> None:
         ({"file": b"email\n"}, "This field is required."),
         ({"file": b""}, "The submitted file is empty."),
         ({"file": b"x" * (MAX_FILE_BYTES + 1)}, "The file is larger than 2.0\xa0MB."),
-        ({"file": b"a@example.com\n" * 10_001}, "These are 10001 addresses; 10000 can be invited at once."),
+        ({"file": b"a@example.com\n" * 10_001}, "There are 10001 addresses; 10000 can be invited at once."),
         ({"addresses": "a@example.com", "message": "x" * 2001}, "at most 2000 characters"),
     ],
 )

@@ -77,7 +77,7 @@ class DeadMessageAdmin(LayerAdmin):
     def exception(self, row: Any) -> str:
         return str(row.listed.error_class.rpartition(".")[2] or gettext("no exception"))
 
-    @admin.display(description=_("what it says"))
+    @admin.display(description=_("error message"))
     def error_text(self, row: Any) -> str:
         return shortened(first_line(row.listed.error).removeprefix(f"{row.listed.error_class}: "))
 

@@ -62,14 +62,14 @@ def validate_address(address: str) -> None:
         )
     if not local.isascii() or '"' in local:
         raise ValidationError(
-            gettext_lazy("Before the @ there may be no accents, other scripts or quotes."), "local"
+            gettext_lazy("The part before the @ may have no accents, other scripts or quotes."), "local"
         )
     try:
         in_ascii = f"{local}@{ascii_domain(domain)}"
     except InvalidDomain as error:
-        raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain") from error
+        raise ValidationError(gettext_lazy("Such a domain cannot exist."), "domain") from error
     if not domain.isascii() and _is_word_and_name(domain):
-        raise ValidationError(gettext_lazy("Its domain is not one that can exist."), "domain")
+        raise ValidationError(gettext_lazy("Such a domain cannot exist."), "domain")
     validate_email(in_ascii)
     if settings.invitation_domains == "public" and _is_local(in_ascii):
         raise ValidationError(

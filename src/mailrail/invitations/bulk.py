@@ -45,7 +45,7 @@ def _reasons(addresses: Sequence[str], sender: Any) -> dict[str, tuple[str, str]
     """Return, by address, why some valid addresses are not invited: one reason each, the most specific one."""
     reasons = dict.fromkeys(
         over_limit(written_invitations(), addresses),
-        (_("This address has got many invitations lately. Try again tomorrow."), "limit"),
+        (_("This address has received many invitations recently. Try again tomorrow."), "limit"),
     )
     reasons |= dict.fromkeys(
         suppressed(addresses), (_("This address gets no email from this site."), "suppressed")

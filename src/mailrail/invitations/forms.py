@@ -100,14 +100,14 @@ class BulkInvitationForm(forms.Form):
     file = forms.FileField(
         label=lazy(_file_label, str)(),
         help_text=_(
-            "Of several columns, the one headed “email” is taken, or else that with the most addresses."
+            "If there are several columns, the one headed “email” is read, or else the one with the most addresses."
         ),
         widget=forms.FileInput(attrs={"accept": lazy(_file_types, str)()}),
         required=False,
     )
     message = forms.CharField(
         label=pgettext_lazy("invitation", "Message"),
-        help_text=_("A few words of yours, in the email."),
+        help_text=_("A few words of your own, for the email."),
         max_length=2000,
         widget=forms.Textarea(attrs={"rows": 4}),
         required=False,
@@ -140,7 +140,7 @@ class BulkInvitationForm(forms.Form):
             raise ValidationError(self.fields["addresses"].error_messages["required"], "required")
         if count > self.max_addresses:
             raise ValidationError(
-                _("These are %(count)d addresses; %(most)d can be invited at once."),
+                _("There are %(count)d addresses; %(most)d can be invited at once."),
                 code="too_many",
                 params={"count": count, "most": self.max_addresses},
             )

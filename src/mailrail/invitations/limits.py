@@ -59,8 +59,8 @@ def check_limits(invitations: InvitationQuerySet, sender: Any, addresses: Sequen
         raise _refused(
             over,
             ngettext(
-                "%(shown)s has got many invitations lately. Try again tomorrow.",
-                "%(shown)s have got many invitations lately. Try again tomorrow.",
+                "%(shown)s has received many invitations recently. Try again tomorrow.",
+                "%(shown)s have received many invitations recently. Try again tomorrow.",
                 len(over),
             ),
         )

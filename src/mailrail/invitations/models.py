@@ -174,11 +174,11 @@ class AbstractInvitation(models.Model):
     )  # fmt: skip
     message = models.TextField(
         pgettext_lazy("invitation", "message"), max_length=2000, blank=True, default="", db_default="",
-        help_text=_("A few words of yours, in the email."),
+        help_text=_("A few words of your own, for the email."),
     )  # fmt: skip
     role = models.CharField(
         pgettext_lazy("invitation", "role"), max_length=100, blank=True, default="", db_default="",
-        help_text=_("What the invited will be, in your project's words."),
+        help_text=_("The role of the invited person, in your project's terms."),
     )  # fmt: skip
     payload = models.JSONField(
         pgettext_lazy("invitation", "payload"), default=dict, blank=True, db_default={}
@@ -197,7 +197,7 @@ class AbstractInvitation(models.Model):
     )
     salt = models.CharField(max_length=keys.SALT_LENGTH, default=keys.new_salt, editable=False)
     generation = models.PositiveIntegerField(
-        default=1, editable=False, help_text=_("Raise it to make every key sent so far useless.")
+        default=1, editable=False, help_text=_("Increase it to invalidate every key sent so far.")
     )
     queued_at = MomentField(default=timezone.now, null=True, editable=False, db_default=None)
     """When the invitation was last queued for the worker; quotas count by this time."""

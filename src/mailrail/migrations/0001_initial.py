@@ -130,7 +130,7 @@ class Migration(migrations.Migration):
                 ('unique_key', models.CharField(db_default=None, help_text='The key, until the message is first claimed.', max_length=255, null=True)),
                 ('held', models.SmallIntegerField(db_default=0, help_text='1: behind another message of its lane.')),
                 ('worker', models.CharField(db_default=None, max_length=277, null=True)),
-                ('error', models.TextField(db_default='', help_text='How its last run failed.')),
+                ('error', models.TextField(db_default='', help_text='The error of its last run.')),
                 ('token', models.BigIntegerField(db_default=None, help_text='Guards the claim.', null=True)),
             ],
             options={

@@ -63,7 +63,7 @@ class Command(PipedCommand):
             "--older-than",
             type=seconds_argument,
             metavar="SECONDS",
-            help="Leave younger records alone (default: what each app says).",
+            help="Skip younger records (default: set by each app).",
         )
         for action in actions.choices.values():  # so that both options may also follow the action
             action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
@@ -316,7 +316,7 @@ def _add_check(actions: Any) -> None:
         help="Fewest worker processes (default: 1).",
     )
     action.add_argument(
-        "--here", action="store_true", help="Count only workers of this machine, or this container."
+        "--here", action="store_true", help="Count only workers on this machine, or in this container."
     )
 
 

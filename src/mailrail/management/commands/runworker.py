@@ -55,7 +55,7 @@ class Command(BaseCommand):
             "--max-messages",
             type=whole_number_argument,
             metavar="N",
-            help="Replace a process after so many messages.",
+            help="Replace a process after this many messages.",
         )
         parser.add_argument(
             "--max-memory",
