@@ -65,30 +65,15 @@ class Email(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    status = models.CharField(
-        pgettext_lazy("email", "status"),
-        max_length=10,
-        choices=Status,
-        default=Status.QUEUED,
-        db_default="queued",
-    )
     mailer = models.CharField(
         pgettext_lazy("email", "mailer"),
         max_length=100,
         db_default="",
         help_text=_("Alias of the mailer that delivers it."),
     )
-    via = models.CharField(
-        pgettext_lazy("email", "via"),
-        max_length=100,
-        db_default="",
-        default="",
-        help_text=_("Alias of the mailer that stands in for it, for the last attempt."),
-    )
     sender = models.TextField(
         pgettext_lazy("email", "sender"), db_default="", help_text=_("The envelope's: where bounces go.")
     )
-    recipients = models.JSONField(pgettext_lazy("email", "recipients"), default=list, db_default=[])
     subject = models.TextField(pgettext_lazy("email", "subject"), db_default="")
     sensitive = models.BooleanField(
         pgettext_lazy("email", "sensitive"),
@@ -108,18 +93,6 @@ class Email(models.Model):
     priority = models.SmallIntegerField(pgettext_lazy("email", "priority"), db_default=0)
     send_at = MomentField(_("not before"), null=True, db_default=None)
     expires_at = MomentField(_("not after"), null=True, db_default=None)
-    next_try_at = MomentField(
-        pgettext_lazy("email", "next try"),
-        null=True,
-        db_default=None,
-        help_text=_("Since its last attempt has failed: when the next one is due."),
-    )
-    attempts = models.IntegerField(pgettext_lazy("email", "attempts"), db_default=0, default=0)
-    version = models.IntegerField(db_default=0, default=0, editable=False)
-    """Raised by every change of its status (an optimistic lock): of two who change the same version, one wins."""
-    dispatch = models.IntegerField(db_default=0, default=0, editable=False)
-    """The number of the message that may deliver it: each unhold and each resend has a new one, and voids the older."""
-    events = models.JSONField(pgettext_lazy("email", "events"), default=list, db_default=[])
 
     key = models.CharField(  # noqa: DJ001 - NULL: has none
         pgettext_lazy("email", "key"),
@@ -138,18 +111,45 @@ class Email(models.Model):
     related_object = models.CharField(
         pgettext_lazy("email", "about"), max_length=255, db_default="", help_text="app_label.model:pk"
     )
-
     created_at = MomentField(pgettext_lazy("when an email was", "queued"), default=timezone.now)
-    changed_at = MomentField(pgettext_lazy("when an email was", "changed"), default=timezone.now)
-    sent_at = MomentField(pgettext_lazy("when an email was", "sent"), null=True, db_default=None)
     emptied_at = MomentField(
         _("content removed"),
         null=True,
         db_default=None,
         help_text=_("Since when its bodies, headers and attachments are gone."),
     )
-
     namespace = namespace_field()
+
+    # What changes when an email is sent comes last: PostgreSQL logs the part of a row from the first byte that differs.
+    via = models.CharField(
+        pgettext_lazy("email", "via"),
+        max_length=100,
+        db_default="",
+        default="",
+        help_text=_("Alias of the mailer that stands in for it, for the last attempt."),
+    )
+    attempts = models.IntegerField(pgettext_lazy("email", "attempts"), db_default=0, default=0)
+    version = models.IntegerField(db_default=0, default=0, editable=False)
+    """Raised by every change of its status (an optimistic lock): of two who change the same version, one wins."""
+    dispatch = models.IntegerField(db_default=0, default=0, editable=False)
+    """The number of the message that may deliver it: each unhold and each resend has a new one, and voids the older."""
+    next_try_at = MomentField(
+        pgettext_lazy("email", "next try"),
+        null=True,
+        db_default=None,
+        help_text=_("Since its last attempt has failed: when the next one is due."),
+    )
+    changed_at = MomentField(pgettext_lazy("when an email was", "changed"), default=timezone.now)
+    sent_at = MomentField(pgettext_lazy("when an email was", "sent"), null=True, db_default=None)
+    status = models.CharField(
+        pgettext_lazy("email", "status"),
+        max_length=10,
+        choices=Status,
+        default=Status.QUEUED,
+        db_default="queued",
+    )
+    recipients = models.JSONField(pgettext_lazy("email", "recipients"), default=list, db_default=[])
+    events = models.JSONField(pgettext_lazy("email", "events"), default=list, db_default=[])
 
     objects: ClassVar[models.Manager[Email]] = OwnRows()
 
