@@ -14,7 +14,7 @@ from django.utils import timezone
 from mailrail.layers import get_layer
 from mailrail.mail import queue, queue_many, unhold
 from mailrail.mail.consumers import MAX_LOSSES
-from mailrail.mail.delivery import batch
+from mailrail.mail.delivery import batch, messages
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
@@ -182,7 +182,7 @@ def test_messages_of_final_emails_end_together_and_within_a_time(
     queueing: Queueing, monkeypatch: pytest.MonkeyPatch, within: float
 ) -> None:
     """Each question for the layer costs as much as several emails."""
-    monkeypatch.setattr(batch, "FINISH_INTERVAL_S", within)
+    monkeypatch.setattr(messages, "FINISH_INTERVAL_S", within)
     final_by_then: list[int] = []
 
     def told(message: IncomingMessage) -> None:
@@ -205,7 +205,7 @@ def test_a_message_that_outlives_its_email_sends_nothing(
         queueing(server.port)
         queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(3))
         with monkeypatch.context() as patch:
-            patch.setattr(batch.Delivery, "_finish_final", lambda self: None)
+            patch.setattr(messages.ClaimedMessages, "finish_final", lambda self: None)
             drain("mailrail.mail")
         assert len(sent("mailrail.mail")) == len(server.mails) == 3
         advance(60)

@@ -337,7 +337,7 @@ def test_each_transaction_begins_with_the_time_at_which_it_was_meant_to(
         stored.extend((row.email.status, seconds_between(row.email.changed_at, now)) for row in results)
         return store_outcomes(results, intents, using)
 
-    monkeypatch.setattr("mailrail.mail.delivery.smtp_transport.store_outcomes", store)
+    monkeypatch.setattr("mailrail.mail.delivery.writer.store_outcomes", store)
     with ScriptedServer(room=10) as server:
         queueing(server.port)
         queue(to_many(25))

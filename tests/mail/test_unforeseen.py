@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import batch, outcomes, smtp_transport
+from mailrail.mail.delivery import outcomes, sending, source, triage
 from mailrail.mail.mailers import failover, rates
 
 from ..smtp_server import ScriptedServer
@@ -84,11 +84,11 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
     ("module", "name"),
     [
         (failover, "mailer_of"),
-        (batch, "defect_of"),
+        (triage, "defect_of"),
         (outcomes, "suppress"),
         (rates, "admit"),
         (failover, "move"),
-        (batch, "load_messages"),
+        (sending, "load_messages"),
     ],
     ids=lambda it: getattr(it, "__name__", it).rpartition(".")[2],
 )
@@ -120,7 +120,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, smtp_transport, "apply_outcome")
+        break_for_the_bad(broken, source, "apply_outcome")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
@@ -162,14 +162,14 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
 def test_an_email_that_cannot_be_composed_fails_with_a_traceback_in_the_log(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usual = smtp_transport.SmtpTransport._envelope
+    usual = source.EmailSource._envelope
 
     def broken(bag: Any, loaded: Any, eight_bit: bool) -> Any:
         if is_bad(loaded):
             raise KeyError("nobody foresaw this")
         return usual(bag, loaded, eight_bit)
 
-    monkeypatch.setattr(smtp_transport.SmtpTransport, "_envelope", broken)
+    monkeypatch.setattr(source.EmailSource, "_envelope", broken)
     queue()
     work()
     assert len(server.mails) == 4
@@ -202,7 +202,7 @@ def test_an_error_of_all_counts_for_all(server: ScriptedServer, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(batch, "listed", broken)
+    monkeypatch.setattr(triage, "listed", broken)
     queue()
     work()
     assert server.mails == []

@@ -20,7 +20,8 @@ from mailrail.routing import consumer
 from mailrail.signals import message_buried, worker_maintenance
 from mailrail.worker import IncomingMessage
 
-from .delivery.batch import Delivery, dispatch_of, id_of
+from .delivery.batch import Delivery
+from .delivery.messages import dispatch_of, id_of
 from .delivery.outcomes import add_event
 from .mailers import circuit
 from .models import Email, Status

@@ -37,7 +37,7 @@ MAX_JOINED_BYTES = 64 * 1024
 """Octets that are copied into one write; larger contents are written as they are."""
 
 
-class Attempt:
+class Transaction:
     """One envelope on one connection. ``behind_dot``: its commands were sent behind the final dot of another email."""
 
     __slots__ = ("asked", "behind_dot", "commands", "envelope", "full", "refused", "reply", "stage", "write")
@@ -71,7 +71,7 @@ class Dialogue:
     """``again``: envelopes to begin with, and in the end those that were announced but never at fault.
 
     ``most``: envelopes to take. ``behind_dot``: may the next email's commands go out with the end of this one's
-    content, where the server offers PIPELINING? ``unsent``: the attempt at which the connection failed, if that was
+    content, where the server offers PIPELINING? ``unsent``: the transaction at which the connection failed, if that was
     certainly not accepted.
     """
 
@@ -93,11 +93,11 @@ class Dialogue:
         self._most = most
         self._pipelining = "PIPELINING" in extensions
         self._behind_dot = behind_dot and self._pipelining
-        self._current: Attempt | None = None
-        self._following: Attempt | None = None
+        self._current: Transaction | None = None
+        self._following: Transaction | None = None
         self._open_transaction = False
         self.taken = 0
-        self.unsent: Attempt | None = None
+        self.unsent: Transaction | None = None
         self.decided = 0
         """Envelopes over whose fate the server has decided."""
 
@@ -121,92 +121,94 @@ class Dialogue:
         if self._current is not None and self._pipelining:
             yield self._write(Stage.MAIL, self._current.commands)
 
-    def _carry(self, attempt: Attempt) -> Generator[Step, Any, None]:
+    def _carry(self, transaction: Transaction) -> Generator[Step, Any, None]:
         data: Reply | None
         if self._pipelining:
-            data = yield from self._replies(attempt)
+            data = yield from self._replies(transaction)
         else:
-            data = yield from self._one_by_one(attempt)
+            data = yield from self._one_by_one(transaction)
         if data is not None and data.code == 354:
-            yield from self._transfer(attempt)
+            yield from self._transfer(transaction)
         else:
-            if data is not None and not attempt.hopeless:
-                attempt.stage, attempt.reply = Stage.DATA, data
-            self._end(attempt, attempt.refusal())
+            if data is not None and not transaction.hopeless:
+                transaction.stage, transaction.reply = Stage.DATA, data
+            self._end(transaction, transaction.refusal())
         self._current, self._following = self._following, None
         if self._current is None:
             yield from self._begin()
 
-    def _transfer(self, attempt: Attempt) -> Generator[Step, Any, None]:
+    def _transfer(self, transaction: Transaction) -> Generator[Step, Any, None]:
         """Send the content, the final dot and the next one's commands; then read the reply to the dot.
 
         With DATA accepted for no recipient at all, the dot alone (RFC 2920 3.1), whatever the reply to it.
         """
         content = b""
-        if not attempt.hopeless:
-            attempt.stage = Stage.BODY
-            if not (yield CommitPoint(self._link, attempt.envelope)):
+        if not transaction.hopeless:
+            transaction.stage = Stage.BODY
+            if not (yield CommitPoint(self._link, transaction.envelope)):
                 raise NotCommitted("The final dot was withheld", Stage.BODY)
-            content = attempt.envelope.content
+            content = transaction.envelope.content
         self._open_transaction = False  # the dot ends it, whatever the reply (RFC 5321 4.1.1.4)
         if self._behind_dot:
             self._following = self._take()
         if self._following is not None:
             self._following.behind_dot = True
-        write = attempt.write = self._content(content, self._following.commands if self._following else [])
+        write = transaction.write = self._content(
+            content, self._following.commands if self._following else []
+        )
         yield write
-        self._apply_reply(attempt, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
+        self._apply_reply(transaction, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
 
-    def _apply_reply(self, attempt: Attempt, write: Write, reply: Reply) -> None:
+    def _apply_reply(self, transaction: Transaction, write: Write, reply: Reply) -> None:
         """Apply what the reply to the dot means."""
         hasty = write.early or not write.dot_sent
-        if attempt.hopeless:
-            self._end(attempt, attempt.refusal())
+        if transaction.hopeless:
+            self._end(transaction, transaction.refusal())
         elif reply.code == 421:
-            attempt.write = None  # it answers the dot, so nothing is ambiguous
+            transaction.write = None  # it answers the dot, so nothing is ambiguous
         elif reply.refusal:
-            attempt.stage, attempt.reply = Stage.DOT, reply
-            self._end(attempt, attempt.refusal())
+            transaction.stage, transaction.reply = Stage.DOT, reply
+            self._end(transaction, transaction.refusal())
         elif hasty or not reply.positive:
             raise ProtocolError("The content was answered in a way that means nothing", Stage.DOT, reply)
         else:
-            self._end(attempt, DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply, attempt.refused))
+            self._end(transaction, DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply, transaction.refused))
         if reply.code == 421:
             raise ConnectionLost("The server closes the connection", Stage.DOT, reply)
         if hasty:
             raise ConnectionLost("The server answered before all was sent", Stage.BODY, reply)
 
-    def _end(self, attempt: Attempt, outcome: DeliveryOutcome) -> None:
+    def _end(self, transaction: Transaction, outcome: DeliveryOutcome) -> None:
         self.decided += 1
         self._current = None
-        self._source.ended(attempt.envelope, outcome)
+        self._source.ended(transaction.envelope, outcome)
 
     # -- commands and replies -----------------------------------------------------------------------------------
 
-    def _replies(self, attempt: Attempt) -> Generator[Step, Any, Reply]:
+    def _replies(self, transaction: Transaction) -> Generator[Step, Any, Reply]:
         """Read the replies to the commands that were written together, in order. Return that to DATA."""
-        if attempt.commands[0] == _RSET:
+        if transaction.commands[0] == _RSET:
             yield from self._answer(Stage.RSET)
-        self._take_mail(attempt, (yield from self._answer(Stage.MAIL)))
-        for recipient in attempt.envelope.recipients:
-            self._take_rcpt(attempt, recipient, (yield from self._answer(Stage.RCPT)))
+        self._take_mail(transaction, (yield from self._answer(Stage.MAIL)))
+        for recipient in transaction.envelope.recipients:
+            self._take_rcpt(transaction, recipient, (yield from self._answer(Stage.RCPT)))
         return (yield from self._answer(Stage.DATA))
 
-    def _one_by_one(self, attempt: Attempt) -> Generator[Step, Any, Reply | None]:
+    def _one_by_one(self, transaction: Transaction) -> Generator[Step, Any, Reply | None]:
         """Write a command, wait for its reply. Returns DATA's, or None if it came to nothing before."""
-        lines = iter(attempt.commands)
-        if attempt.commands[0] == _RSET:
+        lines = iter(transaction.commands)
+        if transaction.commands[0] == _RSET:
             yield from self._say(next(lines), Stage.RSET)
-        self._take_mail(attempt, (yield from self._say(next(lines), Stage.MAIL)))
-        if attempt.hopeless:
+        self._take_mail(transaction, (yield from self._say(next(lines), Stage.MAIL)))
+        if transaction.hopeless:
             return None
-        for recipient in attempt.envelope.recipients:
+        for recipient in transaction.envelope.recipients:
             line = next(lines)
-            if attempt.full is not None:  # each would cost a round trip
-                attempt.refused[recipient] = attempt.full
+            if transaction.full is not None:  # each would cost a round trip
+                transaction.refused[recipient] = transaction.full
             else:
-                self._take_rcpt(attempt, recipient, (yield from self._say(line, Stage.RCPT)))
-        if attempt.hopeless:
+                self._take_rcpt(transaction, recipient, (yield from self._say(line, Stage.RCPT)))
+        if transaction.hopeless:
             return None
         return (yield from self._say(next(lines), Stage.DATA))
 
@@ -227,23 +229,23 @@ class Dialogue:
             raise ProtocolError(f"An unexpected reply to {stage}", stage, reply)
         return reply
 
-    def _take_mail(self, attempt: Attempt, reply: Reply) -> None:
+    def _take_mail(self, transaction: Transaction, reply: Reply) -> None:
         self._open_transaction = reply.positive
-        if reply.code == 503 and attempt.behind_dot:
+        if reply.code == 503 and transaction.behind_dot:
             raise PipeliningRefused("The server takes no commands behind the final dot", Stage.MAIL, reply)
         if reply.code == 503:
             raise ProtocolError("The server holds MAIL to be out of turn", Stage.MAIL, reply)
         if reply.refusal:
-            attempt.reply = reply
+            transaction.reply = reply
 
-    def _take_rcpt(self, attempt: Attempt, recipient: str, reply: Reply) -> None:
-        if attempt.reply is None:  # else MAIL was refused, and that is the reason
-            attempt.stage = Stage.RCPT
-            attempt.asked += 1
+    def _take_rcpt(self, transaction: Transaction, recipient: str, reply: Reply) -> None:
+        if transaction.reply is None:  # else MAIL was refused, and that is the reason
+            transaction.stage = Stage.RCPT
+            transaction.asked += 1
             if reply.refusal:
-                attempt.refused[recipient] = reply
-                if attempt.asked > len(attempt.refused) and names_too_many(reply):
-                    attempt.full = reply
+                transaction.refused[recipient] = reply
+                if transaction.asked > len(transaction.refused) and names_too_many(reply):
+                    transaction.full = reply
 
     def _reset(self) -> Generator[Step, Any, None]:
         """Leave no transaction open to whoever uses the connection next."""
@@ -270,20 +272,20 @@ class Dialogue:
             chunks = [b"".join(chunks)]
         return Write(self._link, chunks, Stage.BODY, self._timeouts.block, dot_at)
 
-    def _take(self) -> Attempt | None:
+    def _take(self) -> Transaction | None:
         """Return the next envelope that this server can take. The others end here."""
         while self.taken < self._most:
             envelope = self._again.popleft() if self._again else self._source.next()
             if envelope is None:
                 return None
             try:
-                attempt = Attempt(envelope, self._commands(envelope))
+                transaction = Transaction(envelope, self._commands(envelope))
             except Unsendable as error:
                 self._source.ended(envelope, DeliveryOutcome(Fate.UNFIT, Stage.MAIL, error=error))
             else:
                 self.taken += 1
                 self._open_transaction = False  # there is a RSET now, if there had to be
-                return attempt
+                return transaction
         return None
 
     def _commands(self, envelope: Envelope) -> list[bytes]:
@@ -320,18 +322,19 @@ class Dialogue:
         """
         if self._following is not None:
             self._again.appendleft(self._following.envelope)
-        attempt, self._current = self._current, None
-        if attempt is None:
+        transaction, self._current = self._current, None
+        if transaction is None:
             return
-        if attempt.is_ambiguous:
+        if transaction.is_ambiguous:
             self._source.ended(
-                attempt.envelope, DeliveryOutcome(Fate.AMBIGUOUS, Stage.DOT, None, attempt.refused, error)
+                transaction.envelope,
+                DeliveryOutcome(Fate.AMBIGUOUS, Stage.DOT, None, transaction.refused, error),
             )
-        elif attempt.hopeless and not isinstance(error, ProtocolError):
+        elif transaction.hopeless and not isinstance(error, ProtocolError):
             self.decided += 1
-            self._source.ended(attempt.envelope, attempt.refusal())
+            self._source.ended(transaction.envelope, transaction.refusal())
         else:
-            self.unsent = attempt
+            self.unsent = transaction
 
 
 _RSET = b"RSET\r\n"

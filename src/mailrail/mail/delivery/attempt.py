@@ -1,0 +1,114 @@
+"""One mailer's attempt at some emails of a batch: what it may use, and what it learns of the mailer on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from uuid import UUID
+
+from ..mailers import circuit, rates, throttle
+from ..mailers.logins import Login
+from ..mailers.rates import Admission
+from ..mailers.refused_senders import RefusedSenders
+from ..models import Email, Status
+from ..smtp import SmtpError
+from ..smtp.errors import AuthenticationRefused
+from .messages import ClaimedMessages
+from .outcomes import Result, asks_for_less
+from .writer import OutcomeWriter
+
+ACCEPTED = {Status.SENT, Status.PARTIAL}
+"""The server has accepted it, for some recipients at least."""
+MIN_PACE_PER_S = 10.0
+"""Emails a second, half of which remain at first of a mailer that sends few and is asked for less."""
+
+
+class Attempt:
+    """Hold what an attempt knows. Its transport writes by ``write``, which learns from each outcome.
+
+    ``is_probe``: one tries the mailer for all, as it was out. ``answered``: the server has decided over an email.
+    ``broke``: how a connection did, the last time. ``turned_away``: emails that the server would not take, as it takes
+    none of this mailer.
+    """
+
+    def __init__(
+        self, mailer: str, is_probe: bool, messages: ClaimedMessages, writer: OutcomeWriter, using: str
+    ) -> None:
+        self.mailer = mailer
+        self.is_probe = is_probe
+        self.using = using
+        self.senders = RefusedSenders(mailer, using)
+        self.admission = Admission([])
+        self.login: Login | None = None
+        self.answered = False
+        self.broke = ""
+        self.turned_away: list[Email] = []
+        self._messages = messages
+        self._writer = writer
+        self._slow_down: dict[str, str] = {}
+        self._ended = 0
+        self._begun_at = time.monotonic()
+
+    def write(self, results: list[Result], intents: Collection[Email] = ()) -> set[UUID]:
+        """Commit outcomes and intents. Return the ids of those that are written, as ``OutcomeWriter.write`` does."""
+        return self._writer.write(results, intents, self._learn)
+
+    def write_patiently(self, results: list[Result]) -> None:
+        """Write outcomes also while the database is being restarted."""
+        self.patiently(lambda: self.write(results))
+
+    def patiently(self, write: Callable[[], object]) -> None:
+        """Call a function that writes outcomes, again while the database is being restarted."""
+        self._writer.patiently(write)
+
+    def changed(self, emails: Collection[Email]) -> None:
+        """Let go of emails that somebody else has changed."""
+        self._writer.changed(emails)
+
+    def _learn(self, results: Sequence[Result]) -> None:
+        self._ended += len(results)
+        for result in results:
+            if result.slow_down:
+                self._slow_down.update(result.slow_down)
+            self.answered, self.broke = self.answered or result.is_answer, result.broke or self.broke
+            if result.mailer_out and not result.is_part:
+                self.turned_away.append(result.email)
+                self._messages.keep_until(result.email.id, result.again or 0.0)
+        if self.is_probe and any(result.status in ACCEPTED for result in results):
+            circuit.reset(self.mailer, self.using)  # nobody has to wait for the rest of this batch
+            self.is_probe = False
+
+    def heard(self, errors: Sequence[SmtpError]) -> None:
+        """Apply the replies to connections: a server that refuses connections wants less mail, too."""
+        for error in errors:
+            if isinstance(error, AuthenticationRefused) and self.login is not None:
+                self.login.refused()
+            if asks_for_less(error.reply, error.stage, self.mailer):
+                self._slow_down[""] = str(error.reply)
+
+    def slow_down(self) -> None:
+        """Slow down as the server asks, unless it took nothing: then it is out, which is more than slow.
+
+        A few emails say little of the pace that it bears, so the pace has a minimum.
+        """
+        if not (self._slow_down and self._ended):
+            return
+        pace = max(MIN_PACE_PER_S, self._ended / max(time.monotonic() - self._begun_at, 0.001))
+        for domain, reply in self._slow_down.items():
+            allowed = rates.slowest_configured(self.mailer, domain)
+            throttle.slow_down(self.mailer, domain, min(pace, allowed), reply, self.using)
+
+    def end(self, outage: str, stands_in: str) -> float:
+        """Tell the circuit breaker what the attempt has shown. Return the seconds until the next one, if it is out."""
+        delay = float("inf")
+        if outage:
+            delay = circuit.trip(self.mailer, outage, self.using, stands_in)
+        elif self.is_probe:
+            (circuit.reset if self.answered else circuit.half_open)(self.mailer, self.using)
+        return delay
+
+    def give_login_back(self) -> None:
+        """Give the login back, last of all: whoever tries it next has to see that the mailer is out, if it is."""
+        if self.login is not None:
+            self.login.give_back()
+            self.login = None

@@ -1,0 +1,135 @@
+"""The claimed messages of one batch, and what the layer is told about each."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from uuid import UUID
+
+from mailrail import MailrailError
+from mailrail.log import logger_of
+from mailrail.worker import IncomingMessage
+
+from ..models import Email
+from .outcomes import MAX_UNFORESEEN_ATTEMPTS, delay_after
+
+logger = logger_of("mailrail.mail")
+
+FINISH_INTERVAL_S = 1.0
+"""Seconds between two settlements of messages whose emails are final, while other emails of the batch go on. The last
+messages end with the batch. Each settlement is a call to the layer, which costs as much as several emails. A crash in
+between loses nothing: the records say what became of the emails."""
+
+
+class ClaimedMessages:
+    """Settle the messages of a batch, each by the id of its email, and each once."""
+
+    def __init__(self, messages: Sequence[IncomingMessage]) -> None:
+        self._all = messages
+        self._of: dict[UUID, IncomingMessage] = {}
+        self._final: list[IncomingMessage] = []  # to be finished
+        self._not_before: dict[UUID, float] = {}  # seconds
+        self._finished_at = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, id: UUID) -> IncomingMessage:
+        return self._of[id]
+
+    def deduplicate(self) -> list[UUID]:
+        """Return the ids of the emails, each once. Messages that name none, or are void, are finished."""
+        for message in self._all:
+            id = id_of(message.content)
+            if id is None:
+                logger.warning("%r names no email: %r", message, message.content)
+                _say(message, message.finish)
+                continue
+            twin = self._of.setdefault(id, message)
+            if twin is not message:  # the later one's record is committed, and makes the other one void
+                older, self._of[id] = sorted(
+                    (twin, message), key=lambda claimed: dispatch_of(claimed.content)
+                )
+                _say(older, older.finish)
+        return [*self._of]
+
+    def undecided(self, ids: Iterable[UUID]) -> list[UUID]:
+        """Return those whose message is neither settled nor about to be finished."""
+        final = {id(message) for message in self._final}
+        return [
+            email_id
+            for email_id in ids
+            if self._of[email_id].outcome is None and id(self._of[email_id]) not in final
+        ]
+
+    def finish(self, id: UUID) -> None:
+        _say(self._of[id], self._of[id].finish)
+
+    def finish_soon(self, id: UUID) -> None:
+        """Finish the message of an email that is final, together with others, and log it."""
+        self._final.append(self._of[id])
+
+    def finish_final(self) -> None:
+        for message in self._final:
+            _say(message, partial(message.finish, is_logged=True))
+        self._final.clear()
+        self._finished_at = time.monotonic()
+
+    def finish_if_due(self) -> None:
+        if time.monotonic() - self._finished_at >= FINISH_INTERVAL_S:
+            self.finish_final()
+
+    def release(self, id: UUID, delay: float, reason: str) -> None:
+        _release(self._of[id], delay, reason)
+
+    def release_all(self, emails: Iterable[Email], delay: float, reason: str) -> None:
+        """Release the messages of these, spread over a tenth of the delay, and none before its own time."""
+        for email in emails:
+            wait = max(delay * random.uniform(1, 1.1), self._not_before.get(email.pk, 0.0))
+            self.release(email.pk, wait, reason)
+
+    def keep_until(self, id: UUID, delay: float) -> None:
+        """Note the seconds before which ``release_all`` may not give the message back."""
+        self._not_before[id] = delay
+
+    def settle_by_itself(self, id: UUID, error: Exception) -> None:
+        """Retry or bury a message by its own attempts, where the record cannot be used. A dead one's record is held."""
+        message, error_text = self._of[id], "".join(traceback.format_exception(error))
+        if message.attempt < MAX_UNFORESEEN_ATTEMPTS:
+            _say(message, lambda: message.retry(delay_after(message.attempt), error_text))
+        else:
+            _say(message, lambda: message.bury(error_text))
+
+    def close(self, delay: float) -> None:
+        """Finish what is final, and release the rest: returning would finish them."""
+        self.finish_final()
+        for message in self._all:
+            _release(message, delay, "it could not leave yet")
+
+
+def _release(message: IncomingMessage, delay: float, reason: str) -> None:
+    _say(message, lambda: message.release(delay, reason, is_logged=True))
+
+
+def _say(message: IncomingMessage, settle: Callable[[], None]) -> None:
+    """Settle a message, unless it is settled already: by us, or by a worker that had to stop."""
+    if message.outcome is None:
+        try:
+            settle()
+        except MailrailError:
+            pass  # in that very moment
+
+
+def dispatch_of(content: Mapping[str, object]) -> int:
+    dispatch = content.get("dispatch", 0)
+    return dispatch if isinstance(dispatch, int) else 0
+
+
+def id_of(content: Mapping[str, object]) -> UUID | None:
+    try:
+        return UUID(str(content.get("id")))
+    except ValueError:
+        return None

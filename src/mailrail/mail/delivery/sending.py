@@ -1,0 +1,167 @@
+"""Send the emails of a batch by one mailer: which of them it may send now, over how many connections, by what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from django.utils import timezone
+
+from mailrail.log import logger_of
+
+from ..mailers import circuit, failover, rates, throttle
+from ..mailers.circuit import CircuitState
+from ..mailers.config import open_backend, server_for
+from ..mailers.connection_limits import reserved_connections
+from ..mailers.logins import Login
+from ..models import Email
+from . import outcomes
+from .attempt import Attempt
+from .django_transport import DjangoTransport
+from .load import Loaded, in_portions, load_messages
+from .messages import ClaimedMessages
+from .smtp_transport import SmtpTransport
+from .transport import Transport
+from .writer import OutcomeWriter
+
+logger = logger_of("mailrail.mail")
+
+LOGGING_IN = "another worker logs in first"
+NO_CONNECTION = "all connections of its mailer are in use"
+
+
+class Sending:
+    """Send by mailers, with what all attempts of a batch share."""
+
+    def __init__(self, messages: ClaimedMessages, writer: OutcomeWriter, using: str) -> None:
+        self._messages = messages
+        self._writer = writer
+        self._using = using
+
+    def attempt(
+        self, mailer: str, emails: list[Email], state: CircuitState, stands_in: str
+    ) -> tuple[list[Email], float, str]:
+        """Send by one mailer. Return the emails that it could not take as it went out, the seconds until its next try,
+        and why.
+
+        ``stands_in``: the mailer that takes its email then, for the log.
+        """
+        attempt = Attempt(mailer, state.is_probe, self._messages, self._writer, self._using)
+        try:
+            emails, unwelcome = self._welcome(attempt, emails)
+            attempt.admission = rates.admit(mailer, emails, self._using)
+            for email, delay, reason in attempt.admission.later:
+                self._messages.release(email.pk, delay, reason)
+            left, outage = self._send(attempt, self._moved(mailer, attempt.admission.ready))
+            attempt.senders.save()
+            left += attempt.turned_away
+            attempt.slow_down()
+            attempt.admission.give_back(left)
+            if attempt.is_probe and attempt.broke and not attempt.answered:
+                outage = outage or attempt.broke
+            delay = attempt.end(outage, stands_in)
+            if outage:
+                return left + unwelcome, delay, outage
+            self._messages.release_all(left, outcomes.RETRY_SOON_S, "its connection broke")
+            return unwelcome, delay, "its sender is refused"
+        finally:
+            attempt.give_login_back()
+
+    def recheck_later(
+        self,
+        mailer: str,
+        emails: Sequence[Email],
+        reason: str,
+        soonest: float = throttle.MIN_RECHECK_S,
+    ) -> None:
+        """Release emails that wait for an unknown time: few are checked again soon, many less often."""
+        for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
+            self._messages.release(email.pk, delay, reason)
+
+    def _welcome(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], list[Email]]:
+        """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
+        refused = {email.pk: reason for email in emails if (reason := attempt.senders.reason_to_hold(email))}
+        if not refused:
+            return emails, []
+        now, mailer = timezone.now(), attempt.mailer
+        own = [email for email in emails if email.pk in refused and email.mailer == mailer]
+        self._writer.write(
+            [outcomes.hold_for_its_sender(email, now, mailer, why=refused[email.pk]) for email in own]
+        )
+        others = [email for email in emails if email.pk in refused and email.mailer != mailer]
+        return [email for email in emails if email.pk not in refused], others
+
+    def _moved(self, mailer: str, emails: list[Email]) -> list[Email]:
+        """Return the emails that may leave by this mailer, now that their records say so."""
+        changed = failover.move(emails, mailer, self._using)
+        self._writer.changed(changed)
+        return [email for email in emails if email not in changed] if changed else emails
+
+    def _send(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], str]:
+        """Send, and return what is left, and why the mailer cannot be used, if it cannot."""
+        if not emails:
+            return [], ""
+        try:
+            backend = open_backend(attempt.mailer)
+            server = server_for(attempt.mailer, backend)
+        except Exception as error:
+            # Wrong settings: mended by a deploy, not by a person who requeues thousands.
+            return emails, f"{type(error).__name__}: {error}"
+        attempt.login = Login(attempt.mailer, backend, self._using)
+        if not attempt.is_probe and not self._may_log_in(attempt.mailer, attempt.login):
+            self.recheck_later(attempt.mailer, emails, LOGGING_IN, soonest=0.1)
+            attempt.admission.give_back(emails)
+            return [], ""
+        transport: Transport
+        if server is None:
+            transport = DjangoTransport(attempt, backend)
+        else:
+            transport = SmtpTransport(attempt, backend, server)
+        return self._send_in_portions(attempt, transport, emails)
+
+    def _may_log_in(self, mailer: str, login: Login) -> bool:
+        """Tell whether this batch may. Another one may have tried, and been refused, since it was read."""
+        if not login.may_begin():
+            return False
+        return not (login.is_first and mailer in circuit.tripped(self._using))
+
+    def _send_in_portions(
+        self, attempt: Attempt, transport: Transport, emails: list[Email]
+    ) -> tuple[list[Email], str]:
+        left: list[Email] = []
+        outage = ""
+        for portion in in_portions(emails):
+            if outage:
+                left += portion
+                continue
+            loaded = self._load(attempt.mailer, portion)
+            most = transport.connections_for(len(loaded))
+            with reserved_connections(attempt.mailer, most, self._using) as free:
+                if free == 0:
+                    self.recheck_later(attempt.mailer, portion, NO_CONNECTION, soonest=0.1)
+                    attempt.admission.give_back(portion)
+                elif loaded:
+                    unsent, outage = transport.send(loaded, free or most, keep_open=free is None)
+                    left += unsent
+        return left, outage
+
+    def _load(self, mailer: str, emails: list[Email]) -> list[Loaded]:
+        """Return the emails with their messages. Those whose content cannot be had are settled."""
+        batch, now = load_messages(emails, self._using), timezone.now()
+        for email, error in batch.unreadable:
+            logger.error("email %s cannot be read", email.pk, exc_info=error)
+            email.attempts += 1
+        results: Iterable[outcomes.Result] = (
+            *(
+                outcomes.fail(it, now, f"it cannot be read: {error}", mailer)
+                for it, error in batch.unreadable
+            ),
+            *(
+                outcomes.missing_file(it, now, f"a file is missing: {error}", mailer)
+                for it, error in batch.missing
+            ),
+            *(outcomes.await_storage(it, now, str(error), mailer) for it, error in batch.later),
+        )
+        self._writer.write([*results])
+        for email, error in batch.later:
+            logger.error("email %s waits: %s", email.pk, error)
+        return batch.loaded

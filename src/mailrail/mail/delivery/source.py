@@ -1,0 +1,277 @@
+"""The emails of one delivery on their way through the SMTP client.
+
+One rule keeps a crash cheap. The outcome of an email is committed together with the intent to send the next emails,
+before their final dots leave. So after a crash at most one email per open connection is ambiguous. Connections that
+come to their final dots at the same time share a commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+from uuid import UUID
+
+from django.utils import timezone
+
+from mailrail.log import logger_of
+
+from ..compose import compose
+from ..models import Email, Status
+from ..smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
+from ..smtp.errors import EightBitNotOffered, NotCommitted
+from ..smtp.replies import Stage
+from ..smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
+from . import outcomes
+from .attempt import Attempt
+from .load import Loaded
+from .outcomes import Result, apply_outcome, waiting
+from .recipient_states import mark_under_way, may_go_on
+
+logger = logger_of("mailrail.mail")
+
+AddressOf = Callable[[str, Loaded], str]
+
+
+class _EmailRef(NamedTuple):
+    """What an envelope was made of. ``wire``: the record's address -> what the server was told.
+
+    ``rest``: recipients, as the server is told, who follow in other transactions. ``most``: in one, as the server has
+    said. ``is_split``: there are others, or were. ``paid``: domains whose tokens no transaction has used yet.
+    """
+
+    loaded: Loaded
+    wire: dict[str, str]
+    eight_bit: bool
+    rest: tuple[str, ...] = ()
+    most: int | None = None
+    is_split: bool = False
+    paid: frozenset[str] = frozenset()
+
+
+class EmailSource:
+    """Hand emails to the SMTP client, and take their outcomes: an ``EnvelopeSource``.
+
+    An email to more recipients than ``server`` takes at once leaves in several transactions, one after the other. The
+    outcome of one is committed before the final dot of the next: who has the email is not offered it again.
+    """
+
+    def __init__(
+        self,
+        emails: Sequence[Loaded],
+        attempt: Attempt,
+        server: SmtpServer,
+        address_of: AddressOf,
+    ) -> None:
+        self._waiting: deque[tuple[Loaded, bool] | Envelope] = deque((email, True) for email in emails)
+        self._attempt = attempt
+        self._mailer = attempt.mailer
+        self._senders = attempt.senders
+        self._admission = attempt.admission
+        self._server = server
+        self._address_of = address_of
+        self._results: list[Result] = []
+        self._parts: dict[UUID, Result] = {}
+        """Those of the results whose emails have recipients to follow."""
+        self.accepted = 0
+        self.mailer_out = ""
+        """The reply by which the server refused whatever comes by this mailer; nothing more is handed out then."""
+
+    def __len__(self) -> int:
+        return 0 if self.mailer_out else len(self._waiting)
+
+    def left(self) -> list[Email]:
+        """Return what no connection has taken."""
+        return [item[0].email for item in self._waiting if not isinstance(item, Envelope)]
+
+    def next(self) -> Envelope | None:
+        while len(self):
+            taken = self._waiting.popleft()
+            envelope = taken if isinstance(taken, Envelope) else self._begin(*taken)
+            if envelope is not None and (part := self._part(envelope)) is not None:
+                return part
+        return None
+
+    def _begin(self, loaded: Loaded, eight_bit: bool) -> Envelope | None:
+        """Return the envelope with all its recipients, unless the email cannot leave."""
+        email = loaded.email
+        if email.mailer == self._mailer and (reason := self._senders.reason_to_hold(email)):
+            self._results.append(
+                outcomes.hold_for_its_sender(email, timezone.now(), self._mailer, why=reason)
+            )
+            return None
+        try:
+            return self._envelope(loaded, eight_bit)
+        except Exception as error:  # of this email alone, whatever it is
+            logger.error("email %s cannot be written", email.pk, exc_info=error)
+            reason = f"it cannot be written: {type(error).__name__}: {error}"
+            email.attempts += 1
+            self._results.append(outcomes.fail(email, timezone.now(), reason, self._mailer))
+        return None
+
+    def _part(self, envelope: Envelope) -> Envelope | None:
+        """Return as much of it as leaves in one transaction, unless that has to wait for a rate."""
+        ref: _EmailRef = envelope.ref
+        if len(envelope.recipients) == 1 and not ref.is_split:
+            return envelope
+        recipients, rest = divide(envelope.recipients, ref.most, most_recipients(self._server))
+        if not rest and not ref.is_split:
+            return envelope
+        offered = set(recipients)
+        domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in offered)
+        email = ref.loaded.email
+        try:
+            wait, reason = self._admission.take_another(email, domains - ref.paid, self._attempt.using)
+        except Exception as error:  # not here: another email of this connection may be at its final dot
+            wait, reason = outcomes.RETRY_SOON_S, f"its rate cannot be asked: {error}"
+        if wait:
+            self._add(outcomes.put_off(email, timezone.now(), wait, reason, self._mailer))
+            return None
+        ref = ref._replace(rest=tuple(rest), is_split=True, paid=ref.paid - domains)
+        return replace(envelope, recipients=recipients, ref=ref)
+
+    def _envelope(self, loaded: Loaded, eight_bit: bool) -> Envelope:
+        email, message = loaded
+        composed = compose(
+            message, message_id=email.message_id, date=email.date, eight_bit=eight_bit, smtputf8=True
+        )
+        wire = {address: self._address_of(address, loaded) for address in waiting(email)}
+        return Envelope(
+            self._address_of(email.sender, loaded),
+            list(dict.fromkeys(wire.values())),
+            composed.data,
+            composed.eight_bit,
+            composed.smtputf8,
+            ref=_EmailRef(loaded, wire, eight_bit, paid=frozenset(self._admission.domains(wire))),
+        )
+
+    def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
+        """Return ``False`` for each that was cancelled, held or taken by another worker since it was loaded.
+
+        Raises what the database raises: then nothing leaves.
+        """
+        emails = [envelope.ref.loaded.email for envelope in envelopes]
+        divided = [envelope for envelope in envelopes if envelope.ref.is_split]
+        for envelope in divided:
+            self._mark(envelope)
+        try:
+            claimed = self.commit(emails)
+        except BaseException:
+            for envelope in divided:
+                mark_under_way(envelope.ref.loaded.email, ())
+            raise
+        return [email.id in claimed for email in emails]
+
+    def _mark(self, envelope: Envelope) -> None:
+        """Mark in the record who is under way, as the others are not."""
+        email = envelope.ref.loaded.email
+        mark_under_way(email, set(_given(envelope.ref.wire, envelope.recipients)))
+        if email.id not in self._parts:
+            self._add(Result(email, Status.QUEUED, is_part=True))
+
+    def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
+        ref: _EmailRef = envelope.ref
+        if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
+            self._waiting.append((ref.loaded, False))
+        elif isinstance(outcome.error, NotCommitted):
+            self._attempt.changed([ref.loaded.email])
+        elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
+            whole = [*envelope.recipients, *ref.rest]
+            ref = ref._replace(rest=(), is_split=True, most=most)
+            self._waiting.appendleft(replace(envelope, recipients=whole, ref=ref))
+        else:
+            self._apply_outcome(envelope, outcome)
+
+    def _apply_outcome(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
+        ref: _EmailRef = envelope.ref
+        is_accepted = outcome.fate is Fate.ACCEPTED
+        self.accepted += is_accepted
+        if is_accepted and ref.most:
+            learn(self._server, ref.most)
+        over, most = overflow(envelope.recipients, outcome) if outcome.fate is not Fate.AMBIGUOUS else ([], 0)
+        rest = [*over, *ref.rest]
+        offered = None
+        if rest or ref.is_split:
+            offered = self._offered(envelope, outcome, over)
+            outcome = without(outcome, over)
+        result = apply_outcome(
+            ref.loaded.email,
+            _in_words_of_the_record(outcome, ref.wire),
+            timezone.now(),
+            self._mailer,
+            self._senders,
+            offered,
+            goes_on=bool(rest) and may_go_on(outcome, self._mailer),
+        )
+        self.mailer_out = self.mailer_out or result.mailer_out
+        if result.is_part:
+            used = self._admission.domains(offered or ())
+            ref = ref._replace(rest=(), is_split=True, most=most or ref.most, paid=ref.paid - used)
+            self._waiting.appendleft(replace(envelope, recipients=rest, ref=ref))
+        self._add(result)
+
+    @staticmethod
+    def _offered(envelope: Envelope, outcome: DeliveryOutcome, over: Collection[str]) -> set[str]:
+        """Return whom the outcome is about, as the record has them: a refusal of MAIL is about all who follow, too."""
+        offered = {*envelope.recipients} - {*over}
+        if outcome.stage is Stage.MAIL:
+            offered.update(envelope.ref.rest)
+        return set(_given(envelope.ref.wire, offered))
+
+    def _add(self, result: Result) -> None:
+        """Add a result, one for each email, as each is written once: that of a transaction goes into that of the
+        next."""
+        before = self._parts.pop(result.email.id, None)
+        if before is not None:
+            self._results = [other for other in self._results if other is not before]
+            result.take_over(before)
+        if result.is_part:
+            self._parts[result.email.id] = result
+        self._results.append(result)
+
+    def put_off_rest(self) -> None:
+        """Let the rest of those wait that have begun to leave: no connection is left for it."""
+        begun = [envelope for envelope in self._waiting if isinstance(envelope, Envelope)]
+        self._waiting = deque(envelope for envelope in self._waiting if not isinstance(envelope, Envelope))
+        for envelope in begun:
+            email = envelope.ref.loaded.email
+            reason = self.mailer_out or "no connection was left for the other recipients"
+            result = outcomes.put_off(email, timezone.now(), outcomes.RETRY_SOON_S, reason, self._mailer)
+            result.mailer_out = self.mailer_out
+            self._add(result)
+
+    def commit(self, intents: Sequence[Email] = ()) -> set[UUID]:
+        """Write down what has ended, and these intents. Return the ids of all that were written.
+
+        When it raises, nothing is forgotten: it may be called again.
+        """
+        if not self._results and not intents:
+            return set()
+        on_the_way = {email.id for email in intents} & self._parts.keys()
+        now = timezone.now()
+        for part in self._parts.values():  # whose outcome and next intent are one change of one record
+            email = part.email
+            email.status = Status.SENDING if email.id in on_the_way else Status.QUEUED
+            email.changed_at, email.next_try_at = now, None
+        written = self._attempt.write(
+            self._results, [email for email in intents if email.id not in on_the_way]
+        )
+        self._parts.clear()
+        return written
+
+
+def _given(wire: Mapping[str, str], addresses: Iterable[str]) -> list[str]:
+    """Return the record's addresses of those that the server was told."""
+    wanted = set(addresses)
+    return [given for given, address in wire.items() if address in wanted]
+
+
+def _in_words_of_the_record(outcome: DeliveryOutcome, wire: dict[str, str]) -> DeliveryOutcome:
+    """Name recipients as the record does: the server was told bare addresses, IDNs in ASCII, each once."""
+    if not outcome.refused:
+        return outcome
+    refused = {
+        given: outcome.refused[address] for given, address in wire.items() if address in outcome.refused
+    }
+    return replace(outcome, refused=refused)
