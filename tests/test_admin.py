@@ -110,16 +110,16 @@ def test_what_waits_is_listed_with_when_and_by_whom(layer: DurableLayer, staff: 
     response = staff.get(WAITING)
     assert ids(response) == [ready.id, running.id, later.id]
     assert "w1" in response.text and "{&quot;id&quot;:77}" in response.text
-    standing = {row["channel"]: row for row in response.context["standing"]}
-    assert (standing["work"]["ready"], standing["work"]["claimed"], standing["other"]["scheduled"]) == (
+    counts = {row["channel"]: row for row in response.context["channel_counts"]}
+    assert (counts["work"]["ready"], counts["work"]["claimed"], counts["other"]["scheduled"]) == (
         "1",
         "1",
         "1",
     )
-    assert standing["other"]["paused"] and not standing["work"]["paused"]
+    assert counts["other"]["paused"] and not counts["work"]["paused"]
     for state, id in (("ready", ready.id), ("claimed", running.id), ("scheduled", later.id)):
         shown = staff.get(WAITING, {"state": state})
-        assert ids(shown) == [id] and shown.context["standing"] == []
+        assert ids(shown) == [id] and shown.context["channel_counts"] == []
     assert ids(staff.get(WAITING, {"channel": "other", "state": "ready"})) == []
 
 

@@ -123,8 +123,8 @@ def test_a_page_of_what_waits_reads_what_it_shows(
 
 def test_how_the_channels_stand_is_counted_no_further_than_it_says(admin_client: Client) -> None:
     response, nodes = nodes_of(admin_client, WAITING, {})
-    standing = {row["channel"]: row for row in response.context["standing"]}
-    assert standing["c01"]["ready"].startswith("≈") and standing["c01"]["dead"].startswith("≈")
+    counts = {row["channel"]: row for row in response.context["channel_counts"]}
+    assert counts["c01"]["ready"].startswith("≈") and counts["c01"]["dead"].startswith("≈")
     check(nodes, (LEVELS * 2 + 20) * (MAX_COUNTED + 1) + OF_ALL)
 
 

@@ -137,10 +137,12 @@ def _check_unbuilt(alias: str) -> Iterable[CheckMessage]:
 def _check_groups() -> Iterable[CheckMessage]:
     """Warn if no layer has groups: only the layer on a Redis Cluster lacks them. Any further entry silences this."""
     configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
-    if not (apps.is_installed("channels") or getattr(django_settings, "ASGI_APPLICATION", None)):
+    uses_channels = apps.is_installed("channels") or getattr(django_settings, "ASGI_APPLICATION", None)
+    if not (configured and uses_channels):
         return
-    without = [alias for alias in durable_aliases() if configured and not _has_groups(get_layer(alias))]
-    if configured and len(without) == len(configured):
+    layers: dict[str, Any] = {alias: get_layer(alias) for alias in durable_aliases()}
+    without = [alias for alias, layer in layers.items() if "groups" not in layer.extensions]
+    if len(without) == len(configured):
         aliases = " and ".join(f"CHANNEL_LAYERS[{alias!r}]" for alias in without)
         yield Warning(
             f"{aliases} lies on a Redis Cluster, where there are no groups and no process-local channels: "
@@ -150,10 +152,6 @@ def _check_groups() -> Iterable[CheckMessage]:
             'consumers, get_channel_layer("groups") elsewhere. A project without either silences this check.',
             id="mailrail.W007",
         )
-
-
-def _has_groups(layer: Any) -> bool:
-    return "groups" in layer.extensions
 
 
 def _check_layer(alias: str) -> Iterable[CheckMessage]:
@@ -241,11 +239,15 @@ def _check_order() -> Iterable[CheckMessage]:
 @read_for_checks()
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
     """Ask the layers' servers for concerns. This needs connections, so it runs only with ``--deploy``."""
+    return [message for alias, layer in buildable().items() for message in _check_storage(alias, layer)]
+
+
+def buildable() -> dict[str, DurableLayer]:
+    """Return the layers by alias; none if one of them cannot be built, which ``check_settings`` reports."""
     try:
-        layers = {alias: get_layer(alias) for alias in durable_aliases()}
+        return {alias: get_layer(alias) for alias in durable_aliases()}
     except InvalidSettings:
-        return []  # check_settings reports it
-    return [message for alias, layer in layers.items() for message in _check_storage(alias, layer)]
+        return {}
 
 
 def _check_storage(alias: str, layer: DurableLayer) -> Iterable[CheckMessage]:
@@ -303,11 +305,7 @@ def _apps_of_tenants() -> Iterable[tuple[str, Iterable[Any]]]:
 @read_for_checks()
 def check_sqlite(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Check how the database layer's SQLite file is opened. This reads the file, so it needs ``--database``."""
-    try:
-        layers = [get_layer(alias) for alias in durable_aliases()]
-    except InvalidSettings:
-        return []  # check_settings reports it
-    used = {layer.using for layer in layers if layer.joins_transactions} & set(databases or ())
+    used = {layer.using for layer in buildable().values() if layer.joins_transactions} & set(databases or ())
     return [message for using in sorted(used) for message in _check_sqlite(using)]
 
 

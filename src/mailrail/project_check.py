@@ -11,9 +11,10 @@ from typing import Any
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import Error
 
+from .checks import buildable
 from .conf import read_for_checks
 from .errors import InvalidSettings, LayerUnavailable
-from .layers import DurableLayer, durable_aliases, get_layer
+from .layers import DurableLayer
 from .layers.database import lacks_tables
 from .project import HINT, strangers, warning_of
 
@@ -38,11 +39,7 @@ def _is_in_database(layer: DurableLayer) -> bool:
 
 
 def _check(is_asked: Callable[[DurableLayer], bool]) -> Iterable[CheckMessage]:
-    try:
-        layers = {alias: get_layer(alias) for alias in durable_aliases()}
-    except InvalidSettings:
-        return  # check_settings reports it
-    for alias, layer in layers.items():
+    for alias, layer in buildable().items():
         if is_asked(layer) and (descriptions := _strangers(layer)):
             yield Warning(
                 f"CHANNEL_LAYERS[{alias!r}]: {warning_of(descriptions)}", hint=HINT, id="mailrail.W009"

@@ -50,7 +50,8 @@ class WaitingMessageAdmin(LayerAdmin):
     actions = ("cancel",)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        context = {"standing": self._channel_counts(request), "dead_url": self._dead_url()}
+        dead_url = reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")
+        context = {"channel_counts": self._channel_counts(request), "dead_url": dead_url}
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def _channel_counts(self, request: HttpRequest) -> list[dict[str, Any]]:
@@ -63,9 +64,6 @@ class WaitingMessageAdmin(LayerAdmin):
         except MailrailError:
             return []  # the list reports it
         return [_row(source, channel, counts) for channel, counts in stats if source.only in (None, channel)]
-
-    def _dead_url(self) -> str:
-        return reverse(f"{self.admin_site.name}:mailrail_buriedmessage_changelist")
 
     def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         state: Any = list_request.state if list_request.state in STATES else None

@@ -78,10 +78,10 @@ def look(
 
 def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterator[Problem]:
     stats = {**layer.stats(MAX_COUNTED), **(layer.outbox.stats() if layer.outbox else {})}
-    latest = _latest(_awaited(layer, alias, stats))
-    if latest is None or limit is None or latest[1] <= limit:
+    awaited = _awaited(layer, alias, stats)
+    channel, seconds = max(awaited.items(), key=lambda item: item[1], default=("", 0.0))
+    if limit is None or seconds <= limit:
         return
-    channel, seconds = latest
     text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
     yield Problem(f"a message {text}", f"a message on {channel} {text}")
 
@@ -114,10 +114,6 @@ def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, Channel
         and not channel_stats.paused
         and (name in routing or name == outbox or serves(name))
     }
-
-
-def _latest(due: Mapping[str, float]) -> tuple[str, float] | None:
-    return max(due.items(), key=lambda item: item[1], default=None)
 
 
 class Watch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +41,8 @@ class Ran:
 def sent(channel: str, *, layer: str | None = None) -> list[Message]:
     """Return the messages of a channel that have not run yet, the one due soonest first."""
     durable_layer = get_layer(layer)
-    deferred = [
-        m
-        for send in _deferred()
-        if send.layer is durable_layer
-        for m in send.messages
-        if m.channel == channel
-    ]
+    sends = [send for connection in _connections() for send in _deferred_on(connection, durable_layer)]
+    deferred = [message for send in sends for message in send.messages if message.channel == channel]
     in_outbox = durable_layer.outbox.waiting(channel, 1_000_000) if durable_layer.outbox else []
     return durable_layer.waiting(channel, limit=1_000_000) + in_outbox + deferred
 
@@ -116,7 +111,7 @@ def _rolled_back_on_error() -> Iterator[None]:
 
     If it has, roll back to the savepoint before the consumer.
     """
-    in_test: list[Any] = [c for c in connections.all(initialized_only=True) if c.in_atomic_block]
+    in_test = [connection for connection in _connections() if connection.in_atomic_block]
     points = [(connection, connection.savepoint()) for connection in in_test]
     yield
     for connection, point in points:
@@ -139,21 +134,21 @@ def _ran(message: IncomingMessage, outcome: Outcome) -> Ran:
     return Ran(message, outcome.kind.value, outcome.error)
 
 
-def _deferred() -> list[DeferredSend]:
-    """Return the sends that wait for a transaction of this thread to commit."""
-    waiting = [
-        hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit
-    ]
-    return [send for send in waiting if isinstance(send, DeferredSend)]
+def _connections() -> Sequence[Any]:
+    return connections.all(initialized_only=True)
+
+
+def _deferred_on(connection: Any, layer: DurableLayer) -> list[DeferredSend]:
+    """Return the sends to a layer that wait for a transaction of this connection to commit."""
+    hooks = [hook[1] for hook in connection.run_on_commit]
+    return [hook for hook in hooks if isinstance(hook, DeferredSend) and hook.layer is layer]
 
 
 def send_deferred(layer: DurableLayer) -> None:
     """Send the deferred messages now: in a ``TestCase`` the commit that they wait for never comes."""
-    for connection in connections.all(initialized_only=True):
-        sends = [
-            h[1] for h in connection.run_on_commit if isinstance(h[1], DeferredSend) and h[1].layer is layer
-        ]
-        connection.run_on_commit = [h for h in connection.run_on_commit if h[1] not in sends]
+    for connection in _connections():
+        sends = _deferred_on(connection, layer)
+        connection.run_on_commit = [hook for hook in connection.run_on_commit if hook[1] not in sends]
         for send in sends:
             send()
     if layer.outbox:
