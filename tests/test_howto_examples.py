@@ -162,6 +162,7 @@ def test_limits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run("limits")
     channel_of("geocode", rate=routing.Rate(100, 60))
     channel_of("call-customer", limiter=names["OfficeHours"])
+    assert [m.channel for m in sent("tenant")] == ["tenant.acme"]
     limiter = names["OfficeHours"]("call-customer", get_layer())
     for hour, answer in ((8, (0, 60)), (9, (5, 0)), (17, (0, 60))):
         monkeypatch.setattr(timezone, "localtime", lambda hour=hour: SimpleNamespace(hour=hour))

@@ -29,6 +29,7 @@ class Policy:
     batch: int | None = None
     losses: int | None = None
     limiter: Callable[..., Any] | None = None
+    known_channels: Callable[..., Any] | None = None
 
 
 def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
@@ -104,6 +105,12 @@ def _limiter(name: str, value: Any) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
+def _function(name: str, value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function that returns names of channels, not {value!r}.")
+    return value  # type: ignore[no-any-return]
+
+
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
     "concurrency": checked.whole_number,
@@ -114,5 +121,6 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "backoff": _backoff,
     "rate": lambda name, value: Rate.parse(value),
     "limiter": _limiter,
+    "known_channels": _function,
     "atomic": _true_or_false,
 }

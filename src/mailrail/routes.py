@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ from .policy import Policy
 Consumer: TypeAlias = Callable[..., Any]
 
 DEFAULT_MAX_LOSSES = 3
-_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses", "limiter")
+_OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses", "limiter", "known_channels")
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so it can be a key
@@ -116,6 +116,7 @@ class Plan:
     batch: int | None
     losses: int | None = None
     limiter: Callable[[str, DurableLayer], Limiter] | None = None
+    known_channels: Callable[[], Iterable[str]] | None = None
 
     @property
     def max_losses(self) -> int:

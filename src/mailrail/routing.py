@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
 from importlib import import_module
@@ -59,34 +60,28 @@ def route(
     batch: int | None = None,
     losses: int | None = None,
     limiter: Callable[[str, DurableLayer], Limiter] | None = None,
+    known_channels: Callable[[], Iterable[str]] | None = None,
     atomic: bool = False,
     **filters: str,
 ) -> Route:
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
     ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
-    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds a run may
-    take. ``atomic``: run it in a transaction on the layer's database that also finishes the message. Of the channel:
-    ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds. Also ``batch``: the
-    consumer gets a list of up to so many messages. And ``losses``: how often a message may be lost with its process
-    before it is buried (3). With ``losses``, a lost message runs among the others again until half of them are used,
-    for consumers whose records say what was done. Without it, a lost message runs in a process of its own at once. And
-    ``limiter``: a subclass of ``Limiter``, which says before each claim how many messages may start.
-
-    Times may also be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the content;
-    its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError`` that says all that
-    cannot be followed; while Mailrail looks for the routing, its check tells that of all routes.
+    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run.
+    ``atomic``: run it in a transaction on the layer's database that also finishes the message. Of the channel:
+    ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see
+    ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a
+    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half of
+    them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that prefix,
+    those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword is a filter:
+    a regular expression for a field of the content; its named groups become keyword arguments of the consumer. Raises
+    ``TypeError`` or ``ValueError`` that says all that cannot be followed.
     """
-    of_run = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "atomic": atomic}
-    of_channel: dict[str, Any] = {
-        "concurrency": concurrency,
-        "rate": rate,
-        "lease": lease,
-        "limiter": limiter,
-    }
-    of_channel |= {"batch": batch, "losses": losses}
+    options: dict[str, Any] = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "rate": rate}
+    options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}
+    options |= {"limiter": limiter, "known_channels": known_channels, "atomic": atomic}
     try:
-        return _read_route(channels, consumer, {**of_run, **of_channel}, filters)
+        return _read_route(channels, consumer, options, filters)
     except (TypeError, ValueError) as error:
         return Route((), consumer, mistakes=noted_or_raised(error))
 
@@ -105,7 +100,7 @@ def _read_route(
         mistakes.add(ValueError("route() needs a channel, or a list of them."))
     for name in names:
         with mistakes.noted():
-            check_channel_name(name)
+            check_channel_name(name.removesuffix(".*") if isinstance(name, str) else name)
     if not isinstance(consumer, str):
         with mistakes.noted():
             check_consumer(consumer)
@@ -194,28 +189,60 @@ class Routing:
                 check_atomic(route, supports_atomic)
                 for channel in route.channels:
                     by_channel.setdefault(channel, []).append(route)
+        self.patterns = {
+            name: by_channel.pop(name) for name in sorted(by_channel, reverse=True) if "*" in name
+        }
         self.plans: dict[str, Plan] = {}
         for channel, channel_routes in by_channel.items():
             with mistakes.noted():
                 self.plans[channel] = plan_of(channel, channel_routes)
+        for pattern, pattern_routes in self.patterns.items():
+            with mistakes.noted():
+                self._add_known(plan_of(pattern, pattern_routes))
         mistakes.raise_any(InvalidSettings)
         self.looked_for = looked_for
 
+    def _add_known(self, plan: Plan) -> None:
+        """Add the channels of a pattern that its route knows."""
+        for channel in plan.known_channels() if plan.known_channels else ():
+            if not channel.startswith(plan.channel[:-1]):
+                raise InvalidSettings(f"known_channels: {channel!r} does not belong to {plan.channel!r}.")
+            try:
+                self.plans.setdefault(check_channel_name(channel), replace(plan, channel=channel))
+            except ValueError as error:
+                raise InvalidSettings(f"known_channels of {plan.channel!r}: {error}") from error
+
     def __contains__(self, channel: str) -> bool:
-        return channel in self.plans
+        is_name = not channel.endswith(".*")
+        return channel in self.plans or (is_name and any(channel.startswith(p[:-1]) for p in self.patterns))
+
+    def plan_for(self, channel: str) -> Plan:
+        """Return the plan of a routed channel: its own, or that of the longest pattern. Raises ``KeyError``."""
+        if channel in self.plans:
+            return self.plans[channel]
+        for pattern, routes in self.patterns.items():  # the longest first
+            if channel.startswith(pattern[:-1]):
+                return plan_of(channel, routes)
+        raise KeyError(channel)
+
+    def pattern_of(self, name: str) -> str | None:
+        """Return the pattern that a name stands for: ``"tenant"`` and ``"tenant.*"`` mean all of ``"tenant.*"``."""
+        pattern = name if name.endswith(".*") else f"{name}.*"
+        return pattern if pattern in self.patterns and name not in self.plans else None
 
     def no_route_for(self, channel: str) -> str:
         """Return a text for a channel without a route: the routed ones, and where consumers are looked for."""
-        similar = get_close_matches(channel, self.plans, n=1)
+        names = sorted({*self.plans, *self.patterns})
+        similar = get_close_matches(channel, names, n=1)
         suggestion = f" Is it {similar[0]!r}?" if similar else ""
         return (
-            f"No route for channel {channel!r}. Routed: {', '.join(sorted(self.plans)) or 'none'}.{suggestion} "
+            f"No route for channel {channel!r}. Routed: {', '.join(names) or 'none'}.{suggestion} "
             f"{self.looked_for[:1].upper()}{self.looked_for[1:]}."
         )
 
     def with_applications(self, channels: Iterable[str]) -> Routing:
         """Return a copy that routes the unrouted of these channels to ``ASGI_APPLICATION``, as in Channels 4."""
-        unrouted = [channel for channel in channels if channel not in self]
+        unrouted = [name for name in channels if name not in self and self.pattern_of(name) is None]
         extended = copy(self)
         extended.plans = self.plans | {c: plan_of(c, [route(c, run_application)]) for c in unrouted}
         return extended
@@ -316,7 +343,7 @@ def _flat(routes: Any, where: str) -> list[Route]:
 
 @receiver(setting_changed, dispatch_uid="mailrail.routing")
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES"):
+    if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES", "MAILERS"):
         _built.clear()
     if setting == "MAILRAIL":
         for route in _registered:

@@ -13,11 +13,16 @@ The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``),
 ``message_buried``
     ``error`` (text).
 
-One is about the worker itself, and carries nothing:
+The others carry nothing. One is about the worker itself:
 
 ``worker_maintenance``
     a worker process that serves the channel is alive: sent on a thread beside its work, soon after its start and then
     once a minute.
+
+Two are about the channel, for apps that keep records of pauses:
+
+``channel_paused``, ``channel_resumed``
+    ``manage.py channels pause`` or ``resume`` was run for it.
 """
 
 from __future__ import annotations
@@ -74,3 +79,5 @@ message_finished = ChannelSignal()
 message_retried = ChannelSignal()
 message_buried = ChannelSignal()
 worker_maintenance = ChannelSignal()
+channel_paused = ChannelSignal()
+channel_resumed = ChannelSignal()

@@ -87,7 +87,8 @@ def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterat
 
 
 def _needed(layer: DurableLayer, alias: str | None) -> int:
-    return int(bool(Routing.of_layer(alias).plans) or layer.outbox is not None)
+    routing = Routing.of_layer(alias)
+    return int(bool(routing.plans or routing.patterns) or layer.outbox is not None)
 
 
 def _living(layer: DurableLayer, here: bool) -> int:

@@ -16,6 +16,7 @@ from ..layers.deferred_sends import DeferredSend
 from ..messages import Message
 from ..routes import Plan
 from ..routing import Routing
+from ..selection import Selection, expand
 from ..worker.consume import ConsumerRun, run_in_thread, run_on_loop
 from ..worker.events import log_lost, log_outcome
 from ..worker.execution_context import moved
@@ -39,12 +40,25 @@ class Ran:
 
 
 def sent(channel: str, *, layer: str | None = None) -> list[Message]:
-    """Return the messages of a channel that have not run yet, the one due soonest first."""
+    """Return the messages of a channel that have not run yet, the one due soonest first.
+
+    The name of a pattern means all its channels, one after the other.
+    """
     durable_layer = get_layer(layer)
     sends = [send for connection in _connections() for send in _deferred_on(connection, durable_layer)]
-    deferred = [message for send in sends for message in send.messages if message.channel == channel]
-    in_outbox = durable_layer.outbox.waiting(channel, 1_000_000) if durable_layer.outbox else []
-    return durable_layer.waiting(channel, limit=1_000_000) + in_outbox + deferred
+    deferred = [message for send in sends for message in send.messages]
+    outbox = durable_layer.outbox
+    known = [
+        *durable_layer.list_channels(),
+        *(outbox.stats() if outbox else ()),
+        *(m.channel for m in deferred),
+    ]
+    messages: list[Message] = []
+    for name in expand(channel, layer, known):
+        in_outbox = outbox.waiting(name, 1_000_000) if outbox else []
+        messages += durable_layer.waiting(name, limit=1_000_000) + in_outbox
+        messages += [m for m in deferred if m.channel == name]
+    return messages
 
 
 def drain(
@@ -57,22 +71,30 @@ def drain(
     send to themselves for ever.
     """
     durable_layer, routing = get_layer(layer), Routing.of_layer(layer)
-    if unknown := [name for name in channels if name not in routing]:
+    if unknown := [name for name in channels if name not in routing and not routing.pattern_of(name)]:
         raise ValueError(routing.no_route_for(unknown[0]))
-    plans = {name: routing.plans[name] for name in channels or routing.plans}
-    ran: list[Ran] = []
+    plans, ran = _plans(durable_layer, routing, channels), list[Ran]()
     while True:
         send_deferred(durable_layer)
         claimed = durable_layer.claim("drain", dict.fromkeys(plans, 1), LEASE_S, total=1)
         ran += [_ran(IncomingMessage(m), Outcome(OutcomeKind.EXPIRED)) for m in claimed.expired]
         if not claimed.claims:
-            return ran
+            before, plans = plans, _plans(durable_layer, routing, channels)
+            if plans.keys() <= before.keys():
+                return ran
         for claim in claimed.claims:
             ran += _run(durable_layer, plans[claim.channel], claim, raise_errors)
         if len(ran) > limit:
             raise AssertionError(
                 f"drain() ran {len(ran)} messages and there is no end; does a consumer send to itself?"
             )
+
+
+def _plans(layer: DurableLayer, routing: Routing, names: tuple[str, ...]) -> dict[str, Plan]:
+    """Return the plans of the channels of these names, those of patterns that the layer knows among them."""
+    selection = Selection(names or None)
+    known = layer.list_channels() if selection.patterns(routing) else ()
+    return {channel: routing.plan_for(channel) for channel in selection.channels(routing, known)}
 
 
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:

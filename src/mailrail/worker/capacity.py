@@ -33,6 +33,7 @@ class Capacity:
         self, layer: DurableLayer, plans: Mapping[str, Plan], threads: Threads, recycling: RecyclingLimits
     ) -> None:
         self.plans = plans
+        self._layer = layer
         self.threads = threads
         self.recycling = recycling
         self.lock = threading.Lock()
@@ -49,6 +50,12 @@ class Capacity:
             self._shares = [*self._shares, share]
             self.is_shared = len(self._shares) > 1
         return share
+
+    def serve(self, plans: Mapping[str, Plan]) -> None:
+        """Add channels to those that the worker serves."""
+        with self.lock:
+            self.slots.update({c: _concurrency(plan, self._layer, self.threads) for c, plan in plans.items()})
+            self.plans = {**self.plans, **plans}
 
     def leave(self, share: Share) -> None:
         """Forget a loop that has ended."""
@@ -102,13 +109,12 @@ class Share:
 
     def __init__(self, capacity: Capacity, layer: DurableLayer) -> None:
         self.layer = layer
-        self.channels: Collection[str] = capacity.plans
+        self.channels: Collection[str] = capacity.plans  # replaced, never changed: other threads read it
         self.held = 0  # threads that run its consumers
         self.reserved = 0  # threads that its claim under way may need
         self.reserved_at = 0.0  # time.monotonic()
         self.is_waiting = False  # something is due, and no thread was free
         self._capacity = capacity
-        self._plans = capacity.plans
         self._limiters: dict[str, ChannelLimiter] = {}
         self._away: LayerUnavailable | None = None  # why a limiter could not be asked
 
@@ -152,7 +158,9 @@ class Share:
     def limiters(self) -> Mapping[str, ChannelLimiter]:
         """Return those of the channels that have a rate or a limiter."""
         for channel in self.channels:
-            if channel not in self._limiters and (limiter := limiter_of(self._plans[channel], self.layer)):
+            if channel not in self._limiters and (
+                limiter := limiter_of(self._capacity.plans[channel], self.layer)
+            ):
                 self._limiters[channel] = limiter
         return self._limiters
 
@@ -163,7 +171,7 @@ class Share:
         limiters = self.limiters
         free = self._capacity.reserve(self, self._capacity.threads.size)
         for channel in self.channels:
-            plan = self._plans[channel]
+            plan = self._capacity.plans[channel]
             slots = self._capacity.slots[channel]
             if not plan.is_async:
                 slots = min(slots, free)
@@ -197,7 +205,7 @@ class Share:
         """
         singles = sum(limits[c] for c in limits if self._is_single(c))
         others = sum(limits.values()) - singles
-        has_sync = any(not self._plans[c].is_async for c in limits)
+        has_sync = any(not self._capacity.plans[c].is_async for c in limits)
         reserved = self._capacity.reserve(self, self._capacity.threads.size if has_sync else 0)
         return int(min(others + min(reserved, singles), self._capacity.recycling.left))
 
@@ -216,7 +224,7 @@ class Share:
         over: list[Message] = []
         for claim in claims:
             takes_thread = self._is_single(claim.channel)
-            slot = 0 if self._plans[claim.channel].batch else 1
+            slot = 0 if self._capacity.plans[claim.channel].batch else 1
             if left <= 0 or slots[claim.channel] < slot or (takes_thread and threads <= 0):
                 over.append(claim)
                 continue
@@ -225,7 +233,7 @@ class Share:
         return over
 
     def _is_single(self, channel: str) -> bool:
-        return not self._plans[channel].is_async and not self._plans[channel].batch
+        return not self._capacity.plans[channel].is_async and not self._capacity.plans[channel].batch
 
     def done(self) -> None:
         """The claim is over, and what it got has started."""
@@ -235,7 +243,7 @@ class Share:
         """Where no thread is free: wait for one if something is due, so that other loops leave some of theirs."""
         if not self._capacity.is_shared:
             return
-        waiting = [c for c in self.channels if not self._plans[c].is_async and self._is_open(c)]
+        waiting = [c for c in self.channels if not self._capacity.plans[c].is_async and self._is_open(c)]
         with self._capacity.lock:
             may_get_one = self.held < self._capacity.fair or self._capacity.threads.free > 0
             may_wait = may_get_one and not self._capacity.free_for(self)
@@ -256,7 +264,7 @@ class Share:
             free = self._capacity.free_for(self)
         if self._capacity.is_shared and not self.is_waiting and self.held < self._capacity.fair:
             free = 1  # it will be, as others leave it a thread once something is due
-        return [c for c in self.channels if self._is_open(c) and (self._plans[c].is_async or free)]
+        return [c for c in self.channels if self._is_open(c) and (self._capacity.plans[c].is_async or free)]
 
     def opening_times(self) -> Iterator[float]:
         """When (time.monotonic()) the channels that are out of tokens get some."""

@@ -17,6 +17,7 @@ from uuid import UUID
 from ..layers import get_layer
 from ..messages import Message
 from ..routing import Routing
+from ..selection import Selection
 from .connections import prepare_process
 from .log import logger
 from .recycling import RecyclingLimits
@@ -36,7 +37,7 @@ class Job:
     """What the workers of one ``runworker`` are to do."""
 
     layer: str | None = None
-    channels: tuple[str, ...] | None = None
+    channels: Selection = field(default_factory=Selection)
     threads: int | None = None
     processes: int = 1
     worker_id: str = field(default_factory=new_worker_id)
@@ -91,7 +92,7 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
         django.setup()
     prepare_process()
     layer = get_layer(job.layer)
-    routing = Routing.of_layer(job.layer).with_applications(job.channels or ())
+    routing = Routing.of_layer(job.layer).with_applications(job.channels.names or ())
     link_end = _Link(link)
     worker = Worker(
         layer,

@@ -10,12 +10,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
-from ..routes import Route
+from ..routes import Plan, Route
 from .capacity import RESERVED_FOR_S
 from .connections import close_connections, own_connection
 from .consume import ConsumerRun
@@ -54,7 +54,6 @@ class ClaimLoop:
         self.share = shared.capacity.share_of(layer)
         self.dry_at = 0.0  # time.monotonic() when it began to look, and found nothing due
         self._shared = shared
-        self._plans = shared.plans
         self._adopted = list(adopted)
         self._leases = {channel: plan.lease for channel, plan in shared.plans.items()}
         self._keeper = LeaseKeeper(layer, shared.worker, self._leases, describe)
@@ -72,6 +71,13 @@ class ClaimLoop:
     def running(self) -> int:
         """Return how many runs run."""
         return len(self._running)
+
+    def serve(self, plans: Mapping[str, Plan], *, has_all: bool) -> None:
+        """Take further channels, which the worker has found. ``has_all``: the loop claims from all of them."""
+        self._leases = {**self._leases, **{channel: plan.lease for channel, plan in plans.items()}}
+        self._keeper.lease(self._leases)
+        if has_all:
+            self.share.channels = [*self.share.channels, *plans]
 
     def run(self) -> None:
         """Work until the worker stops (or is drained), then wait for what runs and release the rest."""
@@ -206,7 +212,7 @@ class ClaimLoop:
         """Hand each claim, or each batch of them, to its consumer."""
         batches: dict[Route, list[IncomingMessage]] = {}
         for claim in claims:
-            plan = self._plans[claim.channel]
+            plan = self._shared.plans[claim.channel]
             found = precheck(claim, plan, plan.lease)
             if isinstance(found, Outcome):
                 self._settler.decide(claim, found)
@@ -242,7 +248,9 @@ class ClaimLoop:
     def _start(self, run: ConsumerRun) -> None:
         self._running.add(run)
         claim = run.messages[0].claim
-        is_suspect = self._shared.isolated_runs is not None and self._plans[claim.channel].is_suspect(claim)
+        is_suspect = self._shared.isolated_runs is not None and self._shared.plans[claim.channel].is_suspect(
+            claim
+        )
         run.in_pool = not is_suspect
         self.share.take(run, on_thread=run.in_pool and not run.route.is_async)
         if self._shared.isolated_runs is not None and is_suspect:

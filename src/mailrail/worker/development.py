@@ -38,7 +38,7 @@ class DevelopmentWorker:
         except InvalidSettings as error:
             self._say(f"No worker: {error}")
             return self
-        if not routing.plans:
+        if not routing.plans and not routing.patterns:
             self._say(
                 'No worker: no channel is routed. @consumer("name") in an app\'s consumers.py routes one.'
             )

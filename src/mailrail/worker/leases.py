@@ -76,6 +76,10 @@ class LeaseKeeper:
             for claim in claims:
                 self._kept[claim.id] = _Kept(claim, since, since)
 
+    def lease(self, leases: Mapping[str, float]) -> None:
+        """Replace the leases of the channels, in seconds: there are more of them now."""
+        self._leases = leases
+
     def safe_until(self, claim: Message) -> float:
         """Until then, by ``clock``, nobody else can have claimed this message."""
         with self._lock:

@@ -44,7 +44,7 @@ class Maintenance:
         self._layer = layer
         self._over = over
         self._look = look
-        self._channels = channels
+        self.channels = channels
         self._look_at = time.monotonic() + RELAY_EVERY
         self._only_looks = False
         found = reconcilers(layer) if settings.reconcile_every is not None else []
@@ -87,7 +87,7 @@ class Maintenance:
                 self._look_at = time.monotonic() + LOOK_EVERY
                 with own_connection(self._layer):
                     self._look()
-                for channel in self._channels:
+                for channel in self.channels:
                     send_maintenance(channel)
                 close_connections()  # not needed for a while
             self._failures = 0

@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..applications import serves
 from ..conf import settings
@@ -19,10 +19,11 @@ from ..layers import DurableLayer
 from ..messages import Content, Message
 from ..project import identity
 from ..routing import Routing
+from ..selection import Selection
 from ..terminal import counted
 from .capacity import Capacity
 from .claim_loop import ClaimLoop
-from .connections import close_connections
+from .connections import close_connections, own_connection
 from .leases import LeaseKeeper
 from .log import logger
 from .maintenance import Maintenance
@@ -54,7 +55,7 @@ class Worker:
         self,
         layer: DurableLayer,
         routing: Routing,
-        channels: Sequence[str] | None = None,
+        channels: Sequence[str] | Selection | None = None,
         *,
         worker_id: str | None = None,
         threads: int | None = None,
@@ -65,7 +66,10 @@ class Worker:
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.layer = layer
-        self.plans = {c: routing.plans[c] for c in (routing.plans if channels is None else channels)}
+        if not isinstance(channels, Selection):
+            channels = Selection(None if channels is None else tuple(channels))
+        self._selection = channels
+        self.plans = {c: routing.plan_for(c) for c in channels.channels(routing)}
         self._routing = routing
         self._adopted = list(adopted or ())
         pool = Threads(threads or settings.threads, layer)
@@ -73,7 +77,8 @@ class Worker:
         claims = adopted is None
         self._shared = Shared(layer, self.id, capacity, isolated_runs, drain or not claims, claims)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
-        self._maintenance = Maintenance(layer, self._shared.stopping, self._report_unrouted, self.plans)
+        self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
+        self._maintenance = Maintenance(layer, self._shared.stopping, self._look, self.plans)
         self._unrouted: set[str] = set()
         self._project = identity()
 
@@ -85,15 +90,16 @@ class Worker:
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
         shared = self._shared
+        self._serve_known()
         if shared.is_claiming:
             self._maintenance.start(only_look=shared.drain)
         try:
             if self.layer.is_sharded:
                 self._run_loops()
             else:
-                loop = ClaimLoop(shared, self.layer, self._adopted, self._describe)
-                shared.loops = [loop]
-                loop.run()
+                self._loop = ClaimLoop(shared, self.layer, self._adopted, self._describe)
+                shared.loops = [self._loop]
+                self._loop.run()
         finally:
             self._maintenance.stop()
             shared.threads.close()
@@ -169,6 +175,34 @@ class Worker:
             shard: (loop, thread) for shard, (loop, thread) in self._loops.items() if thread.is_alive()
         }
         self._shared.loops = [loop for loop, _ in self._loops.values()]
+
+    # -- channels of patterns -----------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Look at all channels, once a minute."""
+        self._serve(self.layer.list_channels() if self._selection.patterns(self._routing) else ())
+        self._report_unrouted()
+
+    def _serve_known(self) -> None:
+        """Serve from the start what the layer knows. If it cannot be asked, the look of a minute later will."""
+        if not self._shared.is_claiming or not self._selection.patterns(self._routing):
+            return
+        try:
+            with own_connection(self.layer):
+                self._serve(self.layer.list_channels())
+        except Exception as error:
+            logger.debug("cannot ask for the channels that hold messages: %s", error)
+
+    def _serve(self, known: Iterable[str]) -> None:
+        """Serve the channels of patterns that are not served yet."""
+        channels = self._selection.channels(self._routing, known)
+        plans = {c: self._routing.plan_for(c) for c in channels if c not in self.plans}
+        if plans:
+            self._shared.capacity.serve(plans)
+            self.plans = {**self.plans, **plans}
+            self._maintenance.channels = self.plans
+            for loop in [self._loop] if self._loop else [loop for loop, _ in self._loops.values()]:
+                loop.serve(plans, has_all=loop is self._loop)
 
     # -- what others may know -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,8 @@ from mailrail.piping import PipedCommand
 from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
+from mailrail.selection import expand
+from mailrail.signals import channel_paused, channel_resumed
 from mailrail.terminal import as_json, counted, escape_control_characters, single_line
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
@@ -48,7 +51,7 @@ class Command(PipedCommand):
             ("resume", "end a pause"),
         ):
             action = actions.add_parser(name, help=help)
-            action.add_argument("channel", help="Name of the channel.")
+            action.add_argument("channel", help="Its name; the name of a pattern means all its channels.")
             if name in ("requeue", "discard", "cancel"):
                 action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Id of a message.")
             if name in ("requeue", "discard"):
@@ -74,7 +77,8 @@ class Command(PipedCommand):
         try:
             layer = get_layer(options["layer"])
             if options.get("channel"):
-                check_channel_name(options["channel"])
+                check_channel_name(options["channel"].removesuffix(".*"))
+                options["channels"] = expand(options["channel"], options["layer"], layer.list_channels())
                 self._check_known(layer, options)
             act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
             act(layer, options)
@@ -85,8 +89,8 @@ class Command(PipedCommand):
 
     def _overview(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         self._tell_strangers(layer)
-        routed = self._routed(options)
         stats = layer.stats()
+        routed = self._routed(options, stats)
         if layer.outbox is not None:
             stats |= layer.outbox.stats()
             routed |= {layer.outbox.channel}
@@ -108,11 +112,13 @@ class Command(PipedCommand):
 
     def _check_known(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         """Reject a misspelt name: otherwise people would believe that the channel is empty, or paused."""
+        if options["channels"] != [options["channel"]]:
+            return
         channel, stats = options["channel"], layer.stats()
         if layer.outbox is not None:
             stats |= layer.outbox.stats()
         known_channels = (
-            self._routed(options) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
+            self._routed(options, stats) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
         )
         if channel not in known_channels and not self._served([channel]) and not layer.dead(channel, 1):
             raise CommandError(
@@ -120,9 +126,10 @@ class Command(PipedCommand):
                 f"{', '.join(sorted(known_channels)) or 'none'}."
             )
 
-    def _routed(self, options: dict[str, Any]) -> set[str]:
+    def _routed(self, options: dict[str, Any], known: Iterable[str]) -> set[str]:
         try:
-            return set(Routing.of_layer(options["layer"]).plans)
+            routing = Routing.of_layer(options["layer"])
+            return {*routing.plans, *(channel for channel in known if channel in routing)}
         except InvalidSettings as error:
             self.stderr.write(escape_control_characters(f"The routing cannot be read: {error}"))
             return set()
@@ -176,7 +183,7 @@ class Command(PipedCommand):
             return [str(error)]
 
     def _waiting(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        listed = layer.list_waiting([options["channel"]], options["limit"])
+        listed = layer.list_waiting(options["channels"], options["limit"])
         rows = [_waiting_facts(message, _whole_error(layer, message)) for message in listed]
         if self._json:
             self._print_json(rows)
@@ -193,7 +200,8 @@ class Command(PipedCommand):
             self.stdout.write(f"No messages wait on {options['channel']}.")
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        dead = layer.dead(options["channel"], options["limit"])
+        pages = (layer.dead(channel, options["limit"]) for channel in options["channels"])
+        dead = sorted(chain(*pages), key=lambda d: -d.buried_at)[: options["limit"]]
         if self._json:
             self._print_json([_dead_facts(d) for d in dead])
             return
@@ -226,23 +234,35 @@ class Command(PipedCommand):
     ) -> None:
         if bool(options["ids"]) == options["all"]:
             raise CommandError("Name the ids of dead messages (see: channels dead NAME), or give --all.")
-        channel = options["channel"]
-        pages = _pages_of_dead(layer, channel) if options["all"] else iter([options["ids"]])
-        self._say_which([id for page in pages for id in verb(channel, page)], done, options)
+        done_ids: list[UUID] = []
+        for channel in options["channels"]:
+            pages = _pages_of_dead(layer, channel) if options["all"] else iter([options["ids"]])
+            done_ids += [id for page in pages for id in verb(channel, page)]
+        self._say_which(done_ids, done, options)
 
     def _cancel(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         if not options["ids"]:
             raise CommandError("Name the ids of the messages to cancel.")
-        self._say_which(layer.cancel(options["channel"], options["ids"]), "cancelled", options)
+        cancelled = [id for channel in options["channels"] for id in layer.cancel(channel, options["ids"])]
+        self._say_which(cancelled, "cancelled", options)
 
     def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        channel = options["channel"]
-        layer.pause(channel)
-        self._say(f"{channel} is paused: messages are kept, and nobody claims them.", paused=True)
+        for channel in options["channels"]:
+            layer.pause(channel)
+            channel_paused.send_robust(channel)
+        names = ", ".join(options["channels"])
+        is_paused = "is paused" if len(options["channels"]) == 1 else "are paused"
+        self._say(f"{names} {is_paused}: messages are kept, and nobody claims them.", paused=True)
 
     def _resume(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        layer.resume(options["channel"])
-        self._say(f"{options['channel']} is resumed: workers claim its messages again.", paused=False)
+        for channel in options["channels"]:
+            layer.resume(channel)
+            channel_resumed.send_robust(channel)
+        names = ", ".join(options["channels"])
+        if len(options["channels"]) == 1:
+            self._say(f"{names} is resumed: workers claim its messages again.", paused=False)
+        else:
+            self._say(f"{names} are resumed: workers claim their messages again.", paused=False)
 
     def _say_which(self, ids: list[UUID], done: str, options: dict[str, Any]) -> None:
         """Report the messages acted on. If some were not found, fail, so that scripts notice."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import SUPPRESS
+from collections.abc import Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -21,6 +21,7 @@ from mailrail.management.arguments import memory, worker_id
 from mailrail.options import whole_number_argument
 from mailrail.project import HINT, strangers, warning_of
 from mailrail.routing import Routing
+from mailrail.selection import Selection
 from mailrail.terminal import Escaped, counted
 from mailrail.worker.child import Job
 from mailrail.worker.log import logger
@@ -38,7 +39,8 @@ class Command(BaseCommand):
             "channels",
             nargs="*",
             metavar="channel",
-            help="Channels to serve (default: all routed). A channel without a route is served by ASGI_APPLICATION.",
+            help="Channels to serve (default: all routed). The name of a pattern means all its channels. A channel "
+            "without a route is served by ASGI_APPLICATION.",
         )
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
         parser.add_argument(
@@ -78,7 +80,7 @@ class Command(BaseCommand):
         origin = Origin.take()
         job = Job(
             layer=options["layer"],
-            channels=_choose(routing, options),
+            channels=(selection := _choose(routing, options)),
             threads=options["threads"],
             processes=options["processes"] or settings.processes,
             worker_id=_name(options["worker_id"], origin),
@@ -92,10 +94,19 @@ class Command(BaseCommand):
         _set_up_logging(options["verbosity"])
         tell_concerns(layer)
         tell_strangers(layer)
-        self._announce(job, layer, routing.looked_for, options["verbosity"])
+        served = selection.channels(routing.with_applications(selection.names or ()))
+        self._announce(
+            job,
+            layer,
+            [*sorted(served), *selection.patterns(routing)],
+            routing.looked_for,
+            options["verbosity"],
+        )
         Supervisor(job).run()
 
-    def _announce(self, job: Job, layer: DurableLayer, looked_for: str, verbosity: int) -> None:
+    def _announce(
+        self, job: Job, layer: DurableLayer, channels: Sequence[str], looked_for: str, verbosity: int
+    ) -> None:
         if verbosity == 0 or sys.stdout is None:  # the parent process closed it
             return
         alias = job.layer or default_alias()
@@ -104,7 +115,7 @@ class Command(BaseCommand):
         with suppress(BrokenPipeError):  # nobody reads it
             self.stdout.write(
                 f"Worker {job.worker_id}: {processes} of {threads} on layer {alias!r} "
-                f"({type(layer).__name__}), channels: {', '.join(job.channels or ())}"
+                f"({type(layer).__name__}), channels: {', '.join(channels)}"
             )
             self.stdout.write(f"{looked_for[0].upper()}{looked_for[1:]}.")
             self.stdout.flush()
@@ -160,10 +171,15 @@ def tell_strangers(layer: DurableLayer) -> None:
             logger.warning("%s %s", Escaped(warning_of(descriptions)), HINT)
 
 
-def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
+def _choose(routing: Routing, options: dict[str, Any]) -> Selection:
     """Return the channels to serve. Raises ``CommandError`` if there are none, or if one has no route."""
-    unknown = [name for name in options["channels"] if name not in routing and not serves(name)]
-    if not routing.plans and (unknown or not options["channels"]):
+    is_empty = not routing.plans and not routing.patterns
+    unknown = [
+        name
+        for name in options["channels"]
+        if name not in routing and not routing.pattern_of(name) and not serves(name)
+    ]
+    if is_empty and (unknown or not options["channels"]):
         raise CommandError(
             'No channel is routed. Route one with @consumer("name") in an app\'s consumers.py, or with route() in the '
             "list that CHANNEL_LAYERS names; or name one that ASGI_APPLICATION has a consumer for. Here, "
@@ -171,19 +187,18 @@ def _choose(routing: Routing, options: dict[str, Any]) -> tuple[str, ...]:
         )
     if unknown:
         raise CommandError(routing.no_route_for(unknown[0]))
-    names = list(dict.fromkeys(options["channels"])) or sorted(routing.plans)
-    only, exclude = options["only_channels"], options["exclude_channels"]
-    chosen = tuple(
-        name
-        for name in names
-        if (not only or any(fnmatchcase(name, glob) for glob in only))
-        and not any(fnmatchcase(name, glob) for glob in exclude)
-    )
-    if not chosen:
-        raise CommandError(
-            f"--only-channels and --exclude-channels leave none of these channels: {', '.join(names)}."
-        )
-    return chosen
+    names = tuple(dict.fromkeys(options["channels"])) or None
+    selection = Selection(names, tuple(options["only_channels"]), tuple(options["exclude_channels"]))
+    extended = routing.with_applications(names or ())
+    if not selection.channels(extended) and not _may_be_found(selection, extended):
+        of = ", ".join(names or sorted(routing.plans))
+        raise CommandError(f"--only-channels and --exclude-channels leave none of these channels: {of}.")
+    return selection
+
+
+def _may_be_found(selection: Selection, routing: Routing) -> bool:
+    """Tell whether a channel of a pattern that no globs exclude may hold messages later."""
+    return bool(selection.patterns(routing)) and not (selection.only or selection.exclude)
 
 
 def _set_up_logging(verbosity: int) -> None:
