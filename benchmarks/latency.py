@@ -25,7 +25,7 @@ MOST = 60.0
 """Milliseconds on SQLite, where everybody has to look now and then."""
 MOST_MORE = 10.0 if ON == "redis" else 20.0
 """Milliseconds more than the baseline on PostgreSQL and Redis, which notify."""
-PATIENCE = 60.0
+TIMEOUT_S = 60.0
 UNIT = "ms"
 NOTIFIES = ON != "sqlite"
 BASELINE = {"postgresql": "bare LISTEN/NOTIFY", "redis": "bare PUBLISH/SUBSCRIBE"}.get(ON, "bare poller")
@@ -110,7 +110,7 @@ def waits(number: int, count: int, command: tuple[str, ...], send: Send) -> list
 
 def _await(stamps: Path, count: int) -> dict[int, float]:
     """The stamps, once there are ``count`` of them."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while len(lines := stamps.read_text().splitlines()) < count:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(lines)} of {count} messages started.")

@@ -19,13 +19,13 @@ from tests.servers import die_with_parent
 from .database import bare, left
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOK_EVERY = 0.005
+POLL_INTERVAL_S = 0.005
 """Seconds between looks at the queue: one read of a row by its id each, or a few."""
 STEP = 100
 """A look asks for one message in so many; at the end, for all of the last."""
 LAST = 500
 WEIGH_EVERY = 0.1
-PATIENCE = 900.0
+TIMEOUT_S = 900.0
 STOPS_WITHIN = 30.0
 
 Process = subprocess.Popen[bytes]
@@ -76,7 +76,7 @@ def watch(process: Process, known: Sequence[Any], alias: str = "default") -> Wat
     Those before the first one that is left are gone; that is behind by what the workers settle together.
     """
     watched = Watched()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     weigh_at = 0.0
     gone = 0
     with bare(alias) as connection:
@@ -89,7 +89,7 @@ def watch(process: Process, known: Sequence[Any], alias: str = "default") -> Wat
                 _weigh(process, watched)
             if now > deadline or (gone < len(known) and process.poll() is not None):
                 raise RuntimeError(f"The worker left {len(known) - gone} of {len(known)} messages.")
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL_S)
     return watched
 
 

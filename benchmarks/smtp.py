@@ -82,7 +82,7 @@ def _result(series: dict[str, Series]) -> Result:
 # -- contenders -------------------------------------------------------------------------------------------------------
 
 
-class _Mailbag:
+class _Envelopes:
     def __init__(self, count: int) -> None:
         self._left = count
         self.accepted = 0
@@ -104,7 +104,7 @@ class _Mailbag:
 
 
 def _ours(port: int, count: int, connections: int) -> None:
-    source = _Mailbag(count)
+    source = _Envelopes(count)
     pool = pool_of(SmtpServer("127.0.0.1", port))
     taken = [pool.take() for _ in range(connections)]
     errors = send_all(taken, source)

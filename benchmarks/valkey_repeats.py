@@ -21,7 +21,7 @@ from .settings import FOLDER, valkey_url
 OURS = 100_000
 AT_ONCE = 10_000
 THEIRS = 2_000
-PATIENCE = 120.0
+TIMEOUT_S = 120.0
 SETTLED_AFTER = 2.0
 """Seconds without a run after which nothing is to come."""
 
@@ -90,7 +90,7 @@ def _counting() -> Iterator[dict[str, str]]:
 def _await(count: int) -> Counter[int]:
     """Which messages ran how often, once all have and nothing more comes, or nothing more comes."""
     path = FOLDER / "runs"
-    size, grown_at, deadline = -1, time.monotonic(), time.monotonic() + PATIENCE
+    size, grown_at, deadline = -1, time.monotonic(), time.monotonic() + TIMEOUT_S
     while time.monotonic() < min(deadline, grown_at + SETTLED_AFTER + 10 * (size <= 0)):
         if (now := path.stat().st_size) != size:
             size, grown_at = now, time.monotonic()

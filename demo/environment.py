@@ -45,26 +45,26 @@ def text(name: str, default: str = "") -> str:
 
 
 def flag(name: str) -> bool:
-    said = text(name).lower()
-    if said not in _FLAGS:
-        raise ImproperlyConfigured(f"{name} must be 1 or 0, not {said!r}.")
-    return _FLAGS[said]
+    value = text(name).lower()
+    if value not in _FLAGS:
+        raise ImproperlyConfigured(f"{name} must be 1 or 0, not {value!r}.")
+    return _FLAGS[value]
 
 
 def names(name: str) -> list[str]:
-    """What stands between commas."""
-    return [each.strip() for each in text(name).split(",") if each.strip()]
+    """Return the words between the commas."""
+    return [part.strip() for part in text(name).split(",") if part.strip()]
 
 
 def seconds(name: str, default: float) -> float | None:
     """``none``: no limit."""
-    said = text(name, str(default))
-    if said.lower() == "none":
+    value = text(name, str(default))
+    if value.lower() == "none":
         return None
     try:
-        return float(said)
+        return float(value)
     except ValueError as error:
-        raise ImproperlyConfigured(f"{name} must be a number of seconds, or none, not {said!r}.") from error
+        raise ImproperlyConfigured(f"{name} must be a number of seconds, or none, not {value!r}.") from error
 
 
 def check_needed() -> None:
@@ -101,7 +101,7 @@ def smtp() -> dict[str, Any]:
     parts = urlsplit(text("EMAIL_URL"))
     if parts.scheme not in _ENCRYPTION or not parts.hostname:
         raise ImproperlyConfigured(
-            f"EMAIL_URL must begin with {_listed([f'{it}://' for it in _ENCRYPTION])}, and name a host: "
+            f"EMAIL_URL must begin with {_listed([f'{scheme}://' for scheme in _ENCRYPTION])}, and name a host: "
             "smtp+tls://user:password@mail.example.com:587"
         )
     encrypted_by, port = _ENCRYPTION[parts.scheme]

@@ -122,7 +122,11 @@ class Processes:
         try:
             for are_last in (False, True):
                 self._terminate(
-                    [it for n, it in self._running.items() if (n in self._last_to_stop) == are_last]
+                    [
+                        process
+                        for name, process in self._running.items()
+                        if (name in self._last_to_stop) == are_last
+                    ]
                 )
         finally:
             for name, process in self._running.items():

@@ -39,7 +39,9 @@ class Report:
         first: dict[str, float] = {}
         for mail in self.received:
             first.setdefault(mail.recipient, mail.at)
-        return sorted((first[it] - at) * 1000 for it, at in self.submitted.items() if it in first)
+        return sorted(
+            (first[address] - at) * 1000 for address, at in self.submitted.items() if address in first
+        )
 
     @property
     def seconds(self) -> float:
@@ -52,10 +54,10 @@ class Report:
         """Return what did not go as promised, a sentence each; an empty list: all is well."""
         copies, ids = self.copies, Counter(mail.message_id for mail in self.received)
         return [
-            *_named("never arrived", [it for it in self.submitted if it not in copies]),
-            *_named("arrived more than once", [it for it, count in copies.items() if count > 1]),
-            *_named("arrived unasked", [it for it in copies if it not in self.submitted]),
-            *_named("share a Message-ID with another", [it for it, count in ids.items() if count > 1]),
+            *_named("never arrived", [address for address in self.submitted if address not in copies]),
+            *_named("arrived more than once", [address for address, count in copies.items() if count > 1]),
+            *_named("arrived unasked", [address for address in copies if address not in self.submitted]),
+            *_named("share a Message-ID with another", [id for id, count in ids.items() if count > 1]),
             *self._problems_of_the_rows(),
             *(f"{name} exited with {code}, not 0." for name, code in self.exit_codes.items() if code),
         ]
@@ -70,8 +72,8 @@ class Report:
         if self.marked_sent != len(self.submitted):
             problems.append(f"Of {len(self.submitted)} invitations, {self.marked_sent} are marked as sent.")
         if sorted(self.emails) != ["sent"] * len(self.submitted):
-            said = ", ".join(f"{count} {status}" for status, count in Counter(self.emails).most_common())
-            problems.append(f"Of {len(self.submitted)} emails, the queue records: {said or 'none'}.")
+            statuses = ", ".join(f"{count} {status}" for status, count in Counter(self.emails).most_common())
+            problems.append(f"Of {len(self.submitted)} emails, the queue records: {statuses or 'none'}.")
         return problems
 
     def table(self) -> str:
@@ -102,8 +104,8 @@ def percentile(ordered: Sequence[float], percent: int) -> float:
     return ordered[-(-len(ordered) * percent // 100) - 1]
 
 
-def _named(what: str, addresses: Sequence[str]) -> list[str]:
+def _named(problem: str, addresses: Sequence[str]) -> list[str]:
     if not addresses:
         return []
     more = f" and {len(addresses) - NAMED} more" if len(addresses) > NAMED else ""
-    return [f"{len(addresses)} {what}: {', '.join(addresses[:NAMED])}{more}."]
+    return [f"{len(addresses)} {problem}: {', '.join(addresses[:NAMED])}{more}."]

@@ -116,11 +116,11 @@ class Demo:
         """Return the worker processes that have given a sign of life, if that is all of them."""
         if not self._valkey:
             return self.rows("SELECT id FROM mailrail_worker")
-        said = self._processes.output(
+        output = self._processes.output(
             "channels", [*MANAGE, "channels", "--json", "workers"], self._environment
         )
-        found = [str(worker["id"]) for worker in json.loads(said)]
-        return found if len(found) == 2 else []
+        ids = [str(worker["id"]) for worker in json.loads(output)]
+        return ids if len(ids) == 2 else []
 
     def watch(self, wanted: int) -> None:
         """Show the mail arriving, until all of it is there, none came for too long, or the deadline has come."""
@@ -175,8 +175,8 @@ def accept_first(browser: Browser, mailbox: Mailbox) -> list[str]:
     return [mail.recipient]
 
 
-def say(what: str) -> None:
-    print(f"  {what} …", flush=True)
+def say(step: str) -> None:
+    print(f"  {step} …", flush=True)
 
 
 def show(options: argparse.Namespace, folder: Path) -> list[str]:

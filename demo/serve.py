@@ -38,8 +38,8 @@ Ctrl-C ends everything.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Does not return: this process becomes the server."""
     options = parse(arguments)
-    if why := taken(options.port):
-        sys.exit(f"Port {options.port} of {HOST} cannot be used: {why}. Try another: make serve PORT=8001")
+    if reason := taken(options.port):
+        sys.exit(f"Port {options.port} of {HOST} cannot be used: {reason}. Try another: make serve PORT=8001")
     site = f"http://{HOST}:{options.port}"
     develop(site, options.folder)
     print(LINES.format(site=site, user=USER, password=set_up()), flush=True)

@@ -75,9 +75,9 @@ class _Handler:
         assert isinstance(envelope.content, bytes)  # as decode_data is off
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         text = message.get_body(("plain",))
-        said = text.get_content() if text else ""
+        body = text.get_content() if text else ""
         for recipient in envelope.rcpt_tos:
-            self._mailbox.add(Received(recipient, message["Message-ID"], accepted_at, said))
+            self._mailbox.add(Received(recipient, message["Message-ID"], accepted_at, body))
         return "250 OK"
 
 

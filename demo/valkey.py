@@ -29,10 +29,10 @@ class Valkey:
         ]
 
     def version(self) -> str | None:
-        """What it says of itself; ``None``: it does not answer yet."""
+        """Return the server's version; ``None``: it does not answer yet."""
         lines = self._ask("INFO server").splitlines()
-        found = [line.partition(":")[2] for line in lines if line.startswith("valkey_version:")]
-        return found[0] if found else None
+        versions = [line.partition(":")[2] for line in lines if line.startswith("valkey_version:")]
+        return versions[0] if versions else None
 
     def _ask(self, command: str) -> str:
         """Commands may be sent as plain lines (the protocol's "inline commands")."""

@@ -63,9 +63,9 @@ def app_of(source: Path) -> Path:
 def texts(app: Path) -> Catalog:
     """Every text of an app that is marked for translation; files below another app's folder are that one's."""
     catalog = Catalog(project="mailrail", fuzzy=False, header_comment="#")
-    others = [each for each in {app_of(source) for source in sources()} if each != app]
+    others = [other for other in {app_of(source) for source in sources()} if other != app]
     for path in sorted(app.rglob("*")):
-        within = [each for each in others if each.is_relative_to(app) and path.is_relative_to(each)]
+        within = [other for other in others if other.is_relative_to(app) and path.is_relative_to(other)]
         if within or path.suffix not in (".py", *TEMPLATES):
             continue
         for line, message, comments, context in extract(
@@ -122,7 +122,9 @@ def _lasting(lines: Iterable[str]) -> Iterator[str]:
 def problems(source: Path) -> Iterator[str]:
     """What is wrong with a catalogue, each in a line. Raises ``PoFileError`` for one that cannot be compiled."""
     catalog, wanted = read(source), texts(app_of(source))
-    present, needed = ({(it.id, it.context) for it in each if it.id} for each in (catalog, wanted))
+    present, needed = (
+        {(message.id, message.context) for message in entries if message.id} for entries in (catalog, wanted)
+    )
     yield from sorted(f"lacks {text!r}; run make messages" for text, _context in needed - present)
     yield from sorted(
         f"has {text!r}, which is gone; run make messages" for text, _context in present - needed
@@ -146,12 +148,12 @@ def _wrong(message: Message) -> Iterator[str]:
         original = ids[-1] if len(strings) < len(ids) else ids[min(number, len(ids) - 1)]
         if Counter(PLACEHOLDER.findall(original)) != Counter(PLACEHOLDER.findall(string)):
             yield f"has other placeholders or tags in {string!r}"
-        for pattern, what in (
+        for pattern, fault in (
             (HALF_WIDTH, "half-width punctuation"),
             (TOO_CLOSE, "no space between scripts"),
         ):
             if pattern.search(string):
-                yield f"has {what} in {string!r}"
+                yield f"has {fault} in {string!r}"
 
 
 def forms_of(text: Text | None) -> tuple[str, ...]:

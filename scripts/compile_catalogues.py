@@ -41,8 +41,8 @@ def compile_all(*folders: Path) -> None:
 
 def sources(*folders: Path) -> list[Path]:
     """Return the catalogues in these folders; default: those of the package and of the demo, which may be absent."""
-    found = (folder.glob("**/locale/*/LC_MESSAGES/django.po") for folder in folders or (PACKAGE, DEMO))
-    return sorted(path for paths in found for path in paths)
+    catalogues = (folder.glob("**/locale/*/LC_MESSAGES/django.po") for folder in folders or (PACKAGE, DEMO))
+    return sorted(path for paths in catalogues for path in paths)
 
 
 def compiled(source: Path) -> bytes:

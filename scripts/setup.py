@@ -99,9 +99,11 @@ def choose_interpreter(minor: str | None, needs_ensurepip: bool) -> Interpreter:
     ]
     if not fitting:
         wanted = f"Python {minor}" if minor else "Python {}.{} or newer".format(*OLDEST)
-        unfit = [f"\n  {each.path}: {each.reason}" for each in answers if isinstance(each, Rejected)]
+        rejected = [
+            f"\n  {python.path}: {python.reason}" for python in answers if isinstance(python, Rejected)
+        ]
         raise Failure(
-            f"no usable {wanted} was found, neither on PATH nor under pyenv's versions.{''.join(unfit)}",
+            f"no usable {wanted} was found, neither on PATH nor under pyenv's versions.{''.join(rejected)}",
             status=PYTHON_NOT_FOUND,
         )
     able = [python for python in fitting if python.has_ensurepip or not needs_ensurepip]
@@ -131,14 +133,14 @@ def candidates() -> list[Path]:
     if pyenv:  # its shims are slow, and lead to these versions at best
         folders = [folder for folder in folders if folder != pyenv / "shims"]
         folders += sorted(pyenv.glob("versions/*/bin"))
-    found: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     for folder in folders:
         with contextlib.suppress(OSError):  # PATH may name a folder that is not there
             for path in sorted(folder.glob("python3*")):
                 name = re.fullmatch(r"python3(?:\.(\d+))?", path.name)
                 if name and (3, int(name[1] or OLDEST[1])) >= OLDEST and os.access(path, os.X_OK):
-                    found.setdefault(path.resolve(), path)
-    return list(found.values())
+                    by_target.setdefault(path.resolve(), path)
+    return list(by_target.values())
 
 
 def pyenv_root() -> Path | None:

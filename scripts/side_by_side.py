@@ -170,13 +170,13 @@ def _descendants() -> set[int]:
             state, parent, *_ = entry.read_text(errors="replace").rpartition(")")[2].split()
             if state != "Z":
                 children.setdefault(int(parent), []).append(pid)
-    found: set[int] = set()
+    descendants: set[int] = set()
     waiting = [os.getpid()]
     while waiting:
         for child in children.get(waiting.pop(), []):
-            found.add(child)
+            descendants.add(child)
             waiting.append(child)
-    return found
+    return descendants
 
 
 if __name__ == "__main__":

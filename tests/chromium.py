@@ -25,7 +25,7 @@ WITHOUT = (
     f"the pages were not looked at in a browser: none of {', '.join(PROGRAMS)} is on PATH. "
     "As root, `make test` installs Debian's; or name a program in MAILRAIL_TEST_CHROMIUM."
 )
-PATIENCE = 30_000.0
+TIMEOUT_MS = 30_000.0
 """Milliseconds that something on a page may take; Playwright's own 5 s are few on a busy machine."""
 
 _thread = ThreadPoolExecutor(1, "browser")
@@ -80,7 +80,7 @@ def expect(locator: Locator) -> Any:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser, until the block ends."""
-    sync_api.expect.set_options(timeout=PATIENCE)
+    sync_api.expect.set_options(timeout=TIMEOUT_MS)
     playwright = OnThread(sync_api.sync_playwright)().start()
     browser = playwright.chromium.launch(executable_path=program(), args=["--disable-dev-shm-usage"])
     try:
@@ -150,7 +150,7 @@ class Windows:
 
     def _new(self, options: dict[str, Any]) -> Page:
         context = self._browser.new_context(base_url=self.site, **options)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT_MS)
         self._watch.over_context(context)
         page = context.new_page()
         self._watch.over_page(page)

@@ -36,7 +36,7 @@ from .servers import free_port
 SITE = "http://127.0.0.1:8000"
 STAYS = ("runserver", "honcho start")
 """Commands that run until they are stopped."""
-PATIENCE = 180.0
+TIMEOUT_S = 180.0
 """Seconds for what takes a moment, unless the machine is busy."""
 
 
@@ -187,7 +187,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_S,
         )
         assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}"
         return done.stdout
@@ -224,7 +224,7 @@ class Reader:
             assert self._running is not None and self._running.poll() is None, "nothing runs"
             return pattern.search(self._seen())
 
-        found = until(there, PATIENCE, f"{pattern.pattern!r}")
+        found = until(there, TIMEOUT_S, f"{pattern.pattern!r}")
         for link in re.findall(r"http://127\.0\.0\.1:\d+/\S+", found[0]):
             self._browser.get(link)
 
@@ -242,7 +242,7 @@ class Reader:
             def said(words: str = words, page: Page = page) -> bool:
                 return words in page.text or words in self._open(page.url).text
 
-            until(said, PATIENCE, f"{words!r} on {url}")
+            until(said, TIMEOUT_S, f"{words!r} on {url}")
 
     def _open(self, url: str) -> Page:
         def opened() -> Page | None:
@@ -254,7 +254,7 @@ class Reader:
                     return None
                 raise
 
-        page: Page = until(opened, PATIENCE, f"an answer to {url}")
+        page: Page = until(opened, TIMEOUT_S, f"an answer to {url}")
         if 'name="password"' in page.text:
             return self._browser.submit(page.url, username="ada", password=self._password)
         return page

@@ -15,12 +15,12 @@ from django.db import connection
 from ..figures import Plan, Result, Series, Target
 from ..processes import ROOT, Process, children_of, running, runworker
 from ..sink import accepted, sink
-from .watching import COUNTER, PATIENCE, empty
+from .watching import COUNTER, TIMEOUT_S, empty
 
 EMAILS = 200
 MOST = {"shared": 150.0, "different": 200.0}
 """MiB of the largest process, by how the emails' attachments are."""
-LOOK_EVERY = 0.05
+POLL_INTERVAL_S = 0.05
 
 
 def run(plan: Plan) -> Result:
@@ -77,13 +77,13 @@ def _deliver(count: int) -> float:
 
 
 def _peaks(worker: Process) -> Iterator[float]:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     yield 0.0
     while worker.poll() is None:
         if time.monotonic() > deadline:
             raise RuntimeError("The worker does not come to an end.")
         yield from (peak_of(pid) for pid in (worker.pid, *children_of(worker.pid)))
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def peak_of(pid: int) -> float:

@@ -18,7 +18,7 @@ from .models import Invitation, new_invitations
 
 COUNTER = FOLDER / "accepted"
 PROCESSES = 2
-PATIENCE = 240.0
+TIMEOUT_S = 240.0
 EVERY = 0.003
 UNIT = "emails/s"
 
@@ -26,7 +26,7 @@ UNIT = "emails/s"
 def rate(count: int, before: int, processes: Sequence[Process], counter: Path = COUNTER) -> float:
     """Emails per second from the first ones that the server accepts to the last: without the start of processes."""
     first_at, first = 0.0, 0
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while (come := accepted(counter) - before) < count:
         if come and not first:
             first_at, first = time.monotonic(), come

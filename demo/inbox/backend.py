@@ -27,11 +27,11 @@ class EmailBackend(BaseEmailBackend):
         return sum(self._keep(message, folder) for message in email_messages)
 
     def _keep(self, message: EmailMessage, folder: Path) -> bool:
-        recipients = [_mailbox(it) for it in message.recipients()]
+        recipients = [_mailbox(address) for address in message.recipients()]
         if not recipients:
             return False
         sender = _mailbox(message.from_email)
-        envelope = [f"Return-Path: <{sender}>", *(f"Delivered-To: {it}" for it in recipients)]
+        envelope = [f"Return-Path: <{sender}>", *(f"Delivered-To: {address}" for address in recipients)]
         content = "".join(f"{' '.join(line.split())}\n" for line in envelope).encode()
         name = f"{time.time_ns():020}-{secrets.token_hex(4)}"
         unfinished = folder / f"{name}.part"

@@ -71,9 +71,9 @@ class Mail:
 
     @property
     def attachments(self) -> list[Attachment]:
-        """Whatever is not shown as a body."""
+        """Return the parts that are not shown as a body."""
         bodies = [self._message.get_body((kind,)) for kind in ("plain", "html")]
-        parts = [it for it in _leaves(self._message) if not any(it is body for body in bodies)]
+        parts = [leaf for leaf in _leaves(self._message) if not any(leaf is body for body in bodies)]
         return [Attachment(number, part) for number, part in enumerate(parts)]
 
     def _body(self, kind: str) -> str | None:
@@ -99,7 +99,7 @@ class Attachment:
     @cached_property
     def content(self) -> bytes:
         if self._part.is_multipart():  # an email in the email
-            return b"".join(bytes(each) for each in self._part.iter_parts())
+            return b"".join(bytes(part) for part in self._part.iter_parts())
         return bytes(self._part.get_payload(decode=True) or b"")
 
     @property

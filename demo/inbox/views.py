@@ -47,12 +47,12 @@ def _version(request: HttpRequest) -> str:
 
 
 def _found(request: HttpRequest) -> dict[str, Any]:
-    """Return what the list shows: ``total`` counts the emails found, or without a search all in the folder."""
+    """Return what the list shows: ``total`` counts the emails newest, or without a search all in the folder."""
     query = request.GET.get("q", "").strip()
-    found = mails.newest(SHOWN + 1, query)
-    shown = found[:SHOWN]
+    newest = mails.newest(SHOWN + 1, query)
+    shown = newest[:SHOWN]
     total = len(shown) if query else mails.count()
-    return {"mails": shown, "query": query, "total": total, "has_more": len(found) > SHOWN}
+    return {"mails": shown, "query": query, "total": total, "has_more": len(newest) > SHOWN}
 
 
 @never_cache
@@ -69,8 +69,8 @@ def lines(request: HttpRequest) -> HttpResponse:
 def empty(request: HttpRequest) -> HttpResponse:
     """Remove what the page has shown, and not what has arrived since."""
     number = mails.remove(request.POST.get("until", ""))
-    said = ngettext("%(number)d email was deleted.", "%(number)d emails were deleted.", number)
-    messages.success(request, said % {"number": number})
+    text = ngettext("%(number)d email was deleted.", "%(number)d emails were deleted.", number)
+    messages.success(request, text % {"number": number})
     return redirect("inbox:list")
 
 
@@ -102,10 +102,10 @@ def source(request: HttpRequest, name: str) -> HttpResponse:
 @never_cache
 @staff_only
 def attachment(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    found = next((it for it in _find(name).attachments if it.number == number), None)
-    if found is None:
+    part = next((part for part in _find(name).attachments if part.number == number), None)
+    if part is None:
         raise Http404(gettext("The email has no such attachment."))
-    return _download(found.content, found.filename)
+    return _download(part.content, part.filename)
 
 
 def _find(name: str) -> mails.Mail:

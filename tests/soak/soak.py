@@ -22,7 +22,7 @@ WARM = 20.0
 """Seconds after which a process has all that it needs."""
 GROWTH = 30
 """MB that it may take more from then on."""
-PATIENCE = 120.0
+TIMEOUT_S = 120.0
 """Seconds until everything that was sent has ended, once nobody sends and nothing goes wrong any more."""
 
 
@@ -106,10 +106,10 @@ class Soak:
             if not goes_on and self._books.ran.total() > before:
                 goes_on = age
             in_flight = patiently(lambda ids=in_flight: records.left_of(ids)) if in_flight else in_flight  # type: ignore[misc]
-            if age > PATIENCE:
+            if age > TIMEOUT_S:
                 left = f"{len(in_flight)} that were in flight have not ended"
                 self._books.violations.append(
-                    f"{PATIENCE:g} s after {fault}: {left if goes_on else 'nothing runs'}"
+                    f"{TIMEOUT_S:g} s after {fault}: {left if goes_on else 'nothing runs'}"
                 )
                 return
             time.sleep(0.05)
@@ -172,11 +172,11 @@ class Soak:
     # -- at the end ---------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while left := patiently(records.rows_left):
             self._look()
             if time.monotonic() > deadline:
-                self._books.violations.append(f"{left} messages have not ended after {PATIENCE:g} s")
+                self._books.violations.append(f"{left} messages have not ended after {TIMEOUT_S:g} s")
                 return
             time.sleep(0.2)
 
