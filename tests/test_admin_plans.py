@@ -140,5 +140,7 @@ def test_decisions_read_what_they_are_about(postgres_layer: DurableLayer) -> Non
         assert postgres_layer.discard(channel_of(79), [dead_id(79)]) == [dead_id(79)]
         assert postgres_layer.cancel(channel_of(90_001), [waiting_id(90_001)]) == [waiting_id(90_001)]
     with connections["postgres"].cursor() as cursor:
-        statements = [it["sql"] for it in captured if "mailrail_" in it["sql"] and "LOCK" not in it["sql"]]
+        statements = [
+            query["sql"] for query in captured if "mailrail_" in query["sql"] and "LOCK" not in query["sql"]
+        ]
         check([node for sql in statements for node in plan_of(cursor, sql)], 10)

@@ -204,16 +204,16 @@ class TestRunworkerRefuses:
     @pytest.mark.parametrize("value", ["", "0", "-1M", "lots", "300X", "inf"])
     def test_a_size_that_is_none(self, value: str) -> None:
         text = refusal("runworker", f"--max-memory={value}")
-        said = f"must be a number of bytes, or of K, M or G, such as 300M or 1.5G, not {value!r}"
-        assert text == f"Error: argument --max-memory: {said}"
+        expected = f"must be a number of bytes, or of K, M or G, such as 300M or 1.5G, not {value!r}"
+        assert text == f"Error: argument --max-memory: {expected}"
 
     def test_a_memory_limit_that_no_process_can_keep(self, settings: Any) -> None:
-        said = (
+        expected = (
             r"A memory limit of 2,048 bytes is too low: a process of this project takes \d+M before it runs"
         )
-        assert re.match(said, refusal("runworker", "--max-memory", "2K"))
+        assert re.match(expected, refusal("runworker", "--max-memory", "2K"))
         settings.MAILRAIL = {"MAX_MEMORY": "2K"}
-        assert re.match(said, refusal("runworker"))
+        assert re.match(expected, refusal("runworker"))
 
     @pytest.mark.parametrize("value", ["", "a\nb", "x" * 201])
     def test_a_worker_id_that_cannot_be_shown_or_stored(self, value: str) -> None:
@@ -325,14 +325,14 @@ class TestChannels:
         layer.pause("unrouted")
         done = manage("channels", "--json")
         assert (done.returncode, done.stderr) == (0, "")
-        found = json.loads(done.stdout)
-        assert list(found) == ["ledger", "unrouted"]
-        assert found["ledger"].pop("oldest_due") >= 0
-        assert found["ledger"] == {
+        facts = json.loads(done.stdout)
+        assert list(facts) == ["ledger", "unrouted"]
+        assert facts["ledger"].pop("oldest_due") >= 0
+        assert facts["ledger"] == {
             "ready": 1, "scheduled": 0, "claimed": 0, "dead": 0, "paused": False, "routed": True
         }  # fmt: skip
-        assert (found["unrouted"]["paused"], found["unrouted"]["routed"]) == (True, False)
-        assert found["unrouted"]["oldest_due"] is None
+        assert (facts["unrouted"]["paused"], facts["unrouted"]["routed"]) == (True, False)
+        assert facts["unrouted"]["oldest_due"] is None
 
     def test_a_layer_may_be_named_before_or_behind_the_action(self, settings: Any) -> None:
         second = {
@@ -408,9 +408,9 @@ class TestDeadMessages:
 
     def test_and_for_machines(self, layer: DurableLayer, manage: Manage) -> None:
         [id] = bury(layer, error="boom")
-        [found] = json.loads(manage("channels", "dead", "ledger", "--json").stdout)
-        assert found.pop("buried_at").startswith("2")
-        assert found == {
+        [facts] = json.loads(manage("channels", "dead", "ledger", "--json").stdout)
+        assert facts.pop("buried_at").startswith("2")
+        assert facts == {
             "id": id, "channel": "ledger", "content": {"n": 0}, "headers": {}, "attempt": 1, "losses": 0,
             "error": "boom",
         }  # fmt: skip
@@ -469,9 +469,9 @@ class TestDeadMessages:
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_ids_or_all_are_needed_and_not_both(self, layer: DurableLayer, verb: str) -> None:
         [id] = bury(layer)
-        said = "Name the ids of dead messages (see: channels dead NAME), or give --all."
-        assert refusal("channels", verb, "ledger") == said
-        assert refusal("channels", verb, "ledger", id, "--all") == said
+        expected = "Name the ids of dead messages (see: channels dead NAME), or give --all."
+        assert refusal("channels", verb, "ledger") == expected
+        assert refusal("channels", verb, "ledger", id, "--all") == expected
         assert len(layer.dead("ledger")) == 1
 
     def test_what_is_no_id_is_refused(self) -> None:
@@ -534,11 +534,11 @@ class TestChannelsRefuses:
         self, layer: DurableLayer, verb: str
     ) -> None:
         Channel("unrouted").send({})
-        said = refusal("channels", verb, "legder")
-        assert said.startswith(
+        text = refusal("channels", verb, "legder")
+        assert text.startswith(
             "There is no channel 'legder': it has no route, no message, and is not paused."
         )
-        assert "ledger" in said and "unrouted" in said
+        assert "ledger" in text and "unrouted" in text
         assert "legder" not in layer.stats()
 
     def test_an_unknown_action(self) -> None:

@@ -51,7 +51,7 @@ WRONG = [
 
 
 def errors() -> list[tuple[str | None, str]]:
-    return [(found.id, found.msg) for found in check_settings()]
+    return [(message.id, message.msg) for message in check_settings()]
 
 
 def ids(found: list[CheckMessage]) -> list[str | None]:
@@ -333,9 +333,9 @@ class TestE004:
         self, settings: Any, broken_app: None
     ) -> None:
         settings.CHANNEL_LAYERS = layers(default=(DATABASE, {}), second=(DATABASE, {}))
-        said = errors()
-        assert {id for id, _ in said} == {"mailrail.E004"} and len(said) == 3
-        assert all("tests/broken_app/consumers.py, line" in text for _, text in said)
+        problems = errors()
+        assert {id for id, _ in problems} == {"mailrail.E004"} and len(problems) == 3
+        assert all("tests/broken_app/consumers.py, line" in text for _, text in problems)
 
     def test_runworker_says_the_same_and_does_not_start(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": "no.such.routing"}))
@@ -372,17 +372,17 @@ class TestWarnings:
 
     def test_w004_when_a_project_routes_a_reserved_name(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(MEMORY, {"routing": "tests.routes.reserved"}))
-        found = errors()
-        assert [id for id, _ in found] == ["mailrail.W004"] * 2
-        assert found[0][1].startswith("tests.routes.first is routed on 'mailrail.anything'")
-        assert found[1][1].startswith("tests.routes.first is routed on 'tasks.default'")
+        problems = errors()
+        assert [id for id, _ in problems] == ["mailrail.W004"] * 2
+        assert problems[0][1].startswith("tests.routes.first is routed on 'mailrail.anything'")
+        assert problems[1][1].startswith("tests.routes.first is routed on 'tasks.default'")
 
     def test_w005_when_a_lease_is_out_of_all_proportion(self, settings: Any) -> None:
         settings.CHANNEL_LAYERS = layers(default=(DATABASE, {"routing": "tests.routes.long_lease"}))
-        found = errors()
-        assert [id for id, _ in found] == ["mailrail.W005"] * 2
-        assert found[0][1].startswith("The lease of channel 'one' is 7200 s")
-        assert found[1][1].startswith("The lease of channel 'two' is 0.5 s")
+        problems = errors()
+        assert [id for id, _ in problems] == ["mailrail.W005"] * 2
+        assert problems[0][1].startswith("The lease of channel 'one' is 7200 s")
+        assert problems[1][1].startswith("The lease of channel 'two' is 0.5 s")
 
     @pytest.mark.parametrize(
         "app", ["mailrail", "mailrail.mail", "mailrail.mail.apps.MailConfig", "mailrail.invitations"]
@@ -431,14 +431,14 @@ class TestSqlite:
         return "plain"
 
     def test_w002_and_w003_name_the_option_to_write(self, plain: str) -> None:
-        found = check_sqlite(databases=[plain])
-        assert ids(found) == ["mailrail.W002", "mailrail.W003"]
-        mode, journal = (message.hint or "" for message in found)
+        problems = check_sqlite(databases=[plain])
+        assert ids(problems) == ["mailrail.W002", "mailrail.W003"]
+        mode, journal = (message.hint or "" for message in problems)
         assert mode == 'In DATABASES[\'plain\']: "OPTIONS": {"transaction_mode": "IMMEDIATE"}'
         assert journal.startswith(
             'In DATABASES[\'plain\']: "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL;'
         )
-        assert "keeps a delete journal" in found[1].msg
+        assert "keeps a delete journal" in problems[1].msg
 
     def test_following_the_hints_makes_them_go_away(
         self, add_database: Any, settings: Any, tmp_path: Path

@@ -36,14 +36,14 @@ def router_of(hint: str) -> type:
 
 def test_databases_that_can_are_fine() -> None:
     assert check_databases(list(connections)) == []
-    assert all(not lacks(each) for each in connections)
+    assert all(not lacks(connection) for connection in connections)
 
 
 @pytest.mark.usefixtures("poor")
 def test_each_app_is_named_with_what_its_database_lacks_and_what_is_possible() -> None:
-    found = check_databases()
-    assert [each.id for each in found] == ["mailrail.E010"] * 3
-    for error, name in zip(found, ("mailrail", "mailrail.invitations", "mailrail.mail"), strict=True):
+    problems = check_databases()
+    assert [each.id for each in problems] == ["mailrail.E010"] * 3
+    for error, name in zip(problems, ("mailrail", "mailrail.invitations", "mailrail.mail"), strict=True):
         assert error.msg.startswith(f"The tables of \"{name}\" lie in the database 'default'")
         assert "INSERT … ON CONFLICT" in error.msg and "FOR NO KEY UPDATE" in error.msg
         assert "unique indexes" in error.msg and "migrate --database messages" in (error.hint or "")
@@ -70,7 +70,10 @@ def test_a_router_that_sends_the_messages_elsewhere_and_leaves_email_behind_is_t
     router: Any = router_of(hint)()
     router.apps = {"mailrail"}
     settings.DATABASE_ROUTERS = [router]
-    assert {each.msg.split('"')[1] for each in check_databases()} == {"mailrail.mail", "mailrail.invitations"}
+    assert {message.msg.split('"')[1] for message in check_databases()} == {
+        "mailrail.mail",
+        "mailrail.invitations",
+    }
 
 
 def test_another_database_is_told_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

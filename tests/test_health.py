@@ -84,9 +84,9 @@ def test_channels_that_nobody_here_consumes_are_others_matter() -> None:
 
 
 def test_a_layer_that_there_is_not_is_a_reason(settings: Any) -> None:
-    found = look("nowhere")
-    assert found.reason == "the layer 'nowhere' cannot be used"
-    assert found.detail and "CHANNEL_LAYERS" in found.detail
+    readiness = look("nowhere")
+    assert readiness.reason == "the layer 'nowhere' cannot be used"
+    assert readiness.detail and "CHANNEL_LAYERS" in readiness.detail
 
 
 @pytest.mark.django_db
@@ -152,8 +152,8 @@ def test_apps_add_rules_and_one_that_fails_is_a_problem_of_its_own(
         raise OperationalError("no such table: shelf")
 
     register(shelves_full)
-    found = look(limit=300)
-    assert found.detail == (
+    readiness = look(limit=300)
+    assert readiness.detail == (
         "the shop in Elm Street is closed for 300 s; shelves full: this cannot be found out: no such table: shelf"
     )
     assert client.get("/readyz").json()["reason"] == (

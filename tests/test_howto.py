@@ -81,7 +81,10 @@ INVITATIONS = (DOCS / "how-to/invitations.md").read_text()
 def test_the_python_of_the_invitations_runs(django_user_model: Any) -> None:
     user = django_user_model.objects.create(username="ada")
     exec(re.findall(r"```python\n(.*?)```", INVITATIONS, re.DOTALL)[1], {"user": user})
-    assert [(it.email, it.role, it.status.value) for it in Invitation.objects.order_by("pk")] == [
+    assert [
+        (invitation.email, invitation.role, invitation.status.value)
+        for invitation in Invitation.objects.order_by("pk")
+    ] == [
         ("guest@example.com", "editor", "revoked"),
         ("one@example.com", "reader", "waiting"),
         ("two@example.com", "reader", "waiting"),

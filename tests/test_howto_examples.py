@@ -63,8 +63,8 @@ def channel_of(name: str, **wanted: Any) -> None:
 def test_retry(run: Run) -> None:
     answers: list[Any] = []
     saved: list[str] = []
-    told: list[str] = []
-    names = {"fetch": lambda url: answers.pop(0), "save": saved.append, "notify": told.append}
+    calls: list[str] = []
+    names = {"fetch": lambda url: answers.pop(0), "save": saved.append, "notify": calls.append}
     try:
         page = run("retry", **names, Account=None, F=None)
         channel_of("import-feed", attempts=8, backoff=30, timeout=120)
@@ -84,7 +84,7 @@ def test_retry(run: Run) -> None:
             Channel("import-feed").send({"url": "?"}, key="x")
             drain("import-feed", raise_errors=False)
             advance(3600)
-        assert len(told) == 1 and "IndexError" in told[0] and "on import-feed is dead" in told[0]
+        assert len(calls) == 1 and "IndexError" in calls[0] and "on import-feed is dead" in calls[0]
     finally:
         message_buried.disconnect(page["tell_somebody"])
 

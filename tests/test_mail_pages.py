@@ -71,7 +71,7 @@ test_of_the_page_with_pytest = pytest.mark.django_db(run(WITH_PYTEST)["test_a_re
 
 def first_block(part: str) -> str:
     """Of the page on the mail queue, the first one with this in it."""
-    return next(each for each in blocks("docs/how-to/mail-queue.md") if part in each)
+    return next(block for block in blocks("docs/how-to/mail-queue.md") if part in block)
 
 
 MAILERS, BEFORE, LOGGING = map(first_block, ("MAILERS = ", "EMAIL_BACKEND = ", "LOGGING = "))
@@ -162,11 +162,11 @@ EMPTY = {"dataclasses.field(default_factory=dict)": "{}"}
 
 def test_the_reference_of_settings_is_that_of_the_code() -> None:
     source = inspect.getsource(conf.Settings)
-    found = re.findall(r'\n    (\w+): [^=\n]+ = ([^\n]*)\n    """(.*?)"""', source, re.DOTALL)
-    assert [name for name, _, _ in found] == list(conf.Settings.__dataclass_fields__)
+    matches = re.findall(r'\n    (\w+): [^=\n]+ = ([^\n]*)\n    """(.*?)"""', source, re.DOTALL)
+    assert [name for name, _, _ in matches] == list(conf.Settings.__dataclass_fields__)
     written = [
         [f"`{name.upper()}`", f"`{EMPTY.get(default, default)}`", " ".join(text.split()).replace("``", "`")]
-        for name, default, text in found
+        for name, default, text in matches
     ]
     assert rows("docs/reference/settings.md") == written
 

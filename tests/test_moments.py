@@ -185,8 +185,8 @@ def test_all_commands_show_local_times_with_their_offset_and_utc_to_machines(
     layer.bury(claim, "boom")
     for command in (["mailq"], ["mailers"], ["channels", "waiting", "told"], ["channels", "dead", "told"]):
         call_command(*command)
-        said = capsys.readouterr().out
-        [shown] = re.findall(r"(?:since|due|buried) (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\+08:00)\b", said)
+        output = capsys.readouterr().out
+        [shown] = re.findall(r"(?:since|due|buried) (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\+08:00)\b", output)
         seconds = seconds_between(timezone.now(), datetime.fromisoformat(shown))
         assert abs(seconds - (3600 if "waiting" in command else 0)) < 60
         if command != ["mailers"]:

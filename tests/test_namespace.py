@@ -66,17 +66,19 @@ def contents(layer: DurableLayer) -> set[Any]:
     """Whose messages are seen in any of the ways to look."""
     channels = layer.list_channels()
     listed = [*layer.list_waiting(channels, 99), *layer.list_dead(channels, 99)]
-    found = [layer.get(each.channel, each.id) for each in listed if each.state != "dead"]
-    dead = [layer.get_dead(each.channel, each.id) for each in listed if each.state == "dead"]
+    found = [layer.get(summary.channel, summary.id) for summary in listed if summary.state != "dead"]
+    dead = [layer.get_dead(summary.channel, summary.id) for summary in listed if summary.state == "dead"]
     messages = [
         *layer.waiting("work"),
         *(each.message for each in layer.dead("dead")),
         *(each for each in found if each),
         *(each.message for each in dead if each),
     ]
-    assert {each.channel for each in messages} == {"work", "dead"}
-    assert layer.known("work", [each.id for each in messages]) == {each.id for each in layer.waiting("work")}
-    return {each.content["of"] for each in messages}
+    assert {message.channel for message in messages} == {"work", "dead"}
+    assert layer.known("work", [message.id for message in messages]) == {
+        each.id for each in layer.waiting("work")
+    }
+    return {message.content["of"] for message in messages}
 
 
 def test_projects_see_count_and_claim_nothing_of_each_other(make: Make) -> None:

@@ -136,15 +136,15 @@ def told(check: Callable[[], list[Any]]) -> list[str]:
 
 def test_two_mistakes_in_mailrail_are_told_at_once(settings: Any) -> None:
     settings.MAILRAIL = {"LEASE": 0, "ATEMPTS": 3, "THREADS": "many", "MAIL_STORAGE": "files"}
-    said = told(check_settings)
-    assert [text.split(" must ")[0].split(". ")[0] for text in said] == [
+    problems = told(check_settings)
+    assert [text.split(" must ")[0].split(". ")[0] for text in problems] == [
         "MAILRAIL['LEASE']",
         "MAILRAIL has no key 'ATEMPTS'",
         "MAILRAIL['THREADS']",
     ]
     with pytest.raises(InvalidSettings) as refused:
         build(settings.MAILRAIL)
-    assert str(refused.value).splitlines() == said == list(refused.value.mistakes)
+    assert str(refused.value).splitlines() == problems == list(refused.value.mistakes)
 
 
 def test_two_mistakes_in_the_policies_of_mailers_are_told_at_once(settings: Any) -> None:
@@ -188,7 +188,7 @@ def test_a_config_that_is_wrong_does_not_hide_a_routing_that_is(settings: Any, b
 def test_a_layer_that_does_not_import_does_not_hide_its_routing(settings: Any) -> None:
     entry = {"BACKEND": "nowhere.Layer", "CONFIG": {"routing": "nowhere.routing"}}
     settings.CHANNEL_LAYERS = {"default": entry}
-    assert [each.id for each in check_settings()] == ["mailrail.E002", "mailrail.E004"]
+    assert [message.id for message in check_settings()] == ["mailrail.E002", "mailrail.E004"]
 
 
 def test_the_routing_of_a_layer_that_is_not_ours_is_left_alone(settings: Any) -> None:
@@ -197,7 +197,7 @@ def test_the_routing_of_a_layer_that_is_not_ours_is_left_alone(settings: Any) ->
         "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"},
         "theirs": theirs,
     }
-    assert [each.id for each in check_settings()] == ["mailrail.E002"]
+    assert [message.id for message in check_settings()] == ["mailrail.E002"]
 
 
 def test_an_entry_that_is_wrong_does_not_hide_what_is_wrong_with_the_others(settings: Any) -> None:
@@ -208,10 +208,10 @@ def test_an_entry_that_is_wrong_does_not_hide_what_is_wrong_with_the_others(sett
         "third": {"BACKEND": ours, "CONFIG": {"foo": 1}},
         "fourth": {"BACKEND": ours, "CONFIG": {"routing": "nowhere.fourth"}},
     }
-    said = told(check_settings)
-    assert len(said) == 4
+    problems = told(check_settings)
+    assert len(problems) == 4
     for text in ("['second'] must be a dictionary", "no option 'foo'", "'nowhere.first'", "'nowhere.fourth'"):
-        assert sum(text in each for each in said) == 1
+        assert sum(text in each for each in problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_key_that_is_wrong_does_not_hide_where_another_leads(
     settings.MAILRAIL = wrong | right
     with pytest.raises(InvalidSettings) as refused:
         _ = ours.attempts  # right, and refused as ever outside the checks
-    assert [each.msg for each in check_settings()][: len(wrong)] == list(refused.value.mistakes)
+    assert [message.msg for message in check_settings()][: len(wrong)] == list(refused.value.mistakes)
     [found] = [each for each in check() if each.msg not in refused.value.mistakes]
     assert found.id == id
     assert all(repr(value) in found.msg for value in right.values() if isinstance(value, str))
@@ -273,16 +273,16 @@ def test_a_key_that_is_wrong_is_told_by_one_check_alone(settings: Any, key: str 
     assert found == ["mailrail.mail.W003"] * (
         key == "DELIVER_WITH" and django.VERSION >= (6, 1)
     )  # it is not read
-    assert [each.id for each in check_settings()] == ["mailrail.E001"]
+    assert [message.id for message in check_settings()] == ["mailrail.E001"]
 
 
 @pytest.mark.parametrize("key", ["RATE", "LIFETIME"])
 def test_a_policy_that_is_wrong_does_not_hide_whom_another_names(settings: Any, key: str) -> None:
     settings.MAILRAIL = {"MAILERS": {"default": {key: "a", "FAILOVER": ["nowhere", "default"]}}}
-    said = told(check_policies)
-    assert len(said) == 3 and f"[{key!r}] must be" in said[0]
-    assert "['FAILOVER'] names 'nowhere', by which nothing can leave. There is no mailer" in said[1]
-    assert "['FAILOVER'] names the mailer itself" in said[2]
+    problems = told(check_policies)
+    assert len(problems) == 3 and f"[{key!r}] must be" in problems[0]
+    assert "['FAILOVER'] names 'nowhere', by which nothing can leave. There is no mailer" in problems[1]
+    assert "['FAILOVER'] names the mailer itself" in problems[2]
 
 
 @pytest.mark.skipif(django.VERSION >= (6, 1), reason="MAILERS defines mailers")
@@ -327,10 +327,10 @@ def test_two_mistakes_in_the_options_of_a_mailer_are_told_at_once(settings: Any)
         "default": {"BACKEND": "mailrail.mail.backend.EmailBackend", "OPTIONS": queueing},
         "out": {"BACKEND": ours, "OPTIONS": delivering},
     }
-    said = told(check_mail)
+    problems = told(check_mail)
     for name in ("hots", "host", "prot", "use_ssl", "pool_size", "max_age"):
-        assert any(name in text for text in said), name
-    assert len(said) == len(set(said)) == 5
+        assert any(name in text for text in problems), name
+    assert len(problems) == len(set(problems)) == 5
 
 
 def test_a_layer_without_mistakes_is_made_once(settings: Any) -> None:

@@ -121,10 +121,10 @@ def printed(*arguments: str) -> str:
 
 
 def test_commands_take_the_name_of_a_pattern_for_all_its_channels(routed: InMemoryChannelLayer) -> None:
-    told: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
 
     def tell(name: str) -> Any:
-        return lambda sender, **kwargs: told.append((name, sender))
+        return lambda sender, **kwargs: calls.append((name, sender))
 
     pause, resume = tell("paused"), tell("resumed")
     channel_paused.connect(pause)
@@ -137,7 +137,7 @@ def test_commands_take_the_name_of_a_pattern_for_all_its_channels(routed: InMemo
         assert printed("channels", "resume", "tenant") == (
             "tenant.a, tenant.b are resumed: workers claim their messages again.\n"
         )
-        assert told == [(f"{what}d", f"tenant.{name}") for what in ("pause", "resume") for name in "ab"]
+        assert calls == [(f"{what}d", f"tenant.{name}") for what in ("pause", "resume") for name in "ab"]
     finally:
         channel_paused.disconnect(pause)
         channel_resumed.disconnect(resume)

@@ -248,7 +248,7 @@ class TestDjangosPool:
             until(lambda: len({line.pid for line in ledger.lines("ran")}) == 2)
             children = children_of(worker.process.pid)
             sockets = [_sockets(pid) for pid in [worker.process.pid, *children]]
-            assert len(children) == 2 and all(len(each) >= 3 for each in sockets[1:])
+            assert len(children) == 2 and all(len(socket) >= 3 for socket in sockets[1:])
             assert sum(map(len, sockets)) == len(set.union(*sockets)), "shared"
             gate.touch()
             until(lambda: is_empty(layer, "book"))

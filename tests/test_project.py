@@ -26,7 +26,7 @@ def beat(layer: DurableLayer, **project: Any) -> None:
 
 
 def found(**kwargs: Any) -> list[str]:
-    return [each.msg for each in check_projects_of_databases(databases=["default"])]
+    return [message.msg for message in check_projects_of_databases(databases=["default"])]
 
 
 def test_a_worker_says_which_project_it_is_of(layer: DurableLayer) -> None:
@@ -81,7 +81,7 @@ def test_a_fingerprint_is_short_and_tells_nothing_of_the_key() -> None:
 def test_the_check_looks_into_databases_that_carry_messages_and_names_the_workers() -> None:
     assert found() == []
     beat(get_layer(), **OTHERS)
-    [said] = [each for each in run_checks(tags=[Tags.database], databases=["default"]) if each.id]
+    [said] = [message for message in run_checks(tags=[Tags.database], databases=["default"]) if message.id]
     assert said.id == "mailrail.W009" and "w-1 (settings forum.settings" in said.msg
     assert "CHANNEL_LAYERS['default']" in said.msg and "SECRET_KEY_FALLBACKS" in (said.hint or "")
     assert check_projects_of_databases(databases=["postgres"]) == []
@@ -94,8 +94,8 @@ def test_the_check_asks_a_redis_server_with_deploy_only(settings: Any, valkey: A
     backend = {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": [valkey.url]}}
     settings.CHANNEL_LAYERS = {"default": backend}
     beat(get_layer(), **OTHERS)
-    [said] = check_projects_of_servers()
-    assert said.id == "mailrail.W009" and found() == []
+    [problem] = check_projects_of_servers()
+    assert problem.id == "mailrail.W009" and found() == []
     settings.CHANNEL_LAYERS = {"default": {**backend, "CONFIG": {"hosts": ["redis://127.0.0.1:1"]}}}
     assert check_projects_of_servers() == []  # W006 tells that it cannot be asked
 

@@ -69,14 +69,14 @@ def test_the_routing_example_is_valid() -> None:
 
     names: dict[str, Any] = dict.fromkeys(("index_many", "call_partner", "book"), consumer) | {"paid": paid}
     code = BLOCKS[3].replace("include(", "*ignored(")
-    exec(code, names | {"ignored": lambda path: []}, found := {})  # type: ignore[var-annotated]
-    channels = [c for route in found["channel_routing"] for c in route.channels]
+    exec(code, names | {"ignored": lambda path: []}, namespace := {})  # type: ignore[var-annotated]
+    channels = [c for route in namespace["channel_routing"] for c in route.channels]
     assert channels == ["send-invite", "orders", "index", "partner-api", "ledger"]
 
 
 def test_the_settings_example_is_valid() -> None:
-    exec(BLOCKS[4], found := {})  # type: ignore[var-annotated]
-    assert found["CHANNEL_LAYERS"]["default"]["CONFIG"]["routing"] == "myproject.routing.channel_routing"
+    exec(BLOCKS[4], namespace := {})  # type: ignore[var-annotated]
+    assert namespace["CHANNEL_LAYERS"]["default"]["CONFIG"]["routing"] == "myproject.routing.channel_routing"
 
 
 def test_the_commands_and_their_options_exist() -> None:

@@ -63,14 +63,14 @@ def one_layer(settings: Any) -> DurableLayer:
 def invitations(layer: DurableLayer) -> Reconciler:
     """The reconciler of the invitations' app."""
     Routing.of_layer()
-    [found] = [it for it in reconcilers(layer) if it.channel == "send-invite"]
+    [found] = [reconciler for reconciler in reconcilers(layer) if reconciler.channel == "send-invite"]
     return found
 
 
 @pytest.fixture
 def invitations_of_one(one_layer: DurableLayer) -> Reconciler:
     Routing.of_layer()
-    [found] = [it for it in reconcilers(one_layer) if it.channel == "send-invite"]
+    [found] = [reconciler for reconciler in reconcilers(one_layer) if reconciler.channel == "send-invite"]
     return found
 
 
@@ -298,8 +298,8 @@ class TestRegistering:
         _registered[:] = []
         reconcile("groups")(lambda before: Group.objects.all())
         reconcile("others", layer="second")(lambda before: Group.objects.all())
-        assert [it.channel for it in reconcilers(get_layer())] == ["groups"]
-        assert [it.channel for it in reconcilers(get_layer("second"))] == ["others"]
+        assert [reconciler.channel for reconciler in reconcilers(get_layer())] == ["groups"]
+        assert [reconciler.channel for reconciler in reconcilers(get_layer("second"))] == ["others"]
 
     def test_what_is_no_queryset_is_named(self, one_layer: DurableLayer, registered: None) -> None:
         @reconcile("groups")

@@ -336,11 +336,11 @@ class TestWhatBelongsToTheChannel:
     ) -> None:
         with pytest.raises(InvalidSettings) as refusal:
             Routing([route("a", first, **{option: one}), route(["b", "a"], second, **{option: other})])
-        said = str(refusal.value)
-        assert said.startswith(
+        text = str(refusal.value)
+        assert text.startswith(
             "The routes of channel 'a' (tests.routes.first and tests.routes.second) disagree on"
         )
-        assert f"disagree on {option}: " in said
+        assert f"disagree on {option}: " in text
 
     @pytest.mark.parametrize(("option", "value"), [("concurrency", 2), ("rate", "2/s"), ("lease", 6.0)])
     def test_saying_it_once_is_enough(self, option: str, value: Any) -> None:

@@ -97,14 +97,14 @@ class Server:
     def processes(self) -> set[int]:
         """All processes that live and were started for this site, whoever is their parent by now."""
         marker = f"SITE_FOLDER={self.folder}\0".encode()
-        found = set()
+        ids = set()
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if marker in (process / "environ").read_bytes():
-                    found.add(int(process.name))
+                    ids.add(int(process.name))
             except OSError:
                 pass  # ended meanwhile
-        return found
+        return ids
 
     def kill_all(self) -> None:
         """Leave nothing of it behind, whatever state it is in."""

@@ -320,18 +320,18 @@ class Booked:
     """The table that the consumer "book" writes to."""
 
     def rows(self) -> dict[str, Counter[str]]:
-        found: dict[str, Counter[str]] = {}
+        counts: dict[str, Counter[str]] = {}
         with connections["postgres"].cursor() as cursor:
             cursor.execute("SELECT id, how FROM booked")
             for id, how in cursor.fetchall():
-                found.setdefault(str(id), Counter())[how] += 1
-        return found
+                counts.setdefault(str(id), Counter())[how] += 1
+        return counts
 
     def sends(self, layer: Any) -> dict[str, Counter[str]]:
-        found: dict[str, Counter[str]] = {}
+        counts: dict[str, Counter[str]] = {}
         for message in layer.waiting("booked", 100_000):
-            found.setdefault(message.content["id"], Counter())[message.content["how"]] += 1
-        return found
+            counts.setdefault(message.content["id"], Counter())[message.content["how"]] += 1
+        return counts
 
 
 @pytest.fixture

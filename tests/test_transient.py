@@ -156,7 +156,7 @@ SQLITE_STAYS = [
 ]
 
 
-@pytest.mark.parametrize("name", [*sorted(SQLITE_PASSES), *(f"SQLITE_{each}" for each in SQLITE_STAYS)])
+@pytest.mark.parametrize("name", [*sorted(SQLITE_PASSES), *(f"SQLITE_{name}" for name in SQLITE_STAYS)])
 def test_a_code_of_sqlite_passes_or_stays(name: str) -> None:
     error = sqlite3.OperationalError("as told")
     error.sqlite_errorcode = getattr(sqlite3, name)

@@ -85,6 +85,6 @@ def test_nothing_of_the_walk_is_missing() -> None:
 
 def test_settings_are_replaced_or_added() -> None:
     written = merged('"""Ours."""\nA = [\n    1,\n]\nB = 2\n', "import os\n\nA = [3]\nC = 4\n")
-    exec(written, found := {})  # type: ignore[var-annotated]
-    assert (found["A"], found["B"], found["C"]) == ([3], 2, 4)
+    exec(written, namespace := {})  # type: ignore[var-annotated]
+    assert (namespace["A"], namespace["B"], namespace["C"]) == ([3], 2, 4)
     assert "import os" in written and "1" not in written

@@ -122,7 +122,7 @@ def test_a_router_that_keeps_the_tables_out_is_found_by_the_checks(settings: Any
         "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": "other"}}
     }
     settings.DATABASE_ROUTERS = [KeepsThemOut()]
-    [found] = [found for found in run_checks() if found.id == "mailrail.E005"]
+    [found] = [message for message in run_checks() if message.id == "mailrail.E005"]
     assert found.msg == (
         "DATABASE_ROUTERS keep Mailrail's tables out of the database 'other', in which the layer keeps its messages."
     )
@@ -131,4 +131,4 @@ def test_a_router_that_keeps_the_tables_out_is_found_by_the_checks(settings: Any
         "python manage.py migrate mailrail --database other"
     )
     settings.DATABASE_ROUTERS = []
-    assert not [found for found in run_checks() if found.id == "mailrail.E005"]
+    assert not [message for message in run_checks() if message.id == "mailrail.E005"]

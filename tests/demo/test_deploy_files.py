@@ -46,7 +46,9 @@ PORT = 8000
 
 
 def items(kind: str) -> dict[str, dict[str, Any]]:
-    return {it["metadata"]["name"]: it for it in KUBERNETES["items"] if it["kind"] == kind}
+    return {
+        manifest["metadata"]["name"]: manifest for manifest in KUBERNETES["items"] if manifest["kind"] == kind
+    }
 
 
 def pods() -> dict[str, dict[str, Any]]:
@@ -169,7 +171,7 @@ def test_variables_are_those_that_the_settings_read(names: set[str], by_others: 
 def test_every_process_gets_the_environment() -> None:
     for name in ("migrate", "web", "worker"):
         assert COMPOSE["services"][name]["environment"] == COMPOSE["services"]["web"]["environment"]
-    for it in (each for pod in pods().values() for each in containers(pod)):
+    for it in (container for pod in pods().values() for container in containers(pod)):
         assert it["envFrom"] == [{"configMapRef": {"name": "mailrail"}}, {"secretRef": {"name": "mailrail"}}]
     for name in UNITS:
         assert unit(name, "EnvironmentFile") == ["/etc/mailrail/environment"]
@@ -204,11 +206,11 @@ def test_nothing_is_root_or_writes_to_the_image() -> None:
     for pod in pods().values():
         user = pod["spec"]["securityContext"]
         assert user["runAsNonRoot"] is True and user["runAsUser"] > 0
-        for it in containers(pod):
-            allowed = it["securityContext"]
+        for container in containers(pod):
+            allowed = container["securityContext"]
             assert allowed["readOnlyRootFilesystem"] is True and allowed["allowPrivilegeEscalation"] is False
             assert allowed["capabilities"] == {"drop": ["ALL"]}
-            assert [mount["mountPath"] for mount in it["volumeMounts"]] == ["/tmp"]
+            assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
     for name in ("migrate", "web", "worker"):
         service = COMPOSE["services"][name]
         assert service["read_only"] is True and service["tmpfs"] == "/tmp" and service["cap_drop"] == ["ALL"]
@@ -264,7 +266,7 @@ def test_the_image_is_built_of_what_there_is() -> None:
     build = COMPOSE["services"]["migrate"]["build"]
     assert (DEPLOY / build["context"]).resolve() == ROOT
     assert (ROOT / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
-    images = {it["image"] for pod in pods().values() for it in containers(pod)}
+    images = {container["image"] for pod in pods().values() for container in containers(pod)}
     assert len(images) == 1
 
 
@@ -327,7 +329,7 @@ def test_the_commands_on_the_page_exist() -> None:
 
 def test_the_urls_on_the_page_are_those_of_the_pages() -> None:
     [block] = [it for it in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "urlpatterns" in it]
-    exec(block, found := {})  # type: ignore[var-annotated]
-    [included] = found["urlpatterns"]
-    assert {f"/{it.pattern}" for it in included.url_patterns} == {"/healthz", "/readyz"}
-    assert all(f"| `/{it.pattern}` |" in PAGE for it in included.url_patterns)
+    exec(block, namespace := {})  # type: ignore[var-annotated]
+    [included] = namespace["urlpatterns"]
+    assert {f"/{page.pattern}" for page in included.url_patterns} == {"/healthz", "/readyz"}
+    assert all(f"| `/{page.pattern}` |" in PAGE for page in included.url_patterns)

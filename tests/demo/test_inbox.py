@@ -80,8 +80,8 @@ def test_times_are_in_utc_and_the_page_says_so(staff: Client, folder: Path) -> N
     message["Subject"] = "Welcome"
     (folder / "01795985520000000000-0.eml").write_bytes(bytes(message))
     for path in ("/inbox/", "/inbox/01795985520000000000-0/"):
-        said = read(staff.get(path))
-        assert "8:52 p.m." in said and "Times are in the time zone UTC." in said, path
+        text = read(staff.get(path))
+        assert "8:52 p.m." in text and "Times are in the time zone UTC." in text, path
 
 
 @pytest.mark.parametrize("page", ["/inbox/", "/inbox/{name}/", "/invites/", "/invites/new/"])
@@ -92,8 +92,8 @@ def test_who_asks_for_chinese_gets_chinese(staff: Client, page: str) -> None:
 
 
 def test_the_way_in_is_chinese_too(demo: None, client: Client, db: None) -> None:
-    said = read(client.get("/login/", headers=IN_CHINESE))
-    assert "登录" in said and "时间均为 UTC 时区。" in said and english(said, *NAMES) == []
+    text = read(client.get("/login/", headers=IN_CHINESE))
+    assert "登录" in text and "时间均为 UTC 时区。" in text and english(text, *NAMES) == []
 
 
 def test_a_language_that_is_chosen_stays(staff: Client) -> None:
@@ -134,9 +134,9 @@ def test_the_list_says_that_it_is_not_all(staff: Client, monkeypatch: pytest.Mon
     monkeypatch.setattr("demo.inbox.views.SHOWN", 2)
     for number in range(3):
         deliver(f"Email {number}")
-    said = read(staff.get("/inbox/"))
-    assert "3 emails" in said and "only the newest 2 are shown" in said
-    assert "Email 2" in said and "Email 1" in said and "Email 0" not in said
+    text = read(staff.get("/inbox/"))
+    assert "3 emails" in text and "only the newest 2 are shown" in text
+    assert "Email 2" in text and "Email 1" in text and "Email 0" not in text
 
 
 def test_a_look_at_a_list_that_has_not_changed_is_answered_in_short(staff: Client) -> None:
@@ -155,8 +155,8 @@ def test_emptying_removes_what_was_shown_and_nothing_else(staff: Client, folder:
     assert f'name="until" value="{shown}"' in staff.get("/inbox/").text
     deliver("Later")
     (folder / "notes.txt").write_text("")
-    said = read(staff.post("/inbox/empty/", {"until": shown}, follow=True))
-    assert "2 emails were deleted." in said and "Later" in said and "Shown" not in said
+    text = read(staff.post("/inbox/empty/", {"until": shown}, follow=True))
+    assert "2 emails were deleted." in text and "Later" in text and "Shown" not in text
     assert (folder / "notes.txt").exists()
     assert staff.get(f"/inbox/{shown}/").status_code == 404
     assert "0 emails were deleted." in read(staff.post("/inbox/empty/", follow=True))

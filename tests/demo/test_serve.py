@@ -37,10 +37,10 @@ HTML = (
 
 def recipe(port: int) -> list[str]:
     """What the Makefile's ``serve`` runs, with this Python."""
-    found = re.search(r"^serve:.*\n\t(.*)\n", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert found
+    match = re.search(r"^serve:.*\n\t(.*)\n", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert match
     replaced = {"$(call python-of,demo)": sys.executable, "$(PORT)": str(port), "$(ARGS)": ""}
-    line = found[1]
+    line = match[1]
     for variable, value in replaced.items():
         assert variable in line
         line = line.replace(variable, value)
@@ -90,11 +90,11 @@ def answers(browser: Browser) -> bool:
 
 def mail_to(browser: Browser, recipient: str) -> str:
     """The address of the page that shows the mail of this recipient."""
-    found = re.search(
+    match = re.search(
         rf'href="(/inbox/[\w-]+/)">[^<]*</a></td>\s*<td role="cell">{recipient}<', browser.get("/inbox/").text
     )
-    assert found
-    return str(found[1])
+    assert match
+    return str(match[1])
 
 
 def test_a_newcomer_invites_reads_the_mail_clicks_and_accepts(
@@ -104,9 +104,9 @@ def test_a_newcomer_invites_reads_the_mail_clicks_and_accepts(
     site = f"http://127.0.0.1:{port}"
     with serve(tmp_path, port) as served:
         until(lambda: served.says("Starting ASGI/Daphne"), 120, "the start")
-        said = served.log.read_text()
-        login = re.search(r"Log in as +(\w+), with the password (\S+)", said)
-        assert login and f"{site}/inbox/" in said and f"{site}/admin/" in said, said
+        log = served.log.read_text()
+        login = re.search(r"Log in as +(\w+), with the password (\S+)", log)
+        assert login and f"{site}/inbox/" in log and f"{site}/admin/" in log, log
         browser, guest = Browser(site), Browser(site)
         until(lambda: answers(browser), what="an answer")
 

@@ -109,7 +109,10 @@ def test_no_page_tells_whether_the_address_is_registered(
             client.post(url, {"go": "sign-up"}),
             client.get(SIGN_UP),
         ]
-        pages = [f"{it.status_code} {it.headers.get('Location')} {it.text}" for it in responses]
+        pages = [
+            f"{response.status_code} {response.headers.get('Location')} {response.text}"
+            for response in responses
+        ]
         return [re.sub(r'value="\w{64}"|nonce="[^"]+"', "", page) for page in pages]
 
     before = all_pages()
@@ -209,14 +212,14 @@ def test_of_two_people_with_the_link_the_first_one_accepts(
 
     @receiver(invitation_accepted)
     def count(**said: Any) -> None:
-        told.append(said["invitation"])
+        calls.append(said["invitation"])
 
-    told: list[Any] = []
+    calls: list[Any] = []
     assert client.get(invitation.accept_path()).status_code == 200
     assert first.post(invitation.accept_path()).status_code == 302
     assert client.post(invitation.accept_path()).status_code == 410
     invitation_accepted.disconnect(count)
-    assert told == [invitation]
+    assert calls == [invitation]
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,11 @@ def member(*codenames: str) -> Client:
 
 def act(client: Client, action: str, *invitations: Invitation) -> str:
     """Choose them, and say yes."""
-    chosen = {"action": action, "_selected_action": [it.pk for it in invitations], "post": "yes"}
+    chosen = {
+        "action": action,
+        "_selected_action": [invitation.pk for invitation in invitations],
+        "post": "yes",
+    }
     return client.post(LIST, chosen, follow=True).text
 
 

@@ -91,7 +91,7 @@ def test_every_line_that_invites_nobody_is_named_with_the_reason(
     names = ["new", "WAITING", "accepted", "revoked", "expired", "others", "worn", "gone", "New"]
     good, problems = sort_out(lines(*[f"{name}@example.com" for name in names], "bad"), sender)
     assert good == [f"{name}@example.com" for name in ("new", "revoked", "expired", "others")]
-    assert [(it.line, it.kind, it.why) for it in problems] == [
+    assert [(problem.line, problem.kind, problem.why) for problem in problems] == [
         (2, "invited", "You have invited this address already: waiting."),
         (3, "invited", "You have invited this address already: accepted."),
         (7, "limit", "This address has received many invitations recently. Try again tomorrow."),
@@ -113,7 +113,7 @@ def test_a_list_is_pasted_looked_through_confirmed_and_watched(browser: Client, 
     response = browser.post(preview, follow=True)
     assert response.redirect_chain == [(f"{preview}progress/", 302)]
     assert '0</span> / <span id="total">2<' in response.text
-    assert [(it.email, it.message) for it in Invitation.objects.order_by("pk")] == [
+    assert [(invitation.email, invitation.message) for invitation in Invitation.objects.order_by("pk")] == [
         ("one@example.com", "Come & see"),
         ("Two@example.com", "Come & see"),
     ]
@@ -170,7 +170,7 @@ def test_who_was_invited_between_preview_and_confirmation_is_left_out(sender: Us
     Suppression.objects.create(address="three@example.com", reason="complaint")
     assert confirm(batch) is True
     batch.refresh_from_db()
-    assert [it.email for it in Invitation.objects.filter(batch=batch)] == ["one@example.com"]
+    assert [invitation.email for invitation in Invitation.objects.filter(batch=batch)] == ["one@example.com"]
     assert batch.total == 1
 
 
@@ -209,7 +209,7 @@ def test_a_sender_has_few_lists_that_wait(sender: User) -> None:
     confirm(confirmed)
     made = [draft(lines(f"{n}@example.com"), sender) for n in range(MAX_DRAFTS + 2)]
     kept = set(InvitationBatch.objects.values_list("pk", flat=True))
-    assert kept == {other.pk, confirmed.pk, *(it.pk for it in made[2:])}
+    assert kept == {other.pk, confirmed.pk, *(record.pk for record in made[2:])}
 
 
 @pytest.mark.parametrize(

@@ -48,17 +48,17 @@ def contents() -> list[dict[str, Any]]:
 @pytest.fixture
 def heard() -> Any:
     """What the signals said, by their names."""
-    told: list[tuple[str, dict[str, Any]]] = []
+    calls: list[tuple[str, dict[str, Any]]] = []
     signals = {"sent": invitation_sent, "accepted": invitation_accepted, "revoked": invitation_revoked}
     receivers = []
     for name, signal in signals.items():
 
         def receive(sender: Any, signal: Signal, name: str = name, **said: Any) -> None:
-            told.append((name, {"sender": sender, **said}))
+            calls.append((name, {"sender": sender, **said}))
 
         signal.connect(receive)
         receivers.append((signal, receive))
-    yield told
+    yield calls
     for signal, receive in receivers:
         signal.disconnect(receive)
 
@@ -147,11 +147,13 @@ def test_a_rollback_takes_back_the_invitation_its_message_and_what_it_used_of_th
 
 def test_many_are_invited_in_order_each_once_all_or_none(sender: User) -> None:
     invitations = invite_many(["b@example.com", "a@example.com", "B@EXAMPLE.com"], sender, role="reader")
-    assert [(it.email, it.role) for it in invitations] == [
+    assert [(invitation.email, invitation.role) for invitation in invitations] == [
         ("b@example.com", "reader"),
         ("a@example.com", "reader"),
     ]
-    assert sorted(it["id"] for it in contents()) == sorted(it.pk for it in invitations)
+    assert sorted(content["id"] for content in contents()) == sorted(
+        invitation.pk for invitation in invitations
+    )
     assert invite_many([], sender) == []
     with pytest.raises(ValidationError) as caught:
         invite_many(["c@example.com", "bad", "worse"], sender)
@@ -302,7 +304,7 @@ def test_sent_again_before_it_was_mailed_one_email_goes_out_with_the_new_link(se
     invitation = invite("guest@example.com", sender)
     resend(invitation)
     ran = drain(raise_errors=False)
-    assert [it.outcome for it in ran] == ["discarded", "finished"]
+    assert [run.outcome for run in ran] == ["discarded", "finished"]
     [email] = mail.outbox
     assert invitation.key in email.body
 
@@ -416,9 +418,9 @@ def test_invitations_are_found_by_their_status(sender: User) -> None:
         row = Invitation.objects.create(email=f"{status}@example.com", sender=sender)
         Invitation.objects.filter(pk=row.pk).update(**values)
     for status in InvitationStatus:
-        [found] = Invitation.objects.with_status(status)
-        assert found.email == f"{status.value}@example.com"
-        assert found.status is status
+        [invitation] = Invitation.objects.with_status(status)
+        assert invitation.email == f"{status.value}@example.com"
+        assert invitation.status is status
 
 
 def test_reconciliation_looks_only_for_what_should_be_mailed(sender: User) -> None:
@@ -461,7 +463,7 @@ def test_a_message_without_a_generation_is_of_the_first(sender: User) -> None:
     resend(invitation)
     drain()
     Channel("send-invite").send({"id": invitation.pk})
-    assert [it.outcome for it in drain(raise_errors=False)] == ["discarded"]
+    assert [run.outcome for run in drain(raise_errors=False)] == ["discarded"]
     assert len(mail.outbox) == 1
 
 

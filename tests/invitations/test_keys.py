@@ -41,9 +41,9 @@ def test_keys_have_one_width_and_need_no_quoting_in_a_url(sender: User) -> None:
 def test_ids_salts_and_keys_are_never_the_same_twice(sender: User) -> None:
     made = [Invitation(email="guest@example.com", sender=sender) for _ in range(200)]
     assert (
-        len({it.public_id for it in made})
-        == len({it.salt for it in made})
-        == len({it.key for it in made})
+        len({record.public_id for record in made})
+        == len({record.salt for record in made})
+        == len({record.key for record in made})
         == 200
     )
 

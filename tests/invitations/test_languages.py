@@ -55,9 +55,9 @@ def read(response: Any, status: int = 200) -> str:
     """The whole of a page, which has to be in Chinese but for names and addresses."""
     assert response.status_code == status
     assert '<html lang="zh-hans"' in response.text
-    said = "\n".join(texts(response.text))
-    assert re.search(CHINESE, said) and english(said, *KNOWN) == []
-    return said
+    text = "\n".join(texts(response.text))
+    assert re.search(CHINESE, text) and english(text, *KNOWN) == []
+    return text
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -67,12 +67,12 @@ def test_the_pages_of_a_sender_are_chinese(chinese: Client, sender: User) -> Non
     assert "您还没有邀请过任何人。" in read(chinese.get("/invites/"))
     assert "批量邀请" in read(chinese.get("/invites/bulk/"))
     assert "发送邀请" in read(chinese.get("/invites/new/"))
-    said = read(chinese.post("/invites/new/", {"email": "guest@example.com"}, follow=True))
-    assert "发给 guest@example.com 的邀请已加入发送队列。" in said
-    assert "已发送 0 / 1" in said and "待发送" in said and "发送时间" in said
+    text = read(chinese.post("/invites/new/", {"email": "guest@example.com"}, follow=True))
+    assert "发给 guest@example.com 的邀请已加入发送队列。" in text
+    assert "已发送 0 / 1" in text and "待发送" in text and "发送时间" in text
     invite_many([f"guest{n}@example.com" for n in range(60)], sender)
-    said = read(chinese.get("/invites/?page=2"))
-    assert "第 2 页，共 2 页" in said and "较新" in said
+    text = read(chinese.get("/invites/?page=2"))
+    assert "第 2 页，共 2 页" in text and "较新" in text
 
 
 NO_ADDRESSES = (
@@ -85,8 +85,8 @@ NO_ADDRESSES = (
 def test_what_is_wrong_with_an_address_is_said_in_chinese(chinese: Client, wrong: str) -> None:
     page = chinese.post("/invites/new/", {"email": wrong})
     assert page.status_code == 200
-    [said] = re.findall(r'<ul class="errorlist"[^>]*><li>(.*?)</li>', page.text)
-    assert re.search(CHINESE, said) and english(said, *KNOWN) == []
+    [match] = re.findall(r'<ul class="errorlist"[^>]*><li>(.*?)</li>', page.text)
+    assert re.search(CHINESE, match) and english(match, *KNOWN) == []
 
 
 def test_a_list_is_shown_confirmed_and_watched_in_chinese(
@@ -132,8 +132,8 @@ def test_what_is_wrong_with_a_list_is_said_in_chinese(
 
 def test_the_pages_of_an_invited_person_are_chinese(guest: Client, invitation: Invitation) -> None:
     url = invitation.accept_path()
-    said = read(guest.get(url))
-    assert "sender 邀请了 guest@example.com。" in said and "登录" in said and "注册" in said
+    text = read(guest.get(url))
+    assert "sender 邀请了 guest@example.com。" in text and "登录" in text and "注册" in text
     guest.post(url, {"go": "sign-up"})
     assert "这将是您账号的邮箱地址。" in read(guest.get("/invites/sign-up/"))
     guest.force_login(User.objects.create_user("guest2", "guest2@example.com"))
@@ -232,7 +232,7 @@ def test_every_way_to_invite_notes_the_language(chinese: Client, admin_client: C
     given = {"email": "five@example.com", "sender": sender.pk, "role": "", "message": ""}
     page = "/admin/mailrail_invitations/invitation/add/"
     assert admin_client.post(page, given, headers={"accept-language": CHINA}).status_code == 302
-    assert [each.language for each in Invitation.objects.all()] == ["zh-hans"] * 5
+    assert [invitation.language for invitation in Invitation.objects.all()] == ["zh-hans"] * 5
 
 
 def test_the_language_can_be_another_one(sender: User, settings: LazySettings) -> None:
@@ -255,9 +255,9 @@ def test_the_language_can_be_another_one(sender: User, settings: LazySettings) -
         ("zh_TW", " Is it 'zh-hant'?"),
         ("klingon", ""),
     ):
-        said = f"not {language!r}.{meant}"
+        expected = f"not {language!r}.{meant}"
         with pytest.raises(
-            ValueError, match=rf"^language must be one of .* LANGUAGES \(.*{re.escape(said)}$"
+            ValueError, match=rf"^language must be one of .* LANGUAGES \(.*{re.escape(expected)}$"
         ):
             invite("four@example.com", sender, language=language)
     assert Invitation.objects.count() == 3

@@ -88,7 +88,10 @@ UNCLEAR = [
 @pytest.mark.parametrize(("pasted", "address"), READ.items())
 def test_an_address_is_read_with_what_people_paste_around_it(pasted: str, address: str) -> None:
     good, problems = read_list(entries(f"first@x.example\n{pasted}\n"))
-    assert problems == [] and [(it.line, it.text) for it in good] == [(1, "first@x.example"), (2, address)]
+    assert problems == [] and [(line.line, line.text) for line in good] == [
+        (1, "first@x.example"),
+        (2, address),
+    ]
 
 
 @pytest.mark.parametrize("pasted", UNCLEAR)
@@ -118,8 +121,8 @@ def test_several_on_a_line_are_read_one_by_one(line: str, addresses: list[str]) 
 
 def test_of_a_line_the_part_that_is_no_address_is_told() -> None:
     good, problems = read_list(entries("a@x.example, bob; c@x.example"))
-    assert [it.text for it in good] == ["a@x.example", "c@x.example"]
-    assert [(it.line, it.text) for it in problems] == [(1, "bob")]
+    assert [line.text for line in good] == ["a@x.example", "c@x.example"]
+    assert [(problem.line, problem.text) for problem in problems] == [(1, "bob")]
 
 
 NOISE = st.text(" \t<>()\"'“”‘’,;:.。@＠-abü张", max_size=12)

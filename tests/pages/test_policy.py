@@ -31,7 +31,10 @@ def test_nonces_alone_open_the_policy(stage: Stage) -> None:
 def test_without_a_nonce_there_is_no_attribute_for_it(stage: Stage) -> None:
     [template] = stage.settings.TEMPLATES
     processors = template["OPTIONS"]["context_processors"]
-    options = {**template["OPTIONS"], "context_processors": [it for it in processors if "csp" not in it]}
+    options = {
+        **template["OPTIONS"],
+        "context_processors": [processor for processor in processors if "csp" not in processor],
+    }
     stage.settings.TEMPLATES = [{**template, "OPTIONS": options}]
     progress(stage)
     assert "nonce" not in stage.page.content()
