@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from django.core.mail import EmailMessage
 from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
 
 from mailrail.addresses import InvalidDomain
-from mailrail.mail.compose import compose
+from mailrail.mail.compose import compose, dialect
 from mailrail.mail.compose.common import write
 from mailrail.mail.compose.uncommon import Uncommon
 
@@ -56,6 +58,16 @@ def test_any_message_reads_as_what_django_sends_or_fails_as_it_does(message: Ema
         assert failure is None
         assert read(data) == expected(message)
         check_wire(data)
+
+
+@thorough
+@given(st.lists(st.text("a =.\t\x01~", max_size=90) | st.text("ab ", min_size=60, max_size=300), max_size=12))
+def test_base64_is_ruled_out_only_where_it_is_longer(lines: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines).encode()
+    quick = dialect.base64_is_shorter(text, eight_bit=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect, "_are_short_when_quoted", lambda lines: False)
+        assert dialect.base64_is_shorter(text, eight_bit=False) == quick
 
 
 def _failure_of(action: Callable[[EmailMessage], object], message: EmailMessage) -> Exception | None:

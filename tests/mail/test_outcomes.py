@@ -20,7 +20,11 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, Status
+from mailrail.mail.delivery.outcomes import accept, apply_outcome
+from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import MailerState, Suppression
+from mailrail.mail.smtp import DeliveryOutcome, Fate
+from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import EXTENSIONS, USER, Fault, ScriptedServer
@@ -410,3 +414,31 @@ def test_the_storage_of_outcomes_is_exact_about_times(queueing: Queueing) -> Non
         message().send()
         deliver()
         assert before < only().sent_at < timezone.now()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("mailer", ["", "out"])
+@pytest.mark.parametrize("reply", [Reply(250, "OK", "2.0.0"), Reply(250, "queued as 1\n2"), Reply(299, "")])
+def test_an_email_that_all_its_recipients_have_comes_to_the_same_without_a_look_at_each_rule(
+    reply: Reply, mailer: str
+) -> None:
+    """``accept`` is the short way of what ``apply_outcome`` does in the most common case."""
+    now = timezone.now()
+    recipients = [
+        {"address": f"{n}@example.com", "status": status} for n, status in enumerate(["queued", "failed"])
+    ]
+    emails = [
+        Email(
+            recipients=[{**it, "under_way": True} for it in recipients],
+            events=[{"what": n} for n in range(30)],
+        )
+        for _ in range(2)
+    ]
+    outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply)
+    senders = RefusedSenders(mailer, "default")
+    usual = apply_outcome(emails[0], outcome, now, mailer, senders)
+    short = accept(emails[1], reply, now, mailer, senders)
+    assert emails[1].status == Status.PARTIAL
+    for name in ("status", "recipients", "events", "attempts", "sent_at", "changed_at", "next_try_at"):
+        assert getattr(emails[0], name) == getattr(emails[1], name)
+    usual.email = short.email
+    assert usual == short

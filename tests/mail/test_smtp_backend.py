@@ -100,7 +100,7 @@ def test_an_address_is_told_as_djangos_backend_tells_it(address: str) -> None:
 
 
 def _told(used: Any, address: str) -> str:
-    return _or_error(lambda: address_of(used, address, message()))
+    return _or_error(lambda: address_of(used, address, message().encoding))
 
 
 def _told_by_django(used: Any, address: str) -> str:

@@ -759,3 +759,26 @@ def test_a_server_that_only_knows_helo() -> None:
         assert error.stage is Stage.EHLO and b"HELO localhost" in server.lines
         assert drive(connection.open()) is True
         connection.close()
+
+
+def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside those of the session, and of its first email's commands. None is in vain."""
+    calls: Counter[str] = Counter()
+
+    class Counted:
+        def __init__(self, used: socket.socket) -> None:
+            self._used = used
+
+        def __getattr__(self, name: str) -> Any:
+            calls[name] += 1
+            return getattr(self._used, name)
+
+    monkeypatch.setattr(Link, "live", property(lambda link: Counted(link.socket)))
+    with ScriptedServer() as server:
+        deliver(server, Bag(batch(1)))
+        session = calls.copy()
+        calls.clear()
+        deliver(server, bag := Bag(batch(21)))
+    assert set(bag.fates.values()) == {Fate.ACCEPTED}
+    assert calls["send"] - session["send"] == 20
+    assert calls["recv"] - session["recv"] <= 22  # a reply may come in two pieces

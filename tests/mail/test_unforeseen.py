@@ -120,7 +120,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, source, "apply_outcome")
+        break_for_the_bad(broken, outcomes, "accept")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)

@@ -184,9 +184,9 @@ def _composed(email: Email, using: str) -> bytes:
         batch = load_messages([email], using)
         for _, error in (*batch.unreadable, *batch.missing, *batch.later):
             raise error
-        [(_, message)] = batch.loaded
-        _as_text(message, email)
-        return compose(message, message_id=email.message_id, date=email.date).data
+        [loaded] = batch.loaded
+        _as_text(loaded.message, email)
+        return compose(loaded.message, message_id=email.message_id, date=email.date).data
     except Exception as error:  # whatever the record or the storage holds: the page must say it
         reason = escape_control_characters(f"{type(error).__name__}: {error}")
         raise CannotShow(gettext("It cannot be read: %(reason)s") % {"reason": reason}) from error

@@ -55,6 +55,24 @@ def compose(
         data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     except uncommon.Uncommon:
         data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
+    return composed_of(data)
+
+
+def compose_fields(
+    fields: common.Fields, message_id: str, date: datetime, *, eight_bit: bool, smtputf8: bool
+) -> Composed | None:
+    """Write what ``compose`` writes of a message with these fields. ``None``: only ``compose`` can write them."""
+    try:
+        data = common.write_fields(
+            fields, message_id, dialect.in_its_zone(date), eight_bit=eight_bit, smtputf8=smtputf8
+        )
+    except uncommon.Uncommon:
+        return None
+    return composed_of(data)
+
+
+def composed_of(data: bytes) -> Composed:
+    """Return written data with what it asks of a server."""
     if data.isascii():
         return Composed(data, eight_bit=False, smtputf8=False)
     head, _, body = data.partition(b"\r\n\r\n")

@@ -7,10 +7,10 @@ The rules are at the top of each module; those about the message as a whole are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
@@ -46,6 +46,21 @@ _writes = _subtypes | {
 }
 
 
+class Fields(NamedTuple):
+    """What a message consists of, as its attributes have it: to write it takes no ``EmailMessage``."""
+
+    subject: Any
+    from_email: Any
+    to: Sequence[Any]
+    cc: Sequence[Any]
+    reply_to: Sequence[Any]
+    extra_headers: Mapping[Any, Any]
+    body: Any
+    content_subtype: str
+    alternatives: Sequence[Any] = ()
+    attachments: Sequence[Any] = ()
+
+
 def write(
     message: EmailMessage,
     message_id: str | None,
@@ -56,8 +71,33 @@ def write(
 ) -> bytes:
     """Write a message, or raise ``Uncommon`` if Django has to write it."""
     _check(message)
-    part = _content(message, eight_bit)
-    lines = [part.headers, "MIME-Version: 1.0", *_headers(message, message_id, date, smtputf8), "", ""]
+    fields = Fields(
+        message.subject,
+        message.from_email,
+        message.to,
+        message.cc,
+        message.reply_to,
+        message.extra_headers,
+        message.body,
+        message.content_subtype,
+        getattr(message, "alternatives", ()),
+        message.attachments,
+    )
+    return write_fields(fields, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
+
+
+def write_fields(
+    fields: Fields,
+    message_id: str | None,
+    date: datetime | None,
+    *,
+    eight_bit: bool = True,
+    smtputf8: bool = False,
+) -> bytes:
+    """Write what ``write`` writes of a message with these fields, in UTF-8. Raise ``Uncommon``, as it does."""
+    _check_settings(fields.content_subtype)
+    part = _content(fields, eight_bit)
+    lines = [part.headers, "MIME-Version: 1.0", *_headers(fields, message_id, date, smtputf8), "", ""]
     data = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii") + part.body
     return data if data.endswith(b"\r\n") else data + b"\r\n"
 
@@ -65,12 +105,14 @@ def write(
 def _check(message: EmailMessage) -> None:
     if not writes_as_django(message):
         raise Uncommon("a class that writes in its own way")
-    subtype = message.content_subtype
-    if type(subtype) is not str or not bodies.SUBTYPE.fullmatch(subtype):  # also where there is no body
-        raise Uncommon("an unusual type of text")
     # A Charset equals its name, but says how to encode as well.
     if type(message.encoding) not in (type(None), str) or message.encoding not in (None, "utf-8"):
         raise Uncommon("a charset that is not utf-8")
+
+
+def _check_settings(subtype: Any) -> None:
+    if type(subtype) is not str or not bodies.SUBTYPE.fullmatch(subtype):  # also where there is no body
+        raise Uncommon("an unusual type of text")
     if settings.DEFAULT_CHARSET != "utf-8":
         raise Uncommon("a project whose charset is not utf-8")
 
@@ -78,7 +120,12 @@ def _check(message: EmailMessage) -> None:
 def writes_as_django(message: EmailMessage) -> bool:
     """Tell whether the message has Django's own methods wherever ``message()`` may call one."""
     kind: type = type(message)
-    return _is_plain(kind) and _writes.isdisjoint(vars(message))
+    return _is_plain(kind) and are_unrelated(vars(message))
+
+
+def are_unrelated(attributes: Mapping[str, Any]) -> bool:
+    """Tell whether attributes of a message change nothing of what Django writes."""
+    return _writes.isdisjoint(attributes)
 
 
 @lru_cache(maxsize=256)
@@ -89,13 +136,12 @@ def _is_plain(kind: type) -> bool:
     return False
 
 
-def _content(message: EmailMessage, eight_bit: bool) -> bodies.BodyPart:
-    alternatives: Sequence[Any] = getattr(message, "alternatives", ())
-    attachments: Sequence[Any] = message.attachments
+def _content(fields: Fields, eight_bit: bool) -> bodies.BodyPart:
+    alternatives, attachments = fields.alternatives, fields.attachments
     parts = []
     alone = not (alternatives or attachments)
-    if message.body or alone:
-        parts.append(bodies.text(message.body, message.content_subtype, eight_bit=eight_bit, alone=alone))
+    if fields.body or alone:
+        parts.append(bodies.text(fields.body, fields.content_subtype, eight_bit=eight_bit, alone=alone))
     if alternatives:
         parts += [_alternative(entry, eight_bit) for entry in alternatives]
         parts = [bodies.multipart("alternative", parts)]
@@ -119,14 +165,12 @@ def _attachment(attachment: Any, eight_bit: bool) -> bodies.BodyPart:
     return bodies.attachment(filename, content, mimetype, eight_bit=eight_bit)
 
 
-def _headers(
-    message: EmailMessage, message_id: str | None, date: datetime | None, smtputf8: bool
-) -> Iterator[str]:
+def _headers(fields: Fields, message_id: str | None, date: datetime | None, smtputf8: bool) -> Iterator[str]:
     """Return the headers in the order of Django's ``message()``."""
-    extra: dict[str, Any] = message.extra_headers
-    yield unstructured("Subject", str(message.subject))
-    yield addresses("From", [repeated_mailbox(str(extra.get("From", message.from_email)), smtputf8)])
-    for name, entries in (("To", message.to), ("Cc", message.cc), ("Reply-To", message.reply_to)):
+    extra: Mapping[str, Any] = fields.extra_headers
+    yield _subject(str(fields.subject))
+    yield _from(str(extra.get("From", fields.from_email)), smtputf8)
+    for name, entries in (("To", fields.to), ("Cc", fields.cc), ("Reply-To", fields.reply_to)):
         if name in extra:
             yield addresses(name, [mailbox(_string(extra[name]), smtputf8)])
         elif entries:
@@ -140,6 +184,17 @@ def _headers(
     for name, value in extra.items():
         if name not in _written_first:
             yield _extra(name, _string(value))
+
+
+@lru_cache(maxsize=256)
+def _subject(text: str) -> str:
+    """Return the header, cached: many emails have the same one."""
+    return unstructured("Subject", text)
+
+
+@lru_cache(maxsize=256)
+def _from(author: str, smtputf8: bool) -> str:
+    return addresses("From", [mailbox(author, smtputf8)])
 
 
 def _extra(name: str, value: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import b2a_base64, b2a_qp
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from email import quoprimime
 from email.message import Message
@@ -40,13 +40,31 @@ def base64_is_shorter(text: bytes, eight_bit: bool) -> bool:
     """
     if not IS_MODERN and eight_bit:
         return False
-    start = b"".join(line + b"\r\n" for line in text.removesuffix(b"\n").split(b"\n", 10)[:10])
+    lines = text.removesuffix(b"\n").split(b"\n", 10)[:10]
+    if _are_short_when_quoted(lines):
+        return False
+    start = b"".join(line + b"\r\n" for line in lines)
     in_base64 = len(b2a_base64(start))
     quoted = len(b2a_qp(start))
     if abs(quoted - in_base64) * 10 <= in_base64:
         # Python's lines are longer than those of RFC 2045, which makes up to 3 % of a difference.
         quoted = len(quoprimime.body_encode(start.decode("latin-1"), 78))
     return quoted > in_base64
+
+
+_LITERAL = bytes(n for n in range(0x20, 0x7F) if n != ord("="))
+"""Octets that quoted-printable leaves as they are (RFC 2045 6.7), but for a space or a dot that ends, or is, a line."""
+
+
+def _are_short_when_quoted(lines: Sequence[bytes]) -> bool:
+    """Tell whether quoted-printable of lines is certainly more than a tenth shorter than Base64: nothing is encoded
+    for that."""
+    text = b"".join(lines)
+    length = len(text) + 2 * len(lines)
+    # A line of 7 bits may end with one octet that is escaped, and a soft line end has three.
+    quoted = length + 2 * (len(text.translate(None, _LITERAL)) + len(lines))
+    quoted += 3 * (quoted // 73 + 1)
+    return quoted * 10 < -(-length // 3) * 4 * 9
 
 
 def now() -> str:

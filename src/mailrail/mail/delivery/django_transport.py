@@ -162,7 +162,7 @@ def _close(backend: BaseEmailBackend) -> None:
 
 def _outcome_of(backend: BaseEmailBackend, loaded: Loaded, mailer: str) -> DeliveryOutcome:
     """Send one email, and return what the backend says as an outcome of SMTP."""
-    email, message = loaded
+    email, message = loaded.email, loaded.message
     _address_to(message, waiting(email))
     name = f"{type(backend).__module__}.{type(backend).__qualname__}"
     if composes(mailer):

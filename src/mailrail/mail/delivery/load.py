@@ -6,15 +6,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 from django.core.mail import EmailMessage
 
 from mailrail.addresses import bare
 
+from ..compose import Composed, compose, compose_fields
 from ..models import Email, Status
 from ..queueing.files import inline_files, load_files
-from ..queueing.serialize import load
+from ..queueing.serialize import common_fields, load
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 MAX_ADDRESS_LENGTH = 320
@@ -22,13 +23,44 @@ MAX_ADDRESS_LENGTH = 320
 MAX_PORTION_BYTES = 16 * 1024 * 1024
 """Bytes of emails that are in memory together."""
 _STATUSES = frozenset(Status.values)
+_RECIPIENT_STATUSES = ("queued", "sent", "failed", "suppressed")
 
 
-class Loaded(NamedTuple):
-    """Hold a record and the message that it keeps."""
+class Loaded:
+    """Hold a record and what it keeps: as plain fields where those are enough to write it, or as a message."""
 
-    email: Email
-    message: EmailMessage
+    __slots__ = ("_fields", "_files", "_message", "email")
+
+    def __init__(self, email: Email, files: Mapping[str, bytes]) -> None:
+        """Read the content. Raise whatever a content that other hands have written leads to."""
+        self.email = email
+        self._files = files
+        self._fields = common_fields(email.content, files)
+        self._message = None if self._fields is not None else load(email.content, files)
+
+    @property
+    def message(self) -> EmailMessage:
+        if self._message is None:
+            self._message = load(self.email.content, self._files)
+        return self._message
+
+    @property
+    def encoding(self) -> Any:
+        """Return what the message says of the charset of its addresses."""
+        return None if self._message is None else self._message.encoding
+
+    def compose(self, *, eight_bit: bool) -> Composed:
+        """Write it for a server with SMTPUTF8, with the Message-ID and the date of its record."""
+        email, date = self.email, self.email.date
+        if self._fields is not None:
+            composed = compose_fields(
+                self._fields, email.message_id, date, eight_bit=eight_bit, smtputf8=True
+            )
+            if composed is not None:
+                return composed
+        return compose(
+            self.message, message_id=email.message_id, date=date, eight_bit=eight_bit, smtputf8=True
+        )
 
 
 @dataclass
@@ -67,7 +99,7 @@ def load_messages(emails: Sequence[Email], using: str) -> Batch:
             (batch.missing if is_missing else batch.later).append((email, error))
             continue
         try:
-            batch.loaded.append(Loaded(email, load(email.content, {**large, **inline_files(email)})))
+            batch.loaded.append(Loaded(email, {**large, **inline_files(email)}))
         except KeyError as error:
             digest = str(error.args[0])
             is_gone = digest in email.content.get("large", ()) and digest not in large
@@ -104,15 +136,13 @@ def defect_of(email: Email) -> str:
         return f"its status is {email.status!r}"
     if not isinstance(email.recipients, list) or not email.recipients:
         return "its recipients are no list of at least one"
-    if not all(_is_recipient(recipient) for recipient in email.recipients):
+    if not all(map(_is_recipient, email.recipients)):
         return 'a recipient is not {"address": …, "status": …}'
-    addresses = [email.sender, *(recipient["address"] for recipient in email.recipients)]
-    if any(map(_CONTROL.search, addresses)):
-        return "an address has a control character"
-    if any(
-        len(address) > MAX_ADDRESS_LENGTH and len(bare(address)) > MAX_ADDRESS_LENGTH for address in addresses
-    ):
-        return f"an address is longer than {MAX_ADDRESS_LENGTH} characters"
+    for address in (email.sender, *[recipient["address"] for recipient in email.recipients]):
+        if not address.isprintable() and _CONTROL.search(address):
+            return "an address has a control character"
+        if len(address) > MAX_ADDRESS_LENGTH and len(bare(address)) > MAX_ADDRESS_LENGTH:
+            return f"an address is longer than {MAX_ADDRESS_LENGTH} characters"
     if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
         return "its content is no object"
     large = email.content.get("large", [])
@@ -127,5 +157,5 @@ def _is_recipient(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("address"), str)
-        and value.get("status") in ("queued", "sent", "failed", "suppressed")
+        and value.get("status") in _RECIPIENT_STATUSES
     )

@@ -48,7 +48,7 @@ MAX_EVENTS = 20
 _STATUS = {Kind.ACCEPTED: Status.SENT, Kind.PERMANENT: Status.FAILED, Kind.TRANSIENT: Status.QUEUED}
 
 
-@dataclass
+@dataclass(slots=True)
 class Result:
     """What to write into a record, and what to do with its message. ``again``: seconds; ``None``: it is final.
 
@@ -119,6 +119,22 @@ def apply_outcome(
         email.attempts += 1
         return fail(email, now, str(outcome.error), mailer)
     return _by_replies(email, outcome, now, mailer, senders, offered, goes_on)
+
+
+def accept(email: Email, reply: Reply, now: datetime, mailer: str, senders: RefusedSenders) -> Result:
+    """Note the reply to a final dot that accepts the email for all who wait: what ``apply_outcome`` comes to then."""
+    at, facts = aware(now).isoformat(), _facts(reply)
+    for recipient in email.recipients:
+        recipient.pop(UNDER_WAY, None)
+        if recipient["status"] not in FINAL_FOR_RECIPIENT:
+            recipient.update(status="sent", at=at, **facts)
+    senders.let_through(email.sender)
+    email.attempts += 1
+    of_it = {"mailer": storable(mailer), "stage": "final dot", **facts}
+    _append(email, {"at": at, "what": "accepted", **{name: value for name, value in of_it.items() if value}})
+    result = _final(email, now)
+    result.is_answer = True
+    return result
 
 
 def _by_the_break(email: Email, outcome: DeliveryOutcome, now: datetime, mailer: str) -> Result:
@@ -429,9 +445,9 @@ def add_event(email: Email, now: datetime, kind: str, **facts: Any) -> None:
         for name, value in facts.items()
         if value not in ("", None)
     }
+    _append(email, {"at": aware(now).isoformat(), "what": kind, **storable_facts})
+
+
+def _append(email: Email, event: dict[str, Any]) -> None:
     before = email.events if isinstance(email.events, list) else []  # other hands may have written the record
-    email.events = [
-        *before[:1],
-        *before[1:][2 - MAX_EVENTS :],
-        {"at": aware(now).isoformat(), "what": kind, **storable_facts},
-    ]
+    email.events = [*before[:1], *before[1:][2 - MAX_EVENTS :], event]

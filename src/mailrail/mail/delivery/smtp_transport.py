@@ -8,7 +8,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from ..models import Email
 from ..smtp import Connection, SmtpError, SmtpServer, close_all, drive, pool_of, send_all
-from ..smtp.as_django import utf8_address_of
+from ..smtp.as_django import addresses_for
 from ..smtp.errors import PoolExhausted
 from .attempt import Attempt
 from .load import Loaded
@@ -38,7 +38,7 @@ class SmtpTransport:
             emails,
             self._attempt,
             self._server,
-            lambda address, loaded: utf8_address_of(self._backend, address, loaded.message),
+            addresses_for(self._backend),
         )
         try:
             taken = self._take(connections)

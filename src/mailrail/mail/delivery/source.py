@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.utils import timezone
 
 from mailrail.log import logger_of
 
-from ..compose import compose
 from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
 from ..smtp.errors import EightBitNotOffered, NotCommitted
@@ -31,7 +31,8 @@ from .recipient_states import mark_under_way, may_go_on
 
 logger = logger_of("mailrail.mail")
 
-AddressOf = Callable[[str, Loaded], str]
+AddressOf = Callable[[str, Any], str]
+"""Return the bare address that the server is told. The second argument is the encoding of its message."""
 
 
 class _EmailRef(NamedTuple):
@@ -47,7 +48,7 @@ class _EmailRef(NamedTuple):
     rest: tuple[str, ...] = ()
     most: int | None = None
     is_split: bool = False
-    paid: frozenset[str] = frozenset()
+    paid: AbstractSet[str] = frozenset()
 
 
 class EmailSource:
@@ -132,18 +133,17 @@ class EmailSource:
         return replace(envelope, recipients=recipients, ref=ref)
 
     def _envelope(self, loaded: Loaded, eight_bit: bool) -> Envelope:
-        email, message = loaded
-        composed = compose(
-            message, message_id=email.message_id, date=email.date, eight_bit=eight_bit, smtputf8=True
-        )
-        wire = {address: self._address_of(address, loaded) for address in waiting(email)}
+        email = loaded.email
+        composed = loaded.compose(eight_bit=eight_bit)
+        encoding, address_of = loaded.encoding, self._address_of
+        wire = {address: address_of(address, encoding) for address in waiting(email)}
         return Envelope(
-            self._address_of(email.sender, loaded),
+            address_of(email.sender, encoding),
             list(dict.fromkeys(wire.values())),
             composed.data,
             composed.eight_bit,
             composed.smtputf8,
-            ref=_EmailRef(loaded, wire, eight_bit, paid=frozenset(self._admission.domains(wire))),
+            ref=_EmailRef(loaded, wire, eight_bit, paid=self._admission.domains(wire)),
         )
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
@@ -187,6 +187,12 @@ class EmailSource:
         ref: _EmailRef = envelope.ref
         is_accepted = outcome.fate is Fate.ACCEPTED
         self.accepted += is_accepted
+        if is_accepted and not outcome.refused and not ref.is_split and outcome.reply is not None:
+            email = ref.loaded.email
+            self._results.append(
+                outcomes.accept(email, outcome.reply, timezone.now(), self._mailer, self._senders)
+            )
+            return
         if is_accepted and ref.most:
             learn(self._server, ref.most)
         over, most = overflow(envelope.recipients, outcome) if outcome.fate is not Fate.AMBIGUOUS else ([], 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email import policy as policies
 from email.message import Message, MIMEPart
 from email.mime.base import MIMEBase
@@ -19,7 +19,7 @@ from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternativ
 from mailrail.namespace import prefix
 
 from ..compose import compose
-from ..compose.common import writes_as_django
+from ..compose.common import Fields, are_unrelated, writes_as_django
 from ..compose.generator import flatten
 from .attributes import dump_attributes
 from .sensitive import MARK
@@ -107,6 +107,43 @@ def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage
     message.attachments = [_load_attachment(packed, files) for packed in content["attachments"]]
     _set(message, content)
     return message
+
+
+def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fields | None:
+    """Return the fields of a stored content for ``compose_fields``. ``None``: they are not plain, so ``load`` it.
+
+    ``files``: as for ``load``. Raise ``KeyError`` for one that is not there.
+    """
+    if content["v"] != VERSION or content["kind"] == "finished" or not are_unrelated(content["attributes"]):
+        return None
+    fields = content["fields"]
+    subject, body, author = fields["subject"], fields["body"], fields["from_email"]
+    to, cc, reply_to, headers = fields["to"], fields["cc"], fields["reply_to"], fields["extra_headers"]
+    if not (type(subject) is type(body) is type(author) is str and fields["encoding"] in (None, "utf-8")):
+        return None
+    if not (type(to) is type(cc) is type(reply_to) is list and type(headers) is dict and _are_texts(to)):
+        return None
+    if (cc and not _are_texts(cc)) or (reply_to and not _are_texts(reply_to)):
+        return None
+    if headers and not (_are_texts(headers.values()) and all(name[:1] != "$" for name in headers)):
+        return None
+    alternatives, attachments = content.get("alternatives", ()), content["attachments"]
+    if alternatives:
+        if not all(_is_text(stored) and type(mimetype) is str for stored, mimetype in alternatives):
+            return None
+        alternatives = [(stored["value"], mimetype) for stored, mimetype in alternatives]
+    if attachments:
+        attachments = [_load_attachment(packed, files) for packed in attachments]
+    subtype = fields["content_subtype"]
+    return Fields(subject, author, to, cc, reply_to, headers, body, subtype, alternatives, attachments)
+
+
+def _is_text(stored: Mapping[str, Any]) -> bool:
+    return type(stored.get("value")) is str
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(type(value) is str for value in values)
 
 
 def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:

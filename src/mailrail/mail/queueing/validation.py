@@ -30,7 +30,7 @@ def check_recipient(address: str, message: EmailMessage) -> None:
     if len(address) <= 254 and _COMMON_ADDRESS.fullmatch(address):
         return
     try:
-        check_address(utf8_address_of(_djangos(), address, message))
+        check_address(utf8_address_of(_djangos(), address, message.encoding))
     except InvalidAddress as error:
         raise CannotQueue(str(error)) from error
     except ValueError as error:

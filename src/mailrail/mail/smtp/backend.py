@@ -158,8 +158,10 @@ class EmailBackend(smtp.EmailBackend):
         return batch.sent
 
     def _envelope_of(self, message: EmailMessage, eight_bit: bool) -> Envelope:
-        mail_from = address_of(self, sender_of(str(message.from_email), message.extra_headers), message)
-        recipients = [address_of(self, recipient, message) for recipient in message.recipients()]
+        mail_from = address_of(
+            self, sender_of(str(message.from_email), message.extra_headers), message.encoding
+        )
+        recipients = [address_of(self, recipient, message.encoding) for recipient in message.recipients()]
         composed = compose(message, eight_bit=eight_bit)
         check_lines(composed.data, free_text=False)
         return Envelope(

@@ -56,7 +56,9 @@ class Transaction:
     @property
     def hopeless(self) -> bool:
         """Tell whether nobody is left to send it to."""
-        return self.reply is not None or len(self.refused) >= len(set(self.envelope.recipients))
+        if self.reply is not None:
+            return True
+        return bool(self.refused) and len(self.refused) >= len(set(self.envelope.recipients))
 
     @property
     def is_ambiguous(self) -> bool:
@@ -157,7 +159,8 @@ class Dialogue:
             content, self._following.commands if self._following else []
         )
         yield write
-        self._apply_reply(transaction, write, (yield Read(self._link, Stage.DOT, self._timeouts.dot)))
+        read = Read(self._link, Stage.DOT, self._timeouts.dot, is_early=True)
+        self._apply_reply(transaction, write, (yield read))
 
     def _apply_reply(self, transaction: Transaction, write: Write, reply: Reply) -> None:
         """Apply what the reply to the dot means."""

@@ -17,7 +17,7 @@ from typing import Any
 from .connection import Connection
 from .envelope import Envelope, EnvelopeSource
 from .errors import SmtpError
-from .link import CommitPoint, Step
+from .link import CommitPoint, Link, Step
 
 Work = Generator[Step, Any, Any]
 
@@ -101,20 +101,19 @@ class Driver:
 
     def _advance(self, transfer: Transfer, error: Exception | None = None) -> None:
         """Advance a transfer as far as it goes without waiting."""
-        events = 0
+        events, work, step = 0, transfer.work, transfer.step
         try:
             while not events:
                 if error is not None:
-                    transfer.step, error = transfer.work.throw(error), None
-                elif transfer.step is None:
-                    transfer.step = next(transfer.work)
+                    step, error = work.throw(error), None
                 else:
-                    transfer.step = transfer.work.send(transfer.step.result)
-                if isinstance(transfer.step, CommitPoint):
+                    step = work.send(None if step is None else step.result)
+                transfer.step = step
+                if isinstance(step, CommitPoint):
                     self._forget(transfer)
                     self._asking.append(transfer)
                     return
-                events, error = self._attempt(transfer.step)
+                events, error = self._attempt(step)
         except StopIteration as end:
             transfer.result = end.value
             self._forget(transfer)
@@ -240,10 +239,21 @@ class Driver:
             self._source.is_closed = True
 
     def _answer(self, group: Sequence[Transfer], answers: Sequence[bool]) -> None:
+        _note_quiet([transfer.step.link for transfer in group if transfer.step is not None])
         for transfer, granted in zip(group, answers, strict=True):
             assert isinstance(transfer.step, CommitPoint)
-            transfer.step.granted = bool(granted)
+            transfer.step.result = bool(granted)
             self._advance(transfer)
+
+
+def _note_quiet(links: Sequence[Link]) -> None:
+    """Ask once for all of these whether their servers have said something, as each is about to send a content."""
+    poll = select.poll()
+    for link in links:
+        poll.register(link.fileno(), select.POLLIN)
+    spoken = {fd for fd, _ in poll.poll(0)}
+    for link in links:
+        link.is_quiet = link.fileno() not in spoken and not link.has_pending
 
 
 def drive(work: Work) -> Any:

@@ -24,6 +24,8 @@ def check_address(address: str) -> None:
             f"{address!r} is no address for SMTP: control characters cannot be in one, spaces, < and > only in quotes "
             "before the @. Give the bare address, without a name."
         )
+    if len(address) <= MAX_ADDRESS_LENGTH and address.isascii():
+        return  # as nearly all are
     try:
         length = len(address.encode())
     except UnicodeEncodeError:
@@ -34,7 +36,7 @@ def check_address(address: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Envelope:
     """One email. An envelope that exists can be put into SMTP commands without harm.
 
@@ -54,24 +56,24 @@ class Envelope:
     ref: Any = None
 
     def __post_init__(self) -> None:
+        content, recipients = self.content, self.recipients
         if self.mail_from:
             check_address(self.mail_from)
-        if isinstance(self.recipients, str) or not self.recipients:
+        if isinstance(recipients, str) or not recipients:
             raise InvalidAddress("recipients must be a list of at least one address.")
-        for address in self.recipients:
+        for address in recipients:
             check_address(address)
-        if len(set(self.recipients)) < len(self.recipients):
-            object.__setattr__(self, "recipients", tuple(dict.fromkeys(self.recipients)))
-        lines = self.content.count(b"\r\n")
-        if self.content.count(b"\n") != lines or self.content.count(b"\r") != lines:
+        if len(recipients) > 1 and len(set(recipients)) < len(recipients):
+            self.recipients = tuple(dict.fromkeys(recipients))
+        lines = content.count(b"\r\n")
+        if content.count(b"\n") != lines or content.count(b"\r") != lines:
             raise BareNewline(
                 "The content has a CR or an LF that stands alone; every line must end with CRLF."
             )
         if self.needs_8bit is None:
-            object.__setattr__(self, "needs_8bit", not self.content.isascii())
+            self.needs_8bit = not content.isascii()
         if not self.needs_smtputf8:
-            ascii_only = self.mail_from.isascii() and all(address.isascii() for address in self.recipients)
-            object.__setattr__(self, "needs_smtputf8", not ascii_only)
+            self.needs_smtputf8 = not (self.mail_from.isascii() and all(map(str.isascii, recipients)))
 
     @property
     def size(self) -> int:

@@ -42,6 +42,8 @@ class Link:
         self.reader = ReplyReader()
         self.at_end = False
         """Has the server closed its side?"""
+        self.is_quiet = False
+        """Has a poll just said that nothing has come? It spares ``check_quiet`` a call."""
 
     @property
     def live(self) -> socket.socket | ssl.SSLSocket:
@@ -59,6 +61,11 @@ class Link:
         if self.socket is not None:
             self.socket.close()
             self.socket = None
+
+    @property
+    def has_pending(self) -> bool:
+        """Tell whether TLS has taken in something from the network that no poll will tell of."""
+        return isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
 
     def receive(self, stage: Stage) -> int:
         """Take in what has come. Returns 0 if that was something, or the end, else the event to wait for."""
@@ -87,7 +94,8 @@ class Link:
 
     def check_quiet(self, stage: Stage) -> None:
         """Raise if the server has said something, or left, although no reply was due."""
-        if not self.reader and self.receive(stage):
+        is_quiet, self.is_quiet = self.is_quiet, False
+        if not self.reader and (is_quiet or self.receive(stage)):
             return
         if self.reader:
             reply = self.reply(stage)
@@ -110,9 +118,7 @@ class Step:
     def attempt(self) -> int:
         raise NotImplementedError
 
-    @property
-    def result(self) -> object:
-        return None
+    result: object = None
 
     def too_late(self) -> SmtpError:
         return TimedOut(f"No answer within {self.timeout:g} s ({self.stage})", self.stage)
@@ -204,16 +210,12 @@ class Handshake(Step):
 
 
 class Read(Step):
-    """Wait for the next reply."""
+    """Wait for the next reply. ``is_early``: it is asked for just now, so that a first look would be in vain."""
 
-    def __init__(self, link: Link, stage: Stage, timeout: float) -> None:
-        super().__init__(link, timeout)
-        self.stage = stage
-        self._reply: Reply | None = None
-
-    @property
-    def result(self) -> Reply | None:
-        return self._reply
+    def __init__(self, link: Link, stage: Stage, timeout: float, is_early: bool = False) -> None:
+        self.link, self.stage, self.timeout = link, stage, timeout
+        self._is_early = is_early
+        self.result: Reply | None = None
 
     def attempt(self) -> int:
         while (reply := self.link.reply(self.stage)) is None:
@@ -221,9 +223,12 @@ class Read(Step):
                 raise ConnectionLost(
                     f"The server closed the connection ({self.stage}){self._heard()}", self.stage
                 )
+            if self._is_early and not self.link.has_pending:
+                self._is_early = False
+                return IN
             if events := self.link.receive(self.stage):
                 return events
-        self._reply = reply
+        self.result = reply
         return 0
 
     def _heard(self) -> str:
@@ -240,9 +245,8 @@ class Write(Step):
     def __init__(
         self, link: Link, chunks: Sequence[bytes], stage: Stage, timeout: float, dot_at: int | None = None
     ) -> None:
-        super().__init__(link, timeout)
-        self.stage = stage
-        self._chunks = [memoryview(chunk) for chunk in reversed(chunks)]
+        self.link, self.stage, self.timeout = link, stage, timeout
+        self._chunks: list[bytes | memoryview] = [*reversed(chunks)]
         self._dot_at = dot_at
         self.early = False
 
@@ -269,7 +273,7 @@ class Write(Step):
             if sent == len(chunk):
                 self._chunks.pop()
             else:
-                self._chunks[-1] = chunk[sent:]
+                self._chunks[-1] = memoryview(chunk)[sent:]
         return 0
 
     def _listen(self, broken: OSError | None = None) -> bool:
@@ -292,14 +296,13 @@ class Write(Step):
 class CommitPoint(Step):
     """Ask the caller whether the final dot may leave. ``driver`` answers it."""
 
-    def __init__(self, link: Link, envelope: Envelope) -> None:
-        super().__init__(link, float("inf"))
-        self.envelope = envelope
-        self.granted = False
+    timeout = float("inf")
 
-    @property
-    def result(self) -> bool:
-        return self.granted
+    def __init__(self, link: Link, envelope: Envelope) -> None:
+        self.link = link
+        self.envelope = envelope
+        self.result = False
+        """May it?"""
 
 
 def _is_alert(error: Exception) -> bool:

@@ -75,12 +75,13 @@ class ReplyReader:
     """Take in bytes as they come, split or merged in any way, and return replies."""
 
     def __init__(self) -> None:
-        self._unread = bytearray()
+        self._received = b""
+        self._read = 0  # octets of it that have become replies
         self._lines: list[tuple[int, str]] = []
 
     def __bool__(self) -> bool:
         """Tell whether anything is there, be it half a line."""
-        return bool(self._unread or self._lines)
+        return self._read < len(self._received) or bool(self._lines)
 
     @property
     def unfinished(self) -> str:
@@ -88,20 +89,22 @@ class ReplyReader:
         return " / ".join(f"{code}-{text}" for code, text in self._lines)[:MAX_TEXT_LENGTH]
 
     def feed(self, received: bytes) -> None:
-        self._unread += received
-        if len(self._unread) > MAX_UNREAD_BYTES:
+        self._received = self._received[self._read :] + received
+        self._read = 0
+        if len(self._received) > MAX_UNREAD_BYTES:
             raise Garbled(f"more than {MAX_UNREAD_BYTES} octets that nobody asked for")
 
     def next(self) -> Reply | None:
         """Take off the next whole reply, if it is there. Raises ``Garbled``."""
-        while (end := self._unread.find(b"\n", 0, MAX_LINE_OCTETS)) >= 0:
-            line = bytes(self._unread[:end]).rstrip(b"\r")
-            del self._unread[: end + 1]
+        received = self._received
+        while (end := received.find(b"\n", self._read, self._read + MAX_LINE_OCTETS)) >= 0:
+            line = received[self._read : end].rstrip(b"\r")
+            self._read = end + 1
             if not self._lines and line[3:4] != b"-":
                 return _whole(line)
             if (reply := self._take(line)) is not None:
                 return reply
-        if len(self._unread) >= MAX_LINE_OCTETS:
+        if len(received) - self._read >= MAX_LINE_OCTETS:
             raise Garbled(f"a line of more than {MAX_LINE_OCTETS} octets")
         return None
 
