@@ -6,6 +6,7 @@ consumers, ``worker.incoming`` turns them into datetimes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -348,11 +349,15 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
     record = content.get("id")
     if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
         text = _sorting.encode(content)  # most contents skip this: sorting would not change their text
-    digest = uuid.uuid5(_of_contents, f"{qualified(channel)}\0{text}")
+    name = f"{qualified(channel)}\0{text}"
     if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
-        return digest
+        return uuid.uuid5(_of_contents, name)
     front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)
-    return uuid.UUID(int=front << 64 | digest.int & 0xFFFF_FFFF_FFFF_FFFF)
+    digest = hashlib.sha1(_of_contents.bytes + name.encode(), usedforsecurity=False).digest()
+    back = (
+        int.from_bytes(digest[8:16], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    )  # those of a UUIDv5
+    return uuid.UUID(int=front << 64 | back)
 
 
 _uuid7_text = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

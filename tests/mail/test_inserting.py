@@ -3,18 +3,23 @@ elsewhere."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
+import psycopg2
 import pytest
 from django.core.mail import EmailMessage
 from django.db import connections
+from django.db.models.expressions import DatabaseDefault
 from django.utils import timezone
 
 from mailrail import mail, uuid7
 from mailrail.mail.models import Email, Status, Suppression
-from mailrail.mail.queueing.insert import insert, insert_with_message
+from mailrail.mail.queueing.insert import NewEmail, NewEmails, copy_lines, insert_with_message
 from mailrail.mail.records import reading
 from mailrail.mail.records.reading import DEFERRED_COLUMNS
 from mailrail.mail.records.suppressions import hash_address, listed
@@ -22,6 +27,22 @@ from mailrail.mail.records.suppressions import hash_address, listed
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
 NAMES = [field.attname for field in Email._meta.concrete_fields]
+
+
+def new(email: Email) -> NewEmail:
+    columns = {name: value for name, value in vars(email).items() if name in NAMES}
+    columns = {
+        name: value for name, value in columns.items() if not isinstance(value, DatabaseDefault | None)
+    }
+    return NewEmail(columns, json.dumps(email.content), {})
+
+
+def insert(emails: list[Email], using: str) -> list[Email]:
+    records = NewEmails(using)
+    for email in emails:
+        records.add(new(email))
+    records.insert()
+    return [new(email).email(using) for email in emails]
 
 
 def check(emails: list[Email], using: str) -> dict[UUID, Email]:
@@ -36,7 +57,7 @@ def check(emails: list[Email], using: str) -> dict[UUID, Email]:
 
 def odd_ones() -> list[Email]:
     now = timezone.now() + timedelta(microseconds=7)
-    odd = "Größe '\"\\ %s {} \x85\u2028 👍\n\t"
+    odd = "Größe '\"\\ %s {} \x85\u2028 👍\n\t\r\\N \\. \\t"
     return [
         Email(subject=odd, content={"v": 1, "fields": {"body": odd, "n": [1, 2.5, None, True]}}, message_id="<1@x>"),
         Email(recipients=[{"address": "ann@example.com", "status": Status.QUEUED.value}], tags=["a", odd]),
@@ -47,8 +68,7 @@ def odd_ones() -> list[Email]:
 
 @pytest.mark.parametrize("using", ["default", "postgres"])
 def test_records_are_stored_as_they_are(using: str) -> None:
-    emails = odd_ones()
-    insert(emails, using)
+    emails = insert(odd_ones(), using)
     assert all((email._state.adding, email._state.db) == (False, using) for email in emails)
     stored = check(emails, using)
     assert (stored[emails[0].pk].mailer, stored[emails[0].pk].key, stored[emails[0].pk].version) == (
@@ -80,7 +100,7 @@ def test_one_is_stored_with_its_message_as_many_are() -> None:
     emails = odd_ones()
     with connections["postgres"].cursor() as cursor:
         for email in emails:
-            cursor.execute(*insert_with_message(email))
+            cursor.execute(*insert_with_message(new(email)))
     check(emails, "postgres")
 
 
@@ -108,3 +128,15 @@ def test_the_suppression_list_is_read_by_addresses(using: str) -> None:
         "erased@example.com": "suppressed: bounce 550",
     }
     assert listed([], using) == {}
+
+
+def test_lines_are_copied_by_either_driver() -> None:
+    where = connections["postgres"].get_connection_params()
+    where = {name: where[name] for name in ("host", "port", "user", "dbname")}
+    statement, lines = "COPY copied (id, text) FROM STDIN", ["1\ta\\tb\n", "2\t\\N\n"] * 150
+    for driver in (psycopg, psycopg2):
+        with closing(driver.connect(**where)) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE copied (id int, text text)")
+            copy_lines(cursor, statement, lines)
+            cursor.execute("SELECT id, text, count(*) FROM copied GROUP BY id, text ORDER BY id")
+            assert cursor.fetchall() == [(1, "a\tb", 150), (2, None, 150)]

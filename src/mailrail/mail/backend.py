@@ -29,7 +29,7 @@ from .errors import CannotQueue
 from .mailers.config import LOCMEM, check_delivering, configured
 from .mailers.policies import UNNAMED
 from .models import Email
-from .queueing.accept import queue_in_execution, queue_many
+from .queueing.accept import queue_all, queue_in_execution
 from .queueing.sensitive import mark_password_reset
 
 logger = logger_of("mailrail.mail")
@@ -108,7 +108,7 @@ class EmailBackend(BaseEmailBackend):
 
     def _queue(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
         if execution is None:
-            queue_many(messages, mailer=self.deliver_with)
+            queue_all(messages, self.deliver_with)
         else:
             queue_in_execution(messages, execution, self.deliver_with)
         return len(messages)

@@ -18,7 +18,6 @@ from django.db import (
     IntegrityError,
     OperationalError,
     ProgrammingError,
-    connections,
     models,
     router,
     transaction,
@@ -27,7 +26,6 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail import options as checked
-from mailrail.namespace import current
 from mailrail.second_connection import outside_the_transaction
 from mailrail.storable import storable
 from mailrail.worker import ExecutionContext
@@ -35,11 +33,11 @@ from mailrail.worker import ExecutionContext
 from ..compose.authors import mailboxes, sender_of
 from ..compose.message_ids import new_message_id
 from ..errors import CannotQueue, KeyConflict
-from ..models import Email, Status, email_of, new_id
+from ..models import Email, Status, new_id
 from .composing import addresses_in, size_composed, size_of_fields
-from .files import Files, put_inline, store_large
-from .insert import insert, insert_with_message
-from .options import Options, read_options
+from .files import put_inline, store_large
+from .insert import Columns, NewEmail, NewEmails, insert_with_message
+from .options import Options, columns_of, read_options
 from .sensitive import decide
 from .serialize import dump
 from .validation import check_message_id, check_recipient, check_text, message_id_in
@@ -73,13 +71,13 @@ def queue(
     for options. Raises ``WouldDeadlock`` for ``immediately=True`` where that waits for the caller itself.
     """
     options = read_options(mailer, priority, send_at, expires_at, tags, about)
-    email, files = _record(message, options)
+    [new] = _records([message], options)
     key = None if key is None else checked.label("key", key)
     with _transaction(immediately):
         if key is not None:
-            return _store_once(email, files, options, key)
-        _store([email], [files], options)
-    return email
+            return _store_once(new, options, key)
+        _store([new], options)
+    return new.email(router.db_for_write(Email))
 
 
 def queue_many(
@@ -94,11 +92,19 @@ def queue_many(
 ) -> list[Email]:
     """Queue emails, all or none of them. Options, and what is raised, as for ``queue``."""
     options = read_options(mailer, priority, send_at, expires_at, tags, None)
-    made = [_record(message, options) for message in messages]
+    made = [*_records(messages, options)]
     if made:
         with _transaction(immediately):
-            _store([email for email, _ in made], [files for _, files in made], options)
-    return [email for email, _ in made]
+            _store(made, options)
+    using = router.db_for_write(Email)
+    return [new.email(using) for new in made]
+
+
+def queue_all(messages: Sequence[EmailMessage], mailer: str) -> None:
+    """Queue emails, all or none of them, as ``queue_many`` does, and keep no records of them in memory."""
+    options = read_options(mailer, 0, None, None, (), None)
+    if messages:
+        _store(_records(messages, options), options)
 
 
 def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionContext, mailer: str) -> None:
@@ -107,16 +113,16 @@ def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionCon
     The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
     """
     options = read_options(mailer, 0, None, None, (), None)
-    made = [_record(message, options) for message in messages]
-    for email, _ in made:
-        email.digest = digest_of(email)
+    made = [*_records(messages, options)]
+    for new in made:
+        new.columns["digest"] = digest_of(new)
     try:
         numbers = _store_missing(made, execution, options)
     except IntegrityError:
         # Stored in this very moment, by a worker that has the message since our lease lapsed.
         numbers = _store_missing(made, execution, options)
-    for (email, _), number in zip(made, numbers, strict=True):
-        execution.ordinals(email.digest).add(number)
+    for new, number in zip(made, numbers, strict=True):
+        execution.ordinals(new.columns["digest"]).add(number)
 
 
 async def aqueue(message: EmailMessage, **options: Any) -> Email:
@@ -132,15 +138,20 @@ async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[
 # -- from a message to a record -------------------------------------------------------------------------------------
 
 
-def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
-    """Return the record and its files. Raise for whatever cannot be sent, so that no worker has to find it out."""
+def _records(messages: Iterable[EmailMessage], options: Options) -> Iterator[NewEmail]:
+    """Yield what is to be stored. Raise for whatever cannot be sent, so that no worker has to find it out."""
+    now, shared = timezone.now(), columns_of(options)
+    for message in messages:
+        yield _record(message, options, now, shared)
+
+
+def _record(message: EmailMessage, options: Options, now: datetime, shared: Columns) -> NewEmail:
     if not hasattr(message, "recipients"):
         raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
     recipients = _recipients(message)
     sender = _sender(message, options)
     for address in recipients:
         check_recipient(address, message)
-    now = timezone.now()
     message_id = _message_id(message)
     size = size_composed(message, message_id, now) if options.composes else 0
     try:
@@ -151,62 +162,25 @@ def _record(message: EmailMessage, options: Options) -> tuple[Email, Files]:
     size = size or size_of_fields(message, content, files)
     if content["kind"] == "finished":
         message_id = message_id_in(files[content["data"]]) or message_id
-    check_text(content, "The email")
+    large = put_inline(content, files)
+    text = check_text(content, "The email")
     check_message_id(message_id)
-    email = _email(message, options, sender, recipients, content, message_id, now, size)
-    return email, files
-
-
-_UNSENT = {
-    "via": "",
-    "next_try_at": None,
-    "attempts": 0,
-    "version": 0,
-    "dispatch": 0,
-    "key": None,
-    "digest": "",
-    "sent_at": None,
-    "emptied_at": None,
-}
-"""The columns of a new record that are the same for every email."""
-
-
-def _email(
-    message: EmailMessage,
-    options: Options,
-    sender: str,
-    recipients: Sequence[str],
-    content: dict[str, Any],
-    message_id: str,
-    now: datetime,
-    size: int,
-) -> Email:
-    """Make a new record, which is not stored yet."""
-    return email_of(
-        {
-            "id": new_id(),
-            "status": Status.QUEUED,
-            "mailer": options.mailer,
-            "sender": sender,
-            "recipients": [{"address": address, "status": Status.QUEUED.value} for address in recipients],
-            "sensitive": decide(message),
-            "subject": storable(_text(message.subject)),
-            "content": content,
-            "message_id": message_id,
-            "date": now,
-            "size": size,
-            "priority": options.priority,
-            "send_at": options.send_at,
-            "expires_at": options.expires_at,
-            "events": [],
-            "tags": list(options.tags),
-            "related_object": options.about,
-            "created_at": now,
-            "changed_at": now,
-            "namespace": current(),
-            **_UNSENT,
-        }
-    )
+    columns = {
+        "id": new_id(),
+        "sender": sender,
+        "subject": storable(_text(message.subject)),
+        "content": content,
+        "message_id": message_id,
+        "date": now,
+        "size": size,
+        "created_at": now,
+        "changed_at": now,
+        "recipients": [{"address": address, "status": "queued"} for address in recipients],
+        **shared,
+    }
+    if decide(message):
+        columns["sensitive"] = True
+    return NewEmail(columns, text, large)
 
 
 def _recipients(message: EmailMessage) -> list[str]:
@@ -248,9 +222,14 @@ def _message_id(message: EmailMessage) -> str:
     return new_message_id()
 
 
-def digest_of(email: Email) -> str:
+def digest_of(new: NewEmail) -> str:
     """Return a digest of what the receivers would see, and of who they are."""
-    seen = [email.content, [recipient["address"] for recipient in email.recipients], email.mailer]
+    columns = new.columns
+    seen = [
+        columns["content"],
+        [recipient["address"] for recipient in columns["recipients"]],
+        columns["mailer"],
+    ]
     return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
@@ -265,31 +244,32 @@ def _transaction(immediately: bool) -> AbstractContextManager[None]:
     return outside_the_transaction(router.db_for_write(Email), hint)
 
 
-def _store(emails: Sequence[Email], files: Sequence[Files], options: Options) -> None:
-    """Store the records, their files and their messages: all of them, or none."""
+def _store(new: Iterable[NewEmail], options: Options) -> None:
+    """Store the records, their files and their messages, all or none. Nothing is stored before all are made."""
     using = router.db_for_write(Email)
-    large = [put_inline(email, contents) for email, contents in zip(emails, files, strict=True)]
+    emails = NewEmails(using)
+    for each in new:
+        emails.add(each)
     with tables_said_missing(using):
-        if len(emails) == 1 and not large[0] and connections[using].vendor == "postgresql":
-            _store_one(emails[0], using, options)
+        if emails.single is not None:
+            _store_one(emails.single, using, options)
             return
         with transaction.atomic(using, savepoint=False):
-            insert(emails, using)
-            store_large(emails, large, using)
-            announce([email.pk for email in emails], using, options.priority, options.send_at)
+            emails.insert()
+            store_large(emails.large, using)
+            announce(emails.ids, using, options.priority, options.send_at)
 
 
-def _store_one(email: Email, using: str, options: Options) -> None:
+def _store_one(new: NewEmail, using: str, options: Options) -> None:
     """Store the record and its message in one round trip, where possible: the caller waits for this."""
     Channel(CHANNEL)._send_with(
-        insert_with_message(email),
-        content_for(email.pk, email.dispatch),
+        insert_with_message(new),
+        content_for(new.columns["id"]),
         at=options.send_at,
         priority=options.priority,
         unique=True,
         using=using,
     )
-    email._state.adding, email._state.db = False, using
 
 
 @contextmanager
@@ -310,27 +290,23 @@ def tables_said_missing(using: str) -> Iterator[None]:
         raise
 
 
-def _store_missing(
-    made: Sequence[tuple[Email, Files]], execution: ExecutionContext, options: Options
-) -> list[int]:
+def _store_missing(made: Sequence[NewEmail], execution: ExecutionContext, options: Options) -> list[int]:
     """Store those that no earlier run has queued. Return the ordinal of each among equal emails.
 
     The others' messages may have been lost with the process, after its commit.
     """
     using = router.db_for_write(Email)
     with tables_said_missing(using), transaction.atomic(using):
-        numbers, known = _numbered([email for email, _ in made], execution, using)
-        missing = [pair for pair in made if pair[0].key not in known]
-        if missing:
-            emails, files = zip(*missing, strict=True)
-            _store(emails, files, options)
-        again = [known[email.key] for email, _ in made if email.key in known]
+        numbers, known = _numbered([new.columns for new in made], execution, using)
+        if missing := [new for new in made if new.columns["key"] not in known]:
+            _store(missing, options)
+        again = [known[key] for new in made if (key := new.columns["key"]) in known]
         announce([email.pk for email in again if email.status == Status.QUEUED and email.version == 0], using)
     return numbers
 
 
 def _numbered(
-    emails: Sequence[Email], execution: ExecutionContext, using: str
+    emails: Sequence[Columns], execution: ExecutionContext, using: str
 ) -> tuple[list[int], dict[str | None, Email]]:
     """Give them their keys; returns their numbers, too, and the records that have such keys already.
 
@@ -338,7 +314,7 @@ def _numbered(
     has. So an email that this run has queued and rolled back is queued once more under the same key, and known to the
     next run.
     """
-    count = Counter(email.digest for email in emails)
+    count = Counter(email["digest"] for email in emails)
     possible = {
         digest: {
             _key(execution, digest, n): n
@@ -355,9 +331,9 @@ def _numbered(
         given[digest] = iter(
             [*sorted(stored - execution.ordinals(digest)), *sorted(set(ordinals.values()) - stored)]
         )
-    numbers = [next(given[email.digest]) for email in emails]
+    numbers = [next(given[email["digest"]]) for email in emails]
     for email, number in zip(emails, numbers, strict=True):
-        email.key = _key(execution, email.digest, number)
+        email["key"] = _key(execution, email["digest"], number)
     return numbers, known
 
 
@@ -365,23 +341,24 @@ def _key(execution: ExecutionContext, digest: str, number: int) -> str:
     return f"mailrail:{execution.key}:{digest[:32]}:{number}"
 
 
-def _store_once(email: Email, files: Files, options: Options, key: str) -> Email:
+def _store_once(new: NewEmail, options: Options, key: str) -> Email:
     using = router.db_for_write(Email)
-    email.key, email.digest = key, digest_of(email)
+    digest = new.columns["digest"] = digest_of(new)
+    new.columns["key"] = key
     try:
         with transaction.atomic(using):  # a savepoint: the caller's transaction goes on after a conflict
-            _store([email], [files], options)
+            _store([new], options)
     except IntegrityError:
         first = Email.objects.using(using).filter(key=key).first()
         if first is None:
             raise
-        if first.digest != email.digest:
+        if first.digest != digest:
             raise KeyConflict(
                 f"The key {key!r} belongs to another email with other content, {first.pk}. Use a key that says what "
                 "makes this one different."
             ) from None
         return first
-    return email
+    return new.email(using)
 
 
 def announce(
@@ -399,6 +376,6 @@ def announce(
     Channel(CHANNEL).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
 
 
-def content_for(id: UUID, dispatch: int) -> dict[str, Any]:
+def content_for(id: UUID, dispatch: int = 0) -> dict[str, Any]:
     """Return the content of a record's message."""
     return {"id": str(id), "dispatch": dispatch} if dispatch else {"id": str(id)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from io import BytesIO
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from uuid import UUID
 
 from django.core.files.storage import Storage, storages
 from django.db import IntegrityError, connections, transaction
@@ -31,25 +32,21 @@ Files: TypeAlias = Mapping[str, bytes]
 """SHA-256 in hexadecimal -> bytes."""
 
 
-def put_inline(email: Email, files: Files) -> Files:
-    """Put what is small into the record's content. Returns what is large."""
+def put_inline(content: dict[str, Any], files: Files) -> Files:
+    """Put what is small into the content of a record. Returns what is large."""
     small = {digest: data for digest, data in files.items() if len(data) <= MAX_INLINE_BYTES}
-    email.content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
+    content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
     large = {digest: data for digest, data in files.items() if digest not in small}
-    email.content["large"] = sorted(large)
+    content["large"] = sorted(large)
     return large
 
 
-def store_large(emails: Sequence[Email], files: Sequence[Files], using: str) -> None:
-    """Store the large files of these records, each once, and who needs them. In the transaction of the records."""
-    links = [
-        EmailFile(email=email, file_id=digest)
-        for email, large in zip(emails, files, strict=True)
-        for digest in large
-    ]
+def store_large(files: Mapping[UUID, Files], using: str) -> None:
+    """Store the large files of records, by ids: each once, and who needs it. In the transaction of the records."""
+    links = [EmailFile(email_id=id, file_id=digest) for id, large in files.items() for digest in large]
     if not links:
         return
-    every = {digest: data for large in files for digest, data in large.items()}
+    every = {digest: data for large in files.values() for digest, data in large.items()}
     now = timezone.now()
     missing = every.keys() - _kept(every, using)
     storage = _storage()

@@ -1,101 +1,149 @@
-"""New records into the database, many at once."""
+"""New records into the database: one as an INSERT that goes with its message, many by COPY."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from io import StringIO
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from django.db import connections
 from django.db.models import NOT_PROVIDED
-from django.db.models.expressions import DatabaseDefault
 
 from mailrail.moments import aware
 
-from ..models import Email
+from ..models import Email, email_of
+from .files import Files
+from .validation import encode
 
-ROWS_PER_INSERT = 1000
-"""Emails that one INSERT stores."""
+ROWS_PER_STATEMENT = 1000
+"""Emails that one statement stores where there is no COPY."""
+LINES_PER_WRITE = 100
+"""Emails that are handed to the driver together."""
 
 
-def insert(emails: Sequence[Email], using: str) -> None:
-    """Store them, in the transaction that is open.
+Columns: TypeAlias = dict[str, Any]
+"""Values by the names of their columns. What is left out is as the database would fill it in."""
 
-    Columns that the database would fill in the same way are left out: its part of the work grows with each.
+
+class NewEmail(NamedTuple):
+    """Hold an email to be stored. ``content``: its content as JSON text. ``large``: its files that are stored apart."""
+
+    columns: Columns
+    content: str
+    large: Files
+
+    def email(self, using: str) -> Email:
+        """Return the record, as it is stored in this database."""
+        return email_of({**_defaults(), "tags": [], "events": [], **self.columns}, using)
+
+
+class NewEmails:
+    """Collect emails of one transaction, with what else is stored with them.
+
+    On PostgreSQL an email is turned into a line of COPY at once. Nothing else of it stays in memory then, so that
+    Python's garbage collector has little to look through.
     """
-    if connections[using].vendor != "postgresql":
-        Email.objects.using(using).bulk_create(emails, batch_size=ROWS_PER_INSERT)
-        return
-    rows = [_row(email) for email in emails]
-    with connections[using].cursor() as cursor:
-        for names, together in _alike(rows):
-            cursor.execute(_statement(names, using), [json.dumps(together)])
-    for email in emails:
-        email._state.adding, email._state.db = False, using
+
+    def __init__(self, using: str) -> None:
+        self.ids: list[UUID] = []
+        self.large: dict[UUID, Files] = {}
+        self.single: NewEmail | None = None
+        """The only one, where one statement can store it with its message."""
+        self._using = using
+        self._copies = connections[using].vendor == "postgresql"
+        self._lines: dict[tuple[str, ...], list[str]] = {}  # by the names of their columns
+        self._emails: list[Email] = []
+
+    def add(self, new: NewEmail) -> None:
+        self.single = new if self._copies and not self.ids and not new.large else None
+        id = new.columns["id"]
+        self.ids.append(id)
+        if new.large:
+            self.large[id] = new.large
+        if self._copies:
+            self._lines.setdefault(tuple(new.columns), []).append(_line(_texts(new)))
+        else:
+            self._emails.append(new.email(self._using))
+
+    def insert(self) -> None:
+        """Store the records, in the transaction that is open."""
+        if self._emails:
+            Email.objects.using(self._using).bulk_create(self._emails, batch_size=ROWS_PER_STATEMENT)
+        for names, lines in self._lines.items():
+            _copy(names, lines, self._using)
 
 
-def insert_with_message(email: Email) -> tuple[str, dict[str, Any]]:
-    """Return the INSERT of one record, for ``Channel._send_with``; only for PostgreSQL.
-
-    As plain values: for one row, that is less work for the server than reading JSON.
-    """
-    row = _row(email)
-    plain = {
-        f"email_{name}": json.dumps(value) if isinstance(value, list | dict) else value
-        for name, value in row.items()
-    }
-    columns, holes = ", ".join(row), ", ".join(f"%({name})s" for name in plain)
-    return f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})", plain
+def insert_with_message(new: NewEmail) -> tuple[str, Columns]:
+    """Return the INSERT of one record, for ``Channel._send_with``; only for PostgreSQL."""
+    columns, holes = ", ".join(new.columns), ", ".join(f"%(email_{name})s" for name in new.columns)
+    values = {f"email_{name}": text for name, text in zip(new.columns, _texts(new), strict=True)}
+    return f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})", values
 
 
-def _row(email: Email) -> dict[str, Any]:
-    """Return the columns that differ from the database's defaults."""
-    values = vars(email)
-    row = {}
-    for name, default in _columns():
-        value = values[name]
+def _texts(new: NewEmail) -> list[str]:
+    """Return the values as PostgreSQL reads them."""
+    now, now_text = None, ""
+    texts = []
+    for name, value in new.columns.items():
         kind = type(value)
-        if kind is datetime:
-            row[name] = value.isoformat() if value.tzinfo else aware(value).isoformat()
+        if kind is str:
+            texts.append(value)
+        elif kind is datetime:
+            if value is not now:  # most are the same
+                now, now_text = value, aware(value).isoformat()
+            texts.append(now_text)
+        elif name == "content":
+            texts.append(new.content)
         elif kind is UUID:
-            row[name] = value.hex
-        elif kind is not DatabaseDefault and value != default:
-            row[name] = value
-    return row
+            texts.append(value.hex)
+        else:
+            texts.append(encode(value) if kind is list else str(value))
+    return texts
+
+
+def _line(texts: Sequence[str]) -> str:
+    """Return texts as a line (PostgreSQL manual, COPY, "Text Format"). Hardly one has a tab or a line end, as JSON has
+    none."""
+    line = "\t".join(texts).replace("\\", "\\\\")
+    if line.count("\t") != len(texts) - 1 or "\n" in line or "\r" in line:
+        line = "\t".join(map(_escaped, texts))
+    return line + "\n"
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace("\t", "\\t")
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 @lru_cache(maxsize=1)
-def _columns() -> tuple[tuple[str, Any], ...]:
-    """Their names, and the database's defaults; a column without one is always named."""
+def _defaults() -> Columns:
+    """Return what the database fills in, by the names of the columns. A column without a default is always named."""
     fields = Email._meta.concrete_fields
-    nothing = object()
-    return tuple(
-        (field.attname, nothing if field.db_default is NOT_PROVIDED else field.db_default) for field in fields
-    )
+    return {field.attname: field.db_default for field in fields if field.db_default is not NOT_PROVIDED}
 
 
-def _alike(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
-    """Yield rows of the same columns, so many at a time."""
-    by_names: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        by_names.setdefault(tuple(row), []).append(row)
-    for names, alike in by_names.items():
-        for begin in range(0, len(alike), ROWS_PER_INSERT):
-            yield names, alike[begin : begin + ROWS_PER_INSERT]
-
-
-@lru_cache(maxsize=16)
-def _statement(names: tuple[str, ...], using: str) -> str:
-    """Return the INSERT of rows from one JSON text: Django prepares each value of each row, for half of all time."""
+def _copy(names: Sequence[str], lines: Sequence[str], using: str) -> None:
     connection = connections[using]
-    quote = connection.ops.quote_name
-    types = {field.attname: field.db_type(connection) for field in Email._meta.concrete_fields}
-    columns = ", ".join(map(quote, names))
-    typed = ", ".join(f"{quote(name)} {types[name]}" for name in names)
+    connection.validate_no_broken_transaction()
+    statement = f"COPY mailrail_mail_email ({', '.join(names)}) FROM STDIN"
+    with connection.cursor() as cursor, connection.wrap_database_errors:
+        copy_lines(cursor.cursor, statement, lines)
+
+
+def copy_lines(cursor: Any, statement: str, lines: Sequence[str]) -> None:
+    """Execute a COPY with a cursor of psycopg 3 or, which has no ``copy``, of psycopg 2."""
+    if not hasattr(cursor, "copy"):
+        cursor.copy_expert(statement, StringIO("".join(lines)))
+        return
+    with cursor.copy(statement) as copy:
+        for text in _joined(lines):
+            copy.write(text)
+
+
+def _joined(lines: Sequence[str]) -> Iterator[str]:
     return (
-        f"INSERT INTO {quote(Email._meta.db_table)} ({columns}) "
-        f"SELECT {columns} FROM jsonb_to_recordset(%s::jsonb) AS r ({typed})"
+        "".join(lines[begin : begin + LINES_PER_WRITE]) for begin in range(0, len(lines), LINES_PER_WRITE)
     )

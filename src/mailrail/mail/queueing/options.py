@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import models
 from django.utils import timezone
 
 from mailrail import options as checked
 from mailrail.moments import seconds_between
+from mailrail.namespace import current
 
 from ..mailers.config import check_delivering, may_be_composed
 from .validation import check_text
@@ -52,6 +54,20 @@ def read_options(
     return Options(
         mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
     )
+
+
+def columns_of(options: Options) -> dict[str, Any]:
+    """Return the columns that the records of one call have in common, as far as the database's defaults differ."""
+    columns = {
+        "mailer": options.mailer,
+        "priority": options.priority,
+        "send_at": options.send_at,
+        "expires_at": options.expires_at,
+        "tags": [*options.tags],
+        "related_object": options.about,
+        "namespace": current(),
+    }
+    return {name: value for name, value in columns.items() if value}
 
 
 def _default(mailer: str | None) -> str:

@@ -157,7 +157,7 @@ def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[st
     content = {
         "v": VERSION,
         "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
-        "fields": {name: pack_text(getattr(message, name), name) for name in _fields},
+        "fields": {name: _pack_field(getattr(message, name), name) for name in _fields},
         "attachments": [
             _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
         ],
@@ -169,6 +169,13 @@ def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[st
             for n, entry in enumerate(message.alternatives)
         ]
     return content
+
+
+def _pack_field(value: Any, name: str) -> Any:
+    """Pack a field. Most are a clean text, empty or missing."""
+    if value is None or (type(value) is str and "\0" not in value):
+        return value
+    return pack_text(value, name)
 
 
 def _has_djangos_envelope(message: EmailMessage) -> bool:

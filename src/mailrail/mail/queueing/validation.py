@@ -22,7 +22,8 @@ from ..smtp.errors import InvalidAddress
 MAX_MESSAGE_ID_LENGTH = 255
 _COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
-_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+"""Encode what a column of JSON stores."""
 
 
 def check_recipient(address: str, message: EmailMessage) -> None:
@@ -66,14 +67,15 @@ def check_composed(data: bytes) -> None:
         raise CannotQueue(str(error)) from error
 
 
-def check_text(value: Any, where: str) -> None:
-    """Raise ``CannotQueue`` for characters that no database stores: NUL, and halves of surrogate pairs.
+def check_text(value: Any, where: str) -> str:
+    """Return a value as JSON. Raise ``CannotQueue`` for what no database stores: NUL, and halves of surrogate pairs.
 
     ``value``: what JSON holds. Nearly all of it is clean, and JSON's encoder finds that out much sooner than we would.
     """
-    text = _encode(value)
+    text = encode(value)
     if "\\u0000" in text or not (text.isascii() or text.isprintable()):
         _look_for_unstorable(value, where)
+    return text
 
 
 def _look_for_unstorable(value: Any, where: str) -> None:

@@ -188,7 +188,7 @@ def _store_copy(email: Email, copied: Email, using: str) -> None:
             EmailFile(email=copied, file_id=file_id) for file_id in needs
         )
     else:
-        store_large([copied], [files], using)
+        store_large({copied.pk: files}, using)
 
 
 _CHANGED = (

@@ -74,7 +74,7 @@ def _renew_in_bytes(copied: Email, email: Email, using: str) -> Files | None:
     copied.message_id = new
     copied.content = {**copied.content, "data": digest_of_file(written)}
     add_event(copied, timezone.now(), RENEWED, why=old)
-    return put_inline(copied, {copied.content["data"]: written})
+    return put_inline(copied.content, {copied.content["data"]: written})
 
 
 def _in_references(head: bytes, old: str) -> bytes:
