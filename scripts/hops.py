@@ -150,8 +150,8 @@ def steps() -> list[Step]:
         work(failing)
 
     def requeue() -> None:
-        [dead] = get_layer().dead("hops", limit=1)
-        get_layer().requeue("hops", [dead.message.id])
+        [dead] = get_layer().list_messages(["hops"], 1, "dead")
+        get_layer().requeue("hops", [dead.id])
 
     def post() -> None:
         send_mail("Hello", "Read this.", "ann@example.com", ["bob@example.net"])

@@ -19,6 +19,7 @@ from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message
 
 from .layers.test_inspection import bury, claim, raised
+from .listed import get_one, get_one_dead
 
 DEAD, WAITING = "/admin/mailrail/buriedmessage/", "/admin/mailrail/storedmessage/"
 EVIL = "<script>alert(1)</script>"
@@ -188,12 +189,12 @@ def test_dead_messages_are_decided_about_after_a_question(
     chosen = [address(one), address(other, "other")]
     asked = act(staff, DEAD, verb, *chosen)
     assert "csrfmiddlewaretoken" in asked.text and str(one) in asked.text and "sure" in asked.text
-    assert len(layer.list_dead(["work", "other"], 5)) == 2 and not LogEntry.objects.exists()
+    assert len(layer.list_messages(["work", "other"], 5, "dead")) == 2 and not LogEntry.objects.exists()
     answer = {"action": verb, "_selected_action": chosen, "post": "yes"}
     done = staff.post(DEAD + "?channel=", answer, follow=True)
     said = {"requeue": "2 messages were sent again.", "discard": "2 messages were discarded."}
-    assert said[verb] in done.text and layer.list_dead(["work", "other"], 5) == []
-    assert len(layer.list_waiting(["work", "other"], 5)) == (2 if verb == "requeue" else 0)
+    assert said[verb] in done.text and layer.list_messages(["work", "other"], 5, "dead") == []
+    assert len(layer.list_messages(["work", "other"], 5)) == (2 if verb == "requeue" else 0)
     entries = {entry.object_id: entry for entry in LogEntry.objects.all()}
     assert entries.keys() == set(chosen)
     assert entries[chosen[0]].object_repr == f"work {one}" and entries[chosen[0]].user.username == "admin"
@@ -214,9 +215,9 @@ def test_a_button_asks_and_then_decides(layer: DurableLayer, staff: Client) -> N
     id = bury(layer, "boom")
     url = page(DEAD, id, name="decide")
     assert "sure" in staff.post(url, {"decision": "requeue"}).text
-    assert layer.get_dead("work", id)
+    assert get_one_dead(layer, "work", id)
     text = staff.post(url, {"decision": "requeue", "post": "yes"}, follow=True).text
-    assert "1 message was sent again." in text and layer.get("work", id)
+    assert "1 message was sent again." in text and get_one(layer, "work", id)
     assert staff.post(url, {"decision": "burn"}).status_code == 404
     assert staff.get(url).status_code == 405
 
@@ -232,7 +233,7 @@ def test_what_a_worker_has_claimed_is_not_cancelled(layer: DurableLayer, staff: 
     assert (
         "1 message was cancelled." in text and "1 message was not cancelled: a worker has claimed it" in text
     )
-    assert layer.get("work", waiting.id) is None and layer.finish([claimed]) == []
+    assert get_one(layer, "work", waiting.id) is None and layer.finish([claimed]) == []
     assert [entry.object_id for entry in LogEntry.objects.all()] == [address(waiting.id)]
 
 
@@ -240,7 +241,7 @@ def test_all_of_a_list_cannot_be_chosen(on_sqlite: DurableLayer, staff: Client) 
     id = bury(on_sqlite, "boom")
     answer = {"action": "discard", "_selected_action": [address(id)], "select_across": "1", "post": "yes"}
     assert "Select rows of this page." in staff.post(DEAD, answer, follow=True).text
-    assert on_sqlite.get_dead("work", id)
+    assert get_one_dead(on_sqlite, "work", id)
 
 
 def test_a_decision_and_its_log_are_kept_together_or_not_at_all(
@@ -253,7 +254,7 @@ def test_a_decision_and_its_log_are_kept_together_or_not_at_all(
         staff.raise_request_exception = False
         answer = {"action": "discard", "_selected_action": [address(id)], "post": "yes"}
         assert staff.post(DEAD, answer).status_code == 500
-        assert on_sqlite.get_dead("work", id)
+        assert get_one_dead(on_sqlite, "work", id)
     finally:
         with connections["default"].cursor() as cursor:
             cursor.execute("ALTER TABLE away RENAME TO django_admin_log")
@@ -277,7 +278,7 @@ def test_who_may_not_view_sees_nothing(on_sqlite: DurableLayer, client: Client, 
         if (url, name) in DECISIONS:
             answer = {"decision": name, "post": "yes"}
             assert client.post(page(url, id, name="decide"), answer).status_code == 403
-    assert on_sqlite.get_dead("work", id)
+    assert get_one_dead(on_sqlite, "work", id)
 
 
 @pytest.mark.parametrize(("url", "name"), DECISIONS)
@@ -294,13 +295,13 @@ def test_each_decision_needs_its_permission(
     assert client.post(page(url, id, name="decide"), answer).status_code == 403
     refused = act(client, url, name, address(id), post="yes")
     assert refused.status_code in (200, 403)  # who may do nothing gets the list again
-    assert (on_sqlite.get_dead if url == DEAD else on_sqlite.get)("work", id)
+    assert (get_one_dead if url == DEAD else get_one)(on_sqlite, "work", id)
     User.objects.get(username="colleague").user_permissions.add(
         Permission.objects.get(codename=f"{name}_message")
     )
     assert f'value="{name}"' in client.get(url).text and f'value="{name}"' in client.get(page(url, id)).text
     assert client.post(page(url, id, name="decide"), answer).status_code == 302
-    assert (on_sqlite.get_dead if url == DEAD else on_sqlite.get)("work", id) is None
+    assert (get_one_dead if url == DEAD else get_one)(on_sqlite, "work", id) is None
 
 
 @pytest.mark.parametrize("url", [DEAD, WAITING])
@@ -310,7 +311,7 @@ def test_nobody_makes_changes_or_deletes_messages(on_sqlite: DurableLayer, staff
     assert staff.post(page(url, id, name="delete"), {"post": "yes"}).status_code == 403
     assert "delete_selected" not in staff.get(url).text
     assert act(staff, url, "delete_selected", address(id), post="yes").status_code == 404
-    assert on_sqlite.get_dead("work", id)
+    assert get_one_dead(on_sqlite, "work", id)
 
 
 def test_a_post_from_another_site_decides_nothing(on_sqlite: DurableLayer, admin_user: User) -> None:
@@ -321,7 +322,7 @@ def test_a_post_from_another_site_decides_nothing(on_sqlite: DurableLayer, admin
     assert client.post(DEAD, answer).status_code == 403
     decision = {"decision": "discard", "post": "yes"}
     assert client.post(page(DEAD, id, name="decide"), decision).status_code == 403
-    assert on_sqlite.get_dead("work", id)
+    assert get_one_dead(on_sqlite, "work", id)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 
 from mailrail.admin.waiting import MAX_COUNTED
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.layers.inspection import WINDOW
+from mailrail.layers.store import WINDOW
 
 from .many_messages import COMMON, FEW, RARE, channel_of, dead_id, empty, fill, waiting_id
 from .plans import plan_of, rows

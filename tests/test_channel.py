@@ -22,6 +22,8 @@ from mailrail import Channel, InvalidSettings, MessageTooLarge, NoRoute, WouldDe
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message, Statement, id_of_content
 
+from .listed import waiting_on
+
 MEMORY = {"BACKEND": "mailrail.layers.InMemoryChannelLayer"}
 YEAR = 365 * 86400
 
@@ -46,7 +48,7 @@ def layer(request: pytest.FixtureRequest) -> DurableLayer:
 
 
 def stored(layer: DurableLayer, channel: str = "work") -> list[Message]:
-    return layer.waiting(channel)
+    return waiting_on(layer, channel)
 
 
 def contents(layer: DurableLayer, channel: str = "work") -> list[Any]:

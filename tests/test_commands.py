@@ -19,6 +19,7 @@ from mailrail import Channel
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.routing import route
 
+from .listed import dead_on, waiting_on
 from .processes import ROOT, Ledger, Manage, environment, until, workers
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -87,13 +88,13 @@ class TestRunworker:
         done = manage("runworker", "--drain")
         assert done.returncode == 0
         assert ledger.counts() == {str(id): 1 for id in ids}
-        assert [m.id for m in layer.waiting("ledger")] == [later]
+        assert [m.id for m in waiting_on(layer, "ledger")] == [later]
 
     def test_it_says_what_it_is_going_to_do(self, manage: Manage) -> None:
         options = ["--threads", "3", "--processes", "2", "--worker-id", "mail-1", "--drain"]
         done = manage("runworker", "ledger", "slow", "ledger", *options)
         assert done.stdout == (
-            "Worker mail-1: 2 processes of 3 threads on layer 'default' (SqliteLayer), channels: ledger, slow\n"
+            "Worker mail-1: 2 processes of 3 threads on layer 'default' (DatabaseChannelLayer), channels: ledger, slow\n"
             "Consumers were looked for in consumers.py of the installed apps (@consumer).\n"
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -159,7 +160,7 @@ class TestRunworker:
         manage.use_settings(tmp_path, f"CHANNEL_LAYERS = {layers!r}")
         Channel("ledger").send({})
         done = manage("runworker", "ledger", "--layer", "second", "--drain")
-        assert "on layer 'second' (SqliteLayer)" in done.stdout
+        assert "on layer 'second' (DatabaseChannelLayer)" in done.stdout
         assert done.returncode == 0 and not ledger.lines()
         done = manage("runworker", "ledger", "--layer", "default", "--drain")
         assert done.returncode == 0 and len(ledger.lines("ran")) == 1
@@ -425,21 +426,21 @@ class TestDeadMessages:
         assert (done.returncode, done.stdout, done.stderr) == (0, "2 requeued\n", "")
         manage("runworker", "--drain")
         assert ledger.counts() == {first: 1, third: 1}
-        assert [str(d.message.id) for d in layer.dead("ledger")] == [second]
+        assert [str(d.message.id) for d in dead_on(layer, "ledger")] == [second]
 
     def test_discarded_ones_are_gone(self, layer: DurableLayer, manage: Manage) -> None:
         first, second = bury(layer, n=2)
         done = manage("channels", "discard", "ledger", first)
         assert (done.returncode, done.stdout) == (0, "1 discarded\n")
-        assert [str(d.message.id) for d in layer.dead("ledger")] == [second]
-        assert layer.waiting("ledger") == []
+        assert [str(d.message.id) for d in dead_on(layer, "ledger")] == [second]
+        assert waiting_on(layer, "ledger") == []
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_all_of_a_channel_and_of_no_other(self, layer: DurableLayer, verb: str) -> None:
         bury(layer, n=1001)
         bury(layer, "slow")
         assert call("channels", verb, "ledger", "--all") == f"1001 {verb.removesuffix('e')}ed\n"
-        assert (layer.dead("ledger"), len(layer.dead("slow"))) == ([], 1)
+        assert (dead_on(layer, "ledger"), len(dead_on(layer, "slow"))) == ([], 1)
         assert call("channels", verb, "--all", "ledger") == f"0 {verb.removesuffix('e')}ed\n"
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
@@ -464,7 +465,7 @@ class TestDeadMessages:
     def test_an_id_of_another_channel_is_not_found(self, layer: DurableLayer, verb: str) -> None:
         [id] = bury(layer, "slow")
         assert failure("channels", verb, "ledger", id)[0].startswith("0 ")
-        assert len(layer.dead("slow")) == 1
+        assert len(dead_on(layer, "slow")) == 1
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_ids_or_all_are_needed_and_not_both(self, layer: DurableLayer, verb: str) -> None:
@@ -472,7 +473,7 @@ class TestDeadMessages:
         expected = "Name the ids of dead messages (see: channels dead NAME), or give --all."
         assert refusal("channels", verb, "ledger") == expected
         assert refusal("channels", verb, "ledger", id, "--all") == expected
-        assert len(layer.dead("ledger")) == 1
+        assert len(dead_on(layer, "ledger")) == 1
 
     def test_what_is_no_id_is_refused(self) -> None:
         text = refusal("channels", "requeue", "ledger", "12345")

@@ -20,7 +20,7 @@ from mailrail.checks import check_settings, check_sqlite
 from mailrail.conf import Settings, build
 from mailrail.conf import settings as ours
 from mailrail.layers import durable_aliases, get_layer
-from mailrail.layers.database import tables_are_missing
+from mailrail.layers.tables import tables_are_missing
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = "mailrail.layers.InMemoryChannelLayer"

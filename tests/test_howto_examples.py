@@ -22,6 +22,7 @@ from mailrail.signals import message_buried
 from mailrail.testing import advance, drain, sent
 from mailrail.worker import Worker
 
+from .listed import dead_on
 from .processes import ROOT
 
 HOW_TO = ROOT / "docs" / "how-to"
@@ -138,7 +139,7 @@ def test_a_dead_message_is_in_nobodys_way(run: Run, options: dict[str, Any]) -> 
     Channel("work").send({"id": 7}, **options)
     drain("work", raise_errors=False)
     Channel("work").send({"id": 7}, **options)
-    assert len(sent("work")) == len(get_layer().dead("work")) == 1
+    assert len(sent("work")) == len(dead_on(get_layer(), "work")) == 1
 
 
 def test_lanes(run: Run) -> None:
@@ -179,7 +180,7 @@ def test_batches(run: Run) -> None:
     channel_of("index", batch=100)
     Worker(get_layer(), Routing(routing._registered), drain=True).run()
     assert updated == [["product 1", "product 2", "product 4"]]
-    [dead] = get_layer().dead("index")
+    [dead] = dead_on(get_layer(), "index")
     assert (dead.message.content, dead.error) == ({"id": 3}, "there is no such product")
 
 
@@ -195,7 +196,7 @@ def test_what_is_left_of_a_batch_that_raises_comes_one_by_one(run: Run) -> None:
     routing.consumer("index", batch=100, backoff=[0])(fail)
     Channel("index").send_many({"id": pk} for pk in range(4))
     Worker(get_layer(), Routing(routing._registered), drain=True).run()
-    assert sizes == [4, 1, 1, 1] and not get_layer().dead("index")
+    assert sizes == [4, 1, 1, 1] and not dead_on(get_layer(), "index")
 
 
 @pytest.mark.django_db

@@ -15,10 +15,11 @@ from channels.layers import get_channel_layer
 from django.db import connections
 
 from mailrail import Channel
-from mailrail.layers import DatabaseChannelLayer, InMemoryChannelLayer, get_layer
-from mailrail.layers.base import DurableLayer
+from mailrail.layers import DatabaseChannelLayer, DurableLayer, InMemoryChannelLayer, get_layer
 from mailrail.layers.channels_bridge import LocalChannels
 from mailrail.messages import Message
+
+from .listed import dead_on, waiting_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -199,7 +200,7 @@ class TestGroups:
 class TestNamedChannels:
     def test_send_makes_a_durable_message(self, layer: Any) -> None:
         run(layer.send("work", {"n": 1}))
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert message.content == {"n": 1}
 
     @pytest.mark.parametrize("content", [{"body": b"\xff"}, {"list": [b""]}])
@@ -222,7 +223,7 @@ class TestNamedChannels:
                 await layer.send("work", {"n": n})
 
         run(talk())
-        assert len(layer.waiting("work")) == 3
+        assert len(waiting_on(layer, "work")) == 3
 
     def test_receive_takes_what_was_sent_in_order_and_finishes_it(self, layer: Any) -> None:
         async def talk() -> Any:
@@ -258,7 +259,7 @@ class TestNamedChannels:
     def test_receive_buries_what_it_cannot_read_and_goes_on(self, layer: Any) -> None:
         layer.enqueue([replace(Message("work", {"n": 1}), v=99), Message("work", {"n": 2})])
         assert run(layer.receive("work")) == {"n": 2}
-        assert "format version is 99" in layer.dead("work")[0].error
+        assert "format version is 99" in dead_on(layer, "work")[0].error
 
     def test_a_receiver_that_gives_up_while_it_waits_loses_nothing(self, layer: Any) -> None:
         async def talk() -> Any:
@@ -273,7 +274,7 @@ class TestNamedChannels:
         layer.enqueue([Message("work", {"n": 1})])
         with pytest.raises(asyncio.CancelledError):
             cancel_during("claim", layer)
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert (message.content, message.attempt, message.losses) == ({"n": 1}, 0, 0)
 
     def test_a_receiver_cancelled_while_it_finishes_returns_the_message_all_the_same(
@@ -297,7 +298,7 @@ class TestNamedChannels:
         assert asyncio.run(leave()).cancelled()
         hold.let_go.set()
         asyncio.run(close_thread())  # after what that thread was at
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert (message.attempt, message.losses) == (0, 0)
 
 

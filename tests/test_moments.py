@@ -30,6 +30,8 @@ from mailrail.mail.models import MailerConnection
 from mailrail.moments import MomentField, after, as_django, aware, from_now, seconds_between
 from mailrail.testing import advance, deliver, drain
 
+from .listed import waiting_on
+
 
 def naive(*numbers: int) -> datetime:
     return datetime(*numbers)  # type: ignore[arg-type] # noqa: DTZ001 - this file is about them
@@ -80,7 +82,7 @@ def test_a_naive_moment_means_what_pep_495_says(local: datetime, utc: datetime) 
     stored = Email.objects.get(pk=email.pk)
     assert stored.send_at is not None and aware(stored.send_at).astimezone(UTC) == utc
     layer = Channel("work").layer
-    due = [each.due for channel in ("work", "mailrail.mail") for each in layer.waiting(channel, 9)]
+    due = [each.due for channel in ("work", "mailrail.mail") for each in waiting_on(layer, channel, 9)]
     assert due == [utc.timestamp()] * 2
 
 

@@ -11,10 +11,10 @@ from django.test import override_settings
 
 from mailrail import Channel
 from mailrail.layers import DatabaseChannelLayer, DurableLayer, RedisChannelLayer, get_layer
-from mailrail.layers.inspection import Inspection
-from mailrail.layers.namespaced import NamespacedLayer
 from mailrail.messages import Message, Rate, id_of_content
 from mailrail.namespace import Qualified
+
+from .listed import dead_on, get_one, get_one_dead, waiting_on
 
 NAMES = ("", "shop", "forum")
 TABLES = {
@@ -65,18 +65,18 @@ def use(layer: DurableLayer, of: str) -> None:
 def contents(layer: DurableLayer) -> set[Any]:
     """Whose messages are seen in any of the ways to look."""
     channels = layer.list_channels()
-    listed = [*layer.list_waiting(channels, 99), *layer.list_dead(channels, 99)]
-    found = [layer.get(summary.channel, summary.id) for summary in listed if summary.state != "dead"]
-    dead = [layer.get_dead(summary.channel, summary.id) for summary in listed if summary.state == "dead"]
+    listed = [*layer.list_messages(channels, 99), *layer.list_messages(channels, 99, "dead")]
+    found = [get_one(layer, summary.channel, summary.id) for summary in listed if summary.state != "dead"]
+    dead = [get_one_dead(layer, summary.channel, summary.id) for summary in listed if summary.state == "dead"]
     messages = [
-        *layer.waiting("work"),
-        *(each.message for each in layer.dead("dead")),
+        *waiting_on(layer, "work"),
+        *(each.message for each in dead_on(layer, "dead")),
         *(each for each in found if each),
         *(each.message for each in dead if each),
     ]
     assert {message.channel for message in messages} == {"work", "dead"}
     assert layer.known("work", [message.id for message in messages]) == {
-        each.id for each in layer.waiting("work")
+        each.id for each in waiting_on(layer, "work")
     }
     return {message.content["of"] for message in messages}
 
@@ -109,11 +109,11 @@ def test_projects_see_count_and_claim_nothing_of_each_other(make: Make) -> None:
 def test_nothing_done_to_messages_reaches_those_of_another_project(make: Make) -> None:
     shop, forum = make("shop"), make("forum")
     use(forum, "forum")
-    [later] = [each for each in forum.waiting("work") if each.content["n"] == 3]
-    [dead] = forum.dead("dead")
+    [later] = [each for each in waiting_on(forum, "work") if each.content["n"] == 3]
+    [dead] = dead_on(forum, "dead")
     assert shop.cancel("work", [later.id]) == []
     assert shop.requeue("dead", [dead.message.id]) == shop.discard("dead", [dead.message.id]) == []
-    assert shop.get("work", later.id) is None and shop.get_dead("dead", dead.message.id) is None
+    assert get_one(shop, "work", later.id) is None and get_one_dead(shop, "dead", dead.message.id) is None
     assert shop.claim("w", {"work": 9, "dead": 9}, 15.0).claims == []
     assert shop.poll(["work"]) is None
     shop.pause("work")
@@ -140,18 +140,6 @@ def test_no_verb_stores_a_name_without_its_namespace(make: Make, request: pytest
             assert stored and all(name.startswith(":shop:") for name in stored), table
 
 
-def test_every_verb_of_the_layers_is_one_of_the_namespaced_layer() -> None:
-    verbs = {
-        name
-        for contract in (DurableLayer, Inspection)
-        for name, verb in vars(contract).items()
-        if (callable(verb) or isinstance(verb, property)) and not name.startswith("__")
-    }
-    # They use the verbs; and a database is one shard.
-    by_others = {"accept", "acall", "send_messages", "send_with_record", "shards", "_due_at"}
-    assert verbs - vars(NamespacedLayer).keys() == by_others
-
-
 def test_a_name_of_a_table_is_no_channel(make: Make) -> None:
     for name in NAMES:
         layer = make(name)
@@ -176,7 +164,7 @@ def test_the_layer_of_the_settings_follows_the_namespace(settings: Any) -> None:
         settings.MAILRAIL = {"NAMESPACE": name}
         assert get_layer().namespace == name
         Channel("work").send({"of": name}, unique=True)
-        assert [each.content for each in get_layer().waiting("work")] == [{"of": name}]
+        assert [each.content for each in waiting_on(get_layer(), "work")] == [{"of": name}]
 
 
 @pytest.mark.django_db(transaction=True, databases=["default"])
@@ -190,4 +178,4 @@ def test_the_outbox_of_a_project_is_relayed_by_that_project_alone(settings: Any,
     forum.outbox.store.enqueue([forum.outbox._row_of(message, forum.outbox.channel)])
     assert not shop.outbox.is_due and shop.outbox.relay() == 0 and shop.outbox.stats() == {}
     assert forum.outbox.relay() == 1 and shop.list_channels() == []
-    assert [each.id for each in forum.waiting("work")] == [message.id]
+    assert [each.id for each in waiting_on(forum, "work")] == [message.id]

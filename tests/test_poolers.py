@@ -24,6 +24,7 @@ from mailrail.prepared_statements import is_pooled
 from mailrail.second_connection import unpooled
 from mailrail.worker.pooled import replace_broken_connections
 
+from .listed import dead_on, waiting_on
 from .pgbouncer import MISSING, PROGRAM, PgBouncer
 from .processes import Ledger, WorkerProcess, children_of, until, workers
 from .servers import PostgresServer
@@ -214,7 +215,7 @@ class TestDjangosPool:
             until(lambda: is_empty(layer, "book"))
             end(worker)
         assert _booked() == _booked_sends(layer) == {(str(id), how) for id in ids for how in WHOLE}
-        assert not layer.dead("book")
+        assert not dead_on(layer, "book")
         # The pool's, and of the worker's own: one that claims, one that renews, one that listens, and for a moment
         # now and then one that looks at all channels.
         assert 3 <= most <= 2 + 4
@@ -368,6 +369,6 @@ def _booked() -> set[tuple[str, str]]:
 
 
 def _booked_sends(layer: Any) -> set[tuple[str, str]]:
-    sent = [(m.content["id"], m.content["how"]) for m in layer.waiting("booked", 10_000)]
+    sent = [(m.content["id"], m.content["how"]) for m in waiting_on(layer, "booked", 10_000)]
     assert len(sent) == len(set(sent))
     return set(sent)

@@ -24,6 +24,7 @@ from mailrail.reconciliation import Reconciler, ScanPosition, _registered, recon
 from mailrail.routing import Routing
 from mailrail.worker.maintenance import Maintenance
 
+from .listed import dead_on, waiting_on
 from .processes import until
 from .servers import ValkeyServer, free_port
 
@@ -103,7 +104,7 @@ def send(*pks: int) -> None:
 def waiting(layer: DurableLayer, channel: str = "send-invite") -> list[int]:
     if layer.outbox:  # as workers do: a sender relays a part of many
         layer.outbox.relay()
-    return sorted(message.content["id"] for message in layer.waiting(channel, 10_000))
+    return sorted(message.content["id"] for message in waiting_on(layer, channel, 10_000))
 
 
 class TestFinding:
@@ -122,7 +123,7 @@ class TestFinding:
         assert invitations.run() == 1
         assert waiting(layer) == sorted([retried, scheduled, missing])
         assert invitations.run() == 0
-        [_] = layer.dead("send-invite")
+        [_] = dead_on(layer, "send-invite")
 
     def test_after_everything_is_lost_everything_is_sent_once(
         self, layer: DurableLayer, invitations: Reconciler, ada: Any
@@ -131,7 +132,7 @@ class TestFinding:
         send(*pks)
         assert invitations.run() == 0
         assert waiting(layer) == pks
-        layer.cancel("send-invite", [m.id for m in layer.waiting("send-invite", 10_000)])
+        layer.cancel("send-invite", [m.id for m in waiting_on(layer, "send-invite", 10_000)])
         assert invitations.run() == 1234
         assert waiting(layer) == pks
         assert invitations.run() == 0
@@ -241,9 +242,9 @@ class TestBesideAWorker:
         }
         layer: Any = get_layer()
         names = [f"channel-{n}" for n in range(20)]
-        up = layer._servers.of("mailrail.reconcile")
-        there = next(name for name in names if layer._servers.of(name) is not up)
-        here = next(name for name in names if layer._servers.of(name) is up)
+        up = layer._store.of("mailrail.reconcile")
+        there = next(name for name in names if layer._store.of(name) is not up)
+        here = next(name for name in names if layer._store.of(name) is up)
         for channel in (there, here):
             reconcile(channel)(lambda before: Invitation.objects.filter(sent=None, created__lt=before))
         over = threading.Event()
@@ -267,7 +268,7 @@ class TestRegistering:
         Group.objects.create(name="a")
         Channel("groups").send({"name": "a"}, unique=True)
         assert _registered[-1].run() == 1
-        assert [m.content for m in one_layer.waiting("groups")] == [{"name": "a"}, {"name": "b"}]
+        assert [m.content for m in waiting_on(one_layer, "groups")] == [{"name": "a"}, {"name": "b"}]
 
     def test_the_priority_is_what_the_app_says(self, one_layer: DurableLayer, registered: None) -> None:
         @reconcile("groups", priority=lambda group: len(group.name), older_than=0)
@@ -276,7 +277,7 @@ class TestRegistering:
 
         group = Group.objects.create(name="four")
         assert _registered[-1].run() == 1
-        assert [(m.content, m.priority) for m in one_layer.waiting("groups")] == [({"id": group.pk}, 4)]
+        assert [(m.content, m.priority) for m in waiting_on(one_layer, "groups")] == [({"id": group.pk}, 4)]
 
     def test_an_imported_again_module_registers_once(self, registered: None) -> None:
         def find(before: datetime) -> QuerySet[Group]:

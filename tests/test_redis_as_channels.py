@@ -17,6 +17,7 @@ from mailrail import Channel
 from mailrail.layers import RedisChannelLayer, get_layer
 
 from . import test_layers_as_channels as shared
+from .listed import waiting_on
 from .servers import ValkeyServer
 from .test_layers_as_channels import run
 
@@ -84,14 +85,14 @@ class TestTransactions:
             send(content)
             content["n"] = 2
             assert layer.stats() == {}
-        assert [m.content for m in layer.waiting("work")] == [{"n": 1}]
+        assert [m.content for m in waiting_on(layer, "work")] == [{"n": 1}]
         with transaction.atomic():
             send({"n": 3})
             transaction.set_rollback(True)
-        assert len(layer.waiting("work")) == 1
+        assert len(waiting_on(layer, "work")) == 1
         with transaction.atomic():
             Channel("work").send({"n": 4}, immediately=True)
-            assert len(layer.waiting("work")) == 2
+            assert len(waiting_on(layer, "work")) == 2
 
 
 class TestChannelsOfOneProcess:

@@ -25,6 +25,7 @@ from mailrail.signals import message_buried, message_finished, message_retried
 from mailrail.testing import Ran, advance, drain, sent
 from mailrail.worker import IncomingMessage
 
+from .listed import dead_on
 from .processes import ROOT
 
 DATABASE = "mailrail.layers.DatabaseChannelLayer"
@@ -318,7 +319,7 @@ class TestConsumersThatFail:
         with pytest.raises(AssertionError, match=r"attempt 2> was buried:\n(?s:.)*RuntimeError: boom"):
             drain()
         assert seen == [1, 2]
-        [dead] = get_layer().dead("fail")
+        [dead] = dead_on(get_layer(), "fail")
         assert "RuntimeError: boom" in dead.error
 
     def test_or_the_outcomes_tell(self) -> None:

@@ -26,6 +26,7 @@ from mailrail import Channel
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message, Statement
 
+from .listed import dead_on, waiting_on
 from .processes import Ledger, WorkerProcess, until, workers
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
@@ -329,7 +330,7 @@ class Booked:
 
     def sends(self, layer: Any) -> dict[str, Counter[str]]:
         counts: dict[str, Counter[str]] = {}
-        for message in layer.waiting("booked", 100_000):
+        for message in waiting_on(layer, "booked", 100_000):
             counts.setdefault(message.content["id"], Counter())[message.content["how"]] += 1
         return counts
 
@@ -396,7 +397,7 @@ class TestAtomicConsumers:
         assert set(ledger.counts().values()) == {2}
         assert {line.attempt for line in ledger.lines("ran")} == {1, 2}
         assert booked.rows() == booked.sends(layer) == dict.fromkeys(ids, WHOLE)
-        assert not layer.dead("book")
+        assert not dead_on(layer, "book")
 
     def test_a_lost_claim_undoes_all_of_it(self, layer: Any, ledger: Ledger, booked: Booked) -> None:
         gate = ledger.path.with_name("gate")
@@ -437,7 +438,7 @@ class TestAtomicConsumers:
         with start(ledger, "book", "--drain") as worker:
             assert worker.wait() == 0
         assert booked.rows() == booked.sends(layer) == dict.fromkeys(ids, WHOLE)
-        assert not layer.dead("book")
+        assert not dead_on(layer, "book")
         print(f"{len(ledger.lines('ran')) - len(ids)} runs were undone")
 
     def test_a_server_that_restarts_in_the_middle_leaves_nothing_half_done(

@@ -40,7 +40,7 @@ from .layers import (
     read_layers,
     unbuilt_routing,
 )
-from .layers.database import lacks_tables
+from .layers.tables import lacks_tables
 from .mail.mailers.config import email_backend
 from .models import StoredMessage
 from .routing import Routing

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 else:
 
     def value(*, frozen: bool, slots: bool) -> Any:
-        """Return a dataclass that only type checkers freeze. At run time, freezing 21 fields would take as
+        """Return a dataclass that only type checkers freeze. At run time, freezing 22 fields would take as
         long as decoding a message."""
         return dataclass(slots=slots)
 
@@ -70,22 +70,14 @@ class Message:
     worker: str | None = None
     token: int | None = None  # guards the claim; None: not claimed
     defect: str | None = None  # why the stored message cannot be read
-    error: str = ""  # how its last run failed, for people: layers leave it out of claims
+    error: str = ""  # how its last run failed, or what it died of, for people: layers leave it out of claims
+    buried_at: float | None = None  # None: it is not dead
 
     @property
     def claimed_until(self) -> float:
         """Return when the lease ends (Unix seconds). Only for claimed messages."""
         assert self.due is not None and self.token is not None
         return self.due
-
-
-@dataclass(frozen=True, slots=True)
-class DeadMessage:
-    """Hold a buried message with its last error (usually a traceback)."""
-
-    message: Message
-    error: str
-    buried_at: float
 
 
 @dataclass(frozen=True, slots=True)

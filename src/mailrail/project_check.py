@@ -15,7 +15,7 @@ from .checks import buildable
 from .conf import read_for_checks
 from .errors import InvalidSettings, LayerUnavailable
 from .layers import DurableLayer
-from .layers.database import lacks_tables
+from .layers.tables import lacks_tables
 from .project import HINT, strangers, warning_of
 
 

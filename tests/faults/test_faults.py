@@ -23,6 +23,7 @@ from mailrail.routing import Routing, route
 from mailrail.worker import Worker
 from mailrail.worker.supervisor import MAX_ISOLATED_RUNS
 
+from ..listed import dead_on, waiting_on
 from ..processes import ROOT, Ledger, children_of, environment, until, workers
 from .conftest import more, recover
 
@@ -62,7 +63,7 @@ def test_kill_9_of_workers_in_mid_drain_loses_nothing(layer: DurableLayer, ledge
     assert set(ran) == ids
     repeats = sum(ran.values()) - len(ids)
     assert repeats <= in_flight <= 10 * threads, (repeats, in_flight)
-    assert is_empty(layer, "slow") and not layer.dead("slow")
+    assert is_empty(layer, "slow") and not dead_on(layer, "slow")
     print(f"repeats: {repeats}, in flight at the kills: {in_flight}")
 
 
@@ -75,7 +76,7 @@ def test_kill_9_of_one_child_is_replaced_and_its_neighbours_burn_no_attempt(
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     ran = ledger.counts()
-    [dead] = layer.dead("behave")
+    [dead] = dead_on(layer, "behave")
     assert set(ran) == ids - {str(dead.message.id)}
     assert dead.message.losses == 3 and "lost 3 times" in dead.error
     assert {line.attempt for line in ledger.lines("ran")} == {1}
@@ -100,7 +101,7 @@ def test_a_poison_message_among_100_dies_after_3_losses_and_the_100_are_done(
         len(ran) == 100 and sum(ran.values()) - 100 <= 7
     )  # 7 at most ran beside it, and were not settled yet
     assert {line.attempt for line in ledger.lines("ran")} == {1}
-    [dead] = layer.dead("behave")
+    [dead] = dead_on(layer, "behave")
     assert (dead.message.losses, dead.message.content) == (3, {"do": "die"})
     # what ran beside the poison was lost once, and ran again in a process of its own
     lost = [line for line in ledger.lines("ran") if line.losses]
@@ -127,7 +128,7 @@ def test_bad_consumers_are_retried_then_dead_and_nobody_else_suffers(
         until(lambda: is_empty(layer, "behave"))
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
-    [dead] = layer.dead("behave")
+    [dead] = dead_on(layer, "behave")
     assert (dead.message.attempt, dead.message.losses) == (3, 0)
     assert len(ledger.counts()) == 5
 
@@ -162,7 +163,7 @@ def test_sigterm_drains_and_exits_0_and_nothing_runs_again(layer: DurableLayer, 
         done = ledger.counts()
         assert stats.claimed == 0 and stats.ready == 200 - len(done)
         assert len(ledger.lines("began")) == len(ledger.lines("ran"))
-        assert {m.attempt for m in layer.waiting("slow", 1000)} == {0}
+        assert {m.attempt for m in waiting_on(layer, "slow", 1000)} == {0}
     with workers(ledger, "slow", "--drain", "--threads", "32") as [worker]:
         assert worker.wait() == 0
     assert ledger.counts() == dict.fromkeys(ids, 1)
@@ -188,7 +189,7 @@ def test_a_message_in_a_process_of_its_own_may_be_retried_there_again_and_again(
         until(lambda: is_empty(layer, "behave"))
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
-    [dead] = layer.dead("behave")
+    [dead] = dead_on(layer, "behave")
     assert str(dead.message.id) == ids[0] and (dead.message.attempt, dead.message.losses) == (3, 1)
     began = [line.pid for line in ledger.lines("began") if line.id == ids[0]]
     assert len(set(began)) == 3 and ledger.counts() == {ids[1]: 1}
@@ -200,7 +201,7 @@ def test_a_dead_worker_is_noticed_although_a_process_it_forked_lives_on(
     """The grandchild holds the pipes the supervisor would see the end of."""
     Channel("behave").send({"do": "leave-a-process-and-die"})
     with workers(ledger, "behave") as [worker]:
-        until(lambda: layer.dead("behave"))
+        until(lambda: dead_on(layer, "behave"))
         id = str(Channel("behave").send({"do": "work"}))
         until(lambda: ledger.counts())
         worker.signal(signal.SIGTERM)
@@ -216,7 +217,7 @@ def test_a_second_sigterm_releases_at_once(layer: DurableLayer, ledger: Ledger) 
         until(lambda: any(w.info["stopping"] for w in layer.workers()) or layer.stats()["held"].ready, 12)
         worker.signal(signal.SIGTERM)
         assert worker.wait(8) == 0
-    [message] = layer.waiting("held")
+    [message] = waiting_on(layer, "held")
     assert (message.attempt, message.losses) == (0, 0)
 
 

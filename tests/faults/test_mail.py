@@ -28,6 +28,7 @@ from mailrail.mail import Email, Status
 from mailrail.mail.delivery.batch import Delivery
 from mailrail.worker import IncomingMessage
 
+from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, children_of, until, workers
 from ..servers import PostgresServer
 from ..smtp_server import Fault, ScriptedServer
@@ -121,7 +122,7 @@ def check(server: ScriptedServer, ids: Counter[str], most_copies: int) -> None:
     print(f"{len(ids)} emails, {copies} copies, {most_copies} connections were open")
     assert copies <= most_copies
     assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
-    assert not get_layer().dead("mailrail.mail")
+    assert not dead_on(get_layer(), "mailrail.mail")
 
 
 def freeze(pids: Iterable[int], port: int) -> int:

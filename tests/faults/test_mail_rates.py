@@ -21,6 +21,7 @@ from mailrail.mail import Email, Status
 from mailrail.mail.mailers import circuit
 from mailrail.mail.models import MailerConnection, MailerState, MailerThrottle
 
+from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, environment, until
 from ..servers import ValkeyServer
 from ..smtp_server import Fault, Mail, ScriptedServer
@@ -300,7 +301,7 @@ def test_a_server_that_asks_for_less_gets_less_from_all_workers(project: Project
         row = MailerThrottle.objects.get(domain="")
         print(f"{strict.refusals} refusals; {row.share} of {row.pace}/s; {len(server.mails)} sent")
         assert row.mailer == MAILER and row.share < 1 and "Not so fast" in row.reason
-    assert get_layer().dead("mailrail.mail") == []
+    assert dead_on(get_layer(), "mailrail.mail") == []
     assert not Email.objects.exclude(
         status__in=(Status.SENT, Status.QUEUED, Status.SENDING, Status.HELD)
     ).exists()

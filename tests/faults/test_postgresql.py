@@ -18,6 +18,7 @@ from django.db import connections
 from mailrail import Channel
 from mailrail.layers import get_layer
 
+from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, until
 from ..proxy import Proxy
 from ..servers import PostgresServer
@@ -76,7 +77,7 @@ def test_a_restart_of_the_server_in_mid_drain(
         until(lambda: is_empty(layer), timeout=120)
         end(*pair)
     check(ledger, ids, 2 * 2 * 2 * THREADS)
-    assert not layer.dead("ledger")
+    assert not dead_on(layer, "ledger")
 
 
 def test_a_network_that_says_nothing_any_more_is_given_up_after_15_seconds(

@@ -13,6 +13,7 @@ from asgiref.sync import async_to_sync
 from mailrail.layers import RedisChannelLayer
 from mailrail.messages import Message
 
+from ..listed import dead_on
 from ..processes import Ledger, until, workers
 from ..servers import ValkeyServer
 
@@ -82,6 +83,6 @@ class TestWorkers:
             until(lambda: layer.stats()["sync"].ready + layer.stats()["sync"].claimed == 0)
             worker.signal(15)
             assert worker.wait() == 0
-        [dead] = layer.dead("sync")
+        [dead] = dead_on(layer, "sync")
         assert dead.message.content["n"] == 3 and dead.message.losses == 3
         assert set(ledger.counts("began")) == set(map(str, range(20)))

@@ -21,6 +21,7 @@ from mailrail import Channel
 from mailrail.layers import get_layer
 from mailrail.messages import Message
 
+from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, until
 from ..proxy import Proxy
 from ..servers import PostgresServer, ValkeyServer
@@ -153,7 +154,7 @@ def test_kill_9_of_all_workers_again_and_again(place: Place, ledger: Ledger, see
         assert everybody[-1].wait(200) == 0
     check(ledger, set(ids), in_flight)
     assert in_flight <= place.rounds * 2 * 2 * THREADS
-    assert is_empty(layer) and not layer.dead("ledger")
+    assert is_empty(layer) and not dead_on(layer, "ledger")
     done = finished(*everybody)
     assert len(done) == len(set(done)), "finished twice"
     first_run = {id: n for n, id in enumerate(dict.fromkeys(line.id for line in ledger.lines("ran")))}

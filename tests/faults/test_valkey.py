@@ -22,6 +22,7 @@ from mailrail import Channel, LayerUnavailable
 from mailrail.layers import DurableLayer, RedisChannelLayer, get_layer
 from mailrail.messages import Message, Rate
 
+from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, until
 from ..proxy import Proxy
 from ..servers import ValkeyServer
@@ -310,7 +311,7 @@ def test_a_full_server_refuses_sends_and_is_drained(layer: Any, ledger: Ledger, 
         ids |= send("slow", 10, SLOW)
         until(lambda: is_empty(layer))
         end(*pair)
-    [dead] = layer.dead("behave")
+    [dead] = dead_on(layer, "behave")
     assert str(dead.message.id) == id and dead.message.attempt == 3
     check(ledger, ids, 0)
 

@@ -17,6 +17,8 @@ from mailrail.invitations.models import Invitation, InvitationBatch, every_invit
 from mailrail.layers import get_layer
 from mailrail.moments import from_now
 
+from ..listed import waiting_on
+
 pytestmark = pytest.mark.django_db
 
 
@@ -43,7 +45,7 @@ def test_a_project_sees_counts_sends_and_opens_its_own_invitations_alone(
         assert list(every_invitation()) == list(Invitation.objects.all()) == [invitation]
         assert list(unsent(from_now(10.0))) == [invitation]
         assert InvitationBatch.objects.get() == batches[name]
-        assert [each.content for each in get_layer().waiting("send-invite")] == [{"id": invitation.pk}]
+        assert [each.content for each in waiting_on(get_layer(), "send-invite")] == [{"id": invitation.pk}]
     assert browser.get(made["forum"].accept_path()).status_code == 403  # it is somebody else's
     assert browser.get(made["shop"].accept_path()).status_code == 404
     assert {each.namespace for each in get_invitation_model()._base_manager.all()} == set(made)

@@ -13,6 +13,8 @@ from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message, Rate, id_of_content, new_token, uuid7
 
+from ..listed import dead_on, waiting_on
+
 LEASE = 15.0
 
 
@@ -311,13 +313,13 @@ class TestSettling:
         send(layer)
         [m] = claim(layer)
         assert layer.bury(m, "no such file: \udcff") == []
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert dead.error.encode() == b"no such file: \\udcff"
 
     def test_bury_keeps_message_and_error(self, layer: DurableLayer) -> None:
         sent = send(layer, content={"id": 7}, headers={"a": 1}, key="k", priority=4)
         assert layer.bury(claim(layer)[0], "Traceback: \0 boom é") == []
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert (
             dead.message.id == sent.id
             and dead.message.content == {"id": 7}
@@ -356,7 +358,7 @@ class TestSettling:
         layer.shift(LEASE + 1)
         [second] = claim(layer, worker="w2")
         assert _settle(layer, verb, first) == [first]
-        assert layer.dead("work") == []
+        assert dead_on(layer, "work") == []
         assert claim(layer) == []
         assert layer.finish([second]) == []
 
@@ -536,7 +538,7 @@ class TestLanes:
         result = layer.claim("w", {"work": 5}, LEASE)
         assert len(result.expired) == 1
         assert ids(result.claims or claim(layer)) == [d.id]
-        assert [dead.message.id for dead in layer.dead("work")] == [a.id]
+        assert [dead.message.id for dead in dead_on(layer, "work")] == [a.id]
 
     def test_cancelling_inside_a_lane_leaves_the_head_in_place(self, layer: DurableLayer) -> None:
         a, b, c = (send(layer, lane="l") for _ in range(3))
@@ -632,9 +634,9 @@ class TestOperations:
         late, soon = send(layer, delay=100), send(layer)
         send(layer)
         claim(layer, 1)
-        listed = ids(layer.waiting("work"))
+        listed = ids(waiting_on(layer, "work"))
         assert len(listed) == 2 and listed[-1] == late.id
-        assert len(layer.waiting("work", limit=1)) == 1
+        assert len(waiting_on(layer, "work", limit=1)) == 1
         assert soon.channel == "work"
 
     def test_waiting_messages_of_one_moment_are_listed_by_id_whatever_the_limit(
@@ -645,21 +647,21 @@ class TestOperations:
         layer.enqueue([Message("work", {}, id=id, due=1.0, lane="l") for id in names[:6]])
         assert ids(claim(layer)) == names[:1]
         layer.enqueue([Message("work", {}, id=id, due=1.0) for id in names[6:]])
-        listed = ids(layer.waiting("work"))
+        listed = ids(waiting_on(layer, "work"))
         assert listed == sorted(names[1:])
-        assert all(ids(layer.waiting("work", limit=n)) == listed[:n] for n in range(1, 9))
+        assert all(ids(waiting_on(layer, "work", limit=n)) == listed[:n] for n in range(1, 9))
 
     def test_dead_pages_from_the_last_buried(self, layer: DurableLayer) -> None:
         sent = [send(layer) for _ in range(5)]
         for got in claim(layer):
             layer.bury(got, f"error of {got.id}")
-        first = layer.dead("work", limit=2)
-        second = layer.dead("work", limit=2, before=first[-1])
-        third = layer.dead("work", limit=2, before=second[-1])
+        first = dead_on(layer, "work", limit=2)
+        second = dead_on(layer, "work", limit=2, before=first[-1])
+        third = dead_on(layer, "work", limit=2, before=second[-1])
         seen = [d.message.id for d in (*first, *second, *third)]
         assert sorted(seen) == sorted(ids(sent)) and len(seen) == 5
         assert all(str(d.message.id) in d.error for d in first)
-        assert layer.dead("other") == []
+        assert dead_on(layer, "other") == []
 
     def test_requeue_gives_all_attempts_back_and_no_expiry(self, layer: DurableLayer) -> None:
         sent = send(layer, lifetime=30)
@@ -668,7 +670,7 @@ class TestOperations:
         assert layer.requeue("work", [sent.id, uuid4()]) == [sent.id]
         [got] = claim(layer)
         assert (got.id, got.attempt, got.losses) == (sent.id, 1, 0)
-        assert layer.dead("work") == []
+        assert dead_on(layer, "work") == []
         assert layer.requeue("work", [sent.id]) == []
 
     def test_requeue_of_what_died_of_losses_keeps_one(self, layer: DurableLayer) -> None:
@@ -686,7 +688,7 @@ class TestOperations:
         layer.bury(claim(layer)[0], "boom")
         assert layer.discard("other", [sent.id]) == []
         assert layer.discard("work", [sent.id, uuid4()]) == [sent.id]
-        assert layer.dead("work") == [] and layer.stats() == {}
+        assert dead_on(layer, "work") == [] and layer.stats() == {}
 
     def test_known_are_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
         claimed, dead, finished = send(layer), send(layer), send(layer)
@@ -704,7 +706,7 @@ class TestOperations:
         layer.bury(claim(layer)[0], "first")
         layer.enqueue([sent])
         layer.bury(claim(layer)[0], "second")
-        assert [d.error for d in layer.dead("work")] == ["second"]
+        assert [d.error for d in dead_on(layer, "work")] == ["second"]
 
     def test_a_paused_channel_keeps_what_it_gets(self, layer: DurableLayer) -> None:
         send(layer)

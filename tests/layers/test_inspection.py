@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from mailrail.layers import DurableLayer, RedisChannelLayer
-from mailrail.layers.inspection import ERROR_LENGTH, PREVIEW_LENGTH
+from mailrail.layers.store import ERROR_LENGTH, PREVIEW_LENGTH
 from mailrail.messages import Message, MessageSummary
 from mailrail.tracebacks import error_class, first_line
 
+from ..listed import dead_on, get_one, get_one_dead
 from ..servers import ValkeyServer
 
 LEASE = 15.0
@@ -52,9 +53,9 @@ class TestTheLastError:
             [claimed] = claim(layer)
             assert claimed.error == ""  # which claims do not read
             layer.retry(claimed, 0.0, error)
-            found = layer.get("work", message.id)
+            found = get_one(layer, "work", message.id)
             assert found is not None and found.error == error
-            [listed] = layer.list_waiting(["work"], 5)
+            [listed] = layer.list_messages(["work"], 5)
             assert (listed.error_class, listed.error) == ("ValueError", error)
             assert first_line(listed.error) == f"ValueError: number {n}"
 
@@ -64,10 +65,10 @@ class TestTheLastError:
         layer.enqueue([message := Message("work", {})])
         layer.retry(claim(layer)[0], 0.0, "ValueError: no")
         [claimed] = claim(layer)
-        [listed] = layer.list_waiting(["work"], 5)
+        [listed] = layer.list_messages(["work"], 5)
         assert (listed.state, listed.error) == ("claimed", "ValueError: no")
         layer.release([claimed])
-        found = layer.get("work", message.id)
+        found = get_one(layer, "work", message.id)
         assert found is not None and found.error == "ValueError: no"
 
     def test_it_leaves_nothing_behind_a_message_that_ends(self, layer: DurableLayer) -> None:
@@ -84,26 +85,26 @@ class TestTheLastError:
             layer.bury(claimed, "failed twice")
         layer.requeue("work", [requeued.id])
         layer.enqueue([Message("work", {}, id=each.id) for each in (finished, cancelled)])
-        assert [it.error for it in layer.list_waiting(["work"], 5)] == ["", "", ""]
-        dead = layer.get_dead("work", buried.id)
-        assert dead is not None and (dead.error, dead.message.error) == ("failed twice", "")
+        assert [it.error for it in layer.list_messages(["work"], 5)] == ["", "", ""]
+        dead = get_one_dead(layer, "work", buried.id)
+        assert dead is not None and dead.error == "failed twice"
 
     def test_it_may_be_long_and_hold_what_no_database_stores(self, layer: DurableLayer) -> None:
         layer.enqueue([message := Message("work", {})])
         error = raised(ValueError("x" * 30_000 + "\0 \ud83d"))
         layer.retry(claim(layer)[0], 0.0, error)
-        found = layer.get("work", message.id)
+        found = get_one(layer, "work", message.id)
         assert found is not None and len(found.error) >= 30_000 and found.error.startswith("Traceback")
-        [listed] = layer.list_waiting(["work"], 5)
+        [listed] = layer.list_messages(["work"], 5)
         assert len(listed.error) <= ERROR_LENGTH
         [claimed] = claim(layer)
         assert claimed.id == message.id
 
     def test_a_message_without_one_has_none(self, layer: DurableLayer) -> None:
         layer.enqueue([message := Message("work", {})])
-        found = layer.get("work", message.id)
+        found = get_one(layer, "work", message.id)
         assert found is not None and found.error == ""
-        [listed] = layer.list_waiting(["work"], 5)
+        [listed] = layer.list_messages(["work"], 5)
         assert (listed.error_class, listed.error) == ("", "")
 
 
@@ -111,10 +112,10 @@ def test_an_encrypted_error_is_read_by_who_has_the_key_only(valkey: ValkeyServer
     layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["secret"])
     layer.enqueue([message := Message("work", {})])
     layer.retry(claim(layer)[0], 0.0, "ValueError: no")
-    found = layer.get("work", message.id)
+    found = get_one(layer, "work", message.id)
     assert found is not None and found.error == "ValueError: no"
     stranger = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["other"])
-    found = stranger.get("work", message.id)
+    found = get_one(stranger, "work", message.id)
     assert found is not None and "cannot be read" in found.error
     with valkey.client() as client:
         assert b"ValueError" not in client.hget(b"{mailrail:asgi:work}:errors", message.id.bytes)
@@ -168,12 +169,12 @@ class TestWaiting:
         first, behind = Message("work", {"id": 7}, lane="l", key="k"), Message("other", {}, priority=-3)
         layer.enqueue([later, sooner, first, behind])
         both = ["work", "other", "unheard-of"]
-        listed = layer.list_waiting(both, 10)
+        listed = layer.list_messages(both, 10)
         assert ids(listed) == [first.id, behind.id, running.id, sooner.id, later.id]
         assert [it.state for it in listed] == ["ready", "ready", "claimed", "scheduled", "scheduled"]
-        assert ids(layer.list_waiting(both, 10, state="ready")) == [first.id, behind.id]
-        assert ids(layer.list_waiting(both, 10, state="scheduled")) == [sooner.id, later.id]
-        [running_now] = layer.list_waiting(both, 10, state="claimed")
+        assert ids(layer.list_messages(both, 10, state="ready")) == [first.id, behind.id]
+        assert ids(layer.list_messages(both, 10, state="scheduled")) == [sooner.id, later.id]
+        [running_now] = layer.list_messages(both, 10, state="claimed")
         assert (running_now.id, running_now.worker, running_now.attempt, running_now.priority) == (
             running.id,
             "w1",
@@ -187,22 +188,22 @@ class TestWaiting:
             "l",
             "k",
         )
-        assert layer.list_waiting([], 10) == [] == layer.list_waiting(["other"], 10, state="claimed")
+        assert layer.list_messages([], 10) == [] == layer.list_messages(["other"], 10, state="claimed")
 
     def test_a_lapsed_lease_is_ready(self, layer: DurableLayer) -> None:
         layer.enqueue([Message("work", {})])
         claim(layer)
         layer.shift(LEASE + 1)
-        assert layer.list_waiting(["work"], 10, state="claimed") == []
-        [listed] = layer.list_waiting(["work"], 10, state="ready")
+        assert layer.list_messages(["work"], 10, state="claimed") == []
+        [listed] = layer.list_messages(["work"], 10, state="ready")
         assert (listed.state, listed.worker) == ("ready", "w1")
 
     def test_those_behind_others_of_their_lane_are_listed(self, layer: DurableLayer) -> None:
         names = sorted((uuid4() for _ in range(6)), reverse=True)
         layer.enqueue([Message("work", {}, id=id, due=1.0, lane="l") for id in names])
-        assert ids(layer.list_waiting(["work"], 10)) == sorted(names)
-        assert ids(layer.list_waiting(["work"], 10, state="ready")) == sorted(names)
-        assert layer.list_waiting(["work"], 10, state="scheduled") == []
+        assert ids(layer.list_messages(["work"], 10)) == sorted(names)
+        assert ids(layer.list_messages(["work"], 10, state="ready")) == sorted(names)
+        assert layer.list_messages(["work"], 10, state="scheduled") == []
 
     @pytest.mark.parametrize("state", [None, "ready", "scheduled"])
     def test_pages_follow_each_other_through_equal_times(self, layer: DurableLayer, state: Any) -> None:
@@ -224,7 +225,7 @@ class TestWaiting:
         ]
         layer.enqueue(messages)
         seen: list[MessageSummary] = []
-        while page := layer.list_waiting(["a", "b"], 7, seen[-1].place if seen else None, state):
+        while page := layer.list_messages(["a", "b"], 7, state, seen[-1].place if seen else None):
             seen += page
         assert ids(seen) == [m.id for m in sorted(messages, key=lambda m: (m.due or 0, m.id))]
 
@@ -233,13 +234,16 @@ class TestDead:
     def test_the_last_buried_come_first(self, layer: DurableLayer) -> None:
         first, second = bury(layer, "one", n=1), bury(layer, "two", "other", n=2)
         third = bury(layer, "three " * ERROR_LENGTH, n=3, text="é" * 20_000)
-        listed = layer.list_dead(["work", "other"], 10)
+        listed = layer.list_messages(["work", "other"], 10, "dead")
         assert ids(listed) == [third, second, first]
         assert [it.channel for it in listed] == ["work", "other", "work"]
         assert listed[2].error == "one" and listed[2].preview == '{"n":1}' and listed[2].state == "dead"
         assert len(listed[0].preview) <= PREVIEW_LENGTH and listed[0].preview.startswith('{"n":3,"text":"éé')
         assert listed[0].error == ("three " * ERROR_LENGTH)[-ERROR_LENGTH:] and listed[0].attempt == 1
-        assert ids(layer.list_dead(["other"], 10)) == [second] and layer.list_dead([], 10) == []
+        assert (
+            ids(layer.list_messages(["other"], 10, "dead")) == [second]
+            and layer.list_messages([], 10, "dead") == []
+        )
 
     def test_they_are_found_by_what_they_died_of(self, layer: DurableLayer) -> None:
         values = [bury(layer, raised(ValueError(f"no {n}"))) for n in range(3)]
@@ -248,29 +252,29 @@ class TestDead:
         both = ["work", "other"]
         assert layer.error_classes(both) == ["", "KeyError", "ValueError"]
         assert layer.error_classes(["other"]) == ["KeyError"] and layer.error_classes([]) == []
-        assert ids(layer.list_dead(both, 10, error_class="ValueError")) == values[::-1]
-        assert ids(layer.list_dead(both, 10, error_class="KeyError")) == [key]
-        assert ids(layer.list_dead(both, 10, error_class="")) == [plain]
-        assert layer.list_dead(both, 10, error_class="TypeError") == []
-        [first, *_] = layer.list_dead(both, 2, error_class="ValueError")
+        assert ids(layer.list_messages(both, 10, "dead", error_class="ValueError")) == values[::-1]
+        assert ids(layer.list_messages(both, 10, "dead", error_class="KeyError")) == [key]
+        assert ids(layer.list_messages(both, 10, "dead", error_class="")) == [plain]
+        assert layer.list_messages(both, 10, "dead", error_class="TypeError") == []
+        [first, *_] = layer.list_messages(both, 2, "dead", error_class="ValueError")
         assert first.error_class == "ValueError"
-        assert ids(layer.list_dead(both, 10, first.place, "ValueError")) == values[1::-1]
+        assert ids(layer.list_messages(both, 10, "dead", first.place, "ValueError")) == values[1::-1]
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_what_is_gone_is_not_found_by_what_it_died_of(self, layer: DurableLayer, verb: str) -> None:
         kept, gone = bury(layer, raised(ValueError())), bury(layer, raised(KeyError()))
         assert getattr(layer, verb)("work", [gone]) == [gone]
         assert layer.error_classes(["work"]) == ["ValueError"]
-        assert layer.list_dead(["work"], 10, error_class="KeyError") == []
-        assert ids(layer.list_dead(["work"], 10)) == [kept]
+        assert layer.list_messages(["work"], 10, "dead", error_class="KeyError") == []
+        assert ids(layer.list_messages(["work"], 10, "dead")) == [kept]
 
     def test_who_died_again_is_found_by_its_last_death(self, layer: DurableLayer) -> None:
         id = bury(layer, raised(ValueError()))
         layer.enqueue([Message("work", {}, id=id)])
         layer.bury(claim(layer)[0], raised(KeyError("x")))
         assert layer.error_classes(["work"]) == ["KeyError"]
-        assert layer.list_dead(["work"], 10, error_class="ValueError") == []
-        assert ids(layer.list_dead(["work"], 10, error_class="KeyError")) == [id]
+        assert layer.list_messages(["work"], 10, "dead", error_class="ValueError") == []
+        assert ids(layer.list_messages(["work"], 10, "dead", error_class="KeyError")) == [id]
 
     @pytest.mark.parametrize("kind", [None, "ValueError"])
     def test_pages_follow_each_other_through_equal_times(self, layer: DurableLayer, kind: Any) -> None:
@@ -278,7 +282,7 @@ class TestDead:
         for claimed in claim(layer, 20):
             layer.bury(claimed, raised(ValueError()))
         seen: list[MessageSummary] = []
-        while page := layer.list_dead(["work"], 7, seen[-1].place if seen else None, kind):
+        while page := layer.list_messages(["work"], 7, "dead", seen[-1].place if seen else None, kind):
             seen += page
         assert len(set(ids(seen))) == len(seen) == 20
         assert seen == sorted(seen, key=lambda it: it.place, reverse=True)
@@ -291,21 +295,21 @@ class TestFinding:
         running = Message("work", {})
         layer.enqueue([waiting, held, running])
         [claimed] = claim(layer)
-        found = layer.get("work", waiting.id)
+        found = get_one(layer, "work", waiting.id)
         assert found and (found.content, found.headers, found.token) == (waiting.content, {"a": 1}, None)
-        assert layer.get("work", held.id) is not None
-        assert layer.get("work", running.id) == claimed
-        assert layer.get("other", running.id) is None is layer.get("work", uuid4())
+        assert get_one(layer, "work", held.id) is not None
+        assert get_one(layer, "work", running.id) == claimed
+        assert get_one(layer, "other", running.id) is None is get_one(layer, "work", uuid4())
         layer.finish([claimed])
-        assert layer.get("work", running.id) is None
+        assert get_one(layer, "work", running.id) is None
 
     def test_a_dead_message_is_found(self, layer: DurableLayer) -> None:
         id = bury(layer, "boom " * 1000, n=1)
-        dead = layer.get_dead("work", id)
-        assert dead and dead == layer.dead("work")[0] and dead.error == "boom " * 1000
-        assert layer.get("work", id) is None is layer.get_dead("other", id)
+        dead = get_one_dead(layer, "work", id)
+        assert dead and dead == dead_on(layer, "work")[0] and dead.error == "boom " * 1000
+        assert get_one(layer, "work", id) is None is get_one_dead(layer, "other", id)
         layer.requeue("work", [id])
-        assert layer.get_dead("work", id) is None and layer.get("work", id) is not None
+        assert get_one_dead(layer, "work", id) is None and get_one(layer, "work", id) is not None
 
     def test_channels_are_those_that_hold_something_or_are_paused(self, layer: DurableLayer) -> None:
         assert layer.list_channels() == []
@@ -320,12 +324,12 @@ def test_of_what_is_encrypted_lists_show_what_is_short(valkey: ValkeyServer) -> 
     layer = RedisChannelLayer([valkey.url], symmetric_encryption_keys=["a key"])
     short, long = Message("work", {"id": 7}), Message("work", {"id": 7, "text": "x" * PREVIEW_LENGTH})
     layer.enqueue([short, long])
-    listed = {it.id: it.preview for it in layer.list_waiting(["work"], 10)}
+    listed = {it.id: it.preview for it in layer.list_messages(["work"], 10)}
     assert listed == {short.id: '{"id":7}', long.id: ""}
-    found = layer.get("work", long.id)
+    found = get_one(layer, "work", long.id)
     assert found and found.content == long.content
     id = bury(layer, raised(ValueError("x" * ERROR_LENGTH)))
-    [dead] = layer.list_dead(["work"], 10, error_class="ValueError")
+    [dead] = layer.list_messages(["work"], 10, "dead", error_class="ValueError")
     assert (dead.id, dead.error_class, dead.error) == (id, "ValueError", "")
 
 

@@ -24,6 +24,7 @@ from mailrail.management.commands.runworker import tell_concerns
 from mailrail.messages import Message
 from mailrail.testing import advance, drain, sent
 
+from ..listed import dead_on, waiting_on
 from ..servers import ValkeyServer
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
@@ -80,19 +81,19 @@ class TestWithoutAnOutbox:
     def test_a_send_waits_for_the_commit_and_is_gone_with_a_rollback(self, layer: RedisChannelLayer) -> None:
         with transaction.atomic():
             id = Channel("work").send({"n": 1})
-            assert layer.waiting("work") == []
-        assert [m.id for m in layer.waiting("work")] == [id]
+            assert waiting_on(layer, "work") == []
+        assert [m.id for m in waiting_on(layer, "work")] == [id]
         with transaction.atomic():
             Channel("work").send({"n": 2})
             transaction.set_rollback(True)
-        assert numbers(layer.waiting("work")) == [1]
+        assert numbers(waiting_on(layer, "work")) == [1]
 
     def test_it_follows_the_database_that_it_is_told_to(self, layer: RedisChannelLayer) -> None:
         with transaction.atomic(using="other"):
             Channel("work").send({"n": 1})  # of "default", which has no transaction open
             Channel("work").send({"n": 2}, using="other")
-            assert numbers(layer.waiting("work")) == [1]
-        assert sorted(numbers(layer.waiting("work"))) == [1, 2]
+            assert numbers(waiting_on(layer, "work")) == [1]
+        assert sorted(numbers(waiting_on(layer, "work"))) == [1, 2]
 
     def test_a_server_that_is_down_raises_after_the_commit_and_the_rows_stay(
         self, layer: RedisChannelLayer, server: ValkeyServer, django_user_model: Any
@@ -126,15 +127,15 @@ class TestSending:
         with transaction.atomic(using=using):
             id = Channel("work").send({"n": 1})
             more = Channel("work").send_many([{"n": 2}, {"n": 3}])
-            assert layer.waiting("work") == []
-        assert {m.id for m in layer.waiting("work")} == {id, *more}
+            assert waiting_on(layer, "work") == []
+        assert {m.id for m in waiting_on(layer, "work")} == {id, *more}
         assert in_outbox(outbox) == 0
 
     def test_outside_a_transaction_it_is_relayed_at_once(
         self, layer: RedisChannelLayer, outbox: Outbox
     ) -> None:
         id = Channel("work").send({"n": 1})
-        assert [m.id for m in layer.waiting("work")] == [id] and in_outbox(outbox) == 0
+        assert [m.id for m in waiting_on(layer, "work")] == [id] and in_outbox(outbox) == 0
 
     def test_rolled_back_it_was_never_sent(
         self, layer: RedisChannelLayer, outbox: Outbox, using: str
@@ -150,7 +151,7 @@ class TestSending:
             with transaction.atomic(using=using):
                 Channel("work").send({"n": 2})
                 transaction.set_rollback(True, using=using)
-        assert numbers(layer.waiting("work")) == [1]
+        assert numbers(waiting_on(layer, "work")) == [1]
 
     def test_the_transaction_of_another_database_is_waited_for(
         self, layer: RedisChannelLayer, outbox: Outbox
@@ -158,7 +159,7 @@ class TestSending:
         with transaction.atomic(using="other"):
             Channel("work").send({"n": 1}, using="other")
             assert in_outbox(outbox) == 0
-        assert numbers(layer.waiting("work")) == [1]
+        assert numbers(waiting_on(layer, "work")) == [1]
 
     def test_a_message_arrives_with_all_it_carried(self, layer: RedisChannelLayer) -> None:
         at = timezone.now() - timedelta(seconds=5)
@@ -177,7 +178,7 @@ class TestSending:
     ) -> None:
         with transaction.atomic(using=using):
             id = Channel("work").send({"n": 1}, immediately=True)
-            assert [m.id for m in layer.waiting("work")] == [id]
+            assert [m.id for m in waiting_on(layer, "work")] == [id]
             assert in_outbox(outbox) == 0
 
     @pytest.mark.parametrize("options", [{}, {"headers": {"at": object()}}])
@@ -202,7 +203,7 @@ class TestSending:
             }
         assert len(set(ids.values())) == 1  # the same id in one table, and nobody is in the other's way
         for alias in ids:
-            assert [m.id for m in get_layer(alias).waiting("work")] == [ids[alias]]
+            assert [m.id for m in waiting_on(get_layer(alias), "work")] == [ids[alias]]
 
 
 class TestRelaying:
@@ -226,9 +227,9 @@ class TestRelaying:
         third = Channel("work").send({"n": 3})  # the senders rest; workers relay, or a person
         assert in_outbox(outbox) == 3
         assert outbox.relay() == 3
-        assert {m.id for m in layer.waiting("work")} == {first, second, third}
+        assert {m.id for m in waiting_on(layer, "work")} == {first, second, third}
         fourth = Channel("work").send({"n": 4})
-        assert fourth in {m.id for m in layer.waiting("work")} and in_outbox(outbox) == 0
+        assert fourth in {m.id for m in waiting_on(layer, "work")} and in_outbox(outbox) == 0
 
     def test_times_count_from_the_send(
         self, layer: RedisChannelLayer, outbox: Outbox, server: ValkeyServer
@@ -239,7 +240,7 @@ class TestRelaying:
         outbox._store.shift(60)
         server.start()
         assert outbox.relay() == 2
-        overdue, later = layer.waiting("work")
+        overdue, later = waiting_on(layer, "work")
         now = time.time()
         assert (overdue.content, later.content) == ({"n": 2}, {"n": 1})
         assert overdue.due == pytest.approx(now, abs=10) and later.due == pytest.approx(now + 40, abs=10)
@@ -271,7 +272,7 @@ class TestRelaying:
             assert sum(pool.map(relay, range(4))) == 400
         assert sorted(handed_on.numbers) == list(range(400))
         for lane in range(3):
-            of_lane = [m for m in layer.waiting("work", 1000) if m.lane == f"lane {lane}"]
+            of_lane = [m for m in waiting_on(layer, "work", 1000) if m.lane == f"lane {lane}"]
             assert numbers(sorted(of_lane, key=lambda m: m.lane_seq or 0)) == list(range(lane, 60, 3))
 
     def test_a_relay_that_died_half_way_leaves_a_harmless_repeat(
@@ -298,7 +299,7 @@ class TestRelaying:
         layer: Any = get_layer()
         assert layer.outbox is not None
         names = [f"channel-{n}" for n in range(20)]
-        down = [name for name in names if layer._servers.of(name) is layer._servers.all[0]]
+        down = [name for name in names if layer._store.of(name) is layer.stores[0]]
         server.stop()
         ids = {Channel(name).send({"n": n, "of": name}) for name in reversed(down) for n in range(40)}
         ids |= {Channel(name).send({"n": n, "of": name}) for name in names for n in range(40)}
@@ -335,8 +336,10 @@ class TestRelaying:
         server.start()
         settings.MAILRAIL = {"MAX_MESSAGE_BYTES": 1000}
         assert outbox.relay() == 4
-        assert numbers(layer.waiting("work")) == [2]
-        errors = sorted(dead.error.strip().splitlines()[-1] for dead in outbox._store.dead(outbox.channel))
+        assert numbers(waiting_on(layer, "work")) == [2]
+        errors = sorted(
+            dead.error.strip().splitlines()[-1] for dead in dead_on(outbox._store, outbox.channel)
+        )
         assert [error.split(":")[0] for error in errors] == [
             "AttributeError",
             "It cannot be relayed, as it is not a message of the outbox",
@@ -357,7 +360,7 @@ class TestRelaying:
         assert "mailrail.outbox.default" in capsys.readouterr().out
         call_command("channels", "relay")
         assert capsys.readouterr().out == "2 relayed\n"
-        assert sorted(numbers(layer.waiting("work"))) == [1, 2]
+        assert sorted(numbers(waiting_on(layer, "work"))) == [1, 2]
 
 
 class CountingEnqueue:
@@ -410,7 +413,7 @@ class TestSettings:
                 LayerUnavailable, match=rf"CONFIG\['outbox'\] = True .*{using!r}.* {migrate}$"
             ):
                 Channel("work").send({"n": 1})
-            assert layer.waiting("work") == []
+            assert waiting_on(layer, "work") == []
             [error] = [e for e in run_checks(include_deployment_checks=True) if e.id == "mailrail.E008"]
             assert error.msg.startswith("CHANNEL_LAYERS['default']: CONFIG['outbox'] = True needs tables")
             assert error.msg.endswith(

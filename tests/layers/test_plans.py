@@ -111,7 +111,7 @@ CLAIMING = [*CLAIMS, "next_due", "recover_claims", "park", "advance_lanes", "dro
 SETTLING = ["finish", "finish_in_lanes", "renew", "give_back", "bury", "cancel"]
 
 
-@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "waiting", "dead"])
+@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "get", "get_dead"])
 def test_reads_what_it_needs(name: str) -> None:
     nodes = plan_of(STATEMENTS[name])
     touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message" and "Scan" in n["Node Type"]]
@@ -136,7 +136,7 @@ def test_compares_no_claim_of_a_batch_with_each_other(name: str) -> None:
         assert sum(read) <= 3 * 200, table
 
 
-@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "waiting", "dead", "stats"])
+@pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "get", "get_dead", "stats"])
 def test_is_expected_to_cost_too_little_to_be_compiled(name: str) -> None:
     """Compiling takes longer than running; many servers begin at `jit_above_cost`, 100,000 if nobody has set it."""
     [top, *_] = plan_of(STATEMENTS[name])

@@ -19,8 +19,10 @@ from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
 from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A_ROW, Level, ScanFloor
 from mailrail.layers.postgresql.statements import STATEMENTS
+from mailrail.layers.store import ClaimCall, Unconfirmed
 from mailrail.messages import Message, Rate
 
+from ..listed import waiting_on
 from ..plans import buffers, forget_statistics, plan_of, prepared_plan_of, rows
 from ..processes import until
 from .test_plans import CLAIMING, SETTLING, VALUES
@@ -408,16 +410,16 @@ def waits_for_a_lock(layer: Any) -> bool:
 @contextmanager
 def answers_are_lost(layer: Any) -> Iterator[None]:
     """The server does what is asked of it in this block, and the connection breaks before it has said so."""
-    usual = layer._execute_prepared
+    usual = layer._store._session.execute_prepared
 
     def lose_the_answer(statement: str, values: Any) -> Any:
         usual(statement, values)
         raise OperationalError("the connection is lost")
 
-    layer._execute_prepared = lose_the_answer
+    layer._store._session.execute_prepared = lose_the_answer
     with pytest.raises(OperationalError):
         yield
-    del layer._execute_prepared
+    del layer._store._session.execute_prepared
 
 
 class TestLostAnswers:
@@ -431,7 +433,7 @@ class TestLostAnswers:
         assert [(m.id, m.attempt, m.losses) for m in claimed.claims] == [(id, 1, 0) for id in ids]
         assert layer.finish(claimed.claims) == []
         # what it was to finish is gone because of it, and is not called lost
-        assert claimed.lost == [] and done not in {m.id for m in layer.waiting("work")}
+        assert claimed.lost == [] and done not in {m.id for m in waiting_on(layer, "work")}
 
     def test_what_a_call_without_room_has_finished_is_not_called_lost(self, layer: Any) -> None:
         send(layer)
@@ -442,8 +444,10 @@ class TestLostAnswers:
 
     def test_only_by_the_worker_that_made_the_call(self, layer: Any) -> None:
         send(layer)
-        token = claim(layer)[0].token
-        layer._unconfirmed.note("w", token, LEASE, [])
+        token = claim(layer)[0].token or 0
+        layer._unconfirmed.note(
+            ClaimCall("w", {}, {}, [], 1, unconfirmed=[Unconfirmed(token, LEASE, [], [])])
+        )
         assert layer.claim("another", {"work": 10}, LEASE).claims == []
         [recovered] = claim(layer)
         assert recovered.token != token
@@ -503,13 +507,13 @@ class TestClaimsThatFailHalfWay:
 
 class TestHearing:
     def test_a_commit_elsewhere_notifies(self, layer: Any, elsewhere: Any) -> None:
-        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        until(lambda: layer.wait(["work"], 0.05) or layer._waiting.listener.is_live, what="listening")
         waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
         send(layer)
         assert waiting.result(30) < 10
 
     def test_other_channels_wake_nobody(self, layer: Any, elsewhere: Any) -> None:
-        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        until(lambda: layer.wait(["work"], 0.05) or layer._waiting.listener.is_live, what="listening")
         seen = layer.wakes
         send(layer, channel="other")
         send(layer)
@@ -517,29 +521,29 @@ class TestHearing:
         assert layer.wakes == seen + 1
 
     def test_a_cut_connection_is_made_anew(self, layer: Any, postgres_server: Any) -> None:
-        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        until(lambda: layer.wait(["work"], 0.05) or layer._waiting.listener.is_live, what="listening")
         with postgres_server.connect() as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN mailrail'"
             )
-        until(lambda: not layer._listener.is_live, what="the end of listening")
-        until(lambda: layer._listener.is_live, what="listening again")
+        until(lambda: not layer._waiting.listener.is_live, what="the end of listening")
+        until(lambda: layer._waiting.listener.is_live, what="listening again")
         seen = layer.wakes
         send(layer)
         until(lambda: layer.wakes > seen, what="the notification")
 
     def test_without_notifications_it_looks_often(self, layer: Any, elsewhere: Any) -> None:
-        layer._listener._is_in_vain = True
+        layer._waiting.listener._is_in_vain = True
         waiting = elsewhere.submit(_seconds_of, layer.wait, ["work"], 30.0)
         send(layer)
-        assert waiting.result(30) < 10 and not layer._listener.is_live
+        assert waiting.result(30) < 10 and not layer._waiting.listener.is_live
 
     def test_close_ends_the_thread_and_its_connection(self, layer: Any) -> None:
-        until(lambda: layer.wait(["work"], 0.05) or layer._listener.is_live, what="listening")
+        until(lambda: layer.wait(["work"], 0.05) or layer._waiting.listener.is_live, what="listening")
         layer.stop_listening()
         assert "mailrail-listener" not in {thread.name for thread in threading.enumerate()}
         layer.wait(["work"], 0.05)  # opens it again
-        until(lambda: layer._listener.is_live, what="listening again")
+        until(lambda: layer._waiting.listener.is_live, what="listening again")
 
 
 def _seconds_of(action: Callable[..., Any], *arguments: Any) -> float:
@@ -586,7 +590,7 @@ class TestScanFloor:
 
     def test_a_claim_begins_where_it_says_and_then_at_the_front_again(self, layer: Any) -> None:
         early, late = send(layer, due=1.0), send(layer, due=100.0)
-        layer._scan_floor._known["w"] = _known({Level("work", 0): 50.0})
+        layer._store._claims.scan_floor._known["w"] = _known({Level("work", 0): 50.0})
         assert [m.id for m in claim(layer, 1)] == [late]
         assert claim(layer, 1) == []  # nothing more from there on
         assert [m.id for m in claim(layer, 1)] == [early]
@@ -630,7 +634,7 @@ def test_a_plan_made_for_an_empty_queue_does_not_last(layer: Any, monkeypatch: p
     for _ in range(20):
         claim(layer, 8)
     ids = layer.enqueue([Message("work", {}) for _ in range(5000)])
-    monkeypatch.setattr("mailrail.layers.postgresql.execution.PLANS_LAST_S", 0.0)
+    monkeypatch.setattr("mailrail.layers.postgresql.session.PLANS_LAST_S", 0.0)
     with transaction.atomic("postgres"):
         before = whole_scans()
         assert [m.id for m in claim(layer, 8)] == ids[:8]

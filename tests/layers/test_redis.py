@@ -26,6 +26,7 @@ from mailrail.layers import DurableLayer, RedisChannelLayer, get_layer
 from mailrail.layers.redis.servers import Server, check_version, concerns
 from mailrail.messages import Message, Rate
 
+from ..listed import dead_on, waiting_on
 from ..processes import until
 from ..proxy import Proxy
 from ..servers import ValkeyServer, free_port
@@ -303,7 +304,7 @@ class TestOutages:
             claim(layer)
         own_server.start()
         assert layer.finish([running]) == []
-        left = {m.id for m in layer.waiting("work", 100)} | {d.message.id for d in layer.dead("work")}
+        left = {m.id for m in waiting_on(layer, "work", 100)} | {d.message.id for d in dead_on(layer, "work")}
         layer.shift(LEASE + 1)
         while got := claim(layer, 50):
             left |= {m.id for m in got}
@@ -375,7 +376,7 @@ class TestOutages:
     def test_a_layer_that_is_dropped_closes_them(self, valkey: ValkeyServer) -> None:
         layer: Any = RedisChannelLayer([valkey.url])
         send(layer)
-        [server] = layer._servers
+        server = layer.stores[0].server
         [(connection, _)] = server._connections._idle
         assert connection.is_connected
         del layer, server
@@ -507,7 +508,7 @@ class TestServersOfOtherLanguages:
         ids, due = sorted(uuid4() for _ in range(90)), time.time() - 10
         layer.enqueue([Message(f"channel-{n % 3}", {}, id=id, due=due) for n, id in enumerate(ids)])
         layer.enqueue([Message("work", {}, id=id, due=due, priority=n % 5) for n, id in enumerate(ids)])
-        assert [m.id for m in layer.waiting("work", 90)] == ids
+        assert [m.id for m in waiting_on(layer, "work", 90)] == ids
         claims = layer.claim("w", {f"channel-{n}": 90 for n in range(3)}, LEASE).claims
         assert [claim.id for claim in claims] == ids
         for dead in claim(layer, 90):
@@ -516,7 +517,7 @@ class TestServersOfOtherLanguages:
             client.zadd(f"{TAG}:dead", {id.bytes: due for id in ids})
         found: list[UUID] = []
         last = None
-        while page := layer.dead("work", 7, last):
+        while page := dead_on(layer, "work", 7, last):
             found += [dead.message.id for dead in page]
             last = page[-1]
         assert found == ids[::-1]
@@ -533,7 +534,7 @@ class TestEncryption:
         assert got.content == {"name": "hidden-content"} and got.headers == {"tenant": "hidden-header"}
         assert got.max_attempts == 3
         layer.bury(got, "hidden-error é")
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert dead.error == "hidden-error é" and dead.message.content == got.content
         layer.requeue("work", [got.id])
         stored = b"".join(bare.dump(key) for key in bare.scan_iter())
@@ -543,9 +544,9 @@ class TestEncryption:
         old, both, turned, new = self.layers(valkey, ["old"], ["old", "new"], ["new", "old"], ["new"])
         send(old, content={"n": 1})
         send(turned, content={"n": 2})
-        assert [m.content["n"] for m in both.waiting("work")] == [1, 2]
-        assert [m.content["n"] for m in turned.waiting("work")] == [1, 2]
-        unreadable, readable = new.waiting("work")
+        assert [m.content["n"] for m in waiting_on(both, "work")] == [1, 2]
+        assert [m.content["n"] for m in waiting_on(turned, "work")] == [1, 2]
+        unreadable, readable = waiting_on(new, "work")
         assert unreadable.defect and readable.content == {"n": 2}
 
     def test_what_cannot_be_read_is_a_defect_and_kept(self, valkey: ValkeyServer) -> None:
@@ -583,7 +584,7 @@ class TestWhatIsStored:
         while got := claim(layer, 5):
             layer.bury(got[0], "boom")
             layer.finish(got[1:])
-        layer.discard("work", [d.message.id for d in layer.dead("work")])
+        layer.discard("work", [d.message.id for d in dead_on(layer, "work")])
         assert layer.stats() == {} and bare.keys("*") == []
 
     def test_a_waiting_message_takes_little_room(self, layer: Any, bare: Any) -> None:
@@ -642,7 +643,7 @@ class TestWhatIsStored:
 class TestHints:
     def live(self, layer: Any, *channels: str) -> None:
         """Wait until notifications of these channels arrive."""
-        until(lambda: layer._listener.listen(channels), what="listening")
+        until(lambda: layer._waiting.listener.listen(channels), what="listening")
 
     def notifications(self, bare: Any, channel: str = "work") -> Any:
         """What is published for a channel, from now on."""
@@ -706,14 +707,14 @@ class TestHints:
     def test_a_cut_connection_is_made_anew(self, layer: Any, bare: Any, valkey: ValkeyServer) -> None:
         self.live(layer, "work")
         bare.client_kill_filter(_type="pubsub")
-        until(lambda: not layer._listener.is_live, what="noticing")
+        until(lambda: not layer._waiting.listener.is_live, what="noticing")
         self.live(layer, "work")
         seen = layer.wakes
         send(RedisChannelLayer([valkey.url]))
         until(lambda: layer.wakes > seen, what="hearing")
 
     def test_without_hints_it_looks_often(self, layer: Any, valkey: ValkeyServer, monkeypatch: Any) -> None:
-        monkeypatch.setattr(layer._listener, "listen", lambda channels: False)
+        monkeypatch.setattr(layer._waiting.listener, "listen", lambda channels: False)
         sender = threading.Timer(0.2, send, [RedisChannelLayer([valkey.url])])
         sender.start()
         begun = time.monotonic()
@@ -732,11 +733,11 @@ class TestHints:
         from mailrail.layers.redis import listener
 
         monkeypatch.setattr(listener, "LOOK_EVERY", 0.2)
-        layer = RedisChannelLayer([{"address": own_server.url, "password": "secret"}])
+        layer: Any = RedisChannelLayer([{"address": own_server.url, "password": "secret"}])
         self.live(layer, "work")
         os.kill(own_server.pid, signal.SIGSTOP)
         try:
-            until(lambda: not layer._listener.is_live, what="noticing")
+            until(lambda: not layer._waiting.listener.is_live, what="noticing")
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
         self.live(layer, "work")

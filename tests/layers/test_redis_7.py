@@ -42,7 +42,7 @@ def layer(server: ValkeyServer) -> Iterator[DurableLayer]:
 
 
 def test_it_is_redis_and_new_enough(layer: RedisChannelLayer, server: ValkeyServer) -> None:
-    [one] = layer._servers
+    one = layer.stores[0].server
     kind, version = version_of(one.info("server"))
     assert kind == "Redis" and version >= (7, 0)
     assert all("127.0.0.1" in text for text in layer.concerns())

@@ -23,10 +23,12 @@ from mailrail.checks import check_settings
 from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import RedisChannelLayer
 from mailrail.layers.redis import cluster
+from mailrail.layers.store import ClaimCall, Unconfirmed
 from mailrail.messages import Message, Rate
 from mailrail.routing import Routing, route
 from mailrail.worker import Worker
 
+from ..listed import get_one, waiting_on
 from ..processes import until
 from ..servers import ValkeyServer
 from ..topologies import ValkeyCluster, ask, move_slot, wait_for_copies
@@ -107,23 +109,22 @@ class TestOneLayer:
         assert sum(s.ready + s.claimed for s in layer.stats().values()) == 3
 
     def test_a_question_that_fails_after_a_claim_costs_no_lease(self, layer: Any, monkeypatch: Any) -> None:
-        def fail_to_ask(channel: str, verb: str, *args: Any, **options: Any) -> Any:
-            if verb == "stored":
-                raise LayerUnavailable("gone again")
-            return usual(channel, verb, *args, **options)
+        def fail_to_ask(channel: str, ids: Any) -> Any:
+            raise LayerUnavailable("gone again")
 
-        usual = layer._run
         layer.enqueue([Message("work", {}), Message("work", {})])
         [finished] = layer.claim("w", {"work": 1}, 15.0).claims
         layer.finish([finished])  # by a call whose answer was lost, as far as the layer knows
-        layer._unconfirmed.note("w", 1, 15.0, [finished])
-        monkeypatch.setattr(layer, "_run", fail_to_ask)
+        layer._unconfirmed.note(
+            ClaimCall("w", {}, {}, [], 1, unconfirmed=[Unconfirmed(1, 15.0, [finished], [])])
+        )
+        monkeypatch.setattr(layer._store, "known", fail_to_ask)
         claimed = layer.claim("w", {"work": 5}, 15.0, [finished])
         assert len(claimed.claims) == 1 and claimed.lost == [finished]
 
     def test_hints_from_every_node_arrive_on_one(self, layer: Any, valkey_cluster: ValkeyCluster) -> None:
         channels = one_each(valkey_cluster)
-        until(lambda: layer._listener.listen(channels), what="listening")
+        until(lambda: layer._waiting.listener.listen(channels), what="listening")
         elsewhere = RedisChannelLayer(valkey_cluster.urls, cluster=True)
         for channel in channels:
             seen = layer.wakes
@@ -154,12 +155,12 @@ class TestOneLayer:
     ) -> None:
         done, *_ = send(layer, "done"), send(layer, "kept")
         assert layer.cancel("done", done) == done
-        assert layer._listed(layer._servers.all[0]) == ["done", "kept"]
+        assert layer.stores[0].channel_list.read() == ["done", "kept"]
         layer.stats()
-        assert layer._listed(layer._servers.all[0]) == ["done", "kept"]
-        monkeypatch.setattr("mailrail.layers.redis.operations.UNLISTED_AFTER", 0.0)
+        assert layer.stores[0].channel_list.read() == ["done", "kept"]
+        monkeypatch.setattr("mailrail.layers.redis.channel_list.UNLISTED_AFTER", 0.0)
         assert list(layer.stats()) == ["kept"]
-        assert layer._listed(layer._servers.all[0]) == ["kept"]
+        assert layer.stores[0].channel_list.read() == ["kept"]
 
     def test_every_node_is_looked_at_for_what_could_be_lost(self, layer: Any, valkey_cluster: Any) -> None:
         second = valkey_cluster.masters[1]
@@ -374,11 +375,11 @@ class TestNodesThatDie:
         with pytest.raises(LayerUnavailable) as caught:
             layer.enqueue([Message(channel, {}) for channel in (lost, *alive)])
         assert caught.value.channels == frozenset({lost})
-        assert [len(layer.waiting(channel)) for channel in alive] == [3, 3]
+        assert [len(waiting_on(layer, channel)) for channel in alive] == [3, 3]
         with pytest.raises(LayerUnavailable) as caught:
             layer.renew([claim, *again], 100.0)
         assert caught.value.channels == frozenset({lost})
-        assert all(layer.get(m.channel, m.id).due > m.due + 50 for m in again)
+        assert all((get_one(layer, m.channel, m.id) or m).due > m.due + 50 for m in again)
         assert not {m.id for m in first} & {m.id for m in again}
         with pytest.raises(LayerUnavailable):
             send(layer, lost)

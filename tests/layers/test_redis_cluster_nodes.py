@@ -30,7 +30,7 @@ class Split:
         self.cluster.start()
         learning: Any = self.layer(*self.cluster.masters)
         send(learning)
-        self.old_map: SlotMap = learning._servers.all[0]._map
+        self.old_map: SlotMap = learning.stores[0].server._map
         *_, self.hard, self.soft = self.cluster.masters
         for node, how in ((self.hard, "HARD"), (self.soft, "SOFT")):
             self.cluster.take_out(node, how)
@@ -42,7 +42,7 @@ class Split:
     def layer_from_before(self, *hosts: ValkeyServer) -> Any:
         """A process that has used the cluster while all four were in it, and not since."""
         layer = self.layer(*hosts)
-        layer._servers.all[0]._map, layer._servers.all[0]._is_stale = self.old_map, False
+        layer.stores[0].server._map, layer.stores[0].server._is_stale = self.old_map, False
         return layer
 
     @property
@@ -77,12 +77,12 @@ def test_what_is_sent_and_claimed_by_an_old_map_stays_on_the_cluster(split: Spli
     assert {name: stats.ready for name, stats in layer.stats().items()} == dict.fromkeys(CHANNELS, 1)
     again = split.layer_from_before(split.kept[0])
     assert len(again.claim("w", dict.fromkeys(CHANNELS, 1), LEASE).claims) == len(CHANNELS)
-    assert layer._servers.all[0]._nodes.keys() == {("127.0.0.1", node.port) for node in split.kept}
+    assert layer.stores[0].server._nodes.keys() == {("127.0.0.1", node.port) for node in split.kept}
 
 
 def test_a_node_in_use_is_asked_again_after_a_moment(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = split.layer_from_before(split.kept[0])
-    nodes: Any = layer._servers.all[0]
+    nodes: Any = layer.stores[0].server
     for address in nodes._map.addresses:
         nodes._node(address).verified_at = float("inf")
     send(layer)
@@ -96,9 +96,9 @@ def test_a_node_in_use_is_asked_again_after_a_moment(split: Split, monkeypatch: 
 
 def test_a_map_is_not_learnt_from_those_that_have_left(split: Split) -> None:
     layer = split.layer(split.hard, *split.kept)
-    layer._servers.all[0]._map = split.old_map
+    layer.stores[0].server._map = split.old_map
     for _ in range(20):
-        layer._servers.all[0].node_to_hear()  # after which the map is learnt again
+        layer.stores[0].server.node_to_hear()  # after which the map is learnt again
         layer.enqueue([Message(channel, {}) for channel in CHANNELS])
     assert not split.has_strayed and {stats.ready for stats in layer.stats().values()} == {20}
 
@@ -113,7 +113,7 @@ def test_hosts_of_two_clusters_are_told_of_unless_most_belong_to_one(split: Spli
 
 def test_whoever_hears_of_messages_on_a_node_that_has_left_listens_elsewhere(split: Split) -> None:
     layer = split.layer_from_before(split.kept[0])
-    nodes: Any = layer._servers.all[0]
+    nodes: Any = layer.stores[0].server
     gone = nodes._node(("127.0.0.1", split.hard.port))
     hearing = _Subscription(gone)
     hearing.add([b"channel"])
@@ -132,6 +132,6 @@ def test_another_cluster_is_believed_if_hosts_say_it_and_not_otherwise(split: Sp
     with pytest.raises(LayerUnavailable):
         unaware.enqueue([Message("work", {})])
     assert not split.has_strayed
-    told._servers.all[0]._map = unaware._servers.all[0]._map
+    told.stores[0].server._map = unaware.stores[0].server._map
     told.enqueue([Message("work", {})])
     assert ask(split.hard, "DBSIZE") > 0

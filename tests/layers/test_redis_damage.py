@@ -18,6 +18,7 @@ from mailrail.routing import Rate, Routing
 from mailrail.worker import Worker
 from mailrail.worker.leases import is_outage
 
+from ..listed import dead_on, get_one, get_one_dead, waiting_on
 from ..servers import ValkeyServer
 
 TAG = b"{mailrail:asgi:bad}"
@@ -64,12 +65,12 @@ def fill(layer: RedisChannelLayer) -> UUID:
 def read_all(layer: RedisChannelLayer) -> None:
     """Everything that people look with."""
     layer.stats()
-    layer.waiting("bad")
-    layer.list_waiting(["bad"], 10)
-    for each in layer.dead("bad"):
-        layer.get_dead("bad", each.message.id)
-    layer.list_dead(["bad"], 10)
-    layer.list_dead(["bad"], 10, error_class="ValueError")
+    waiting_on(layer, "bad")
+    layer.list_messages(["bad"], 10)
+    for each in dead_on(layer, "bad"):
+        get_one_dead(layer, "bad", each.message.id)
+    layer.list_messages(["bad"], 10, "dead")
+    layer.list_messages(["bad"], 10, "dead", error_class="ValueError")
     layer.error_classes(["bad"])
 
 
@@ -110,13 +111,13 @@ def test_a_message_whose_state_cannot_be_read_is_set_aside(
     bare.hset(TAG + b":state", id.bytes, DAMAGES[damage](state))
     assert layer.unreadable() == ["1 message of channel bad cannot be read; a worker sets them aside"]
     read_all(layer)
-    found = layer.get("bad", id)
+    found = get_one(layer, "bad", id)
     assert found is not None and found.defect
 
     claims = layer.claim("w", BOTH, 15).claims
     assert {claim.channel for claim in set_aside(layer, claims)} == {"bad", "good"}
     assert layer.unreadable() == []
-    dead = layer.get_dead("bad", id)
+    dead = get_one_dead(layer, "bad", id)
     assert dead is not None and "was damaged" in dead.error and dead.message.defect
     assert layer.requeue("bad", [id]) == [id]
     assert layer.discard("bad", [id]) == []
@@ -132,7 +133,7 @@ def test_damage_while_it_runs_ends_with_its_lease(layer: RedisChannelLayer, bare
         return
     bare.zadd(TAG + b":claimed", {id.bytes: 0})
     assert set_aside(layer, layer.claim("w", {"bad": 1}, 15).claims) == []
-    assert [dead.message.id for dead in layer.dead("bad")] == [id]
+    assert [dead.message.id for dead in dead_on(layer, "bad")] == [id]
 
 
 @pytest.mark.parametrize("place", ["head", "behind"])
@@ -208,10 +209,10 @@ def test_a_dead_message_that_cannot_be_read_is_told_and_discarded(
     layer: RedisChannelLayer, bare: Any
 ) -> None:
     fill(layer)
-    [dead] = layer.dead("bad")
+    [dead] = dead_on(layer, "bad")
     bare.hset(TAG + b":graves", dead.message.id.bytes, b"x")
     assert layer.unreadable() == ["1 dead message of channel bad cannot be read: discard them"]
-    [found] = layer.dead("bad")
+    [found] = dead_on(layer, "bad")
     assert found.message.defect and "cannot be read" in found.error
     assert layer.discard("bad", [found.message.id]) == [found.message.id]
     assert layer.unreadable() == []

@@ -23,6 +23,7 @@ from mailrail.messages import Message, Rate
 from mailrail.routing import Routing, route
 from mailrail.worker import Worker
 
+from ..listed import get_one, waiting_on
 from ..processes import ROOT, until
 from ..servers import ValkeyServer
 from ..topologies import ValkeyCluster, WatchedMaster, ask
@@ -34,7 +35,7 @@ PASSWORD = "correct-horse"
 def works(layer: Any) -> None:
     """All that a user sees: durable messages, hints, and what channels_redis carries."""
     try:
-        until(lambda: layer._listener.listen(["work"]), what="listening")
+        until(lambda: layer._waiting.listener.listen(["work"]), what="listening")
         seen = layer.wakes
         [id] = layer.enqueue([Message("work", {"n": 1})])
         until(lambda: layer.wakes > seen, what="hearing")
@@ -96,8 +97,8 @@ class TestSeveralHosts:
     def test_a_busy_one_starves_no_other(self, valkey: ValkeyServer, closed_server: ValkeyServer) -> None:
         url = f"redis://:{PASSWORD}@127.0.0.1:{closed_server.port}/0"
         layer: Any = RedisChannelLayer([valkey.url, url])
-        busy = next(n for n in map(str, range(99)) if layer._servers.of(n) is layer._servers.all[0])
-        quiet = next(n for n in map(str, range(99)) if layer._servers.of(n) is layer._servers.all[1])
+        busy = next(n for n in map(str, range(99)) if layer._store.of(n) is layer.stores[0])
+        quiet = next(n for n in map(str, range(99)) if layer._store.of(n) is layer.stores[1])
         layer.enqueue([Message(busy, {}) for _ in range(20)] + [Message(quiet, {})])
         for order in ([busy, quiet], [quiet, busy]):
             limits = dict.fromkeys(order, 4)
@@ -110,28 +111,28 @@ class TestSeveralHosts:
         server.start()
         layer: Any = RedisChannelLayer([server.url, valkey.url])
         away, here = (
-            next(n for n in map(str, range(99)) if layer._servers.of(n) is layer._servers.all[part])
+            next(n for n in map(str, range(99)) if layer._store.of(n) is layer.stores[part])
             for part in (0, 1)
         )
         layer.enqueue([Message(away, {}), *(Message(here, {}) for _ in range(40))])
         claims = layer.claim("w", {away: 1, here: 10}, LEASE).claims
         lost, *held = sorted(claims, key=lambda claim: claim.channel != away)
         server.remove()
-        with pytest.raises(LayerUnavailable) as caught:
-            layer.renew([lost, *held], 100.0)
-        assert caught.value.channels == frozenset({away})
-        assert [layer.get(here, claim.id).due > claim.due + 50 for claim in held] == [True] * 10
-        with pytest.raises(LayerUnavailable):
-            layer.finish([lost, *held])
-        assert layer.finish(held) == held
+        shard = next(shard for shard, names in layer.shards([away, here]).items() if names == [here])
+        for whole in (lambda: layer.renew([lost, *held], 100.0), lambda: layer.finish([lost, *held])):
+            with pytest.raises(LayerUnavailable):
+                whole()
+        assert shard.finish(held) == held  # the others were told
         for _ in range(10):
-            [claim] = layer.claim("w", {away: 1, here: 1}, LEASE).claims
-            assert layer.finish([claim]) == []
-        assert len(layer._unconfirmed._calls) < 5
+            [claim] = shard.claim("w", {here: 1}, LEASE).claims
+            assert shard.renew([claim], 100.0) == []
+            assert (get_one(shard, here, claim.id) or claim).due > claim.due + 50
+            assert shard.finish([claim]) == []
+        assert shard._unconfirmed.calls == []
         # What is finished there is not taken for settled; what was claimed with it is found by the next call.
         with pytest.raises(LayerUnavailable):
             layer.claim("w", {away: 1, here: 20}, LEASE, finished=[lost])
-        again = layer.claim("w", {away: 1, here: 20}, LEASE).claims
+        again = layer.claim("w", {here: 20}, LEASE).claims
         assert len(again) == 20 and {(m.attempt, m.losses) for m in again} == {(1, 0)}
 
 
@@ -311,7 +312,7 @@ class TestTlsAndPasswordsOnACluster:
         layer: Any = RedisChannelLayer([host], cluster=True)
         names = [str(n) for n in range(30)]
         try:
-            until(lambda: layer._listener.listen(names), what="listening")
+            until(lambda: layer._waiting.listener.listen(names), what="listening")
             seen = layer.wakes
             sent = layer.enqueue([Message(name, {}) for name in names])
             until(lambda: layer.wakes > seen, what="hearing")
@@ -321,7 +322,7 @@ class TestTlsAndPasswordsOnACluster:
                 "each node has some of the channels"
             )
             assert layer.finish(claims) == [] and layer.stats() == {}
-            assert len(layer._servers.all[0].nodes()) == 3 and len(layer.concerns()) == 3
+            assert len(layer.stores[0].server.nodes()) == 3 and len(layer.concerns()) == 3
         finally:
             layer.stop_listening()
 
@@ -391,7 +392,7 @@ class TestSentinels:
             watched.wait_for_copies()
             watched.kill_master()
             until(lambda: is_accepted(layer), what="the promotion")
-            assert id in {message.id for message in layer.waiting("work")}
+            assert id in {message.id for message in waiting_on(layer, "work")}
         finally:
             watched.remove()
 

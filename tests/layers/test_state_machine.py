@@ -37,6 +37,7 @@ from hypothesis.stateful import (
 from mailrail.layers import DatabaseChannelLayer, DurableLayer, InMemoryChannelLayer, RedisChannelLayer
 from mailrail.messages import ChannelStats, Message, Rate, new_token
 
+from ..listed import dead_on, waiting_on
 from .model import Asked, Entry, Fate, Model, Token, Wish
 
 SOAK = os.environ.get("MAILRAIL_HYPOTHESIS_EXAMPLES", "")
@@ -419,10 +420,10 @@ class MessageMachine(Machine):
     def page(self, channel: str, size: int) -> None:
         """Read the lists in parts."""
         name = self._own(channel)
-        assert self.layer.waiting(name, limit=size) == self.layer.waiting(name, limit=1000)[:size]
-        whole = self.layer.dead(name, limit=1000)
-        paged = self.layer.dead(name, limit=size)
-        while len(paged) < len(whole) and (page := self.layer.dead(name, limit=size, before=paged[-1])):
+        assert waiting_on(self.layer, name, limit=size) == waiting_on(self.layer, name, limit=1000)[:size]
+        whole = dead_on(self.layer, name, limit=1000)
+        paged = dead_on(self.layer, name, limit=size)
+        while len(paged) < len(whole) and (page := dead_on(self.layer, name, limit=size, before=paged[-1])):
             paged += page
         assert paged == whole
 
@@ -464,7 +465,7 @@ class MessageMachine(Machine):
     def _the_waiting_wait(self) -> None:
         """Whole and unchanged, soonest due first, and of each key no more than one has not started."""
         for channel in CHANNELS:
-            listed = self.layer.waiting(self._own(channel), limit=1000)
+            listed = waiting_on(self.layer, self._own(channel), limit=1000)
             there = {e.id: e for e in self.model.standing(channel, Fate.WAITING)}
             assert [m.id for m in listed] == list(dict.fromkeys(m.id for m in listed))
             assert {m.id for m in listed} == set(there)
@@ -479,7 +480,7 @@ class MessageMachine(Machine):
     def _the_dead_lie(self) -> None:
         """With their reason, the last buried first."""
         for channel in CHANNELS:
-            listed = self.layer.dead(self._own(channel), limit=1000)
+            listed = dead_on(self.layer, self._own(channel), limit=1000)
             there = {e.id: e for e in self.model.standing(channel, Fate.DEAD)}
             assert sorted(d.message.id for d in listed) == sorted(there)
             for dead in listed:
@@ -580,7 +581,7 @@ def _emptied(layer: DurableLayer) -> DurableLayer:
                 cursor.execute(f"DELETE FROM {model._meta.db_table}")
     if isinstance(layer, RedisChannelLayer):
         layer._claims_so_far = 0  # an example that is repeated begins with the same channel
-        for node in (node for server in layer._servers for node in server.nodes()):
+        for node in (node for store in layer.stores for node in store.server.nodes()):
             node.ask("FLUSHALL")
     return InMemoryChannelLayer() if isinstance(layer, InMemoryChannelLayer) else layer
 

@@ -22,6 +22,7 @@ from mailrail.routing import Routing
 from mailrail.signals import message_buried
 from mailrail.tracebacks import first_line
 
+from ..listed import dead_on, waiting_on
 from ..processes import Ledger, Manage, WorkerProcess, until
 from .conftest import messages, work
 
@@ -63,7 +64,7 @@ class TestReconciliationHolds:
         Email.objects.filter(pk=other.pk).update(status=Status.SENDING)
         lose()
         work()
-        assert statuses() == ["queued", "sending"] and len(get_layer().dead(CHANNEL)) == 2
+        assert statuses() == ["queued", "sending"] and len(dead_on(get_layer(), CHANNEL)) == 2
         reconcile()
         assert statuses() == ["held", "held"]
         email.refresh_from_db()
@@ -89,7 +90,7 @@ class TestReconciliationHolds:
         email = queue(messages(1)[0])
         layer = get_layer()
         lose(0)
-        get_layer().cancel(CHANNEL, [each.id for each in layer.waiting(CHANNEL)])
+        get_layer().cancel(CHANNEL, [each.id for each in waiting_on(layer, CHANNEL)])
         odd: list[dict[str, Any]] = [
             {"id": "nothing"},
             {},
@@ -136,7 +137,7 @@ def test_a_worker_that_is_killed_between_burying_and_holding(settings: Any, tmp_
         raise
     finally:
         worker.kill_all()
-    assert once.exists() and len(get_layer().dead(CHANNEL)) == 1
+    assert once.exists() and len(dead_on(get_layer(), CHANNEL)) == 1
 
 
 def test_the_record_of_a_buried_message_keeps_what_raised_and_not_the_way_there() -> None:

@@ -20,6 +20,7 @@ from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
 from mailrail.worker import IncomingMessage, Worker
 
+from ..listed import dead_on
 from ..smtp_server import Fault, ScriptedServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -235,7 +236,7 @@ def test_the_record_of_a_buried_message_is_held_for_a_person(queueing: Queueing)
         for _ in range(MAX_LOSSES):
             layer.renew(layer.claim("dying", {"mailrail.mail": 1}, 60.0).claims, 0.0)
         Worker(layer, Routing.of_layer(), ["mailrail.mail"], drain=True).run()
-        assert layer.dead("mailrail.mail") and server.connections == 0
+        assert dead_on(layer, "mailrail.mail") and server.connections == 0
         email.refresh_from_db()
         assert email.status == Status.HELD and "buried" in email.events[-1]["what"]
         assert unhold(email).done == [email.pk]

@@ -19,6 +19,7 @@ from mailrail.messages import Granted
 from mailrail.routing import Rate
 from mailrail.testing import advance, drain
 
+from ..listed import waiting_on
 from ..smtp_server import ScriptedServer
 from .conftest import MAILER, messages, work
 
@@ -34,7 +35,7 @@ def statuses() -> Counter[str]:
 def waits() -> list[float]:
     """Seconds until each message is due, soonest first."""
     now = timezone.now().timestamp()
-    return sorted((message.due or 0) - now for message in get_layer().waiting("mailrail.mail", 1000))
+    return sorted((message.due or 0) - now for message in waiting_on(get_layer(), "mailrail.mail", 1000))
 
 
 def domains(server: ScriptedServer) -> Counter[str]:
@@ -114,7 +115,7 @@ def test_a_higher_priority_goes_first_when_all_wait(queueing: Configure, policy:
         urgent = queue(messages(1)[0], priority=50)
         work()
         [due] = [
-            m.due for m in get_layer().waiting("mailrail.mail", 100) if m.content["id"] == str(urgent.pk)
+            m.due for m in waiting_on(get_layer(), "mailrail.mail", 100) if m.content["id"] == str(urgent.pk)
         ]
         assert due is not None and due - timezone.now().timestamp() <= 61.0
         advance(62)

@@ -21,6 +21,8 @@ from mailrail.invitations import invite
 from mailrail.mail import Email, Status
 from mailrail.testing import deliver, drain
 
+from ..listed import waiting_on
+
 SECRET = "8f3kd0-the-key-of-it"
 LIST = "/admin/mailrail_mail/email/"
 VIEWS = ("preview", "source", "part")
@@ -209,7 +211,7 @@ def test_no_channel_and_no_command_tells_what_an_email_holds(
 ) -> None:
     caplog.set_level("DEBUG")
     email = mail.queue(secret())
-    [message] = Channel("mailrail.mail").layer.waiting("mailrail.mail", 10)
+    [message] = waiting_on(Channel("mailrail.mail").layer, "mailrail.mail", 10)
     assert message.content == {"id": str(email.pk)} and SECRET not in json.dumps(message.headers)
     Email.objects.using(on).update(status=Status.FAILED)
     for arguments in (["mailq"], ["mailq", "--json"], ["channels"]):

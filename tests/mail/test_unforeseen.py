@@ -16,6 +16,7 @@ from mailrail.mail import Email, Status
 from mailrail.mail.delivery import outcomes, sending, source, triage
 from mailrail.mail.mailers import failover, rates
 
+from ..listed import dead_on, get_one, waiting_on
 from ..smtp_server import ScriptedServer
 from .conftest import work
 
@@ -150,11 +151,11 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
     queue()
     work()
     assert len(server.mails) == 4
-    [waits] = get_layer().waiting("mailrail.mail")
-    found = get_layer().get("mailrail.mail", waits.id)
+    [waits] = waiting_on(get_layer(), "mailrail.mail")
+    found = get_one(get_layer(), "mailrail.mail", waits.id)
     assert found is not None and "nobody foresaw this" in found.error
     go_on()
-    [dead] = get_layer().dead("mailrail.mail")
+    [dead] = dead_on(get_layer(), "mailrail.mail")
     assert "nobody foresaw this" in dead.error
     assert bad().status == Status.HELD
 

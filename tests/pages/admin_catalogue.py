@@ -30,6 +30,7 @@ from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.messages import Message
 
 from ..chromium import Windows
+from ..listed import dead_on, waiting_on
 
 GREYLISTED = Reply(
     450, "Recipient address rejected: Greylisted, see https://postgrey.example/help.html", "4.2.0"
@@ -198,7 +199,7 @@ def waiting_messages(desk: Desk) -> None:
 
 
 def a_waiting_message(desk: Desk) -> None:
-    _message(desk, "storedmessage", "resize-image", get_layer().waiting("resize-image", 1)[0].id)
+    _message(desk, "storedmessage", "resize-image", waiting_on(get_layer(), "resize-image", 1)[0].id)
 
 
 def dead_messages(desk: Desk) -> None:
@@ -206,7 +207,9 @@ def dead_messages(desk: Desk) -> None:
 
 
 def a_dead_message(desk: Desk) -> None:
-    _message(desk, "buriedmessage", "import-products", get_layer().dead("import-products", 1)[0].message.id)
+    _message(
+        desk, "buriedmessage", "import-products", dead_on(get_layer(), "import-products", 1)[0].message.id
+    )
 
 
 def discarding(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from mailrail.routing import Routing, route
 from mailrail.worker import Worker
 
 from ..consumers4 import handled
+from ..listed import dead_on, waiting_on
 
 PATH = "tests.consumers4."
 
@@ -98,7 +99,7 @@ class TestHandling:
     def test_what_a_consumer_sends_to_a_named_channel_is_durable(self, layer: DurableLayer) -> None:
         send(layer, "async", "forward", n=5)
         work(layer, "async")
-        assert [m.content for m in layer.waiting("sync")] == [{"type": "make", "n": 5}]
+        assert [m.content for m in waiting_on(layer, "sync")] == [{"type": "make", "n": 5}]
         work(layer, "sync")
         assert handled[0][1] == {"type": "make", "n": 5}
 
@@ -120,7 +121,7 @@ class TestFailing:
     ) -> None:
         send(layer, channel, "fail")
         work(layer, channel)
-        [dead] = layer.dead(channel)
+        [dead] = dead_on(layer, channel)
         assert dead.message.attempt == 2
         assert "consumers4.py" in dead.error and dead.error.endswith("RuntimeError: boom\n")
 
@@ -128,27 +129,27 @@ class TestFailing:
         """Workers of the next release may know it."""
         send(layer, "sync", "unheard.of")
         work(layer, "sync")
-        [dead] = layer.dead("sync")
+        [dead] = dead_on(layer, "sync")
         assert dead.message.attempt == 2 and "No handler for message type unheard.of" in dead.error
 
     @pytest.mark.parametrize("type", [None, 7, "", "_private", ".private"])
     def test_what_is_no_type_is_buried_at_once(self, layer: DurableLayer, type: Any) -> None:
         send(layer, "sync", type)
         work(layer, "sync")
-        [dead] = layer.dead("sync")
+        [dead] = dead_on(layer, "sync")
         assert dead.message.attempt == 1 and dead.error.startswith(f"Its type is {type!r}. ")
         assert handled == []
 
     def test_nobody_hears_an_answer(self, layer: DurableLayer) -> None:
         send(layer, "sync", "answer")
         work(layer, "sync")
-        assert "'sync' called send(): nobody is connected" in layer.dead("sync")[0].error
+        assert "'sync' called send(): nobody is connected" in dead_on(layer, "sync")[0].error
 
     def test_a_time_limit_holds(self, layer: DurableLayer, settings: Any) -> None:
         settings.MAILRAIL = {"ATTEMPTS": 1, "TIMEOUT": 0.1}
         send(layer, "sync", "sleep", seconds=0.5)
         work(layer, "sync")
-        assert "limit of 0.1 seconds" in layer.dead("sync")[0].error
+        assert "limit of 0.1 seconds" in dead_on(layer, "sync")[0].error
 
 
 class TestRouting:

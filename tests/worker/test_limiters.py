@@ -14,6 +14,7 @@ from mailrail.messages import Message
 from mailrail.routing import Allowance, Limiter, Rate, Routing, route
 from mailrail.worker.rate_limiter import ChannelLimiter, limiter_of
 
+from ..listed import waiting_on
 from ..routes import first, second
 from .test_worker import Running, Seen, send, until, work
 
@@ -60,7 +61,7 @@ def test_what_a_limiter_does_not_allow_is_not_claimed_and_reopen_lets_it_start_a
     send(layer, n=20)
     with Running(layer, route("work", seen, limiter=given(limiter))):
         until(lambda: len(seen) == 5 and layer.stats()["work"].ready == 15 and limiter.open_at)
-        assert {m.attempt for m in layer.waiting("work")} == {0} and limiter.got == 5
+        assert {m.attempt for m in waiting_on(layer, "work")} == {0} and limiter.got == 5
         limiter.budget = 15
         limiter.reopen()  # it would be asked again in an hour
         until(lambda: len(seen) == 20)

@@ -42,7 +42,7 @@ class Hosts:
         return RedisChannelLayer([server.url for server in self._servers])
 
     def server_of(self, channel: str) -> ValkeyServer:
-        number: int = self.layer._servers.all.index(self.layer._servers.of(channel))
+        number: int = self.layer.stores.index(self.layer._store.of(channel))
         return self._servers[number]
 
     def remove(self) -> None:
@@ -64,7 +64,7 @@ class Nodes:
         return RedisChannelLayer(self._cluster.urls, cluster=True)
 
     def server_of(self, channel: str) -> ValkeyServer:
-        return self._cluster.master_of(self.layer._keys.tag(channel))
+        return self._cluster.master_of(self.layer._keys.hash_tag(channel))
 
     def remove(self) -> None:
         self._cluster.remove()

@@ -23,6 +23,7 @@ from mailrail.worker.child import Job
 from mailrail.worker.maintenance import RELAY_EVERY
 from mailrail.worker.supervisor import Supervisor
 
+from ..listed import waiting_on
 from .test_worker import Running, Seen, send, until, work
 
 
@@ -52,7 +53,7 @@ class TestExceptions:
         send(layer)
         work(layer, route("work", consume_async if is_async else consume, attempts=3, backoff=[100]))
         assert layer.poll(["work"]) == pytest.approx(100, abs=5)
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert message.attempt == 1
 
     def test_a_discard_that_cannot_be_shown_discards(
@@ -203,7 +204,7 @@ class TestConcurrency:
         worker.stop(0)
         thread.join(20)
         gate.set()
-        waiting = layer.waiting("work")
+        waiting = waiting_on(layer, "work")
         assert len(waiting) == 4 and {(m.attempt, m.losses) for m in waiting} == {(1, 0)}
 
 

@@ -31,6 +31,8 @@ from mailrail.worker.child import Job
 from mailrail.worker.consume import CANCELLATION_GRACE, ConsumerRun
 from mailrail.worker.pools import EventLoop
 
+from ..listed import dead_on, get_one, waiting_on
+
 
 def send(layer: DurableLayer, channel: str = "work", n: int = 1, **fields: Any) -> list[Message]:
     messages = [Message(channel, fields.pop("content", None) or {"n": i}, **fields) for i in range(n)]
@@ -155,7 +157,7 @@ class TestConsumers:
         [bad] = send(layer)
         work(layer, route("work", consume, attempts=3, backoff=0))
         assert attempts == [1, 2, 3]
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert dead.message.id == bad.id and dead.message.attempt == 3
         assert type(error).__name__ in dead.error and "in consume" in dead.error
 
@@ -166,7 +168,7 @@ class TestConsumers:
 
         send(layer)
         work(layer, route("work", consume, attempts=2, backoff=0))
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert type(error).__name__ in dead.error and dead.message.attempt == 2
 
     def test_endless_recursion_is_a_failure_like_others(self, layer: DurableLayer) -> None:
@@ -175,7 +177,7 @@ class TestConsumers:
 
         send(layer)
         work(layer, route("work", consume, attempts=1))
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert "RecursionError" in dead.error and len(dead.error) < 25_000
 
     def test_an_exception_that_cannot_be_shown_is_buried_all_the_same(self, layer: DurableLayer) -> None:
@@ -188,7 +190,7 @@ class TestConsumers:
 
         send(layer)
         work(layer, route("work", consume, attempts=1))
-        assert "Unprintable" in layer.dead("work")[0].error
+        assert "Unprintable" in dead_on(layer, "work")[0].error
 
     @pytest.mark.parametrize(
         "value", [object(), {"x": 1}, NotImplemented, Exception("returned"), iter("abc")]
@@ -211,7 +213,7 @@ class TestConsumers:
     def test_a_generator_returned_is_an_error_for_its_body_never_ran(self, layer: DurableLayer) -> None:
         send(layer)
         work(layer, route("work", lambda message: (x for x in "abc"), attempts=1))
-        assert "returned a generator" in layer.dead("work")[0].error
+        assert "returned a generator" in dead_on(layer, "work")[0].error
 
     def test_retry_comes_again_after_its_time(self, layer: DurableLayer) -> None:
         attempts = []
@@ -233,7 +235,7 @@ class TestConsumers:
 
         send(layer)
         work(layer, route("work", consume, attempts=2))
-        assert layer.dead("work")[0].message.attempt == 2
+        assert dead_on(layer, "work")[0].message.attempt == 2
 
     @pytest.mark.parametrize("seconds", [60, 1.5, timedelta(minutes=1)])
     def test_a_time_that_stands_in_place_of_a_reason_says_where_it_belongs(self, seconds: Any) -> None:
@@ -260,7 +262,7 @@ class TestConsumers:
 
         send(layer, n=3)
         work(layer, route("work", consume, attempts=1))
-        assert len(seen) == 2 and "after must be seconds" in layer.dead("work")[0].error
+        assert len(seen) == 2 and "after must be seconds" in dead_on(layer, "work")[0].error
 
     @pytest.mark.parametrize("delay", [float("nan"), float("inf")])
     def test_a_backoff_of_no_time_at_all_does_not_lose_the_message(
@@ -282,7 +284,7 @@ class TestConsumers:
 
         send(layer, n=2)
         work(layer, route("work", consume))
-        assert layer.stats()["work"].scheduled == 1 and layer.dead("work")[0].error == "no"
+        assert layer.stats()["work"].scheduled == 1 and dead_on(layer, "work")[0].error == "no"
 
     @pytest.mark.parametrize("error", [ValueError("no"), IntegrityError("no"), DataError("no")])
     def test_an_outcome_the_layer_refuses_is_set_aside_and_the_others_are_settled(
@@ -322,7 +324,7 @@ class TestConsumers:
 
         send(layer, max_attempts=1)
         work(layer, route("work", consume, attempts=9, backoff=0))
-        assert layer.dead("work")[0].message.attempt == 1
+        assert dead_on(layer, "work")[0].message.attempt == 1
 
     def test_the_default_is_five_attempts_with_growing_jittered_waits(self, layer: DurableLayer) -> None:
         waits = []
@@ -341,7 +343,7 @@ class TestConsumers:
                 layer.shift(4000)
         finally:
             message_retried.disconnect(retried)
-        assert layer.dead("work")[0].message.attempt == 5
+        assert dead_on(layer, "work")[0].message.attempt == 5
         assert len(waits) == 4 and all(0 <= w <= 15 * 2**n for n, w in enumerate(waits))
 
     def test_a_backoff_that_raises_does_not_lose_the_message(self, layer: DurableLayer) -> None:
@@ -366,7 +368,7 @@ class TestConsumers:
         send(layer, n=100)
         work(layer, route("work", consume, attempts=3, backoff=0))
         assert len(seen) == 90 and {m.attempt for m in seen} == {1}
-        assert len(layer.dead("work")) == 10
+        assert len(dead_on(layer, "work")) == 10
 
     def test_settling_by_hand(self, layer: DurableLayer) -> None:
         def consume(message: IncomingMessage) -> None:
@@ -383,7 +385,7 @@ class TestConsumers:
         work(layer, route("work", consume))
         stats = layer.stats()["work"]
         assert (stats.dead, stats.scheduled, stats.ready, stats.claimed) == (1, 1, 0, 0)
-        assert layer.dead("work")[0].error == "for a person"
+        assert dead_on(layer, "work")[0].error == "for a person"
 
 
 class TestBatches:
@@ -483,7 +485,7 @@ class TestRouting:
         layer.shift(100_000)
         work(layer, route("work", Seen(), kind=r"^paid$"))
         assert layer.poll(["work"]) == pytest.approx(3600, abs=5)
-        assert layer.waiting("work")[0].attempt == 0
+        assert waiting_on(layer, "work")[0].attempt == 0
 
     def test_an_unrouted_channel_is_kept_and_said_once(
         self, layer: DurableLayer, caplog: pytest.LogCaptureFixture
@@ -596,7 +598,7 @@ class TestLimits:
         with Running(layer, route("work", seen, rate="5/h")):
             until(lambda: len(seen) == 5)
             until(lambda: layer.stats()["work"].ready == 15)
-        assert len(seen) == 5 and {m.attempt for m in layer.waiting("work")} == {0}
+        assert len(seen) == 5 and {m.attempt for m in waiting_on(layer, "work")} == {0}
 
     def test_an_idle_rated_channel_takes_no_tokens(self, layer: DurableLayer) -> None:
         seen = Seen()
@@ -633,7 +635,7 @@ class TestLimits:
         send(layer)
         work(layer, route("work", consume, timeout=0.05, attempts=2, backoff=0))
         assert ended == ["cancelled"] * 2
-        assert "longer than its limit of 0.05 seconds" in layer.dead("work")[0].error
+        assert "longer than its limit of 0.05 seconds" in dead_on(layer, "work")[0].error
 
     @pytest.mark.parametrize("how", ["blocks the loop", "refuses to be cancelled"])
     def test_an_async_consumer_that_does_not_end_at_its_limit_is_given_up_without_spinning(
@@ -686,7 +688,7 @@ class TestLimits:
 
         send(layer, n=3)
         work(layer, route("work", consume, attempts=1, concurrency=1))
-        assert [m["n"] for m in seen] == [1, 2] and "SystemExit" in layer.dead("work")[0].error
+        assert [m["n"] for m in seen] == [1, 2] and "SystemExit" in dead_on(layer, "work")[0].error
 
     def test_consumers_cancelled_before_they_began_are_given_back(self, layer: DurableLayer) -> None:
         async def consume(message: IncomingMessage) -> None:
@@ -711,7 +713,7 @@ class TestLimits:
 
         send(layer)
         work(layer, route("work", consume, timeout=5, attempts=1))
-        assert "upstream" in layer.dead("work")[0].error
+        assert "upstream" in dead_on(layer, "work")[0].error
 
 
 class TestLeases:
@@ -782,7 +784,7 @@ class TestLeases:
         for _ in range(3):
             layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
         work(layer, route("work", seen))
-        assert seen == [] and "It was lost 3 times" in layer.dead("work")[0].error
+        assert seen == [] and "It was lost 3 times" in dead_on(layer, "work")[0].error
 
     def test_two_losses_are_run(self, layer: DurableLayer) -> None:
         seen = Seen()
@@ -809,7 +811,7 @@ class TestLeases:
         for _ in range(4):
             layer.renew(layer.claim("dying", {"work": 1}, 60.0).claims, 0.0)
         work(layer, route("work", lambda message: None, losses=4))
-        assert "It was lost 4 times" in layer.dead("work")[0].error
+        assert "It was lost 4 times" in dead_on(layer, "work")[0].error
 
 
 class TestStopping:
@@ -826,7 +828,7 @@ class TestStopping:
             entered.wait(20)
         stats = layer.stats()["work"]
         assert stats.claimed == 0 and stats.ready == 30 - len(done) and done
-        assert {m.attempt for m in layer.waiting("work")} == {0}
+        assert {m.attempt for m in waiting_on(layer, "work")} == {0}
 
     def test_at_the_deadline_the_rest_is_released(self, layer: DurableLayer) -> None:
         entered, gate = threading.Event(), threading.Event()
@@ -842,7 +844,7 @@ class TestStopping:
             worker.stop(0.1)
             running.thread.join(20)
         gate.set()
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert (message.attempt, message.losses) == (0, 0) and worker.should_recycle
 
     def test_all_that_is_released_at_the_deadline_is_one_step(
@@ -869,7 +871,7 @@ class TestStopping:
             running.thread.join(20)
         gate.set()
         assert steps == [100]
-        assert {(m.attempt, m.losses) for m in layer.waiting("work")} == {(0, 0)}
+        assert {(m.attempt, m.losses) for m in waiting_on(layer, "work")} == {(0, 0)}
 
     def test_a_claim_it_was_started_for_is_given_back_when_it_is_stopped_before_it_began(
         self, layer: DurableLayer
@@ -880,7 +882,7 @@ class TestStopping:
         worker = Worker(layer, Routing([route("work", seen)]), adopted=claims)
         worker.stop()
         worker.run()
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert seen == [] and (message.attempt, message.losses) == (0, 0)
 
     def test_heartbeats_while_it_lives_and_a_goodbye(self, layer: DurableLayer) -> None:
@@ -933,7 +935,7 @@ class TestOutages:
         runs = [m["n"] for m in seen]
         assert set(runs) == set(range(50))
         assert len(runs) == 50 + len([n for n in range(50) if n % 4 == 0])
-        assert len(layer.dead("work")) == 10
+        assert len(dead_on(layer, "work")) == 10
         stats = layer.stats()["work"]
         assert (stats.ready, stats.scheduled, stats.claimed) == (0, 0, 0)
         assert "trying again until it can" in caplog.text
@@ -1137,7 +1139,7 @@ class TestOnTheDatabase:
         seen = Seen()
         work(layer, route("work", seen))
         assert len(seen) == 2
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert dead.message.id == bad.id and reason in dead.error
 
     @pytest.mark.parametrize("id", ["'nope'", "x'ff00'", "CAST(x'ff' AS TEXT)", "UPPER(id) || '-'"])
@@ -1147,7 +1149,7 @@ class TestOnTheDatabase:
         send(layer, n=3)
         with connections["default"].cursor() as cursor:
             cursor.execute(f"UPDATE mailrail_message SET id = {id} WHERE content = %s", ['{"n":0}'])
-        assert len(layer.waiting("work")) == 3
+        assert len(waiting_on(layer, "work")) == 3
         seen = Seen()
         work(layer, route("work", seen))
         assert sorted(message["n"] for message in seen) == [0, 1, 2] and layer.stats() == {}
@@ -1171,7 +1173,7 @@ class TestOnTheDatabase:
 
         send(layer)
         work(layer, route("work", consume, attempts=1))
-        [dead] = layer.dead("work")
+        [dead] = dead_on(layer, "work")
         assert text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0") in dead.error
 
     def test_an_atomic_consumer_commits_its_writes_its_sends_and_its_end_together(
@@ -1190,7 +1192,7 @@ class TestOnTheDatabase:
         send(layer)
         work(layer, route("work", consume, atomic=True, backoff=0))
         assert [g.name for g in Group.objects.all()] == ["0-2"]
-        assert [m.content for m in layer.waiting("next")] == [{"attempt": 2}]
+        assert [m.content for m in waiting_on(layer, "next")] == [{"attempt": 2}]
         assert "work" not in layer.stats()
 
     def test_an_atomic_consumer_that_lost_its_claim_leaves_nothing(
@@ -1253,7 +1255,7 @@ class TestOnTheDatabase:
             worker.stop(0.1)
             running.thread.join(20)
         gate.set()
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert time.monotonic() - begun < 5 and not Group.objects.exists()
         assert (message.attempt, message.losses) == (0, 0)
 
@@ -1301,7 +1303,7 @@ class TestOnTheDatabase:
         send(layer)
         consumer = route("work", seen, atomic=True, attempts=1, timeout=0.2, lease=60)
         work(layer, consumer)
-        [message] = layer.waiting("work")
+        [message] = waiting_on(layer, "work")
         assert (message.attempt, seen) == (0, [])
         layer.shift(2)
         assert not work(layer, consumer).should_recycle
@@ -1395,7 +1397,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     caplog.set_level(level, "mailrail.worker")
     [message] = send(layer)
     work(layer, route("work", fail, attempts=2, backoff=[3600.0]))
-    found = layer.get("work", message.id)
+    found = get_one(layer, "work", message.id)
     assert found is not None and found.error.startswith("Traceback")
     assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
     [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
@@ -1413,7 +1415,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
     assert "\n  Traceback" in buried.getMessage(), "indented, as all lines but the first"
     assert SEVERAL_LINES.replace("\n", "\n  ") in buried.getMessage()
-    assert layer.get("work", message.id) is None
+    assert get_one(layer, "work", message.id) is None
 
 
 def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the_end(
@@ -1435,7 +1437,7 @@ def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the
         work(layer, route("work", seen))
         layer.shift(36_000.0)
     assert [message.id for message in seen] == [good.id]
-    [dead] = layer.dead("work")
+    [dead] = dead_on(layer, "work")
     assert dead.message.id == bad.id and "ValueError" in dead.error and dead.message.attempt == 2
 
 

@@ -53,14 +53,17 @@ class DeadMessageAdmin(LayerAdmin):
     def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         name = list_request.error_class
         error_class = "" if name == NO_EXCEPTION else name or None
-        return list_request.source.layer.list_dead(list_request.looked_at, limit, behind, error_class)
+        return list_request.source.layer.list_messages(
+            list_request.looked_at, limit, "dead", behind, error_class
+        )
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        dead = source.layer.get_dead(address.channel, address.id)
-        if dead is None:
+        found = source.layer.get(address.channel, [address.id], dead=True)
+        if not found:
             return None
+        [dead] = found
         return {
-            **facts_of(dead.message, whole),
+            **facts_of(dead, whole),
             "buried_at": moment(dead.buried_at),
             "error": Text.of(dead.error.strip(), whole, at_end=True),
         }

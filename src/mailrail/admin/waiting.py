@@ -67,12 +67,13 @@ class WaitingMessageAdmin(LayerAdmin):
 
     def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
         state: Any = list_request.state if list_request.state in STATES else None
-        return list_request.source.layer.list_waiting(list_request.looked_at, limit, behind, state)
+        return list_request.source.layer.list_messages(list_request.looked_at, limit, state, behind)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        message = source.layer.get(address.channel, address.id)
-        if message is None:
+        found = source.layer.get(address.channel, [address.id])
+        if not found:
             return None
+        [message] = found
         return {
             **facts_of(message, whole),
             "due": moment(message.due),

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidSettings
-from .base import DurableLayer, Lease
+from .base import Lease
+from .layer import DurableLayer
 from .registry import default_alias, durable_aliases, get_layer, read_layers, unbuilt_routing
 
 __all__ = [

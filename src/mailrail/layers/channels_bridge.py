@@ -13,7 +13,8 @@ from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer as ChannelsInMemoryLayer
 
 from ..messages import Content, Message
-from .base import DurableLayer
+from .layer import DurableLayer
+from .waiting import POLL_INTERVAL_S
 
 
 class NamedChannels:
@@ -52,7 +53,7 @@ class NamedChannels:
                     raise
             if taken is not None:
                 return taken.content
-            await asyncio.sleep(_verbs(self).poll_interval)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
 
 class LocalChannels(NamedChannels, ChannelsInMemoryLayer):  # type: ignore[misc]  # Channels has no types
@@ -61,8 +62,6 @@ class LocalChannels(NamedChannels, ChannelsInMemoryLayer):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        routing: str | None = None,
-        using: str = "default",
         expiry: float = 60,
         group_expiry: float = 86400,
         capacity: int = 100,
@@ -72,9 +71,6 @@ class LocalChannels(NamedChannels, ChannelsInMemoryLayer):  # type: ignore[misc]
             expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity
         )
         self.channel_capacity: Any = self.compile_capacities(channel_capacity or {})
-        DurableLayer.__init__(_verbs(self))
-        self.routing = routing
-        self.using = using
 
 
 def _take(layer: DurableLayer, channel: str, given_up: threading.Event) -> Message | None:

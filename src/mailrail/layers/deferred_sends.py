@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from django.db import connections
+from django.db import connections, transaction
 
 from ..errors import LayerUnavailable
-from ..messages import Message, decode, encode
+from ..messages import ChannelStats, Message, Statement, decode, encode
 
 
 class Accepting(Protocol):
@@ -18,6 +19,37 @@ class Accepting(Protocol):
 
     def accept(self, messages: Sequence[Message]) -> list[UUID]:
         """Take in a producer's messages, and return their ids."""
+
+
+class SendBuffer(Protocol):
+    """Where sends wait, in a database, until they are relayed to the layer's server; ``outbox.Outbox`` is one."""
+
+    @property
+    def channel(self) -> str:
+        """The channel of ``store`` on which they wait."""
+
+    @property
+    def store(self) -> Any:
+        """The database layer that keeps them."""
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether something may have to be relayed. Costs microseconds."""
+
+    def keep(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store messages in the caller's transaction, and return their ids."""
+
+    def relay(self, most: int | None = None) -> int:
+        """Pass messages on to the server, and return how many."""
+
+    def waiting(self, channel: str, limit: int) -> list[Message]:
+        """Return what waits for a channel."""
+
+    def known(self, ids: Iterable[UUID]) -> set[UUID]:
+        """Return which of these messages wait."""
+
+    def stats(self) -> Mapping[str, ChannelStats]:
+        """Return how many messages wait for each channel."""
 
 
 class DeferredSend:
@@ -34,6 +66,15 @@ class DeferredSend:
         except LayerUnavailable as error:
             raise LayerUnavailable(_committed(self.messages, error)) from error
         self.messages = []  # a TestCase that runs its hooks keeps them, too
+
+
+@contextmanager
+def with_record(using: str, record: Statement) -> Iterator[None]:
+    """Execute a statement on this database, and commit it together with what the block does there: both, or none."""
+    with transaction.atomic(using, savepoint=False):
+        with connections[using].cursor() as cursor:
+            cursor.execute(*record)
+        yield
 
 
 def is_in_transaction(using: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sleeping until a server tells of something, on layers whose server can.
+"""Hearing what a server tells, on a thread of its own.
 
 A notification only saves time: a worker looks for itself at least once a second, so nothing is lost with one.
 """
@@ -6,21 +6,17 @@ A notification only saves time: a worker looks for itself at least once a second
 from __future__ import annotations
 
 import os
-import random
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from ..log import logger_of
-from .base import DurableLayer
 
 logger = logger_of("mailrail.layers")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
-FIRST_POLL_INTERVAL_S, LONGEST_POLL_INTERVAL_S = 0.02, 1.0
-"""Seconds between two polls of a worker without notifications: the first, and the longest."""
 
 
 class NotificationListener(ABC):
@@ -98,51 +94,6 @@ class NotificationListener(ABC):
                 backoff = min(LONGEST_BACKOFF, backoff * 2)
         finally:
             os.close(wake_reader)
-
-
-class NotifiedLayer(DurableLayer):
-    """A layer that sleeps until a ``NotificationListener`` hears something."""
-
-    _listener: NotificationListener
-    _poll_every = FIRST_POLL_INTERVAL_S
-    _fruitless = 0  # claims in a row that got nothing
-
-    def wait(self, channels: Sequence[str], timeout: float, seen: int | None = None) -> None:
-        seen = self._wakes if seen is None else seen
-        deadline = time.monotonic() + timeout
-        while self._wakes == seen:
-            # In this order: a notification between the two counts as one wake more than `seen`.
-            listening = self._listener.listen(channels) if channels else self._listener.is_live
-            soon = self._due_at(channels) - time.monotonic()
-            if soon <= 0:
-                self._poll_every = FIRST_POLL_INTERVAL_S
-                soon = self._hesitation()
-            left = min(deadline - time.monotonic(), soon)
-            looks = self._poll_every * random.uniform(0.75, 1.25) if channels and not listening else left
-            if min(left, looks) > 0:
-                self._sleep(min(left, looks), seen, listening)
-            if time.monotonic() >= deadline or looks >= left == soon:
-                return
-            self._poll_every = min(LONGEST_POLL_INTERVAL_S, self._poll_every * 1.5)
-
-    def _sleep(self, seconds: float, seen: int, listening: bool) -> None:
-        with self._waking:
-            self._waking.wait_for(lambda: self._wakes != seen or self._listener.is_live != listening, seconds)
-
-    def _wake_up(self) -> None:
-        """Make ``wait`` look again: listening has begun or ended, which changes how long it sleeps."""
-        with self._waking:
-            self._waking.notify_all()
-
-    def _hesitation(self) -> float:
-        """Seconds to wait before a claim of what is due although the last claims did not get it.
-
-        Others claim it just now, or something holds it for a while.
-        """
-        return 0.0 if self._fruitless < 2 else min(0.05, 0.001 * 2 ** min(self._fruitless, 10))
-
-    def stop_listening(self) -> None:
-        self._listener.close()
 
 
 def _is_woken(wake_reader: int, seconds: float) -> bool:

@@ -25,8 +25,8 @@ from django.db import Error, connections, transaction
 from ..errors import InvalidSettings, LayerUnavailable
 from ..log import logger_of
 from ..messages import ChannelStats, Message, check_channel_name, encode
-from .base import DurableLayer
 from .database import DatabaseChannelLayer
+from .layer import DurableLayer
 
 logger = logger_of("mailrail.layers")
 
@@ -251,8 +251,10 @@ class Outbox:
 
     def waiting(self, channel: str, limit: int) -> list[Message]:
         """The messages for a channel that wait here, oldest first."""
-        rows = (row for row in self._store.waiting(self.channel, limit) if not row.defect)
-        return [self._read(row) for row in rows if row.headers.get("channel") == channel]
+        listed = self._store.list_messages([self.channel], limit)
+        rows = self._store.get(self.channel, [summary.id for summary in listed])
+        unclaimed = (row for row in rows if row.token is None and not row.defect)
+        return [self._read(row) for row in unclaimed if row.headers.get("channel") == channel]
 
     def known(self, ids: Iterable[UUID]) -> set[UUID]:
         """Which of these messages wait here, or are buried here."""

@@ -16,7 +16,7 @@ from ..conf import settings
 from ..errors import InvalidSettings
 from ..namespace import current
 from ..options import Mistakes
-from .base import DurableLayer
+from .layer import DurableLayer
 
 _built_in: DurableLayer | None = None
 _known: dict[str | None, tuple[str, Any, DurableLayer]] = {}
@@ -163,7 +163,7 @@ def _misfit(where: str, configured: dict[str, Any], error: Exception) -> Invalid
         name
         for part in layer.__mro__
         for name, it in signature(part.__init__).parameters.items()
-        if name != "self" and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
+        if name != "self" and it.kind in (it.POSITIONAL_OR_KEYWORD, it.KEYWORD_ONLY)
     }
     mistakes = []
     if unknown := [name for name in config if name not in known]:

@@ -104,17 +104,17 @@ def hold_what_is_dead() -> None:
     """Hold the emails whose messages are dead and whose worker did not hold them: it was killed, or its database was
     away."""
     layer, last = Channel(CHANNEL).layer, None
-    while page := layer.dead(CHANNEL, DEAD_PER_RUN, last):
-        last = page[-1]
+    while listed := layer.list_messages([CHANNEL], DEAD_PER_RUN, "dead", last):
+        last = listed[-1].place
+        page = layer.get(CHANNEL, [summary.id for summary in listed], dead=True)
         waiting: dict[UUID | None, Email]
-        waiting = {email.pk: email for email in _waiting(id_of(dead.message.content) for dead in page)}
+        waiting = {email.pk: email for email in _waiting(id_of(dead.content) for dead in page)}
         for dead in page:
-            content, id = dead.message.content, dead.message.id
-            email = waiting.get(id_of(content))
-            if email is None or email.dispatch > dispatch_of(content):
+            email = waiting.get(id_of(dead.content))
+            if email is None or email.dispatch > dispatch_of(dead.content):
                 continue
             # Once more, after the record was read: somebody may have sent the message again.
-            if layer.get_dead(CHANNEL, id) and not layer.get(CHANNEL, id):
+            if layer.get(CHANNEL, [dead.id], dead=True) and not layer.get(CHANNEL, [dead.id]):
                 _hold(email, dead.error)
 
 

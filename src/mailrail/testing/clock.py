@@ -12,7 +12,7 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
     """Let ``seconds`` pass for stored messages (delays, backoffs, expiries, leases, rates) and queued email."""
     durable_layer = get_layer(layer)
     send_deferred(durable_layer)
-    if durable_layer.waiting(MAIL, limit=1):  # elsewhere, the test may have no database
+    if durable_layer.list_messages([MAIL], 1):  # elsewhere, the test may have no database
         advance_mail(seconds)
     durable_layer.shift(seconds)
     MOVED[durable_layer] = MOVED.get(durable_layer, 0.0) + seconds

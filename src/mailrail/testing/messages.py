@@ -26,6 +26,8 @@ from ..worker.prechecks import precheck
 from ..worker.settle import settle_one
 
 LEASE_S = 3600.0
+MAX_LISTED = 1_000_000
+"""Messages of a channel that ``sent`` returns at most."""
 MOVED: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
 """Seconds by which ``advance`` has moved the stored times of a layer."""
 
@@ -55,8 +57,10 @@ def sent(channel: str, *, layer: str | None = None) -> list[Message]:
     ]
     messages: list[Message] = []
     for name in expand(channel, layer, known):
-        in_outbox = outbox.waiting(name, 1_000_000) if outbox else []
-        messages += durable_layer.waiting(name, limit=1_000_000) + in_outbox
+        in_outbox = outbox.waiting(name, MAX_LISTED) if outbox else []
+        listed = durable_layer.list_messages([name], MAX_LISTED)
+        stored = durable_layer.get(name, [summary.id for summary in listed])
+        messages += [message for message in stored if message.token is None] + in_outbox
         messages += [m for m in deferred if m.channel == name]
     return messages
 

@@ -1,5 +1,5 @@
-"""The database layer on PostgreSQL: many workers on many machines, and sends inside your transactions."""
+"""The database layer's store on PostgreSQL: many workers on many machines, and sends inside your transactions."""
 
-from .layer import PostgresqlLayer
+from .store import PostgresqlStore
 
-__all__ = ["PostgresqlLayer"]
+__all__ = ["PostgresqlStore"]

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from django.db import connections, transaction
 
 from ...messages import Message
-from .execution import MOST_TRIES
-from .rows import by_name, lane_columns, lane_number, token_columns
+from ..store import ClaimName
+from .rows import lane_columns, lane_number, token_columns
+from .session import MOST_TRIES
 from .statements import STATEMENTS
 
 Place: TypeAlias = Sequence[Any]
@@ -22,18 +23,19 @@ def lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
         cursor.execute(STATEMENTS["lock_lane"], {"lane": number})
 
 
-def finish_in_lanes(cursor: Any, claims: Sequence[Message]) -> list[Message]:
+def finish_in_lanes(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
+    """Remove claims of lanes, or of none. Returns those that were lost."""
     cursor.execute(STATEMENTS["finish_in_lanes"], token_columns(claims))
     return not_found(cursor, claims)
 
 
-def not_found(cursor: Any, claims: Sequence[Message]) -> list[Message]:
-    """After a statement that removed claims and returned (id, token, channel, lane, lane_seq) of each: those it did not
-    find."""
+def not_found(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
+    """Return the claims that a statement did not find. It returned (id, token, channel, lane, lane_seq) of the others,
+    which it has removed."""
     gone = cursor.fetchall()
     advance_lanes(cursor, (place for _, _, *place in gone))
     found = {(id, token) for id, token, *_ in gone}
-    return [claim for name, claim in by_name(claims).items() if name not in found]
+    return [name for claim in claims if (name := (claim.id, claim.token)) not in found]
 
 
 def places_of(messages: Iterable[Message]) -> Iterable[Place]:

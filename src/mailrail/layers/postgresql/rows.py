@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from ...messages import Message, check_channel_name, encode, new_token
-from ..database import read_message
+from ...messages import Message
+from ..rows import read_message, row_of
 from .scan_floor import Level
 
 AT_ONCE = 5_000
 """Messages per INSERT."""
-
-
-@dataclass(frozen=True)
-class ClaimCall:
-    """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
-    be lost."""
-
-    worker: str
-    limits: Mapping[str, int]
-    leases: Mapping[str, float]
-    finished: Sequence[Message]
-    total: int
-    token: int = field(default_factory=new_token)
-    expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
 
 
 @dataclass
@@ -64,25 +50,12 @@ def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
     return answer
 
 
-def row_of(message: Message) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "channel": check_channel_name(message.channel),
-        "content": encode(message.content),
-        "headers": encode(message.headers, "headers") if message.headers else "{}",
-        "v": message.v,
-        "lane": message.lane,
-        "attempt": message.attempt,
-        "losses": message.losses,
-        "alone": message.alone,
-        "max_attempts": message.max_attempts,
-        "priority": message.priority,
-        "due": message.due,
-        "delay": message.delay,
-        "expires": message.expires,
-        "lifetime": message.lifetime,
-        "key": message.key,
-    }
+def enqueued(message: Message) -> dict[str, Any]:
+    """Return the values of ``enqueue.sql`` and its kin."""
+    row = row_of(message)
+    row["delay"], row["lifetime"] = message.delay, message.lifetime
+    row["lane"], row["key"] = message.lane, message.key
+    return row
 
 
 def runs(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -144,13 +117,3 @@ def plain_array(items: Iterable[str]) -> str:
 def name_array(names: Iterable[str]) -> str:
     """The same of channel names: one may be "null", which without quotes is no text at all."""
     return plain_array(f'"{name}"' for name in names)
-
-
-def named(rows: Iterable[tuple[Any, ...]], claims: Sequence[Message]) -> list[Message]:
-    """The claims that these rows of (id, token) name."""
-    names = set(rows)
-    return [claim for name, claim in by_name(claims).items() if name in names] if names else []
-
-
-def by_name(claims: Sequence[Message]) -> dict[tuple[UUID, int | None], Message]:
-    return {(claim.id, claim.token): claim for claim in claims}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -23,7 +23,7 @@ from redis.crc import key_slot
 from ...errors import InvalidSettings, LayerUnavailable
 from ...transient import Remedy, remedy_for
 from .connections import Command, keys_of, not_sent
-from .servers import Server, Servers, options_of
+from .servers import Server, options_of
 from .slots import Address, SlotMap, read_slot_map
 
 PATIENCE = 5.0
@@ -38,11 +38,6 @@ PAUSE = 0.05
 VERIFY_AFTER_S = 1.0
 """Seconds after which a node is asked whether it still belongs to this cluster. No node leaves a cluster, forms another
 and gets its slots in less, and one round trip in a second costs nothing."""
-
-LISTED_FOR = 30.0
-"""Seconds after which a process that uses a channel puts it on the list of channels again."""
-UNLISTED_AFTER = 3600.0
-"""Seconds after which an unused channel leaves the list. Far more than any send takes between list and storing."""
 
 _BROKEN = (redis.ConnectionError, redis.TimeoutError)
 
@@ -65,7 +60,10 @@ class Node(Server):
 class Cluster(Server):
     """The nodes, and which one has what. Threads share it without a lock: the map is replaced as a whole."""
 
+    is_cluster = True
+
     def __init__(self, hosts: Sequence[Mapping[str, Any]]) -> None:
+        check_nodes(hosts)
         self._seeds = [Node(options_of(host)) for host in hosts]
         self._options = options_of(hosts[0])
         self.name = ", ".join(seed.name for seed in self._seeds)
@@ -333,42 +331,14 @@ def _has_not_run(answer: object) -> bool:
     return isinstance(answer, redis.exceptions.AskError) or remedy_for(answer) is Remedy.REPEAT
 
 
-class ClusterServers(Servers):
-    """A layer's servers that are one cluster, and its list of channels, which lies in a slot of its own."""
-
-    is_cluster = True
-
-    def _made(self, hosts: Sequence[Mapping[str, Any]]) -> list[Server]:
-        self._listed_at: dict[str, float] = {}
-        for host in hosts:
-            if "sentinels" in host or "path" in host or str(host.get("address", "")).startswith("unix:"):
-                raise InvalidSettings(
-                    "CONFIG['hosts'] of a Redis layer with \"cluster\" names nodes of the cluster, by host and port: "
-                    "Sentinels and Unix sockets have no place there."
-                )
-        return [Cluster(hosts)]
-
-    def homes(self, channels: Iterable[str], tag: Callable[[str], bytes]) -> dict[Server, list[str]]:
-        """The nodes. A channel in a slot that no node has is put to any, whose claims will tell it."""
-        [cluster] = self.all
-        assert isinstance(cluster, Cluster)
-        homes: dict[Server, list[str]] = {}
-        for channel in channels:
-            homes.setdefault(cluster.home_of(tag(channel)), []).append(channel)
-        return homes
-
-    def is_doubtful_for(self, key: bytes) -> bool:
-        """Tell whether the node that has this key may hang."""
-        [cluster] = self.all
-        return isinstance(cluster, Cluster) and cluster.is_doubtful_for(key)
-
-    def to_list(self, channels: Iterable[str]) -> list[str]:
-        """Those that this process has not put on the list for a while."""
-        now = time.monotonic()
-        return [c for c in channels if now - self._listed_at.get(c, float("-inf")) > LISTED_FOR]
-
-    def are_listed(self, channels: Iterable[str]) -> None:
-        self._listed_at.update(dict.fromkeys(channels, time.monotonic()))
+def check_nodes(hosts: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``InvalidSettings`` for hosts that cannot be nodes."""
+    for host in hosts:
+        if "sentinels" in host or "path" in host or str(host.get("address", "")).startswith("unix:"):
+            raise InvalidSettings(
+                "CONFIG['hosts'] of a Redis layer with \"cluster\" names nodes of the cluster, by host and port: "
+                "Sentinels and Unix sockets have no place there."
+            )
 
 
 def _answers(node: Server) -> bool:

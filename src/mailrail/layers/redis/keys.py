@@ -22,10 +22,10 @@ class Keys:
         self._prefix = prefix
         self._is_cluster = is_cluster
         remember = lru_cache(REMEMBERED)
-        self.tag: Callable[[str], bytes] = remember(self._tag)
+        self.hash_tag: Callable[[str], bytes] = remember(self._hash_tag)
         self.listing: Callable[[str], tuple[bytes, ...]] = remember(self._listing)
 
-    def _tag(self, channel: str) -> bytes:
+    def _hash_tag(self, channel: str) -> bytes:
         """What the keys of a channel begin with; in braces, so that they lie in one slot of a cluster."""
         return f"{{mailrail:{self._prefix}:{channel}}}".encode()
 
@@ -34,8 +34,8 @@ class Keys:
 
         Raises ``ValueError`` for what is no name of a channel.
         """
-        tag = self.tag(check_channel_name(channel))
-        return (tag,) if self._is_cluster else (tag, self.of_layer("channels"))
+        hash_tag = self.hash_tag(check_channel_name(channel))
+        return (hash_tag,) if self._is_cluster else (hash_tag, self.of_layer("channels"))
 
     def of_layer(self, name: str) -> bytes:
         """A key that belongs to no channel."""
@@ -45,12 +45,12 @@ class Keys:
         """Return the key of a bucket. That of a channel's rate lies where the channel does, so that no other server
         or node can keep the channel waiting."""
         if channel := channel_of(name):
-            return self.tag(channel) + b":bucket"
+            return self.hash_tag(channel) + b":bucket"
         return f"{{mailrail:{self._prefix}:bucket:{name}}}".encode()
 
     def all_buckets(self) -> tuple[bytes, bytes]:
         """Return the patterns of the keys of all buckets."""
-        of_layer, of_prefix = glob_of(self.bucket("")[:-1]), glob_of(self.tag("")[:-1])
+        of_layer, of_prefix = glob_of(self.bucket("")[:-1]), glob_of(self.hash_tag("")[:-1])
         return of_layer, of_prefix + b"}:bucket"
 
 

@@ -11,30 +11,31 @@ from typing import Any
 import redis
 
 from ..notifications import NotificationListener
-from .servers import ANSWER_TIMEOUT, Server, Servers
+from .servers import ANSWER_TIMEOUT, Server
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the connections still are ones."""
 
 
 class RedisListener(NotificationListener):
-    """Receive notifications of the awaited channels. ``tag`` returns the name under which a channel's are published.
+    """Receive notifications of the awaited channels. ``parts`` returns them by their servers.
 
-    ``node`` is the node of a cluster to listen on; without it, any.
+    ``hash_tag`` returns the name under which a channel's are published. ``node`` is the node of a cluster to listen on;
+    without it, any.
     """
 
     def __init__(
         self,
-        servers: Servers,
-        tag: Callable[[str], bytes],
+        parts: Callable[[Iterable[str]], list[tuple[Server, list[str]]]],
+        hash_tag: Callable[[str], bytes],
         on_notification: Callable[[], None],
         on_change: Callable[[], None],
         node: Server | None = None,
     ) -> None:
         super().__init__(on_notification, on_change)
         self._node = node
-        self._servers = servers
-        self._tag = tag
+        self._parts = parts
+        self._hash_tag = hash_tag
         self._subscribed: frozenset[str] = frozenset()
         self._growing = threading.Lock()
 
@@ -64,10 +65,10 @@ class RedisListener(NotificationListener):
 
     def _grow(self, subscriptions: dict[Server, _Subscription]) -> None:
         new = self._awaited - self._subscribed
-        for server, channels in self._servers.parts(new):
+        for server, channels in self._parts(new):
             if server not in subscriptions:
                 subscriptions[server] = _Subscription(self._node or server.node_to_hear())
-            if subscriptions[server].add([self._tag(channel) for channel in channels]):
+            if subscriptions[server].add([self._hash_tag(channel) for channel in channels]):
                 self._on_notification()
         with self._growing:
             self._subscribed |= new

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ...messages import FORMAT_VERSION, Content, DeadMessage, Message, decode, encode
+from ...messages import FORMAT_VERSION, Content, Message, decode, encode
 
 ALONE, UNREADABLE = 1, 4  # flags of a state, as in flags.lua and shared.lua
 RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4  # kinds of a record, as in enqueue.lua
@@ -202,9 +203,9 @@ def _read_body(body: bytes, cipher: Cipher) -> tuple[Content, Content, int | Non
     return read, read_headers, max_attempts, version, defect
 
 
-def read_dead(channel: str, row: bytes, body: bytes, error: bytes, cipher: Cipher) -> DeadMessage:
+def read_dead(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Message:
     buried_at, _ = _ROW.unpack_from(row)
-    return DeadMessage(read_message(channel, row, body, cipher), read_error(error, cipher), buried_at)
+    return replace(read_message(channel, row, body, cipher), buried_at=buried_at)
 
 
 def read_error(error: bytes, cipher: Cipher) -> str:

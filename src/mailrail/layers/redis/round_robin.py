@@ -7,32 +7,17 @@ hold within a channel; between channels it goes by round_robin.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LayerUnavailable
-from ...messages import Claimed, Message, new_token
+from ...messages import Message, new_token
+from ..store import ClaimCall, ClaimName, Leased, Unconfirmed
 from .damage import Damage
 from .records import claims_of, parts_of, token_bytes
 from .scripts import run_each
 from .servers import Server
-
-
-@dataclass(frozen=True)
-class ClaimRequest:
-    """One call of ``claim``. The token is made before it is sent, so that its claims can be found should the answer
-    be lost."""
-
-    worker: str
-    token: int
-    limits: Mapping[str, int]
-    leases: Mapping[str, float]
-    finished: Mapping[str, Sequence[Message]]
-
-    @property
-    def longest_lease(self) -> float:
-        return max(self.leases.values(), default=0.0)
 
 
 @dataclass
@@ -48,62 +33,72 @@ class ChannelRequest:
 
 
 def by_channel(claims: Iterable[Message]) -> dict[str, list[Message]]:
-    """Each claim once."""
+    """Return claims by their channels."""
     found: dict[str, list[Message]] = {}
-    for claim in {(claim.channel, claim.id, claim.token): claim for claim in claims}.values():
+    for claim in claims:
         found.setdefault(claim.channel, []).append(claim)
     return found
 
 
+def channels_of(call: ClaimCall) -> list[str]:
+    """Return the channels that a call settles on or claims from."""
+    return list(dict.fromkeys([*(claim.channel for claim in call.finished), *call.limits]))
+
+
 class RoundRobin:
-    """One claim that goes round the channels. ``error``: what to raise instead of returning ``claimed``."""
+    """One claim that goes round the channels."""
 
     def __init__(
         self,
         server: Server,
-        tag: Callable[[str], bytes],
+        hash_tag: Callable[[str], bytes],
         read: Callable[[Sequence[str], bytes], list[Message]],
         damage: Damage,
-        call: ClaimRequest,
+        call: ClaimCall,
     ) -> None:
         self._server = server
-        self._tag = tag
+        self._hash_tag = hash_tag
         self._read = read
         self._damage = damage
         self._call = call
+        self._finished = by_channel(call.finished)
         self._asked: list[ChannelRequest] = []
-        self.claimed = Claimed([], [], [])
-        self.error: LayerUnavailable | None = None
+        self._claims: list[Message] = []
+        self._lost: list[ClaimName] = []
 
-    def claim(self, total: int, turn: int) -> None:
-        """``turn`` says which channel is the first."""
-        left, queue = total, deque(self._in_turn(total, turn))
+    def claim(self, turn: int) -> Leased:
+        """Claim. ``turn`` says which channel is the first."""
+        left, queue = self._call.total, deque(self._in_turn(turn))
         while part := self._next_part(queue, left):
             left -= self._ask(part, left, queue)
         failed = [asked for asked in self._asked if asked.error]
         # Some nodes may be away: what the others gave is worked on, unless something would pass for finished.
-        if failed and (any(asked.finished for asked in failed) or not any(self.claimed)):
-            self.error = failed[0].error
-        self.claimed.claims.sort(key=lambda claim: -claim.priority)
-
-    def unconfirmed(self) -> list[ChannelRequest]:
-        """Those of whose claims nobody knows. All of them, if what the others gave is not returned either."""
-        return [
-            asked
+        is_useless = not (self._claims or self._lost or self._call.expired)
+        error = (
+            failed[0].error if failed and (is_useless or any(asked.finished for asked in failed)) else None
+        )
+        self._call.unconfirmed.extend(
+            Unconfirmed(asked.token, asked.lease, asked.finished, [asked.channel] if asked.room else [])
             for asked in self._asked
-            if (asked.error.may_have_run if asked.error else self.error is not None)
-        ]
+            if (asked.error.may_have_run if asked.error else error is not None)
+        )
+        if error is not None:
+            raise error
+        self._claims.sort(key=lambda claim: -claim.priority)
+        return Leased(self._claims, self._lost)
 
-    def _in_turn(self, total: int, turn: int) -> list[str]:
+    def _in_turn(self, turn: int) -> list[str]:
         call = self._call
         channels = list(call.limits)
         first = turn % max(1, len(channels))
         channels = channels[first:] + channels[:first]
-        if sum(call.limits.values()) > total and len(channels) > 1:  # then they cannot all be asked at once
-            answers = run_each(self._server, "stirs", [([self._tag(c)], ()) for c in channels])
+        if (
+            sum(call.limits.values()) > call.total and len(channels) > 1
+        ):  # then they cannot all be asked at once
+            answers = run_each(self._server, "stirs", [([self._hash_tag(c)], ()) for c in channels])
             stirs = dict(zip(channels, answers, strict=True))  # an error stirs, too: the claim will tell it
-            channels = [c for c in channels if stirs[c] or c in call.finished]
-        return channels + [channel for channel in call.finished if channel not in call.limits]
+            channels = [c for c in channels if stirs[c] or c in self._finished]
+        return channels + [channel for channel in self._finished if channel not in call.limits]
 
     def _next_part(self, queue: deque[str], left: int) -> list[ChannelRequest]:
         """The next channels that can be asked together without claiming more than ``left``."""
@@ -111,7 +106,7 @@ class RoundRobin:
         call, reserved = self._call, 0
         while queue:
             channel = queue[0]
-            room, finished = min(call.limits.get(channel, 0), left), call.finished.get(channel, ())
+            room, finished = min(call.limits.get(channel, 0), left), self._finished.get(channel, ())
             if part and room and reserved + room > left:
                 break
             queue.popleft()
@@ -141,14 +136,14 @@ class RoundRobin:
                         ChannelRequest(asked.channel, new_token(), asked.room, asked.lease, stale)
                     )
                 else:
-                    self.claimed.lost.extend(stale)
+                    self._lost += [(claim.id, claim.token) for claim in stale]
                 found = self._read([asked.channel], claims)
-                self.claimed.claims.extend(found)
-                self.claimed.expired.extend(self._read([asked.channel], dropped))
+                self._claims += found
+                self._call.expired.extend(self._read([asked.channel], dropped))
                 number += len(found)
             part = cut_short
         return number
 
     def _arguments(self, asked: ChannelRequest) -> tuple[list[bytes], list[Any]]:
         args = (self._call.worker, token_bytes(asked.token), asked.room, asked.room, asked.lease)
-        return [self._tag(asked.channel)], [*args, claims_of(asked.finished)]
+        return [self._hash_tag(asked.channel)], [*args, claims_of(asked.finished)]

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 
 from ...errors import LayerUnavailable
 from .connections import Command, keys_of
 from .servers import Server, check_version
+
+Call: TypeAlias = tuple[Sequence[bytes], Sequence[Any]]
+"""Keys and arguments of one call of a script."""
 
 _FOLDER = files(__package__) / "lua"
 _USES, _ALONE = "-- uses:", "-- stands alone"
@@ -57,18 +60,14 @@ def run(server: Server, name: str, keys: Sequence[bytes], *args: Any, again: boo
     return answer
 
 
-def run_all(
-    server: Server, name: str, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], again: bool = False
-) -> list[Any]:
+def run_all(server: Server, name: str, calls: Sequence[Call], again: bool = False) -> list[Any]:
     """Run a script with each of these keys and arguments, in one round trip."""
     wanted = script(name)
     commands = [("EVALSHA", wanted.sha, len(keys), *keys, *args) for keys, args in calls]
     return _run(server, wanted, commands, again) if commands else []
 
 
-def run_each(
-    server: Server, name: str, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], again: bool = False
-) -> list[Any]:
+def run_each(server: Server, name: str, calls: Sequence[Call], again: bool = False) -> list[Any]:
     """The same where one call may fail and another not: what fails has its ``LayerUnavailable`` for an answer."""
     wanted = script(name)
     commands = [("EVALSHA", wanted.sha, len(keys), *keys, *args) for keys, args in calls]

@@ -6,10 +6,9 @@ with ``sentinels`` and ``master_name``. Several hosts share the channels among t
 
 from __future__ import annotations
 
-import binascii
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +55,7 @@ class Server:
     """One server (or the master that Sentinels name), and what people call it."""
 
     kind = "server"
+    is_cluster = False
     is_away = False
     """Could the last exchange not be made?"""
     _asked_at = _answered_at = 0.0  # time.monotonic(); threads race for them, and each may win
@@ -145,6 +145,10 @@ class Server:
         """The one of them that has this key."""
         return self
 
+    def is_doubtful_for(self, key: bytes) -> bool:
+        """Tell whether the one of them that has this key may hang, without asking anybody."""
+        return self.is_doubtful
+
     def together(self, channels: Sequence[str]) -> list[list[str]]:
         """The channels by what one call of a script can reach."""
         return [list(channels)] if channels else []
@@ -171,53 +175,18 @@ class Server:
         self._pool.disconnect(inuse_connections=False)
 
 
-class Servers:
-    """All servers of a layer, and which one keeps what."""
-
-    is_cluster = False
-
-    @classmethod
-    def of_one(cls, server: Server) -> Servers:
-        """Return one server of several, as if it were all."""
-        servers = cls.__new__(cls)
-        servers.all = [server]
-        return servers
-
-    def __init__(self, hosts: Any) -> None:
-        try:
-            self.all = self._made(decode_hosts(hosts))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidSettings(
-                f"CONFIG['hosts'] of the Redis layer cannot be followed ({error}). Write a list of URLs, such as "
-                '["redis://127.0.0.1:6379/0"].'
-            ) from error
-
-    def _made(self, hosts: Sequence[Mapping[str, Any]]) -> list[Server]:
-        return [Server(host) for host in hosts]
-
-    def __iter__(self) -> Iterator[Server]:
-        return iter(self.all)
-
-    def of(self, name: str) -> Server:
-        """The server that keeps this channel (or bucket)."""
-        return self.all[binascii.crc32(name.encode()) % len(self.all) if len(self.all) > 1 else 0]
-
-    def parts(self, channels: Iterable[str]) -> list[tuple[Server, list[str]]]:
-        """The channels by their servers."""
-        parts: dict[Server, list[str]] = {}
-        for channel in channels:
-            parts.setdefault(self.of(channel), []).append(channel)
-        return sorted(
-            parts.items(), key=lambda part: part[0].is_doubtful
-        )  # let nobody wait for a server that hangs
-
-    def homes(self, channels: Iterable[str], tag: Callable[[str], bytes]) -> dict[Server, list[str]]:
-        """Return the channels by the server or node that has them now."""
-        return dict(self.parts(channels))
-
-    def close(self) -> None:
-        for server in self.all:
-            server.close()
+def read_hosts(hosts: Any) -> list[Mapping[str, Any]]:
+    """Read ``CONFIG["hosts"]``. Raises ``InvalidSettings``."""
+    try:
+        read: list[Mapping[str, Any]] = decode_hosts(hosts)
+        for host in read:
+            options_of(host), _name(host)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidSettings(
+            f"CONFIG['hosts'] of the Redis layer cannot be followed ({error}). Write a list of URLs, such as "
+            '["redis://127.0.0.1:6379/0"].'
+        ) from error
+    return read
 
 
 def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:

@@ -1,50 +1,154 @@
-"""A layer of several hosts, or of a cluster's nodes, taken apart: one layer for each, on the same connections."""
+"""Several hosts as one store: each channel lies on one of them, by its name.
+
+Workers claim from each host apart (``DurableLayer.shards``). Whoever uses the layer as a whole needs all hosts of the
+channels that he names.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+import binascii
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+from uuid import UUID
 
-from ..base import DurableLayer
-from ..lost_replies import UnconfirmedClaims
+from ...errors import LayerUnavailable
+from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement
+from ..store import ClaimCall, ClaimName, Counts, Leased, Listing, Move, Settlement, Store
+from ..waiting import NotifiedWaiting
+from .keys import channel_of
 from .listener import RedisListener
-from .servers import Server, Servers
+from .round_robin import channels_of
+from .servers import Server
+from .store import RedisStore
 
-if TYPE_CHECKING:
-    from .layer import RedisChannelLayer
 
+class RedisShards(Store):
+    """Route to the stores of the hosts."""
 
-class Shards:
-    """The layers by server or node. One of a host knows that host only; one of a node still follows slots that move."""
+    loses_replies = True
 
-    def __init__(self, layer: RedisChannelLayer) -> None:
-        self._layer = layer
-        self._made: dict[Server, RedisChannelLayer] = {}
+    def __init__(self, stores: Sequence[RedisStore]) -> None:
+        self.stores = stores
+        self._turns = count()
+        self.waiting = NotifiedWaiting(
+            lambda waiting: RedisListener(
+                self.parts, stores[0].keys.hash_tag, waiting.wake, waiting.look_again
+            )
+        )
 
-    def of(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
-        """Return the channels by the layer of the server or node that has them now."""
-        layer = self._layer
-        servers = layer._servers
-        with servers.all[0].plain_words():
-            homes = servers.homes(channels, layer._keys.tag)
-        self._made = {server: made for server, made in self._made.items() if not server.has_left}
-        return {self._shard(server): names for server, names in homes.items()}
+    def of(self, name: str) -> RedisStore:
+        """Return the store that keeps this channel (or bucket)."""
+        return self.stores[binascii.crc32(name.encode()) % len(self.stores)]
 
-    def _shard(self, server: Server) -> RedisChannelLayer:
-        if server not in self._made:
-            self._made.setdefault(server, self._make(server))
-        return self._made[server]
+    def by_store(self, channels: Iterable[str]) -> dict[RedisStore, list[str]]:
+        """Return the channels by their stores, those of a server that may hang last."""
+        found: dict[RedisStore, list[str]] = {}
+        for channel in channels:
+            found.setdefault(self.of(channel), []).append(channel)
+        return dict(sorted(found.items(), key=lambda it: it[0].server.is_doubtful))
 
-    def _make(self, server: Server) -> RedisChannelLayer:
-        shard = copy.copy(self._layer)
-        DurableLayer.__init__(shard)
-        node = None
-        if shard.is_on_cluster:
-            node, shard.is_node = server, True
-        else:
-            shard._servers = Servers.of_one(server)
-            shard.orders_channels, shard.is_sharded = True, False
-        shard._listener = RedisListener(shard._servers, shard._keys.tag, shard.wake, shard._wake_up, node)
-        shard._unconfirmed = UnconfirmedClaims()
-        return shard
+    def parts(self, channels: Iterable[str]) -> list[tuple[Server, list[str]]]:
+        """Return the channels by their servers."""
+        return [(store.server, names) for store, names in self.by_store(channels).items()]
+
+    def _messages_by_store(self, messages: Iterable[Message]) -> Iterator[tuple[RedisStore, list[Message]]]:
+        messages = list(messages)
+        for store, names in self.by_store({message.channel: 0 for message in messages}).items():
+            of_store = {*names}
+            yield store, [message for message in messages if message.channel in of_store]
+
+    def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
+        """What a host cannot take keeps nobody from the others; then the error names the ``channels`` of that host."""
+        ids: dict[UUID, UUID] = {}
+        errors: dict[str, LayerUnavailable] = {}
+        for store, part in self._messages_by_store(messages):
+            try:
+                ids.update(zip((message.id for message in part), store.insert(part), strict=True))
+            except LayerUnavailable as error:
+                errors |= {message.channel: error for message in part}
+        if errors:
+            [first, *_] = errors.values()
+            first.channels = frozenset(errors)
+            raise first
+        return [ids[message.id] for message in messages]
+
+    def claim(self, call: ClaimCall) -> Leased:
+        """Each call begins with another host, so that a busy one starves no other."""
+        parts = [*self.by_store(channels_of(call)).items()]
+        turn = next(self._turns) % max(1, len(parts))
+        claims, lost = list[Message](), list[ClaimName]()
+        for store, names in parts[turn:] + parts[:turn]:
+            part = replace(
+                call,
+                limits={name: call.limits[name] for name in names if name in call.limits},
+                finished=[claim for claim in call.finished if claim.channel in {*names}],
+                total=call.total - len(claims),
+            )
+            leased = store.claim(part)
+            claims += leased.claims
+            lost += leased.lost
+        return Leased(claims, lost)
+
+    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return [
+            claim
+            for store, names in self.by_store(call.limits).items()
+            for claim in store.recover(
+                replace(call, limits={name: call.limits[name] for name in names}), tokens
+            )
+        ]
+
+    def settle(
+        self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
+    ) -> Sequence[ClaimName]:
+        parts = self._messages_by_store(claims)
+        return [name for store, part in parts for name in store.settle(settlement, part, values)]
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        dues = [store.next_due(names) for store, names in self.by_store(channels).items()]
+        return min((due for due in dues if due is not None), default=None)
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        return self.of(channel_of(bucket) or bucket).take(bucket, n, rate)
+
+    def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
+        return self.of(channel).move(move, channel, ids)
+
+    def pause(self, channel: str, is_paused: bool) -> None:
+        self.of(channel).pause(channel, is_paused)
+
+    def page(self, listing: Listing) -> list[MessageSummary]:
+        pages = [
+            store.page(replace(listing, channels=c)) for store, c in self.by_store(listing.channels).items()
+        ]
+        found = [summary for page in pages for summary in page]
+        return sorted(found, key=lambda s: s.place, reverse=listing.state == "dead")[: listing.limit]
+
+    def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
+        return self.of(channel).read(channel, ids, is_dead)
+
+    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return self.of(channel).known(channel, ids)
+
+    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+        if of_dead_in is None:
+            return {name for store in self.stores for name in store.names(None)}
+        return {name for store, c in self.by_store(of_dead_in).items() for name in store.names(c)}
+
+    def count(self, most: int) -> Counts:
+        counts = [store.count(most) for store in self.stores]
+        live = {name: row for part in counts for name, row in part.live.items()}
+        dead = {name: number for part in counts for name, number in part.dead.items()}
+        return Counts(live, dead, [name for part in counts for name in part.paused])
+
+    def beat(self, worker: str, info: Content | None) -> None:
+        self.of("workers").beat(worker, info)
+
+    def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
+        return self.of("workers").workers()
+
+    def shift(self, seconds: float) -> None:
+        for store in self.stores:
+            store.shift(seconds)

@@ -1,5 +1,5 @@
-"""The database layer on SQLite: one file, one machine, nothing to install."""
+"""The database layer's store on SQLite: for one machine, with no server to install."""
 
-from .layer import SqliteLayer
+from .store import SqliteStore
 
-__all__ = ["SqliteLayer"]
+__all__ = ["SqliteStore"]

@@ -6,7 +6,6 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import DeadMessage, MessageSummary, check_channel_name
+from mailrail.messages import Message, MessageSummary, Place, check_channel_name
 from mailrail.moments import for_machines, for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.piping import PipedCommand
@@ -120,7 +119,11 @@ class Command(PipedCommand):
         known_channels = (
             self._routed(options, stats) | stats.keys() | ({layer.outbox.channel} if layer.outbox else set())
         )
-        if channel not in known_channels and not self._served([channel]) and not layer.dead(channel, 1):
+        if (
+            channel not in known_channels
+            and not self._served([channel])
+            and not layer.list_messages([channel], 1, "dead")
+        ):
             raise CommandError(
                 f"There is no channel {channel!r}: it has no route, no message, and is not paused. There are: "
                 f"{', '.join(sorted(known_channels)) or 'none'}."
@@ -183,7 +186,7 @@ class Command(PipedCommand):
             return [str(error)]
 
     def _waiting(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        listed = layer.list_waiting(options["channels"], options["limit"])
+        listed = layer.list_messages(options["channels"], options["limit"])
         rows = [_waiting_facts(message, _whole_error(layer, message)) for message in listed]
         if self._json:
             self._print_json(rows)
@@ -200,8 +203,9 @@ class Command(PipedCommand):
             self.stdout.write(f"No messages wait on {options['channel']}.")
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
-        pages = (layer.dead(channel, options["limit"]) for channel in options["channels"])
-        dead = sorted(chain(*pages), key=lambda d: -d.buried_at)[: options["limit"]]
+        listed = layer.list_messages(options["channels"], options["limit"], "dead")
+        dead = [message for channel in options["channels"] for message in _whole(layer, channel, listed)]
+        dead.sort(key=lambda message: -(message.buried_at or 0.0))
         if self._json:
             self._print_json([_dead_facts(d) for d in dead])
             return
@@ -342,16 +346,21 @@ def _add_check(actions: Any) -> None:
 
 def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
     """Yield the ids of all messages that are dead now, page by page, without those that die meanwhile."""
-    last: DeadMessage | None = None
-    while page := layer.dead(channel, 500, before=last):
-        last = page[-1]
-        yield [d.message.id for d in page]
+    last: Place | None = None
+    while page := layer.list_messages([channel], 500, "dead", last):
+        last = page[-1].place
+        yield [summary.id for summary in page]
+
+
+def _whole(layer: DurableLayer, channel: str, listed: Iterable[MessageSummary]) -> list[Message]:
+    """Return the dead messages of a channel that were listed."""
+    return layer.get(channel, [summary.id for summary in listed if summary.channel == channel], dead=True)
 
 
 def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
     """Return the whole error of a message; lists read only its end."""
-    message = layer.get(listed.channel, listed.id) if listed.error else None
-    return message.error if message else listed.error
+    found = layer.get(listed.channel, [listed.id]) if listed.error else []
+    return found[0].error if found else listed.error
 
 
 def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
@@ -368,8 +377,7 @@ def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
     }
 
 
-def _dead_facts(dead: DeadMessage) -> dict[str, Any]:
-    message = dead.message
+def _dead_facts(message: Message) -> dict[str, Any]:
     return {
         "id": str(message.id),
         "channel": message.channel,
@@ -377,8 +385,8 @@ def _dead_facts(dead: DeadMessage) -> dict[str, Any]:
         "headers": message.headers,
         "attempt": message.attempt,
         "losses": message.losses,
-        "buried_at": from_timestamp(dead.buried_at),
-        "error": dead.error,
+        "buried_at": from_timestamp(message.buried_at or 0.0),
+        "error": message.error,
     }
 
 

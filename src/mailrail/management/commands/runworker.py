@@ -16,7 +16,7 @@ from mailrail.applications import serves
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, default_alias, get_layer
-from mailrail.layers.database import lacks_tables
+from mailrail.layers.tables import lacks_tables
 from mailrail.management.arguments import memory, worker_id
 from mailrail.options import whole_number_argument
 from mailrail.project import HINT, strangers, warning_of

@@ -1,6 +1,6 @@
--- Get one dead message.
-\set id 0190a0b0-c0d0-7000-8000-000000000001
+-- Get dead messages, whole.
+\set ids '{0190a0b0-c0d0-7000-8000-000000000001}'
 \set channel noop
 SELECT id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
     expires, sent_at, key, NULL, NULL, error, buried_at
-FROM mailrail_dead WHERE id = :'id' AND channel = :'channel';
+FROM mailrail_dead WHERE id = ANY (:'ids'::uuid[]) AND channel = :'channel';

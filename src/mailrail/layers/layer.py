@@ -1,0 +1,391 @@
+"""The one layer above a ``Store``: what all layers do alike is written here, once.
+
+Limits are clamped, names qualified, lost claims and lost replies told apart, statistics merged. Sends follow the
+transaction of their caller, or wait in the outbox. ``base`` says what the verbs mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, transaction
+
+from ..errors import LayerUnavailable
+from ..messages import (
+    ChannelStats,
+    Claimed,
+    Content,
+    Granted,
+    Message,
+    MessageSummary,
+    Place,
+    Rate,
+    State,
+    Statement,
+    WorkerInfo,
+    check_channel_name,
+)
+from ..namespace import current
+from ..tracebacks import error_class
+from .base import COUNTED, Capabilities, Lease
+from .deferred_sends import DeferredSend, SendBuffer, is_in_transaction, with_record
+from .lost_replies import UnconfirmedClaims
+from .names import Names
+from .store import ClaimCall, ClaimName, Listing, Settlement, Store, Unconfirmed
+
+_ENDS: Mapping[bool, Place] = {
+    False: (float("-inf"), UUID(int=0)),
+    True: (float("inf"), UUID(int=0)),
+}
+"""Where lists begin: those of the dead go back in time."""
+
+
+class DurableLayer(Capabilities):
+    """Carry out the verbs of ``base``; ``send_messages``, transactions, the outbox and waiting stand around them."""
+
+    #: Alias of the database whose transactions sends follow.
+    using: str
+    #: Dotted path of the routing, from CONFIG.
+    routing: str | None
+    #: That of the project, as it was when the layer was made.
+    namespace: str
+    #: Where sends wait until they are relayed to the layer's server, if it has one and CONFIG asks for it.
+    outbox: SendBuffer | None
+
+    def __init__(self, store: Store, using: str, routing: str | None, prefix: str = "", /) -> None:
+        self.using, self.routing = using, routing
+        self.namespace, self.outbox = current(), None
+        self.may_poll_early, self.has_one_writer = store.may_poll_early, store.has_one_writer
+        self._store = store
+        self._waiting = store.waiting
+        self._names = Names(prefix)
+        self._unconfirmed = UnconfirmedClaims()
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def send_messages(self, messages: Sequence[Message], using: str | None = None) -> list[UUID]:
+        """Send with the transaction of the database ``using`` (default: the layer's): inside it, or after its commit.
+
+        Returns the messages' ids, in order.
+        """
+        using = using or self.using
+        if (self.joins_transactions and using == self.using) or not is_in_transaction(using):
+            return self.accept(messages)
+        transaction.on_commit(DeferredSend(self, messages), using=using)
+        return [message.id for message in messages]
+
+    def send_with_record(
+        self, record: Statement, messages: Sequence[Message], using: str | None = None
+    ) -> list[UUID]:
+        """``send_messages``, and before it a statement for the database ``using``: both, or none."""
+        using = using or self.using
+        if self.joins_transactions and using == self.using and self.outbox is None:
+            return self._store.insert(self._names.stored(messages), record)
+        with with_record(using, record):
+            return self.send_messages(messages, using)
+
+    def accept(self, messages: Sequence[Message]) -> list[UUID]:
+        """Take in a producer's messages: into the outbox, if there is one; else ``enqueue``. Returns their ids."""
+        return self.enqueue(messages) if self.outbox is None else self.outbox.keep(messages)
+
+    def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
+        return self._store.insert(self._names.stored(messages) if self._names.prefix else messages)
+
+    def enqueue_immediately(self, messages: Sequence[Message]) -> list[UUID]:
+        """Store the messages whatever becomes of the caller's transaction, past the outbox.
+
+        Raises ``WouldDeadlock`` if that would wait for that very transaction.
+        """
+        return self.enqueue(messages)
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """A transaction on the layer's database, in which a consumer runs and ``finish`` is the last statement."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no messages in a database.")
+
+    def breaker(self) -> Callable[[], None]:
+        """Inside ``atomic()``: returns what undoes that transaction at once, from another thread.
+
+        Needed where others would wait for it (``has_one_writer``). Elsewhere one that is abandoned hinders nobody: the
+        ``finish`` at its end finds the claim lost, and undoes it.
+        """
+        return lambda: None
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        worker: str,
+        limits: Mapping[str, int],
+        lease: Lease,
+        finished: Sequence[Message] = (),
+        total: int | None = None,
+    ) -> Claimed:
+        limits = {channel: room for channel, room in limits.items() if room > 0}
+        total = sum(limits.values()) if total is None else total
+        if total <= 0:
+            limits = {}
+        if not limits and not finished:
+            return Claimed([], [], [])
+        finished = _once(finished)
+        call = ClaimCall(worker, limits, _leases(lease, limits, finished), finished, total)
+        if self._names.prefix:
+            call = self._names.call(call)
+        claims, lost = self._leased(call) if self._store.loses_replies else self._store.claim(call)
+        self._waiting.fruitless = 0 if claims else self._waiting.fruitless + 1
+        if self._names.prefix:
+            claims, call.expired = self._names.own(claims), self._names.own(call.expired)
+        return Claimed(claims, _named(lost, finished), call.expired)
+
+    def _leased(self, call: ClaimCall) -> tuple[list[Message], Sequence[ClaimName]]:
+        """Claim where a reply may be lost: what earlier calls have leased unheard takes the room of this one."""
+        unconfirmed = self._unconfirmed
+        call.expired += unconfirmed.take_expired(call.worker)
+        try:
+            tokens = unconfirmed.tokens(call.worker) if call.limits and unconfirmed.calls else []
+            recovered = self._recovered(call, tokens) if tokens else None
+            claims, lost = recovered or self._store.claim(call)
+            if lost and unconfirmed.calls:
+                lost = self._really_lost(call, lost)
+        except (DatabaseError, LayerUnavailable) as error:  # whatever has this token by now will be recovered
+            if getattr(error, "may_have_run", True) or call.finished:
+                whole = Unconfirmed(call.token, call.longest_lease, call.finished, [*call.limits])
+                call.unconfirmed.append(whole)
+            unconfirmed.keep_expired(call)
+            raise
+        finally:
+            unconfirmed.note(call)
+        return claims, lost
+
+    def _recovered(
+        self, call: ClaimCall, tokens: Sequence[int]
+    ) -> tuple[list[Message], Sequence[ClaimName]] | None:
+        """Lease anew what earlier calls have leased; if there is something, only settle beside it."""
+        found = self._store.recover(call, tokens)
+        failed = {channel for part in call.unconfirmed for channel in part.channels}
+        self._unconfirmed.confirmed(call.worker, call.limits.keys() - failed)
+        if not found:
+            return None
+        try:
+            return found, self._store.settle("finish", _once(call.finished), {}) if call.finished else ()
+        except (DatabaseError, LayerUnavailable):
+            tokens_now = {claim.token or 0 for claim in found}
+            call.unconfirmed += [Unconfirmed(token, call.longest_lease, (), ()) for token in tokens_now]
+            raise
+
+    def _really_lost(self, call: ClaimCall, lost: Sequence[ClaimName]) -> Sequence[ClaimName]:
+        """Leave out those that a call of ours has finished whose reply was lost.
+
+        Only for the log: where the store cannot be asked, what was claimed just now is worth more.
+        """
+        ours = self._unconfirmed.may_have_finished(_named(lost, call.finished))
+        try:
+            stored = {id for channel in {m.channel for m in ours} for id in self._known(channel, ours)}
+        except (DatabaseError, LayerUnavailable):
+            return lost
+        gone = {(claim.id, claim.token) for claim in ours if claim.id not in stored}
+        return [name for name in lost if name not in gone]
+
+    def _known(self, channel: str, messages: Iterable[Message]) -> set[UUID]:
+        return self._store.known(channel, [message.id for message in messages if message.channel == channel])
+
+    def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
+        leases = _leases(lease, (), claims)
+        stored = {self._names.channel(channel): leases[channel] for channel in {c.channel for c in claims}}
+        return self._settle("renew", claims, leases=stored)
+
+    def finish(self, claims: Sequence[Message]) -> list[Message]:
+        return self._settle("finish", claims)
+
+    def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
+        return self._settle(
+            "give_back", [claim], delay=delay, attempts=0, alone=alone, error=_storable(error)
+        )
+
+    def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
+        return self._settle("give_back", claims, delay=delay, attempts=-1, alone=False, error=None)
+
+    def bury(self, claim: Message, error: str) -> list[Message]:
+        error = _storable(error)
+        return self._settle("bury", [claim], error=error, error_class=error_class(error))
+
+    def _settle(self, settlement: Settlement, claims: Sequence[Message], **values: Any) -> list[Message]:
+        """Settle claims. Returns those that were lost, as they were given."""
+        if not claims:
+            return []
+        given = _once(claims)
+        stored = self._names.stored(given) if self._names.prefix else given
+        return _named(self._store.settle(settlement, stored, values), given)
+
+    def poll(self, channels: Sequence[str]) -> float | None:
+        if not channels:
+            return None
+        seconds = self._store.next_due(self._names.channels(channels))
+        return None if seconds is None else max(0.0, seconds)
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        return self._store.take(self._names.qualify(bucket), n, rate)
+
+    def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
+        """Return these channels by the layer of the server, or node, that has them now.
+
+        A worker claims from each of these layers apart, so that one whose server hangs keeps nobody from the others.
+        What a layer returns may change while it runs, as slots of a cluster move. Raises ``LayerUnavailable``.
+        """
+        return {self: list(channels)}
+
+    # -- inspection ---------------------------------------------------------------------------------------------
+
+    def list_messages(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        state: State | None = None,
+        cursor: Place | None = None,
+        error_class: str | None = None,
+    ) -> list[MessageSummary]:
+        begin = cursor or _ENDS[state == "dead"]
+        listing = Listing(self._names.channels(list(channels)), limit, state, begin, error_class)
+        return self._names.own(self._store.page(listing))
+
+    def get(self, channel: str, ids: Iterable[UUID], dead: bool = False) -> list[Message]:
+        wanted = _distinct(ids)
+        rows = self._store.read(self._names.channel(channel), wanted, dead) if wanted else ()
+        found = {message.id: message for message in self._names.own(rows)}
+        return [found[id] for id in wanted if id in found]
+
+    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+        wanted = _distinct(ids)
+        in_outbox = self.outbox.known(wanted) if self.outbox else set()  # first: what is there moves here
+        return in_outbox | self._store.known(self._names.channel(channel), wanted)
+
+    def list_channels(self) -> list[str]:
+        return sorted(self._names.bare(name) for name in self._store.names(None) if self._names.owns(name))
+
+    def error_classes(self, channels: Sequence[str]) -> list[str]:
+        return sorted({*self._store.names(self._names.channels(list(channels)))})
+
+    def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
+        counts = self._store.count(most)
+        paused = {*counts.paused}
+        stats: dict[str, ChannelStats] = {}
+        for name in sorted(filter(self._names.owns, {*counts.live, *counts.dead, *paused})):
+            ready, scheduled, claimed, oldest = counts.live.get(name, (0, 0, 0, None))
+            dead, oldest = counts.dead.get(name, 0), oldest if ready else None
+            stats[self._names.bare(name)] = ChannelStats(
+                ready, scheduled, claimed, dead, oldest, name in paused
+            )
+        return stats
+
+    def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        return self._store.move("cancel", self._names.channel(channel), _distinct(ids))
+
+    def requeue(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        return self._store.move("requeue", self._names.channel(channel), _distinct(ids))
+
+    def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
+        return self._store.move("discard", self._names.channel(channel), _distinct(ids))
+
+    def pause(self, channel: str) -> None:
+        self._store.pause(self._names.channel(check_channel_name(channel)), True)
+
+    def resume(self, channel: str) -> None:
+        self._store.pause(self._names.channel(channel), False)
+
+    def heartbeat(self, worker: str, info: Content | None) -> None:
+        self._store.beat(self._names.qualify(worker), info)
+
+    def workers(self) -> list[WorkerInfo]:
+        rows = sorted(row for row in self._store.workers() if self._names.owns(row[0]))
+        return [WorkerInfo(self._names.bare(id), _info(details), age) for id, details, age in rows]
+
+    def concerns(self) -> list[str]:
+        """Return what of the storage's own settings may lose messages, in words; asks the storage.
+
+        Raises ``LayerUnavailable``, and ``InvalidSettings`` for a storage that cannot be used at all.
+        """
+        return []
+
+    def unreadable(self) -> list[str]:
+        """Return what is stored and cannot be read, in words, besides what is among the dead for it; asks the storage.
+
+        Raises ``LayerUnavailable``.
+        """
+        return []
+
+    def shift(self, seconds: float) -> None:
+        """Move every stored time back, as if so many seconds had passed. For tests."""
+        self._store.shift(seconds)
+        self.wake()
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make every ``wait`` of this process return: something happened that it cannot see."""
+        self._waiting.wake()
+
+    @property
+    def wakes(self) -> int:
+        """How often ``wake`` was called. Read it before looking for work, give it to ``wait`` after."""
+        return self._waiting.wakes
+
+    def wait(self, channels: Sequence[str], timeout: float, seen: int | None = None) -> None:
+        """Return when something may be due, after ``wake``, or after ``timeout`` seconds.
+
+        Spurious and late returns are possible. ``seen``: the ``wakes`` at which the caller last looked; a wake since
+        then returns at once.
+        """
+        seen = self._waiting.wakes if seen is None else seen
+        self._waiting.wait(self.poll, channels, timeout, seen)
+
+    def stop_listening(self) -> None:
+        """Give up what ``wait`` keeps open (threads, connections); the next ``wait`` opens it again."""
+        self._waiting.close()
+
+    # -- from async code ----------------------------------------------------------------------------------------
+
+    async def acall(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """Run one of the verbs from async code: ``await layer.acall("stats")``."""
+        return await sync_to_async(getattr(self, verb))(*args, **kwargs)
+
+
+def _leases(lease: Lease, channels: Iterable[str], claims: Sequence[Message]) -> Mapping[str, float]:
+    """Return the lease of each of these channels, and of those that claims are of."""
+    if isinstance(lease, Mapping):
+        return lease
+    return dict.fromkeys([*channels, *(claim.channel for claim in claims)], lease)
+
+
+def _once(claims: Sequence[Message]) -> Sequence[Message]:
+    """Leave out what is given twice."""
+    if len(claims) < 2:
+        return claims
+    return list({(claim.id, claim.token): claim for claim in claims}.values())
+
+
+def _named(names: Sequence[ClaimName], claims: Sequence[Message]) -> list[Message]:
+    """Return those of the claims that have these names, each once."""
+    found = set(names)
+    return [claim for claim in _once(claims) if (claim.id, claim.token) in found] if found else []
+
+
+def _distinct(ids: Iterable[UUID]) -> list[UUID]:
+    return list(dict.fromkeys(ids))
+
+
+def _storable(text: str) -> str:
+    """Return text as every store takes it: no zero bytes (PostgreSQL), no halves of surrogate pairs (UTF-8)."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _info(details: str | bytes) -> Content:
+    """Return what a worker has told; nothing, if that cannot be read."""
+    try:
+        info = json.loads(details)
+    except ValueError:
+        return {}
+    return info if isinstance(info, dict) else {}

@@ -1,0 +1,382 @@
+"""Messages in the memory of this process. Written to be read next to the contract, not to be fast."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from heapq import nlargest, nsmallest
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from ..messages import (
+    Content,
+    Granted,
+    Message,
+    MessageSummary,
+    Rate,
+    State,
+    Statement,
+    check_channel_name,
+    decode,
+    encode,
+)
+from ..tracebacks import error_class
+from .buckets import refill
+from .store import (
+    ERROR_LENGTH,
+    PREVIEW_LENGTH,
+    WORKER_FORGOTTEN_AFTER,
+    ClaimCall,
+    ClaimName,
+    Counts,
+    Leased,
+    Listing,
+    Move,
+    Settlement,
+    Store,
+)
+from .waiting import PolledWaiting
+
+
+class _Bucket(NamedTuple):
+    tokens: float
+    filled_at: float
+
+
+class MemoryStore(Store):
+    """Hold messages in dictionaries, behind one lock."""
+
+    def __init__(self) -> None:
+        self.waiting = PolledWaiting(lambda: None)  # whoever changes something wakes
+        self._lock = threading.RLock()
+        self._messages: dict[UUID, Message] = {}
+        self._unstarted: dict[tuple[str, str], UUID] = {}  # (channel, key) -> id
+        self._dead: dict[UUID, Message] = {}
+        self._paused: set[str] = set()
+        self._buckets: dict[str, _Bucket] = {}
+        self._workers: dict[str, tuple[str, float]] = {}
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
+        accepted = [_readable(message) for message in messages]
+        with self._lock:
+            ids = [self._accept(message) for message in accepted]
+        self.waiting.wake()
+        return ids
+
+    def _accept(self, message: Message) -> UUID:
+        if message.id in self._messages:
+            return message.id
+        now = time.time()
+        message = replace(
+            message,
+            due=now + message.delay if message.due is None else message.due,
+            expires=now + message.lifetime if message.lifetime is not None else message.expires,
+            sent_at=now,
+            lane_seq=self._tail(message.channel, message.lane) if message.lane else None,
+        )
+        if message.key:
+            name = message.channel, message.key
+            if name in self._unstarted:
+                return self._merge(self._messages[self._unstarted[name]], message)
+            self._unstarted[name] = message.id
+        self._messages[message.id] = message
+        return message.id
+
+    def _merge(self, twin: Message, message: Message) -> UUID:
+        """Fold a message into the one with its key that waits: the earlier due, the later expiry."""
+        assert twin.due is not None and message.due is not None
+        forever = twin.expires is None or message.expires is None
+        self._messages[twin.id] = replace(
+            twin,
+            due=min(twin.due, message.due),
+            expires=None if forever else max(twin.expires or 0, message.expires or 0),
+        )
+        return twin.id
+
+    def _tail(self, channel: str, lane: str) -> int:
+        return max((m.lane_seq or 0 for m in self._lane(channel, lane)), default=0) + 1
+
+    def _lane(self, channel: str, lane: str) -> Iterator[Message]:
+        return (m for m in self._messages.values() if m.channel == channel and m.lane == lane)
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    def claim(self, call: ClaimCall) -> Leased:
+        with self._lock:
+            lost = self.settle("finish", call.finished, {})
+            call.expired += self._drop_expired(call.limits)
+            claims: list[Message] = []
+            room = dict(call.limits)
+            for message in self._claimable(call.limits, {m.id for m in call.finished}):
+                if len(claims) >= call.total:
+                    break
+                if room[message.channel] > 0:
+                    room[message.channel] -= 1
+                    claims.append(self._lease(message, call))
+            return Leased(claims, lost)
+
+    def _claimable(self, channels: Iterable[str], besides: set[UUID]) -> list[Message]:
+        now = time.time()
+        open_channels = set(channels) - self._paused
+        heads = self._heads()
+        return sorted(
+            (
+                m
+                for m in self._messages.values()
+                if m.channel in open_channels
+                and m.id not in besides
+                and (m.due or 0) <= now
+                and (not m.lane or heads[m.channel, m.lane] == m.lane_seq)
+            ),
+            key=lambda m: (-m.priority, m.due or 0, m.id),
+        )
+
+    def _heads(self) -> dict[tuple[str, str], int]:
+        """The lowest unfinished place of every lane: the only one that may be claimed."""
+        heads: dict[tuple[str, str], int] = {}
+        for m in self._messages.values():
+            if m.lane and m.lane_seq:
+                heads[m.channel, m.lane] = min(heads.get((m.channel, m.lane), m.lane_seq), m.lane_seq)
+        return heads
+
+    def _drop_expired(self, channels: Iterable[str]) -> list[Message]:
+        now, channels = time.time(), set(channels) - self._paused
+        expired = [
+            m
+            for m in self._messages.values()
+            if m.channel in channels
+            and m.expires is not None
+            and m.expires <= now
+            and (m.token is None or m.claimed_until <= now)
+        ]
+        for message in expired:
+            self._remove(message)
+        return expired
+
+    def _lease(self, message: Message, call: ClaimCall) -> Message:
+        lapsed = message.token is not None
+        self._start(message)
+        claim = replace(
+            message,
+            due=time.time() + call.leases[message.channel],
+            worker=call.worker,
+            token=call.token,
+            attempt=message.attempt + (not lapsed),
+            losses=message.losses + lapsed,
+        )
+        self._messages[claim.id] = claim
+        return replace(claim, error="")
+
+    def _start(self, message: Message) -> None:
+        """From the first claim on, the key is free for another message."""
+        if self._unstarted.get((message.channel, message.key or "")) == message.id:
+            del self._unstarted[message.channel, message.key or ""]
+
+    def _remove(self, message: Message) -> None:
+        self._start(message)
+        del self._messages[message.id]
+
+    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return []  # no reply is lost
+
+    def settle(
+        self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
+    ) -> Sequence[ClaimName]:
+        lost: list[ClaimName] = []
+        with self._lock:
+            for claim in claims:
+                stored = self._messages.get(claim.id)
+                if stored and stored.token is not None and stored.token == claim.token:
+                    self._settle(settlement, stored, values)
+                else:
+                    lost.append((claim.id, claim.token))
+        if settlement == "give_back":
+            self.waiting.wake()
+        return lost
+
+    def _settle(self, settlement: Settlement, stored: Message, values: Mapping[str, Any]) -> None:
+        now = time.time()
+        if settlement == "renew":
+            self._messages[stored.id] = replace(stored, due=now + values["leases"][stored.channel])
+        elif settlement == "give_back":
+            self._messages[stored.id] = replace(
+                stored,
+                due=now + values["delay"],
+                worker=None,
+                token=None,
+                attempt=stored.attempt + values["attempts"],
+                alone=stored.alone or values["alone"],
+                error=stored.error if values["error"] is None else values["error"],
+            )
+        else:
+            self._remove(stored)
+        if settlement == "bury":
+            self._dead[stored.id] = replace(
+                stored, worker=None, token=None, error=values["error"], buried_at=now
+            )
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        with self._lock:
+            heads = self._heads()
+            dues = [
+                m.due or 0
+                for m in self._messages.values()
+                if m.channel in channels
+                and m.channel not in self._paused
+                and (not m.lane or heads[m.channel, m.lane] == m.lane_seq)
+            ]
+            return min(dues) - time.time() if dues else None
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        with self._lock:
+            held = self._buckets.get(bucket, _Bucket(rate.count, time.time()))
+            tokens, granted, retry_after = refill(held.tokens, time.time() - held.filled_at, n, rate)
+            self._buckets[bucket] = _Bucket(tokens, time.time())
+            return Granted(granted, retry_after)
+
+    # -- what people ask for ------------------------------------------------------------------------------------
+
+    def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
+        with self._lock:
+            place = self._messages if move == "cancel" else self._dead
+            found = [m for id in ids if (m := place.get(id)) and m.channel == channel and m.token is None]
+            for message in found:
+                if move == "cancel":
+                    self._remove(message)
+                else:
+                    del self._dead[message.id]
+                if move == "requeue":
+                    self._messages.setdefault(message.id, self._reborn(message))
+        self.waiting.wake()
+        return [message.id for message in found]
+
+    def _reborn(self, dead: Message) -> Message:
+        return replace(
+            dead,
+            attempt=0,
+            losses=min(dead.losses, 1),
+            due=time.time(),
+            expires=None,
+            lane_seq=self._tail(dead.channel, dead.lane) if dead.lane else None,
+            error="",
+            buried_at=None,
+        )
+
+    def pause(self, channel: str, is_paused: bool) -> None:
+        if is_paused:
+            self._paused.add(channel)
+        else:
+            self._paused.discard(channel)
+            self.waiting.wake()
+
+    def page(self, listing: Listing) -> list[MessageSummary]:
+        is_dead, now = listing.state == "dead", time.time()
+        with self._lock:
+            place = self._dead if is_dead else self._messages
+            found = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
+        if is_dead:
+            found = [
+                s for s in found if s.place < listing.cursor and listing.error_class in (None, s.error_class)
+            ]
+            return nlargest(listing.limit, found, key=lambda s: s.place)
+        found = [s for s in found if s.place > listing.cursor and listing.state in (None, s.state)]
+        return nsmallest(listing.limit, found, key=lambda s: s.place)
+
+    def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
+        with self._lock:
+            found = [(self._dead if is_dead else self._messages).get(id) for id in ids]
+        return [message for message in found if message and message.channel == channel]
+
+    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return {m.id for is_dead in (False, True) for m in self.read(channel, ids, is_dead)}
+
+    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+        with self._lock:
+            if of_dead_in is not None:
+                return {error_class(d.error) for d in self._dead.values() if d.channel in of_dead_in}
+            return {
+                m.channel for place in (self._messages, self._dead) for m in place.values()
+            } | self._paused
+
+    def count(self, most: int) -> Counts:
+        now = time.time()
+        live: dict[str, list[Any]] = {}
+        dead: dict[str, int] = {}
+        with self._lock:
+            for message in self._messages.values():
+                row = live.setdefault(message.channel, [0, 0, 0, 0.0])
+                row[("ready", "scheduled", "claimed").index(_state(message, now))] += 1
+                row[3] = max(row[3], now - (message.due or 0))
+            for message in self._dead.values():
+                dead[message.channel] = dead.get(message.channel, 0) + 1
+            return Counts(live, dead, set(self._paused))
+
+    def beat(self, worker: str, info: Content | None) -> None:
+        with self._lock:
+            if info is None:
+                self._workers.pop(worker, None)
+            else:
+                self._workers[worker] = encode(info, "info"), time.time()
+
+    def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
+        with self._lock:
+            seen = [(id, info, time.time() - at) for id, (info, at) in self._workers.items()]
+        return [row for row in seen if row[2] < WORKER_FORGOTTEN_AFTER]
+
+    def shift(self, seconds: float) -> None:
+        with self._lock:
+            self._messages = {id: _older(m, seconds) for id, m in self._messages.items()}
+            self._dead = {id: _older(m, seconds) for id, m in self._dead.items()}
+            self._buckets = {
+                name: bucket._replace(filled_at=bucket.filled_at - seconds)
+                for name, bucket in self._buckets.items()
+            }
+            self._workers = {id: (info, at - seconds) for id, (info, at) in self._workers.items()}
+
+
+def _readable(message: Message) -> Message:
+    """Return a copy that shares nothing with the sender, as if it had travelled."""
+    check_channel_name(message.channel)
+    content, headers, defect = decode(encode(message.content), encode(message.headers, "headers"), message.v)
+    return replace(message, content=content, headers=headers, defect=defect)
+
+
+def _older(message: Message, seconds: float) -> Message:
+    return replace(
+        message,
+        due=(message.due or 0) - seconds,
+        expires=None if message.expires is None else message.expires - seconds,
+        sent_at=(message.sent_at or 0) - seconds,
+        buried_at=None if message.buried_at is None else message.buried_at - seconds,
+    )
+
+
+def _state(message: Message, now: float) -> State:
+    if message.buried_at is not None:
+        return "dead"
+    if (message.due or 0.0) <= now:
+        return "ready"
+    return "scheduled" if message.token is None else "claimed"
+
+
+def _summary(message: Message, now: float) -> MessageSummary:
+    at = message.due if message.buried_at is None else message.buried_at
+    return MessageSummary(
+        message.channel,
+        message.id,
+        at or 0.0,
+        _state(message, now),
+        encode(message.content)[:PREVIEW_LENGTH],
+        message.attempt,
+        message.losses,
+        message.priority,
+        message.lane,
+        message.key,
+        message.worker,
+        error_class(message.error),
+        message.error[-ERROR_LENGTH:],
+    )

@@ -1,0 +1,260 @@
+"""The store on PostgreSQL, in the order of a message: sent, claimed, settled.
+
+Whatever can be is one statement; see ``statements`` for how they are written. Claiming is in ``claims``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from uuid import UUID
+
+from django.db import connections, transaction
+
+from ...errors import LayerUnavailable
+from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode
+from ..buckets import refill
+from ..deferred_sends import with_record
+from ..rows import SHIFTED, read_dead, read_message, read_summary
+from ..store import (
+    ERROR_LENGTH,
+    PREVIEW_LENGTH,
+    WINDOW,
+    WORKER_FORGOTTEN_AFTER,
+    ClaimCall,
+    ClaimName,
+    Counts,
+    DatabaseStore,
+    Leased,
+    Listing,
+    Move,
+    Settlement,
+)
+from ..waiting import NotifiedWaiting
+from .claims import PostgresqlClaims
+from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found
+from .listener import Listener
+from .rows import columns_of, enqueued, runs, token_columns
+from .session import MOST_TRIES, PostgresqlSession
+from .statements import STATEMENTS
+
+
+class PostgresqlStore(DatabaseStore):
+    """Keep messages in the PostgreSQL database ``using``."""
+
+    may_poll_early = True
+    loses_replies = True
+
+    def __init__(self, using: str) -> None:
+        self._session = PostgresqlSession(using)
+        self._claims = PostgresqlClaims(self._session)
+        self.waiting = NotifiedWaiting(lambda waiting: Listener(using, waiting.wake, waiting.look_again))
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
+        is_plain = len(messages) == 1 and messages[0].key is None and messages[0].lane is None
+        if record is not None:
+            return self._insert_with(record, messages, is_plain)
+        rows = [enqueued(message) for message in messages]
+        if is_plain:
+            self._session.execute(STATEMENTS["enqueue"], rows[0])
+            return [messages[0].id]
+        return self._session.write(lambda cursor: [*_insert_all(cursor, rows)])
+
+    def _insert_with(self, record: Statement, messages: Sequence[Message], is_plain: bool) -> list[UUID]:
+        """Both statements in one query are one transaction, without a BEGIN and a COMMIT of their own (PostgreSQL
+        manual, 55.2.2.1). The extended protocol, which binds values on the server, takes one at a time."""
+        using = self._session.using
+        features: Any = connections[using].features
+        if not is_plain or features.uses_server_side_binding:
+            with with_record(using, record):
+                return self.insert(messages)
+        statement, values = record
+        both, row = f"{statement};{STATEMENTS['enqueue']}", enqueued(messages[0])
+        if shared := values.keys() & row.keys():
+            raise ValueError(f"The record's values have names of a message's: {', '.join(sorted(shared))}.")
+        with transaction.mark_for_rollback_on_error(using):
+            self._session.execute(both, {**values, **row})
+        return [messages[0].id]
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    def claim(self, call: ClaimCall) -> Leased:
+        return self._claims.claim(call)
+
+    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return self._claims.recover(call, tokens)
+
+    def settle(
+        self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
+    ) -> Sequence[ClaimName]:
+        if settlement == "bury":
+            return self._session.write(lambda cursor: _bury(cursor, claims, values))
+        if settlement == "finish":
+            return self._finish(claims)
+        if settlement == "renew":
+            leases = values["leases"]
+            values = {"channels": list(leases), "leases": list(leases.values())}
+            return self._session.execute_prepared(STATEMENTS["renew"], {**token_columns(claims), **values})
+        return self._session.execute(STATEMENTS[settlement], {**token_columns(claims), **values})
+
+    def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
+        """What the statement does not find may be of a lane: in a transaction, the next of it is let go."""
+        rest = claims
+        if all(claim.lane is None for claim in claims):
+            names = set(self._session.execute(STATEMENTS["finish"], token_columns(claims)))
+            rest = [claim for claim in claims if (claim.id, claim.token) in names]
+        return self._session.write(lambda cursor: finish_in_lanes(cursor, rest)) if rest else []
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        [(seconds,)] = self._session.execute_prepared(STATEMENTS["next_due"], {"channels": list(channels)})
+        return None if seconds is None else float(seconds)
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        def take(cursor: Any) -> Granted:
+            cursor.execute(STATEMENTS["new_bucket"], {"name": bucket, "tokens": float(rate.count)})
+            cursor.execute(STATEMENTS["bucket"], {"name": bucket})
+            held, elapsed = cursor.fetchone()
+            tokens, granted, retry_after = refill(held, elapsed, n, rate)
+            cursor.execute(STATEMENTS["fill_bucket"], {"name": bucket, "tokens": tokens})
+            return Granted(granted, retry_after)
+
+        return self._session.write(take)
+
+    # -- what people ask for ------------------------------------------------------------------------------------
+
+    def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
+        values = {"channel": channel, "ids": list(ids)}
+
+        def move_them(cursor: Any) -> list[UUID]:
+            if move == "cancel":
+                cursor.execute(STATEMENTS["cancel"], values)
+                gone = cursor.fetchall()
+                advance_lanes(cursor, (place for _, *place in gone))
+                return [id for id, *_ in gone]
+            if move == "requeue":
+                _requeue(cursor, channel, values)
+            cursor.execute(STATEMENTS["discard"], values)
+            return [id for (id,) in cursor.fetchall()]
+
+        return self._session.write(move_them)
+
+    def pause(self, channel: str, is_paused: bool) -> None:
+        def pause(cursor: Any) -> None:
+            cursor.execute(STATEMENTS["pause" if is_paused else "resume"], {"channel": channel})
+            if not is_paused:
+                cursor.execute(STATEMENTS["notify"], {"channel": channel})
+
+        self._session.write(pause)
+
+    def page(self, listing: Listing) -> list[MessageSummary]:
+        is_dead = listing.state == "dead"
+        at, id = listing.cursor
+        values = {"channels": listing.channels, "limit": listing.limit, "error_class": listing.error_class}
+        values |= {"preview": PREVIEW_LENGTH, "error_length": ERROR_LENGTH}
+        if is_dead:
+            statement = "list_dead" if listing.error_class is None else "list_dead_of_class"
+            values |= {"before_at": at, "before_id": id}
+        else:
+            statement = "list_waiting" if listing.state is None else f"list_waiting_{listing.state}"
+            window = WINDOW // max(1, len(listing.channels)) if listing.state == "claimed" else 0
+            values |= {"after_at": at, "after_id": id, "most": max(listing.limit, window)}
+        return [read_summary(row, is_dead) for row in self._session.execute(STATEMENTS[statement], values)]
+
+    def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
+        statement = STATEMENTS["get_dead" if is_dead else "get"]
+        rows = self._session.execute(statement, {"channel": channel, "ids": list(ids)})
+        return map(read_dead if is_dead else read_message, rows)
+
+    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        rows = self._session.execute(STATEMENTS["known"], {"channel": channel, "ids": list(ids)})
+        return {id for (id,) in rows}
+
+    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+        statement = STATEMENTS["list_channels" if of_dead_in is None else "error_classes"]
+        return [name for (name,) in self._session.execute(statement, {"channels": of_dead_in})]
+
+    def count(self, most: int) -> Counts:
+        execute = self._session.execute
+        dead = dict(execute(STATEMENTS["dead_counts"], {"most": most}))
+        paused = {channel for (channel,) in execute(STATEMENTS["paused"], {})}
+        live = {channel: counts for channel, *counts in execute(STATEMENTS["stats"], {"most": most})}
+        for channel, counts in live.items():
+            for place, kind in enumerate(("ready", "scheduled")):
+                if counts[place] > most:
+                    counts[place] = max(counts[place], self._estimate(kind, channel))
+        for channel, number in dead.items():
+            if number > most:
+                dead[channel] = max(number, self._estimate("dead", channel))
+        return Counts(live, dead, paused)
+
+    def _estimate(self, kind: str, channel: str) -> int:
+        [(plan,)] = self._session.execute(STATEMENTS[f"estimate_{kind}"], {"channel": channel})
+        plan = json.loads(plan) if isinstance(plan, str) else plan
+        return int(plan[0]["Plan"]["Plan Rows"])
+
+    def beat(self, worker: str, info: Content | None) -> None:
+        gone = worker if info is None else ""
+        self._session.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER})
+        if info is not None:
+            self._session.execute(STATEMENTS["heartbeat"], {"id": worker, "details": encode(info, "info")})
+
+    def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
+        return self._session.execute(STATEMENTS["workers"], {"forgotten": WORKER_FORGOTTEN_AFTER})
+
+    def shift(self, seconds: float) -> None:
+        def shift(cursor: Any) -> None:
+            for table in SHIFTED:
+                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+
+        self._session.write(shift)
+        self._claims.scan_floor.forget()
+
+    def atomic(self) -> AbstractContextManager[None]:
+        return transaction.atomic(self._session.using)
+
+    def breaker(self) -> Callable[[], None]:
+        return lambda: None
+
+
+def _insert_all(cursor: Any, rows: Sequence[dict[str, Any]]) -> Iterator[UUID]:
+    lock_lanes(cursor, {(row["channel"], row["lane"]) for row in rows if row["lane"] is not None})
+    for together in runs(rows):
+        if together[0]["key"] is not None:
+            yield from (_insert_with_key(cursor, row) for row in together)
+        else:
+            cursor.execute(STATEMENTS["enqueue_many"], columns_of(together))
+            yield from (row["id"] for row in together)
+
+
+def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
+    """Return the id of what waits under this key now: ours, or the twin's."""
+    id: UUID = row["id"]
+    for _ in range(MOST_TRIES):
+        cursor.execute(STATEMENTS["enqueue_with_key"], row)
+        if cursor.fetchone():
+            return id
+        cursor.execute(STATEMENTS["stored"], {"ids": [id]})
+        if cursor.fetchone():  # a repeat of the id
+            return id
+        cursor.execute(STATEMENTS["join_twin"], row)
+        if twin := cursor.fetchone():
+            twin_id: UUID = twin[0]
+            return twin_id
+        # The twin was claimed between the statements.
+    raise LayerUnavailable(f"Somebody claims {row['key']!r} as often as it is sent. Try again.")
+
+
+def _bury(cursor: Any, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    cursor.execute(STATEMENTS["bury"], {**token_columns(claims), **values})
+    return not_found(cursor, claims)
+
+
+def _requeue(cursor: Any, channel: str, values: Mapping[str, Any]) -> None:
+    cursor.execute(STATEMENTS["lanes_of_dead"], values)
+    lock_lanes(cursor, {(channel, lane) for (lane,) in cursor.fetchall()})
+    for id in values["ids"]:  # one by one, so that those of a lane take its places in the order given
+        cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id})

@@ -1,0 +1,144 @@
+"""Running statements on Django's connection: in the caller's transaction, or in a short one of our own."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from django.db import OperationalError, connections, transaction
+
+from ...transient import Remedy, remedy_for
+from ..tables import tables_are_missing
+
+LOCK_PATIENCE_S = 30.0
+"""Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
+STATEMENT_GRACE = 0.1
+"""Seconds a statement gets to end in a transaction that is to be undone; then it is interrupted."""
+
+_any_text = partial(str, encoding="utf-8", errors="backslashreplace")
+
+
+class SqliteSession:
+    """Run the statements of a store on the calling thread's own connection to the database ``using``."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+
+    @property
+    def connection(self) -> Any:
+        return connections[self.using]
+
+    def run(self, statement: str, values: Sequence[Any]) -> None:
+        """Run one statement that is safe to repeat: a transaction of its own, or part of the caller's."""
+        connection = connections[self.using]
+        patience = 0.0 if connection.in_atomic_block else LOCK_PATIENCE_S
+        with connection.cursor() as cursor:
+            patiently(lambda: cursor.execute(statement, values), self.using, patience)
+
+    def read(self, statement: str, **values: Any) -> list[Any]:
+        """Return the rows of a statement that only reads."""
+        with connections[self.using].cursor() as cursor:
+            rows: list[Any] = patiently(lambda: rows_of(cursor, statement, values), self.using)
+            return rows
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        """Open a cursor in a write transaction: the caller's, if there is one, else a short one of our own."""
+        connection = connections[self.using]
+        with connection.cursor() as cursor:
+            try:
+                if connection.in_atomic_block:
+                    with transaction.atomic(self.using):
+                        yield cursor
+                elif not connection.get_autocommit():  # the caller commits by hand
+                    yield cursor
+                else:
+                    yield from self._short_transaction(cursor)
+            except OperationalError as error:
+                check_tables(error, self.using)
+                raise
+
+    def _short_transaction(self, cursor: Any) -> Iterator[Any]:
+        patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
+        try:
+            yield cursor
+            # In journal modes other than WAL, COMMIT waits for readers, and may be repeated.
+            patiently(lambda: cursor.execute("COMMIT"), self.using)
+        except BaseException:
+            raw = self.connection.connection
+            if raw is not None and raw.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Take the write lock at the start: a transaction that reads first and writes later may fail half-way."""
+        connection = self.connection
+        connection.ensure_connection()  # which sets the mode that the settings ask for
+        mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
+        with ExitStack() as stack:
+            try:
+                patiently(lambda: stack.enter_context(transaction.atomic(self.using)), self.using)
+            finally:
+                connection.transaction_mode = mode
+            yield
+
+    def breaker(self) -> Callable[[], None]:
+        """Roll back and close: whatever the abandoned code does from then on, it does not do to the database."""
+        connection = self.connection
+        raw = connection.connection
+
+        def interrupt() -> None:
+            with suppress(sqlite3.Error):  # closed by now
+                raw.interrupt()
+
+        def undo() -> None:
+            connection.needs_rollback = True  # Django refuses statements from here on, a COMMIT too
+            interrupting = threading.Timer(STATEMENT_GRACE, interrupt)
+            interrupting.start()
+            with suppress(sqlite3.Error), closing(raw):
+                raw.rollback()  # waits for the statement that runs, if one does
+            interrupting.cancel()
+
+        return undo
+
+
+def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:
+    """Return the rows of a statement; text that is not UTF-8, edited by hand or otherwise, has its odd bytes escaped.
+
+    In two steps: ``execute`` returns the driver's own cursor, whose errors are not Django's.
+    """
+    raw = cursor.db.connection
+    usual, raw.text_factory = raw.text_factory, _any_text
+    try:
+        cursor.execute(statement, values)
+        rows: list[Any] = cursor.fetchall()
+        return rows
+    finally:
+        raw.text_factory = usual
+
+
+def patiently(action: Callable[[], Any], using: str, patience: float = LOCK_PATIENCE_S) -> Any:
+    """Run a statement, again while the database is locked. Only for statements that are safe to repeat."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except OperationalError as error:
+            check_tables(error, using)
+            if remedy_for(error) is not Remedy.REPEAT or time.monotonic() > deadline:
+                raise
+        # The connection's own busy timeout has waited already; this only guards against one of 0.
+        time.sleep(random.uniform(0.001, 0.02))
+
+
+def check_tables(error: OperationalError, using: str) -> None:
+    """Raise ``LayerUnavailable`` for a database error that means missing tables."""
+    if "no such table: mailrail_" in str(error):
+        raise tables_are_missing(error, using) from error

@@ -1,0 +1,298 @@
+"""The store on SQLite, in the order of a message: sent, claimed, settled.
+
+SQLite has one writer at a time. So whatever writes is one short ``BEGIN IMMEDIATE`` transaction, or a savepoint of the
+caller's, and nothing changes beside it. See ``statements`` for the statements.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from uuid import UUID
+
+from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, uuid7
+from ..buckets import refill
+from ..deferred_sends import with_record
+from ..rows import SHIFTED, read_dead, read_message, read_summary, row_of
+from ..store import (
+    ERROR_LENGTH,
+    PREVIEW_LENGTH,
+    WORKER_FORGOTTEN_AFTER,
+    ClaimCall,
+    ClaimName,
+    Counts,
+    DatabaseStore,
+    Leased,
+    Listing,
+    Move,
+    Settlement,
+)
+from ..waiting import PolledWaiting
+from .file import FileWatch
+from .lanes import advance_lanes
+from .session import SqliteSession, rows_of
+from .statements import ENQUEUE, STATEMENTS
+
+_id = re.compile("[0-9a-f]{32}")
+
+
+class SqliteStore(DatabaseStore):
+    """Keep messages in the SQLite database ``using``."""
+
+    has_one_writer = True
+
+    def __init__(self, using: str) -> None:
+        self._session = SqliteSession(using)
+        self.waiting = PolledWaiting(self._change)
+        self._file = FileWatch()
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
+        if record is not None:
+            with with_record(self._session.using, record):
+                return self.insert(messages)
+        now = time.time()
+        if len(messages) == 1 and messages[0].key is None and messages[0].lane is None:
+            self._session.run(ENQUEUE, [*_row(messages[0], now).values()][:13])
+            return [messages[0].id]
+        rows = [_row(message, now) for message in messages]
+        with self._session.write() as cursor:
+            if all(row["key"] is None and row["lane"] is None for row in rows):
+                cursor.executemany(ENQUEUE, [[*row.values()][:13] for row in rows])
+                return [message.id for message in messages]
+            stored = [rows_of(cursor, STATEMENTS["enqueue_in_order"], row) for row in rows]
+        twins = [UUID(found[0][0]) if found else None for found in stored]
+        return [twin or message.id for twin, message in zip(twins, messages, strict=True)]
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    def claim(self, call: ClaimCall) -> Leased:
+        channels = json.dumps([*call.limits])
+        if not call.finished and ((due := self._next_due(channels)) is None or due > 0.0):
+            if self._session.read(STATEMENTS["any_expired"], channels=channels, now=time.time()):
+                with (
+                    self._session.write() as cursor
+                ):  # looked first: an idle worker must not take the write lock
+                    _drop_expired(cursor, channels, call)
+            return Leased([], [])
+        with self._session.write() as cursor:
+            lost = _finish(cursor, call.finished) if call.finished else []
+            if call.limits:
+                _drop_expired(cursor, channels, call)
+            return Leased(_lease(cursor, _choose(cursor, channels, call), call), lost)
+
+    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return []  # no reply is lost
+
+    def settle(
+        self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
+    ) -> Sequence[ClaimName]:
+        with self._session.write() as cursor:
+            if settlement == "finish":
+                return _finish(cursor, claims)
+            bound = {**values, "claims": _tokens(claims), "now": time.time()}
+            if settlement == "bury":
+                cursor.execute(STATEMENTS["bury"], bound)
+                return _finish(cursor, claims)
+            if settlement == "renew":
+                bound["leases"] = json.dumps(values["leases"])
+            held = rows_of(cursor, STATEMENTS["held"], bound)
+            cursor.execute(STATEMENTS[settlement], bound)
+            return _others(claims, held)
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        return self._next_due(json.dumps(list(channels)))
+
+    def _next_due(self, channels: str) -> float | None:
+        [(due,)] = self._session.read(STATEMENTS["next_due"], channels=channels)
+        if not isinstance(due, int | float):  # none, or only what was edited by hand into something else
+            return None
+        return due - time.time()
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        with self._session.write() as cursor:
+            now = time.time()
+            [(held, filled_at)] = rows_of(cursor, STATEMENTS["bucket"], {"name": bucket}) or [
+                (rate.count, now)
+            ]
+            tokens, granted, retry_after = refill(held, now - filled_at, n, rate)
+            cursor.execute(STATEMENTS["fill_bucket"], {"name": bucket, "tokens": tokens, "now": now})
+            return Granted(granted, retry_after)
+
+    # -- what people ask for ------------------------------------------------------------------------------------
+
+    def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
+        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        with self._session.write() as cursor:
+            if move == "cancel":
+                gone = rows_of(cursor, STATEMENTS["cancel"], bound)
+                advance_lanes(cursor, [lane for _, *lane in gone])
+                return [UUID(id) for id, *_ in gone]
+            for id in ids if move == "requeue" else ():  # one by one: those of a lane keep the order given
+                cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
+            return [UUID(id) for (id,) in rows_of(cursor, STATEMENTS["discard"], bound)]
+
+    def pause(self, channel: str, is_paused: bool) -> None:
+        with self._session.write() as cursor:
+            statement = STATEMENTS["pause" if is_paused else "resume"]
+            cursor.execute(statement, {"channel": channel, "now": time.time()})
+
+    def page(self, listing: Listing) -> list[MessageSummary]:
+        is_dead = listing.state == "dead"
+        end = "before" if is_dead else "after"
+        if is_dead:
+            statement = "list_dead" if listing.error_class is None else "list_dead_of_class"
+        else:
+            statement = "list_waiting" if listing.state is None else f"list_waiting_{listing.state}"
+        values = {
+            "channels": json.dumps(listing.channels),
+            "limit": listing.limit,
+            f"{end}_at": listing.cursor[0],
+            f"{end}_id": listing.cursor[1].hex,
+            "error_class": listing.error_class,
+            "now": time.time(),
+            "preview": PREVIEW_LENGTH,
+            "error_length": ERROR_LENGTH,
+        }
+        rows = self._session.read(STATEMENTS[statement], **values)
+        return [read_summary(row, is_dead) for row in rows]
+
+    def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
+        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        rows = self._session.read(STATEMENTS["get_dead" if is_dead else "get"], **bound)
+        return map(read_dead if is_dead else read_message, rows)
+
+    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        return {UUID(id) for (id,) in self._session.read(STATEMENTS["known"], **bound)}
+
+    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+        statement = "list_channels" if of_dead_in is None else "error_classes"
+        rows = self._session.read(STATEMENTS[statement], channels=json.dumps(of_dead_in))
+        return [name for (name,) in rows]
+
+    def count(self, most: int) -> Counts:
+        read = self._session.read
+        live = {channel: counts for channel, *counts in read(STATEMENTS["stats"], now=time.time())}
+        return Counts(
+            live, dict(read(STATEMENTS["dead_counts"])), {name for (name,) in read(STATEMENTS["paused"])}
+        )
+
+    def beat(self, worker: str, info: Content | None) -> None:
+        now, gone = time.time(), worker if info is None else ""
+        self._session.connection.ensure_connection()
+        self._file.check(self._session.connection)
+        with self._session.write() as cursor:
+            cursor.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})
+            if info is not None:
+                bound = {"id": worker, "details": encode(info, "info"), "now": now}
+                cursor.execute(STATEMENTS["heartbeat"], bound)
+
+    def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
+        now = time.time()
+        return self._session.read(STATEMENTS["workers"], now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
+
+    def shift(self, seconds: float) -> None:
+        with self._session.write() as cursor:
+            for table in SHIFTED:
+                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+
+    def atomic(self) -> AbstractContextManager[None]:
+        return self._session.atomic()
+
+    def breaker(self) -> Callable[[], None]:
+        return self._session.breaker()
+
+    def _change(self) -> object:
+        # The value differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA
+        # data_version). It is asked for 50 times a second, so it bypasses Django's cursor, which costs ten times as
+        # much.
+        connection = self._session.connection
+        connection.ensure_connection()
+        self._file.check(connection)
+        with connection.wrap_database_errors:
+            return connection.connection.execute("PRAGMA data_version").fetchone()
+
+
+# -- rows -------------------------------------------------------------------------------------------------------
+
+
+def _row(message: Message, now: float) -> dict[str, Any]:
+    """Return the values of ``enqueue_in_order.sql``; the first 13 are those of ``ENQUEUE``, in its order."""
+    row = row_of(message)
+    row["id"] = message.id.hex
+    row["due"] = now + message.delay if message.due is None else message.due
+    row["expires"] = message.expires if message.lifetime is None else now + message.lifetime
+    row |= {"sent_at": now, "lane": message.lane, "key": message.key, "unique_key": message.key}
+    return row
+
+
+def _choose(cursor: Any, channels: str, call: ClaimCall) -> list[str]:
+    """Return the ids to claim, best first."""
+    if not call.limits:
+        return []
+    values = {
+        "channels": channels,
+        "now": time.time(),
+        "most": min(max(call.limits.values()), call.total),
+        "besides": json.dumps([claim.id.hex for claim in call.finished]),
+    }
+    room = dict(call.limits)
+    chosen: list[str] = []
+    for id, channel, row in rows_of(cursor, STATEMENTS["claimable"], values):
+        if len(chosen) == call.total:
+            break
+        if room[channel] > 0:
+            room[channel] -= 1
+            chosen.append(id if _id.fullmatch(str(id)) else _rename(cursor, row))
+    return chosen
+
+
+def _rename(cursor: Any, row: int) -> str:
+    """Somebody has written an id that no claim could name: give the message a new one, and it runs like others."""
+    new = uuid7().hex
+    cursor.execute(STATEMENTS["rename"], {"id": new, "row": row})
+    return new
+
+
+def _lease(cursor: Any, ids: list[str], call: ClaimCall) -> list[Message]:
+    if not ids:
+        return []
+    values = {
+        "ids": json.dumps(ids),
+        "leases": json.dumps(call.leases),
+        "worker": call.worker,
+        "token": call.token,
+        "now": time.time(),
+    }
+    rows = {row[0]: row for row in rows_of(cursor, STATEMENTS["lease"], values)}
+    return [read_message(rows[id]) for id in ids]  # RETURNING promises no order
+
+
+def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:
+    rows = rows_of(cursor, STATEMENTS["drop_expired"], {"channels": channels, "now": time.time()})
+    dropped = [read_message(row) for row in rows]
+    advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
+    call.expired += dropped
+
+
+def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
+    """Remove claims. Returns those that were lost."""
+    gone = rows_of(cursor, STATEMENTS["finish"], {"claims": _tokens(claims)})
+    advance_lanes(cursor, [lane for _, _, *lane in gone])
+    return _others(claims, gone)
+
+
+def _tokens(claims: Iterable[Message]) -> str:
+    return json.dumps([(claim.id.hex, claim.token) for claim in claims])
+
+
+def _others(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
+    """Return the claims that are not among these rows of (id, token, …)."""
+    ours = {(row[0], row[1]) for row in held}
+    return [(c.id, c.token) for c in claims if (c.id.hex, c.token) not in ours]

@@ -1,0 +1,169 @@
+"""What a technology has to do to carry messages: a ``Store``, with the 16 primitives that a layer stands on.
+
+One for another database or server implements these and nothing else: ``layer.DurableLayer`` has the rest, once for all.
+Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none. Errors of the
+database or server are raised as they are, or as ``LayerUnavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
+
+from ..messages import Content, Granted, Message, MessageSummary, Place, Rate, State, Statement, new_token
+from .waiting import WaitStrategy
+
+ClaimName: TypeAlias = tuple[UUID, int | None]
+"""Id and token of a claim."""
+Settlement: TypeAlias = Literal["renew", "finish", "give_back", "bury"]
+Move: TypeAlias = Literal["cancel", "requeue", "discard"]
+
+WORKER_FORGOTTEN_AFTER = 60.0
+"""Seconds of silence after which a worker is no longer listed."""
+PREVIEW_LENGTH = 500
+"""Characters of a content that lists read; bytes, on Redis."""
+ERROR_LENGTH = 2000
+"""Likewise of an error, at its end, where the exception is."""
+WINDOW = 5_000
+"""Messages among which claims are looked for, where no index has them: those that are due next."""
+
+
+class Unconfirmed(NamedTuple):
+    """A part of a claim whose reply was lost: the server may have done it."""
+
+    token: int
+    lease: float  # seconds: the longest of what it may have leased
+    finished: Sequence[Message]
+    channels: Sequence[str]  # that it may claim from, now or when their server goes on
+
+
+@dataclass(slots=True)
+class ClaimCall:
+    """One call of ``claim``.
+
+    The token is made before it is sent, so that its claims can be found should the reply be lost.
+    """
+
+    worker: str
+    limits: Mapping[str, int]  # above zero, all of them
+    leases: Mapping[str, float]  # seconds, by channel
+    finished: Sequence[Message]
+    total: int
+    token: int = field(default_factory=new_token)
+    expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
+    unconfirmed: list[Unconfirmed] = field(default_factory=list)  # parts that failed while others did not
+
+    @property
+    def longest_lease(self) -> float:
+        return max([*self.leases.values(), 0.0])
+
+
+class Leased(NamedTuple):
+    """The result of a store's ``claim``; what it dropped as expired is in the call."""
+
+    claims: list[Message]  # in the order in which they are to run
+    lost: Sequence[ClaimName]  # of those that were to be finished
+
+
+class Counts(NamedTuple):
+    """What there is, by channel."""
+
+    live: Mapping[
+        str, Sequence[Any]
+    ]  # ready, scheduled, claimed, and seconds since the oldest ready one was due
+    dead: Mapping[str, int]
+    paused: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What to list. ``state``: ``None`` is all but the dead. ``cursor``: an end of the list, if it begins there."""
+
+    channels: Sequence[str]
+    limit: int
+    state: State | None
+    cursor: Place
+    error_class: str | None
+
+
+class Store(Protocol):
+    """Keep messages in one technology. The contract (``base``) says what the verbs mean."""
+
+    #: How ``wait`` hears of what others have stored: ``PolledWaiting`` or ``NotifiedWaiting``.
+    waiting: WaitStrategy
+    #: As in ``Capabilities``.
+    may_poll_early: bool = False
+    has_one_writer: bool = False
+    #: Can a call be carried out whose reply does not come?
+    loses_replies: bool = False
+
+    # -- sending and claiming -------------------------------------------------------------------------------------
+
+    def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
+        """Store messages, as ``enqueue``. ``record``: a statement of SQL to run before, both or none; on databases."""
+
+    def claim(self, call: ClaimCall) -> Leased:
+        """Settle what is finished, drop what has expired into ``call.expired``, and lease what is due."""
+
+    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        """Lease anew, under new tokens, what these tokens of ours have leased; only where ``loses_replies``."""
+
+    def settle(
+        self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
+    ) -> Sequence[ClaimName]:
+        """Settle claims, each given once. Returns those that were lost.
+
+        ``values``: for ``renew`` the ``leases`` by channel; for ``give_back`` ``delay``, ``attempts`` (to add),
+        ``alone`` and ``error`` (``None``: as it was); for ``bury`` ``error`` and ``error_class``.
+        """
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        """Return the seconds until something is due, as ``poll``; below zero: it has been."""
+
+    def take(self, bucket: str, n: int, rate: Rate) -> Granted:
+        """Take tokens of a bucket; ``buckets.refill`` has the arithmetic."""
+
+    # -- what people ask for --------------------------------------------------------------------------------------
+
+    def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
+        """Cancel messages that nobody has claimed; requeue or discard dead ones. Returns the ids found."""
+
+    def pause(self, channel: str, is_paused: bool) -> None:
+        """Pause a channel, or resume it."""
+
+    def page(self, listing: Listing) -> list[MessageSummary]:
+        """List a page, in order."""
+
+    def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
+        """Return whole messages, in any order."""
+
+    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        """Return which of these are stored, dead or not."""
+
+    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+        """Return the names of the channels in use; or the classes of the errors of which others died in these."""
+
+    def count(self, most: int) -> Counts:
+        """Count what there is on all channels; numbers above ``most`` may be estimates."""
+
+    def beat(self, worker: str, info: Content | None) -> None:
+        """Keep a worker's sign of life, or (``None``) forget it."""
+
+    def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
+        """Return the workers that gave a sign of life lately: id, info as JSON, and how many seconds ago."""
+
+    def shift(self, seconds: float) -> None:
+        """Move every stored time back, for tests."""
+
+
+class DatabaseStore(Store, Protocol):
+    """A store in a Django database, where consumers and senders have transactions of their own."""
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """Open a transaction in which a consumer runs."""
+
+    def breaker(self) -> Callable[[], None]:
+        """Inside ``atomic()``: return what undoes that transaction at once, from another thread."""
