@@ -94,7 +94,8 @@ class TestRunworker:
         options = ["--threads", "3", "--processes", "2", "--worker-id", "mail-1", "--drain"]
         done = manage("runworker", "ledger", "slow", "ledger", *options)
         assert done.stdout == (
-            "Worker mail-1: 2 processes of 3 threads on layer 'default' (DatabaseChannelLayer), channels: ledger, slow\n"
+            "Worker mail-1: 2 processes of 3 threads on layer 'default' (DatabaseChannelLayer), "
+            "channels: ledger, slow\n"
             "Consumers were looked for in consumers.py of the installed apps (@consumer).\n"
         )
         assert (done.returncode, done.stderr) == (0, "")

@@ -1149,7 +1149,7 @@ class TestOnTheDatabase:
         send(layer, n=3)
         with connections["default"].cursor() as cursor:
             cursor.execute(f"UPDATE mailrail_message SET id = {id} WHERE content = %s", ['{"n":0}'])
-        assert len(waiting_on(layer, "work")) == 3
+        assert len(layer.list_messages(["work"], 10)) == 3
         seen = Seen()
         work(layer, route("work", seen))
         assert sorted(message["n"] for message in seen) == [0, 1, 2] and layer.stats() == {}
