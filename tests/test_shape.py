@@ -53,10 +53,6 @@ def module_of(path: Path) -> str:
 
 MODULES = {module_of(path): path for path in SOURCES}
 CLOSING = {
-    # DatabaseChannelLayer is the class in settings, and makes the one of its database's vendor.
-    ("mailrail.layers.database", "mailrail.layers.namespaced"),
-    ("mailrail.layers.database", "mailrail.layers.postgresql"),
-    ("mailrail.layers.database", "mailrail.layers.sqlite"),
     # The backend that queues is the one that deliver_with may not name.
     ("mailrail.mail.mailers.config", "mailrail.mail.backend"),
     ("mailrail.mail.queueing.options", "mailrail.mail.backend"),
