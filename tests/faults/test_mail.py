@@ -91,7 +91,7 @@ def is_over() -> bool:
 
 
 def finish(start: Callable[[], WorkerProcess]) -> None:
-    """Let what is in doubt, or lost with its worker, have its time, and be sent."""
+    """Wait until ambiguous email, and email lost with its worker, is sent again."""
     for _ in range(20):
         worker = start()
         until(lambda: is_over() or nothing_is_due(), 120, "the end of what is due")

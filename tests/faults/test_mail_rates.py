@@ -195,7 +195,7 @@ def test_a_relay_that_is_killed_in_mid_drain(project: Project) -> None:
         until(lambda: not waiting.exists(), 120)
         by_first, by_backup = ids(first.mails), ids(backup.mails)
         held = {email.message_id for email in Email.objects.filter(status=Status.HELD)}
-        print(f"{len(by_first)} by the first, {len(by_backup)} by the second, {len(held)} in doubt")
+        print(f"{len(by_first)} by the first, {len(by_backup)} by the second, {len(held)} ambiguous")
         assert (by_first + by_backup).keys() | held == {email.message_id for email in queued}
         assert set((by_first + by_backup).values()) == {1} and len(by_backup) > 100
         assert not held & by_backup.keys()
@@ -228,7 +228,7 @@ def test_kill_9_of_workers_while_another_mailer_stands_in(project: Project) -> N
         until(lambda: not waiting.exists(), 120)
         sent = ids(first.mails) + ids(backup.mails)
         held = {email.message_id for email in Email.objects.filter(status=Status.HELD)}
-        print(f"{len(first.mails)} by the first, {len(backup.mails)} by the second, {len(held)} in doubt")
+        print(f"{len(first.mails)} by the first, {len(backup.mails)} by the second, {len(held)} ambiguous")
         assert sent.keys() | held == {email.message_id for email in queued}
         assert set(sent.values()) == {1} and len(backup.mails) > 300
 

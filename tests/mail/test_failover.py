@@ -174,17 +174,17 @@ def leave_sending(**more: str) -> None:
     Email.objects.update(status=Status.SENDING, changed_at=timezone.now() - timedelta(minutes=2), **more)
 
 
-@pytest.mark.parametrize("doubt", ["reply lost", "worker died"])
+@pytest.mark.parametrize("cause", ["reply lost", "worker died"])
 def test_an_email_in_doubt_stays_with_its_mailer(
-    queueing: Configure, policy: Configure, second: Configure, doubt: str
+    queueing: Configure, policy: Configure, second: Configure, cause: str
 ) -> None:
     with ScriptedServer() as backup:
         with ScriptedServer([Fault("DOT", "accept-disconnect")]) as first:
             queueing(first.port)
             policy(FAILOVER=["backup"])
             second("backup", backup.port)
-            email = queue(message("In doubt"))
-            if doubt == "worker died":
+            email = queue(message("Ambiguous"))
+            if cause == "worker died":
                 leave_sending()
             work()
         close_pools()
@@ -192,7 +192,7 @@ def test_an_email_in_doubt_stays_with_its_mailer(
         work()  # the first is away now
         pass_time(20)
         work()
-        assert [each for each in backup.mails if b"In doubt" in each.content] == []
+        assert [each for each in backup.mails if b"Ambiguous" in each.content] == []
         assert len(backup.mails) == 1
         email.refresh_from_db()
         assert email.status == Status.QUEUED and failover.mailer_of(email) == email.mailer
@@ -203,7 +203,7 @@ def test_an_email_in_doubt_stays_with_its_mailer(
             work()
             pass_time(400)
             work()
-            assert len([each for each in first.mails if b"In doubt" in each.content]) == 1
+            assert len([each for each in first.mails if b"Ambiguous" in each.content]) == 1
         assert len(backup.mails) == 1
 
 

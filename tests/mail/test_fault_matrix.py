@@ -76,7 +76,7 @@ def arrived(server: ScriptedServer) -> Counter[str]:
 def test_one_fault(queueing: Queueing, fault: Fault, pipelining: bool) -> None:
     is_final = fault.stage in EMAIL and fault.what.startswith("55")
     is_refusal_for_now = fault.stage in (*EMAIL, "BODY") and fault.what.startswith("45")
-    doubtful = fault.stage == "DOT" and fault.what in (
+    ambiguous = fault.stage == "DOT" and fault.what in (
         "disconnect",
         "silence",
         "accept-disconnect",
@@ -94,7 +94,7 @@ def test_one_fault(queueing: Queueing, fault: Fault, pipelining: bool) -> None:
         copies = arrived(server)
     statuses = Counter(Email.objects.values_list("status", flat=True))
     assert statuses == Counter({Status.SENT: EMAILS - is_final, Status.FAILED: int(is_final)}) + Counter()
-    assert max(copies.values()) <= 1 + doubtful and copies.total() <= EMAILS + doubtful
+    assert max(copies.values()) <= 1 + ambiguous and copies.total() <= EMAILS + ambiguous
     attempts = Counter(Email.objects.values_list("attempts", flat=True))
     assert attempts == Counter({1: EMAILS - is_refusal_for_now, 2: int(is_refusal_for_now)}) + Counter()
     assert (

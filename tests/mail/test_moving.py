@@ -82,21 +82,21 @@ def test_what_waits_for_its_next_attempt_is_tried_at_once(queueing: Configure) -
 
 def test_what_may_have_been_sent_moves_only_when_that_is_said(queueing: Configure) -> None:
     queueing(25)
-    doubtful, sending, sound = queued_for("old", 3)
-    recipients = [{**each, "ambiguous": True} for each in doubtful.recipients]
-    Email.objects.filter(pk=doubtful.pk).update(recipients=recipients, via="old")
+    ambiguous, sending, sound = queued_for("old", 3)
+    recipients = [{**each, "ambiguous": True} for each in ambiguous.recipients]
+    Email.objects.filter(pk=ambiguous.pk).update(recipients=recipients, via="old")
     Email.objects.filter(pk=sending.pk).update(status=Status.SENDING)
     with pytest.raises(CommandError, match=r"^2 emails not moved from old: they may have been sent"):
         move("old", MAILER)
     new = alias_of(MAILER)
     assert dict(Email.objects.values_list("pk", "mailer")) == {
-        doubtful.pk: "old",
+        ambiguous.pk: "old",
         sending.pk: "old",
         sound.pk: new,
     }
     with pytest.raises(CommandError, match=r"^1 email not moved from old"):
         move("old", MAILER, "--ambiguous")
-    moved = Email.objects.get(pk=doubtful.pk)
+    moved = Email.objects.get(pk=ambiguous.pk)
     assert (moved.mailer, moved.via) == (new, "")
 
 

@@ -45,18 +45,18 @@ def test_outcomes_and_intents_are_written_together(using: str) -> None:
     assert Email.objects.using(using).get(pk=sent.pk).changed_at == now
 
 
-def test_what_somebody_else_has_changed_is_neither_noted_nor_permitted(using: str) -> None:
-    noted, taken, cancelled, permitted = (new_email(using) for _ in range(4))
-    Email.objects.using(using).filter(pk__in=[taken.pk, noted.pk]).update(version=5)
+def test_what_somebody_else_has_changed_is_neither_saved_nor_claimed(using: str) -> None:
+    saved, taken, cancelled, claimed = (new_email(using) for _ in range(4))
+    Email.objects.using(using).filter(pk__in=[taken.pk, saved.pk]).update(version=5)
     Email.objects.using(using).filter(pk=cancelled.pk).update(status=Status.CANCELLED)
     written = store_outcomes(
-        [Result(noted, Status.SENT, suppress={"ann@example.com": "550"})],
-        [taken, cancelled, permitted],
+        [Result(saved, Status.SENT, suppress={"ann@example.com": "550"})],
+        [taken, cancelled, claimed],
         using,
     )
-    assert (written.saved, written.claimed) == (set(), {permitted.pk})
+    assert (written.saved, written.claimed) == (set(), {claimed.pk})
     assert not Suppression.objects.using(using).exists()
-    assert [each.version for each in (noted, taken, cancelled, permitted)] == [0, 0, 0, 1]
+    assert [each.version for each in (saved, taken, cancelled, claimed)] == [0, 0, 0, 1]
 
 
 def test_addresses_are_suppressed_with_the_outcome_that_says_so(using: str) -> None:

@@ -73,14 +73,14 @@ def switch(postgres_server: PostgresServer) -> Iterator[Switch]:
 
 
 def finish() -> None:
-    """Work, also on what was put off; not until what is in doubt is sent again."""
+    """Work, also on what was put off; not until ambiguous email is sent again."""
     work()
     get_layer().shift(10)
     work()
 
 
 def check_one_copy_each(heard: list[str], copies: int, emails: int = 3) -> None:
-    """In time: nothing was put off so far that a doubt would be decided."""
+    """In time: nothing was put off so far that ambiguous email would be decided about."""
     assert heard, "it was not noticed at all"
     assert set(Email.objects.values_list("status", "attempts")) == {(Status.SENT, 1)}
     assert copies == emails

@@ -39,7 +39,7 @@ class Bag:
         self._waiting = list(envelopes)
         self.outcomes: list[tuple[Envelope, DeliveryOutcome]] = []
         self.groups: list[list[Envelope]] = []
-        self.permitted: list[Envelope] = []
+        self.committed: list[Envelope] = []
         self.denied: set[Envelope] = set()
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Bag:
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         self.groups.append(list(envelopes))
-        self.permitted += envelopes
+        self.committed += envelopes
         return [envelope not in self.denied for envelope in envelopes]
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
@@ -296,7 +296,7 @@ def test_without_a_session_no_email_is_touched(stage: str, what: str) -> None:
     with ScriptedServer([Fault(stage, what)]) as server:
         [error] = deliver(server, bag, HASTE)
         assert error.stage in (Stage.GREETING, Stage.EHLO)
-        assert (len(bag), bag.outcomes, bag.permitted) == (4, [], [])
+        assert (len(bag), bag.outcomes, bag.committed) == (4, [], [])
         assert deliver(server, bag) == []
     assert set(bag.fates.values()) == {Fate.ACCEPTED}
 
@@ -384,7 +384,7 @@ def test_the_accepted_recipients_get_it_and_the_refused_are_named(eager: bool, p
         "full@example.com": 452,
     }
     assert bag.outcome_of("three").fate is Fate.REFUSED
-    assert [each.ref for each in bag.permitted] == ["one", "four"]
+    assert [each.ref for each in bag.committed] == ["one", "four"]
     verdicts = [one.verdict_for(address, envelopes[0]) for address in envelopes[0].recipients]
     assert [(v.kind, v.suppress) for v in verdicts if v] == [
         (Kind.ACCEPTED, False),
@@ -605,11 +605,11 @@ def test_an_email_over_the_size_is_not_even_begun() -> None:
     assert bag.outcome_of("fits").fate is Fate.ACCEPTED and server.count("MAIL") == 1
 
 
-# -- leave for the dot ------------------------------------------------------------------------------------------------
+# -- the commit point ------------------------------------------------------------------------------------------------
 
 
 @PIPELINING
-def test_what_is_not_permitted_is_not_sent(pipelining: bool) -> None:
+def test_what_is_not_committed_is_not_sent(pipelining: bool) -> None:
     envelopes = batch(6)
     bag = Bag(envelopes)
     bag.denied = {envelopes[1], envelopes[2], envelopes[3], envelopes[4]}
@@ -621,12 +621,12 @@ def test_what_is_not_permitted_is_not_sent(pipelining: bool) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool) -> None:
+def test_a_commit_point_that_raises_brings_the_others_to_an_end_first(elsewhere: bool) -> None:
     envelopes = batch(40)
 
     class Failing(Bag):
         def before_data_end(self, asked: Sequence[Envelope]) -> list[bool]:
-            if len(self.permitted) >= 10:
+            if len(self.committed) >= 10:
                 raise RuntimeError("the database is gone")
             return super().before_data_end(asked)
 
@@ -637,7 +637,7 @@ def test_a_permit_that_raises_brings_the_others_to_an_end_first(elsewhere: bool)
         with pytest.raises(RuntimeError, match="the database is gone"):
             send_all(used, bag, executor)
         check_account(server, bag, envelopes)
-        assert len(server.mails) == len(bag.permitted) == Counter(bag.fates.values())[Fate.ACCEPTED]
+        assert len(server.mails) == len(bag.committed) == Counter(bag.fates.values())[Fate.ACCEPTED]
         assert Fate.AMBIGUOUS not in bag.fates.values()
         assert len(bag) >= 20  # nobody took more out of the bag
         for connection in used:
@@ -683,7 +683,7 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
         assert len(bag) == bag.left  # nobody took more out of it
 
 
-def test_connections_are_permitted_in_groups_elsewhere() -> None:
+def test_connections_commit_in_groups_elsewhere() -> None:
     envelopes = batch(200)
     bag = Bag(envelopes)
     with ScriptedServer() as server, ThreadPoolExecutor(1) as executor:
