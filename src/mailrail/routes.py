@@ -127,10 +127,15 @@ class Plan:
         """Tell whether the message was lost so often that it must run in a process of its own."""
         return message.losses > (0 if self.losses is None else self.losses // 2)
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Tell whether all consumers of the channel run on the event loop."""
         return all(route.is_async for route in self.routes)
+
+    @cached_property
+    def takes_thread(self) -> bool:
+        """Tell whether each message takes a thread: not on the event loop, nor together with others of a batch."""
+        return not self.is_async and not self.batch
 
     def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
         """Return the first route that matches, with the consumer's keyword arguments."""

@@ -16,6 +16,9 @@ from django.db import Error, InterfaceError, OperationalError
 
 from .errors import LayerUnavailable
 
+OUTAGES = (LayerUnavailable, Error, OSError)
+"""What layers raise of their server or file. No worker ends over it: it tries again, whatever it is."""
+
 
 class Remedy(Enum):
     """Name what to do about a transient error."""
@@ -80,6 +83,11 @@ _REDIS_REFUSES = {"AuthenticationError", "AuthorizationError"}
 """Subclasses of redis-py's ``ConnectionError`` that are not transient."""
 _OF_THE_CONNECTION = {"OperationalError", "InterfaceError"}
 """The classes of DB-API drivers for errors without a code, because no server has answered (PEP 249)."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether waiting helps, as opposed to a statement that will be refused again."""
+    return isinstance(error, OSError) or is_transient(error)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -15,8 +15,8 @@ from mailrail.errors import LayerUnavailable
 from mailrail.layers import RedisChannelLayer, get_layer
 from mailrail.messages import Message
 from mailrail.routing import Rate, Routing
+from mailrail.transient import is_outage
 from mailrail.worker import Worker
-from mailrail.worker.leases import is_outage
 
 from ..listed import dead_on, get_one, get_one_dead, waiting_on
 from ..servers import ValkeyServer

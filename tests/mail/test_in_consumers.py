@@ -205,15 +205,16 @@ class TestSendInAConsumer:
 def test_of_two_workers_with_one_message_one_queues(
     queueing: Queueing, elsewhere: Callable[..., Any]
 ) -> None:
-    from mailrail.worker.execution_context import execution_context
+    from mailrail.worker.incoming import current_message
 
     queueing(1)
     its_route = route("work", send_and_fail)
     claim = Message("work", {}, sent_at=1.0)
 
     def send() -> None:
-        with execution_context(its_route, [IncomingMessage(claim, its_route)]):
-            assert send_mail("Hello", "A body.", "me@example.com", ["you@example.com"]) == 1
+        before = current_message.set(IncomingMessage(claim, its_route))
+        assert send_mail("Hello", "A body.", "me@example.com", ["you@example.com"]) == 1
+        current_message.reset(before)
 
     with transaction.atomic():
         send()

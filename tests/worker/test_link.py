@@ -6,18 +6,18 @@ import multiprocessing
 import threading
 
 from mailrail.messages import Message
-from mailrail.worker.child import _Link
+from mailrail.worker.isolated import IsolatedRuns
 
 
 def test_long_messages_of_several_loops_arrive_whole() -> None:
     """A message over 16 kB is written in two steps (multiprocessing.connection)."""
     ours, theirs = multiprocessing.Pipe()
-    link = _Link(ours)
+    link = IsolatedRuns(ours)
     each = 50
 
     def ask(size: int) -> None:
         for _ in range(each):
-            link.run(Message("work", {"text": "x" * size}), lambda well: None)
+            link.start(Message("work", {"text": "x" * size}), lambda outcome: None)
 
     loops = [threading.Thread(target=ask, args=(size,)) for size in (30_000, 40_000, 50_000)]
     for loop in loops:

@@ -762,15 +762,15 @@ class TestLeases:
             entered.set()
             gate.wait(20)
 
-        def limits(room: Share) -> dict[str, int]:
+        def room(share: Share) -> tuple[dict[str, int], int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
                 layer.shift(61)
-            return usual_limits(room)
+            return usual_room(share)
 
-        usual_clock, usual_limits = leases.clock, Share.limits
+        usual_clock, usual_room = leases.clock, Share.room
         monkeypatch.setattr(leases, "clock", lambda: usual_clock() + slept[0])
-        monkeypatch.setattr(Share, "limits", limits)
+        monkeypatch.setattr(Share, "room", room)
         send(layer)
         with Running(layer, route("work", consume, lease=60)):
             until(lambda: slept[0] and layer.stats()["work"].claimed)

@@ -12,11 +12,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
+from ..backoff import Backoff
 from ..log import logger_of
 
 logger = logger_of("mailrail.layers")
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
+"""Seconds until listening is tried again, first and at most."""
 
 
 class NotificationListener(ABC):
@@ -70,8 +72,7 @@ class NotificationListener(ABC):
             self._thread.start()
 
     def _run(self, wake_reader: int) -> None:
-        backoff = FIRST_BACKOFF
-        told = False
+        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, jitter=0.0)
         try:
             while not self._is_in_vain:
                 begun = time.monotonic()
@@ -79,19 +80,17 @@ class NotificationListener(ABC):
                     if self._listen(wake_reader):
                         return
                 except Exception as error:  # whatever it is, polling goes on
-                    if not told:
+                    if time.monotonic() - begun > LONGEST_BACKOFF_S:  # until then, it listened
+                        backoff.succeeded()
+                    if backoff.failed():
                         logger.warning(
                             "no notifications of new messages just now, polling instead: %s", error
                         )
-                    told = True
                 finally:
                     self.is_live = False
                     self._on_change()
-                if time.monotonic() - begun > LONGEST_BACKOFF:
-                    backoff, told = FIRST_BACKOFF, False
-                if _is_woken(wake_reader, backoff):
+                if _is_woken(wake_reader, backoff.delay):
                     return
-                backoff = min(LONGEST_BACKOFF, backoff * 2)
         finally:
             os.close(wake_reader)
 

@@ -17,13 +17,9 @@ from ..messages import Message
 from ..routes import Plan
 from ..routing import Routing
 from ..selection import Selection, expand
-from ..worker.consume import ConsumerRun, run_in_thread, run_on_loop
-from ..worker.events import log_lost, log_outcome
-from ..worker.execution_context import moved
-from ..worker.incoming import IncomingMessage
-from ..worker.outcomes import Outcome, OutcomeKind
-from ..worker.prechecks import precheck
-from ..worker.settle import settle_one
+from ..worker.consume import ConsumerRun, precheck, run_in_thread, run_on_loop
+from ..worker.incoming import IncomingMessage, moved
+from ..worker.outcomes import EFFECTS, Outcome, OutcomeKind, log_lost, log_outcome
 
 LEASE_S = 3600.0
 MAX_LISTED = 1_000_000
@@ -149,7 +145,7 @@ def _rolled_back_on_error() -> Iterator[None]:
 
 
 def _settle(layer: DurableLayer, message: IncomingMessage, outcome: Outcome) -> Ran:
-    if not outcome.settled and settle_one(layer, message.claim, outcome):
+    if not outcome.settled and EFFECTS[outcome.kind].settle(layer, [message.claim], outcome):
         log_lost(message)
         return Ran(message, "lost", "")
     return _ran(message, outcome)

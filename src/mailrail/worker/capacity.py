@@ -10,13 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..messages import Message
 from ..routes import Plan
+from ..transient import OUTAGES
 from .consume import ConsumerRun
+from .outcomes import Outcome, OutcomeKind
 from .pools import Threads
 from .rate_limiter import ChannelLimiter, limiter_of
 from .recycling import RecyclingLimits
@@ -24,24 +26,31 @@ from .recycling import RecyclingLimits
 RESERVED_FOR_S = 0.05
 """Seconds that a claim keeps from other loops what it claims for. A server that is well answers in one or two
 milliseconds."""
+WAITS_FOR = 4
+"""For so many times as long, a loop that waits for a thread has one left for it. It looks again each time."""
+
+Refusal = tuple[Message, Outcome]
 
 
 class Capacity:
     """Count what the claim loops of one worker share."""
 
     def __init__(
-        self, layer: DurableLayer, plans: Mapping[str, Plan], threads: Threads, recycling: RecyclingLimits
+        self,
+        layer: DurableLayer,
+        plans: Mapping[str, Plan],
+        threads: Threads,
+        recycling: RecyclingLimits | None = None,
     ) -> None:
         self.plans = plans
-        self._layer = layer
         self.threads = threads
         self.recycling = recycling
         self.lock = threading.Lock()
+        self._layer = layer
         self.slots = Counter({c: _concurrency(plan, layer, threads) for c, plan in plans.items()})
         self.is_shared = False
         """Is there more than one claim loop?"""
         self._shares: list[Share] = []
-        self._last: Share | None = None  # whose claim came last
 
     def share_of(self, layer: DurableLayer) -> Share:
         """Return the share of a new claim loop, which claims from this layer."""
@@ -69,33 +78,20 @@ class Capacity:
         return max(1, self.threads.size // max(1, len(self._shares)))
 
     def free_for(self, share: Share) -> int:
-        """Return how many threads this loop may claim for. Call it with the lock."""
-        free, others = self.threads.free, [other for other in self._shares if other is not share]
-        if not others:
-            return free
+        """Return how many threads this loop may claim for. Call it with the lock.
+
+        A loop that waits and has no thread goes before those that have claimed since it last did.
+        """
+        free = self.threads.size - self.threads.busy
+        if not self.is_shared:
+            return max(0, free)
+        others = [other for other in self._shares if other is not share]
         since = time.monotonic() - RESERVED_FOR_S
         free -= sum(other.reserved for other in others if other.reserved_at > since)
         waiting = [other for other in others if other.is_waiting]
         beyond = free - sum(max(0, self.fair - other.held) for other in waiting)
-        own = min(free, self.fair - share.held)
-        if self._last is share:  # a single thread goes round
-            own = min(own, free - sum(not other.held for other in waiting))
-        return max(0, beyond, own)
-
-    def reserve(self, share: Share, threads: int) -> int:
-        """Take up to this many threads for a claim, until ``unreserve``. Returns how many there were."""
-        if not self.is_shared:
-            return min(threads, self.threads.free)
-        with self.lock:
-            share.reserved = min(threads, self.free_for(share))
-            share.reserved_at, share.is_waiting, self._last = time.monotonic(), False, share
-            return share.reserved
-
-    def unreserve(self, share: Share) -> None:
-        """The claim is over, and what it got has started."""
-        share.reserved = 0
-        if self.is_shared:
-            self.wake_others(share)
+        first = sum(not other.held and other.claimed_at < share.claimed_at for other in waiting)
+        return max(0, beyond, min(free - first, self.fair - share.held))
 
     def wake_others(self, share: Share) -> None:
         """Wake the loops that wait for a thread."""
@@ -109,166 +105,211 @@ class Share:
 
     def __init__(self, capacity: Capacity, layer: DurableLayer) -> None:
         self.layer = layer
-        self.channels: Collection[str] = capacity.plans  # replaced, never changed: other threads read it
+        self._channels: Collection[str] = ()
         self.held = 0  # threads that run its consumers
         self.reserved = 0  # threads that its claim under way may need
         self.reserved_at = 0.0  # time.monotonic()
-        self.is_waiting = False  # something is due, and no thread was free
+        self.claimed_at = 0.0  # time.monotonic() when it last reserved threads for a claim
+        self._waits_until = 0.0  # time.monotonic()
         self._capacity = capacity
         self._limiters: dict[str, ChannelLimiter] = {}
-        self._away: LayerUnavailable | None = None  # why a limiter could not be asked
+        self.channels = capacity.plans
+
+    @property
+    def channels(self) -> Collection[str]:
+        """Return the channels that the loop claims from."""
+        return self._channels
+
+    @channels.setter
+    def channels(self, channels: Collection[str]) -> None:
+        plans = self._capacity.plans
+        new = {c: limiter_of(plans[c], self.layer) for c in channels if c not in self._limiters}
+        self._limiters = {**self._limiters, **{c: limiter for c, limiter in new.items() if limiter}}
+        self._channels = channels  # replaced, never changed: other threads read it
+
+    # -- what runs ----------------------------------------------------------------------------------------------
 
     def is_full(self, channel: str) -> bool:
         """Do as many consumers of this channel run as may?"""
         return self._capacity.slots[channel] <= 0
 
-    def take(self, run: ConsumerRun, on_thread: bool) -> None:
+    def take(self, run: ConsumerRun) -> None:
         """A consumer starts."""
         capacity = self._capacity
         with capacity.lock:
             capacity.slots[run.channel] -= 1
-            capacity.recycling.count(len(run.messages))
-            if on_thread:
+            if capacity.recycling is not None:
+                capacity.recycling.count(len(run.messages))
+            if not (run.is_isolated or run.route.is_async):
                 run.holds_thread = True
                 self.held += 1
                 capacity.threads.busy += 1
 
-    def give_back_thread(self, run: ConsumerRun) -> None:
-        """It needs its thread no longer. The thread says so itself, as the claim loop may hang just then."""
+    def give_back(self, run: ConsumerRun, slot: bool = True) -> None:
+        """A consumer has ended, or nobody waits for it any longer: its thread is free, and with ``slot`` its slot."""
         capacity = self._capacity
         with capacity.lock:
-            if not run.holds_thread:  # given back when its time was over
-                return
-            run.holds_thread = False
-            self.held -= 1
-            capacity.threads.busy -= 1
-        if capacity.is_shared:
+            capacity.slots[run.channel] += slot
+            if is_free := run.holds_thread:  # else it was given back before
+                run.holds_thread = False
+                self.held -= 1
+                capacity.threads.busy -= 1
+        if is_free and capacity.is_shared:
             capacity.wake_others(self)
 
-    def leave(self) -> None:
-        """The loop has ended."""
-        self._capacity.leave(self)
+    # -- claiming -----------------------------------------------------------------------------------------------
 
-    def give_back(self, channel: str) -> None:
-        """It has ended, or nobody waits for it any longer."""
-        with self._capacity.lock:
-            self._capacity.slots[channel] += 1
+    def room(self) -> tuple[dict[str, int], int]:
+        """Return how many messages may be claimed now, per channel with room and in all. Reserve threads for them.
 
-    @property
-    def limiters(self) -> Mapping[str, ChannelLimiter]:
-        """Return those of the channels that have a rate or a limiter."""
-        for channel in self.channels:
-            if channel not in self._limiters and (
-                limiter := limiter_of(self._capacity.plans[channel], self.layer)
-            ):
-                self._limiters[channel] = limiter
-        return self._limiters
-
-    def limits(self) -> dict[str, int]:
-        """Return the messages that may be claimed now, per channel with room."""
-        limits: dict[str, int] = {}
-        self._away = None
-        limiters = self.limiters
-        free = self._capacity.reserve(self, self._capacity.threads.size)
+        Sync consumers share the threads; async ones and batches are bounded by their channel alone. Raises what keeps
+        the only channels with room from being asked for the tokens of their rates.
+        """
+        capacity = self._capacity
+        free = self._reserve(capacity.threads.size)
+        limits, singles, wanted = dict[str, int](), 0, 0
+        error: LayerUnavailable | None = None
         for channel in self.channels:
             plan = self._capacity.plans[channel]
-            slots = self._capacity.slots[channel]
-            if not plan.is_async:
-                slots = min(slots, free)
+            slots = capacity.slots[channel] if plan.is_async else min(capacity.slots[channel], free)
             room = slots * (plan.batch or 1)
-            if room > 0 and channel in limiters:
-                room = self._allowed(limiters[channel], room)
+            if room > 0 and channel in self._limiters:
+                room, failure = self._allowed(channel, room)
+                error = error or failure
             if room > 0:
                 limits[channel] = room
-        return limits
+                singles += room if plan.takes_thread else 0
+                wanted += 0 if plan.is_async else slots
+        if error is not None and not limits:
+            raise error
+        threads = self._reserve(wanted, is_claim=True)
+        total = sum(limits.values()) - singles + min(threads, singles)
+        return limits, total if capacity.recycling is None else int(min(total, capacity.recycling.left))
 
-    def _allowed(self, limiter: ChannelLimiter, room: int) -> int:
-        """A bucket that is away keeps its own channel waiting, and no other."""
+    def _allowed(self, channel: str, room: int) -> tuple[int, LayerUnavailable | None]:
+        """A bucket that cannot be asked keeps its own channel waiting, and no other."""
+        limiter = self._limiters[channel]
         try:
-            return limiter.allow(room)
+            return limiter.allow(room), None
         except LayerUnavailable as error:
-            if not self.layer.is_sharded:
-                raise
-            self._away = error
             limiter.close()
-            return 0
+            return 0, error
 
-    def check(self) -> None:
-        """Raise what kept the last ``limits`` from knowing what a rate allows."""
-        if self._away is not None:
-            raise self._away
+    def _reserve(self, threads: int, is_claim: bool = False) -> int:
+        """Take up to this many threads for a claim, until ``done``. Returns how many there were."""
+        capacity = self._capacity
+        with capacity.lock:
+            self.reserved = min(threads, capacity.free_for(self))
+            self.reserved_at, self._waits_until = time.monotonic(), 0.0
+            if is_claim and self.reserved:
+                self.claimed_at = self.reserved_at
+            return self.reserved
 
-    def total(self, limits: Mapping[str, int]) -> int:
-        """Return how many messages may be claimed in all, and reserve the threads for them.
+    def done(self) -> None:
+        """The claim is over, and what it got has started."""
+        self.reserved = 0
+        if self._capacity.is_shared:
+            self._capacity.wake_others(self)
 
-        Sync consumers share the threads; async ones and batches are bounded by their channel alone.
-        """
-        singles = sum(limits[c] for c in limits if self._is_single(c))
-        others = sum(limits.values()) - singles
-        has_sync = any(not self._capacity.plans[c].is_async for c in limits)
-        reserved = self._capacity.reserve(self, self._capacity.threads.size if has_sync else 0)
-        return int(min(others + min(reserved, singles), self._capacity.recycling.left))
+    @property
+    def may_refuse(self) -> bool:
+        """Tell whether ``admit`` has to be asked."""
+        return self._capacity.is_shared or bool(self._limiters)
 
-    def over(self, claims: Sequence[Message]) -> list[Message]:
-        """Return the claims that may not start, as other loops have taken what they were claimed for.
+    def admit(self, claims: Sequence[Message]) -> tuple[Sequence[Message], Sequence[Refusal]]:
+        """Return the claims that may start, and those that their channel's rate, or the threads, do not allow."""
+        refusals: list[Refusal] = []
+        for limiter in self._limiters.values():
+            refusals += self._over_limit(limiter, claims)
+        if self._capacity.is_shared:
+            refused = {claim.id for claim, _ in refusals}
+            refusals += self._too_late([claim for claim in claims if claim.id not in refused])
+        if refusals:
+            refused = {claim.id for claim, _ in refusals}
+            claims = [claim for claim in claims if claim.id not in refused]
+        return claims, refusals
+
+    def _over_limit(self, limiter: ChannelLimiter, claims: Sequence[Message]) -> list[Refusal]:
+        over = [claim for claim in claims if claim.channel == limiter.channel]
+        try:
+            over = limiter.reconcile(over)
+        except OUTAGES:  # others may know what its rate allows
+            limiter.close()
+            outcome = Outcome(OutcomeKind.RELEASED, "its channel's rate cannot be asked just now")
+        else:
+            outcome = Outcome(
+                OutcomeKind.RELEASED, "its channel's rate or limiter allows no more", limiter.wait
+            )
+        return [(claim, outcome) for claim in over]
+
+    def _too_late(self, claims: Sequence[Message]) -> list[Refusal]:
+        """Return the claims for which other loops have taken the place.
 
         That is so where they came late, where their channel has just moved to another shard, and near a limit.
         """
         capacity = self._capacity
-        if not capacity.is_shared:
-            return []
         is_late = time.monotonic() - self.reserved_at > RESERVED_FOR_S
         with capacity.lock:
             threads = capacity.free_for(self) if is_late else len(claims)
-            slots, left = capacity.slots.copy(), capacity.recycling.left
-        over: list[Message] = []
+            slots = capacity.slots.copy()
+            left = len(claims) if capacity.recycling is None else capacity.recycling.left
+        outcome = Outcome(OutcomeKind.RELEASED, "its server took long, and no thread is left")
+        refusals: list[Refusal] = []
         for claim in claims:
-            takes_thread = self._is_single(claim.channel)
-            slot = 0 if self._capacity.plans[claim.channel].batch else 1
-            if left <= 0 or slots[claim.channel] < slot or (takes_thread and threads <= 0):
-                over.append(claim)
+            plan = self._capacity.plans[claim.channel]
+            slot = 0 if plan.batch else 1
+            if left <= 0 or slots[claim.channel] < slot or (plan.takes_thread and threads <= 0):
+                refusals.append((claim, outcome))
                 continue
-            left, threads = left - 1, threads - takes_thread
+            left, threads = left - 1, threads - plan.takes_thread
             slots[claim.channel] -= slot
-        return over
+        return refusals
 
-    def _is_single(self, channel: str) -> bool:
-        return not self._capacity.plans[channel].is_async and not self._capacity.plans[channel].batch
+    # -- waiting ------------------------------------------------------------------------------------------------
 
-    def done(self) -> None:
-        """The claim is over, and what it got has started."""
-        self._capacity.unreserve(self)
-
-    def look(self) -> None:
-        """Where no thread is free: wait for one if something is due, so that other loops leave some of theirs."""
-        if not self._capacity.is_shared:
-            return
-        waiting = [c for c in self.channels if not self._capacity.plans[c].is_async and self._is_open(c)]
-        with self._capacity.lock:
-            may_get_one = self.held < self._capacity.fair or self._capacity.threads.free > 0
-            may_wait = may_get_one and not self._capacity.free_for(self)
-        self.is_waiting = bool(waiting) and may_wait and self.layer.poll(waiting) == 0
-
-    def _is_open(self, channel: str) -> bool:
-        limiter = self._limiters.get(channel)
-        return self._capacity.slots[channel] > 0 and not (limiter and limiter.wait)
+    @property
+    def is_waiting(self) -> bool:
+        """Is something due, and no thread free for it? No longer after a while without a look: the server hangs."""
+        return time.monotonic() < self._waits_until
 
     def drainable(self) -> list[str]:
         """Return the channels that ``drain`` waits for: not those whose limiter lets nothing start yet."""
         limiters = self._limiters
         return [c for c in self.channels if c not in limiters or not limiters[c].defers]
 
-    def awaited(self) -> list[str]:
-        """Return the channels that could be claimed from, were something there; those out of tokens sleep."""
+    def awaited(self) -> tuple[list[str], float]:
+        """Return the channels that could be claimed from, were something there, and until when (time.monotonic())."""
         with self._capacity.lock:
             free = self._capacity.free_for(self)
-        if self._capacity.is_shared and not self.is_waiting and self.held < self._capacity.fair:
-            free = 1  # it will be, as others leave it a thread once something is due
-        return [c for c in self.channels if self._is_open(c) and (self._capacity.plans[c].is_async or free)]
+        moments = [limiter.open_at for limiter in self._limiters.values() if limiter.wait]
+        if self._capacity.is_shared and not free:
+            if self._wait_for_thread():
+                moments.append(
+                    time.monotonic() + RESERVED_FOR_S
+                )  # no one tells when a reservation has lapsed
+            else:
+                free = self.held < self._capacity.fair  # others leave it a thread once something is due
+        channels = [
+            c for c in self.channels if (self._capacity.plans[c].is_async or free) and self._is_open(c)
+        ]
+        return channels, min(moments, default=float("inf"))
 
-    def opening_times(self) -> Iterator[float]:
-        """When (time.monotonic()) the channels that are out of tokens get some."""
-        return (limiter.open_at for limiter in self._limiters.values() if limiter.wait)
+    def _wait_for_thread(self) -> bool:
+        """Wait for a thread if something is due, so that other loops leave some of theirs. Tell whether it waits."""
+        threads = self._capacity.threads
+        channels = [c for c in self.channels if not self._capacity.plans[c].is_async and self._is_open(c)]
+        may_get_one = self.held < self._capacity.fair or threads.busy < threads.size
+        is_due = bool(channels) and may_get_one and self.layer.poll(channels) == 0
+        self._waits_until = time.monotonic() + WAITS_FOR * RESERVED_FOR_S if is_due else 0.0
+        return is_due
+
+    def stop_waiting(self) -> None:
+        """Its server is away: the other loops need the threads."""
+        self._waits_until = 0.0
+
+    def _is_open(self, channel: str) -> bool:
+        limiter = self._limiters.get(channel)
+        return self._capacity.slots[channel] > 0 and not (limiter and limiter.wait)
 
 
 def _concurrency(plan: Plan, layer: DurableLayer, threads: Threads) -> int:

@@ -10,19 +10,21 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from ..layers import get_layer
 from ..messages import Message
 from ..routing import Routing
 from ..selection import Selection
 from .connections import prepare_process
+from .isolated import IsolatedRuns
 from .log import logger
 from .recycling import RecyclingLimits
 from .reload import AT_ONCE, SIGNALS, Invocation, Origin
 from .worker import Worker, new_worker_id
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 WELL = 74
 """Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
@@ -47,14 +49,6 @@ class Job:
     lifeline: int | None = None  # a file descriptor; its end means: stop
     invocation: Invocation | None = None  # how to start it again at SIGHUP; None: stop instead
     origin: Origin | None = None  # of a successor: the first process
-
-
-ClaimName: TypeAlias = tuple[UUID, int | None]
-
-
-def claim_name(claim: Message) -> ClaimName:
-    """What tells a claim from an earlier one of the same message, and from others of the same call."""
-    return claim.id, claim.token
 
 
 def child_main(
@@ -93,22 +87,22 @@ def _run_worker(job: Job, name: str, link: Connection, message: Message | None) 
     prepare_process()
     layer = get_layer(job.layer)
     routing = Routing.of_layer(job.layer).with_applications(job.channels.names or ())
-    link_end = _Link(link)
+    isolated_runs = IsolatedRuns(link)
     worker = Worker(
         layer,
         routing,
         job.channels if message is None else [message.channel],
         worker_id=name,
         threads=job.threads if message is None else 1,
-        isolated_runs=link_end if message is None else None,
+        isolated_runs=isolated_runs if message is None else None,
         drain=job.drain,
         adopted=None if message is None else [message],
-        recycling=RecyclingLimits(job.max_messages, job.max_memory) if message is None else None,
+        recycling=RecyclingLimits.of(job.max_messages, job.max_memory) if message is None else None,
     )
     signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
     signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    link_end.listen(worker.stop)
+    isolated_runs.listen(worker.stop)
     worker.run()
     return RECYCLED if worker.should_recycle and message is None else WELL
 
@@ -123,40 +117,3 @@ class _Stopper:
     def __call__(self, number: int, frame: Any) -> None:
         # Not here: the handler may have interrupted the very code that holds the lock it would wait for.
         threading.Thread(target=self._stop, args=(self._timeout,), daemon=True).start()
-
-
-class _Link:
-    """The worker's end of the pipe to its supervisor."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._sending = threading.Lock()  # several claim loops write, and a long message takes two steps
-        self._waiting: dict[ClaimName, Callable[[bool | None], None]] = {}
-
-    def run(self, message: Message, ended: Callable[[bool | None], None]) -> None:
-        """Have the supervisor run a claim in a process of its own, and report by ``ended`` how that went."""
-        self._waiting[claim_name(message)] = ended
-        try:
-            with self._sending:
-                self._connection.send(message)
-        except OSError:  # the supervisor is gone; the reading thread tells
-            self._waiting.pop(claim_name(message))(None)
-
-    def cancel_pending(self) -> None:
-        """Ask the supervisor to return what it has not started."""
-        with suppress(OSError), self._sending:  # it is gone; the reading thread tells
-            self._connection.send(None)
-
-    def listen(self, on_end: Callable[[], None]) -> None:
-        """Start to read answers; the supervisor's end is ours, too."""
-        threading.Thread(target=self._read, args=(on_end,), name="mailrail-link", daemon=True).start()
-
-    def _read(self, on_end: Callable[[], None]) -> None:
-        while True:
-            try:
-                name, well = self._connection.recv()
-            except (EOFError, OSError):
-                logger.error("the supervisor is gone; stopping")
-                on_end()
-                return
-            self._waiting.pop(name)(well)

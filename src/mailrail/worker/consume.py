@@ -1,4 +1,7 @@
-"""Running a consumer, and reading what it did as an outcome. Nothing a consumer does gets past this module."""
+"""Running a consumer, and reading what it did as an outcome. Nothing a consumer does gets past this module.
+
+Before that, a claim is checked: can it be read, was it lost too often, which route takes it?
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,55 @@ from django.db import close_old_connections, transaction
 from ..conf import settings
 from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
-from ..routes import Route
+from ..messages import Message
+from ..routes import Plan, Route
 from ..signals import message_started
-from .events import send_started
-from .execution_context import execution_context
-from .incoming import IncomingMessage
-from .leases import OUTAGES
+from ..transient import OUTAGES
+from .incoming import IncomingMessage, current_message
 from .log import logger
-from .outcomes import Outcome, OutcomeKind
+from .outcomes import Outcome, OutcomeKind, send_signal
 
+FINISHED = Outcome(OutcomeKind.FINISHED)
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
 """Seconds an async consumer gets to end once its limit is over and it was cancelled."""
 RELEASED_FOR = 1.0
 """Seconds until a message is due again whose transaction could not be begun."""
+LOST_TOO_OFTEN = (
+    "It was lost {} times: each time its worker process died, or stopped renewing the lease, while it ran. Its "
+    "consumer may crash the process (a segmentation fault, os._exit, memory running out)."
+)
+
+
+def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route, dict[str, str]]:
+    """Return the route that takes a claim and its consumer's keyword arguments, or the outcome of a claim without one.
+
+    ``lease``: the seconds for which it was claimed.
+    """
+    if claim.defect:
+        return Outcome(OutcomeKind.BURIED, f"The message cannot be read: {claim.defect}.")
+    if claim.losses and claim.losses >= plan.max_losses:
+        return Outcome(OutcomeKind.BURIED, LOST_TOO_OFTEN.format(claim.losses))
+    try:
+        return plan.match(claim) or _keep(claim, lease)
+    except Exception as error:  # a project's filter may raise anything for a content it does not expect
+        return _reject(claim, error)
+
+
+def _keep(claim: Message, lease: float) -> Outcome:
+    """Release a claim that no route matches, to be checked again in 1 s to 1 h: as long as it has waited so far."""
+    claimed_at = claim.claimed_until - lease  # on the storage's clock, both
+    age = claimed_at - (claim.sent_at or 0)
+    error_text = f"no route of channel {claim.channel!r} matches its content; it is kept"
+    return Outcome(OutcomeKind.RELEASED, error_text, min(3600.0, max(1.0, age)))
+
+
+def _reject(claim: Message, error: Exception) -> Outcome:
+    """Retry a claim whose filters raised, and bury it after the default number of attempts."""
+    if claim.attempt >= settings.attempts:
+        return Outcome(OutcomeKind.BURIED, describe(error))
+    delay = min(settings.backoff_max, settings.backoff * 2.0 ** min(claim.attempt, 60))
+    return Outcome(OutcomeKind.RETRIED, describe(error), delay)
 
 
 class ConsumerRun:
@@ -41,8 +79,11 @@ class ConsumerRun:
         "_lock",
         "_undo",
         "arguments",
+        "channel",
         "holds_thread",
-        "in_pool",
+        "is_isolated",
+        "limit",
+        "message",
         "messages",
         "overdue_at",
         "route",
@@ -53,22 +94,16 @@ class ConsumerRun:
         self.route = route
         self.messages = messages
         self.arguments = arguments
+        self.channel = messages[0].claim.channel
+        self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
+        self.limit: float | None = route.policy.timeout or settings.timeout  # seconds this run may take
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
-        self.in_pool = True  # False: it runs in a process of its own
+        self.is_isolated = False  # it runs in a process of its own, which settles it
         self._lock = threading.Lock()
         self._undo: Callable[[], None] | None = None  # while its transaction is open
         self._abandoned = False
-
-    @property
-    def channel(self) -> str:
-        return self.messages[0].channel
-
-    @property
-    def limit(self) -> float | None:
-        """Seconds this run may take."""
-        return self.route.policy.timeout or settings.timeout
 
     @property
     def is_committed(self) -> bool:
@@ -77,31 +112,40 @@ class ConsumerRun:
 
     def announce(self) -> None:
         for message in self.messages:
-            send_started(message)
+            send_signal(message_started, self.channel, message=message)
 
     def begin(self) -> None:
         self.started_at = time.monotonic()
-        if (limit := self.limit) is not None:
+        if self.limit is not None:
             # Async ones end by themselves at the limit, unless they hold the loop.
-            self.overdue_at = self.started_at + limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
+            self.overdue_at = (
+                self.started_at + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
+            )
         for message in self.messages:
             message.started_at = self.started_at
 
     def call(self) -> Any:
-        subject = self.messages[0] if self.route.policy.batch is None else list(self.messages)
+        subject = list(self.messages) if self.message is None else self.message
         return self.route.consume(subject, **self.arguments)
 
     def succeed(self) -> None:
         """Returning finishes what the consumer has not settled itself."""
         for message in self.messages:
-            message.decide(Outcome(OutcomeKind.FINISHED))
+            if message.outcome is None:
+                message.decide(FINISHED)
 
     def fail(self, error: BaseException) -> None:
         """Raising settles the rest: retried, buried after the last attempt, or discarded."""
         several = len(self.messages) > 1
         for message in self.messages:
-            if message.outcome is None:
-                message.decide(self._verdict(message, error, alone=several))
+            if message.outcome is not None:
+                continue
+            if isinstance(error, Discard):
+                message.decide(Outcome(OutcomeKind.DISCARDED, describe(error, whole=False)))
+                continue
+            # A kind of Retry may have an __init__ of its own that leaves out ours.
+            after = getattr(error, "after", None) if isinstance(error, Retry) else None
+            message.decide(message.failed(describe(error), after, alone=several))
 
     def cut_off(self, error: BaseException) -> None:
         """Something outside has ended it: a failure if its consumer had begun, no attempt if it had not."""
@@ -138,13 +182,6 @@ class ConsumerRun:
             if self._undo is not None:
                 self._undo()
 
-    def _verdict(self, message: IncomingMessage, error: BaseException, alone: bool) -> Outcome:
-        if isinstance(error, Discard):
-            return Outcome(OutcomeKind.DISCARDED, describe(error, whole=False))
-        # A kind of Retry may have an __init__ of its own that leaves out ours.
-        after = getattr(error, "after", None) if isinstance(error, Retry) else None
-        return message.failed(describe(error), after, alone)
-
 
 def describe(error: BaseException, whole: bool = True) -> str:
     """The traceback as text, its end if it is long; or what the exception says. Never raises, whatever that does."""
@@ -157,19 +194,23 @@ def describe(error: BaseException, whole: bool = True) -> str:
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    try:
+    if message_started.receivers:
         run.announce()
-        with execution_context(run.route, run.messages):
-            if run.route.policy.atomic:
-                _run_atomic(run, layer)
-            else:
-                run.begin()
-                _await_stray(run, run.call())
+    before = current_message.set(run.message)
+    try:
+        if run.route.policy.atomic:
+            _run_atomic(run, layer)
+        else:
+            run.begin()
+            if (result := run.call()) is not None:
+                _await_stray(run, result)
         run.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
-        if run.is_committed:
+        if run.route.policy.atomic and run.is_committed:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", run.messages[0])
         run.fail(error)
+    finally:
+        current_message.reset(before)
 
 
 class _RollBack(Exception):
@@ -227,17 +268,18 @@ def _await_stray(run: ConsumerRun, result: Any) -> None:
 
 async def run_on_loop(run: ConsumerRun) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing."""
-    scope = asyncio.timeout(None)
+    scope, before = asyncio.timeout(None), current_message.set(None)
     try:
-        await _announce(run)
+        if message_started.receivers:
+            await sync_to_async(_announce_aside)(run)
+        current_message.set(run.message)
         run.begin()
-        with execution_context(run.route, run.messages):
-            async with scope:
-                if run.limit is not None:  # from here on: the receivers' time is no part of the run
-                    scope.reschedule(asyncio.get_running_loop().time() + run.limit)
-                result = run.call()
-                if inspect.isawaitable(result):
-                    await result
+        async with scope:
+            if run.limit is not None:  # from here on: the receivers' time is no part of the run
+                scope.reschedule(asyncio.get_running_loop().time() + run.limit)
+            result = run.call()
+            if inspect.isawaitable(result):
+                await result
         run.succeed()
     except TimeoutError as error:
         if scope.expired():
@@ -246,16 +288,14 @@ async def run_on_loop(run: ConsumerRun) -> None:
             run.fail(error)
     except BaseException as error:
         run.cut_off(error)
+    finally:
+        with suppress(ValueError):  # destroyed unfinished, in another context
+            current_message.reset(before)
 
 
-async def _announce(run: ConsumerRun) -> None:
+def _announce_aside(run: ConsumerRun) -> None:
     """Receivers of signals are sync code, which Django keeps from the database on a thread with an event loop."""
-
-    def announce() -> None:
-        try:
-            run.announce()
-        finally:
-            close_old_connections()
-
-    if message_started.receivers:
-        await sync_to_async(announce)()
+    try:
+        run.announce()
+    finally:
+        close_old_connections()

@@ -1,9 +1,11 @@
-"""What a consumer gets: the message, and the ways to say what becomes of it."""
+"""What a consumer gets: the message, the ways to say what becomes of it, and which run it is part of."""
 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,11 +18,23 @@ from ..routes import Route
 from .log import logger
 from .outcomes import Outcome, OutcomeKind
 
+moved: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
+"""Seconds by which a test has moved all stored times (``mailrail.testing.advance``), also the message's own."""
+
 
 class IncomingMessage:
     """A claimed message, as its consumer sees it. Reads like a dictionary of its content, too."""
 
-    __slots__ = ("_claim", "_on_outcome", "_route", "outcome", "started_at", "taken")
+    __slots__ = (
+        "_execution",
+        "_on_outcome",
+        "_route",
+        "claim",
+        "outcome",
+        "started_at",
+        "taken",
+        "unanswered_until",
+    )
 
     def __init__(
         self,
@@ -28,12 +42,15 @@ class IncomingMessage:
         route: Route | None = None,
         on_outcome: Callable[[IncomingMessage], None] | None = None,
     ) -> None:
-        self._claim = claim
+        self.claim = claim  # for layers
         self._route = route
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
         self.started_at: float | None = None  # time.monotonic()
         self.taken = False  # the settler has it
+        # By leases.clock(): a try to settle it may have worked, and nobody else has had it until then.
+        self.unanswered_until = 0.0
+        self._execution: ExecutionContext | None = None
 
     def __repr__(self) -> str:
         return f"<message {self.id} on {self.channel}, attempt {self.attempt}>"
@@ -41,71 +58,66 @@ class IncomingMessage:
     @property
     def id(self) -> UUID:
         """The id that ``send`` returned."""
-        return self._claim.id
+        return self.claim.id
 
     @property
     def channel(self) -> str:
         """The channel's name."""
-        return self._claim.channel
+        return self.claim.channel
 
     @property
     def content(self) -> Content:
         """What was sent."""
-        return self._claim.content
+        return self.claim.content
 
     @property
     def headers(self) -> Content:
         """What was sent beside the content: trace context, tenant, language."""
-        return self._claim.headers
+        return self.claim.headers
 
     @property
     def attempt(self) -> int:
         """1 in the first run. Runs that a dying process took with it are not counted."""
-        return self._claim.attempt
+        return self.claim.attempt
 
     @property
     def losses(self) -> int:
         """How often a run ended with its process, or with nobody knowing how."""
-        return self._claim.losses
+        return self.claim.losses
 
     @property
     def key(self) -> str | None:
-        return self._claim.key
+        return self.claim.key
 
     @property
     def lane(self) -> str | None:
-        return self._claim.lane
+        return self.claim.lane
 
     @property
     def priority(self) -> int:
-        return self._claim.priority
+        return self.claim.priority
 
     @property
     def sent_at(self) -> datetime:
         """When the layer accepted it; aware, or local time with ``USE_TZ = False``."""
-        return from_timestamp(self._claim.sent_at or 0)
-
-    @property
-    def claim(self) -> Message:
-        """The claim behind it, for layers."""
-        return self._claim
+        return from_timestamp(self.claim.sent_at or 0)
 
     # -- as a dictionary ----------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Any:
-        return self._claim.content[name]
+        return self.claim.content[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._claim.content
+        return name in self.claim.content
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._claim.content)
+        return iter(self.claim.content)
 
     def __len__(self) -> int:
-        return len(self._claim.content)
+        return len(self.claim.content)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self._claim.content.get(name, default)
+        return self.claim.content.get(name, default)
 
     # -- what becomes of it -------------------------------------------------------------------------------------
 
@@ -149,11 +161,11 @@ class IncomingMessage:
     def failed(self, error: str, after: float | None = None, alone: bool = False) -> Outcome:
         """The outcome of a failed run: retried after that delay or the route's own, or buried after the last."""
         assert self._route is not None
-        if self.attempt >= self._route.attempts_for(self._claim):
+        attempt = self.claim.attempt
+        if attempt >= self._route.attempts_for(self.claim):
             return Outcome(OutcomeKind.BURIED, error)
-        return Outcome(
-            OutcomeKind.RETRIED, error, _delay(self._route, self.attempt) if after is None else after, alone
-        )
+        delay = _delay(self._route, attempt) if after is None else after
+        return Outcome(OutcomeKind.RETRIED, error, delay, alone)
 
     def decide(self, outcome: Outcome) -> bool:
         """Set the outcome unless there is one. For the worker: time limits race with consumers."""
@@ -177,3 +189,38 @@ def _delay(route: Route, attempt: int) -> float:
 
 
 _deciding = threading.Lock()
+
+
+class ExecutionContext:
+    """Describe one run of a consumer for one message, so that a later run for it does not send the same again."""
+
+    def __init__(self, message: IncomingMessage) -> None:
+        self.message = message
+        self._ordinals: defaultdict[str, set[int]] = defaultdict(set)
+
+    @property
+    def key(self) -> str:
+        """Return a name of the send that brought the message: the same in each of its runs.
+
+        A message whose id comes from its content has the same id when it is sent anew, so the name has the time, too.
+        """
+        accepted = (self.message.claim.sent_at or 0.0) + moved.get()
+        return f"{self.message.id}:{round(accepted * 1000)}"
+
+    def ordinals(self, digest: str) -> set[int]:
+        """Return the numbers of the equal items that this run has sent so far; the caller adds to them."""
+        return self._ordinals[digest]
+
+
+current_message: ContextVar[IncomingMessage | None] = ContextVar("mailrail.run", default=None)
+"""The message for which the calling code runs; ``None`` outside consumers and in batches of many messages."""
+
+
+def current_execution() -> ExecutionContext | None:
+    """Return the run that the calling code is part of; ``None`` outside consumers and in batches of many messages."""
+    message = current_message.get()
+    if message is None:
+        return None
+    if message._execution is None:
+        message._execution = ExecutionContext(message)
+    return message._execution

@@ -9,23 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import Error
-
+from ..backoff import Backoff
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..messages import Content, Message
-from ..transient import is_transient
+from ..transient import OUTAGES, is_outage
 from .connections import close_connections, own_connection
 from .log import logger
 
 HEARTBEAT_EVERY = 5.0
-OUTAGES = (LayerUnavailable, Error, OSError)
-"""What layers raise of their server or file. No worker ends over it: it tries again, whatever it is."""
-
-
-def is_outage(error: BaseException) -> bool:
-    """Tell whether waiting helps, as opposed to a statement that will be refused again."""
-    return isinstance(error, OSError) or is_transient(error)
+PATIENCE_S = 1.0
+"""Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
 
 def clock() -> float:
@@ -36,8 +30,8 @@ def clock() -> float:
 @dataclass(slots=True)
 class _Kept:
     claim: Message
+    lease: float
     renewed_at: float  # by clock()
-    asked_at: float  # the same, or later: somebody else may have it, of which nobody was told
 
 
 class LeaseKeeper:
@@ -52,15 +46,18 @@ class LeaseKeeper:
     ) -> None:
         self._layer = layer
         self._worker = worker
-        self._leases = leases
+        self.leases = leases
+        """Seconds by channel; replaced, never changed: the claim loop and the thread read it."""
         self._describe = describe
+        self.late_at = float("inf")
+        """The earliest moment, by ``clock``, when ``catch_up`` may have something to do."""
         self._kept: dict[UUID, _Kept] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
+        self._every = min([*leases.values(), HEARTBEAT_EVERY * 3]) / 12
         self._beaten_at = float("-inf")
-        self._in_outage = False
-        self._away: frozenset[str] = frozenset()  # channels whose part of the layer could not be reached
+        self._backoff = Backoff(self._every, self._every)
 
     def start(self) -> None:
         self._thread.start()
@@ -70,15 +67,13 @@ class LeaseKeeper:
         self._thread.join(timeout=5)
 
     def keep(self, claims: Iterable[Message], since: float | None = None) -> None:
-        """Renew these from now on. ``since``: when their leases began at the earliest, by ``catch_up``."""
+        """Renew these from now on. ``since``: when their leases began at the earliest, by ``clock``."""
         since = clock() if since is None else since
         with self._lock:
             for claim in claims:
-                self._kept[claim.id] = _Kept(claim, since, since)
-
-    def lease(self, leases: Mapping[str, float]) -> None:
-        """Replace the leases of the channels, in seconds: there are more of them now."""
-        self._leases = leases
+                lease = self.leases[claim.channel]
+                self._kept[claim.id] = _Kept(claim, lease, since)
+                self.late_at = min(self.late_at, since + lease * 2 / 3)
 
     def safe_until(self, claim: Message) -> float:
         """Until then, by ``clock``, nobody else can have claimed this message."""
@@ -86,85 +81,95 @@ class LeaseKeeper:
             kept = self._kept.get(claim.id)
             if kept is None or kept.claim.token != claim.token:
                 return 0.0
-            return kept.renewed_at + self._leases[claim.channel]
+            return kept.renewed_at + kept.lease
 
-    def forget(self, claim: Message) -> None:
-        """Settled, or about to be. A newer claim of the same message stays."""
+    def forget(self, claims: Iterable[Message]) -> None:
+        """Settled, or about to be. Newer claims of the same messages stay."""
         with self._lock:
-            kept = self._kept.get(claim.id)
-            if kept is not None and kept.claim.token == claim.token:
-                del self._kept[claim.id]
+            for claim in claims:
+                kept = self._kept.get(claim.id)
+                if kept is not None and kept.claim.token == claim.token:
+                    del self._kept[claim.id]
 
-    def catch_up(self) -> float:
+    def catch_up(self, limits: dict[str, int]) -> dict[str, int]:
         """Renew before anybody here claims, if this process stood still for so long that its own claims may lapse.
 
-        Returns the moment from which on the leases of what is claimed next may count.
+        Returns the limits without the channels whose claims could not be renewed: there, what is claimed may be what
+        runs here. Raises why, if no channel is left.
         """
-        if self._is_late():
-            try:
-                self._renew()
-            except LayerUnavailable as error:
-                if error.channels is None:
-                    raise
-        return clock()
+        if not self._late():
+            return limits
+        try:
+            self._renew()
+        except LayerUnavailable:
+            late = self._late()
+            limits = {channel: limit for channel, limit in limits.items() if channel not in late}
+            if not limits:
+                raise
+        return limits
 
-    def _is_late(self) -> bool:
-        now = clock()
+    def _late(self) -> set[str]:
+        """Return the channels of claims whose lease is two thirds over."""
         with self._lock:
-            return any(
-                now - k.asked_at >= self._leases[k.claim.channel] * 2 / 3
-                for k in self._kept.values()
-                if k.claim.channel not in self._away
-            )
+            late_at = {k.claim.id: k.renewed_at + k.lease * 2 / 3 for k in self._kept.values()}
+            self.late_at = min(late_at.values(), default=float("inf"))
+            now = clock()
+            return {k.claim.channel for k in self._kept.values() if now >= late_at[k.claim.id]}
 
     def _run(self) -> None:
         with own_connection(self._layer):
-            self._keep_on()
-
-    def _keep_on(self) -> None:
-        every = min([*self._leases.values(), HEARTBEAT_EVERY * 3]) / 12
-        while not self._over.wait(every):
-            try:
-                self._renew()
-                self._beat()
-                self._in_outage = False
-            except Exception as error:
-                self._tell(error)
-                close_connections()
-        self._say_goodbye()
+            while not self._over.wait(self._every):
+                try:
+                    self._renew()
+                    self._beat()
+                    self._backoff.succeeded()
+                except Exception as error:
+                    self._tell(error)
+                    close_connections()
+            self._say_goodbye()
 
     def _tell(self, error: Exception) -> None:
         """Log the first error of those in a row."""
-        if not self._in_outage:
-            if is_outage(error):
-                logger.warning("leases cannot be renewed just now, trying again: %s", error)
-            else:
-                logger.error("renewing leases failed, trying again", exc_info=error)
-        self._in_outage = True
+        if not self._backoff.failed():
+            return
+        if is_outage(error):
+            logger.warning("leases cannot be renewed just now, trying again: %s", error)
+        else:
+            logger.error("renewing leases failed, trying again", exc_info=error)
 
     def _renew(self) -> None:
+        """Renew what is due. Where all at once fails, renew channel by channel: on a cluster, slots move one by one."""
         now = clock()
         with self._lock:
-            due = [k for k in self._kept.values() if now - k.asked_at >= self._leases[k.claim.channel] / 3]
+            due = [k for k in self._kept.values() if now - k.renewed_at >= k.lease / 3]
         if not due:
             return
         try:
-            lost = self._layer.renew([kept.claim for kept in due], self._leases)
-        except LayerUnavailable as error:
-            self._part_is_away(error.channels, due, now)
-            raise
-        self._away = frozenset()
-        for kept in due:
-            kept.renewed_at = kept.asked_at = now
-        for claim in lost:
-            self.forget(claim)
+            self._renew_together(due, now)
+        except LayerUnavailable:
+            if not self._renew_apart(due, now):
+                raise
 
-    def _part_is_away(self, channels: frozenset[str] | None, due: Iterable[_Kept], now: float) -> None:
-        """The claims of other channels were renewed, or are lost."""
-        self._away = channels or frozenset()
+    def _renew_apart(self, due: Iterable[_Kept], now: float) -> bool:
+        """Tell whether that has worked for all of several channels."""
+        by_channel: dict[str, list[_Kept]] = {}
         for kept in due:
-            if channels is not None and kept.claim.channel not in channels:
-                kept.asked_at = now
+            by_channel.setdefault(kept.claim.channel, []).append(kept)
+        are_renewed = len(by_channel) > 1
+        for group in by_channel.values() if are_renewed else ():
+            if clock() - now > PATIENCE_S:
+                return False
+            try:
+                self._renew_together(group, now)
+            except LayerUnavailable:
+                are_renewed = False
+        return are_renewed
+
+    def _renew_together(self, due: list[_Kept], now: float) -> None:
+        lost = self._layer.renew([kept.claim for kept in due], self.leases)
+        for kept in due:
+            kept.renewed_at = now
+        self.forget(lost)
 
     def _beat(self) -> None:
         if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
@@ -172,11 +177,9 @@ class LeaseKeeper:
             self._beaten_at = time.monotonic()
 
     def _say_goodbye(self) -> None:
-        if self._describe is None:
-            close_connections()
-            return
         try:
-            self._layer.heartbeat(self._worker, None)
+            if self._describe is not None:
+                self._layer.heartbeat(self._worker, None)
         except OUTAGES as error:
             logger.debug("could not say goodbye: %s", error)
         finally:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
+from ..backoff import Backoff
 from ..conf import settings
-from ..errors import LayerUnavailable
 from ..layers import DurableLayer
 from ..reconciliation import Reconciler, ScanPosition, reconcilers, take_turn
+from ..signals import worker_maintenance
+from ..transient import is_outage
 from .connections import close_connections, own_connection, tidy_after
-from .events import send_maintenance
-from .leases import is_outage
 from .log import logger
+from .outcomes import send_signal
 
 RELAY_EVERY = 1.0
 """Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
@@ -51,7 +52,7 @@ class Maintenance:
         self._reconcilers = [(each, ScanPosition()) for each in found]
         self._reconcile_at = time.monotonic() + RELAY_EVERY
         self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
-        self._failures = 0
+        self._backoff = Backoff(RELAY_EVERY * 2, LONGEST_WAIT, jitter=0.25)
 
     def start(self, only_look: bool = False) -> None:
         """``only_look``: leave the outbox and reconciliation to others."""
@@ -72,64 +73,43 @@ class Maintenance:
 
     def _pause(self) -> float:
         """Seconds until the next look; not in all processes at the same moment."""
-        if self._failures:
-            return min(LONGEST_WAIT, RELAY_EVERY * 2.0 ** min(self._failures, 10)) * random.uniform(0.75, 1)
+        if self._backoff.failures:
+            return self._backoff.delay
         if self._layer.outbox and not self._only_looks:
             return RELAY_EVERY * random.uniform(0.75, 1)
         reconcile_at = self._reconcile_at if self._reconcilers and not self._only_looks else float("inf")
         return max(0.0, min(self._look_at, reconcile_at) - time.monotonic())
 
     def _round(self) -> None:
+        """Do what is due, and say once what cannot be done just now."""
         try:
-            if not self._only_looks:
-                self._move()
-            if time.monotonic() >= self._look_at:
-                self._look_at = time.monotonic() + LOOK_EVERY
-                with own_connection(self._layer):
-                    self._look()
-                for channel in self.channels:
-                    send_maintenance(channel)
-                close_connections()  # not needed for a while
-            self._failures = 0
+            own = () if self._only_looks else (self._relay, self._reconcile)
+            _do_all((*own, self._look_around))
+            self._backoff.succeeded()
         except Exception as error:
-            if not self._failures:
-                trace = None if is_outage(error) else error
+            if self._backoff.failed():
                 logger.warning(
                     "the outbox, reconciliation and the look at all channels have to wait: %s",
                     error,
-                    exc_info=trace,
+                    exc_info=None if is_outage(error) else error,
                 )
-            self._failures += 1
             close_connections()
         finally:
             tidy_after()
 
-    def _move(self) -> None:
-        away: list[LayerUnavailable] = []
+    def _relay(self) -> None:
         if self._layer.outbox and self._layer.outbox.is_due:
-            self._try(self._layer.outbox.relay, away)
-        if self._reconcilers and time.monotonic() >= self._reconcile_at:
-            self._reconcile(away)
-        if away:
-            raise away[0]
+            self._layer.outbox.relay()
 
-    def _try(self, do: Callable[[], object], away: list[LayerUnavailable]) -> None:
-        """Where only a part of the layer may be away, the rest goes on; the error is for later."""
-        try:
-            do()
-        except LayerUnavailable as error:
-            if not self._layer.is_sharded:
-                raise
-            away.append(error)
-
-    def _reconcile(self, away: list[LayerUnavailable]) -> None:
+    def _reconcile(self) -> None:
         every = settings.reconcile_every
-        assert every is not None  # else there are no reconcilers
-        if take_turn(self._layer):
-            for reconciler, place in self._reconcilers:
-                self._try(partial(self._run_one, reconciler, place), away)
-        close_connections()  # not needed for a while
+        if every is None or not self._reconcilers or time.monotonic() < self._reconcile_at:
+            return
+        is_ours = take_turn(self._layer)
         self._reconcile_at = time.monotonic() + every
+        if is_ours:
+            _do_all(partial(self._run_one, reconciler, place) for reconciler, place in self._reconcilers)
+        close_connections()  # not needed for a while
 
     def _run_one(self, reconciler: Reconciler, place: ScanPosition) -> None:
         """What an app's function raises is its own matter, and keeps nothing else from running."""
@@ -139,3 +119,25 @@ class Maintenance:
             if is_outage(error):
                 raise
             logger.exception("%s failed", reconciler.name)
+
+    def _look_around(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY
+        with own_connection(self._layer):
+            self._look()
+        for channel in self.channels:
+            send_signal(worker_maintenance, channel)
+        close_connections()  # not needed for a while
+
+
+def _do_all(tasks: Iterable[Callable[[], object]]) -> None:
+    """Do all of them, and raise the first error then: each may need another server."""
+    errors: list[Exception] = []
+    for task in tasks:
+        try:
+            task()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

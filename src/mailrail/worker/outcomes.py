@@ -1,15 +1,29 @@
-"""What can become of a claim, and what follows from it: the verb of the layer, the level of the log, the signal."""
+"""What can become of a claim, and what follows: the verb of the layer, one line of the log, the signals.
+
+This is the one place that publishes what became of a message.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from ..layers import DurableLayer
 from ..messages import Message
-from ..signals import ChannelSignal, message_buried, message_retried
+from ..signals import ChannelSignal, message_buried, message_finished, message_retried
+from ..terminal import Escaped, escape_control_characters
+from ..tracebacks import first_line
+from .log import logger
+
+if TYPE_CHECKING:
+    from .incoming import IncomingMessage
+
+LONGEST_REASON = 300
+"""Characters of a reason in a line of the log. The record's ``error`` has the whole text, and so has the message."""
 
 
 class OutcomeKind(StrEnum):
@@ -38,35 +52,96 @@ class Outcome:
     is_logged: bool = False  # the consumer's own log says what came of it
 
 
-Settle = Callable[[DurableLayer, Message, Outcome], list[Message]]
-"""Settles one claim in the layer. Returns it if it was lost."""
+Settle = Callable[[DurableLayer, Sequence[Message], Outcome], list[Message]]
+"""Settles claims with equal outcomes in the layer. Returns those that were lost."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What follows from an outcome. ``None``: nothing to settle, nothing to log, no signal of its own."""
+    """What follows from an outcome. ``None``: nothing to log, no signal of its own."""
 
-    settle: Settle | None
+    settle: Settle
     level: int | None
     signal: ChannelSignal | None = None
 
 
 EFFECTS = {
-    OutcomeKind.FINISHED: Effect(lambda layer, claim, _: layer.finish([claim]), logging.INFO),
-    OutcomeKind.DISCARDED: Effect(lambda layer, claim, _: layer.finish([claim]), logging.WARNING),
+    OutcomeKind.FINISHED: Effect(lambda layer, claims, _: layer.finish(claims), logging.INFO),
+    OutcomeKind.DISCARDED: Effect(lambda layer, claims, _: layer.finish(claims), logging.WARNING),
     OutcomeKind.RETRIED: Effect(
-        lambda layer, claim, outcome: layer.retry(claim, outcome.delay, outcome.error, outcome.alone),
+        lambda layer, claims, outcome: layer.retry(claims[0], outcome.delay, outcome.error, outcome.alone),
         logging.WARNING,
         message_retried,
     ),
     OutcomeKind.BURIED: Effect(
-        lambda layer, claim, outcome: layer.bury(claim, outcome.error), logging.ERROR, message_buried
+        lambda layer, claims, outcome: layer.bury(claims[0], outcome.error), logging.ERROR, message_buried
     ),
     OutcomeKind.RELEASED: Effect(
-        lambda layer, claim, outcome: layer.release([claim], outcome.delay), logging.INFO
+        lambda layer, claims, outcome: layer.release(claims, outcome.delay), logging.INFO
     ),
-    OutcomeKind.EXPIRED: Effect(None, logging.WARNING),
-    OutcomeKind.LOST: Effect(None, logging.WARNING),
-    OutcomeKind.ISOLATED: Effect(None, None),
-    OutcomeKind.LAPSED: Effect(lambda layer, claim, _: layer.renew([claim], 0.0), None),
+    OutcomeKind.EXPIRED: Effect(lambda *settled: [], logging.WARNING),
+    OutcomeKind.LOST: Effect(lambda *settled: [], logging.WARNING),
+    OutcomeKind.ISOLATED: Effect(lambda *settled: [], None),
+    OutcomeKind.LAPSED: Effect(lambda layer, claims, _: layer.renew(claims, 0.0), None),
 }
+TOGETHER = {OutcomeKind.FINISHED, OutcomeKind.DISCARDED, OutcomeKind.RELEASED}
+"""Outcomes of which one call of the layer settles many claims. The verbs of the others take one."""
+
+
+def log_outcome(message: IncomingMessage, outcome: Outcome) -> None:
+    """Log what became of a claim, once, after it was settled, and send the signals."""
+    duration = 0.0 if message.started_at is None else time.monotonic() - message.started_at
+    effect, claim = EFFECTS[outcome.kind], message.claim
+    level = logging.DEBUG if outcome.is_logged else effect.level
+    if level is not None and logger.isEnabledFor(level):
+        fields = {  # for log formatters that write JSON
+            "outcome": outcome.kind.value,
+            "channel": claim.channel,
+            "message_id": str(claim.id),
+            "attempt": claim.attempt,
+            "losses": claim.losses,
+            "duration": duration,
+            "error": outcome.error,
+        }
+        logger.log(level, "%s", Escaped(_line_of(claim, outcome, duration)), extra=fields)
+    if effect.signal is not None and effect.signal.receivers:
+        details: dict[str, Any] = {"error": outcome.error}
+        if outcome.kind == OutcomeKind.RETRIED:
+            details["delay"] = outcome.delay
+        send_signal(effect.signal, claim.channel, message=message, **details)
+    if message_finished.receivers:
+        facts = {"message": message, "outcome": outcome.kind.value, "duration": duration}
+        send_signal(message_finished, claim.channel, **facts)
+
+
+def log_lost(message: IncomingMessage) -> None:
+    """Log that the claim was another worker's by the time this one settled it."""
+    error_text = "another worker claimed it meanwhile, so nothing was settled here"
+    log_outcome(message, Outcome(OutcomeKind.LOST, error_text))
+
+
+def _line_of(claim: Message, outcome: Outcome, duration: float) -> str:
+    line = f"{outcome.kind} {claim.channel} {claim.id} attempt={claim.attempt} seconds={duration:.3f}"
+    if claim.losses:
+        line += f" losses={claim.losses}"
+    if outcome.kind == OutcomeKind.RETRIED:
+        line += f" again_in={outcome.delay:.1f}"
+    if not outcome.error:
+        return line
+    if outcome.kind == OutcomeKind.BURIED or logger.isEnabledFor(logging.DEBUG):
+        return f"{line}\n{escape_control_characters(outcome.error.rstrip())}"
+    return f"{line} because={first_line(outcome.error)[:LONGEST_REASON]!r}"
+
+
+def send_signal(signal: ChannelSignal, channel: str, **facts: Any) -> None:
+    """Call the receivers. Whatever one of them raises is logged and changes nothing."""
+    if not signal.receivers:
+        return
+    try:
+        answers = signal.send_robust(channel, **facts)
+    except BaseException:  # send_robust lets SystemExit through, and what its own event loop raises
+        logger.exception("a receiver of a Mailrail signal raised, and others may not have been told")
+        return
+    for receiver, answer in answers:
+        if isinstance(answer, Exception):
+            logger.error("%r, a receiver of a Mailrail signal, raised", receiver, exc_info=answer)

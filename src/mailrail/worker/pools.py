@@ -101,10 +101,6 @@ class Threads:
         """Runs that are submitted and not over. ``Capacity`` counts them, with its lock."""
         self._starting = threading.Lock()
 
-    @property
-    def free(self) -> int:
-        return max(0, self.size - self.busy)
-
     def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
         if self._started < min(self.busy, self.size):
             with self._starting:

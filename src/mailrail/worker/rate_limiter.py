@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..layers import DurableLayer
 from ..limiters import Allowance, Limiter
 from ..messages import Message, Rate
 from ..routes import Plan
-from .leases import is_outage
+from ..transient import OUTAGES, is_outage
 from .log import logger
 
 LONGEST_CLOSED = 5.0
@@ -46,7 +47,8 @@ class RateLimiter(Limiter):
         if self._taken:
             unused, self._taken = self._taken - len(messages), 0
             if unused:
-                self.layer.take(self._bucket, -unused, self._rate)
+                with suppress(*OUTAGES):  # then they are lost, and the bucket fills up again
+                    self.layer.take(self._bucket, -unused, self._rate)
             self._backlog = unused == 0
             return ()
         if not messages:

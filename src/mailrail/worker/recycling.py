@@ -31,6 +31,11 @@ class RecyclingLimits:
         self._started = 0
         self._look_at = 0.0  # time.monotonic()
 
+    @classmethod
+    def of(cls, max_messages: int | None, max_memory: int | None) -> RecyclingLimits | None:
+        """Return these limits; ``None`` if there are none."""
+        return None if max_messages is None and max_memory is None else cls(max_messages, max_memory)
+
     @property
     def left(self) -> float:
         """Return how many messages may still be started."""

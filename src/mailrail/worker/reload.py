@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backoff import Backoff
 from ..conf import settings
 from .log import logger
 
@@ -108,7 +109,7 @@ class Successors:
         self._current: _Successor | None = None
         self._starting: _Successor | None = None
         self._generation = 0
-        self._deaths = 0
+        self._deaths = Backoff(0.1, LONGEST_DELAY_S, jitter=0.0)
         self._start_at = float("inf")
         self._has_taken_over = False  # so the first process has no workers any more
         self._is_stopping = False
@@ -218,16 +219,15 @@ class Successors:
                 *(successor.process.pid, code),
             )
         if time.monotonic() - successor.started_at > LONGEST_DELAY_S:
-            self._deaths = 0
+            self._deaths.succeeded()
         self._replace()
 
     def _replace(self) -> None:
         """Start another successor, unless one is current or the first process still has workers."""
         if self._has_taken_over and self._current is None and self._start_at == float("inf"):
-            delay = min(LONGEST_DELAY_S, 0.1 * 2.0 ** min(self._deaths, 10))
-            self._deaths += 1
-            self._start_at = time.monotonic() + delay
-            logger.info("starting another process in %.1f s", delay)
+            self._deaths.failed()
+            self._start_at = time.monotonic() + self._deaths.delay
+            logger.info("starting another process in %.1f s", self._deaths.delay)
 
 
 def has_terminal() -> bool:

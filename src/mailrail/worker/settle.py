@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from ..layers import DurableLayer
-from ..messages import Claimed, Message
-from .events import log_lost, log_outcome
+from ..messages import Message
+from ..transient import is_outage
 from .incoming import IncomingMessage
-from .leases import OUTAGES, LeaseKeeper, clock, is_outage
+from .leases import LeaseKeeper, clock
 from .log import logger
-from .outcomes import EFFECTS, Outcome, OutcomeKind
+from .outcomes import EFFECTS, TOGETHER, Outcome, OutcomeKind, log_lost, log_outcome
 
-PATIENCE = 5.0
-"""Seconds that one look spends on telling parts of a layer that do not answer."""
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    message: IncomingMessage
-    outcome: Outcome
-    unanswered_until: float = (
-        0.0  # by clock(): a try before may have worked, and nobody else had the message so long
-    )
-
-    @property
-    def claim(self) -> Message:
-        return self.message.claim
+PATIENCE_S = 5.0
+"""Seconds that one look spends on outcomes of channels that cannot be reached."""
 
 
 class Settler:
     """Holds outcomes until the layer has taken them: an outage loses none.
 
-    Finished messages wait for the next ``claim``, which settles them in the same round trip. Released ones get a round
-    trip of their own, as a worker that stops may hold thousands. The others are few, and are settled one by one.
+    Finished messages wait for the next ``claim``, which settles them in the same round trip. The others are settled
+    apart, channel by channel: one that cannot be reached keeps no other waiting.
     """
 
     def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:
+        self.finished: list[IncomingMessage] = []
+        """What the next ``claim`` is to settle. Who takes it says after that: ``close``, or ``settle_apart``."""
         self._layer = layer
         self._keeper = keeper
-        self._finished: list[_Open] = []
-        self._others: deque[_Open] = deque()
-        self._away: Exception | None = None  # why some of the others are left
+        self._others: list[IncomingMessage] = []
+        self._until = 0.0  # by clock(): when the present look gives up
+        self.error: Exception | None = None
+        """What has kept the last ``settle`` from settling all."""
 
     @property
     def has_work(self) -> bool:
-        return bool(self._finished or self._others)
-
-    @property
-    def finished(self) -> list[_Open]:
-        """What the next ``claim`` is to settle. Give its result to ``finished_by_claim``."""
-        return self._finished
+        return bool(self.finished or self._others)
 
     def add(self, message: IncomingMessage) -> None:
         """Take in a message with its outcome; a second time (a batch's early one) changes nothing."""
@@ -60,13 +43,12 @@ class Settler:
         if outcome is None or message.taken:
             return
         message.taken = True
-        entry = _Open(message, outcome)
         if outcome.settled or outcome.kind == OutcomeKind.ISOLATED:
-            self._close(entry)
+            self.close([message])
         elif outcome.kind in (OutcomeKind.FINISHED, OutcomeKind.DISCARDED):
-            self._finished.append(entry)
+            self.finished.append(message)
         else:
-            self._others.append(entry)
+            self._others.append(message)
 
     def decide(self, claim: Message, outcome: Outcome) -> None:
         """Take in a claim that no consumer is to see."""
@@ -75,114 +57,96 @@ class Settler:
         self.add(message)
 
     def settle(self) -> None:
-        """Settle all but the finished. What the layer cannot take now stays for the next time.
+        """Settle all but the finished. What cannot be settled now stays for the next time; ``error`` says why.
 
-        Where only a part of the layer is away, the others are told; ``check`` raises what was not raised here.
+        Raises it if that took long: then the server does not answer, and no channel can be reached.
         """
-        self._away = None
-        self._release_together()
-        away: set[str] = set()
-        until = clock() + PATIENCE
-        for _ in range(len(self._others)):
-            entry = self._others[0]
-            if entry.claim.channel not in away:
-                try:
-                    self._settle(entry)
-                except OUTAGES as error:
-                    if not self._layer.is_sharded:
-                        raise
-                    away.add(entry.claim.channel)
-                    self._away = error
-                else:
-                    self._others.popleft()
-                    continue
-            self._others.rotate(-1)
-            if clock() >= until:
-                break
+        self.error = None
+        if not self._others:
+            return
+        groups, self._others = _alike(self._others), []
+        self._until = clock() + PATIENCE_S
+        away, failed = set[str](), list[IncomingMessage]()
+        for group in groups:
+            if any(message.claim.channel in away for message in group):
+                self._others += group
+                continue
+            left = self._settle(group)
+            away.update(message.claim.channel for message in left)
+            failed += left
+        self._others += failed  # behind those that were not tried
+        if self.error is not None and clock() >= self._until:
+            raise self.error
 
-    def _settle(self, entry: _Open) -> None:
+    def _settle(self, group: Sequence[IncomingMessage]) -> list[IncomingMessage]:
+        """Settle outcomes that are alike. Return those whose channels cannot be reached just now."""
+        outcome = group[0].outcome
+        assert outcome is not None
+        if clock() >= self._until:
+            return [*group]
         try:
-            lost = settle_one(self._layer, entry.claim, entry.outcome)
+            lost = EFFECTS[outcome.kind].settle(self._layer, [message.claim for message in group], outcome)
         except Exception as error:
-            if is_outage(error):
-                self._note_unanswered(entry)
-                raise
-            self._set_aside(entry, error)
-        else:
-            self._close(entry, () if clock() < entry.unanswered_until else lost)
+            is_away = is_outage(error)
+            if is_away:
+                self._note_unanswered(group)
+            parts = _parted(group, by_channel=is_away)
+            if len(parts) > 1:  # one of them is the cause
+                return [message for part in parts for message in self._settle(part)]
+            if not is_away:
+                self._set_aside(group[0], error)
+                return []
+            self.error = self.error or error
+            return [*group]
+        self.close(group, lost)
+        return []
 
-    def check(self) -> None:
-        """Raise what keeps the last ``settle`` from having told all."""
-        if self._away is not None:
-            raise self._away
+    def _note_unanswered(self, messages: Iterable[IncomingMessage]) -> None:
+        for message in messages:
+            message.unanswered_until = self._keeper.safe_until(message.claim) or message.unanswered_until
 
-    def _release_together(self) -> None:
-        """Where that cannot be, they are tried one by one."""
-        by_delay: dict[float, list[_Open]] = {}
-        for entry in self._others:
-            if entry.outcome.kind == OutcomeKind.RELEASED:
-                by_delay.setdefault(entry.outcome.delay, []).append(entry)
-        for delay, entries in by_delay.items():
-            if len(entries) > 1:
-                self._release(entries, delay)
-
-    def _release(self, entries: list[_Open], delay: float) -> None:
-        try:
-            lost = self._layer.release([entry.claim for entry in entries], delay)
-        except Exception as error:
-            if not is_outage(error):
-                return
-            for entry in entries:
-                self._note_unanswered(entry)
-            if self._layer.is_sharded:
-                return  # which of them is away is found out one by one
-            raise
-        settled = set(entries)
-        self._others = deque(entry for entry in self._others if entry not in settled)
-        now = clock()
-        for entry in entries:
-            self._close(entry, () if now < entry.unanswered_until else lost)
-
-    def _note_unanswered(self, entry: _Open) -> None:
-        entry.unanswered_until = self._keeper.safe_until(entry.claim) or entry.unanswered_until
-
-    def _set_aside(self, entry: _Open, error: Exception) -> None:
+    def _set_aside(self, message: IncomingMessage, error: Exception) -> None:
         """The layer refuses this one, and will again: its lease lapses, so that it holds nobody else up."""
-        self._keeper.forget(entry.claim)
-        logger.error(
-            "%r cannot be %s; it will count as lost", entry.message, entry.outcome.kind, exc_info=error
-        )
+        self._keeper.forget([message.claim])
+        kind = message.outcome and message.outcome.kind
+        logger.error("%r cannot be %s; it will count as lost", message, kind, exc_info=error)
 
-    def finish_apart(self, error: Exception) -> None:
-        """Take in that the ``claim`` that was to settle ``finished`` has failed.
+    def settle_apart(self, finished: Sequence[IncomingMessage]) -> None:
+        """Take in that the ``claim`` that was to settle these has failed.
 
-        The cause may be one part of the layer, or one message that is refused. The next ``claim`` must not fail for it
-        again, so these messages are settled one by one.
+        The cause may be one channel, or one message that is refused. The next ``claim`` must not fail for it again, so
+        these messages are settled apart.
         """
-        if self._layer.is_sharded or not is_outage(error):
-            for entry in self._finished:
-                entry.unanswered_until = self._keeper.safe_until(entry.claim)
-            self._others.extend(self._finished)
-            self._finished = []
+        self._note_unanswered(finished)
+        self._others += finished
 
-    def finished_by_claim(self, claimed: Claimed) -> None:
-        """The last ``claim`` has settled ``finished``."""
-        for entry in self._finished:
-            self._close(entry, claimed.lost)
-        self._finished = []
-
-    def _close(self, entry: _Open, lost: Sequence[Message] = ()) -> None:
-        self._keeper.forget(entry.claim)
-        if EFFECTS[entry.outcome.kind].level is None:
-            return  # its own process has logged the outcome, or died
-        if lost and any((claim.id, claim.token) == (entry.claim.id, entry.claim.token) for claim in lost):
-            log_lost(entry.message)
-        else:
-            log_outcome(entry.message, entry.outcome)
+    def close(self, messages: Sequence[IncomingMessage], lost: Sequence[Message] = ()) -> None:
+        """Take in that the layer has settled these, but for the lost ones, and publish it."""
+        names = {(claim.id, claim.token) for claim in lost}
+        self._keeper.forget([message.claim for message in messages])
+        for message in messages:
+            claim, outcome = message.claim, message.outcome
+            if outcome is None or EFFECTS[outcome.kind].level is None:
+                continue  # its own process has logged the outcome, or died
+            if names and (claim.id, claim.token) in names and clock() >= message.unanswered_until:
+                log_lost(message)
+            else:
+                log_outcome(message, outcome)
 
 
-def settle_one(layer: DurableLayer, claim: Message, outcome: Outcome) -> list[Message]:
-    """Settle one claim in the layer. Return it if it was lost."""
-    settle = EFFECTS[outcome.kind].settle
-    assert settle is not None, outcome
-    return settle(layer, claim, outcome)
+def _alike(messages: Iterable[IncomingMessage]) -> Iterable[list[IncomingMessage]]:
+    """Return the messages by what one call of the layer can settle."""
+    groups: dict[object, list[IncomingMessage]] = {}
+    for message in messages:
+        outcome = message.outcome
+        assert outcome is not None
+        is_many = outcome.kind in TOGETHER
+        groups.setdefault((outcome.kind, outcome.delay) if is_many else message.claim.id, []).append(message)
+    return groups.values()
+
+
+def _parted(group: Sequence[IncomingMessage], by_channel: bool) -> list[list[IncomingMessage]]:
+    parts: dict[object, list[IncomingMessage]] = {}
+    for message in group:
+        parts.setdefault(message.claim.channel if by_channel else message.claim.id, []).append(message)
+    return list(parts.values())

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..backoff import Backoff
 from ..conf import settings
 from ..messages import Message
-from .child import RECYCLED, START_METHOD, WELL, ClaimName, Job, child_main, claim_name
+from .child import RECYCLED, START_METHOD, WELL, Job, child_main
 from .connections import leave_no_pools
+from .isolated import ClaimName, claim_name
 from .log import logger
 from .reload import AT_ONCE, KILL_WORKERS_AFTER_S, SIGNALS, Successors, has_terminal
 
@@ -52,7 +54,7 @@ class Supervisor:
         self._children: list[_Child] = []
         self._asked: deque[tuple[_Child, Message]] = deque()
         self._restart_at: dict[str, float] = {}
-        self._early_deaths = 0
+        self._early_deaths = Backoff(0.1, LONGEST_DELAY, jitter=0.0)
         self._signals = 0
         self._kill_at = float("inf")
         self._lifelines = [fd for fd in (job.lifeline, job.origin and job.origin.link) if fd is not None]
@@ -251,13 +253,13 @@ class Supervisor:
     def _replace(self, child: _Child, code: int) -> None:
         age = time.monotonic() - child.started_at
         if age >= YOUNG:
-            self._early_deaths = 0
+            self._early_deaths.succeeded()
         delay = 0.0
         if code == RECYCLED:
             logger.info("%s was recycled after %.1f s; starting another", child.name, age)
         elif code != WELL:
-            delay = min(LONGEST_DELAY, 0.1 * 2.0 ** min(self._early_deaths, 10))
-            self._early_deaths += 1
+            self._early_deaths.failed()
+            delay = self._early_deaths.delay
             logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
         self._restart_at[child.name] = time.monotonic() + delay
 

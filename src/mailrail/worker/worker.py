@@ -22,15 +22,15 @@ from ..routing import Routing
 from ..selection import Selection
 from ..terminal import counted
 from .capacity import Capacity
-from .claim_loop import ClaimLoop
+from .claim_loop import ClaimLoop, Shared
 from .connections import close_connections, own_connection
+from .isolated import IsolatedRuns
 from .leases import LeaseKeeper
+from .lifecycle import ENDING, Event, State, WorkerLifecycle
 from .log import logger
 from .maintenance import Maintenance
-from .outages import Outages
 from .pools import Threads
 from .recycling import RecyclingLimits
-from .shared import IsolatedRuns, Shared
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
@@ -72,88 +72,88 @@ class Worker:
         self.plans = {c: routing.plan_for(c) for c in channels.channels(routing)}
         self._routing = routing
         self._adopted = list(adopted or ())
-        pool = Threads(threads or settings.threads, layer)
-        capacity = Capacity(layer, self.plans, pool, recycling or RecyclingLimits())
-        claims = adopted is None
-        self._shared = Shared(layer, self.id, capacity, isolated_runs, drain or not claims, claims)
+        self._lifecycle = WorkerLifecycle(drain or adopted is not None)
+        if adopted is not None:
+            self._lifecycle.on(Event.DRIED_UP)
+        self._threads = Threads(threads or settings.threads, layer)
+        capacity = Capacity(layer, self.plans, self._threads, recycling)
+        self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
-        self._maintenance = Maintenance(layer, self._shared.stopping, self._look, self.plans)
+        self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._look, self.plans)
         self._unrouted: set[str] = set()
         self._project = identity()
 
     @property
     def should_recycle(self) -> bool:
         """Should the process be replaced? At a limit, or when code past its time limit holds a thread or the loop."""
-        return self._shared.should_recycle
+        return self._lifecycle.should_recycle
 
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
-        shared = self._shared
-        self._serve_known()
-        if shared.is_claiming:
-            self._maintenance.start(only_look=shared.drain)
+        if self._lifecycle.state is State.RUNNING:
+            self._serve_known()
+            self._maintenance.start(only_look=self._lifecycle.drain)
         try:
             if self.layer.is_sharded:
                 self._run_loops()
             else:
-                self._loop = ClaimLoop(shared, self.layer, self._adopted, self._describe)
-                shared.loops = [self._loop]
+                self._loop = ClaimLoop(self._shared, self.layer, self._adopted, self._describe)
+                self._lifecycle.loops = [self._loop]
                 self._loop.run()
         finally:
             self._maintenance.stop()
-            shared.threads.close()
-            shared.event_loop.close()
+            self._threads.close()
+            self._shared.event_loop.close()
             self.layer.stop_listening()
             close_connections()
 
     def stop(self, timeout: float | None = None) -> None:
         """Claim nothing more; ``run`` returns when what runs is done, or after ``timeout`` seconds at the latest."""
-        self._shared.stop(settings.shutdown_timeout if timeout is None else timeout)
+        self._lifecycle.stop(settings.shutdown_timeout if timeout is None else timeout)
 
     # -- several claim loops ------------------------------------------------------------------------------------
 
     def _run_loops(self) -> None:
         """Run a claim loop for each shard, until all of them have ended."""
         heart = LeaseKeeper(self.layer, self.id, {}, self._describe)  # apart: it beats on one server for all
-        outages = Outages(self._shared.stopping)
         heart.start()
         try:
             while not self._is_over():
                 try:
                     self._assign()
-                    outages.over()
                 except Exception as error:  # as in a loop's round
-                    outages.wait(error, self._shared.stop_at)
+                    self._lifecycle.recover(error, self._lifecycle)
+                else:
+                    if self._lifecycle.is_failing:
+                        self._lifecycle.succeeded()
                 self._wait_for_an_end()
         finally:
-            self._shared.stop(0.0)  # where this was not the end already
+            self._lifecycle.stop(0.0)  # where this was not the end already
             for _, thread in self._loops.values():
                 thread.join(LONGEST_END_S)
             heart.stop()
 
     def _is_over(self) -> bool:
-        shared = self._shared
-        has_work = (
-            self._adopted and time.monotonic() < shared.stop_at + ASSIGN_EVERY_S
-        )  # if only to give it back
-        return not self._loops and not has_work and (shared.stopping.is_set() or not shared.is_claiming)
+        if self._loops or (self._adopted and time.monotonic() < self._lifecycle.deadline + ASSIGN_EVERY_S):
+            return False  # what was adopted needs a loop if only to be given back
+        return self._lifecycle.state in ENDING
 
     def _assign(self) -> None:
         """Tell each loop its channels, and start those that are missing."""
-        if self._shared.stopping.is_set() and not self._adopted:
+        if self._lifecycle.stopping.is_set() and not self._adopted:
             return
-        shards = self.layer.shards(
-            {c.channel for c in self._adopted} or (self.plans if self._shared.is_claiming else ())
-        )
+        is_ending = self._lifecycle.state in ENDING
+        channels = {claim.channel for claim in self._adopted} or (() if is_ending else self.plans)
+        shards = self.layer.shards(channels)
         for shard, (loop, _) in self._loops.items():
             loop.share.channels = shards.get(shard, ())
-        for shard, channels in shards.items():
+        for shard, names in shards.items():
             if shard not in self._loops:
-                self._start(shard, channels)
+                self._start(shard, names)
         self._adopted.clear()
-        if self._shared.drain and not self._loops:
-            self._shared.is_claiming = False
+        if self._lifecycle.drain and not self._loops:
+            self._lifecycle.on(Event.DRIED_UP)
 
     def _start(self, shard: DurableLayer, channels: Sequence[str]) -> None:
         loop = ClaimLoop(self._shared, shard, [c for c in self._adopted if c.channel in channels])
@@ -161,20 +161,20 @@ class Worker:
         thread = threading.Thread(
             target=loop.run, name=f"mailrail-claims-{len(self._loops) + 1}", daemon=True
         )
-        self._loops[shard] = loop, thread
-        self._shared.loops = [loop for loop, _ in self._loops.values()]
+        self._set_loops({**self._loops, shard: (loop, thread)})
         thread.start()
+
+    def _set_loops(self, loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]]) -> None:
+        self._loops = loops
+        self._lifecycle.loops = [loop for loop, _ in loops.values()]
 
     def _wait_for_an_end(self) -> None:
         if not self._loops:
-            self._shared.stopping.wait(ASSIGN_EVERY_S if self._shared.is_claiming else 0.0)
+            self._lifecycle.stopping.wait(0.0 if self._lifecycle.state in ENDING else ASSIGN_EVERY_S)
         until = time.monotonic() + ASSIGN_EVERY_S
         for _, thread in list(self._loops.values()):
             thread.join(max(0.0, until - time.monotonic()))
-        self._loops = {
-            shard: (loop, thread) for shard, (loop, thread) in self._loops.items() if thread.is_alive()
-        }
-        self._shared.loops = [loop for loop, _ in self._loops.values()]
+        self._set_loops({shard: pair for shard, pair in self._loops.items() if pair[1].is_alive()})
 
     # -- channels of patterns -----------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Worker:
 
     def _serve_known(self) -> None:
         """Serve from the start what the layer knows. If it cannot be asked, the look of a minute later will."""
-        if not self._shared.is_claiming or not self._selection.patterns(self._routing):
+        if not self._selection.patterns(self._routing):
             return
         try:
             with own_connection(self.layer):
@@ -225,8 +225,8 @@ class Worker:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "channels": sorted(self.plans),
-            "threads": self._shared.threads.size,
-            "running": sum(loop.running for loop in self._shared.loops),
-            "stopping": self._shared.stopping.is_set(),
+            "threads": self._threads.size,
+            "running": sum(len(loop.running) for loop in self._lifecycle.loops),
+            "stopping": self._lifecycle.stopping.is_set(),
             "project": self._project,
         }
