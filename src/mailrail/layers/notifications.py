@@ -1,6 +1,6 @@
 """Hearing what a server tells, on a thread of its own.
 
-A notification only saves time: a worker looks for itself at least once a second, so nothing is lost with one.
+A notification only saves time: a worker looks for itself every few seconds, so nothing is lost with one.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from .outcomes import Outcome, OutcomeKind, log_outcome
 from .pools import EventLoop
 from .settle import Settler
 
-LONGEST_WAIT = 1.0
-"""Seconds an idle loop sleeps at most without a look."""
+LONGEST_WAIT = 5.0
+"""Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
 DRAIN_WAIT = 0.05
 """The same for one that waits for the others, to end when nothing is due on any server."""
 LONGEST_PAUSE = 0.005

@@ -1,6 +1,6 @@
 """Hearing PostgreSQL's notifications, on a thread and a connection of their own.
 
-A notification only saves time: a worker looks for itself at least once a second, so nothing is lost with one.
+A notification only saves time: a worker looks for itself every few seconds, so nothing is lost with one.
 """
 
 from __future__ import annotations
