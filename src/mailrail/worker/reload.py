@@ -223,8 +223,9 @@ class Successors:
         self._replace()
 
     def _replace(self) -> None:
-        """Start another successor, unless one is current or the first process still has workers."""
-        if self._has_taken_over and self._current is None and self._start_at == float("inf"):
+        """Start another successor, unless one is current or starting, or the first process still has workers."""
+        is_wanted = self._has_taken_over and self._current is None and self._starting is None
+        if is_wanted and self._start_at == float("inf"):
             self._deaths.failed()
             self._start_at = time.monotonic() + self._deaths.delay
             logger.info("starting another process in %.1f s", self._deaths.delay)
