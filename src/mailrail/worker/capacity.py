@@ -26,6 +26,8 @@ from .recycling import RecyclingLimits
 RESERVED_FOR_S = 0.05
 """Seconds that a claim keeps from other loops what it claims for. A server that is well answers in one or two
 milliseconds."""
+LOOK_FOR_THREADS_S = 1.0
+"""Seconds between two looks of a loop that has its share of the threads, and could use more."""
 WAITS_FOR = 4
 """For so many times as long, a loop that waits for a thread has one left for it. It looks again each time."""
 
@@ -125,7 +127,10 @@ class Share:
         plans = self._capacity.plans
         new = {c: limiter_of(plans[c], self.layer) for c in channels if c not in self._limiters}
         self._limiters = {**self._limiters, **{c: limiter for c, limiter in new.items() if limiter}}
+        has_changed = set(channels) != set(self._channels)
         self._channels = channels  # replaced, never changed: other threads read it
+        if has_changed:
+            self.layer.wake()
 
     # -- what runs ----------------------------------------------------------------------------------------------
 
@@ -184,7 +189,9 @@ class Share:
             raise error
         threads = self._reserve(wanted, is_claim=True)
         total = sum(limits.values()) - singles + min(threads, singles)
-        return limits, total if capacity.recycling is None else int(min(total, capacity.recycling.left))
+        if capacity.recycling is not None:
+            total = int(min(total, capacity.recycling.left))
+        return (limits, total) if total > 0 else ({}, 0)
 
     def _allowed(self, channel: str, room: int) -> tuple[int, LayerUnavailable | None]:
         """A bucket that cannot be asked keeps its own channel waiting, and no other."""
@@ -283,12 +290,12 @@ class Share:
             free = self._capacity.free_for(self)
         moments = [limiter.open_at for limiter in self._limiters.values() if limiter.wait]
         if self._capacity.is_shared and not free:
-            if self._wait_for_thread():
-                moments.append(
-                    time.monotonic() + RESERVED_FOR_S
-                )  # no one tells when a reservation has lapsed
-            else:
-                free = self.held < self._capacity.fair  # others leave it a thread once something is due
+            is_waiting = self._wait_for_thread()
+            # Nobody tells when a reservation has lapsed, or another loop needs its thread no longer.
+            moments.append(time.monotonic() + (RESERVED_FOR_S if is_waiting else LOOK_FOR_THREADS_S))
+            free = (
+                not is_waiting and self.held < self._capacity.fair
+            )  # one is left to it once something is due
         channels = [
             c for c in self.channels if (self._capacity.plans[c].is_async or free) and self._is_open(c)
         ]

@@ -1,0 +1,149 @@
+"""What claim loops share, without threads: who may claim, who waits, and what a loop leaves when it fails or ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from mailrail.errors import LayerUnavailable
+from mailrail.layers import InMemoryChannelLayer
+from mailrail.messages import Message
+from mailrail.routing import Routing, route
+from mailrail.worker import IncomingMessage, capacity
+from mailrail.worker.capacity import Capacity, Share
+from mailrail.worker.claim_loop import ClaimLoop, Shared
+from mailrail.worker.consume import ConsumerRun
+from mailrail.worker.lifecycle import Event, State, WorkerLifecycle
+from mailrail.worker.pools import Threads
+
+
+@pytest.fixture(autouse=True)
+def slow_servers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "RESERVED_FOR_S", 30.0)
+
+
+def consume(message: IncomingMessage) -> None: ...
+
+
+RATED = route("work", consume, rate="1000/s")
+PLAIN = route("work", consume, concurrency=9)
+
+
+def shared(threads: int, *, used: Any = PLAIN) -> Shared:
+    layer = InMemoryChannelLayer()
+    plans = Routing([used]).plans
+    return Shared(
+        layer, "w", WorkerLifecycle(drain=False), Capacity(layer, plans, Threads(threads, layer)), None
+    )
+
+
+def due(n: int = 1) -> InMemoryChannelLayer:
+    layer = InMemoryChannelLayer()
+    layer.enqueue([Message("work", {}) for _ in range(n)])
+    return layer
+
+
+def started(share: Share) -> ConsumerRun:
+    """A consumer that runs on a thread."""
+    run = ConsumerRun(PLAIN, [IncomingMessage(Message("work", {}), PLAIN)], {})
+    share.take(run)
+    return run
+
+
+def test_one_thread_goes_round_all_loops_that_wait_for_it() -> None:
+    """The quickest of them always asks first. Whoever is told of room gets the thread, so no claim is made in vain."""
+    worker = shared(threads=1)
+    shares = [worker.capacity.share_of(due()) for _ in range(3)]
+    turns = Counter[int]()
+    for _ in range(30):
+        for number, share in enumerate(shares):
+            limits, total = share.room()
+            assert bool(limits) == bool(total)
+            if not total:
+                share.awaited()
+                continue
+            turns[number] += 1
+            run = started(share)
+            share.done()
+            for other in shares:
+                other.awaited()
+            share.give_back(run)
+            break
+    assert turns == {0: 10, 1: 10, 2: 10}
+
+
+def test_a_loop_that_asks_and_takes_nothing_loses_no_turn() -> None:
+    worker = shared(threads=1)
+    one, other = (worker.capacity.share_of(due()) for _ in range(2))
+    running = started(other)
+    for _ in range(5):
+        assert one.room() == ({}, 0)
+    assert one.claimed_at == 0.0
+    other.give_back(running)
+    assert one.room() == ({"work": 1}, 1) and one.claimed_at > 0
+
+
+def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def be_away(*arguments: Any) -> None:
+        waited.append(loop.share.is_waiting)
+        raise LayerUnavailable("away")
+
+    waited: list[bool] = []
+    worker = shared(threads=1)
+    one = worker.capacity.share_of(due())
+    loop = ClaimLoop(worker, due())
+    running = started(one)
+    monkeypatch.setattr(loop.layer, "wait", be_away)
+    loop._try_round()
+    assert waited == [True] and not loop.share.is_waiting
+    assert loop._lifecycle.state is State.RECOVERING
+    one.give_back(running)
+    assert one.room() == ({"work": 1}, 1)
+
+
+def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None:
+    worker = shared(threads=2)
+    loop = ClaimLoop(worker, layer := due(3))
+    loop.share.channels = ()  # they have moved to another shard
+    assert not loop._goes_on()
+    loop._lifecycle.on(Event.TOLD_TO_STOP)
+    loop.share.channels = ["work"]  # and back
+    loop._shut_down()
+    assert not loop._goes_on() and worker.lifecycle.state is State.RUNNING
+    assert (layer.stats()["work"].ready, layer.stats()["work"].claimed) == (3, 0)
+
+
+def test_a_rate_that_cannot_be_asked_keeps_its_own_channel_waiting_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def be_away(*arguments: Any) -> Any:
+        raise LayerUnavailable("away")
+
+    worker = shared(threads=4, used=RATED)
+    worker.capacity.serve(Routing([route("other", consume)]).plans)
+    share = worker.capacity.share_of(layer := due(3))
+    share.channels = ["work", "other"]
+    assert share.room()[0] == {"work": 1, "other": 4}
+    claims = layer.claim("w", {"work": 2}, 15.0).claims
+    monkeypatch.setattr(layer, "take", be_away)
+    admitted, refusals = share.admit(claims)
+    assert list(admitted) == [] and {claim.id for claim, _ in refusals} == {claim.id for claim in claims}
+    assert {(outcome.kind, outcome.delay) for _, outcome in refusals} == {("released", 0.0)}
+    assert share.room()[0] == {"other": 4} and share.awaited()[0] == ["other"]
+
+
+@pytest.mark.parametrize("ending", [Event.DRIED_UP, Event.TOLD_TO_STOP])
+def test_a_loop_ends_with_its_worker_also_while_its_server_is_away(ending: Event) -> None:
+    worker = shared(threads=1)
+    loop = ClaimLoop(worker, due())
+    loop._lifecycle.on(Event.FAILED)
+    assert loop._lifecycle.state is State.RECOVERING and worker.lifecycle.state is State.RUNNING
+    worker.lifecycle.on(ending)
+    late = ClaimLoop(worker, due())
+    for each in (loop, late):
+        each._lifecycle.on(Event.SUCCEEDED)
+        each._lifecycle.on(Event.FAILED)
+        assert each._lifecycle.state is worker.lifecycle.state
+        assert each._claim() == []
