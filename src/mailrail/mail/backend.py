@@ -26,7 +26,7 @@ from mailrail.terminal import counted
 from mailrail.worker import ExecutionContext, current_execution
 
 from .errors import CannotQueue
-from .mailers.config import LOCMEM, check_delivering, configured
+from .mailers.config import Queueing, configured
 from .mailers.policies import UNNAMED
 from .models import Email
 from .queueing.accept import queue_all, queue_in_execution
@@ -48,7 +48,7 @@ OF_A_SERVER = (
 """What callers may tell Django's SMTP backend: ``send_mail(auth_user=…)``, ``get_connection(host=…)``."""
 
 
-class EmailBackend(BaseEmailBackend):
+class EmailBackend(Queueing, BaseEmailBackend):
     """Queues in the caller's transaction: what is rolled back was never sent.
 
     In a consumer, what an earlier run for the same message has queued is not queued again.
@@ -170,24 +170,3 @@ def _complain(count: int, error: Exception) -> None:
 
 
 _complaining: ContextVar[bool] = ContextVar("mailrail.mail.complaining", default=False)
-
-
-def default_alias() -> str:
-    """Return the mailer that delivers what the project's default mailer queues.
-
-    Raises ``InvalidSettings`` where that one does not queue, so that nobody can know.
-    """
-    known = configured()
-    if known is None:
-        return check_delivering(UNNAMED)
-    default = known.get("default", {})
-    options = default.get("OPTIONS", {})
-    if default.get("BACKEND") == LOCMEM:
-        return check_delivering("default")  # in a test: Django's runner has put it there
-    if "deliver_with" not in options:
-        raise InvalidSettings(
-            'Say which mailer delivers, mailer="smtp", or let MAILERS["default"] queue: '
-            '{"BACKEND": "mailrail.mail.backend.EmailBackend", "OPTIONS": {"deliver_with": "smtp"}}.'
-        )
-    alias: str = options["deliver_with"]
-    return alias

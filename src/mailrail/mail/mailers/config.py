@@ -45,24 +45,26 @@ _BY_OUR_CLIENT = (djangos.EmailBackend, ours.EmailBackend)
 """Exactly these classes: our SMTP client does all that they do."""
 
 
+class Queueing:
+    """Mark the backend that queues: it stores email, and a mailer of another backend delivers it."""
+
+
 def is_ours(path: str) -> bool:
     """Tell whether this dotted path leads to the backend that queues."""
-    from ..backend import EmailBackend
-
-    try:
-        backend = import_watched(path)
-    except ImportError:
-        return False
-    return isinstance(backend, type) and issubclass(backend, EmailBackend)
+    return _leads_to(path, Queueing)
 
 
 def is_smtp(path: str) -> bool:
     """Tell whether this dotted path leads to Django's SMTP backend, or to a subclass of it."""
+    return _leads_to(path, djangos.EmailBackend)
+
+
+def _leads_to(path: str, base: type) -> bool:
     try:
         backend = import_watched(path)
     except ImportError:
         return False
-    return isinstance(backend, type) and issubclass(backend, djangos.EmailBackend)
+    return isinstance(backend, type) and issubclass(backend, base)
 
 
 def is_by_our_client(path: str) -> bool:
@@ -83,6 +85,27 @@ def check_delivering(alias: str) -> str:
             f"{where} is the backend that queues: what it queues would be queued again, and never be sent. Name one "
             f"that delivers, such as {_SMTP}."
         )
+    return alias
+
+
+def default_alias() -> str:
+    """Return the mailer that delivers what the project's default mailer queues.
+
+    Raises ``InvalidSettings`` where that one does not queue, so that nobody can know.
+    """
+    known = configured()
+    if known is None:
+        return check_delivering(UNNAMED)
+    default = known.get("default", {})
+    options = default.get("OPTIONS", {})
+    if default.get("BACKEND") == LOCMEM:
+        return check_delivering("default")  # in a test: Django's runner has put it there
+    if "deliver_with" not in options:
+        raise InvalidSettings(
+            'Say which mailer delivers, mailer="smtp", or let MAILERS["default"] queue: '
+            '{"BACKEND": "mailrail.mail.backend.EmailBackend", "OPTIONS": {"deliver_with": "smtp"}}.'
+        )
+    alias: str = options["deliver_with"]
     return alias
 
 
