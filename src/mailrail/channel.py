@@ -128,7 +128,7 @@ class Channel:
         using: str | None,
         immediately: bool,
     ) -> list[UUID]:
-        layer, messages = self.layer, self._messages(contents, options, unique)
+        layer, messages = get_layer(self._alias), self._messages(contents, options, unique)
         if not messages:
             return []
         try:

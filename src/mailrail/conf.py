@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -261,10 +261,12 @@ class _LazySettings:
                 return getattr(Settings(**values), name)
             mistakes.raise_any(InvalidSettings)
             self._built = Settings(**values)
+            # From now on, they are found without this method.
+            self.__dict__.update({f.name: getattr(self._built, f.name) for f in fields(Settings)})
         return getattr(self._built, name)
 
     def forget(self) -> None:
-        self._built = None
+        self.__dict__.clear()
 
 
 _lazy = _LazySettings()

@@ -217,6 +217,28 @@ def _of_one(value: Content) -> str | None:
     return None
 
 
+def row_of(message: Message, **own: Any) -> dict[str, Any]:
+    """Return the values of a message by the columns of tables, with those that a store makes its ``own`` way.
+
+    Raises what ``encode`` and ``check_channel_name`` raise.
+    """
+    return {
+        "id": message.id,
+        "channel": check_channel_name(message.channel),
+        "content": encode(message.content),
+        "headers": encode(message.headers, "headers") if message.headers else "{}",
+        "v": message.v,
+        "attempt": message.attempt,
+        "losses": message.losses,
+        "alone": message.alone,
+        "max_attempts": message.max_attempts,
+        "priority": message.priority,
+        "due": message.due,
+        "expires": message.expires,
+        **own,
+    }
+
+
 def _check_json(value: Any, path: str, depth: int) -> None:
     """Raise ``TypeError`` with the path of a value that ``json`` would reject or change silently."""
     if value is None or isinstance(value, str | int):  # bool is an int

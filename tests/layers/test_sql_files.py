@@ -82,8 +82,8 @@ def test_whole_messages_have_all_columns_in_the_order_in_which_they_are_read() -
     whole = {name for name in POSTGRESQL if name.startswith("claim")}
     whole |= {"recover_claims", "drop_expired", "get"}
     texts = [POSTGRESQL[name] for name in whole] + [SQLITE[n] for n in ("lease", "drop_expired", "get")]
-    assert all(", ".join(COLUMNS) in text.replace("m.", "") for text in texts)
-    dead = ", ".join(COLUMNS).replace("worker, token", "NULL, NULL, error, buried_at")
+    assert all(COLUMNS in text.replace("m.", "") for text in texts)
+    dead = COLUMNS.replace("worker, token", "NULL, NULL, error, buried_at")
     assert all(dead in statements["get_dead"] for statements in BY_NAME.values())
 
 

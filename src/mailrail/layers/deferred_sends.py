@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from django.db import connections, transaction
 
 from ..errors import LayerUnavailable
-from ..messages import ChannelStats, Message, Statement, decode, encode
+from ..messages import Message, Statement, decode, encode
 
-
-class Accepting(Protocol):
-    """A layer, as far as this module knows it."""
-
-    def accept(self, messages: Sequence[Message]) -> list[UUID]:
-        """Take in a producer's messages, and return their ids."""
-
-
-class SendBuffer(Protocol):
-    """Where sends wait, in a database, until they are relayed to the layer's server; ``outbox.Outbox`` is one."""
-
-    @property
-    def channel(self) -> str:
-        """The channel of ``store`` on which they wait."""
-
-    @property
-    def store(self) -> Any:
-        """The database layer that keeps them."""
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether something may have to be relayed. Costs microseconds."""
-
-    def keep(self, messages: Sequence[Message]) -> list[UUID]:
-        """Store messages in the caller's transaction, and return their ids."""
-
-    def relay(self, most: int | None = None) -> int:
-        """Pass messages on to the server, and return how many."""
-
-    def waiting(self, channel: str, limit: int) -> list[Message]:
-        """Return what waits for a channel."""
-
-    def known(self, ids: Iterable[UUID]) -> set[UUID]:
-        """Return which of these messages wait."""
-
-    def stats(self) -> Mapping[str, ChannelStats]:
-        """Return how many messages wait for each channel."""
+if TYPE_CHECKING:
+    from .layer import DurableLayer
 
 
 class DeferredSend:
     """A send that waits for the commit of a transaction. Holds a copy: the sender may change its dictionary."""
 
-    def __init__(self, layer: Accepting, messages: Sequence[Message]) -> None:
+    def __init__(self, layer: DurableLayer, messages: Sequence[Message]) -> None:
         self.layer = layer
         self.messages = [_snapshot(message) for message in messages]
 

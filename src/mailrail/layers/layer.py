@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -30,13 +30,16 @@ from ..messages import (
     WorkerInfo,
     check_channel_name,
 )
-from ..namespace import current
+from ..namespace import current, owns
 from ..tracebacks import error_class
 from .base import COUNTED, Capabilities, Lease
-from .deferred_sends import DeferredSend, SendBuffer, is_in_transaction, with_record
+from .deferred_sends import DeferredSend, is_in_transaction, with_record
 from .lost_replies import UnconfirmedClaims
-from .names import Names
+from .names import names_with
 from .store import ClaimCall, ClaimName, Listing, Settlement, Store, Unconfirmed
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
 
 _ENDS: Mapping[bool, Place] = {
     False: (float("-inf"), UUID(int=0)),
@@ -55,7 +58,7 @@ class DurableLayer(Capabilities):
     #: That of the project, as it was when the layer was made.
     namespace: str
     #: Where sends wait until they are relayed to the layer's server, if it has one and CONFIG asks for it.
-    outbox: SendBuffer | None
+    outbox: Outbox | None
 
     def __init__(self, store: Store, using: str, routing: str | None, prefix: str = "", /) -> None:
         self.using, self.routing = using, routing
@@ -63,7 +66,7 @@ class DurableLayer(Capabilities):
         self.may_poll_early, self.has_one_writer = store.may_poll_early, store.has_one_writer
         self._store = store
         self._waiting = store.waiting
-        self._names = Names(prefix)
+        self._names = names_with(prefix)
         self._unconfirmed = UnconfirmedClaims()
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ class DurableLayer(Capabilities):
         return self.enqueue(messages) if self.outbox is None else self.outbox.keep(messages)
 
     def enqueue(self, messages: Sequence[Message]) -> list[UUID]:
-        return self._store.insert(self._names.stored(messages) if self._names.prefix else messages)
+        return self._store.insert(self._names.stored(messages))
 
     def enqueue_immediately(self, messages: Sequence[Message]) -> list[UUID]:
         """Store the messages whatever becomes of the caller's transaction, past the outbox.
@@ -131,15 +134,16 @@ class DurableLayer(Capabilities):
             limits = {}
         if not limits and not finished:
             return Claimed([], [], [])
-        finished = _once(finished)
-        call = ClaimCall(worker, limits, _leases(lease, limits, finished), finished, total)
+        if not isinstance(lease, Mapping):
+            lease = dict.fromkeys([*limits, *(claim.channel for claim in finished)], lease)
+        call = ClaimCall(worker, limits, lease, finished, total)
         if self._names.prefix:
             call = self._names.call(call)
         claims, lost = self._leased(call) if self._store.loses_replies else self._store.claim(call)
         self._waiting.fruitless = 0 if claims else self._waiting.fruitless + 1
         if self._names.prefix:
             claims, call.expired = self._names.own(claims), self._names.own(call.expired)
-        return Claimed(claims, _named(lost, finished), call.expired)
+        return Claimed(claims, _named(lost, finished) if lost else [], call.expired)
 
     def _leased(self, call: ClaimCall) -> tuple[list[Message], Sequence[ClaimName]]:
         """Claim where a reply may be lost: what earlier calls have leased unheard takes the room of this one."""
@@ -171,7 +175,7 @@ class DurableLayer(Capabilities):
         if not found:
             return None
         try:
-            return found, self._store.settle("finish", _once(call.finished), {}) if call.finished else ()
+            return found, self._store.settle("finish", call.finished, {}) if call.finished else ()
         except (DatabaseError, LayerUnavailable):
             tokens_now = {claim.token or 0 for claim in found}
             call.unconfirmed += [Unconfirmed(token, call.longest_lease, (), ()) for token in tokens_now]
@@ -194,9 +198,9 @@ class DurableLayer(Capabilities):
         return self._store.known(channel, [message.id for message in messages if message.channel == channel])
 
     def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
-        leases = _leases(lease, (), claims)
-        stored = {self._names.channel(channel): leases[channel] for channel in {c.channel for c in claims}}
-        return self._settle("renew", claims, leases=stored)
+        channels = {claim.channel for claim in claims}
+        leases = {self._names.channel(c): lease[c] if isinstance(lease, Mapping) else lease for c in channels}
+        return self._settle("renew", claims, leases=leases)
 
     def finish(self, claims: Sequence[Message]) -> list[Message]:
         return self._settle("finish", claims)
@@ -217,14 +221,13 @@ class DurableLayer(Capabilities):
         """Settle claims. Returns those that were lost, as they were given."""
         if not claims:
             return []
-        given = _once(claims)
-        stored = self._names.stored(given) if self._names.prefix else given
-        return _named(self._store.settle(settlement, stored, values), given)
+        lost = self._store.settle(settlement, self._names.stored(claims), values)
+        return _named(lost, claims) if lost else []
 
     def poll(self, channels: Sequence[str]) -> float | None:
         if not channels:
             return None
-        seconds = self._store.next_due(self._names.channels(channels))
+        seconds = self._store.next_due([*map(self._names.channel, channels)])
         return None if seconds is None else max(0.0, seconds)
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
@@ -249,31 +252,35 @@ class DurableLayer(Capabilities):
         error_class: str | None = None,
     ) -> list[MessageSummary]:
         begin = cursor or _ENDS[state == "dead"]
-        listing = Listing(self._names.channels(list(channels)), limit, state, begin, error_class)
+        listing = Listing([*map(self._names.channel, channels)], limit, state, begin, error_class)
         return self._names.own(self._store.page(listing))
 
     def get(self, channel: str, ids: Iterable[UUID], dead: bool = False) -> list[Message]:
-        wanted = _distinct(ids)
+        wanted = [*dict.fromkeys(ids)]
         rows = self._store.read(self._names.channel(channel), wanted, dead) if wanted else ()
         found = {message.id: message for message in self._names.own(rows)}
         return [found[id] for id in wanted if id in found]
 
     def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
-        wanted = _distinct(ids)
+        wanted = [*dict.fromkeys(ids)]
         in_outbox = self.outbox.known(wanted) if self.outbox else set()  # first: what is there moves here
         return in_outbox | self._store.known(self._names.channel(channel), wanted)
 
     def list_channels(self) -> list[str]:
-        return sorted(self._names.bare(name) for name in self._store.names(None) if self._names.owns(name))
+        return sorted(
+            self._names.bare(name) for name in self._store.names(None) if owns(name, self._names.prefix)
+        )
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
-        return sorted({*self._store.names(self._names.channels(list(channels)))})
+        return sorted({*self._store.names([*map(self._names.channel, channels)])})
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         counts = self._store.count(most)
         paused = {*counts.paused}
         stats: dict[str, ChannelStats] = {}
-        for name in sorted(filter(self._names.owns, {*counts.live, *counts.dead, *paused})):
+        for name in sorted({*counts.live, *counts.dead, *paused}):
+            if not owns(name, self._names.prefix):
+                continue
             ready, scheduled, claimed, oldest = counts.live.get(name, (0, 0, 0, None))
             dead, oldest = counts.dead.get(name, 0), oldest if ready else None
             stats[self._names.bare(name)] = ChannelStats(
@@ -282,13 +289,13 @@ class DurableLayer(Capabilities):
         return stats
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
-        return self._store.move("cancel", self._names.channel(channel), _distinct(ids))
+        return self._store.move("cancel", self._names.channel(channel), [*dict.fromkeys(ids)])
 
     def requeue(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
-        return self._store.move("requeue", self._names.channel(channel), _distinct(ids))
+        return self._store.move("requeue", self._names.channel(channel), [*dict.fromkeys(ids)])
 
     def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
-        return self._store.move("discard", self._names.channel(channel), _distinct(ids))
+        return self._store.move("discard", self._names.channel(channel), [*dict.fromkeys(ids)])
 
     def pause(self, channel: str) -> None:
         self._store.pause(self._names.channel(check_channel_name(channel)), True)
@@ -300,7 +307,7 @@ class DurableLayer(Capabilities):
         self._store.beat(self._names.qualify(worker), info)
 
     def workers(self) -> list[WorkerInfo]:
-        rows = sorted(row for row in self._store.workers() if self._names.owns(row[0]))
+        rows = sorted(row for row in self._store.workers() if owns(row[0], self._names.prefix))
         return [WorkerInfo(self._names.bare(id), _info(details), age) for id, details, age in rows]
 
     def concerns(self) -> list[str]:
@@ -353,28 +360,10 @@ class DurableLayer(Capabilities):
         return await sync_to_async(getattr(self, verb))(*args, **kwargs)
 
 
-def _leases(lease: Lease, channels: Iterable[str], claims: Sequence[Message]) -> Mapping[str, float]:
-    """Return the lease of each of these channels, and of those that claims are of."""
-    if isinstance(lease, Mapping):
-        return lease
-    return dict.fromkeys([*channels, *(claim.channel for claim in claims)], lease)
-
-
-def _once(claims: Sequence[Message]) -> Sequence[Message]:
-    """Leave out what is given twice."""
-    if len(claims) < 2:
-        return claims
-    return list({(claim.id, claim.token): claim for claim in claims}.values())
-
-
-def _named(names: Sequence[ClaimName], claims: Sequence[Message]) -> list[Message]:
+def _named(names: Iterable[ClaimName], claims: Sequence[Message]) -> list[Message]:
     """Return those of the claims that have these names, each once."""
-    found = set(names)
-    return [claim for claim in _once(claims) if (claim.id, claim.token) in found] if found else []
-
-
-def _distinct(ids: Iterable[UUID]) -> list[UUID]:
-    return list(dict.fromkeys(ids))
+    found, given = set(names), {(claim.id, claim.token): claim for claim in claims}
+    return [claim for name, claim in given.items() if name in found]
 
 
 def _storable(text: str) -> str:

@@ -188,7 +188,7 @@ class MemoryStore(Store):
     ) -> Sequence[ClaimName]:
         lost: list[ClaimName] = []
         with self._lock:
-            for claim in claims:
+            for claim in {(c.id, c.token): c for c in claims}.values():
                 stored = self._messages.get(claim.id)
                 if stored and stored.token is not None and stored.token == claim.token:
                     self._settle(settlement, stored, values)

@@ -5,49 +5,30 @@ A layer qualifies the names of channels, buckets and workers on their way into i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ..messages import Message, MessageSummary, check_channel_name
-from ..namespace import Qualified, owns
+from ..messages import Message, check_channel_name
+from ..namespace import Qualified
 from .store import ClaimCall
 
-Named = TypeVar("Named", Message, MessageSummary)
 
-
+@dataclass(frozen=True)
 class Names:
-    """Qualify names by a prefix, and take it away. Without a prefix, all of it changes nothing."""
+    """Qualify names, and give bare ones back. Without a prefix, nothing of it changes a name or costs much."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-
-    def qualify(self, bare: str) -> str:
-        """Return the stored name of a bucket or a worker."""
-        return Qualified(self.prefix + bare) if self.prefix else bare
-
-    def channel(self, bare: str) -> str:
-        """Return the stored name of a channel. Raises ``ValueError`` for what is no name, where there is a prefix."""
-        return Qualified(self.prefix + check_channel_name(bare)) if self.prefix else bare
-
-    def channels(self, bare: Sequence[str]) -> Sequence[str]:
-        return [self.channel(name) for name in bare] if self.prefix else bare
-
-    def owns(self, stored: str) -> bool:
-        """Tell whether a stored name is ours: without a prefix, names that have one are others'."""
-        return owns(stored, self.prefix)
-
-    def bare(self, stored: str) -> str:
-        return stored[len(self.prefix) :]
-
-    def stored(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return messages under the names of their channels in the store."""
-        if not self.prefix:
-            return messages
-        return [replace(message, channel=self.channel(message.channel)) for message in messages]
+    prefix: str = ""
+    qualify: Callable[[str], str] = str  # a bucket or a worker
+    channel: Callable[[str], str] = str  # raises ValueError for what is no name, where there is a prefix
+    bare: Callable[[str], str] = str
+    stored: Callable[[Iterable[Message]], list[Message]] = (
+        list  # under the names of their channels in the store
+    )
+    own: Callable[[Iterable[Any]], list[Any]] = list  # messages and summaries of the store, under bare names
 
     def call(self, call: ClaimCall) -> ClaimCall:
-        """Return a call of ``claim`` under such names."""
+        """Return a call of ``claim`` under the names in the store."""
         return ClaimCall(
             self.qualify(call.worker),
             {self.channel(channel): room for channel, room in call.limits.items()},
@@ -56,15 +37,28 @@ class Names:
             call.total,
         )
 
-    def own(self, stored: Iterable[Named]) -> list[Named]:
-        """Return what a store has returned under its bare names."""
-        if not self.prefix:
-            return list(stored)
+
+def names_with(prefix: str) -> Names:
+    """Return the names of a project whose stored ones have this prefix."""
+    if not prefix:
+        return Names()
+
+    def qualify(bare: str) -> str:
+        return Qualified(prefix + bare)
+
+    def channel(bare: str) -> str:
+        return Qualified(prefix + check_channel_name(bare))
+
+    def bare(stored: str) -> str:
+        return stored[len(prefix) :]
+
+    def stored(messages: Iterable[Message]) -> list[Message]:
+        return [replace(message, channel=channel(message.channel)) for message in messages]
+
+    def own(rows: Iterable[Any]) -> list[Any]:
         return [
-            replace(
-                each,
-                channel=self.bare(each.channel),
-                worker=None if each.worker is None else self.bare(each.worker),
-            )
-            for each in stored
+            replace(row, channel=bare(row.channel), worker=None if row.worker is None else bare(row.worker))
+            for row in rows
         ]
+
+    return Names(prefix, qualify, channel, bare, stored, own)

@@ -7,50 +7,17 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ..messages import Message, MessageSummary, check_channel_name, decode, encode
+from ..messages import Message, MessageSummary, decode
 from ..tracebacks import error_class
 
 COLUMNS = (
-    *(
-        "id",
-        "channel",
-        "content",
-        "headers",
-        "v",
-        "lane",
-        "lane_seq",
-        "attempt",
-        "losses",
-        "alone",
-        "max_attempts",
-    ),
-    *("priority", "due", "expires", "sent_at", "key", "worker", "token"),
+    "id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due, expires, "
+    "sent_at, key, worker, token"
 )
 """Of a message, as all statements that return whole ones name them and ``read_message`` takes them."""
 
 SHIFTED = ("messages", "dead", "buckets", "workers")
 """What holds times; there is a statement ``shift_…`` for each."""
-
-
-def row_of(message: Message) -> dict[str, Any]:
-    """Return the values of a message that statements name; stores add what they do their own way.
-
-    Raises what ``encode`` and ``check_channel_name`` raise.
-    """
-    return {
-        "id": message.id,
-        "channel": check_channel_name(message.channel),
-        "content": encode(message.content),
-        "headers": encode(message.headers, "headers") if message.headers else "{}",
-        "v": message.v,
-        "attempt": message.attempt,
-        "losses": message.losses,
-        "alone": message.alone,
-        "max_attempts": message.max_attempts,
-        "priority": message.priority,
-        "due": message.due,
-        "expires": message.expires,
-    }
 
 
 def read_message(row: Sequence[Any]) -> Message:
@@ -65,7 +32,7 @@ def read_message(row: Sequence[Any]) -> Message:
         return Message(
             channel=channel,
             content=content,
-            id=_read_id(id),
+            id=id if isinstance(id, UUID) else UUID(id),
             headers=headers,
             v=v,
             lane=lane,
@@ -84,7 +51,7 @@ def read_message(row: Sequence[Any]) -> Message:
             defect=defect,
             error=error[0] if error else "",
         )
-    except (TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         return Message(
             channel=channel,
             content=content,

@@ -1,8 +1,8 @@
 """What a technology has to do to carry messages: a ``Store``, with the 16 primitives that a layer stands on.
 
 One for another database or server implements these and nothing else: ``layer.DurableLayer`` has the rest, once for all.
-Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none. Errors of the
-database or server are raised as they are, or as ``LayerUnavailable``.
+Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none; claims perhaps
+twice. Errors of the database or server are raised as they are, or as ``LayerUnavailable``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Store(Protocol):
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
     ) -> Sequence[ClaimName]:
-        """Settle claims, each given once. Returns those that were lost.
+        """Settle claims. Returns those that were lost.
 
         ``values``: for ``renew`` the ``leases`` by channel; for ``give_back`` ``delay``, ``attempts`` (to add),
         ``alone`` and ``error`` (``None``: as it was); for ``bury`` ``error`` and ``error_class``.

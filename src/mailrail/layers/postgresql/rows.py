@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from ...messages import Message
-from ..rows import read_message, row_of
+from ...messages import Message, row_of
+from ..rows import read_message
 from .scan_floor import Level
 
 AT_ONCE = 5_000
@@ -52,10 +52,7 @@ def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
 
 def enqueued(message: Message) -> dict[str, Any]:
     """Return the values of ``enqueue.sql`` and its kin."""
-    row = row_of(message)
-    row["delay"], row["lifetime"] = message.delay, message.lifetime
-    row["lane"], row["key"] = message.lane, message.key
-    return row
+    return row_of(message, delay=message.delay, lifetime=message.lifetime, lane=message.lane, key=message.key)
 
 
 def runs(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -33,9 +33,9 @@ class ChannelRequest:
 
 
 def by_channel(claims: Iterable[Message]) -> dict[str, list[Message]]:
-    """Return claims by their channels."""
+    """Return claims by their channels, each once."""
     found: dict[str, list[Message]] = {}
-    for claim in claims:
+    for claim in {(claim.id, claim.token): claim for claim in claims}.values():
         found.setdefault(claim.channel, []).append(claim)
     return found
 

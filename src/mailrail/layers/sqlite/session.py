@@ -34,12 +34,19 @@ class SqliteSession:
     def connection(self) -> Any:
         return connections[self.using]
 
-    def run(self, statement: str, values: Sequence[Any]) -> None:
-        """Run one statement that is safe to repeat: a transaction of its own, or part of the caller's."""
+    def run(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement that is safe to repeat, for each of these rows of values: all or none.
+
+        For one row, it is a transaction of its own, or part of the caller's.
+        """
         connection = connections[self.using]
+        if len(rows) != 1:
+            with self.write() as cursor:
+                cursor.executemany(statement, rows)
+            return
         patience = 0.0 if connection.in_atomic_block else LOCK_PATIENCE_S
         with connection.cursor() as cursor:
-            patiently(lambda: cursor.execute(statement, values), self.using, patience)
+            patiently(lambda: cursor.execute(statement, rows[0]), self.using, patience)
 
     def read(self, statement: str, **values: Any) -> list[Any]:
         """Return the rows of a statement that only reads."""
@@ -59,22 +66,16 @@ class SqliteSession:
                 elif not connection.get_autocommit():  # the caller commits by hand
                     yield cursor
                 else:
-                    yield from self._short_transaction(cursor)
-            except OperationalError as error:
+                    patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
+                    yield cursor
+                    # In journal modes other than WAL, COMMIT waits for readers, and may be repeated.
+                    patiently(lambda: cursor.execute("COMMIT"), self.using)
+            except BaseException as error:
+                raw = connection.connection
+                if not connection.in_atomic_block and connection.autocommit and raw and raw.in_transaction:
+                    cursor.execute("ROLLBACK")
                 check_tables(error, self.using)
                 raise
-
-    def _short_transaction(self, cursor: Any) -> Iterator[Any]:
-        patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
-        try:
-            yield cursor
-            # In journal modes other than WAL, COMMIT waits for readers, and may be repeated.
-            patiently(lambda: cursor.execute("COMMIT"), self.using)
-        except BaseException:
-            raw = self.connection.connection
-            if raw is not None and raw.in_transaction:
-                cursor.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
@@ -138,7 +139,7 @@ def patiently(action: Callable[[], Any], using: str, patience: float = LOCK_PATI
         time.sleep(random.uniform(0.001, 0.02))
 
 
-def check_tables(error: OperationalError, using: str) -> None:
+def check_tables(error: BaseException, using: str) -> None:
     """Raise ``LayerUnavailable`` for a database error that means missing tables."""
-    if "no such table: mailrail_" in str(error):
+    if isinstance(error, OperationalError) and "no such table: mailrail_" in str(error):
         raise tables_are_missing(error, using) from error

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
-from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, uuid7
+from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, row_of, uuid7
 from ..buckets import refill
 from ..deferred_sends import with_record
-from ..rows import SHIFTED, read_dead, read_message, read_summary, row_of
+from ..rows import SHIFTED, read_dead, read_message, read_summary
 from ..store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -57,23 +57,31 @@ class SqliteStore(DatabaseStore):
             with with_record(self._session.using, record):
                 return self.insert(messages)
         now = time.time()
-        if len(messages) == 1 and messages[0].key is None and messages[0].lane is None:
-            self._session.run(ENQUEUE, [*_row(messages[0], now).values()][:13])
-            return [messages[0].id]
-        rows = [_row(message, now) for message in messages]
+        rows = [
+            row_of(
+                m,
+                id=m.id.hex,
+                due=now + m.delay if m.due is None else m.due,
+                expires=m.expires if m.lifetime is None else now + m.lifetime,
+                sent_at=now,
+                lane=m.lane,
+                key=m.key,
+                unique_key=m.key,
+            )
+            for m in messages
+        ]
+        if all(m.key is None and m.lane is None for m in messages):
+            self._session.run(ENQUEUE, [[*row.values()][:13] for row in rows])
+            return [m.id for m in messages]
         with self._session.write() as cursor:
-            if all(row["key"] is None and row["lane"] is None for row in rows):
-                cursor.executemany(ENQUEUE, [[*row.values()][:13] for row in rows])
-                return [message.id for message in messages]
             stored = [rows_of(cursor, STATEMENTS["enqueue_in_order"], row) for row in rows]
-        twins = [UUID(found[0][0]) if found else None for found in stored]
-        return [twin or message.id for twin, message in zip(twins, messages, strict=True)]
+        return [UUID(row[0][0]) if row else m.id for row, m in zip(stored, messages, strict=True)]
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
     def claim(self, call: ClaimCall) -> Leased:
         channels = json.dumps([*call.limits])
-        if not call.finished and ((due := self._next_due(channels)) is None or due > 0.0):
+        if not call.finished and ((due := self.next_due([*call.limits])) is None or due > 0.0):
             if self._session.read(STATEMENTS["any_expired"], channels=channels, now=time.time()):
                 with (
                     self._session.write() as cursor
@@ -95,7 +103,8 @@ class SqliteStore(DatabaseStore):
         with self._session.write() as cursor:
             if settlement == "finish":
                 return _finish(cursor, claims)
-            bound = {**values, "claims": _tokens(claims), "now": time.time()}
+            tokens = json.dumps([(claim.id.hex, claim.token) for claim in claims])
+            bound = {**values, "claims": tokens, "now": time.time()}
             if settlement == "bury":
                 cursor.execute(STATEMENTS["bury"], bound)
                 return _finish(cursor, claims)
@@ -106,10 +115,7 @@ class SqliteStore(DatabaseStore):
             return _others(claims, held)
 
     def next_due(self, channels: Sequence[str]) -> float | None:
-        return self._next_due(json.dumps(list(channels)))
-
-    def _next_due(self, channels: str) -> float | None:
-        [(due,)] = self._session.read(STATEMENTS["next_due"], channels=channels)
+        [(due,)] = self._session.read(STATEMENTS["next_due"], channels=json.dumps(channels))
         if not isinstance(due, int | float):  # none, or only what was edited by hand into something else
             return None
         return due - time.time()
@@ -127,7 +133,7 @@ class SqliteStore(DatabaseStore):
     # -- what people ask for ------------------------------------------------------------------------------------
 
     def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
-        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        bound = {"channel": channel, "ids": _hex(ids)}
         with self._session.write() as cursor:
             if move == "cancel":
                 gone = rows_of(cursor, STATEMENTS["cancel"], bound)
@@ -163,12 +169,12 @@ class SqliteStore(DatabaseStore):
         return [read_summary(row, is_dead) for row in rows]
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
-        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        bound = {"channel": channel, "ids": _hex(ids)}
         rows = self._session.read(STATEMENTS["get_dead" if is_dead else "get"], **bound)
         return map(read_dead if is_dead else read_message, rows)
 
     def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        bound = {"channel": channel, "ids": json.dumps([id.hex for id in ids])}
+        bound = {"channel": channel, "ids": _hex(ids)}
         return {UUID(id) for (id,) in self._session.read(STATEMENTS["known"], **bound)}
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
@@ -222,16 +228,6 @@ class SqliteStore(DatabaseStore):
 # -- rows -------------------------------------------------------------------------------------------------------
 
 
-def _row(message: Message, now: float) -> dict[str, Any]:
-    """Return the values of ``enqueue_in_order.sql``; the first 13 are those of ``ENQUEUE``, in its order."""
-    row = row_of(message)
-    row["id"] = message.id.hex
-    row["due"] = now + message.delay if message.due is None else message.due
-    row["expires"] = message.expires if message.lifetime is None else now + message.lifetime
-    row |= {"sent_at": now, "lane": message.lane, "key": message.key, "unique_key": message.key}
-    return row
-
-
 def _choose(cursor: Any, channels: str, call: ClaimCall) -> list[str]:
     """Return the ids to claim, best first."""
     if not call.limits:
@@ -276,23 +272,26 @@ def _lease(cursor: Any, ids: list[str], call: ClaimCall) -> list[Message]:
 
 def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:
     rows = rows_of(cursor, STATEMENTS["drop_expired"], {"channels": channels, "now": time.time()})
-    dropped = [read_message(row) for row in rows]
-    advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
-    call.expired += dropped
+    if rows:
+        dropped = [read_message(row) for row in rows]
+        advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
+        call.expired += dropped
 
 
 def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     """Remove claims. Returns those that were lost."""
-    gone = rows_of(cursor, STATEMENTS["finish"], {"claims": _tokens(claims)})
-    advance_lanes(cursor, [lane for _, _, *lane in gone])
-    return _others(claims, gone)
-
-
-def _tokens(claims: Iterable[Message]) -> str:
-    return json.dumps([(claim.id.hex, claim.token) for claim in claims])
+    tokens = json.dumps([(claim.id.hex, claim.token) for claim in claims])
+    gone = rows_of(cursor, STATEMENTS["finish"], {"claims": tokens})
+    if lanes := [(channel, lane) for _, _, channel, lane in gone if lane is not None]:
+        advance_lanes(cursor, lanes)
+    return [] if len(gone) == len(claims) else _others(claims, gone)
 
 
 def _others(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
     """Return the claims that are not among these rows of (id, token, …)."""
     ours = {(row[0], row[1]) for row in held}
     return [(c.id, c.token) for c in claims if (c.id.hex, c.token) not in ours]
+
+
+def _hex(ids: Sequence[UUID]) -> str:
+    return json.dumps([id.hex for id in ids])
