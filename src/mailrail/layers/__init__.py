@@ -1,4 +1,15 @@
-"""Layers: what carries messages. Name one in ``CHANNEL_LAYERS``, or none at all for the database layer."""
+"""Carry messages: name a layer in ``CHANNEL_LAYERS``, or none at all for the database layer.
+
+Where to look:
+
+- ``base`` says what the verbs mean, and what becomes of a message whose worker died.
+- ``layer`` carries them out, the same for all, above a ``Store`` for each technology.
+- ``store`` declares the primitives of a technology: a further database implements these.
+- ``postgresql``, ``sqlite``, ``redis`` and ``memory_store`` implement them; the statements are in ``sql`` and ``lua``.
+- ``deferred_sends`` and ``outbox`` let sends wait for a commit.
+- ``waiting`` lets idle workers sleep, and ``notifications`` wakes them.
+- ``registry`` finds the layer of an alias.
+"""
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
