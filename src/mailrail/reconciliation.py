@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
 
 from django.db.models import QuerySet
 
@@ -46,8 +47,10 @@ logger = logger_of("mailrail.reconciliation")
 def reconcile(
     channel: str,
     *,
+    channel_of: Callable[[Any], str] | None = None,
     content: Callable[[Any], Content] | None = None,
     priority: Callable[[Any], int] | None = None,
+    lane: Callable[[Any], str | None] | None = None,
     older_than: float | timedelta = 300.0,
     layer: str | None = None,
 ) -> Callable[[F], F]:
@@ -55,9 +58,10 @@ def reconcile(
 
     The function gets a moment (as ``timezone.now()`` gives them). It returns a ``QuerySet`` of the records that were
     made before that moment and are not done. ``content``: a function that makes the content of a record's message, the
-    very one that is sent with ``unique=True``; by default ``{"id": record.pk}``. ``priority``: a function that says its
-    priority. ``older_than``: seconds (or a ``timedelta``) that a record and its message are left alone. ``layer``: as
-    for ``Channel``.
+    very one that is sent with ``unique=True``; by default ``{"id": record.pk}``. ``priority`` and ``lane``: functions
+    that say those of a record's message. ``channel_of``: one that says its channel, where ``channel`` is a pattern.
+    ``older_than``: seconds (or a ``timedelta``) that a record and its message are left alone. ``layer``: as for
+    ``Channel``.
 
     A message is missing if it neither waits nor runs, is not dead, and its record, looked at once more, is still not
     done. Code that gives up on a message (``Discard``, ``channels cancel``, ``channels discard``) has to say so on the
@@ -65,10 +69,12 @@ def reconcile(
     """
     if callable(channel):
         raise TypeError(f'reconcile() needs a channel, not {channel!r}: @reconcile("name").')
+    if channel_of is None:
+        check_channel_name(channel)
     seconds = checked.seconds("older_than", older_than)
 
     def register(find: F) -> F:
-        new = Reconciler(check_channel_name(channel), find, content, priority, seconds, layer)
+        new = Reconciler(channel, find, channel_of, content, priority, lane, seconds, layer)
         for old in [old for old in _registered if (old.channel, old.name) == (new.channel, new.name)]:
             _registered.remove(old)  # the module was imported again
         _registered.append(new)
@@ -90,8 +96,10 @@ class Reconciler:
 
     channel: str
     find: Find
+    channel_of: Callable[[Any], str] | None
     content: Callable[[Any], Content] | None
     priority: Callable[[Any], int] | None
+    lane: Callable[[Any], str | None] | None
     older_than: float
     layer: str | None
 
@@ -140,24 +148,29 @@ class Reconciler:
             last = list(page)[-1]
 
     def _page(self, records: QuerySet[Any]) -> dict[Any, Message]:
-        if self.content is None and self.priority is None:
+        if not any((self.channel_of, self.content, self.priority, self.lane)):
             return {
-                pk: self._message({"id": _plain(pk)})
+                pk: self._message(self.channel, {"id": _plain(pk)})
                 for pk in records.values_list("pk", flat=True)[:PAGE_SIZE]
             }
         return {record.pk: self._message_of(record) for record in records[:PAGE_SIZE]}
 
     def _message_of(self, record: Any) -> Message:
         content = {"id": _plain(record.pk)} if self.content is None else self.content(record)
-        return self._message(content, 0 if self.priority is None else self.priority(record))
+        priority = 0 if self.priority is None else self.priority(record)
+        channel = self.channel if self.channel_of is None else self.channel_of(record)
+        return self._message(channel, content, priority, None if self.lane is None else self.lane(record))
 
-    def _message(self, content: Content, priority: int = 0) -> Message:
-        return Message(self.channel, content, id_of_content(self.channel, content), priority=priority)
+    def _message(self, channel: str, content: Content, priority: int = 0, lane: str | None = None) -> Message:
+        return Message(channel, content, id_of_content(channel, content), priority=priority, lane=lane)
 
     def _missing(
         self, layer: DurableLayer, records: QuerySet[Any], page: dict[Any, Message]
     ) -> list[Message]:
-        existing = layer.known(self.channel, [message.id for message in page.values()])
+        by_channel: dict[str, list[UUID]] = {}
+        for message in page.values():
+            by_channel.setdefault(message.channel, []).append(message.id)
+        existing = {id for channel, ids in by_channel.items() for id in layer.known(channel, ids)}
         without = {pk: message for pk, message in page.items() if message.id not in existing}
         if not without:
             return []

@@ -343,7 +343,7 @@ def _flat(routes: Any, where: str) -> list[Route]:
 
 @receiver(setting_changed, dispatch_uid="mailrail.routing")
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES", "MAILERS"):
+    if setting in ("CHANNEL_LAYERS", "MAILRAIL", "INSTALLED_APPS", "DATABASES", "MAILERS", "TASKS"):
         _built.clear()
     if setting == "MAILRAIL":
         for route in _registered:
