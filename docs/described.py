@@ -94,6 +94,7 @@ CHECKS = (
     "mailrail.mail.checks",
     "mailrail.mail.server_checks",
     "mailrail.mail.unused",
+    "mailrail.tasks.checks",
     "mailrail.invitations.checks",
 )
 """The modules with system checks; each has a table of their ids in its docstring."""

@@ -24,6 +24,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
@@ -244,6 +246,8 @@ def ensure_environment(
                 stamp.unlink(missing_ok=True)
                 clear(environment)
                 build(environment, python, requirements, uv, lock)
+                if any(requirement.startswith("pytest-django") for requirement in requirements):
+                    fetch_django_tests(environment, lock)
                 stamp.write_text(fingerprint)
     return executable
 
@@ -296,6 +300,43 @@ def build(environment: Path, python: Interpreter, requirements: list[str], uv: s
         tell(f"{failure}\nOnce more, by venv and pip")
         clear(environment)
         run(by_pip, lock)
+
+
+# What the source distribution of Django has and no wheel
+
+
+def fetch_django_tests(environment: Path, lock: int) -> None:
+    """Put Django's own tests of tasks, which there are since 6.0, into the environment: into django-tests/tasks.
+
+    Where the index has no source distribution, it is said, and tests/tasks/test_of_django.py fails.
+    """
+    executable = str(environment / "bin" / "python")
+    ask_version = [executable, "-I", "-c", "import django; print(django.__version__)"]
+    version = subprocess.run(ask_version, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    if int(version.partition(".")[0]) < 6:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--quiet", "--no-deps", "--no-binary", "django", "--dest", folder]
+        try:
+            run([[executable, "-I", "-m", "pip", "download", *options, f"django=={version}"]], lock)
+        except Failure as failure:
+            tell(str(failure))
+            return
+        for archive in Path(folder).glob("*.tar.gz"):
+            unpack_tests(archive, environment / "django-tests")
+
+
+def unpack_tests(archive: Path, folder: Path) -> None:
+    """Unpack tests/tasks of an archive."""
+    with tarfile.open(archive) as source:
+        for member in source:
+            name = member.name.partition("/tests/")[2]
+            if not member.isfile() or not re.fullmatch(r"tasks/\w+\.py", name):
+                continue
+            content = source.extractfile(member)
+            assert content is not None
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content.read())
 
 
 def clear(folder: Path) -> None:

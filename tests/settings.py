@@ -71,11 +71,14 @@ if {"MAILRAIL_TEST_REDIS_URL", "MAILRAIL_TEST_REDIS_CONFIG"} & {
             "routing": "tests.routes.redis_routing",  # the consumers of tests.project, without the atomic one
         },
     }
+if "MAILRAIL_TEST_LAYER" in os.environ:  # this one is the default one: tasks are enqueued there
+    CHANNEL_LAYERS = {"default": CHANNEL_LAYERS[os.environ["MAILRAIL_TEST_LAYER"]]}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "mailrail",
     "mailrail.invitations",
     "mailrail.mail",
+    "mailrail.tasks",
     "tests.project",
     "channels",
     "django.contrib.admin",
@@ -87,6 +90,9 @@ INSTALLED_APPS = [
 ]
 if "pytest" in sys.modules:  # processes that tests start are lighter without: Daphne doubles what they import
     INSTALLED_APPS = [*INSTALLED_APPS[:1], "daphne", *INSTALLED_APPS[1:], "allauth", "allauth.account"]
+if django.VERSION < (6, 0):
+    INSTALLED_APPS.append("django_tasks")  # the backport
+TASKS = {"default": {"BACKEND": "mailrail.tasks.ChannelBackend", "QUEUES": ["default", "reports"]}}
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -19,6 +19,7 @@ for a commit that never comes; these count as sent.
 from __future__ import annotations
 
 from .clock import advance
+from .enqueued import eager_tasks, tasks
 from .mail import assert_queued, deliver, mail_queue, queued_emails
 from .messages import Ran, drain, sent
 
@@ -28,7 +29,9 @@ __all__ = [
     "assert_queued",
     "deliver",
     "drain",
+    "eager_tasks",
     "mail_queue",
     "queued_emails",
     "sent",
+    "tasks",
 ]

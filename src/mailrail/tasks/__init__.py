@@ -1,0 +1,47 @@
+"""Run the tasks of ``django.tasks`` in Mailrail's workers, and keep their results.
+
+    TASKS = {"default": {"BACKEND": "mailrail.tasks.ChannelBackend", "OPTIONS": {"attempts": 5}}}
+
+The names below are imported at first use. A module with a ``@task`` makes the backend while it is imported, and that
+may be before there can be models.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backend import ChannelBackend
+    from .context import ChannelContext
+    from .definition import ChannelTask, task
+    from .enqueuing import aenqueue_many, enqueue_many
+    from .models import TaskRecord
+    from .results import ChannelResult
+
+__all__ = [
+    "ChannelBackend",
+    "ChannelContext",
+    "ChannelResult",
+    "ChannelTask",
+    "TaskRecord",
+    "aenqueue_many",
+    "enqueue_many",
+    "task",
+]
+
+_HOMES = {
+    "backend": ("ChannelBackend",),
+    "context": ("ChannelContext",),
+    "enqueuing": ("aenqueue_many", "enqueue_many"),
+    "models": ("TaskRecord",),
+    "results": ("ChannelResult",),
+    "definition": ("ChannelTask", "task"),
+}
+_home_of = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _home_of:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_home_of[name]}", __name__), name)

@@ -1,0 +1,229 @@
+"""Run one attempt of a task: begin, call the function, and say what came of it.
+
+``TaskAttempt`` holds what both ways of running share; ``running`` calls the functions, on a thread or an event loop.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from mailrail import Discard, Retry
+from mailrail.log import logger_of
+from mailrail.worker import IncomingMessage
+
+from .attempts import End, Start, save_progress
+from .backend import ChannelBackend
+from .compat import Task, TaskError, TaskResultStatus, task_backends, task_finished, task_started
+from .context import ChannelContext
+from .errors import TaskDiscarded, TaskFailure, TaskNotFound
+from .json_values import dumps, normalized
+from .models import FAILED, READY, SUCCESSFUL, TaskRecord
+from .options import Effective
+from .results import result_of, update
+
+logger = logger_of("mailrail.tasks")
+
+MAX_ERRORS = 20
+"""Failed attempts that a record keeps, the newest ones."""
+MAX_TRACEBACK_LENGTH = 32 * 1024
+"""Characters of a traceback that a record keeps: its beginning and its end."""
+
+
+def start_of(message: IncomingMessage) -> Start | None:
+    """Return what is to be written before a message's task runs; ``None`` if the message names no record."""
+    claim, named = message.claim, named_by(message.content)
+    return named and Start(*named, claim.token or 0, claim.claimed_until, claim.worker or "")
+
+
+def named_by(content: Mapping[str, Any]) -> tuple[UUID, int] | None:
+    """Return the id and the dispatch of the record that a message names, if it names one."""
+    try:
+        return UUID(str(content.get("id"))), int(content.get("dispatch", 0))
+    except (TypeError, ValueError):
+        return None
+
+
+def backend_of(content: Mapping[str, Any]) -> ChannelBackend:
+    """Return the backend that enqueued a message, or one without options if settings have it no longer."""
+    alias = str(content.get("backend", "default"))
+    try:
+        backend = task_backends[alias]
+    except Exception:  # of Django, or of another package's backend
+        backend = None
+    return backend if isinstance(backend, ChannelBackend) else ChannelBackend(alias, {"QUEUES": []})
+
+
+@dataclass
+class TaskAttempt:
+    """An attempt that has begun. ``again_in``: seconds until the next one, if there is to be one."""
+
+    message: IncomingMessage
+    record: TaskRecord
+    backend: ChannelBackend
+    again_in: float | None = None
+    error: BaseException | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        self.result = result_of(self.record)
+        self.options: Effective = self.backend.task_options.effective(self.result.task, self.record.task)
+
+    # -- running it ---------------------------------------------------------------------------------------------
+
+    def check_found(self) -> None:
+        """Raise ``TaskNotFound`` if the worker's code has no such task; or what importing its module raises."""
+        try:
+            found = import_string(self.record.task)
+        except ImportError as error:
+            raise TaskNotFound(f"There is no task at {self.record.task!r}: {error}.") from error
+        if not isinstance(found, Task):
+            raise TaskNotFound(f"{self.record.task!r} is no task, but {found!r}.")
+
+    @property
+    def arguments(self) -> list[Any]:
+        """Return the positional arguments, the context first if the task takes it."""
+        if not self.result.task.takes_context:
+            return self.result.args
+        return [ChannelContext(task_result=self.result, _save=self._save), *self.result.args]
+
+    def _save(self, progress: dict[str, Any] | None, metadata: dict[str, Any]) -> None:
+        save_progress(self.record.id, self._token, progress, metadata, self.backend.database)
+
+    @property
+    def _token(self) -> int:
+        return self.message.claim.token or 0
+
+    # -- what came of it ----------------------------------------------------------------------------------------
+
+    def succeed(self, value: Any) -> End:
+        """Return the end of an attempt whose function returned. Raises for a value that JSON does not have."""
+        value = normalized(value, "the return value")
+        update(self.result, _return_value=value)
+        return self._end(SUCCESSFUL, self.record.failures, dumps(value))
+
+    def fail(self, error: BaseException, *, has_run: bool = False) -> End:
+        """Return the end of an attempt that raised. ``has_run``: the function did its work, so it is final."""
+        failures = self.record.failures + 1
+        kind = type(error)
+        if isinstance(error, Discard) or self._is_named(self.options.is_discarded, error, False):
+            kind = TaskDiscarded
+        elif not has_run and not isinstance(error, TaskFailure) and failures < self.options.attempts:
+            self.again_in = self._delay(error, failures)
+        self.error, self.why = error, describe(error)
+        self.result.errors.append(
+            TaskError(exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback=self.why)
+        )
+        del self.result.errors[:-MAX_ERRORS]
+        return self._end(FAILED if self.again_in is None else READY, failures)
+
+    def stop(self) -> End:
+        """Return the end of an attempt that was interrupted, which is no failure of the task."""
+        self.again_in = 0.0
+        return self._end(READY, self.record.failures)
+
+    def _delay(self, error: BaseException, failures: int) -> float | None:
+        """Return the seconds until the next attempt, or ``None`` if ``retry_on`` does not allow one."""
+        if isinstance(error, Retry):
+            return self._backoff(failures) if error.after is None else error.after
+        return self._backoff(failures) if self._is_named(self.options.is_retried, error, True) else None
+
+    def _backoff(self, failures: int) -> float:
+        try:
+            return self.options.delay_after(failures)
+        except Exception:
+            logger.exception("backoff of %s cannot be used; the default is", self.record.task)
+            return Effective().delay_after(failures)
+
+    def _is_named(self, names: Any, error: BaseException, otherwise: bool) -> bool:
+        try:
+            return bool(names(error))
+        except Exception:  # a dotted path that leads nowhere
+            logger.exception("retry_on or discard_on of %s cannot be used", self.record.task)
+            return otherwise
+
+    def _end(self, status: str, failures: int, return_value: str | None = None) -> End:
+        is_final = status != READY
+        finished_at = timezone.now() if is_final else None
+        update(self.result, status=TaskResultStatus(status), finished_at=finished_at)
+        return End(
+            id=self.record.id,
+            token=self._token,
+            status=status,
+            errors=[error_row(error) for error in self.result.errors],
+            failures=failures,
+            return_value=return_value,
+            progress=self.result.progress,
+            metadata=self._metadata(),
+            finished_at=finished_at,
+            kept_until=self.options.kept_until(status) if is_final else None,
+        )
+
+    def _metadata(self) -> dict[str, Any]:
+        """Return the metadata as the task has left it, or as it found it if that is no JSON."""
+        try:
+            metadata: dict[str, Any] = normalized(self.result.metadata, "metadata")
+        except (TypeError, ValueError) as error:
+            logger.error("the metadata of %s %s cannot be kept: %s", self.record.task, self.record.id, error)
+            metadata = vars(self.record)["metadata"]
+        return metadata
+
+    # -- telling it ---------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Send ``task_started``."""
+        send(task_started, self.backend, self.result)
+
+    def conclude(self, was_written: bool) -> None:
+        """Settle the message, and send ``task_finished`` if this was the end. Called while an error is handled."""
+        if not was_written:
+            logger.warning(
+                "task %s of %s: another worker has it, or its record was changed; this attempt changes nothing",
+                *(self.record.id, self.record.task),
+            )
+            return
+        if self.again_in is None:
+            send(task_finished, self.backend, self.result)
+        elif self.error is not None:
+            logger.warning(
+                "task %s of %s failed, attempt %s of %s; again in %.1f s",
+                *(
+                    self.record.id,
+                    self.record.task,
+                    self.record.failures + 1,
+                    self.options.attempts,
+                    self.again_in,
+                ),
+                exc_info=self.error,
+            )
+
+
+def error_row(error: TaskError) -> dict[str, str]:
+    """Return an error as a record keeps it."""
+    return {"class": error.exception_class_path, "traceback": error.traceback}
+
+
+def describe(error: BaseException) -> str:
+    """Return the traceback of an exception, cut in its middle. Never raises, whatever the exception does."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:
+        text = f"{type(error).__qualname__} (and it cannot be shown)\n"
+    if len(text) <= MAX_TRACEBACK_LENGTH:
+        return text
+    half = MAX_TRACEBACK_LENGTH // 2 - 3
+    return f"{text[:half]}\n…\n{text[-half:]}"
+
+
+def send(signal: Any, backend: Any, result: Any) -> None:
+    """Send a signal of ``django.tasks``. What a receiver raises is logged and changes nothing."""
+    try:
+        signal.send_robust(backend.sender, task_result=result)
+    except BaseException:  # send_robust lets SystemExit through
+        logger.exception("a receiver of a signal of tasks raised, and others may not have been told")

@@ -1,0 +1,251 @@
+"""Write into records that attempts begin, and what came of them: one statement for many attempts.
+
+Both statements are fenced. An attempt begins only if no later claim of the message has begun one. What came of
+it is written only while its own token stands in the record. So a worker that lost its claim changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any
+from uuid import UUID
+
+from django.db import connections, models
+from django.utils import timezone
+
+from mailrail.second_connection import is_in_transaction
+
+from .grouping import Answer, GroupedWrites, Item
+from .json_values import dumps
+from .models import FAILED, READY, RUNNING, UNFINISHED, TaskRecord
+
+_TABLE = "mailrail_tasks_taskrecord"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One attempt that is about to begin. ``fence``: when the lease of its claim was to end."""
+
+    id: UUID
+    dispatch: int
+    token: int
+    fence: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What came of an attempt. ``status``: ready for another one, or final. ``return_value``: as JSON."""
+
+    id: UUID
+    token: int
+    status: str
+    errors: list[dict[str, str]]
+    failures: int
+    progress: dict[str, Any] | None
+    metadata: dict[str, Any]
+    return_value: str | None = None
+    finished_at: datetime | None = None
+    kept_until: datetime | None = None
+
+
+def begin(start: Start, using: str) -> TaskRecord | None:
+    """Write that an attempt begins, and return its record, or ``None`` if it may not begin."""
+    return _begun(using)(start)
+
+
+async def abegin(start: Start, using: str) -> TaskRecord | None:
+    """Write that the attempt of a coroutine begins, as ``begin`` does."""
+    return await _begun(using).acall(start)
+
+
+def end(outcome: End, using: str) -> bool:
+    """Write what came of an attempt. Tells whether that was still its to write."""
+    return _ended(using)(outcome)
+
+
+async def aend(outcome: End, using: str) -> bool:
+    """Write what came of the attempt of a coroutine, as ``end`` does."""
+    return await _ended(using).acall(outcome)
+
+
+class _Joining(GroupedWrites[Item, Answer]):
+    """Write together, but for a thread that has a transaction open: others must not wait for its commit."""
+
+    def __init__(self, write: Callable[[str, Sequence[Item]], Sequence[Answer]], using: str) -> None:
+        super().__init__(partial(write, using))
+        self._using = using
+
+    def __call__(self, item: Item) -> Answer:
+        return self._write([item])[0] if is_in_transaction(self._using) else super().__call__(item)
+
+
+@lru_cache
+def _begun(using: str) -> _Joining[Start, TaskRecord | None]:
+    return _Joining(_begin, using)
+
+
+@lru_cache
+def _ended(using: str) -> _Joining[End, bool]:
+    return _Joining(_end, using)
+
+
+# Names of the values differ from those of the columns, so that RETURNING can name these without a table: SQLite knows
+# no alias there. LIMIT tells the planner of PostgreSQL how many there are; it takes any JSON for a hundred rows.
+_BEGIN = f"""
+UPDATE {_TABLE} AS r SET
+    status = '{RUNNING}', token = i.item_token, fence = i.item_fence, worker_ids = {{workers}},
+    started_at = COALESCE(r.started_at, %(now)s), last_attempted_at = %(now)s
+FROM ({{items}} LIMIT %(many)s) AS i
+WHERE r.id = i.item_id AND r.dispatch = i.item_dispatch AND r.status IN ('{READY}', '{RUNNING}')
+    AND (r.fence IS NULL OR r.fence <= i.item_fence) AND (r.expires_at IS NULL OR r.expires_at > %(now)s)
+    AND (r.run_after IS NULL OR r.run_after <= %(now)s)
+RETURNING {{columns}}
+"""
+_END = f"""
+UPDATE {_TABLE} AS r SET
+    status = i.item_status, token = NULL, errors = i.item_errors, failures = i.item_failures,
+    return_value = i.item_return_value, progress = i.item_progress, metadata = i.item_metadata,
+    finished_at = i.item_finished_at, kept_until = i.item_kept_until
+FROM ({{items}} LIMIT %(many)s) AS i
+WHERE r.id = i.item_id AND r.token = i.item_token AND r.status = '{RUNNING}'
+RETURNING {{columns}}
+"""
+_START_TYPES = {"id": "uuid", "dispatch": "int", "token": "bigint", "fence": "float8", "worker": "text"}
+_END_TYPES = {
+    "id": "uuid",
+    "token": "bigint",
+    "status": "text",
+    "errors": "text",
+    "failures": "int",
+    "return_value": "text",
+    "progress": "text",
+    "metadata": "text",
+    "finished_at": "timestamptz",
+    "kept_until": "timestamptz",
+}
+_WORKERS = {
+    "postgresql": "r.worker_ids || jsonb_build_array(i.item_worker)",
+    "sqlite": "json_insert(r.worker_ids, '$[#]', i.item_worker)",
+}
+
+
+@lru_cache
+def _statement(template: str, vendor: str, columns: str) -> str:
+    types = _START_TYPES if template is _BEGIN else _END_TYPES
+    if vendor == "postgresql":
+        typed = ", ".join(f"item_{name} {kind}" for name, kind in types.items())
+        items = f"SELECT * FROM jsonb_to_recordset(%(items)s::jsonb) AS j ({typed})"
+    else:
+        values = ", ".join(f"json_extract(value, '$.item_{name}') AS item_{name}" for name in types)
+        items = f"SELECT {values} FROM json_each(%(items)s)"
+    return template.format(items=items, workers=_WORKERS.get(vendor, ""), columns=columns)
+
+
+@lru_cache(maxsize=1)
+def _all_columns() -> str:
+    return ", ".join(field.attname for field in TaskRecord._meta.concrete_fields)
+
+
+def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
+    items = [
+        {
+            "item_id": start.id.hex,
+            "item_dispatch": start.dispatch,
+            "item_token": start.token,
+            "item_fence": start.fence,
+            "item_worker": start.worker,
+        }
+        for start in starts
+    ]
+    by_id = {record.id: record for record in _execute(_BEGIN, items, using, _all_columns())}
+    records = [by_id.get(start.id) for start in starts]
+    # Of two claims of one record in a group, one was written: the token says which.
+    return [
+        record if record is not None and record.token == start.token else None
+        for start, record in zip(starts, records, strict=True)
+    ]
+
+
+def _end(using: str, ends: Sequence[End]) -> list[bool]:
+    items = [
+        {
+            "item_id": end.id.hex,
+            "item_token": end.token,
+            "item_status": end.status,
+            "item_errors": dumps(end.errors),
+            "item_failures": end.failures,
+            "item_return_value": end.return_value,
+            "item_progress": None if end.progress is None else dumps(end.progress),
+            "item_metadata": dumps(end.metadata),
+            "item_finished_at": _stored_moment(end.finished_at, using),
+            "item_kept_until": _stored_moment(end.kept_until, using),
+        }
+        for end in ends
+    ]
+    written = {record.id for record in _execute(_END, items, using, "id")}
+    return [end.id in written for end in ends]
+
+
+def _execute(template: str, items: list[dict[str, Any]], using: str, columns: str) -> list[TaskRecord]:
+    statement = _statement(template, connections[using].vendor, columns)
+    values = {"items": json.dumps(items), "many": len(items), "now": _prepared(timezone.now(), using)}
+    # By id, so whose it is need not be asked: ids of a project's messages are those of its own records.
+    return list(TaskRecord._base_manager.using(using).raw(statement, values))
+
+
+def _prepared(moment: datetime, using: str) -> Any:
+    return _moment_field().get_db_prep_value(moment, connections[using])
+
+
+def _stored_moment(moment: datetime | None, using: str) -> str | None:
+    """Return a moment as text that the database reads."""
+    if moment is None:
+        return None
+    prepared = _prepared(moment, using)
+    return prepared.isoformat() if isinstance(prepared, datetime) else str(prepared)
+
+
+@lru_cache(maxsize=1)
+def _moment_field() -> models.Field[Any, Any]:
+    return TaskRecord._meta.get_field("enqueued_at")
+
+
+def save_progress(
+    id: UUID, token: int, progress: dict[str, Any] | None, metadata: dict[str, Any], using: str
+) -> None:
+    """Write how far an attempt is, unless another one has taken its place."""
+    running = TaskRecord._base_manager.using(using).filter(pk=id, token=token)
+    values: dict[str, Any] = {"progress": progress, "metadata": metadata}
+    running.update(**values)
+
+
+# -- records that are not running ------------------------------------------------------------------------------------
+
+
+def fail_waiting(record: TaskRecord, error: dict[str, str], kept_until: datetime, using: str) -> bool:
+    """Fail a record that is not finished and whose attempt, if there was one, has the same token still.
+
+    Tells whether it was not changed meanwhile.
+    """
+    unchanged = TaskRecord._base_manager.using(using).filter(
+        pk=record.pk, dispatch=record.dispatch, token=record.token, status__in=UNFINISHED
+    )
+    return bool(
+        unchanged.update(
+            status=FAILED,
+            token=None,
+            errors=[*record.errors, error],
+            finished_at=timezone.now(),
+            kept_until=kept_until,
+        )
+    )
+
+
+def drop_fence(record: TaskRecord, using: str) -> None:
+    """Let the next claim begin although its lease ends before that of the claim that began last."""
+    TaskRecord._base_manager.using(using).filter(pk=record.pk, token=record.token).update(fence=None)

@@ -1,0 +1,146 @@
+"""The consumers that run tasks. Their module's name is what routing looks for."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import QuerySet
+from django.dispatch import receiver
+
+from mailrail import Channel
+from mailrail.reconciliation import reconcile
+from mailrail.routing import consumer
+from mailrail.signals import message_buried, message_retried, worker_maintenance
+from mailrail.terminal import counted
+from mailrail.worker import IncomingMessage
+
+from . import attempts, retention, running
+from .attempt import TaskAttempt, backend_of, logger, named_by, start_of
+from .compat import DEFAULT_TASK_QUEUE_NAME
+from .enqueuing import content_of
+from .errors import TaskLost
+from .models import UNFINISHED, TaskRecord, first_id
+from .queues import PREFIX, channel_of, known_channels, used_databases
+
+MAX_ATTEMPTS = 1_000_000
+"""Attempts of a message: how often a task is tried is its record's matter."""
+RETRY_SOON_S = 5.0
+"""Seconds until a message is tried again whose task could not even begin."""
+DEAD_PER_RUN = 500
+"""Dead messages that one look takes on. There are few: a worker that buries a message fails its task at once."""
+PRUNE_EVERY_S = 30.0
+"""Seconds between two deletions of a process, which looks once a minute for each of its queues."""
+CHANNELS = f"{PREFIX}*"
+
+_pruned_at = float("-inf")  # time.monotonic()
+
+_options: dict[str, Any] = {
+    "attempts": MAX_ATTEMPTS,
+    "backoff": RETRY_SOON_S,
+    "known_channels": known_channels,
+}
+
+
+@consumer(CHANNELS, run="^async$", **_options)
+async def run_coroutine(message: IncomingMessage) -> None:
+    """Run the task ``{"id": …, "run": "async"}`` on the event loop."""
+    await running.run_task_async(message)
+
+
+@consumer(CHANNELS, **_options)
+def run_function(message: IncomingMessage) -> None:
+    """Run the task ``{"id": …}`` on a thread."""
+    running.run_task(message)
+
+
+# -- messages that ended outside the consumers -------------------------------------------------------------------------
+
+
+@receiver(message_retried, dispatch_uid="mailrail.tasks.retried")
+def count_time_limit(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
+    """Count an attempt that ran into the worker's time limit, and fail the task if that was its last one."""
+    if not message.channel.startswith(PREFIX) or (start := start_of(message)) is None:
+        return
+    backend = backend_of(message.content)
+    rows = TaskRecord.objects.using(backend.database).filter(pk=start.id, token=start.token)
+    if (record := rows.first()) is not None:
+        attempt = TaskAttempt(message, record, backend)
+        attempt.conclude(attempts.end(attempt.fail(TimeoutError(error)), backend.database))
+
+
+@receiver(message_buried, dispatch_uid="mailrail.tasks.buried")
+def fail_buried(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
+    """Fail the task of a message that the worker has buried, for the record tells the error from now on."""
+    if message.channel.startswith(PREFIX):
+        _fail(message.channel, message.id, message.content, error)
+
+
+def fail_dead() -> None:
+    """Fail the tasks whose messages are dead and whose worker did not say so, as it was killed."""
+    layer = Channel(channel_of(DEFAULT_TASK_QUEUE_NAME)).layer
+    for channel in filter(lambda name: name.startswith(PREFIX), layer.list_channels()):
+        for summary in layer.list_messages([channel], DEAD_PER_RUN, "dead"):
+            for dead in layer.get(channel, [summary.id], dead=True):
+                _fail(channel, dead.id, dead.content, dead.error)
+
+
+def _fail(channel: str, id: UUID, content: dict[str, Any], error: str) -> None:
+    """Fail the task that a dead message names, and forget the message."""
+    backend, named = backend_of(content), named_by(content)
+    if named is not None:
+        rows = TaskRecord.objects.using(backend.database).filter(pk=named[0], dispatch=named[1])
+        if (record := rows.first()) is not None:
+            running.fail(record, TaskLost(error.strip()), backend)
+    Channel(channel).layer.discard(channel, [id])
+
+
+# -- records whose time is over ----------------------------------------------------------------------------------------
+
+
+@receiver(worker_maintenance, dispatch_uid="mailrail.tasks.retention")
+def prune_records(sender: str, **kwargs: Any) -> None:
+    """Delete records that were kept long enough: once for each look of a worker, whatever queues it serves."""
+    global _pruned_at
+    if not sender.startswith(PREFIX) or time.monotonic() < _pruned_at + PRUNE_EVERY_S:
+        return
+    _pruned_at = time.monotonic()
+    for using in used_databases():
+        if deleted := retention.prune_for_a_while(using):
+            logger.info("removed %s whose time was over", counted(deleted, "result"))
+
+
+# -- records whose message is missing ----------------------------------------------------------------------------------
+
+
+def _reconcile(using: str) -> None:
+    """Look for unfinished records of a database whose message is missing, if tasks are kept there."""
+
+    def unfinished(before: datetime) -> QuerySet[TaskRecord]:
+        if using not in used_databases():
+            return TaskRecord.objects.none()
+        fail_dead()  # for reconciliation, a record whose message is dead has one
+        records = TaskRecord.objects.using(using).filter(status__in=UNFINISHED, pk__lt=first_id(before))
+        return records.defer("args", "kwargs", "errors")
+
+    unfinished.__qualname__ = f"unfinished[{using}]"
+    reconcile(CHANNELS, channel_of=_channel, content=content_of, priority=_priority, lane=_lane)(unfinished)
+
+
+def _channel(record: TaskRecord) -> str:
+    return channel_of(record.queue)
+
+
+def _priority(record: TaskRecord) -> int:
+    return record.priority
+
+
+def _lane(record: TaskRecord) -> str | None:
+    return record.lane or None
+
+
+for _using in connections:
+    _reconcile(_using)

@@ -1,0 +1,66 @@
+"""What a task that takes ``context`` gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from .compat import TaskContext
+from .json_values import normalized
+
+SAVE_EVERY_S = 1.0
+"""Seconds between two writes of ``progress``; what comes in between is written with the next one, or at the end."""
+
+Save = Callable[[dict[str, Any] | None, dict[str, Any]], None]
+"""Writes a progress and a metadata into the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
+    """The context of a running task: ``task_result``, and ``attempt``, which counts from 1."""
+
+    _save: Save = field(repr=False, compare=False)
+    _saved_at: list[float] = field(default_factory=lambda: [float("-inf")], repr=False, compare=False)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Return a dictionary that the task may change, and that its next attempt finds as this one has left it.
+
+        It is saved by ``save``, with ``progress``, and when the attempt ends, also by an exception.
+        """
+        result: Any = self.task_result
+        metadata: dict[str, Any] = result.metadata
+        return metadata
+
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Say how far the task is, for ``result.progress``. Call it as often as you like: few calls write."""
+        self._note(done, total, text)
+        if self._is_due():
+            self.save()
+
+    async def aprogress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Say from a coroutine how far the task is, as ``progress`` does."""
+        self._note(done, total, text)
+        if self._is_due():
+            await self.asave()
+
+    def save(self) -> None:
+        """Write progress and metadata now. Raises ``TypeError`` or ``ValueError`` for metadata that are no JSON."""
+        self._saved_at[0] = time.monotonic()
+        result: Any = self.task_result
+        self._save(result.progress, normalized(self.metadata, "metadata"))
+
+    async def asave(self) -> None:
+        """Write progress and metadata from a coroutine, as ``save`` does."""
+        await sync_to_async(self.save)()
+
+    def _note(self, done: float, total: float | None, text: str) -> None:
+        progress = normalized({"done": done, "total": total, "text": str(text)}, "progress")
+        object.__setattr__(self.task_result, "progress", progress)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at[0] >= SAVE_EVERY_S

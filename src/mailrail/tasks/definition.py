@@ -1,0 +1,210 @@
+"""Define ``ChannelTask``: Django's ``Task`` with the options of Mailrail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from types import FunctionType
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from mailrail.moments import from_now
+
+from .compat import (
+    DEFAULT_TASK_BACKEND_ALIAS,
+    DEFAULT_TASK_PRIORITY,
+    DEFAULT_TASK_QUEUE_NAME,
+    InvalidTask,
+    Task,
+    task_backends,
+)
+from .options import OPTION_NAMES, Backoff, Exceptions, read_options
+
+_UNKNOWN: Any = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
+    """A task with the options of Mailrail. ``None``: the settings decide.
+
+    ``attempts``: how often it is tried (1). ``backoff``: seconds that bound the wait before the second attempt, doubled
+    each time, with jitter. It may also be a list of waits, or a function of the number of failed attempts.
+    ``retry_on``: exceptions after which it is tried again; all others fail it at once. ``discard_on``: exceptions that
+    fail it at once. ``lane``: tasks of a lane run one at a time, in the order of enqueueing. ``expires``: seconds, a
+    ``timedelta`` or a ``datetime`` after which it is not started any more. ``retention``: seconds or a ``timedelta``
+    for which its result is kept (7 days, and 30 if it failed).
+
+    Classes and functions may be dotted paths. ``lane`` may be a function of the task's arguments.
+    """
+
+    attempts: int | None = None
+    backoff: Backoff | None = None
+    retry_on: Exceptions | None = None
+    discard_on: Exceptions | None = None
+    lane: str | Callable[..., str | None] | None = None
+    expires: float | timedelta | datetime | None = None
+    retention: float | timedelta | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
+        try:
+            read = read_options(given)
+        except (TypeError, ValueError) as error:
+            raise InvalidTask(str(error)) from error
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
+        if isinstance(self.run_after, timedelta):
+            object.__setattr__(self, "run_after", from_now(self.run_after.total_seconds()))
+        Task.__post_init__(self)
+
+    def __reduce__(self) -> Any:
+        decorated = find_task(self.module_path)
+        changes = {
+            field.name: value
+            for field in fields(self)
+            if field.name != "func"
+            and (value := getattr(self, field.name)) != getattr(decorated, field.name, _UNKNOWN)
+        }
+        return _unpickle, (type(self), self.module_path, changes)
+
+    def using(
+        self,
+        *,
+        priority: int | None = None,
+        queue_name: str | None = None,
+        run_after: datetime | timedelta | None = None,
+        backend: str | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        retry_on: Exceptions | None = None,
+        discard_on: Exceptions | None = None,
+        lane: str | Callable[..., str | None] | None = None,
+        expires: float | timedelta | datetime | None = None,
+        retention: float | timedelta | None = None,
+    ) -> ChannelTask:
+        """Return a copy of the task with other options. ``run_after`` may be a ``timedelta`` from now."""
+        changes = {
+            "priority": priority,
+            "queue_name": queue_name,
+            "run_after": run_after,
+            "backend": backend,
+            "attempts": attempts,
+            "backoff": backoff,
+            "retry_on": retry_on,
+            "discard_on": discard_on,
+            "lane": lane,
+            "expires": expires,
+            "retention": retention,
+        }
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def task(
+    function: Callable[..., Any] | None = None,
+    *,
+    priority: int = DEFAULT_TASK_PRIORITY,
+    queue_name: str = DEFAULT_TASK_QUEUE_NAME,
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+    takes_context: bool = False,
+    **options: Any,
+) -> Any:
+    """Make a task of a function, as ``django.tasks.task`` does, with the options of ``ChannelTask``.
+
+    Django 6.1 passes other options on to the backend's class; Django 6.0 does not. With this decorator they are known
+    everywhere, and they are without effect if the backend is another one, as in tests with ``ImmediateBackend``.
+    """
+    if "run_after" in options:
+        raise TypeError(
+            "run_after cannot be defined statically with the @task decorator. "
+            "Use .using(run_after=...) to set it dynamically."
+        )
+
+    def decorate(decorated: Callable[..., Any]) -> Any:
+        kind = task_backends[backend].task_class
+        kind = kind if issubclass(kind, ChannelTask) else ChannelTask
+        return kind(
+            func=decorated,
+            priority=priority,
+            queue_name=queue_name,
+            backend=backend,
+            takes_context=takes_context,
+            **options,
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+def _unpickle(kind: type[ChannelTask], path: str, changes: dict[str, Any]) -> ChannelTask:
+    """Make a task of the one that a module holds, and what was different of the pickled one."""
+    decorated = find_task(path)
+    if decorated is None:
+        raise ValueError(f"Expected {path!r} to point to a Task instance.")
+    values = {field.name: getattr(decorated, field.name, None) for field in fields(kind)}
+    return kind(**{**values, **changes})
+
+
+# -- tasks by their dotted paths -------------------------------------------------------------------------------------
+
+
+def find_task(path: str) -> Any | None:
+    """Return the task at a dotted path, or ``None`` if there is none. Raises what importing its module raises."""
+    try:
+        found = import_string(path)
+    except ImportError:
+        return None
+    return found if isinstance(found, Task) else None
+
+
+def check_importable(task: Any) -> Any:
+    """Return the task that a worker will find at the dotted path of this one. Raises ``InvalidTask``."""
+    path = task.module_path
+    if task.func.__module__ == "__main__":
+        raise InvalidTask(
+            f"{path} cannot be imported by a worker, which has a __main__ of its own. Define the task in a module."
+        )
+    found = getattr(sys.modules.get(task.func.__module__), task.func.__qualname__, None)
+    if not isinstance(found, Task):
+        found = find_task(path)
+    if found is None or found.func is not task.func:
+        raise InvalidTask(
+            f"A worker would not find the task by its path: {path} is {_kind_of(path)}. Decorate the function where it "
+            "is defined, @task above all other decorators, and enqueue what the module holds."
+        )
+    return found
+
+
+def _kind_of(path: str) -> str:
+    try:
+        return repr(import_string(path))[:200]
+    except ImportError:
+        return "not there"
+
+
+def changed(task: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of a task with other values, past all validation.
+
+    A result is readable although its queue or its backend is no longer in settings.
+    """
+    copy = object.__new__(type(task))
+    for field in fields(task):
+        object.__setattr__(copy, field.name, changes.get(field.name, getattr(task, field.name)))
+    return copy
+
+
+def missing_task(path: str, values: Mapping[str, Any]) -> ChannelTask:
+    """Return a task that stands for one whose function is gone: its ``func`` raises, and so does ``enqueue``."""
+    module, _, name = path.rpartition(".")
+
+    def gone(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError(f"There is no task at {path!r}.")
+
+    function = FunctionType(gone.__code__, globals(), name, None, gone.__closure__)
+    function.__module__, function.__qualname__ = module or "?", name
+    stand_in = object.__new__(ChannelTask)
+    defaults = {"priority": 0, "run_after": None, "takes_context": False, **dict.fromkeys(OPTION_NAMES)}
+    for key, value in {**defaults, **values, "func": function}.items():
+        object.__setattr__(stand_in, key, value)
+    return stand_in

@@ -1,0 +1,42 @@
+"""Name why a task failed that raised nothing itself.
+
+    MailrailError
+    └── TaskFailure
+        ├── TaskCancelled      a person cancelled the task before it ran
+        ├── TaskDiscarded      the task raised Discard, or an exception that its discard_on names
+        ├── TaskExpired        its time was over before it could run
+        ├── TaskLost           its worker processes died, or stopped renewing the lease, while it ran
+        └── TaskNotFound       the worker's code has no such task
+
+``TaskResult.errors`` names one of these in ``exception_class_path``. No code raises them.
+"""
+
+from __future__ import annotations
+
+from mailrail import MailrailError
+
+__all__ = ["TaskCancelled", "TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
+
+
+class TaskFailure(MailrailError):
+    """Name the reason of a failure that the task's own code did not cause."""
+
+
+class TaskCancelled(TaskFailure):
+    """Say that a person cancelled the task before it ran."""
+
+
+class TaskDiscarded(TaskFailure):
+    """Say that the task raised ``Discard``, or an exception that its ``discard_on`` names."""
+
+
+class TaskExpired(TaskFailure):
+    """Say that the time of ``expires`` was over before the task could run."""
+
+
+class TaskLost(TaskFailure):
+    """Say that worker processes died, or stopped renewing their lease, while they ran the task."""
+
+
+class TaskNotFound(TaskFailure):
+    """Say that the worker's code has no task at the dotted path that was enqueued."""

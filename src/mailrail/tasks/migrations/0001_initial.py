@@ -1,0 +1,54 @@
+import django.utils.timezone
+import mailrail.namespace
+import mailrail.tasks.models
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    initial = True
+
+    dependencies = [
+    ]
+
+    operations = [
+        migrations.CreateModel(
+            name='TaskRecord',
+            fields=[
+                ('id', models.UUIDField(default=mailrail.tasks.models.new_id, editable=False, primary_key=True, serialize=False)),
+                ('status', models.CharField(choices=[('READY', 'ready'), ('RUNNING', 'running'), ('FAILED', 'failed'), ('SUCCESSFUL', 'successful')], db_default='READY', default='READY', max_length=10, verbose_name='status')),
+                ('task', models.TextField(db_default='', help_text='shop.tasks.sync', verbose_name='task')),
+                ('queue', models.CharField(db_default='default', max_length=93, verbose_name='queue')),
+                ('backend', models.TextField(db_default='default', verbose_name='backend')),
+                ('priority', models.SmallIntegerField(db_default=0, default=0, verbose_name='priority')),
+                ('run_after', models.DateTimeField(db_default=None, null=True, verbose_name='not before')),
+                ('expires_at', models.DateTimeField(db_default=None, null=True, verbose_name='not after')),
+                ('lane', models.CharField(db_default='', default='', max_length=255, verbose_name='lane')),
+                ('is_async', models.BooleanField(db_default=False, default=False, editable=False)),
+                ('options', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='options')),
+                ('args', models.TextField(db_default=models.Value('[]', output_field=models.TextField()), verbose_name='arguments')),
+                ('kwargs', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='keyword arguments')),
+                ('return_value', models.TextField(db_default=None, null=True, verbose_name='return value')),
+                ('errors', models.TextField(db_default=models.Value('[]', output_field=models.TextField()), verbose_name='errors')),
+                ('failures', models.IntegerField(db_default=0, default=0, verbose_name='failed attempts')),
+                ('worker_ids', models.JSONField(db_default=[], default=list, verbose_name='workers')),
+                ('progress', models.TextField(db_default=None, null=True, verbose_name='progress')),
+                ('metadata', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='metadata')),
+                ('enqueued_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='enqueued')),
+                ('started_at', models.DateTimeField(db_default=None, null=True, verbose_name='first started')),
+                ('last_attempted_at', models.DateTimeField(db_default=None, null=True, verbose_name='last started')),
+                ('finished_at', models.DateTimeField(db_default=None, null=True, verbose_name='finished')),
+                ('kept_until', models.DateTimeField(db_default=None, null=True, verbose_name='kept until')),
+                ('dispatch', models.IntegerField(db_default=0, default=0, editable=False)),
+                ('token', models.BigIntegerField(db_default=None, default=None, editable=False, null=True)),
+                ('fence', models.FloatField(db_default=None, default=None, editable=False, null=True)),
+                ('namespace', models.CharField(db_default='', default=mailrail.namespace.current, editable=False, max_length=20)),
+            ],
+            options={
+                'verbose_name': 'task',
+                'verbose_name_plural': 'tasks',
+                'ordering': ('-id',),
+                'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until')],
+            },
+        ),
+    ]

@@ -1,0 +1,141 @@
+"""The records: one row for each enqueued task, which says what is to run, how it stands, and what came of it.
+
+The message on ``tasks.<queue>`` carries a row's id and says "now"; the row is what ``get_result`` reads. Columns have
+database defaults, and migrations only add. ``TaskRecord.objects`` are those of the namespace of this project.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import pgettext_lazy
+
+from mailrail import uuid7
+from mailrail.moments import MomentField, aware
+from mailrail.namespace import OwnRows, namespace_field
+from mailrail.terminal import single_line
+
+from .json_values import dumps
+
+READY, RUNNING, FAILED, SUCCESSFUL = "READY", "RUNNING", "FAILED", "SUCCESSFUL"
+UNFINISHED = (READY, RUNNING)
+FINAL = (FAILED, SUCCESSFUL)
+STATUSES = (
+    (READY, pgettext_lazy("tasks", "ready")),
+    (RUNNING, pgettext_lazy("tasks", "running")),
+    (FAILED, pgettext_lazy("tasks", "failed")),
+    (SUCCESSFUL, pgettext_lazy("tasks", "successful")),
+)
+
+
+class JsonTextField(models.TextField):  # type: ignore[type-arg]  # generic only for the type checker
+    """Store JSON as text, exactly. PostgreSQL's ``jsonb`` refuses NUL, and halves of surrogate pairs.
+
+    Migrations see a ``TextField``.
+    """
+
+    def deconstruct(self) -> Any:
+        name, _path, arguments, options = super().deconstruct()
+        options.pop("default", None)
+        return name, "django.db.models.TextField", arguments, options
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else dumps(value)
+
+    def from_db_value(self, value: str | None, *args: Any) -> Any:
+        return None if value is None else json.loads(value)
+
+
+_OBJECT = models.Value("{}", output_field=models.TextField())
+_LIST = models.Value("[]", output_field=models.TextField())
+
+
+def new_id() -> UUID:
+    """Return an id for a new record. Ids are in the order of their making."""
+    return uuid7()
+
+
+class TaskRecord(models.Model):
+    """An enqueued task, and what became of it.
+
+    ``options``: those that this call has changed (``mailrail.tasks.options``). ``worker_ids``: one for each attempt.
+    ``errors``: ``{"class": dotted path, "traceback": text}``, the newest 20.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    status = models.CharField(
+        pgettext_lazy("tasks", "status"), max_length=10, choices=STATUSES, default=READY, db_default=READY
+    )
+    task = models.TextField(pgettext_lazy("tasks", "task"), db_default="", help_text="shop.tasks.sync")
+    queue = models.CharField(pgettext_lazy("tasks", "queue"), max_length=93, db_default="default")
+    backend = models.TextField(pgettext_lazy("tasks", "backend"), db_default="default")
+    priority = models.SmallIntegerField(pgettext_lazy("tasks", "priority"), default=0, db_default=0)
+    run_after = MomentField(pgettext_lazy("tasks", "not before"), null=True, db_default=None)
+    expires_at = MomentField(pgettext_lazy("tasks", "not after"), null=True, db_default=None)
+    lane = models.CharField(pgettext_lazy("tasks", "lane"), max_length=255, default="", db_default="")
+    is_async = models.BooleanField(default=False, db_default=False, editable=False)
+    """Whether the task is a coroutine function, and so runs on the event loop of a worker."""
+    options = JsonTextField(pgettext_lazy("tasks", "options"), default=dict, db_default=_OBJECT)
+    args = JsonTextField(pgettext_lazy("tasks", "arguments"), default=list, db_default=_LIST)
+    kwargs = JsonTextField(pgettext_lazy("tasks", "keyword arguments"), default=dict, db_default=_OBJECT)
+
+    return_value = JsonTextField(
+        pgettext_lazy("tasks", "return value"), null=True, default=None, db_default=None
+    )
+    errors = JsonTextField(pgettext_lazy("tasks", "errors"), default=list, db_default=_LIST)
+    failures = models.IntegerField(pgettext_lazy("tasks", "failed attempts"), default=0, db_default=0)
+    worker_ids = models.JSONField(pgettext_lazy("tasks", "workers"), default=list, db_default=[])
+    progress = JsonTextField(pgettext_lazy("tasks", "progress"), null=True, default=None, db_default=None)
+    metadata = JsonTextField(pgettext_lazy("tasks", "metadata"), default=dict, db_default=_OBJECT)
+
+    enqueued_at = MomentField(pgettext_lazy("tasks", "enqueued"), default=timezone.now)
+    started_at = MomentField(pgettext_lazy("tasks", "first started"), null=True, db_default=None)
+    last_attempted_at = MomentField(pgettext_lazy("tasks", "last started"), null=True, db_default=None)
+    finished_at = MomentField(pgettext_lazy("tasks", "finished"), null=True, db_default=None)
+    kept_until = MomentField(pgettext_lazy("tasks", "kept until"), null=True, db_default=None)
+
+    dispatch = models.IntegerField(default=0, db_default=0, editable=False)
+    """The number of the message that may run it: a retry by a person sends a new one, and voids the older."""
+    token = models.BigIntegerField(null=True, default=None, db_default=None, editable=False)
+    """The fencing token of the claim whose attempt runs; only that attempt may write what came of it."""
+    fence = models.FloatField(null=True, default=None, db_default=None, editable=False)
+    """When the lease of that claim was to end, on the storage's clock. Of two claims of a message, the later one has
+    the greater value. So an attempt of the earlier one is refused."""
+
+    namespace = namespace_field()
+
+    objects: ClassVar[models.Manager[TaskRecord]] = OwnRows()
+
+    class Meta:
+        verbose_name = pgettext_lazy("tasks", "task")
+        verbose_name_plural = pgettext_lazy("tasks", "tasks")
+        ordering = ("-id",)
+        indexes = (
+            models.Index(fields=["namespace", "status", "-id"], name="mailrail_tasks_status"),
+            # Reconciliation: what is not finished, the oldest first, however many finished ones there are.
+            models.Index(
+                fields=["namespace", "queue", "id"],
+                name="mailrail_tasks_unfinished",
+                condition=models.Q(status__in=UNFINISHED),
+            ),
+            # Pruning: written once for each task, when it ends.
+            models.Index(
+                fields=["namespace", "kept_until"],
+                name="mailrail_tasks_kept_until",
+                condition=models.Q(kept_until__isnull=False),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return single_line(f"{self.task} {self.id}")
+
+
+def first_id(moment: datetime) -> UUID:
+    """Return the lowest id of records that were made at that moment: a UUIDv7 begins with milliseconds (RFC 9562
+    5.7)."""
+    return UUID(int=int(aware(moment).timestamp() * 1000) << 80)

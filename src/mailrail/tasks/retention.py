@@ -1,0 +1,39 @@
+"""Remove the records of tasks that have been kept long enough. Workers do it once a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from django.db import transaction
+from django.utils import timezone
+
+from .models import TaskRecord
+
+CHUNK_SIZE = 500
+"""Records that one transaction deletes."""
+MAX_SECONDS_PER_TURN = 10.0
+"""Seconds for which a worker deletes at a time; it goes on a minute later."""
+
+
+def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
+    """Delete records whose time is over, a chunk in a transaction while ``go_on()``, and return how many.
+
+    An index lists them by the end of their time. A chunk that another process deletes is passed by.
+    """
+    over = TaskRecord.objects.using(using).filter(kept_until__lt=timezone.now()).order_by("kept_until")
+    deleted = 0
+    while go_on():
+        with transaction.atomic(using):
+            ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
+            TaskRecord.objects.using(using).filter(pk__in=ids).delete()
+        deleted += len(ids)
+        if len(ids) < CHUNK_SIZE:
+            break
+    return deleted
+
+
+def prune_for_a_while(using: str) -> int:
+    """Delete records whose time is over, for ten seconds at most, and return how many."""
+    until = time.monotonic() + MAX_SECONDS_PER_TURN
+    return prune(using, go_on=lambda: time.monotonic() < until)

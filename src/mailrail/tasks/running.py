@@ -1,0 +1,240 @@
+"""Run the task of a message, on a thread or on an event loop, and settle the message."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.utils import timezone
+
+from mailrail import Channel
+from mailrail.conf import settings
+from mailrail.moments import seconds_between
+from mailrail.transient import is_transient
+from mailrail.worker import IncomingMessage
+
+from . import attempts
+from .attempt import TaskAttempt, backend_of, error_row, send, start_of
+from .attempts import End, Start
+from .backend import ChannelBackend
+from .compat import TaskError, TaskResultStatus, task_finished
+from .errors import TaskExpired
+from .models import UNFINISHED, TaskRecord
+from .results import result_of, update
+
+RETRY_SOON_S = 5.0
+"""Seconds until a message is due again whose record could not be written."""
+DATABASE_TIMEOUT_S = 20.0
+"""Seconds in which the end of an attempt waits for a database that is away: else the task has run in vain."""
+
+
+def run_task(message: IncomingMessage) -> None:
+    """Run a task that is a plain function."""
+    attempt = _begin(message)
+    if attempt is None:
+        return
+    attempt.announce()
+    try:
+        attempt.check_found()
+        value = attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
+    except KeyboardInterrupt:
+        _write(attempt, attempt.stop())
+        raise
+    except BaseException as error:
+        _conclude(attempt, attempt.fail(error))
+    else:
+        _succeed(attempt, value)
+
+
+def _succeed(attempt: TaskAttempt, value: Any) -> None:
+    try:
+        end = attempt.succeed(value)
+    except Exception as error:  # it has run, and what it returned cannot be stored
+        _conclude(attempt, attempt.fail(error, has_run=True))
+    else:
+        _conclude(attempt, end)
+
+
+def _conclude(attempt: TaskAttempt, end: End) -> None:
+    attempt.conclude(_write(attempt, end))
+    _settle(attempt)
+
+
+def _settle(attempt: TaskAttempt) -> None:
+    """Retry the message if there is to be another attempt; returning finishes it otherwise."""
+    if attempt.again_in is not None and attempt.message.outcome is None:
+        attempt.message.retry(attempt.again_in, attempt.why)
+
+
+# -- on an event loop --------------------------------------------------------------------------------------------------
+
+
+async def run_task_async(message: IncomingMessage) -> None:
+    """Run a task that is a coroutine function."""
+    attempt = await _abegin(message)
+    if attempt is None:
+        return
+    await sync_to_async(attempt.announce)()
+    try:
+        attempt.check_found()
+        value = await attempt.result.task.acall(*attempt.arguments, **attempt.result.kwargs)
+    except KeyboardInterrupt:
+        await sync_to_async(_write)(attempt, attempt.stop())
+        raise
+    except asyncio.CancelledError as error:
+        if (current := asyncio.current_task()) is not None and current.cancelling():
+            raise
+        await _aconclude(attempt, attempt.fail(error), error)  # the task's own matter
+    except BaseException as error:
+        await _aconclude(attempt, attempt.fail(error), error)
+    else:
+        await _asucceed(attempt, value)
+
+
+async def _asucceed(attempt: TaskAttempt, value: Any) -> None:
+    try:
+        end = attempt.succeed(value)
+    except Exception as error:
+        await _aconclude(attempt, attempt.fail(error, has_run=True), error)
+    else:
+        await _aconclude(attempt, end, None)
+
+
+async def _aconclude(attempt: TaskAttempt, end: End, error: BaseException | None) -> None:
+    was_written = await _awrite(attempt, end)
+    await sync_to_async(_conclude_handling)(attempt, was_written, error)
+    _settle(attempt)
+
+
+def _conclude_handling(attempt: TaskAttempt, was_written: bool, error: BaseException | None) -> None:
+    """Tell receivers on a thread where they may use the database, and let them see the error as being handled."""
+    if error is None:
+        attempt.conclude(was_written)
+        return
+    trace = error.__traceback__
+    try:
+        raise error
+    except BaseException:
+        error.__traceback__ = trace
+        attempt.conclude(was_written)
+
+
+# -- before it ---------------------------------------------------------------------------------------------------------
+
+
+def _begin(message: IncomingMessage) -> TaskAttempt | None:
+    """Begin an attempt; ``None`` if the message's task is not to run, and the message is settled."""
+    backend, start = backend_of(message.content), start_of(message)
+    if start is None:
+        message.bury(f"It names no task: {message.content!r}.")
+        return None
+    try:
+        record = attempts.begin(start, backend.database) or _begin_late(message, start, backend)
+    except Exception as error:
+        _release_or_raise(message, error)
+        return None
+    return None if record is None else TaskAttempt(message, record, backend)
+
+
+async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
+    backend, start = backend_of(message.content), start_of(message)
+    if start is None:
+        message.bury(f"It names no task: {message.content!r}.")
+        return None
+    try:
+        record = await attempts.abegin(start, backend.database)
+        if record is None:
+            record = await sync_to_async(_begin_late)(message, start, backend)
+    except Exception as error:
+        _release_or_raise(message, error)
+        return None
+    return None if record is None else TaskAttempt(message, record, backend)
+
+
+def _release_or_raise(message: IncomingMessage, error: Exception) -> None:
+    if not is_transient(error):
+        raise error
+    message.release(RETRY_SOON_S, f"its record cannot be written just now: {error}")
+
+
+def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend) -> TaskRecord | None:
+    """Find out why an attempt may not begin, and begin it all the same if it may."""
+    using = backend.database
+    record = TaskRecord.objects.using(using).filter(pk=start.id).first()
+    if record is None or record.status not in UNFINISHED or record.dispatch != start.dispatch:
+        return None  # deleted, done, or left to a later message
+    now = timezone.now()
+    if record.expires_at is not None and record.expires_at <= now:
+        fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend)
+        return None
+    if record.run_after is not None and record.run_after > now:  # reconciliation has sent the message
+        message.release(seconds_between(now, record.run_after), "its time has not come")
+        return None
+    if record.fence is None or record.fence <= start.fence:
+        return attempts.begin(start, using)  # its time came between the two looks
+    if _is_lost(message):
+        return None
+    # The claim is ours, but its lease is to end before that of an earlier claim: the setting was lowered meanwhile.
+    attempts.drop_fence(record, using)
+    return attempts.begin(start, using)
+
+
+def _is_lost(message: IncomingMessage) -> bool:
+    return bool(Channel(message.channel).layer.renew([message.claim], settings.lease))
+
+
+def fail(record: TaskRecord, why: Exception, backend: ChannelBackend) -> bool:
+    """Fail a task that is not finished for a reason outside its code. Tells whether nobody was quicker."""
+    kind = type(why)
+    error = TaskError(
+        exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
+        traceback=f"{kind.__qualname__}: {why}\n",
+    )
+    options = backend.task_options.effective(None, record.task)
+    if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), backend.database):
+        return False
+    result = result_of(record)
+    result.errors.append(error)
+    update(result, status=TaskResultStatus.FAILED, finished_at=timezone.now())
+    send(task_finished, backend, result)
+    return True
+
+
+# -- behind it ---------------------------------------------------------------------------------------------------------
+
+
+def _write(attempt: TaskAttempt, end: End) -> bool:
+    """Write the end of an attempt. While the database is away, try again for a while."""
+    using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
+    while True:
+        try:
+            return attempts.end(end, using) or _was_written(end, using)
+        except Exception as error:
+            if not is_transient(error) or time.monotonic() >= until or connections[using].in_atomic_block:
+                raise
+            connections[using].close()
+            time.sleep(0.5)
+
+
+async def _awrite(attempt: TaskAttempt, end: End) -> bool:
+    try:
+        return await attempts.aend(end, attempt.backend.database) or await sync_to_async(_was_written)(
+            end, attempt.backend.database
+        )
+    except Exception as error:
+        if not is_transient(error):
+            raise
+    return await sync_to_async(_write, thread_sensitive=False)(attempt, end)
+
+
+def _was_written(end: End, using: str) -> bool:
+    """Tell whether an earlier try has written this end although its reply was lost."""
+    return (
+        end.finished_at is not None
+        and TaskRecord._base_manager.using(using)
+        .filter(pk=end.id, status=end.status, finished_at=end.finished_at)
+        .exists()
+    )

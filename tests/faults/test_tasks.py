@@ -1,0 +1,113 @@
+"""Tasks whose workers are killed, stopped and told to end: what records say is what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from mailrail.layers import DurableLayer, get_layer
+from mailrail.tasks import TaskRecord, enqueue_many
+from mailrail.tasks.compat import task_backends
+
+from ..processes import Ledger, until, workers
+from ..tasks import defined
+from ..tasks.conftest import layer_settings
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+
+THREADS = 4
+ROUNDS = 3
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def layer(
+    request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DurableLayer]:
+    """The layer on which tasks are enqueued, here and in the workers that tests start."""
+    if request.param == "redis":
+        monkeypatch.setenv("MAILRAIL_TEST_REDIS_URL", request.getfixturevalue("valkey").url)
+    monkeypatch.setenv("MAILRAIL_TEST_LAYER", {"sqlite": "default"}.get(request.param, request.param))
+    settings.CHANNEL_LAYERS = layer_settings(request.param, request)
+    yield get_layer()
+    get_layer().stop_listening()
+    connections["postgres"].close()
+
+
+def records() -> Any:
+    backend: Any = task_backends["default"]
+    return TaskRecord.objects.using(backend.database)
+
+
+def statuses() -> Counter[str]:
+    return Counter(records().values_list("status", flat=True))
+
+
+def test_kill_9_in_the_middle_of_1000_tasks_loses_none_and_leaves_none_running(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    """Every attempt that began is in ``worker_ids``, and each record says what became of its task."""
+    calls: list[Any] = [(("raise",) if n % 10 == 0 else (), {}) for n in range(900)]
+    results = enqueue_many(defined.note, calls) + enqueue_many(defined.note_async, [((), {})] * 100)
+    for _ in range(ROUNDS):
+        before = len(ledger.lines("ran"))
+        with workers(ledger, "tasks.default", "--threads", str(THREADS), "--processes", "2") as [worker]:
+            until(lambda before=before: len(ledger.lines("ran")) >= before + 80)  # type: ignore[misc]
+            worker.kill_all()
+        layer.shift(16)  # the leases of the dead lapse
+    with workers(ledger, "tasks.default", "--drain", "--threads", "16") as [worker]:
+        assert worker.wait() == 0, worker.log[-3000:]
+    assert statuses() == {"SUCCESSFUL": 1000}
+    attempts = {str(pk): len(ids) for pk, ids in records().values_list("pk", "worker_ids")}
+    began, ran = ledger.counts("began"), ledger.counts("ran")
+    assert set(ran) == set(attempts) == {result.id for result in results}
+    # An attempt may have been killed between its commit and its first line, never the other way round.
+    assert {id for id in attempts if began[id] > attempts[id]} == set()
+    in_flight = ROUNDS * 2 * (2 * THREADS + 8)
+    assert 90 <= sum(attempts.values()) - 1000 <= 90 + in_flight
+    assert not layer.list_messages(["tasks.default"], 1) and not layer.list_messages(
+        ["tasks.default"], 1, "dead"
+    )
+
+
+def test_sigterm_lets_tasks_end_and_leaves_no_trace_of_those_that_did_not_start(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    enqueue_many(defined.note, [((), {})] * 300)
+    with workers(ledger, "tasks.default", "--threads", str(THREADS)) as [worker]:
+        until(lambda: len(ledger.lines("ran")) >= 20)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    ran = len(ledger.lines("ran"))
+    assert 20 <= ran < 300 and statuses() == {"SUCCESSFUL": ran, "READY": 300 - ran}
+    assert all(not ids for ids in records().filter(status="READY").values_list("worker_ids", flat=True))
+
+
+def test_a_worker_stopped_past_its_lease_cannot_write_its_late_result(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    result = defined.note.enqueue(gate=str(gate))
+    with workers(ledger, "tasks.default") as [first]:
+        until(lambda: ledger.lines("began"))
+        os.killpg(first.process.pid, signal.SIGSTOP)
+        layer.shift(16)
+        other = tmp_path / "other"
+        other.mkdir()
+        with workers(Ledger(other / "ledger"), "tasks.default") as [second]:
+            until(lambda: records().get().last_attempted_at != records().get().started_at)
+            gate.touch()
+            until(lambda: records().get().status == "SUCCESSFUL")
+            finished_at = records().get().finished_at
+            os.killpg(first.process.pid, signal.SIGCONT)
+            until(lambda: "this attempt changes nothing" in first.log)
+            second.signal(signal.SIGTERM)
+            assert second.wait() == 0
+    result.refresh()
+    assert (result.attempts, len(set(result.worker_ids)), result.finished_at) == (2, 2, finished_at)

@@ -1,0 +1,171 @@
+"""Tasks for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mailrail import Discard, Retry
+from mailrail.tasks import ChannelContext, task
+
+ran: list[Any] = []
+"""What ran, in this process."""
+
+
+class Broken(Exception):
+    """What failing tasks raise."""
+
+
+class Hopeless(Exception):
+    """What tasks raise that nobody need try again."""
+
+
+@task
+def add(a: int, b: int = 0) -> int:
+    ran.append((a, b))
+    return a + b
+
+
+@task
+async def add_async(a: int, b: int = 0) -> int:
+    ran.append((a, b))
+    return a + b
+
+
+def _do(what: str) -> Any:
+    match what:
+        case "raise":
+            raise Broken("boom")
+        case "hopeless":
+            raise Hopeless("never")
+        case "exit":
+            raise SystemExit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "retry":
+            raise Retry("later", after=100)
+        case "discard":
+            raise Discard("not needed")
+        case "lambda":
+            return lambda: True
+        case "nan":
+            return {"a": [float("nan")]}
+        case "numbers as keys":
+            return {1: 2}
+        case "long":
+            return "é" * (5 * 1024**2)
+        case "odd text":
+            return {"\0": "\ud800 \0"}
+        case "long error":
+            raise Broken("x" * 100_000)
+        case "unprintable":
+            raise Unprintable
+    return what
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@task
+def do(what: str) -> Any:
+    return _do(what)
+
+
+@task
+async def do_async(what: str) -> Any:
+    return _do(what)
+
+
+@task(attempts=3, backoff=[10, 20], discard_on="tests.tasks.defined.Hopeless")
+def try_thrice(what: str) -> Any:
+    return _do(what)
+
+
+@task(attempts=3, backoff=0, retry_on=[Broken])
+def retry_broken(what: str) -> Any:
+    return _do(what)
+
+
+@task(takes_context=True, attempts=2, backoff=0)
+def look(context: ChannelContext) -> dict[str, Any]:
+    if context.attempt == 1:
+        raise Broken("once more")
+    result = context.task_result
+    return {"attempt": context.attempt, "workers": len(result.worker_ids), "status": result.status}
+
+
+@task(takes_context=True, attempts=2, backoff=0)
+def count(context: ChannelContext, last: Any) -> list[Any]:
+    """Go on where the last attempt has stopped, and say how far it is."""
+    begin = context.metadata.setdefault("done", 0)
+    for n in range(begin, 5):
+        context.progress(n, 5, f"number {n}")
+        context.metadata["done"] = n
+        if n == 3 and context.attempt == 1:
+            raise Broken("half way")
+    context.save()
+    seen = count.get_result(context.task_result.id)
+    context.metadata["last"] = last
+    return [begin, seen.progress, seen.metadata]
+
+
+@task(takes_context=True)
+async def count_async(context: ChannelContext) -> Any:
+    await context.aprogress(1)
+    result = await count_async.aget_result(context.task_result.id)
+    return result.progress
+
+
+def lane_of(customer: int, number: int) -> str:
+    return f"customer-{customer}"
+
+
+@task(lane=lane_of)
+def in_lane(customer: int, number: int) -> None:
+    ran.append((customer, number))
+
+
+@task(expires=60, queue_name="reports")
+def soon() -> None:
+    ran.append("soon")
+
+
+@task(takes_context=True, attempts=2, backoff=0)
+def note(context: ChannelContext, what: str = "", gate: str = "") -> None:
+    """Leave lines in the ledger of a test, as tests.project.consumers does, and do as told in between."""
+    _note(context, "began")
+    if what == "raise" and context.attempt == 1:
+        raise Broken("boom")
+    time.sleep(0.002)
+    while gate and not Path(gate).exists():
+        time.sleep(0.01)
+    _note(context, "ran")
+
+
+@task(takes_context=True)
+async def note_async(context: ChannelContext) -> None:
+    _note(context, "began")
+    await asyncio.sleep(0.002)
+    _note(context, "ran")
+
+
+def _note(context: ChannelContext, what: str) -> None:
+    line = f"{what} {context.task_result.id} {context.attempt} 0 {os.getpid()}\n"
+    with Path(os.environ["MAILRAIL_LEDGER"]).open("a") as ledger:
+        ledger.write(line)
+
+
+not_held = task(add.func)
+"""A task whose module holds another one by its path, which has the same function."""
+
+
+def plain() -> None:
+    """No task by this name."""
+
+
+of_plain = task(plain)

@@ -1,0 +1,302 @@
+"""Enqueueing: what is stored and sent, in whose transaction, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+
+from mailrail import InvalidSettings, testing
+from mailrail.layers import get_layer
+from mailrail.tasks import ChannelBackend, ChannelTask, TaskRecord, aenqueue_many, enqueue_many, task
+from mailrail.tasks.compat import InvalidTask, task_backends, task_enqueued
+
+from . import defined
+
+BACKEND = "mailrail.tasks.ChannelBackend"
+
+
+def with_options(**options: Any) -> override_settings:
+    """Give the backend of the tests these options."""
+    return override_settings(
+        TASKS={"default": {"BACKEND": BACKEND, "QUEUES": ["default", "reports"], "OPTIONS": options}}
+    )
+
+
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    ids: list[str] = []
+
+    def enqueued(task_result: Any, **kwargs: Any) -> None:
+        ids.append(task_result.id)
+
+    task_enqueued.connect(enqueued, sender=ChannelBackend)
+    yield ids
+    task_enqueued.disconnect(enqueued, sender=ChannelBackend)
+
+
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+@pytest.mark.django_db(transaction=True)
+def test_a_task_is_enqueued_with_its_transaction_or_not_at_all(
+    name: str, request: pytest.FixtureRequest, settings: Any
+) -> None:
+    from .conftest import layer_settings
+
+    settings.CHANNEL_LAYERS = layer_settings(name, request)
+    with transaction.atomic():
+        defined.add.enqueue(1)
+        transaction.set_rollback(True)
+    assert not TaskRecord.objects.exists() and not testing.sent("tasks.default")
+    with transaction.atomic():
+        kept = defined.add.enqueue(2)
+    [message] = testing.sent("tasks.default")
+    assert message.content == {"id": kept.id}
+    testing.drain()
+    kept.refresh()
+    assert kept.return_value == 2
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_records_may_be_in_another_database_than_the_messages() -> None:
+    with with_options(DATABASE="other"):
+        with transaction.atomic("other"):
+            defined.add.enqueue(1)
+            transaction.set_rollback(True, "other")
+        with transaction.atomic("other"):
+            result = defined.add.enqueue(2)
+            assert not get_layer().list_messages(["tasks.default"], 1)  # it follows the commit
+        assert TaskRecord.objects.using("other").count() == 1 and not TaskRecord.objects.exists()
+        testing.drain()
+        result.refresh()
+        assert result.return_value == 2
+
+
+@pytest.mark.django_db
+def test_enqueue_from_async_code() -> None:
+    async def enqueue() -> Any:
+        single = await defined.add_async.aenqueue(1)
+        many = await aenqueue_many(defined.add, [((2,), {}), ((3,), {"b": 4})])
+        return single, *many, await defined.add_async.aget_result(single.id)
+
+    first, *others, found = async_to_sync(enqueue)()
+    assert found == first
+    testing.drain()
+    for result in (first, *others):
+        async_to_sync(result.arefresh)()
+    assert [result.return_value for result in (first, *others)] == [1, 2, 7]
+
+
+@pytest.mark.django_db
+def test_many_tasks_are_enqueued_at_once_or_none_of_them(
+    heard: list[str], django_assert_max_num_queries: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"Unsupported type: <class 'object'> in args\[0\]"):
+        enqueue_many(defined.add, [((1,), {}), ((object(),), {})])
+    with pytest.raises(TypeError, match="enqueue_many\\(\\) needs \\(args, kwargs\\) for each call"):
+        enqueue_many(defined.add, [1])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="whose backend is"):
+        enqueue_many(print, [])
+    assert not TaskRecord.objects.exists() and heard == []
+    with django_assert_max_num_queries(15):
+        results = enqueue_many(defined.add, [((n,), {}) for n in range(300)])
+    assert [result.id for result in results] == heard and len(testing.sent("tasks.default")) == 300
+    assert enqueue_many(defined.add, []) == []
+
+
+UNFIT: list[tuple[Any, type[Exception], str]] = [
+    (timezone.now(), TypeError, r"Unsupported type: <class 'datetime.datetime'> in args\[0\]"),
+    ([1, {"a": {2}}], TypeError, r"Unsupported type: <class 'set'> in args\[0\]\[1\]\['a'\]"),
+    ({"a": [float("inf")]}, ValueError, r"args\[0\]\['a'\]\[0\] is inf"),
+    ({1: 2}, TypeError, r"as the key 1 of args\[0\]"),
+    (b"\xff", ValueError, r"args\[0\] is bytes that are no UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind", "text"), UNFIT)
+@pytest.mark.django_db
+def test_an_argument_that_is_no_json_is_refused_with_its_path(
+    value: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        defined.add.enqueue(value)
+    with pytest.raises(kind, match=text.replace(r"args\[0\]", r"kwargs\['b'\]")):
+        defined.add.enqueue(1, b=value)
+
+
+@pytest.mark.django_db
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = []
+    for _ in range(101):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested deeper than 100 levels"):
+        defined.add.enqueue(deep)
+
+
+@pytest.mark.django_db
+def test_a_task_that_a_worker_would_not_find_is_refused() -> None:
+    with pytest.raises(InvalidTask, match=r"of_plain|tests\.tasks\.defined\.plain is <function"):
+        defined.of_plain.enqueue()
+    same_function = defined.not_held.enqueue(1)  # the module holds a task with this function
+    assert same_function.task == defined.add
+    main = task(defined.add.func)
+    function = main.func
+    function.__module__ = "__main__"
+    try:
+        with pytest.raises(InvalidTask, match="a __main__ of its own"):
+            main.enqueue(1)
+    finally:
+        function.__module__ = defined.__name__
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "x" * 94, ""])
+def test_a_queue_whose_name_no_channel_can_have_is_refused(name: str) -> None:
+    with (
+        override_settings(TASKS={"default": {"BACKEND": BACKEND, "QUEUES": []}}),
+        pytest.raises(InvalidTask, match="1 to 93 ASCII letters"),
+    ):
+        defined.add.using(queue_name=name)
+
+
+@pytest.mark.django_db
+def test_wrong_settings_are_told_by_enqueue_and_do_not_keep_modules_from_being_imported() -> None:
+    with with_options(attempts=0, tries=3):
+        made = task(defined.add.func)
+        with pytest.raises(InvalidSettings) as caught:
+            made.enqueue(1)
+    assert len(caught.value.mistakes) == 2
+    assert "TASKS['default']['OPTIONS']['tries']: there is no such option" in str(caught.value)
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"attempts": 0}, "attempts must be a whole number from 1"),
+        ({"backoff": "soon", "attempts": "3"}, "attempts must be"),
+        ({"backoff": []}, "backoff must be seconds"),
+        ({"retry_on": [7]}, "retry_on must be exception classes"),
+        ({"discard_on": int}, "discard_on must be exception classes"),
+        ({"lane": ""}, "lane must be 1 to 255"),
+        ({"expires": -1}, "expires must be seconds"),
+        ({"retention": "7 days"}, "retention must be seconds"),
+    ],
+)
+def test_wrong_options_are_refused_when_a_task_is_made_and_when_it_is_changed(
+    options: Any, text: str
+) -> None:
+    with pytest.raises(InvalidTask, match=text):
+        task(**options)(defined.add.func)
+    with pytest.raises(InvalidTask, match=text):
+        defined.add.using(**options)
+
+
+def test_unknown_options_raise_a_type_error() -> None:
+    with pytest.raises(TypeError, match="tries"):
+        task(tries=3)(defined.add.func)
+    with pytest.raises(TypeError, match="tries"):
+        defined.add.using(tries=3)
+    with pytest.raises(TypeError, match="run_after cannot be defined statically"):
+        task(run_after=timezone.now())(defined.add.func)
+
+
+def test_a_changed_task_keeps_what_was_not_changed() -> None:
+    later = defined.try_thrice.using(run_after=timedelta(hours=1), attempts=5)
+    assert later.run_after is not None and later.run_after > timezone.now() + timedelta(minutes=59)
+    assert (later.attempts, later.backoff, later.discard_on) == (
+        5,
+        (10.0, 20.0),
+        ("tests.tasks.defined.Hopeless",),
+    )
+    assert defined.try_thrice.attempts == 3 and defined.try_thrice.using() == defined.try_thrice
+
+
+@pytest.mark.parametrize(
+    "made", [defined.try_thrice, defined.in_lane, defined.in_lane.using(priority=7, expires=3)]
+)
+def test_tasks_can_be_pickled_and_copied_deeply(made: ChannelTask) -> None:
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - our own
+    assert copy.deepcopy(made) == made
+
+
+@pytest.mark.django_db
+def test_results_can_be_pickled_and_copied_deeply() -> None:
+    result = defined.in_lane.enqueue(1, 2)
+    assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301 - our own
+    assert copy.deepcopy(result) == result
+
+
+@pytest.mark.django_db
+def test_options_of_settings_apply_to_all_tasks_and_to_those_they_name() -> None:
+    by_path = {"tests.tasks.defined.do": {"attempts": 2, "backoff": 0}}
+    with with_options(attempts=4, backoff=0, TASKS=by_path):
+        results = [
+            defined.add.enqueue("no number", 1),  # the backend's
+            defined.do.enqueue("raise"),  # those of its path
+            defined.do.using(attempts=3).enqueue("raise"),  # its own
+        ]
+        testing.drain(raise_errors=False)
+    for result in results:
+        result.refresh()
+    assert [result.attempts for result in results] == [4, 2, 3]
+    assert results[2].task.attempts == 3
+
+
+@pytest.mark.django_db
+def test_a_class_and_a_function_of_options_are_kept_as_their_paths() -> None:
+    changed = defined.do.using(attempts=2, retry_on=[defined.Broken], backoff=backoff_of)
+    result = changed.enqueue("raise")
+    record = TaskRecord.objects.get(pk=result.id)
+    assert record.options == {
+        "attempts": 2,
+        "backoff": "tests.tasks.test_enqueuing.backoff_of",
+        "retry_on": ["tests.tasks.defined.Broken"],
+    }
+    [ran] = testing.drain(raise_errors=False)
+    assert ran.outcome == "retried"
+    testing.advance(7)
+    testing.drain(raise_errors=False)
+    result.refresh()
+    assert result.attempts == 2
+    with pytest.raises(ValueError, match="cannot be imported by a worker"):
+        defined.do.using(backoff=lambda failures: 1.0).enqueue("raise")
+
+
+def backoff_of(failures: int) -> float:
+    return 7.0 * failures
+
+
+# -- for tests of projects ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_tests_can_list_the_tasks_that_are_enqueued() -> None:
+    first, second = defined.add.enqueue(1), defined.soon.enqueue()
+    assert testing.tasks() == [first, second]
+    assert testing.tasks(defined.add) == testing.tasks("tests.tasks.defined.add") == [first]
+    assert testing.tasks(queue="reports") == [second]
+    testing.drain()
+    assert testing.tasks() == []
+
+
+@pytest.mark.django_db
+def test_tests_can_run_tasks_as_they_are_enqueued(heard: list[str]) -> None:
+    with testing.eager_tasks():
+        done, failed = defined.add.enqueue(1, b=2), defined.do.enqueue("raise")
+        later = defined.add.using(run_after=timedelta(hours=1)).enqueue(3)
+        assert (done.return_value, failed.status, later.status) == (3, "FAILED", "READY")
+        assert async_to_sync(defined.add_async.aenqueue)(5).return_value == 5
+        testing.advance(3600)
+        testing.drain()
+        later.refresh()
+    assert later.return_value == 3 and len(heard) == 4
+    assert task_backends["default"].get_result(done.id).return_value == 3

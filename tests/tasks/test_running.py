@@ -1,0 +1,322 @@
+"""Tasks run as Django says, on every layer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from mailrail import testing
+from mailrail.layers import DurableLayer, get_layer
+from mailrail.reconciliation import reconcilers
+from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, enqueue_many
+from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished, task_started
+from mailrail.tasks.errors import TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
+
+from . import defined
+
+pytestmark = pytest.mark.usefixtures("on_layer")
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    defined.ran.clear()
+
+
+def run(result: ChannelResult) -> ChannelResult:
+    """Run all that is due, and return the result as it is then."""
+    testing.drain(raise_errors=False)
+    result.refresh()
+    return result
+
+
+@pytest.mark.parametrize("task", [defined.add, defined.add_async])
+def test_a_task_runs_and_its_result_can_be_read(task: Any) -> None:
+    before = timezone.now()
+    result = task.enqueue(1, b=2)
+    assert (result.status, result.args, result.kwargs, result.attempts) == ("READY", [1], {"b": 2}, 0)
+    assert task.get_result(result.id) == result
+    run(result)
+    assert (result.status, result.return_value, result.errors) == ("SUCCESSFUL", 3, [])
+    assert result.attempts == 1 and all(result.worker_ids)
+    moments = [before, result.enqueued_at, result.started_at, result.finished_at, timezone.now()]
+    assert moments == sorted(moments) and result.last_attempted_at == result.started_at
+    assert task.get_result(result.id) == result
+
+
+@pytest.mark.parametrize("task", [defined.do, defined.do_async])
+@pytest.mark.parametrize("what", ["raise", "exit", "unprintable"])
+def test_whatever_a_task_raises_fails_it_after_its_only_attempt(task: Any, what: str) -> None:
+    result = run(task.enqueue(what))
+    assert (result.status, result.attempts) == ("FAILED", 1)
+    [error] = result.errors
+    assert error.exception_class is {"raise": defined.Broken, "exit": SystemExit}.get(
+        what, defined.Unprintable
+    )
+    assert "defined.py" in error.traceback or what == "unprintable"
+
+
+def test_a_keyboard_interrupt_goes_up_and_is_no_failure_of_the_task(on_layer: DurableLayer) -> None:
+    result = defined.do.enqueue("interrupt")
+    [ran] = testing.drain(raise_errors=False)
+    assert ran.outcome == "retried" and "KeyboardInterrupt" in ran.error
+    result.refresh()
+    assert (result.status, result.errors, result.attempts) == ("READY", [], 1)
+
+
+@pytest.mark.parametrize("task", [defined.do, defined.do_async])
+@pytest.mark.parametrize(
+    ("what", "kind"), [("lambda", TypeError), ("nan", ValueError), ("numbers as keys", TypeError)]
+)
+def test_a_return_value_that_is_no_json_fails_the_task_at_once(task: Any, what: str, kind: type) -> None:
+    result = run(task.using(attempts=3).enqueue(what))
+    assert (result.status, result.attempts) == ("FAILED", 1)
+    assert result.errors[0].exception_class is kind and "the return value" in result.errors[0].traceback
+
+
+def test_a_return_value_of_10_mib_is_kept() -> None:
+    assert run(defined.do.enqueue("long")).return_value == "é" * (5 * 1024**2)
+
+
+def test_text_that_databases_refuse_is_kept_in_arguments_and_return_values() -> None:
+    result = run(defined.do.enqueue("odd text"))
+    assert result.return_value == {"\0": "\ud800 \0"}
+    assert run(defined.do.enqueue("\0\ud800")).return_value == "\0\ud800"
+
+
+def test_a_long_traceback_is_cut_in_its_middle() -> None:
+    [error] = run(defined.do.enqueue("long error")).errors
+    assert len(error.traceback) <= 32 * 1024
+    assert error.traceback.startswith("Traceback") and error.traceback.endswith("x\n")
+
+
+def test_a_failing_task_waits_as_ready_is_tried_again_and_then_has_failed() -> None:
+    result = defined.try_thrice.enqueue("raise")
+    seen = []
+    for wait in (0, 10, 20):
+        testing.advance(wait)
+        run(result)
+        seen.append((result.status, result.attempts, len(result.errors), result.finished_at is None))
+        run(result)  # not due
+        assert result.attempts == seen[-1][1]
+    assert seen == [("READY", 1, 1, True), ("READY", 2, 2, True), ("FAILED", 3, 3, False)]
+    assert result.started_at < result.last_attempted_at
+
+
+@pytest.mark.parametrize(
+    ("task", "what", "status", "attempts", "kind"),
+    [
+        (defined.retry_broken, "raise", "FAILED", 3, defined.Broken),
+        (defined.retry_broken, "hopeless", "FAILED", 1, defined.Hopeless),
+        (defined.try_thrice, "hopeless", "FAILED", 1, TaskDiscarded),
+        (defined.try_thrice, "discard", "FAILED", 1, TaskDiscarded),
+        (defined.do, "discard", "FAILED", 1, TaskDiscarded),
+        (defined.do, "retry", "FAILED", 1, None),
+        (defined.retry_broken, "retry", "READY", 1, None),
+    ],
+)
+def test_retry_on_discard_on_retry_and_discard_decide(
+    task: Any, what: str, status: str, attempts: int, kind: type | None
+) -> None:
+    result = run(task.enqueue(what))
+    assert (result.status, result.attempts) == (status, attempts)
+    assert kind is None or result.errors[-1].exception_class is kind
+
+
+def test_the_newest_20_errors_are_kept() -> None:
+    result = run(defined.retry_broken.using(attempts=25).enqueue("raise"))
+    assert (result.status, result.attempts, len(result.errors)) == ("FAILED", 25, 20)
+
+
+def test_a_task_that_takes_its_context_knows_its_attempt() -> None:
+    result = run(defined.look.enqueue())
+    assert result.return_value == {"attempt": 2, "workers": 2, "status": "RUNNING"}
+
+
+def test_a_task_says_how_far_it_is_and_its_next_attempt_goes_on_there() -> None:
+    result = run(defined.count.enqueue("end"))
+    progress = {"done": 4, "total": 5, "text": "number 4"}
+    assert result.return_value == [3, progress, {"done": 4}]
+    assert (result.progress, result.metadata) == (progress, {"done": 4, "last": "end"})
+    assert run(defined.count_async.enqueue()).return_value == {"done": 1, "total": None, "text": ""}
+
+
+def test_metadata_that_are_no_json_are_not_kept_and_the_task_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = defined.count.enqueue("end")
+    monkeypatch.setattr(defined.count.func, "__defaults__", (object(),))
+    records().filter(pk=result.id).update(args=[])
+    run(result)
+    assert result.status == "SUCCESSFUL" and result.metadata == {"done": 3}
+
+
+def test_a_task_runs_not_before_its_time_and_higher_priorities_first() -> None:
+    later = defined.add.using(run_after=timedelta(hours=1)).enqueue(9)
+    for number, priority in enumerate((0, 50, -50, 100)):
+        defined.add.using(priority=priority).enqueue(number)
+    run(later)
+    assert [a for a, _ in defined.ran] == [3, 1, 0, 2] and later.status == "READY"
+    testing.advance(3600)
+    assert run(later).return_value == 9
+
+
+def test_tasks_of_a_lane_run_in_their_order() -> None:
+    enqueue_many(defined.in_lane, [((n % 2, n), {}) for n in range(6)])
+    assert {m.lane for m in testing.sent("tasks.default")} == {"customer-0", "customer-1"}
+    testing.drain()
+    for customer in (0, 1):
+        numbers = [n for c, n in defined.ran if c == customer]
+        assert numbers == sorted(numbers) and len(numbers) == 3
+
+
+def test_a_task_whose_time_is_over_fails_and_does_not_run() -> None:
+    result = defined.soon.enqueue()
+    testing.advance(61)
+    run(result)
+    assert (result.status, result.attempts, defined.ran) == ("FAILED", 0, [])
+    assert result.errors[0].exception_class is TaskExpired
+
+
+def test_a_result_of_a_function_that_is_gone_can_be_read_and_its_task_cannot_be_enqueued() -> None:
+    result = defined.add.enqueue(1)
+    records().filter(pk=result.id).update(task="tests.tasks.defined.gone")
+    testing.drain(raise_errors=False)
+    found = task_backends["default"].get_result(result.id)
+    assert (found.status, found.task.module_path) == ("FAILED", "tests.tasks.defined.gone")
+    assert found.errors[0].exception_class is TaskNotFound
+    with pytest.raises(Exception, match=r"gone is not there"):
+        found.task.enqueue()
+    with pytest.raises(ImportError, match=r"There is no task at 'tests\.tasks\.defined\.gone'"):
+        found.task.call()
+
+
+def test_a_changed_signature_fails_the_attempt() -> None:
+    result = run(defined.add.enqueue(1, 2, 3, c=4))
+    assert result.status == "FAILED" and result.errors[0].exception_class is TypeError
+
+
+@pytest.mark.parametrize(
+    "id", ["", "123", "x" * 300, "\0", "{4f0c5a3e-7c43-7b6c-8f0e-3a8a3f1f6a55}", "4" * 32, 7, None]
+)
+def test_any_text_that_is_no_id_has_no_result(id: Any) -> None:
+    with pytest.raises(TaskResultDoesNotExist):
+        task_backends["default"].get_result(id)
+
+
+@pytest.fixture
+def heard() -> Iterator[list[tuple[Any, ...]]]:
+    """What receivers that are connected to the backend's class hear."""
+    found: list[tuple[Any, ...]] = []
+
+    def started(task_result: Any, **kwargs: Any) -> None:
+        found.append(("started", task_result.attempts, task_result.status, sys.exc_info()[0]))
+
+    def finished(task_result: Any, **kwargs: Any) -> None:
+        found.append(("finished", task_result.attempts, task_result.status, sys.exc_info()[0]))
+        raise RuntimeError("a receiver of a worker's signal")
+
+    for signal, function in ((task_started, started), (task_finished, finished)):
+        signal.connect(function, sender=ChannelBackend)
+    yield found
+    for signal, function in ((task_started, started), (task_finished, finished)):
+        signal.disconnect(function, sender=ChannelBackend)
+
+
+@pytest.mark.parametrize("task", [defined.do, defined.do_async])
+def test_signals_are_sent_for_each_attempt_and_once_at_the_end(
+    task: Any, heard: list[tuple[Any, ...]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(task.using(attempts=2, backoff=0).enqueue("raise"))
+        run(task.enqueue("nothing"))
+    assert heard == [
+        ("started", 1, "RUNNING", None),
+        ("started", 2, "RUNNING", None),
+        ("finished", 2, "FAILED", defined.Broken),
+        ("started", 1, "RUNNING", None),
+        ("finished", 1, "SUCCESSFUL", None),
+    ]
+    [warning] = [r for r in caplog.records if r.name == "mailrail.tasks" and r.levelno == logging.WARNING]
+    assert "attempt 1 of 2; again in 0.0 s" in warning.getMessage() and warning.exc_info
+    [failed] = [r for r in caplog.records if r.name.startswith("django") and "FAILED" in r.getMessage()]
+    assert failed.exc_info and failed.exc_info[0] is defined.Broken
+    assert len([r for r in caplog.records if r.name == "django.dispatch"]) == 2
+
+
+def test_a_message_that_was_lost_too_often_fails_its_task(on_layer: DurableLayer) -> None:
+    result = defined.add.enqueue(1)
+    testing.advance(0)  # sends what waits for the test's transaction
+    for _ in range(3):  # workers that die over it
+        assert on_layer.claim("dies", {"tasks.default": 1}, 10.0).claims
+        testing.advance(11)
+    run(result)
+    assert (result.status, defined.ran) == ("FAILED", [])
+    assert result.errors[0].exception_class is TaskLost and "3 times" in result.errors[0].traceback
+    assert not on_layer.list_messages(["tasks.default"], 1, "dead")
+
+
+def reconcile_now() -> None:
+    for reconciler in reconcilers(get_layer()):
+        if reconciler.channel == "tasks.*":
+            reconciler.run(older_than=0)
+
+
+def test_a_task_fails_whose_message_is_dead_although_nobody_said_so(on_layer: DurableLayer) -> None:
+    result = defined.add.enqueue(1)
+    testing.advance(0)
+    [claim] = on_layer.claim("dies", {"tasks.default": 1}, 10.0).claims
+    on_layer.bury(claim, "lost, by a worker that was killed before it could say so")
+    testing.advance(1)
+    reconcile_now()
+    result.refresh()
+    assert result.status == "FAILED" and "killed before" in result.errors[0].traceback
+    assert not on_layer.list_messages(["tasks.default"], 1, "dead")
+
+
+def test_a_message_that_was_lost_is_sent_again_with_its_priority_lane_and_time(
+    on_layer: DurableLayer,
+) -> None:
+    soon = defined.in_lane.using(queue_name="reports", priority=7).enqueue(1, 2)
+    later = defined.add.using(run_after=timedelta(hours=1)).enqueue(3)
+    testing.advance(1)
+    before = [message for name in ("reports", "default") for message in testing.sent(f"tasks.{name}")]
+    for message in before:  # what a server does that loses its memory
+        on_layer.cancel(message.channel, [message.id])
+    for _ in range(2):
+        reconcile_now()
+        testing.advance(0)
+    after = [message for name in ("reports", "default") for message in testing.sent(f"tasks.{name}")]
+    facts = [
+        [(m.channel, m.id, m.content, m.priority, m.lane) for m in messages] for messages in (before, after)
+    ]
+    assert facts[0] == facts[1] and len(after) == 2
+    run(soon)
+    later.refresh()
+    assert (soon.status, later.status, later.attempts) == ("SUCCESSFUL", "READY", 0)
+    testing.advance(3600)
+    assert run(later).return_value == 3
+
+
+def test_a_message_without_a_task_is_buried(on_layer: DurableLayer) -> None:
+    from mailrail import Channel
+
+    Channel("tasks.default").send({"id": "nothing"})
+    [ran] = testing.drain(raise_errors=False)
+    assert ran.outcome == "buried" and "names no task" in ran.error
+
+
+def test_a_task_whose_record_is_deleted_or_done_does_not_run() -> None:
+    deleted, done = defined.add.enqueue(1), defined.add.enqueue(2)
+    records().filter(pk=deleted.id).delete()
+    records().filter(pk=done.id).update(status="FAILED")
+    assert [ran.outcome for ran in testing.drain()] == ["finished", "finished"]
+    assert defined.ran == []
+
+
+def records() -> Any:
+    backend: Any = task_backends["default"]
+    return TaskRecord.objects.using(backend.database)
