@@ -228,7 +228,7 @@ def digest_of(new: NewEmail) -> str:
     seen = [
         columns["content"],
         [recipient["address"] for recipient in columns["recipients"]],
-        columns["mailer"],
+        columns.get("mailer", ""),  # left out where it is the default
     ]
     return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
