@@ -23,7 +23,7 @@ _STATE = struct.Struct("<bB8sIHddd")  # priority, flags, token, attempt, losses,
 _ROW = struct.Struct("<d16s")  # time, id
 _WHOLE = struct.Struct(_ROW.format + _STATE.format[1:])  # both, one after the other
 _LENGTH = struct.Struct("<H")
-_WRAPPING = struct.Struct("<HII")  # number of the channel, length of the state, length of the body
+_BATCH_HEAD = struct.Struct("<HII")  # number of the channel, length of the state, length of the body
 _UNCLAIMED = bytes(8)
 _LOST = "what the server had stored of its state (attempts, key, lane, times) was damaged"
 _NO_TEXTS = 3 * _LENGTH.pack(0)  # neither key, lane nor worker
@@ -124,11 +124,11 @@ def parts_of(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
 
 
 def read_batch(channels: Sequence[str], batch: bytes, cipher: Cipher) -> list[Message]:
-    """The messages that ``batch.lua`` wraps up in one string."""
+    """The messages that ``batch.lua`` packs into one string."""
     found, at = [], 0
     while at < len(batch):
-        number, of_state, of_body = _WRAPPING.unpack_from(batch, at)
-        begin = at + _WRAPPING.size
+        number, of_state, of_body = _BATCH_HEAD.unpack_from(batch, at)
+        begin = at + _BATCH_HEAD.size
         middle = begin + _ROW.size + of_state
         at = middle + of_body
         found.append(read_message(channels[number - 1], batch[begin:middle], batch[middle:at], cipher))

@@ -95,9 +95,9 @@ class RoundRobin:
         if (
             sum(call.limits.values()) > call.total and len(channels) > 1
         ):  # then they cannot all be asked at once
-            answers = run_each(self._server, "stirs", [([self._hash_tag(c)], ()) for c in channels])
-            stirs = dict(zip(channels, answers, strict=True))  # an error stirs, too: the claim will tell it
-            channels = [c for c in channels if stirs[c] or c in self._finished]
+            answers = run_each(self._server, "is_due", [([self._hash_tag(c)], ()) for c in channels])
+            is_due = dict(zip(channels, answers, strict=True))  # an error counts, too: the claim will tell it
+            channels = [c for c in channels if is_due[c] or c in self._finished]
         return channels + [channel for channel in self._finished if channel not in call.limits]
 
     def _next_part(self, queue: deque[str], left: int) -> list[ChannelRequest]:

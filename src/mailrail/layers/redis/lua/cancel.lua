@@ -1,11 +1,11 @@
 -- uses: flags leaving ids
--- KEYS: tag. ARGV: ids. Returns those that nobody had claimed, and that are gone now.
-local tag = KEYS[1]
+-- KEYS: hash tag. ARGV: ids. Returns those that nobody had claimed, and that are gone now.
+local hash_tag = KEYS[1]
 local found = {}
 for id in each_id(ARGV[1]) do
-    local state = call('HGET', tag .. ':state', id)
+    local state = call('HGET', hash_tag .. ':state', id)
     if state and state:sub(3, 10) == UNCLAIMED then
-        remove(tag, id, read(state))
+        remove(hash_tag, id, read(state))
         found[#found + 1] = id
     end
 end

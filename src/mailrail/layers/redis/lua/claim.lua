@@ -1,8 +1,8 @@
--- uses: flags leaving claims many finishing parcel
--- KEYS: tags. ARGV: worker, token, total, then for each tag: room, seconds of a lease, finished claims.
--- Returns lost (number of the tag, number of the claim), claims and expired ones (a parcel each), and whether more has
+-- uses: flags leaving claims many finishing batch
+-- KEYS: hash tags. ARGV: worker, token, total, then for each hash tag: room, seconds of a lease, finished claims.
+-- Returns lost (number of the hash tag, number of the claim), claims and expired ones (a batch each), and whether more has
 -- expired than one call drops: then nothing was claimed, and it is to be called again; and what could not be looked at: number
--- of the tag, and why.
+-- of the hash tag, and why.
 local worker, token, total = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_EXPIRED = 1000
 local lost, expired = {}, {}
@@ -10,9 +10,9 @@ local is_cut_short = 0
 local until_now = string.format('%.17g', now) -- each command would turn the number into the same text
 
 -- Returns the ids that stay: whoever has them, they are not to be leased by this call.
-local function settle(i, tag, finished)
+local function settle(i, hash_tag, finished)
     local stay = { number = 0 }
-    for _, number in ipairs(finish(tag, finished)) do
+    for _, number in ipairs(finish(hash_tag, finished)) do
         lost[#lost + 1] = i
         lost[#lost + 1] = number
         stay[finished:sub(number * 24 - 23, number * 24 - 8)] = true
@@ -22,53 +22,53 @@ local function settle(i, tag, finished)
 end
 
 -- Leases that are over: due again, at that moment. The token stays, and tells whoever claims it next of a loss.
-local function lapse(tag)
-    local over = call('ZRANGE', tag .. ':claimed', '-inf', until_now, 'BYSCORE', 'WITHSCORES')
+local function lapse(hash_tag)
+    local over = call('ZRANGE', hash_tag .. ':claimed', '-inf', until_now, 'BYSCORE', 'WITHSCORES')
     for j = 1, #over, 2 do
-        local s = state_of(tag, over[j])
-        put_due(tag, over[j], s.priority, over[j + 1])
-        if s.expires < never then call('ZADD', tag .. ':expires', s.expires, over[j]) end
-        call('ZREM', tag .. ':claimed', over[j])
+        local s = state_of(hash_tag, over[j])
+        put_due(hash_tag, over[j], s.priority, over[j + 1])
+        if s.expires < never then call('ZADD', hash_tag .. ':expires', s.expires, over[j]) end
+        call('ZREM', hash_tag .. ':claimed', over[j])
     end
 end
 
 -- Something that is no id, which clients could not read: it gets one, so that it is set aside as a message is.
-local function made_up(tag, key, odd, due)
+local function made_up(hash_tag, key, odd, due)
     local hex = redis.sha1hex(odd):sub(1, 32)
     local id = hex:gsub('..', function(two) return string.char(tonumber(two, 16)) end)
     call('ZREM', key, odd)
     call('ZADD', key, due, id)
-    call('HSET', tag .. ':state', id, new_state(0, UNREADABLE))
+    call('HSET', hash_tag .. ':state', id, new_state(0, UNREADABLE))
     return id
 end
 
-local function expire(i, tag)
-    local over = call('ZRANGE', tag .. ':expires', '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
+local function expire(i, hash_tag)
+    local over = call('ZRANGE', hash_tag .. ':expires', '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
     for _, id in ipairs(over) do
-        if #id ~= 16 then id = made_up(tag, tag .. ':expires', id, now) end
-        local s = state_of(tag, id)
-        wrap(expired, i, s.expires, id, pack(s), call('HGET', tag .. ':body', id))
-        remove(tag, id, s)
-        call('ZREM', tag .. ':expires', id)
+        if #id ~= 16 then id = made_up(hash_tag, hash_tag .. ':expires', id, now) end
+        local s = state_of(hash_tag, id)
+        pack_message(expired, i, s.expires, id, pack(s), call('HGET', hash_tag .. ':body', id))
+        remove(hash_tag, id, s)
+        call('ZREM', hash_tag .. ':expires', id)
     end
     if #over == MOST_EXPIRED then is_cut_short = 1 end
 end
 
 -- Due messages, highest priority first, then oldest due, then lowest id.
-local function choose(i, tag, room, chosen, stay)
-    for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1, 'REV')) do
-        local key = tag .. ':due:' .. priority
+local function choose(i, hash_tag, room, chosen, stay)
+    for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1, 'REV')) do
+        local key = hash_tag .. ':due:' .. priority
         local found = room > 0 and tonumber(priority) and
             call('ZRANGE', key, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, room + stay.number, 'WITHSCORES') or {}
         for j = 1, #found, 2 do
             if room > 0 and not stay[found[j]] then
                 room = room - 1
-                if #found[j] ~= 16 then found[j] = made_up(tag, key, found[j], found[j + 1]) end
+                if #found[j] ~= 16 then found[j] = made_up(hash_tag, key, found[j], found[j + 1]) end
                 chosen[#chosen + 1] =
                     { i = i, id = found[j], level = priority, due = found[j + 1], state = '', body = '', ends = 0 }
             end
         end
-        if #found == 0 and call('EXISTS', key) == 0 then call('ZREM', tag .. ':levels', priority) end
+        if #found == 0 and call('EXISTS', key) == 0 then call('ZREM', hash_tag .. ':levels', priority) end
     end
 end
 
@@ -84,23 +84,23 @@ end
 
 -- The state of a message that is claimed: one more attempt, or, if its last lease lapsed, one more loss.
 local mine = struct.pack('<Hc0', #worker, worker)
-local function claimed(tag, id, state, level)
+local function claimed(hash_tag, id, state, level)
     local flags, attempt, expires = 0, 0, never
     local is_good = state and is_whole(state)
     if is_good then flags, attempt, expires = struct.unpack('<xBxxxxxxxxIxxxxxxxxxxd', state) end
     if is_good and flags < KEYED and expires == never and state:sub(3, 10) == UNCLAIMED then -- as most are
         return state:sub(1, 2) .. token .. struct.pack('<I', attempt + 1) .. state:sub(15, -3) .. mine
     end
-    local s = state and read(state, tonumber(level)) or state_of(tag, id, tonumber(level))
+    local s = state and read(state, tonumber(level)) or state_of(hash_tag, id, tonumber(level))
     if s.token == UNCLAIMED then s.attempt = s.attempt + 1 else s.losses = s.losses + 1 end
     s.token, s.worker = token, worker
-    free_key(tag, s)
-    if s.expires < never then call('ZREM', tag .. ':expires', id) end
+    free_key(hash_tag, s)
+    if s.expires < never then call('ZREM', hash_tag .. ':expires', id) end
     return pack(s)
 end
 
 -- Lease what was chosen of one channel.
-local function lease(tag, seconds, chosen)
+local function lease(hash_tag, seconds, chosen)
     local ids, states, leases, started = {}, {}, {}, {}
     local ends = string.format('%.17g', now + seconds)
     for n, c in ipairs(chosen) do
@@ -108,16 +108,16 @@ local function lease(tag, seconds, chosen)
         local of_level = started[c.level] or {}
         started[c.level], of_level[#of_level + 1] = of_level, c.id
     end
-    local bodies = values(tag .. ':body', ids)
-    for n, state in ipairs(values(tag .. ':state', ids)) do
+    local bodies = values(hash_tag .. ':body', ids)
+    for n, state in ipairs(values(hash_tag .. ':state', ids)) do
         local c = chosen[n]
-        c.state, c.body, c.ends = claimed(tag, c.id, state, c.level), bodies[n], now + seconds
+        c.state, c.body, c.ends = claimed(hash_tag, c.id, state, c.level), bodies[n], now + seconds
         states[2 * n - 1], states[2 * n] = c.id, c.state
         leases[2 * n - 1], leases[2 * n] = ends, c.id
     end
-    for level, of_level in pairs(started) do with_all('ZREM', tag .. ':due:' .. level, of_level) end
-    with_all('HSET', tag .. ':state', states)
-    with_all('ZADD', tag .. ':claimed', leases)
+    for level, of_level in pairs(started) do with_all('ZREM', hash_tag .. ':due:' .. level, of_level) end
+    with_all('HSET', hash_tag .. ':state', states)
+    with_all('ZADD', hash_tag .. ':claimed', leases)
 end
 
 local open, stay, broken = {}, {}, {}
@@ -133,13 +133,13 @@ local function try(i, action)
     return is_done
 end
 
-for i, tag in ipairs(KEYS) do
+for i, hash_tag in ipairs(KEYS) do
     local room, finished, before = tonumber(ARGV[3 * i + 1]), ARGV[3 * i + 3], #lost
     local is_settled = try(i, function()
-        stay[i] = settle(i, tag, finished)
-        if room > 0 and total > 0 and call('EXISTS', tag .. ':paused') == 0 then
-            lapse(tag)
-            expire(i, tag)
+        stay[i] = settle(i, hash_tag, finished)
+        if room > 0 and total > 0 and call('EXISTS', hash_tag .. ':paused') == 0 then
+            lapse(hash_tag)
+            expire(i, hash_tag)
             open[#open + 1] = i
         end
     end)
@@ -169,5 +169,5 @@ if is_cut_short == 0 then
 end
 
 local parts = {}
-for _, c in ipairs(claims) do wrap(parts, c.i, c.ends, c.id, c.state, c.body) end
+for _, c in ipairs(claims) do pack_message(parts, c.i, c.ends, c.id, c.state, c.body) end
 return { lost, table.concat(parts), table.concat(expired), is_cut_short, broken }

@@ -1,14 +1,14 @@
 -- uses: lanes
--- KEYS: tag [, channels of this server]. ARGV: channel, then a record and a body for each message.
+-- KEYS: hash tag [, channels of this server]. ARGV: channel, then a record and a body for each message.
 -- A record: id, kinds, due, expires, state. Returns, for twins, the number of the message and the twin's id.
-local tag = KEYS[1]
-local state_key, body_key = tag .. ':state', tag .. ':body'
+local hash_tag = KEYS[1]
+local state_key, body_key = hash_tag .. ':state', hash_tag .. ':body'
 local RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4
 local twins, is_new = {}, false
 
 -- What waits under a key, and its state; nothing if that is gone without having freed it: an eviction, a hand.
 local function twin_of(key)
-    local id = key ~= '' and call('HGET', tag .. ':keys', key)
+    local id = key ~= '' and call('HGET', hash_tag .. ':keys', key)
     local state = id and call('HGET', state_key, id)
     local s = state and read(state)
     if s and s.key == key and s.token == UNCLAIMED then return id, s end
@@ -16,18 +16,18 @@ end
 
 -- The earlier due and the later expiry of the two.
 local function join(id, s, due, expires)
-    if call('ZSCORE', tag .. ':held', id) then
-        call('ZADD', tag .. ':held', 'LT', due, id)
-    elseif due < tonumber(call('ZSCORE', tag .. ':due:' .. s.priority, id) or never) then
-        put_due(tag, id, s.priority, due)
+    if call('ZSCORE', hash_tag .. ':held', id) then
+        call('ZADD', hash_tag .. ':held', 'LT', due, id)
+    elseif due < tonumber(call('ZSCORE', hash_tag .. ':due:' .. s.priority, id) or never) then
+        put_due(hash_tag, id, s.priority, due)
     end
     if expires > s.expires then
         s.expires = expires
         call('HSET', state_key, id, pack(s))
         if expires == never then
-            call('ZREM', tag .. ':expires', id)
+            call('ZREM', hash_tag .. ':expires', id)
         else
-            call('ZADD', tag .. ':expires', expires, id)
+            call('ZADD', hash_tag .. ':expires', expires, id)
         end
     end
 end
@@ -43,10 +43,10 @@ local function store_in_order(id, state, due, expires)
     end
     if s.key ~= '' then
         s.flags = s.flags + KEYED
-        call('HSET', tag .. ':keys', s.key, id)
+        call('HSET', hash_tag .. ':keys', s.key, id)
     end
     s.sent_at, s.expires = now, expires
-    is_new = put_last(tag, id, s, due) or is_new
+    is_new = put_last(hash_tag, id, s, due) or is_new
     call('HSET', state_key, id, pack(s))
     return id
 end
@@ -61,13 +61,13 @@ for i = 2, #ARGV, 2 do
         -- A repeat of an id is harmless, here and below.
         stored = call('HEXISTS', state_key, id) == 0 and store_in_order(id, record:sub(at - 1), due, expires)
     elseif call('HSETNX', state_key, id, record:sub(at - 1, at + 14) .. struct.pack('<dd', now, expires) .. record:sub(at + 31)) == 1 then
-        is_new = put_due(tag, id, priority, due) or is_new
+        is_new = put_due(hash_tag, id, priority, due) or is_new
     else
         stored = false
     end
     if stored == id then
         call('HSET', body_key, id, ARGV[i + 1])
-        if expires < never then call('ZADD', tag .. ':expires', expires, id) end
+        if expires < never then call('ZADD', hash_tag .. ':expires', expires, id) end
     elseif stored then
         twins[#twins + 1] = i / 2
         twins[#twins + 1] = stored

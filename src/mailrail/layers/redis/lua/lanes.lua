@@ -1,9 +1,9 @@
 -- Into its place: due, or behind the others of its lane, at whose tail it is.
-local function put_last(tag, id, s, due)
+local function put_last(hash_tag, id, s, due)
     if s.lane ~= '' then
-        local lane = tag .. ':lane:' .. s.lane
+        local lane = hash_tag .. ':lane:' .. s.lane
         local found = call('ZRANGE', lane, -1, -1, 'WITHSCORES')
-        while found[1] and call('HEXISTS', tag .. ':state', found[1]) == 0 do -- gone, and its state lost before that
+        while found[1] and call('HEXISTS', hash_tag .. ':state', found[1]) == 0 do -- gone, and its state lost before that
             call('ZREM', lane, found[1])
             found = call('ZRANGE', lane, -1, -1, 'WITHSCORES')
         end
@@ -11,9 +11,9 @@ local function put_last(tag, id, s, due)
         s.place = (tonumber(last) or 0) + 1
         call('ZADD', lane, s.place, id)
         if last then
-            call('ZADD', tag .. ':held', due, id)
+            call('ZADD', hash_tag .. ':held', due, id)
             return false
         end
     end
-    return put_due(tag, id, s.priority, due)
+    return put_due(hash_tag, id, s.priority, due)
 end

@@ -1,8 +1,8 @@
 -- uses: rows places
--- KEYS: tag. ARGV: how many, a state or nothing, bytes of a body, and the moment and the id that they come after, or nothing.
+-- KEYS: hash tag. ARGV: how many, a state or nothing, bytes of a body, and the moment and the id that they come after, or nothing.
 -- and bytes of an error. Returns four strings of each message that waits or is claimed, soonest due first: the message's two,
 -- its state, and how its last run failed.
-local tag, limit, wanted, most, at, after = KEYS[1], tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local hash_tag, limit, wanted, most, at, after = KEYS[1], tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local most_of_error = tonumber(ARGV[6])
 local found = {}
 
@@ -23,21 +23,21 @@ local function collect(key, later)
     end
 end
 
-for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1)) do collect(tag .. ':due:' .. priority, 'scheduled') end
-collect(tag .. ':held', 'scheduled')
-collect(tag .. ':claimed', 'claimed')
+for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1)) do collect(hash_tag .. ':due:' .. priority, 'scheduled') end
+collect(hash_tag .. ':held', 'scheduled')
+collect(hash_tag .. ':claimed', 'claimed')
 table.sort(found, function(a, b)
     if a.due ~= b.due then return a.due < b.due end
     return is_before(a.id, b.id)
 end)
 local rows = {}
 for n = 1, math.min(#found, limit) do
-    local state = call('HGET', tag .. ':state', found[n].id)
+    local state = call('HGET', hash_tag .. ':state', found[n].id)
     if state then -- else somebody has taken it: an eviction, a hand
-        local body = call('HGET', tag .. ':body', found[n].id) or ''
+        local body = call('HGET', hash_tag .. ':body', found[n].id) or ''
         append(rows, found[n].due, found[n].id, state, body:sub(1, most))
         rows[#rows + 1] = found[n].state
-        rows[#rows + 1] = (call('HGET', tag .. ':errors', found[n].id) or ''):sub(-most_of_error)
+        rows[#rows + 1] = (call('HGET', hash_tag .. ':errors', found[n].id) or ''):sub(-most_of_error)
     end
 end
 return rows

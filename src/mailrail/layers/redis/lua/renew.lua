@@ -1,16 +1,16 @@
 -- uses: claims
--- KEYS: tag. ARGV: claims, seconds of a lease. Returns the numbers of the lost ones.
-local tag, seconds = KEYS[1], tonumber(ARGV[2])
+-- KEYS: hash tag. ARGV: claims, seconds of a lease. Returns the numbers of the lost ones.
+local hash_tag, seconds = KEYS[1], tonumber(ARGV[2])
 local lost = {}
 for i, id, token in each_claim(ARGV[1]) do
-    local state = call('HGET', tag .. ':state', id)
+    local state = call('HGET', hash_tag .. ':state', id)
     if not is_held(state, token) then
         lost[#lost + 1] = i
-    elseif call('ZADD', tag .. ':claimed', now + seconds, id) == 1 then -- it was over, and the message due
+    elseif call('ZADD', hash_tag .. ':claimed', now + seconds, id) == 1 then -- it was over, and the message due
         local s = read(state)
-        call('ZREM', tag .. ':due:' .. s.priority, id)
-        call('ZREM', tag .. ':expires', id)
+        call('ZREM', hash_tag .. ':due:' .. s.priority, id)
+        call('ZREM', hash_tag .. ':expires', id)
     end
 end
-if seconds <= 0 then notify(tag) end
+if seconds <= 0 then notify(hash_tag) end
 return lost

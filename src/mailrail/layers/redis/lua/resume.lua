@@ -1,3 +1,3 @@
--- KEYS: tag.
+-- KEYS: hash tag.
 call('DEL', KEYS[1] .. ':paused')
 notify(KEYS[1])

@@ -1,6 +1,6 @@
 -- What all scripts share: the clock, how a message's state is packed, and how it becomes due.
 --
--- The keys of a channel begin with its tag, `{mailrail:<prefix>:<channel>}`, so that they lie in one slot of a cluster:
+-- The keys of a channel begin with its hash tag, `{mailrail:<prefix>:<channel>}`, so that they lie in one slot of a cluster:
 --
 --   :state          hash   id -> state, see below
 --   :body           hash   id -> content and headers, which scripts never look into
@@ -19,7 +19,7 @@
 --   :error_classes  set    those in use
 --   :graves         hash   id -> state, body and error of a dead message
 --
--- No script may write the key that is the tag itself. It stands in KEYS and never exists: so while a slot is moved key by
+-- No script may write the key that is the hash tag itself. It stands in KEYS and never exists: so while a slot is moved key by
 -- key, a cluster refuses every script on the channel, and none runs on half of it.
 --
 -- A message stands in exactly one of :due, :claimed and :held. Each function here costs every call of every script a
@@ -67,23 +67,23 @@ local function pack(s)
 end
 
 -- Subscribers are told of a channel only when they could be waiting for something later: not in a backlog.
-local function notify(tag) call('PUBLISH', tag, '') end
+local function notify(hash_tag) call('PUBLISH', hash_tag, '') end
 
 local soonest = {} -- by :due key: the first due of it, as far as this script has made sure
 
 -- Returns whether the level was empty.
-local function put_due(tag, id, priority, due)
-    local key, was_empty = tag .. ':due:' .. priority, false
+local function put_due(hash_tag, id, priority, due)
+    local key, was_empty = hash_tag .. ':due:' .. priority, false
     due = tonumber(due)
     if not soonest[key] then
         local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
         soonest[key] = tonumber(first[2]) or never
         was_empty = not first[1]
-        if was_empty then call('ZADD', tag .. ':levels', priority, priority) end
+        if was_empty then call('ZADD', hash_tag .. ':levels', priority, priority) end
     end
     call('ZADD', key, due, id)
     if due < soonest[key] then
-        if soonest[key] > now then notify(tag) end
+        if soonest[key] > now then notify(hash_tag) end
         soonest[key] = due
     end
     return was_empty

@@ -1,5 +1,5 @@
--- KEYS: tag. ARGV: seconds. Moves all times of a channel back. For tests.
-local tag, seconds = KEYS[1], tonumber(ARGV[1])
+-- KEYS: hash tag. ARGV: seconds. Moves all times of a channel back. For tests.
+local hash_tag, seconds = KEYS[1], tonumber(ARGV[1])
 
 local function older(key)
     local found = call('ZRANGE', key, 0, -1, 'WITHSCORES')
@@ -12,16 +12,16 @@ local function older_state(state)
     return pack(s)
 end
 
-for _, suffix in ipairs({ ':claimed', ':held', ':expires', ':dead' }) do older(tag .. suffix) end
-for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1)) do older(tag .. ':due:' .. priority) end
-for _, class in ipairs(call('SMEMBERS', tag .. ':error_classes')) do older(tag .. ':dead:' .. class) end
-local states = call('HGETALL', tag .. ':state')
-for j = 1, #states, 2 do call('HSET', tag .. ':state', states[j], older_state(states[j + 1])) end
-local graves = call('HGETALL', tag .. ':graves')
-for j = 1, #graves, 2 do
-    local state, body, error = struct.unpack('<Ic0Ic0Ic0', graves[j + 1])
+for _, suffix in ipairs({ ':claimed', ':held', ':expires', ':dead' }) do older(hash_tag .. suffix) end
+for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1)) do older(hash_tag .. ':due:' .. priority) end
+for _, class in ipairs(call('SMEMBERS', hash_tag .. ':error_classes')) do older(hash_tag .. ':dead:' .. class) end
+local states = call('HGETALL', hash_tag .. ':state')
+for j = 1, #states, 2 do call('HSET', hash_tag .. ':state', states[j], older_state(states[j + 1])) end
+local dead_bodies = call('HGETALL', hash_tag .. ':graves')
+for j = 1, #dead_bodies, 2 do
+    local state, body, error = struct.unpack('<Ic0Ic0Ic0', dead_bodies[j + 1])
     state = older_state(state)
-    call('HSET', tag .. ':graves', graves[j],
+    call('HSET', hash_tag .. ':graves', dead_bodies[j],
         struct.pack('<Ic0Ic0Ic0', #state, state, #body, body, #error, error))
 end
-notify(tag)
+notify(hash_tag)

@@ -1,7 +1,7 @@
--- uses: graves
--- KEYS: tag. ARGV: how many messages to look at, of each kind, from the front.
+-- uses: dead_bodies
+-- KEYS: hash tag. ARGV: how many messages to look at, of each kind, from the front.
 -- Returns names of keys that are of another type, as text; then how many messages and how many dead ones cannot be read.
-local tag, most = KEYS[1], tonumber(ARGV[1])
+local hash_tag, most = KEYS[1], tonumber(ARGV[1])
 local TYPES = {
     [':state'] = 'hash', [':body'] = 'hash', [':levels'] = 'zset', [':claimed'] = 'zset', [':held'] = 'zset',
     [':errors'] = 'hash', [':keys'] = 'hash', [':expires'] = 'zset', [':dead'] = 'zset', [':error_class'] = 'hash', [':error_classes'] = 'set',
@@ -10,7 +10,7 @@ local TYPES = {
 local odd, messages, dead = {}, 0, 0
 
 local function is_of(name, kind)
-    local found = call('TYPE', tag .. name).ok
+    local found = call('TYPE', hash_tag .. name).ok
     local is_right = found == 'none' or found == kind
     if not is_right then odd[#odd + 1] = name end
     return is_right
@@ -18,19 +18,19 @@ end
 
 local function count(name)
     if not is_of(name, 'zset') then return end
-    for _, id in ipairs(call('ZRANGE', tag .. name, 0, most - 1)) do
-        local state = call('HGET', tag .. ':state', id)
+    for _, id in ipairs(call('ZRANGE', hash_tag .. name, 0, most - 1)) do
+        local state = call('HGET', hash_tag .. ':state', id)
         if #id ~= 16 or (state and not is_whole(state)) then messages = messages + 1 end
     end
 end
 
 for name, kind in pairs(TYPES) do is_of(name, kind) end
 if #odd == 0 then
-    for _, priority in ipairs(call('ZRANGE', tag .. ':levels', 0, -1)) do count(':due:' .. priority) end
+    for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1)) do count(':due:' .. priority) end
     count(':claimed')
     count(':held')
-    for _, id in ipairs(call('ZRANGE', tag .. ':dead', 0, most - 1)) do
-        local _, _, error = exhume(tag, id)
+    for _, id in ipairs(call('ZRANGE', hash_tag .. ':dead', 0, most - 1)) do
+        local _, _, error = read_dead(hash_tag, id)
         if not error or error == NOT_READ then dead = dead + 1 end
     end
 end
