@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -410,3 +411,12 @@ def test_a_signal_just_before_the_next_start_is_noted_waits_for_no_start() -> No
     supervisor._restart_at["one"] = (at := time.monotonic() + 30)
     supervisor.run()
     assert time.monotonic() < at
+
+
+def test_a_supervisor_freezes_what_workers_share_so_that_a_collection_copies_none_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[int] = []
+    monkeypatch.setattr(Supervisor, "_start_worker", lambda *start: frozen.append(gc.get_freeze_count()))
+    Supervisor(Job()).run()
+    assert frozen[0] > 10_000 and gc.get_freeze_count() < 1_000

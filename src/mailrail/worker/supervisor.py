@@ -6,6 +6,7 @@ It has one thread and no connections, so that forking it is safe and cheap.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -69,12 +70,15 @@ class Supervisor:
         previous = {s: signal.signal(s, self._on_signal) for s in _handled_signals(self._job)}
         try:
             leave_no_pools()
+            gc.collect()
+            gc.freeze()  # a full collection in a worker writes to each object that it looks at, and so copies its page
             for number in range(self._job.processes):
                 self._start_worker(f"{self._job.worker_id}:{number}")
             # The signal may come just before the next start is noted: that one is not waited for.
             while self._children or self._successors.is_active or (self._restart_at and not self._is_ending):
                 self._step()
         finally:
+            gc.unfreeze()
             for s, handler in previous.items():
                 signal.signal(s, handler)
 
