@@ -106,10 +106,10 @@ def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch
 def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None:
     worker = shared(threads=2)
     loop = ClaimLoop(worker, layer := due(3))
-    loop.share.channels = ()  # they have moved to another shard
+    loop.share.serve(())  # they have moved to another shard
     assert not loop._goes_on()
     loop._lifecycle.on(Event.TOLD_TO_STOP)
-    loop.share.channels = ["work"]  # and back
+    loop.share.serve(["work"])  # and back
     loop._shut_down()
     assert not loop._goes_on() and worker.lifecycle.state is State.RUNNING
     assert (layer.stats()["work"].ready, layer.stats()["work"].claimed) == (3, 0)
@@ -124,7 +124,7 @@ def test_a_rate_that_cannot_be_asked_keeps_its_own_channel_waiting_and_no_other(
     worker = shared(threads=4, used=RATED)
     worker.capacity.serve(Routing([route("other", consume)]).plans)
     share = worker.capacity.share_of(layer := due(3))
-    share.channels = ["work", "other"]
+    share.serve(["work", "other"])
     assert share.room()[0] == {"work": 1, "other": 4}
     claims = layer.claim("w", {"work": 2}, 15.0).claims
     monkeypatch.setattr(layer, "take", be_away)

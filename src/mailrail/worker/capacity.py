@@ -103,34 +103,39 @@ class Capacity:
 
 
 class Share:
-    """What one claim loop may claim. ``channels``: those that its layer has now."""
+    """What one claim loop may claim. ``channels``: those that its layer has now; ``serve`` replaces them."""
 
     def __init__(self, capacity: Capacity, layer: DurableLayer) -> None:
         self.layer = layer
-        self._channels: Collection[str] = ()
+        self.channels: Collection[str] = ()  # replaced, never changed: other threads read it
         self.held = 0  # threads that run its consumers
         self.reserved = 0  # threads that its claim under way may need
         self.reserved_at = 0.0  # time.monotonic()
         self.claimed_at = 0.0  # time.monotonic() when it last reserved threads for a claim
         self._waits_until = 0.0  # time.monotonic()
         self._capacity = capacity
-        self._limiters: dict[str, ChannelLimiter] = {}
-        self.channels = capacity.plans
+        self.limiters: dict[str, ChannelLimiter] = {}  # of the channels that have a rate or a limiter
+        self._has_new = False  # channels whose limiters are not made yet: that may fail, and is tried again
+        self.serve(capacity.plans)
 
-    @property
-    def channels(self) -> Collection[str]:
-        """Return the channels that the loop claims from."""
-        return self._channels
-
-    @channels.setter
-    def channels(self, channels: Collection[str]) -> None:
-        plans = self._capacity.plans
-        new = {c: limiter_of(plans[c], self.layer) for c in channels if c not in self._limiters}
-        self._limiters = {**self._limiters, **{c: limiter for c, limiter in new.items() if limiter}}
-        has_changed = set(channels) != set(self._channels)
-        self._channels = channels  # replaced, never changed: other threads read it
+    def serve(self, channels: Collection[str]) -> None:
+        """Claim from these channels from now on."""
+        has_changed = set(channels) != set(self.channels)
+        self.channels = channels
         if has_changed:
+            self._has_new = True
             self.layer.wake()
+
+    def _make_limiters(self) -> None:
+        self._has_new = False  # first, as another thread may serve more meanwhile
+        try:
+            for channel in self.channels:
+                plan = self._capacity.plans[channel]
+                if channel not in self.limiters and (limiter := limiter_of(plan, self.layer)):
+                    self.limiters[channel] = limiter
+        except Exception:
+            self._has_new = True
+            raise
 
     # -- what runs ----------------------------------------------------------------------------------------------
 
@@ -171,6 +176,8 @@ class Share:
         the only channels with room from being asked for the tokens of their rates.
         """
         capacity = self._capacity
+        if self._has_new:
+            self._make_limiters()
         free = self._reserve(capacity.threads.size)
         limits, singles, wanted = dict[str, int](), 0, 0
         error: LayerUnavailable | None = None
@@ -178,7 +185,7 @@ class Share:
             plan = self._capacity.plans[channel]
             slots = capacity.slots[channel] if plan.is_async else min(capacity.slots[channel], free)
             room = slots * (plan.batch or 1)
-            if room > 0 and channel in self._limiters:
+            if room > 0 and channel in self.limiters:
                 room, failure = self._allowed(channel, room)
                 error = error or failure
             if room > 0:
@@ -195,7 +202,7 @@ class Share:
 
     def _allowed(self, channel: str, room: int) -> tuple[int, LayerUnavailable | None]:
         """A bucket that cannot be asked keeps its own channel waiting, and no other."""
-        limiter = self._limiters[channel]
+        limiter = self.limiters[channel]
         try:
             return limiter.allow(room), None
         except LayerUnavailable as error:
@@ -218,15 +225,10 @@ class Share:
         if self._capacity.is_shared:
             self._capacity.wake_others(self)
 
-    @property
-    def may_refuse(self) -> bool:
-        """Tell whether ``admit`` has to be asked."""
-        return self._capacity.is_shared or bool(self._limiters)
-
     def admit(self, claims: Sequence[Message]) -> tuple[Sequence[Message], Sequence[Refusal]]:
         """Return the claims that may start, and those that their channel's rate, or the threads, do not allow."""
         refusals: list[Refusal] = []
-        for limiter in self._limiters.values():
+        for limiter in self.limiters.values():
             refusals += self._over_limit(limiter, claims)
         if self._capacity.is_shared:
             refused = {claim.id for claim, _ in refusals}
@@ -281,14 +283,14 @@ class Share:
 
     def drainable(self) -> list[str]:
         """Return the channels that ``drain`` waits for: not those whose limiter lets nothing start yet."""
-        limiters = self._limiters
+        limiters = self.limiters
         return [c for c in self.channels if c not in limiters or not limiters[c].defers]
 
     def awaited(self) -> tuple[list[str], float]:
         """Return the channels that could be claimed from, were something there, and until when (time.monotonic())."""
         with self._capacity.lock:
             free = self._capacity.free_for(self)
-        moments = [limiter.open_at for limiter in self._limiters.values() if limiter.wait]
+        moments = [limiter.open_at for limiter in self.limiters.values() if limiter.wait]
         if self._capacity.is_shared and not free:
             is_waiting = self._wait_for_thread()
             # Nobody tells when a reservation has lapsed, or another loop needs its thread no longer.
@@ -315,7 +317,7 @@ class Share:
         self._waits_until = 0.0
 
     def _is_open(self, channel: str) -> bool:
-        limiter = self._limiters.get(channel)
+        limiter = self.limiters.get(channel)
         return self._capacity.slots[channel] > 0 and not (limiter and limiter.wait)
 
 

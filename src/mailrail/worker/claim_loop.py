@@ -86,7 +86,7 @@ class ClaimLoop:
         """Take further channels, which the worker has found. ``has_all``: the loop claims from all of them."""
         self._keeper.leases = {**self._keeper.leases, **{c: plan.lease for c, plan in plans.items()}}
         if has_all:
-            self.share.channels = [*self.share.channels, *plans]
+            self.share.serve([*self.share.channels, *plans])
 
     def run(self) -> None:
         """Work until the worker stops (or is drained), then wait for what runs and release the rest."""
@@ -110,7 +110,8 @@ class ClaimLoop:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self.running or self._adopted or self._held or self._ended or self._settler.has_work)
+        is_settled = not (self._ended or self._settler.finished or self._settler.others)
+        return bool(self.running or self._adopted or self._held) or not is_settled
 
     # -- claim, consume, settle ---------------------------------------------------------------------------------
 
@@ -158,7 +159,9 @@ class ClaimLoop:
                 self._end(ended)
         if self._held:
             self._start_held()
-        self._settler.settle()
+        self._settler.error = None
+        if self._settler.others:
+            self._settler.settle()
 
     def _claim(self) -> Sequence[Message]:
         """Claim for the free slots; what is finished is settled on the way."""
@@ -190,7 +193,7 @@ class ClaimLoop:
             self._worker.worked_at = time.monotonic()
         for message in claimed.expired:
             log_outcome(IncomingMessage(message), EXPIRED)
-        if not self.share.may_refuse:
+        if not (self.share.limiters or self._shared.capacity.is_shared):
             return claimed.claims
         claims, refusals = self.share.admit(claimed.claims)
         for claim, outcome in refusals:
@@ -341,7 +344,8 @@ class ClaimLoop:
         self._adopted = []
         while self._has_work and time.monotonic() < self._worker.deadline:
             self._try_round()
-        self._release_running()
+        if self.running or self._held:
+            self._release_running()
         try:
             self._collect()
             self._claim()  # claims nothing now; settles what is finished

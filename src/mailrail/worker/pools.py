@@ -107,7 +107,9 @@ class Threads:
                 if self._started < self.size:
                     self._start_one()
         self._waiting.append((run, on_end))
-        self._wake_one()
+        if not self._is_waking:
+            self._is_waking = True
+            self._wakes.put(True)
 
     def replace_one(self) -> None:
         """A thread hangs in a consumer past its time limit: another one takes its place."""
@@ -122,11 +124,6 @@ class Threads:
         self._started += 1
         threading.Thread(target=self._run, name=f"mailrail-{self._started}", daemon=True).start()
 
-    def _wake_one(self) -> None:
-        if not self._is_waking:
-            self._is_waking = True
-            self._wakes.put(True)
-
     def _run(self) -> None:
         while self._wakes.get():
             # Before the look at `_waiting`: whoever adds to it after that look has to wake somebody else.
@@ -136,8 +133,9 @@ class Threads:
                     run, on_end = self._waiting.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                if self._waiting:
-                    self._wake_one()
+                if self._waiting and not self._is_waking:
+                    self._is_waking = True
+                    self._wakes.put(True)
                 self._run_one(run)
                 on_end(run)
         close_connections()

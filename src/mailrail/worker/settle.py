@@ -28,14 +28,11 @@ class Settler:
         """What the next ``claim`` is to settle. Who takes it says after that: ``close``, or ``settle_apart``."""
         self._layer = layer
         self._keeper = keeper
-        self._others: list[IncomingMessage] = []
+        self.others: list[IncomingMessage] = []
+        """What ``settle`` is to settle."""
         self._until = 0.0  # by clock(): when the present look gives up
         self.error: Exception | None = None
         """What has kept the last ``settle`` from settling all."""
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.finished or self._others)
 
     def add(self, message: IncomingMessage) -> None:
         """Take in a message with its outcome; a second time (a batch's early one) changes nothing."""
@@ -48,7 +45,7 @@ class Settler:
         elif outcome.kind in (OutcomeKind.FINISHED, OutcomeKind.DISCARDED):
             self.finished.append(message)
         else:
-            self._others.append(message)
+            self.others.append(message)
 
     def decide(self, claim: Message, outcome: Outcome) -> None:
         """Take in a claim that no consumer is to see."""
@@ -61,20 +58,17 @@ class Settler:
 
         Raises it if that took long: then the server does not answer, and no channel can be reached.
         """
-        self.error = None
-        if not self._others:
-            return
-        groups, self._others = _alike(self._others), []
+        groups, self.others = _alike(self.others), []
         self._until = clock() + PATIENCE_S
         away, failed = set[str](), list[IncomingMessage]()
         for group in groups:
             if any(message.claim.channel in away for message in group):
-                self._others += group
+                self.others += group
                 continue
             left = self._settle(group)
             away.update(message.claim.channel for message in left)
             failed += left
-        self._others += failed  # behind those that were not tried
+        self.others += failed  # behind those that were not tried
         if self.error is not None and clock() >= self._until:
             raise self.error
 
@@ -118,7 +112,7 @@ class Settler:
         these messages are settled apart.
         """
         self._note_unanswered(finished)
-        self._others += finished
+        self.others += finished
 
     def close(self, messages: Sequence[IncomingMessage], lost: Sequence[Message] = ()) -> None:
         """Take in that the layer has settled these, but for the lost ones, and publish it."""

@@ -147,7 +147,7 @@ class Worker:
         channels = {claim.channel for claim in self._adopted} or (() if is_ending else self.plans)
         shards = self.layer.shards(channels)
         for shard, (loop, _) in self._loops.items():
-            loop.share.channels = shards.get(shard, ())
+            loop.share.serve(shards.get(shard, ()))
         for shard, names in shards.items():
             if shard not in self._loops:
                 self._start(shard, names)
@@ -157,7 +157,7 @@ class Worker:
 
     def _start(self, shard: DurableLayer, channels: Sequence[str]) -> None:
         loop = ClaimLoop(self._shared, shard, [c for c in self._adopted if c.channel in channels])
-        loop.share.channels = channels
+        loop.share.serve(channels)
         thread = threading.Thread(
             target=loop.run, name=f"mailrail-claims-{len(self._loops) + 1}", daemon=True
         )
