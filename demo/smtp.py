@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from functools import cached_property
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -19,12 +21,26 @@ START_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Received:
-    """One accepted message for one recipient; ``at`` is ``time.monotonic()`` of the acceptance."""
+    """One accepted message for one recipient; ``at`` is ``time.monotonic()`` of the acceptance.
+
+    It is read when somebody asks for what it says: parsing takes longer than accepting.
+    """
 
     recipient: str
-    message_id: str
     at: float
-    text: str
+    content: bytes
+
+    @cached_property
+    def message_id(self) -> str:
+        """The header Message-ID."""
+        return str(BytesHeaderParser().parsebytes(self.content)["Message-ID"])
+
+    @cached_property
+    def text(self) -> str:
+        """The part that is plain text."""
+        message = email.message_from_bytes(self.content, policy=email.policy.default)
+        part = message.get_body(("plain",))
+        return str(part.get_content()) if part else ""
 
 
 class Mailbox:
@@ -73,11 +89,8 @@ class _Handler:
     ) -> str:
         accepted_at = time.monotonic()
         assert isinstance(envelope.content, bytes)  # as decode_data is off
-        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        text = message.get_body(("plain",))
-        body = text.get_content() if text else ""
         for recipient in envelope.rcpt_tos:
-            self._mailbox.add(Received(recipient, message["Message-ID"], accepted_at, body))
+            self._mailbox.add(Received(recipient, accepted_at, envelope.content))
         return "250 OK"
 
 

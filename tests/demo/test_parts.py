@@ -24,7 +24,10 @@ from demo.valkey import Valkey, ValkeyMissing
 ONE, TWO = "guest-0001@example.com", "guest-0002@example.com"
 GOOD = Report(
     submitted={ONE: 10.0, TWO: 10.5},
-    received=[Received(ONE, "<1@example.com>", 11.0, ""), Received(TWO, "<2@example.com>", 12.5, "")],
+    received=[
+        Received(ONE, 11.0, b"Message-ID: <1@example.com>\r\n\r\n"),
+        Received(TWO, 12.5, b"Message-ID: <2@example.com>\r\n\r\n"),
+    ],
     exit_codes={"daphne": 0, "worker": 0},
     accepted=[ONE],
     should_accept=[ONE],
@@ -54,7 +57,7 @@ def test_a_run_in_which_all_went_well_has_no_problems() -> None:
         ({"emails": []}, "Of 2 emails, the queue records: none."),
         ({"received": []}, f"2 never arrived: {ONE}, {TWO}."),
         (
-            {"received": [replace(mail, message_id="<1@example.com>") for mail in GOOD.received]},
+            {"received": [replace(mail, content=GOOD.received[0].content) for mail in GOOD.received]},
             "1 share a Message-ID with another: <1@example.com>.",
         ),
     ],

@@ -4,23 +4,121 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import django
 import pytest
 from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from mailrail import Channel
-from mailrail.invitations.consumers import compose
+from mailrail import Channel, Discard
+from mailrail import mail as mail_errors
+from mailrail.invitations.consumers import compose, send_invite
 from mailrail.invitations.forms import InvitationForm
 from mailrail.invitations.models import Invitation
+from mailrail.invitations.signals import invitation_sent
+from mailrail.layers import get_layer
+from mailrail.mail.models import Email
 from mailrail.testing import drain, sent
+from mailrail.worker import IncomingMessage
 
 
 def send(invitation: Invitation) -> None:
     Channel("send-invite").send({"id": invitation.pk})
+
+
+@pytest.fixture
+def queueing(settings: LazySettings) -> None:
+    """Email is queued, and delivered to Django's outbox."""
+    queues, delivers = "mailrail.mail.backend.EmailBackend", "django.core.mail.backends.locmem.EmailBackend"
+    if django.VERSION >= (6, 1):
+        out = {"BACKEND": delivers}
+        settings.MAILERS = {"default": {"BACKEND": queues, "OPTIONS": {"deliver_with": "out"}}, "out": out}
+    else:
+        settings.EMAIL_BACKEND = queues
+        settings.MAILRAIL = {**settings.MAILRAIL, "DELIVER_WITH": delivers}
+
+
+@pytest.fixture
+def claimed(sender: User) -> list[IncomingMessage]:
+    """The messages of four invitations, on their way."""
+    for n in range(4):
+        send(Invitation.objects.create(email=f"guest{n}@example.com", sender=sender))
+    claims = get_layer().claim("w", {"send-invite": 10}, 15.0).claims
+    return [IncomingMessage(claim) for claim in claims]
+
+
+def kinds(messages: list[IncomingMessage]) -> list[str | None]:
+    return [str(message.outcome.kind) if message.outcome else None for message in messages]
+
+
+def test_a_batch_is_queued_and_marked_in_one_transaction(
+    queueing: None, claimed: list[IncomingMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("mailrail.invitations.consumers._mark", broken_disk)
+        with pytest.raises(OperationalError, match="disk"):
+            send_invite(claimed)
+    assert not Email.objects.exists() and not Invitation.objects.exclude(sent=None).exists()
+    assert kinds(claimed) == [None, "released", "released", "released"]  # one by one, until the first error
+    tell = lambda invitation, **kwargs: told.append(invitation.email)  # noqa: E731
+    invitation_sent.connect(tell)
+    send_invite(claimed)
+    invitation_sent.disconnect(tell)
+    assert sorted(told) == [f"guest{n}@example.com" for n in range(4)]
+    assert Email.objects.count() == 4 and not Invitation.objects.filter(sent=None).exists()
+    send_invite(claimed)
+    assert Email.objects.count() == 4
+
+
+def broken_disk(*args: object) -> None:
+    raise OperationalError("disk is full")
+
+
+def test_one_that_cannot_be_mailed_keeps_no_other_from_being_mailed(
+    queueing: None, claimed: list[IncomingMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Invitation.objects.get(pk=claimed[1].content["id"])
+    Invitation.objects.filter(pk=second.pk).update(email="no address")
+    with pytest.raises(mail_errors.CannotQueue, match="no address"):
+        send_invite(claimed)
+    assert kinds(claimed) == ["finished", None, "released", "released"]
+    assert Email.objects.count() == Invitation.objects.exclude(sent=None).count() == 1
+    again = [claimed[0], *claimed[2:]]
+    send_invite(again)
+    assert Email.objects.count() == Invitation.objects.exclude(sent=None).count() == 3
+
+
+def test_of_a_batch_those_that_are_not_to_be_mailed_are_discarded(
+    queueing: None, claimed: list[IncomingMessage]
+) -> None:
+    gone, revoked = (message.content["id"] for message in claimed[:2])
+    Invitation.objects.filter(pk=gone).delete()
+    Invitation.objects.filter(pk=revoked).update(generation=2)
+    with pytest.raises(Discard, match=f"{gone} no longer exists; invitation {revoked} was sent again"):
+        send_invite(claimed)
+    assert kinds(claimed) == [None, None, "finished", "finished"]
+    assert Email.objects.count() == 2
+
+
+@pytest.mark.django_db(databases=["default", "postgres"])
+def test_what_is_queued_in_another_database_is_queued_once(
+    queueing: None,
+    claimed: list[IncomingMessage],
+    settings: LazySettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", "postgres")
+    settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
+    send_invite(claimed[:2])
+    Invitation.objects.update(sent=None)  # as if the worker had been killed before it could write that
+    send_invite(claimed[:2])
+    assert Email.objects.using("postgres").count() == 2 and not Email.objects.using("default").exists()
+    assert Invitation.objects.exclude(sent=None).count() == 2
 
 
 def test_the_form_leads_to_an_email_with_the_link(sender: User) -> None:

@@ -1,12 +1,17 @@
-"""Consume ``send-invite``: mail each invitation."""
+"""Consume ``send-invite``: mail invitations."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import django
+from django.apps import apps
+from django.core import mail as django_mail
 from django.core.mail import EmailMultiAlternatives
+from django.db import router, transaction
 from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
@@ -19,6 +24,9 @@ from mailrail.routing import consumer
 from .models import InvitationStatus, get_invitation_model, written_invitations
 from .signals import invitation_sent
 
+BATCH_SIZE = 50
+"""Invitations that are mailed together: a commit for each would cost several times as much as the rest."""
+
 
 class SendInvite(Protocol):
     """Describe a message on ``send-invite``."""
@@ -27,31 +35,137 @@ class SendInvite(Protocol):
     def content(self) -> dict[str, Any]:
         """Return ``{"id": …}``, the primary key of an invitation."""
 
+    def finish(self) -> None:
+        """Be done with the message, whatever becomes of the others."""
 
-@consumer("send-invite")
-def send_invite(message: SendInvite) -> None:
-    """Mail the invitation ``{"id": …}`` unless it was mailed before, and store the time.
+    def release(self, after: float = 0, why: str = "") -> None:
+        """Give the message back untouched."""
 
-    Raises the errors of mailing, so that the worker retries. After a crash between mailing and storing, the invitation
-    arrives twice; SMTP offers no way to rule that out.
+
+Ready: TypeAlias = list[tuple[SendInvite, Any]]
+"""Messages, each with its invitation."""
+
+
+@consumer("send-invite", batch=BATCH_SIZE)
+def send_invite(messages: Sequence[SendInvite]) -> None:
+    """Mail the invitations ``{"id": …}`` unless they were mailed before, and store the time.
+
+    Where their email is queued in the same database, both are one transaction. Elsewhere an invitation arrives twice
+    after a crash between mailing and storing; SMTP offers no way to rule that out. Raises the errors of mailing, so
+    that the worker retries.
     """
-    model, invitations = get_invitation_model(), written_invitations()
+    ready, refused = _triage(messages)
     try:
-        invitation = invitations.select_related("sender").get(pk=message.content["id"])
-    except model.DoesNotExist:
-        raise Discard(f"invitation {message.content['id']} no longer exists") from None
-    if message.content.get("generation", 1) != invitation.generation:
-        raise Discard(f"invitation {invitation.pk} was sent again with a new link, by a message of its own")
-    if not invitation.is_open:
-        raise Discard(f"invitation {invitation.pk} is {invitation.status.value}")
-    if invitation.sent:
+        _queue_together([invitation for _, invitation in ready]) if _queues_beside() else _send_each(ready)
+    except Exception:
+        if len(ready) < 2 or not _queues_beside():
+            raise
+        _send_each(ready)  # of which one is at fault
+    if refused:
+        for message, _ in ready:
+            message.finish()
+        raise Discard("; ".join(refused))
+
+
+def _triage(messages: Sequence[SendInvite]) -> tuple[Ready, list[str]]:
+    """Return what is to be mailed, and why others are not."""
+    ids = [message.content["id"] for message in messages]
+    found = written_invitations().select_related("sender").in_bulk(ids)
+    ready: dict[Any, tuple[SendInvite, Any]] = {}
+    refused = []
+    for message, id in zip(messages, ids, strict=True):
+        invitation = found.get(id)
+        if invitation is None:
+            refused.append(f"invitation {id} no longer exists")
+        elif message.content.get("generation", 1) != invitation.generation:
+            refused.append(f"invitation {id} was sent again with a new link, by a message of its own")
+        elif not invitation.is_open:
+            refused.append(f"invitation {id} is {invitation.status.value}")
+        elif not invitation.sent:
+            ready.setdefault(id, (message, invitation))
+    return list(ready.values()), refused
+
+
+def _send_each(ready: Ready) -> None:
+    """Mail one after the other. After an error, those before it are done, and those behind it are given back."""
+    for place, (_, invitation) in enumerate(ready):
+        try:
+            _send(invitation)
+        except Exception:
+            for message, _ in ready[:place]:
+                message.finish()
+            for message, _ in ready[place + 1 :]:
+                message.release(why="an invitation before it could not be mailed")
+            raise
+
+
+def _send(invitation: Any) -> None:
+    if _queues_beside():
+        _queue_together([invitation])
         return
-    compose(invitation).send()
+    email = compose(invitation)
+    if _queues():
+        _queue_elsewhere(email, invitation)
+    else:
+        email.send()
+    now, invitations = timezone.now(), written_invitations()
+    if invitations.filter(pk=invitation.pk, sent=None, generation=invitation.generation).update(sent=now):
+        _tell([invitation], now)
+
+
+def _queue_elsewhere(email: EmailMultiAlternatives, invitation: Any) -> None:
+    """Queue in another database, once: the key is known to a run that follows one that was killed."""
+    from mailrail import mail
+
+    with suppress(mail.KeyConflict):  # its templates have changed since
+        mail.queue(email, key=f"mailrail:invitation:{invitation.pk}:{invitation.generation}")
+
+
+def _queue_together(invitations: Sequence[Any]) -> None:
+    """Queue the emails and store the time in one transaction, without those that another worker has mailed."""
+    emails = {invitation.pk: compose(invitation) for invitation in invitations}
+    rows = written_invitations().filter(pk__in=emails, sent=None)
+    with transaction.atomic(rows.db):
+        generations = dict(rows.order_by("pk").select_for_update().values_list("pk", "generation"))
+        left = [each for each in invitations if generations.get(each.pk) == each.generation]
+        _mailer().send_messages([emails[invitation.pk] for invitation in left])
+        now = _mark(rows, left)
+    _tell(left, now)
+
+
+def _mark(rows: QuerySet[Any], invitations: Sequence[Any]) -> datetime:
     now = timezone.now()
-    as_mailed = invitations.filter(pk=invitation.pk, sent=None, generation=invitation.generation)
-    if as_mailed.update(sent=now):
+    rows.filter(pk__in=[invitation.pk for invitation in invitations]).update(sent=now)
+    return now
+
+
+def _tell(invitations: Sequence[Any], now: datetime) -> None:
+    for invitation in invitations:
         invitation.sent = now
-        invitation_sent.send_robust(model, invitation=invitation)
+        invitation_sent.send_robust(type(invitation), invitation=invitation)
+
+
+def _mailer() -> Any:
+    """Return what ``EmailMessage.send()`` hands the email to."""
+    return django_mail.mailers.default if django.VERSION >= (6, 1) else django_mail.get_connection()
+
+
+def _queues() -> bool:
+    """Tell whether email is queued."""
+    if not apps.is_installed("mailrail.mail"):
+        return False
+    from mailrail.mail.backend import EmailBackend
+
+    return isinstance(_mailer(), EmailBackend)
+
+
+def _queues_beside() -> bool:
+    """Tell whether email is queued in the database of the invitations."""
+    if not _queues():
+        return False
+    from mailrail.mail import Email
+
+    return router.db_for_write(Email) == router.db_for_write(get_invitation_model())
 
 
 @reconcile("send-invite", content=lambda invitation: invitation.content)

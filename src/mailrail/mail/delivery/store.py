@@ -113,32 +113,39 @@ def _row(email: Email) -> dict[str, Any]:
     return row
 
 
+# Past the ORM, which takes ten times as long as SQLite to find one row by its id.
+_SAVE = f"""
+UPDATE mailrail_mail_email SET {", ".join(f"{name} = %s" for name in WRITTEN_COLUMNS)}, version = version + 1
+WHERE id = %s AND version = %s
+"""
+_CLAIM = """
+UPDATE mailrail_mail_email SET status = 'sending', changed_at = %s, version = version + 1
+WHERE id = %s AND version = %s AND status IN ('queued', 'sending')
+"""
+
+
 def _store_one_by_one(
     results: Sequence[Result], emails: Sequence[Email], intents: Collection[Email], using: str
 ) -> Stored:
-    change = {"status": Status.SENDING, "changed_at": timezone.now()}
-    with transaction.atomic(using):
-        saved = {
-            email.pk
-            for email in emails
-            if _unchanged(email, using).update(
-                **{name: getattr(email, name) for name in WRITTEN_COLUMNS}, version=email.version + 1
-            )
-        }
-        _suppress(results, saved, using)
-        claimed = {
-            email.pk
-            for email in intents
-            if _unchanged(email, using)
-            .filter(status__in=MAY_LEAVE)
-            .update(**change, version=email.version + 1)
-        }
-    return Stored(saved, claimed)
+    connection = connections[using]
+    fields = [Email._meta.get_field(name) for name in WRITTEN_COLUMNS]
+    [now] = _prepared([fields[WRITTEN_COLUMNS.index("changed_at")]], [timezone.now()], connection)
+    stored = Stored(set(), set())
+    with transaction.atomic(using), connection.cursor() as cursor:
+        for email in emails:
+            values = _prepared(fields, [getattr(email, name) for name in WRITTEN_COLUMNS], connection)
+            if cursor.execute(_SAVE, [*values, email.id.hex, email.version]).rowcount:
+                stored.saved.add(email.id)
+        _suppress(results, stored.saved, using)
+        for email in intents:
+            if cursor.execute(_CLAIM, [now, email.id.hex, email.version]).rowcount:
+                stored.claimed.add(email.id)
+    return stored
 
 
-def _unchanged(email: Email, using: str) -> Any:
-    # By id, so whose it is need not be asked: that would cost a condition for each email.
-    return Email._base_manager.using(using).filter(pk=email.pk, version=email.version)
+def _prepared(fields: Sequence[Any], values: Sequence[Any], connection: Any) -> list[Any]:
+    """Return values as Django hands them to the driver."""
+    return [field.get_db_prep_save(value, connection) for field, value in zip(fields, values, strict=True)]
 
 
 def _suppress(results: Sequence[Result], saved: set[UUID], using: str) -> None:
