@@ -18,6 +18,8 @@ from mailrail import routing as routing_module
 from mailrail.messages import Message, Rate
 from mailrail.routes import Plan, Route
 from mailrail.routing import Routing, consumer, include, route
+from mailrail.worker import IncomingMessage
+from mailrail.worker.consume import ConsumerRun
 from tests import routes
 from tests.routes import first, later, second
 from tests.test_messages import json_objects
@@ -519,6 +521,8 @@ class TestNamedInTheSettings:
             "mailrail.mail",
             "one",
             "send-invite",
+            "tasks.default",
+            "tasks.reports",
             "three",
             "two",
         ]
@@ -660,3 +664,13 @@ class TestMiddleware:
         settings.MAILRAIL = {"CONSUMER_MIDDLEWARE": ["tests.routes.outer"]}
         made.consume("wrapped")
         assert [name for name, *_ in routes.called] == ["first", "outer", "first"]
+
+
+@pytest.mark.parametrize(("value", "limit"), [(5, 5.0), (None, None), (0, None), ("soon", None)])
+def test_a_time_limit_may_be_a_function_of_the_message(value: Any, limit: float | None, caplog: Any) -> None:
+    limited = route("one", first, timeout=lambda message: message["limit"])
+    run = ConsumerRun(limited, [IncomingMessage(Message("one", {"limit": value}), limited)], {})
+    assert run.limit == limit
+    assert ("the limit of the settings applies" in caplog.text) == (value in (0, "soon"))
+    with pytest.raises(ValueError, match="a batch has one limit"):
+        route("one", first, timeout=lambda message: 1, batch=2)

@@ -20,7 +20,7 @@ class Policy:
 
     attempts: int | None = None
     backoff: Backoff | None = None
-    timeout: float | None = None
+    timeout: float | Callable[[Any], float | None] | None = None
     atomic: bool = False
     # These belong to the channel: its routes must agree.
     concurrency: int | None = None
@@ -39,6 +39,8 @@ def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
         if value is not None or name == "atomic":
             with mistakes.noted():
                 values[name] = _READ[name](name, value)
+    if callable(values.get("timeout")) and "batch" in values:
+        mistakes.add(ValueError("timeout=function and batch=… do not go together: a batch has one limit."))
     if values.get("atomic") and "batch" in values:
         mistakes.add(
             ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
@@ -116,7 +118,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "concurrency": checked.whole_number,
     "batch": checked.whole_number,
     "losses": checked.whole_number,
-    "timeout": _above_zero,
+    "timeout": lambda name, value: value if callable(value) else _above_zero(name, value),
     "lease": _above_zero,
     "backoff": _backoff,
     "rate": lambda name, value: Rate.parse(value),

@@ -55,7 +55,7 @@ def route(
     backoff: Backoff | timedelta | Sequence[float | timedelta] | None = None,
     concurrency: int | None = None,
     rate: str | Rate | None = None,
-    timeout: float | timedelta | None = None,
+    timeout: float | timedelta | Callable[[Any], float | None] | None = None,
     lease: float | timedelta | None = None,
     batch: int | None = None,
     losses: int | None = None,
@@ -67,7 +67,8 @@ def route(
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
     ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
-    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run.
+    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run,
+    or a function of the message.
     ``atomic``: run it in a transaction on the layer's database that also finishes the message. Of the channel:
     ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see
     ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a

@@ -111,3 +111,20 @@ def test_a_worker_stopped_past_its_lease_cannot_write_its_late_result(
             assert second.wait() == 0
     result.refresh()
     assert (result.attempts, len(set(result.worker_ids)), result.finished_at) == (2, 2, finished_at)
+
+
+def test_a_function_past_its_time_limit_has_failed_and_is_tried_again(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    result = defined.hang.enqueue(str(tmp_path / "gate"))
+    other = defined.hang.using(attempts=1).enqueue(str(tmp_path / "gate"))
+    with workers(ledger, "tasks.default", "--threads", "4") as [worker]:
+        until(lambda: records().get(pk=other.id).status == "FAILED")
+        until(lambda: records().get(pk=result.id).failures == 1)
+        layer.shift(10)
+        until(lambda: records().get(pk=result.id).status == "SUCCESSFUL")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    result.refresh()
+    assert (result.return_value, result.attempts) == (2, 2)
+    assert result.errors[0].exception_class is TimeoutError

@@ -121,6 +121,21 @@ async def count_async(context: ChannelContext) -> Any:
     return result.progress
 
 
+@task(timeout=0.2, attempts=2, takes_context=True)
+def hang(context: ChannelContext, gate: str) -> int:
+    """Hang in the first attempt, as a thread that nobody can stop."""
+    while context.attempt == 1 and not Path(gate).exists():
+        time.sleep(0.01)
+    return context.attempt
+
+
+@task(timeout=0.2, attempts=2, takes_context=True)
+async def hang_async(context: ChannelContext, gate: str) -> int:
+    if context.attempt == 1:
+        await asyncio.sleep(60)
+    return context.attempt
+
+
 def lane_of(customer: int, number: int) -> str:
     return f"customer-{customer}"
 

@@ -186,6 +186,7 @@ def test_wrong_settings_are_told_by_enqueue_and_do_not_keep_modules_from_being_i
         ({"backoff": []}, "backoff must be seconds"),
         ({"retry_on": [7]}, "retry_on must be exception classes"),
         ({"discard_on": int}, "discard_on must be exception classes"),
+        ({"timeout": 0}, "timeout must be seconds"),
         ({"lane": ""}, "lane must be 1 to 255"),
         ({"expires": -1}, "expires must be seconds"),
         ({"retention": "7 days"}, "retention must be seconds"),

@@ -138,6 +138,16 @@ def test_a_task_that_takes_its_context_knows_its_attempt() -> None:
     assert result.return_value == {"attempt": 2, "workers": 2, "status": "RUNNING"}
 
 
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_coroutine_past_its_time_limit_has_failed_and_may_be_tried_again(attempts: int) -> None:
+    result = run(defined.hang_async.using(attempts=attempts).enqueue(""))
+    assert result.errors[0].exception_class is TimeoutError and "0.2 seconds" in result.errors[0].traceback
+    assert (result.status, result.attempts) == (["FAILED", "READY"][attempts - 1], 1)
+    testing.advance(10)
+    run(result)
+    assert (result.status, result.attempts) == (["FAILED", "SUCCESSFUL"][attempts - 1], attempts)
+
+
 def test_a_task_says_how_far_it_is_and_its_next_attempt_goes_on_there() -> None:
     result = run(defined.count.enqueue("end"))
     progress = {"done": 4, "total": 5, "text": "number 4"}

@@ -42,6 +42,7 @@ _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
     "backoff": RETRY_SOON_S,
     "known_channels": known_channels,
+    "timeout": lambda message: message.get("timeout"),
 }
 
 

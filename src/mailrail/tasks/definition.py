@@ -33,9 +33,10 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     ``attempts``: how often it is tried (1). ``backoff``: seconds that bound the wait before the second attempt, doubled
     each time, with jitter. It may also be a list of waits, or a function of the number of failed attempts.
     ``retry_on``: exceptions after which it is tried again; all others fail it at once. ``discard_on``: exceptions that
-    fail it at once. ``lane``: tasks of a lane run one at a time, in the order of enqueueing. ``expires``: seconds, a
-    ``timedelta`` or a ``datetime`` after which it is not started any more. ``retention``: seconds or a ``timedelta``
-    for which its result is kept (7 days, and 30 if it failed).
+    fail it at once. ``timeout``: seconds or a ``timedelta`` that an attempt may take. ``lane``: tasks of a lane run one
+    at a time, in the order of enqueueing. ``expires``: seconds, a ``timedelta`` or a ``datetime`` after which it is not
+    started any more. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it
+    failed).
 
     Classes and functions may be dotted paths. ``lane`` may be a function of the task's arguments.
     """
@@ -44,6 +45,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     backoff: Backoff | None = None
     retry_on: Exceptions | None = None
     discard_on: Exceptions | None = None
+    timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
     expires: float | timedelta | datetime | None = None
     retention: float | timedelta | None = None
@@ -81,6 +83,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         backoff: Backoff | None = None,
         retry_on: Exceptions | None = None,
         discard_on: Exceptions | None = None,
+        timeout: float | timedelta | None = None,
         lane: str | Callable[..., str | None] | None = None,
         expires: float | timedelta | datetime | None = None,
         retention: float | timedelta | None = None,
@@ -95,6 +98,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
             "backoff": backoff,
             "retry_on": retry_on,
             "discard_on": discard_on,
+            "timeout": timeout,
             "lane": lane,
             "expires": expires,
             "retention": retention,

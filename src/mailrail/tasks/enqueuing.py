@@ -85,6 +85,7 @@ def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]
         "priority": int(task.priority),
         "run_after": task.run_after,
         "expires_at": effective.expires_at(),
+        "timeout": effective.limit(),
         "is_async": iscoroutinefunction(task.func),
         "options": to_json(differing),
         "enqueued_at": timezone.now(),
@@ -128,6 +129,8 @@ def content_of(record: TaskRecord) -> dict[str, Any]:
         content["dispatch"] = record.dispatch
     if record.backend != "default":
         content["backend"] = record.backend
+    if record.timeout is not None:
+        content["timeout"] = record.timeout
     if record.is_async:
         content["run"] = "async"
     return content

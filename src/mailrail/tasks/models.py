@@ -78,6 +78,9 @@ class TaskRecord(models.Model):
     run_after = MomentField(pgettext_lazy("tasks", "not before"), null=True, db_default=None)
     expires_at = MomentField(pgettext_lazy("tasks", "not after"), null=True, db_default=None)
     lane = models.CharField(pgettext_lazy("tasks", "lane"), max_length=255, default="", db_default="")
+    timeout = models.FloatField(
+        pgettext_lazy("tasks", "time limit"), null=True, default=None, db_default=None, help_text="seconds"
+    )
     is_async = models.BooleanField(default=False, db_default=False, editable=False)
     """Whether the task is a coroutine function, and so runs on the event loop of a worker."""
     options = JsonTextField(pgettext_lazy("tasks", "options"), default=dict, db_default=_OBJECT)

@@ -29,7 +29,7 @@ DEFAULT_ATTEMPTS = 1
 """Django's own backends try a task once, and so do we unless an option says otherwise."""
 DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
-OPTION_NAMES = ("attempts", "backoff", "retry_on", "discard_on", "lane", "expires", "retention")
+OPTION_NAMES = ("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "expires", "retention")
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
 """Those that a record keeps if a call changes them. The others have done their work once the task is enqueued."""
@@ -43,6 +43,7 @@ class Effective:
     backoff: Backoff | None = None
     retry_on: Exceptions | None = None
     discard_on: Exceptions = ()
+    timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
     expires: float | timedelta | datetime | None = None
     retention: float | timedelta | None = None
@@ -69,6 +70,10 @@ class Effective:
         """Return the lane of a call. Raises what a function given as ``lane`` raises, and errors about its value."""
         lane = self.lane(*args, **kwargs) if callable(self.lane) else self.lane
         return None if lane is None else checked.label("lane", lane)
+
+    def limit(self) -> float | None:
+        """Return the seconds that an attempt may take, or ``None`` for what the settings say."""
+        return None if self.timeout is None else checked.seconds("timeout", self.timeout)
 
     def expires_at(self) -> datetime | None:
         """Return the moment after which the task is not started any more."""
@@ -125,6 +130,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "backoff": _backoff,
     "retry_on": _exceptions,
     "discard_on": _exceptions,
+    "timeout": lambda name, value: checked.seconds(name, value, above_zero=True),
     "lane": lambda name, value: value if callable(value) else checked.label(name, value),
     "expires": _expires,
     "retention": checked.seconds,

@@ -17,6 +17,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections, transaction
 
+from .. import options as checked
 from ..conf import settings
 from ..errors import Discard, LostClaim, Retry
 from ..layers import DurableLayer
@@ -71,6 +72,19 @@ def _reject(claim: Message, error: Exception) -> Outcome:
     return Outcome(OutcomeKind.RETRIED, describe(error), delay)
 
 
+def _limit(route: Route, message: IncomingMessage) -> float | None:
+    """Return the seconds that a run may take: of its route, which may ask a function, or of the settings."""
+    limit = route.policy.timeout
+    if callable(limit):
+        try:
+            limit = limit(message)
+            limit = None if limit is None else checked.seconds("timeout", limit, above_zero=True)
+        except Exception:
+            logger.exception("timeout of %s raised; the limit of the settings applies", route.name)
+            limit = None
+    return limit or settings.timeout
+
+
 class ConsumerRun:
     """Messages on their way through one run of a consumer: one of them, or a batch."""
 
@@ -96,7 +110,7 @@ class ConsumerRun:
         self.arguments = arguments
         self.channel = messages[0].claim.channel
         self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
-        self.limit: float | None = route.policy.timeout or settings.timeout  # seconds this run may take
+        self.limit = _limit(route, messages[0])  # seconds this run may take
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False

@@ -24,6 +24,7 @@ class Migration(migrations.Migration):
                 ('run_after', models.DateTimeField(db_default=None, null=True, verbose_name='not before')),
                 ('expires_at', models.DateTimeField(db_default=None, null=True, verbose_name='not after')),
                 ('lane', models.CharField(db_default='', default='', max_length=255, verbose_name='lane')),
+                ('timeout', models.FloatField(db_default=None, default=None, help_text='seconds', null=True, verbose_name='time limit')),
                 ('is_async', models.BooleanField(db_default=False, default=False, editable=False)),
                 ('options', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='options')),
                 ('args', models.TextField(db_default=models.Value('[]', output_field=models.TextField()), verbose_name='arguments')),
