@@ -98,7 +98,7 @@ class Command(BaseCommand):
         self._announce(
             job,
             layer,
-            [*sorted(served), *selection.patterns(routing)],
+            [*sorted(served), *(() if selection.only else selection.patterns(routing))],
             routing.looked_for,
             options["verbosity"],
         )
