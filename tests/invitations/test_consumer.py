@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from mailrail import Channel, Discard
 from mailrail import mail as mail_errors
+from mailrail.invitations import consumers
 from mailrail.invitations.consumers import compose, send_invite
 from mailrail.invitations.forms import InvitationForm
 from mailrail.invitations.models import Invitation
@@ -105,20 +106,21 @@ def test_of_a_batch_those_that_are_not_to_be_mailed_are_discarded(
     assert Email.objects.count() == 2
 
 
-@pytest.mark.django_db(databases=["default", "postgres"])
-def test_what_is_queued_in_another_database_is_queued_once(
-    queueing: None,
-    claimed: list[IncomingMessage],
-    settings: LazySettings,
-    monkeypatch: pytest.MonkeyPatch,
+def test_invitations_come_in_batches_where_one_transaction_stores_all_of_it(
+    queueing: None, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert consumers._batch_size() == consumers.BATCH_SIZE
+    redis = {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": ["redis://127.0.0.1:1"]}}
+    settings.CHANNEL_LAYERS = {"default": redis}
+    assert consumers._batch_size() is None
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"}}
     monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", "postgres")
     settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
-    send_invite(claimed[:2])
-    Invitation.objects.update(sent=None)  # as if the worker had been killed before it could write that
-    send_invite(claimed[:2])
-    assert Email.objects.using("postgres").count() == 2 and not Email.objects.using("default").exists()
-    assert Invitation.objects.exclude(sent=None).count() == 2
+    assert consumers._batch_size() is None
+
+
+def test_invitations_that_are_not_queued_are_mailed_one_at_a_time() -> None:
+    assert consumers._batch_size() is None
 
 
 def test_the_form_leads_to_an_email_with_the_link(sender: User) -> None:

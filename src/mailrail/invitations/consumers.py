@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
 
-from mailrail import Discard
+from mailrail import Channel, Discard
 from mailrail.addresses import with_ascii_domains
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
@@ -46,25 +46,39 @@ Ready: TypeAlias = list[tuple[SendInvite, Any]]
 """Messages, each with its invitation."""
 
 
-@consumer("send-invite", batch=BATCH_SIZE)
-def send_invite(messages: Sequence[SendInvite]) -> None:
+def send_invite(messages: SendInvite | Sequence[SendInvite]) -> None:
     """Mail the invitations ``{"id": …}`` unless they were mailed before, and store the time.
 
-    Where their email is queued in the same database, both are one transaction. Elsewhere an invitation arrives twice
-    after a crash between mailing and storing; SMTP offers no way to rule that out. Raises the errors of mailing, so
-    that the worker retries.
+    Messages come in batches where one transaction stores emails, messages and times, else one at a time. Then an
+    invitation may arrive twice after a crash between mailing and storing; SMTP offers no way to rule that out. Raises
+    the errors of mailing, so that the worker retries.
     """
+    if not isinstance(messages, Sequence):
+        _send_one(messages)
+        return
     ready, refused = _triage(messages)
     try:
-        _queue_together([invitation for _, invitation in ready]) if _queues_beside() else _send_each(ready)
+        _queue_together([invitation for _, invitation in ready])
     except Exception:
-        if len(ready) < 2 or not _queues_beside():
+        if len(ready) < 2:
             raise
-        _send_each(ready)  # of which one is at fault
+        _queue_each(ready)  # of which one is at fault
     if refused:
         for message, _ in ready:
             message.finish()
         raise Discard("; ".join(refused))
+
+
+def _send_one(message: SendInvite) -> None:
+    ready, refused = _triage([message])
+    if refused:
+        raise Discard(refused[0])
+    for _, invitation in ready:
+        compose(invitation).send()
+        rows = written_invitations().filter(pk=invitation.pk, sent=None, generation=invitation.generation)
+        now = timezone.now()
+        if rows.update(sent=now):
+            _tell([invitation], now)
 
 
 def _triage(messages: Sequence[SendInvite]) -> tuple[Ready, list[str]]:
@@ -86,39 +100,17 @@ def _triage(messages: Sequence[SendInvite]) -> tuple[Ready, list[str]]:
     return list(ready.values()), refused
 
 
-def _send_each(ready: Ready) -> None:
+def _queue_each(ready: Ready) -> None:
     """Mail one after the other. After an error, those before it are done, and those behind it are given back."""
     for place, (_, invitation) in enumerate(ready):
         try:
-            _send(invitation)
+            _queue_together([invitation])
         except Exception:
             for message, _ in ready[:place]:
                 message.finish()
             for message, _ in ready[place + 1 :]:
                 message.release(why="an invitation before it could not be mailed")
             raise
-
-
-def _send(invitation: Any) -> None:
-    if _queues_beside():
-        _queue_together([invitation])
-        return
-    email = compose(invitation)
-    if _queues():
-        _queue_elsewhere(email, invitation)
-    else:
-        email.send()
-    now, invitations = timezone.now(), written_invitations()
-    if invitations.filter(pk=invitation.pk, sent=None, generation=invitation.generation).update(sent=now):
-        _tell([invitation], now)
-
-
-def _queue_elsewhere(email: EmailMultiAlternatives, invitation: Any) -> None:
-    """Queue in another database, once: the key is known to a run that follows one that was killed."""
-    from mailrail import mail
-
-    with suppress(mail.KeyConflict):  # its templates have changed since
-        mail.queue(email, key=f"mailrail:invitation:{invitation.pk}:{invitation.generation}")
 
 
 def _queue_together(invitations: Sequence[Any]) -> None:
@@ -150,22 +142,28 @@ def _mailer() -> Any:
     return django_mail.mailers.default if django.VERSION >= (6, 1) else django_mail.get_connection()
 
 
-def _queues() -> bool:
-    """Tell whether email is queued."""
+def _batch_size() -> int | None:
+    """Return how many invitations are mailed together; ``None``: each by a run of its own, so that what it queues is
+    known to a later run for the same message."""
+    try:
+        return BATCH_SIZE if _is_one_transaction() else None
+    except Exception:  # whatever is wrong with the settings, the checks report it
+        return None
+
+
+def _is_one_transaction() -> bool:
+    """Tell whether one transaction can store emails, their messages and invitations."""
     if not apps.is_installed("mailrail.mail"):
         return False
+    from mailrail.mail import Email
     from mailrail.mail.backend import EmailBackend
 
-    return isinstance(_mailer(), EmailBackend)
+    using, layer = router.db_for_write(Email), Channel("mailrail.mail").layer
+    is_beside = using == layer.using == router.db_for_write(get_invitation_model())
+    return is_beside and layer.joins_transactions and isinstance(_mailer(), EmailBackend)
 
 
-def _queues_beside() -> bool:
-    """Tell whether email is queued in the database of the invitations."""
-    if not _queues():
-        return False
-    from mailrail.mail import Email
-
-    return router.db_for_write(Email) == router.db_for_write(get_invitation_model())
+consumer("send-invite", batch=_batch_size())(send_invite)
 
 
 @reconcile("send-invite", content=lambda invitation: invitation.content)
