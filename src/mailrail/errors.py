@@ -44,12 +44,8 @@ class WouldDeadlock(MailrailError):
 
 
 class LayerUnavailable(MailrailError):
-    """Report that the layer cannot be reached or is locked; trying again later may work.
+    """Report that the layer cannot be reached or is locked; trying again later may work."""
 
-    ``channels``: the channels of the shard that cannot be reached; ``None``: perhaps the whole layer.
-    """
-
-    channels: frozenset[str] | None = None
     may_have_run = True  # for layers: the request may have been carried out although it failed
 
 

@@ -374,11 +374,11 @@ class TestNodesThatDie:
         assert {(m.attempt, m.losses) for m in again} == {(1, 0)}
         with pytest.raises(LayerUnavailable) as caught:
             layer.enqueue([Message(channel, {}) for channel in (lost, *alive)])
-        assert caught.value.channels == frozenset({lost})
+        assert f"127.0.0.1:{own_cluster.masters[0].port}" in str(caught.value)
         assert [len(waiting_on(layer, channel)) for channel in alive] == [3, 3]
         with pytest.raises(LayerUnavailable) as caught:
             layer.renew([claim, *again], 100.0)
-        assert caught.value.channels == frozenset({lost})
+        assert f"127.0.0.1:{own_cluster.masters[0].port}" in str(caught.value)
         assert all((get_one(layer, m.channel, m.id) or m).due > m.due + 50 for m in again)
         assert not {m.id for m in first} & {m.id for m in again}
         with pytest.raises(LayerUnavailable):

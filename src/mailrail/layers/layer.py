@@ -157,8 +157,9 @@ class DurableLayer(Capabilities):
                 lost = self._really_lost(call, lost)
         except (DatabaseError, LayerUnavailable) as error:  # whatever has this token by now will be recovered
             if getattr(error, "may_have_run", True) or call.finished:
-                whole = Unconfirmed(call.token, call.longest_lease, call.finished, [*call.limits])
-                call.unconfirmed.append(whole)
+                # Calls to the parts of what is sharded have tokens of their own.
+                channels = [] if self.is_sharded else [*call.limits]
+                call.unconfirmed.append(Unconfirmed(call.token, call.longest_lease, call.finished, channels))
             unconfirmed.keep_expired(call)
             raise
         finally:
@@ -170,8 +171,7 @@ class DurableLayer(Capabilities):
     ) -> tuple[list[Message], Sequence[ClaimName]] | None:
         """Lease anew what earlier calls have leased; if there is something, only settle beside it."""
         found = self._store.recover(call, tokens)
-        failed = {channel for part in call.unconfirmed for channel in part.channels}
-        self._unconfirmed.confirmed(call.worker, call.limits.keys() - failed)
+        self._unconfirmed.confirmed(call.worker, call.limits.keys() - {*call.unreached})
         if not found:
             return None
         try:

@@ -180,9 +180,6 @@ class MemoryStore(Store):
         self._start(message)
         del self._messages[message.id]
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        return []  # no reply is lost
-
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
     ) -> Sequence[ClaimName]:

@@ -184,7 +184,7 @@ class Outbox:
         read = [(claim, self._message_of(claim)) for claim in claims]
         good = [(claim, message) for claim, message in read if message is not None]
         try:
-            handed_on = self._enqueue([pair for pair in good if pair[1].channel not in away], away)
+            handed_on = self._give([pair for pair in good if pair[1].channel not in away], away)
         except OUTAGES:
             self._is_down = True
             self._store.release([claim for claim, _ in good])
@@ -196,23 +196,31 @@ class Outbox:
             self._store.release(resting, PARTS_REST)  # behind the others
         return handed_on
 
-    def _enqueue(
+    def _give(
         self, pairs: Sequence[tuple[Message, Message]], away: dict[str, LayerUnavailable]
     ) -> list[Message]:
-        """Returns the claims whose messages are on the server."""
+        """Return the claims whose messages are on the server, or on those of several that can be reached."""
+        if not self._layer.is_sharded:
+            return self._enqueue(self._layer, pairs)
+        handed_on: list[Message] = []
+        for shard, channels in self._layer.shards({message.channel for _, message in pairs}).items():
+            try:
+                for channel in channels:  # apart, as each is stored as a whole or not at all
+                    handed_on += self._enqueue(shard, [pair for pair in pairs if pair[1].channel == channel])
+            except LayerUnavailable as error:
+                away.update(dict.fromkeys(channels, error))
+        return handed_on
+
+    def _enqueue(self, layer: DurableLayer, pairs: Sequence[tuple[Message, Message]]) -> list[Message]:
+        """Return the claims whose messages are on the server."""
         try:
             if pairs:
-                self._layer.enqueue([message for _, message in pairs])
-        except LayerUnavailable as error:
-            if error.channels is None:
-                raise
-            away.update(dict.fromkeys(error.channels, error))
-            return [claim for claim, message in pairs if message.channel not in away]
+                layer.enqueue([message for _, message in pairs])
         except OUTAGES:
             raise
         except Exception:  # one of them is at fault: it is too large by now, say
             if len(pairs) > 1:
-                return [claim for pair in pairs for claim in self._enqueue([pair], away)]
+                return [claim for pair in pairs for claim in self._enqueue(layer, [pair])]
             self._bury(pairs[0][0], traceback.format_exc())
             return []
         return [claim for claim, _ in pairs]

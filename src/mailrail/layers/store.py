@@ -55,6 +55,7 @@ class ClaimCall:
     token: int = field(default_factory=new_token)
     expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
     unconfirmed: list[Unconfirmed] = field(default_factory=list)  # parts that failed while others did not
+    unreached: list[str] = field(default_factory=list)  # channels whose server did not answer ``recover``
 
     @property
     def longest_lease(self) -> float:
@@ -110,6 +111,7 @@ class Store(Protocol):
 
     def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         """Lease anew, under new tokens, what these tokens of ours have leased; only where ``loses_replies``."""
+        return []
 
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
@@ -166,4 +168,5 @@ class DatabaseStore(Store, Protocol):
         """Open a transaction in which a consumer runs."""
 
     def breaker(self) -> Callable[[], None]:
-        """Inside ``atomic()``: return what undoes that transaction at once, from another thread."""
+        """Inside ``atomic()``: return what undoes that transaction at once, from another thread, where others wait."""
+        return lambda: None

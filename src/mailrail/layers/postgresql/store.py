@@ -6,7 +6,7 @@ Whatever can be is one statement; see ``statements`` for how they are written. C
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
@@ -215,9 +215,6 @@ class PostgresqlStore(DatabaseStore):
 
     def atomic(self) -> AbstractContextManager[None]:
         return transaction.atomic(self._session.using)
-
-    def breaker(self) -> Callable[[], None]:
-        return lambda: None
 
 
 def _insert_all(cursor: Any, rows: Sequence[dict[str, Any]]) -> Iterator[UUID]:

@@ -82,9 +82,7 @@ class RedisChannelLayer(EphemeralChannels, DurableLayer):
             return super().shards(channels)
         homes: dict[Server, list[str]] = {}
         with one.server.plain_words():
-            for (
-                channel
-            ) in channels:  # one in a slot that no node has is put to any, whose claims will tell it
+            for channel in channels:  # without a node for its slot, it is put to any, whose claims tell it
                 homes.setdefault(one.server.home_of(self._keys.hash_tag(channel)), []).append(channel)
         self._shards = {node: shard for node, shard in self._shards.items() if not node.has_left}
         return {self._shard(node): names for node, names in homes.items()}

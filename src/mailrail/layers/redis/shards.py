@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from ...errors import LayerUnavailable
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement
 from ..store import ClaimCall, ClaimName, Counts, Leased, Listing, Move, Settlement, Store
 from ..waiting import NotifiedWaiting
@@ -60,18 +59,9 @@ class RedisShards(Store):
             yield store, [message for message in messages if message.channel in of_store]
 
     def insert(self, messages: Sequence[Message], record: Statement | None = None) -> list[UUID]:
-        """What a host cannot take keeps nobody from the others; then the error names the ``channels`` of that host."""
         ids: dict[UUID, UUID] = {}
-        errors: dict[str, LayerUnavailable] = {}
         for store, part in self._messages_by_store(messages):
-            try:
-                ids.update(zip((message.id for message in part), store.insert(part), strict=True))
-            except LayerUnavailable as error:
-                errors |= {message.channel: error for message in part}
-        if errors:
-            [first, *_] = errors.values()
-            first.channels = frozenset(errors)
-            raise first
+            ids.update(zip((message.id for message in part), store.insert(part), strict=True))
         return [ids[message.id] for message in messages]
 
     def claim(self, call: ClaimCall) -> Leased:

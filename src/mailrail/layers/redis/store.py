@@ -69,8 +69,8 @@ meanwhile."""
 class RedisStore(Store):
     """Keep messages on one server, or one Cluster. ``node``: serve what this node of the Cluster has, and hear there.
 
-    On a Cluster, a call for several channels may fail for one alone, as its slot is on the move. Then the error names
-    these ``channels``.
+    On a Cluster, a call for several channels may fail for one alone, as its slot is on the move. It raises after the
+    others are done.
     """
 
     loses_replies = True
@@ -119,10 +119,7 @@ class RedisStore(Store):
         [message] = messages
         verb = "enqueue" if message.key or message.lane else "send"
         body = body_of(message, self._cipher.seal)
-        try:
-            twins = self._run_listed(message.channel, verb, record_of(message), body)
-        except LayerUnavailable as error:
-            raise self._unavailable({message.channel: error}) from error.__cause__
+        twins = self._run_listed(message.channel, verb, record_of(message), body)
         return [UUID(bytes=twins[1]) if twins else message.id]
 
     def _insert_many(self, messages: Sequence[Message]) -> list[UUID]:
@@ -138,26 +135,10 @@ class RedisStore(Store):
             for channel, of_channel in numbers.items()
         ]
         replies = zip(numbers, run_each(self.server, "enqueue", calls, again=True), strict=True)
-        for channel, twins in self._succeeded(replies):
+        for channel, twins in _succeeded(replies):
             for place, twin in parts_of(twins, 2):
                 ids[numbers[channel][place - 1]] = UUID(bytes=twin)
         return ids
-
-    def _succeeded(self, replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Yield the replies that came, then raise for the channels of which none did."""
-        unavailable: dict[str, LayerUnavailable] = {}
-        for channel, reply in replies:
-            if isinstance(reply, LayerUnavailable):
-                unavailable[channel] = reply
-            else:
-                yield channel, reply
-        if unavailable:
-            raise self._unavailable(unavailable)
-
-    def _unavailable(self, unavailable: Mapping[str, LayerUnavailable]) -> LayerUnavailable:
-        error = next(iter(unavailable.values()))
-        error.channels = frozenset(unavailable) if self.server.is_cluster else None
-        return error
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
@@ -205,7 +186,9 @@ class RedisStore(Store):
         replies = run_each(self.server, "recover_claims", calls)
         for (group, token), reply in zip(groups, replies, strict=True):
             if isinstance(reply, LayerUnavailable):
-                call.unconfirmed.append(Unconfirmed(token, call.longest_lease, (), group))
+                call.unreached += group
+                if reply.may_have_run:
+                    call.unconfirmed.append(Unconfirmed(token, call.longest_lease, (), group))
             else:
                 found += self._messages(group, reply)
         return found
@@ -224,7 +207,7 @@ class RedisStore(Store):
         # The leases of other channels are not to wait for one whose slot is being moved; nor is a node's claim loop.
         run_them = run_each if settlement == "renew" or self._is_node else run_all
         replies = zip(of_channel, run_them(self.server, settlement, calls), strict=True)
-        lost = [of_channel[c][n - 1] for c, numbers in self._succeeded(replies) for n in numbers]
+        lost = [of_channel[c][n - 1] for c, numbers in _succeeded(replies) for n in numbers]
         return [(claim.id, claim.token) for claim in lost]
 
     def _values(self, settlement: Settlement, channel: str, values: Mapping[str, Any]) -> Sequence[Any]:
@@ -370,6 +353,18 @@ class RedisStore(Store):
         }
         run_all(self.server, "shift_bucket", [([bucket], [seconds]) for bucket in buckets])
         self._run_on_workers("shift_workers", seconds)
+
+
+def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the replies that came, by their channels. Raises behind them for those that did not."""
+    errors: list[LayerUnavailable] = []
+    for channel, reply in replies:
+        if isinstance(reply, LayerUnavailable):
+            errors.append(reply)
+        else:
+            yield channel, reply
+    for error in errors:
+        raise error
 
 
 def _settled(replies: Sequence[Any]) -> Sequence[Any]:

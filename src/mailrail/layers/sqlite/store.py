@@ -94,9 +94,6 @@ class SqliteStore(DatabaseStore):
                 _drop_expired(cursor, channels, call)
             return Leased(_lease(cursor, _choose(cursor, channels, call), call), lost)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        return []  # no reply is lost
-
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
     ) -> Sequence[ClaimName]:
