@@ -518,7 +518,7 @@ class TestNamedInTheSettings:
         configure("tests.routes.nested_routing")
         assert sorted(Routing.of_layer().plans) == [
             "four",
-            "mailrail.mail",
+            "mailrail.mail.default",
             "one",
             "send-invite",
             "tasks.default",

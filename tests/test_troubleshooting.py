@@ -51,7 +51,7 @@ def reports(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
             message.bury("there is no such year")
         return 1 / (message["year"] or NULL)
 
-    mail = Routing.of_layer().plans["mailrail.mail"].routes
+    mail = Routing.of_layer().patterns["mailrail.mail.*"]
     mine = Routing([*mail, route("reports", make_report, attempts=3)])
     monkeypatch.setattr(Routing, "of_layer", lambda alias=None: mine)
     if django.VERSION >= (6, 1):

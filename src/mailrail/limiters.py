@@ -28,6 +28,7 @@ class Limiter:
         self.layer = layer
         self.open_at = 0.0
         """``time.monotonic()`` before which ``allow`` is not asked; ``reopen`` ends it."""
+        self.times_reopened = 0
 
     def allow(self, wanted: int) -> Allowance:
         """Return how many messages may start, of so many that the worker has room for.
@@ -42,5 +43,6 @@ class Limiter:
 
     def reopen(self) -> None:
         """Let the worker ask ``allow`` now, however long the last answer said to wait. Any thread may call this."""
+        self.times_reopened += 1  # an answer that is under way does not count any more
         self.open_at = 0.0
         self.layer.wake()

@@ -21,15 +21,15 @@ _models: dict[str, type[Model]] = {}
 def link_records(channel: str, model: type[Model]) -> None:
     """Link the admin's page of a message to its record.
 
-    ``channel``: whose messages have the primary key of a row of ``model`` under ``"id"``. Call it where the admin of
-    that model is registered.
+    ``channel``: whose messages have the primary key of a row of ``model`` under ``"id"``; it may be a pattern,
+    ``"tenant.*"``. Call it where the admin of that model is registered.
     """
     _models[channel] = model
 
 
 def link_of(channel: str, content: Any, request: HttpRequest, site: AdminSite) -> tuple[str, str] | None:
     """Return the name and the URL of the record's page; ``None`` without one, or if this user may not see it."""
-    model = _models.get(channel)
+    model = _models.get(channel) or next((_models[name] for name in _models if _matches(channel, name)), None)
     key = content.get("id") if isinstance(content, Mapping) else None
     if model is None or key is None or not site.is_registered(model):
         return None
@@ -41,6 +41,10 @@ def link_of(channel: str, content: Any, request: HttpRequest, site: AdminSite) -
     except NoReverseMatch:  # this admin has no such page
         return None
     return f"{options.verbose_name} {key}", url
+
+
+def _matches(channel: str, name: str) -> bool:
+    return name.endswith(".*") and channel.startswith(name[:-1])
 
 
 def _is_there(model: type[Model], key: Any) -> bool:

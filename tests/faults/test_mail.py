@@ -40,6 +40,7 @@ pytestmark = [
 
 EMAILS = int(os.environ.get("MAILRAIL_FAULT_EMAILS", "1000"))
 MAILER = "out" if django.VERSION >= (6, 1) else ""
+CHANNEL = f"mailrail.mail.{MAILER or 'default'}"
 ROUNDS = int(os.environ.get("MAILRAIL_FAULT_MAIL_ROUNDS", "4"))
 
 
@@ -104,12 +105,12 @@ def finish(start: Callable[[], WorkerProcess]) -> None:
 
 
 def nothing_is_due() -> bool:
-    stats = get_layer().stats().get("mailrail.mail")
+    stats = get_layer().stats().get(CHANNEL)
     return stats is None or stats.ready + stats.claimed == 0
 
 
 def nothing_is_ready() -> bool:
-    stats = get_layer().stats().get("mailrail.mail")
+    stats = get_layer().stats().get(CHANNEL)
     return stats is None or stats.ready == 0
 
 
@@ -122,7 +123,7 @@ def check(server: ScriptedServer, ids: Counter[str], most_copies: int) -> None:
     print(f"{len(ids)} emails, {copies} copies, {most_copies} connections were open")
     assert copies <= most_copies
     assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
-    assert not dead_on(get_layer(), "mailrail.mail")
+    assert not dead_on(get_layer(), CHANNEL)
 
 
 def freeze(pids: Iterable[int], port: int) -> int:
@@ -260,7 +261,7 @@ def test_a_restart_of_the_database_makes_no_copy_of_what_another_backend_has_tak
         settings.EMAIL_BACKEND = "mailrail.mail.backend.EmailBackend"
         settings.MAILRAIL = {**settings.MAILRAIL, "DELIVER_WITH": f"{__name__}.Restarting"}
     ids = queue(5)
-    claims = get_layer().claim("w", {"mailrail.mail": 5}, 60.0).claims
+    claims = get_layer().claim("w", {CHANNEL: 5}, 60.0).claims
     Delivery([IncomingMessage(each) for each in claims]).run()
     assert Counter(Restarting.taken) == ids
     assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}

@@ -39,13 +39,13 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
     pytest.mark.timeout(300),
 ]
-CHANNEL = "mailrail.mail"
+CHANNEL = f"mailrail.mail.{NAME}"
 BOTH = pytest.mark.parametrize("storage", ["postgresql", "valkey"], indirect=True)
 
 
 def of_mail() -> list[Reconciler]:
     Routing.of_layer()
-    return [it for it in reconcilers(get_layer()) if it.channel == CHANNEL]
+    return [it for it in reconcilers(get_layer()) if it.channel == "mailrail.mail.*"]
 
 
 def reconcile() -> int:

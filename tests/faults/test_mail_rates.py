@@ -301,7 +301,7 @@ def test_a_server_that_asks_for_less_gets_less_from_all_workers(project: Project
         row = MailerThrottle.objects.get(domain="")
         print(f"{strict.refusals} refusals; {row.share} of {row.pace}/s; {len(server.mails)} sent")
         assert row.mailer == MAILER and row.share < 1 and "Not so fast" in row.reason
-    assert dead_on(get_layer(), "mailrail.mail") == []
+    assert dead_on(get_layer(), f"mailrail.mail.{NAME}") == []
     assert not Email.objects.exclude(
         status__in=(Status.SENT, Status.QUEUED, Status.SENDING, Status.HELD)
     ).exists()

@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail.mailers import circuit_log, logins, refused_senders, throttle
+from mailrail.mail.mailers import circuit, circuit_log, logins, refused_senders, reserved, throttle, watching
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
@@ -22,6 +22,8 @@ SMTP = "django.core.mail.backends.smtp.EmailBackend"
 LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 MAILER = "out" if django.VERSION >= (6, 1) else "default"
 """What settings call the mailer that delivers."""
+CHANNEL = f"mailrail.mail.{MAILER}"
+"""Where its email waits."""
 
 
 def messages(count: int, domain: str = "example.com") -> list[EmailMessage]:
@@ -31,7 +33,8 @@ def messages(count: int, domain: str = "example.com") -> list[EmailMessage]:
 
 
 def work() -> None:
-    """One worker, in batches as in production, until nothing is due."""
+    """One worker, in batches as in production, until nothing is due. It begins without what others know."""
+    circuit.forget()
     Worker(get_layer(), Routing.of_layer(), ["mailrail.mail"], drain=True).run()
 
 
@@ -98,6 +101,9 @@ def second(settings: Any, policy: Callable[..., None]) -> Callable[..., None]:
 def _no_beliefs() -> None:
     """What this process has read, said and proven in another test."""
     throttle.forget()
+    circuit.forget()
+    watching.forget()
+    reserved.forget()
     refused_senders.forget()
     logins.forget()
     circuit_log.forget()

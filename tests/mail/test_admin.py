@@ -230,7 +230,7 @@ def test_a_deferred_email_is_sent_now_by_a_button_and_from_the_list(staff: Clien
 def test_a_message_leads_to_its_record_for_those_who_may_see_it(staff: Client, on: str) -> None:
     email = mail.queue(message())
     [waiting] = sent("mailrail.mail")
-    its_page = f"/admin/mailrail/storedmessage/{quote(f'default/mailrail.mail/{waiting.id}')}/change/"
+    its_page = f"/admin/mailrail/storedmessage/{quote(f'default/{waiting.channel}/{waiting.id}')}/change/"
     assert f'href="{page(email)}"' in staff.get(its_page).text
     assert "Record:" not in colleague(Client(), "view_storedmessage").get(its_page).text
     Email.objects.all().delete()

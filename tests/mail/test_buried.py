@@ -15,7 +15,7 @@ from mailrail.layers import get_layer
 from mailrail.mail import queue, unhold
 from mailrail.mail.consumers import MAX_LOSSES, hold_what_was_buried
 from mailrail.mail.models import Email, Status
-from mailrail.mail.queueing.accept import CHANNEL, content_for
+from mailrail.mail.queueing.accept import content_for
 from mailrail.messages import Message
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
@@ -24,7 +24,7 @@ from mailrail.tracebacks import first_line
 
 from ..listed import dead_on, waiting_on
 from ..processes import Ledger, Manage, WorkerProcess, until
-from .conftest import messages, work
+from .conftest import CHANNEL, messages, work
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -32,24 +32,28 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 @pytest.fixture
 def nobody_holds() -> Iterator[None]:
     """As if the process had died right after each burial."""
-    message_buried.disconnect(hold_what_was_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
+    message_buried.disconnect(hold_what_was_buried, dispatch_uid="mailrail.mail.buried")
     yield
-    message_buried.connect(hold_what_was_buried, sender=CHANNEL, dispatch_uid="mailrail.mail.buried")
+    message_buried.connect(hold_what_was_buried, dispatch_uid="mailrail.mail.buried")
 
 
-def lose(times: int = MAX_LOSSES) -> None:
+DEFAULT = "mailrail.mail.default"
+"""Where email waits in the settings of these tests themselves."""
+
+
+def lose(channel: str = CHANNEL, times: int = MAX_LOSSES) -> None:
     """Workers die over all messages that wait."""
     layer = get_layer()
     if layer.outbox:
         layer.outbox.relay()
     for _ in range(times):
-        layer.renew(layer.claim("dying", {CHANNEL: 100}, 60.0).claims, 0.0)
+        layer.renew(layer.claim("dying", {channel: 100}, 60.0).claims, 0.0)
 
 
 def reconcile() -> None:
     Routing.of_layer()
     for each in reconcilers(get_layer()):
-        if each.channel == CHANNEL:
+        if each.channel == "mailrail.mail.*":
             each.run()
 
 
@@ -72,7 +76,7 @@ class TestReconciliationHolds:
         assert unhold(email).done == [email.pk]
         reconcile()  # the message that is dead is not the one that it has now
         assert statuses() == ["queued", "held"]
-        lose(0)
+        lose(times=0)
         work()
         assert [str(each.subject) for each in mail.outbox] == ["Number 0"]
 
@@ -82,14 +86,14 @@ class TestReconciliationHolds:
         work()
         Email.objects.filter(pk=ended.pk).update(status=Status.SENT)
         Channel(CHANNEL).send({"id": str(again.pk)}, unique=True)
-        lose(0)
+        lose(times=0)
         reconcile()
         assert statuses() == ["sent", "queued"]
 
     def test_dead_messages_of_other_hands_change_nothing(self) -> None:
         email = queue(messages(1)[0])
         layer = get_layer()
-        lose(0)
+        lose(times=0)
         get_layer().cancel(CHANNEL, [each.id for each in waiting_on(layer, CHANNEL)])
         odd: list[dict[str, Any]] = [
             {"id": "nothing"},
@@ -125,7 +129,7 @@ def test_a_worker_that_is_killed_between_burying_and_holding(settings: Any, tmp_
     layers = {"default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"}}
     settings.CHANNEL_LAYERS = layers
     queue(messages(1)[0])
-    lose()
+    lose(DEFAULT)
     ledger, once = Ledger(tmp_path / "ledger"), tmp_path / "once"
     manage = Manage(ledger)
     manage.use_settings(tmp_path, SETTINGS.format(once=str(once), layers=layers))
@@ -137,7 +141,7 @@ def test_a_worker_that_is_killed_between_burying_and_holding(settings: Any, tmp_
         raise
     finally:
         worker.kill_all()
-    assert once.exists() and len(dead_on(get_layer(), CHANNEL)) == 1
+    assert once.exists() and len(dead_on(get_layer(), DEFAULT)) == 1
 
 
 def test_the_record_of_a_buried_message_keeps_what_raised_and_not_the_way_there() -> None:
@@ -146,7 +150,7 @@ def test_the_record_of_a_buried_message_keeps_what_raised_and_not_the_way_there(
     frames = "".join(f'  File "a.py", line {n}, in run\n    run()\n' for n in range(200))
     error = f"Traceback (most recent call last):\n{frames}OSError: gone\nIs it there?\n"
     buried: Any = Message(CHANNEL, content_for(email.pk, email.dispatch))
-    hold_what_was_buried(message=buried, error=error)
+    hold_what_was_buried(sender=CHANNEL, message=buried, error=error)
     email.refresh_from_db()
     why = email.events[-1]["why"]
     assert why.endswith("OSError: gone\nIs it there?\n") and first_line(why) == "OSError: gone"

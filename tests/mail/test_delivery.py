@@ -22,6 +22,7 @@ from mailrail.worker import IncomingMessage, Worker
 
 from ..listed import dead_on
 from ..smtp_server import Fault, ScriptedServer
+from .conftest import CHANNEL
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -234,9 +235,9 @@ def test_the_record_of_a_buried_message_is_held_for_a_person(queueing: Queueing)
         email = queue(message())
         layer = get_layer()
         for _ in range(MAX_LOSSES):
-            layer.renew(layer.claim("dying", {"mailrail.mail": 1}, 60.0).claims, 0.0)
+            layer.renew(layer.claim("dying", {CHANNEL: 1}, 60.0).claims, 0.0)
         Worker(layer, Routing.of_layer(), ["mailrail.mail"], drain=True).run()
-        assert dead_on(layer, "mailrail.mail") and server.connections == 0
+        assert dead_on(layer, CHANNEL) and server.connections == 0
         email.refresh_from_db()
         assert email.status == Status.HELD and "buried" in email.events[-1]["what"]
         assert unhold(email).done == [email.pk]

@@ -23,6 +23,7 @@ from mailrail.worker import IncomingMessage, current_execution
 from ..processes import Ledger, Manage, WorkerProcess, until
 from ..servers import ValkeyServer
 from ..smtp_server import ScriptedServer
+from .conftest import CHANNEL
 
 Queueing = Callable[..., None]
 
@@ -184,7 +185,7 @@ class TestSendInAConsumer:
         Channel("fail").send({})
         drain("fail", raise_errors=False)
         [lost] = sent("mailrail.mail")
-        get_layer().cancel("mailrail.mail", [lost.id])
+        get_layer().cancel(CHANNEL, [lost.id])
         assert sent("mailrail.mail") == []
         advance(60)
         drain("fail", raise_errors=False)
@@ -194,7 +195,7 @@ class TestSendInAConsumer:
         Channel("fail").send({})
         drain("fail", raise_errors=False)
         mail.cancel(Email.objects.get())
-        get_layer().cancel("mailrail.mail", [each.id for each in sent("mailrail.mail")])
+        get_layer().cancel(CHANNEL, [each.id for each in sent("mailrail.mail")])
         advance(60)
         drain("fail", raise_errors=False)
         assert Email.objects.get().status == Status.CANCELLED

@@ -38,7 +38,7 @@ from mailrail.routing import Routing
 from mailrail.testing import drain
 
 from ..smtp_server import ScriptedServer
-from .conftest import MAILER
+from .conftest import CHANNEL, MAILER
 
 NAMES = ("", "shop", "forum")
 ALIAS = "" if MAILER == "default" else MAILER
@@ -99,10 +99,10 @@ def test_reconciliation_sends_the_messages_of_a_projects_own_mail(become: As, on
         cursor.execute("DELETE FROM mailrail_message")
     become("shop")
     Routing.of_layer()
-    assert sum(each.run(0.0) for each in reconcilers(get_layer()) if each.channel == "mailrail.mail") == 1
-    assert get_layer().stats()["mailrail.mail"].ready == 1
+    assert sum(each.run(0.0) for each in reconcilers(get_layer()) if each.channel == "mailrail.mail.*") == 1
+    assert get_layer().stats()[CHANNEL].ready == 1
     become("forum")
-    assert "mailrail.mail" not in get_layer().stats()
+    assert CHANNEL not in get_layer().stats()
 
 
 def note_all(on: str, of: str) -> None:

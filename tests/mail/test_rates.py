@@ -17,11 +17,11 @@ from mailrail.mail.mailers import throttle
 from mailrail.mail.models import MailerThrottle
 from mailrail.messages import Granted
 from mailrail.routing import Rate
-from mailrail.testing import advance, drain
+from mailrail.testing import advance
 
 from ..listed import waiting_on
 from ..smtp_server import ScriptedServer
-from .conftest import MAILER, messages, work
+from .conftest import CHANNEL, MAILER, messages, work
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,7 +35,7 @@ def statuses() -> Counter[str]:
 def waits() -> list[float]:
     """Seconds until each message is due, soonest first."""
     now = timezone.now().timestamp()
-    return sorted((message.due or 0) - now for message in waiting_on(get_layer(), "mailrail.mail", 1000))
+    return sorted((message.due or 0) - now for message in waiting_on(get_layer(), CHANNEL, 1000))
 
 
 def domains(server: ScriptedServer) -> Counter[str]:
@@ -52,8 +52,7 @@ def test_what_is_over_the_rate_waits_its_turn_and_no_attempt_is_counted(
         work()
         assert len(server.mails) == 10 and statuses() == {Status.SENT: 10, Status.QUEUED: 5}
         assert set(Email.objects.filter(status=Status.QUEUED).values_list("attempts", "version")) == {(0, 0)}
-        spaced = [later - sooner for sooner, later in zip(waits(), waits()[1:], strict=False)]
-        assert 0 < waits()[0] <= 6.1 and all(gap == pytest.approx(6, abs=0.5) for gap in spaced)
+        assert max(waits()) <= 0  # it was not claimed at all
         work()
         assert len(server.mails) == 10  # not before
         advance(31)
@@ -69,7 +68,7 @@ def test_several_rates_at_once(queueing: Configure, policy: Configure) -> None:
         queue_many(messages(10))
         work()
         assert len(server.mails) == 7
-        assert waits()[0] == pytest.approx(3600 / 7, abs=5)
+        assert max(waits()) <= 1.1  # not claimed, or given back at once
 
 
 def test_one_domain_waits_and_the_others_go(queueing: Configure, policy: Configure) -> None:
@@ -114,9 +113,7 @@ def test_a_higher_priority_goes_first_when_all_wait(queueing: Configure, policy:
         work()
         urgent = queue(messages(1)[0], priority=50)
         work()
-        [due] = [
-            m.due for m in waiting_on(get_layer(), "mailrail.mail", 100) if m.content["id"] == str(urgent.pk)
-        ]
+        [due] = [m.due for m in waiting_on(get_layer(), CHANNEL, 100) if m.content["id"] == str(urgent.pk)]
         assert due is not None and due - timezone.now().timestamp() <= 61.0
         advance(62)
         work()
@@ -153,7 +150,10 @@ def test_a_batch_asks_each_bucket_once_and_none_without_a_rate(
         policy(RATE="1000/s, 100000/d", RATES={"example.com": "1000/s"})
         queue_many(messages(100))
         work()
-        assert len(counting.taken) == 3 and {n for _, n in counting.taken} == {100}
+        asked = [(bucket, n) for bucket, n in counting.taken if n > 0]
+        assert len(asked) == 6, (
+            "two buckets for the first look and for a batch; of the domain, one for each batch"
+        )
         assert len(server.mails) == 200
 
 
@@ -181,7 +181,7 @@ def test_a_layer_that_cannot_be_asked_loses_nothing(
             patched.setattr(get_layer(), "take", unavailable)
             work()
         assert server.mails == [] and statuses() == {Status.QUEUED: 5}
-        assert "5 emails waiting: LayerUnavailable: the server is away" in caplog.text
+        assert "failed, so its messages wait: LayerUnavailable: the server is away" in caplog.text
         advance(10)
         work()
         assert len(server.mails) == 5
@@ -195,14 +195,14 @@ def _recorded() -> str:
 def test_a_long_line_is_not_walked_all_the_time(
     queueing: Configure, policy: Configure, counting: Counting
 ) -> None:
-    """Each email is looked at about twice: when it came, and at its reservation."""
+    """A bucket is asked about twice for each email, however often a worker starts."""
     with ScriptedServer() as server:
         queueing(server.port)
         policy(RATE="20/m")
         queue_many(messages(120))
-        for _ in range(150):
-            drain("mailrail.mail")
-            advance(3)
+        for _ in range(40):
+            work()
+            advance(10)
         assert len(server.mails) == 120
     assert len(counting.taken) <= 2.2 * 120
 
@@ -218,13 +218,6 @@ def test_turns_are_given_by_priority_over_all_workers() -> None:
     assert give(*[0] * 200)[-1] == throttle.MAX_RESERVATION_S
     throttle.cancel_reservations("out", "default")
     assert give(0) == pytest.approx([1], abs=0.2)
-
-
-def test_a_paused_mailer_is_looked_at_soon_and_never_all_the_time() -> None:
-    assert max(throttle.recheck_delays("out", 3)) < 1.0
-    many = [wait for _ in range(300) for wait in throttle.recheck_delays("out", 100)]
-    assert 59 < max(many) < 62
-    assert sum(wait < 10 for wait in many) < 2500
 
 
 def test_a_lifetime_of_the_mailer_ends_the_trying(queueing: Configure, policy: Configure) -> None:

@@ -21,7 +21,7 @@ from mailrail.worker.claim_loop import ClaimLoop
 from ..processes import until
 from ..servers import PostgresServer
 from ..smtp_server import ScriptedServer
-from .conftest import messages, work
+from .conftest import CHANNEL, messages, work
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
@@ -167,4 +167,4 @@ def test_whoever_queues_is_told_by_the_error(queueing: Queueing, switch: Switch)
     connections["postgres"].close()
     assert not Email.objects.exists()
     mail.queue(messages(1)[0])
-    assert get_layer().stats()["mailrail.mail"].ready == 1
+    assert get_layer().stats()[CHANNEL].ready == 1

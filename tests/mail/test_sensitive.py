@@ -22,6 +22,7 @@ from mailrail.mail import Email, Status
 from mailrail.testing import deliver, drain
 
 from ..listed import waiting_on
+from .conftest import CHANNEL
 
 SECRET = "8f3kd0-the-key-of-it"
 LIST = "/admin/mailrail_mail/email/"
@@ -211,7 +212,7 @@ def test_no_channel_and_no_command_tells_what_an_email_holds(
 ) -> None:
     caplog.set_level("DEBUG")
     email = mail.queue(secret())
-    [message] = waiting_on(Channel("mailrail.mail").layer, "mailrail.mail", 10)
+    [message] = waiting_on(Channel(CHANNEL).layer, CHANNEL, 10)
     assert message.content == {"id": str(email.pk)} and SECRET not in json.dumps(message.headers)
     Email.objects.using(on).update(status=Status.FAILED)
     for arguments in (["mailq"], ["mailq", "--json"], ["channels"]):

@@ -32,6 +32,8 @@ from mailrail.routing import Routing
 
 from ..plans import buffers, flat, rows
 
+CHANNEL = "mailrail.mail.default"
+
 pytestmark = [
     pytest.mark.django_db(databases=["default", "postgres"]),
     pytest.mark.usefixtures("mail_on_postgres"),
@@ -172,7 +174,7 @@ def test_queueing(emails: list[Email]) -> None:
 
 def test_claiming_and_loading(emails: list[Email]) -> None:
     claimed: list[Any] = []
-    claim = lambda: claimed.extend(get_layer().claim("w", {"mailrail.mail": 200}, 15.0).claims)  # noqa: E731
+    claim = lambda: claimed.extend(get_layer().claim("w", {CHANNEL: 200}, 15.0).claims)  # noqa: E731
     check(claim, 200, 40)
     ids = [UUID(each.content["id"]) for each in claimed]
     assert len(ids) == 200
@@ -215,7 +217,7 @@ def test_reconciliation(emails: list[Email]) -> None:
             "DELETE FROM mailrail_message WHERE id = ANY (ARRAY (SELECT id FROM mailrail_message LIMIT 100))"
         )
     for of_mail in reconcilers(get_layer()):
-        if of_mail.channel == "mailrail.mail":
+        if of_mail.channel == "mailrail.mail.*":
             check(partial(of_mail.run, older_than=-60), QUEUED, 60)
 
 

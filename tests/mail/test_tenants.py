@@ -82,7 +82,7 @@ def page(
 def consumers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``consumers(ship=…)``: these, and that of email."""
     Routing.of_layer()  # imports them
-    known = [route for route in routing._registered if "mailrail.mail" in route.channels]
+    known = [route for route in routing._registered if "mailrail.mail.*" in route.channels]
     monkeypatch.setattr("mailrail.routing._registered", known)
     monkeypatch.setattr(Routing, "of_layer", lambda alias=None: Routing(known))
 
@@ -142,7 +142,7 @@ def test_mail_of_tenants_is_reconciled_and_sent_again(page: Any, consumers: Any,
             with schema_context(tenant):
                 send_mail(read_order(1), "", "me@example.com", ["ann@example.com"])
         StoredMessage.objects.using("postgres").all().delete()
-        sent = [it.run(older_than=0) for it in reconcilers(get_layer()) if it.channel == "mailrail.mail"]
+        sent = [it.run(older_than=0) for it in reconcilers(get_layer()) if it.channel == "mailrail.mail.*"]
         assert sum(sent) == 2
         work()
         assert subjects(server) == ["of acme", "of bolt"]

@@ -18,7 +18,7 @@ from mailrail.mail.mailers import failover, rates
 
 from ..listed import dead_on, get_one, waiting_on
 from ..smtp_server import ScriptedServer
-from .conftest import work
+from .conftest import CHANNEL, work
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
@@ -151,11 +151,11 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
     queue()
     work()
     assert len(server.mails) == 4
-    [waits] = waiting_on(get_layer(), "mailrail.mail")
-    found = get_one(get_layer(), "mailrail.mail", waits.id)
+    [waits] = waiting_on(get_layer(), CHANNEL)
+    found = get_one(get_layer(), CHANNEL, waits.id)
     assert found is not None and "nobody foresaw this" in found.error
     go_on()
-    [dead] = dead_on(get_layer(), "mailrail.mail")
+    [dead] = dead_on(get_layer(), CHANNEL)
     assert "nobody foresaw this" in dead.error
     assert bad().status == Status.HELD
 

@@ -105,7 +105,10 @@ def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
 
 
 def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats]) -> dict[str, float]:
-    """Return the seconds for which each unpaused, routed channel has had a due message."""
+    """Return the seconds for which each unpaused, routed channel has had a due message.
+
+    Left out are channels with a limiter: only its app knows whether a message may have left (``register``).
+    """
     routing = Routing.of_layer(alias)
     outbox = layer.outbox.channel if layer.outbox else None
     return {
@@ -113,7 +116,7 @@ def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, Channel
         for name, channel_stats in stats.items()
         if channel_stats.oldest_due is not None
         and not channel_stats.paused
-        and (name in routing or name == outbox or serves(name))
+        and (name == outbox or serves(name) or (name in routing and routing.plan_for(name).limiter is None))
     }
 
 

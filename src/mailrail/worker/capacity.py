@@ -20,7 +20,7 @@ from ..transient import OUTAGES
 from .consume import ConsumerRun
 from .outcomes import Outcome, OutcomeKind
 from .pools import Threads
-from .rate_limiter import ChannelLimiter, limiter_of
+from .rate_limiter import CLOSED_FOR, ChannelLimiter, limiter_of
 from .recycling import RecyclingLimits
 
 RESERVED_FOR_S = 0.05
@@ -246,9 +246,8 @@ class Share:
             limiter.close()
             outcome = Outcome(OutcomeKind.RELEASED, "its channel's rate cannot be asked just now")
         else:
-            outcome = Outcome(
-                OutcomeKind.RELEASED, "its channel's rate or limiter allows no more", limiter.wait
-            )
+            delay = min(limiter.wait, CLOSED_FOR)  # the channel is closed, and may be opened before
+            outcome = Outcome(OutcomeKind.RELEASED, "its channel's rate or limiter allows no more", delay)
         return [(claim, outcome) for claim in over]
 
     def _too_late(self, claims: Sequence[Message]) -> list[Refusal]:

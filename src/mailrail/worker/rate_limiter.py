@@ -11,6 +11,7 @@ from ..limiters import Allowance, Limiter
 from ..messages import Message, Rate
 from ..routes import Plan
 from ..transient import OUTAGES, is_outage
+from .connections import close_connections
 from .log import logger
 
 LONGEST_CLOSED = 5.0
@@ -106,8 +107,9 @@ class ChannelLimiter:
 
     def _ask(self, limiter: Limiter, capacity: int) -> int:
         try:
+            before = limiter.times_reopened
             count, wait = limiter.allow(capacity)
-            if count <= 0:
+            if count <= 0 and limiter.times_reopened == before:
                 limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
             self._is_told.discard(limiter)
             return int(count)
@@ -134,13 +136,15 @@ class ChannelLimiter:
         if isinstance(limiter, RateLimiter):
             raise error  # of the layer itself: the claim loop waits for it
         limiter.open_at = time.monotonic() + CLOSED_FOR
+        if is_outage(error):
+            close_connections()  # of this thread: one is broken
         if limiter not in self._is_told:
             self._is_told.add(limiter)
-            logger.error(
-                "the limiter of channel %s failed, so its messages wait: %s",
-                *(self.channel, error),
-                exc_info=None if is_outage(error) else error,
-            )
+            text = "the limiter of channel %s failed, so its messages wait: %s"
+            if is_outage(error):
+                logger.warning(text, self.channel, error)
+            else:
+                logger.error(text, self.channel, error, exc_info=error)
 
     def close(self) -> None:
         """Its bucket cannot be asked just now."""

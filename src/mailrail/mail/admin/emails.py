@@ -33,8 +33,8 @@ from mailrail.keyset_admin import (
 from mailrail.record_links import link_records
 from mailrail.terminal import single_line
 
+from ..mailers.channels import PATTERN
 from ..models import FINAL, Email, Status
-from ..queueing.accept import CHANNEL
 from ..records import control
 from ..records.retention import delete_final
 from . import translations
@@ -131,7 +131,7 @@ def _containing(emails: QuerySet[Email], term: str) -> QuerySet[Email]:
     )
 
 
-link_records(CHANNEL, Email)
+link_records(PATTERN, Email)
 
 
 @admin.register(Email)

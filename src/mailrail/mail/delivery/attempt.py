@@ -98,14 +98,12 @@ class Attempt:
             allowed = rates.slowest_configured(self.mailer, domain)
             throttle.slow_down(self.mailer, domain, min(pace, allowed), reply, self.using)
 
-    def end(self, outage: str, stands_in: str) -> float:
-        """Tell the circuit breaker what the attempt has shown. Return the seconds until the next one, if it is out."""
-        delay = float("inf")
+    def end(self, outage: str, stands_in: str) -> None:
+        """Tell the circuit breaker what the attempt has shown."""
         if outage:
-            delay = circuit.trip(self.mailer, outage, self.using, stands_in)
+            circuit.trip(self.mailer, outage, self.using, stands_in)
         elif self.is_probe:
             (circuit.reset if self.answered else circuit.half_open)(self.mailer, self.using)
-        return delay
 
     def give_login_back(self) -> None:
         """Give the login back, last of all: whoever tries it next has to see that the mailer is out, if it is."""

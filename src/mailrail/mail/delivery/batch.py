@@ -6,7 +6,7 @@ No transaction is open while anybody talks to a server.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from uuid import UUID
 
 from django.db import router
@@ -17,8 +17,12 @@ from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from ..mailers import circuit, failover
+from ..mailers import circuit, failover, reopening
+from ..mailers.channels import channel_of, mailer_of
+from ..mailers.rates import RELEASE_DELAY_S
+from ..mailers.reserved import collect
 from ..models import Email, Status
+from ..queueing.accept import announce
 from ..records import reading
 from . import outcomes
 from .messages import ClaimedMessages
@@ -37,7 +41,9 @@ class Delivery:
         self._using = router.db_for_write(Email)
         self._messages = ClaimedMessages(messages)
         self._writer = OutcomeWriter(self._messages, self._using)
-        self._sending = Sending(self._messages, self._writer, self._using)
+        self._channel = messages[0].channel
+        self._reserved = collect(message.id for message in messages)
+        self._sending = Sending(self._messages, self._writer, self._reserved, self._using)
         self._emails: dict[UUID, Email] = {}  # as they were read last, and what was written since
 
     def run(self) -> None:
@@ -51,6 +57,15 @@ class Delivery:
             self._writer.reconnects()
         finally:
             self._messages.close(RETRY_SOON_S)
+            self._give_back_reserved()
+
+    def _give_back_reserved(self) -> None:
+        try:
+            self._reserved.give_back()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.debug("what was reserved for a batch lapses, as it cannot be given back: %s", error)
 
     def _run_or_part(self, ids: Sequence[UUID]) -> None:
         """Deliver these. After an error that nobody foresaw, each alone, so that the others leave."""
@@ -95,10 +110,21 @@ class Delivery:
                 self._messages.finish(id)  # its record was deleted
         known = [emails[id] for id in ids if id in emails]
         by_mailer: dict[str, list[Email]] = defaultdict(list)
-        for email in triage(known, self._messages, self._writer, self._using):
+        for email in self._on_their_channel(triage(known, self._messages, self._writer, self._using)):
             by_mailer[failover.mailer_of(email)].append(email)
+        if not by_mailer and (own := mailer_of(self._channel)) is not None:
+            reopening.reopen(own)  # its limiter may wait for this batch to probe the mailer
         for mailer in self._working_ones_first(by_mailer):
             self._deliver(mailer, by_mailer[mailer])
+
+    def _on_their_channel(self, emails: Iterable[Email]) -> Iterator[Email]:
+        """Yield those that came on the channel of their mailer. Others get a message there: it was changed."""
+        for email in emails:
+            if self._messages[email.pk].channel == channel_of(email.mailer):
+                yield email
+                continue
+            announce(email.mailer, [email.pk], self._using, email.priority, email.send_at, email.dispatch)
+            self._messages.finish(email.pk)
 
     def _working_ones_first(self, mailers: Collection[str]) -> Iterable[str]:
         """Sort the mailers that are out to the end: whoever tries one may have to wait for minutes."""
@@ -109,20 +135,20 @@ class Delivery:
 
     def _deliver(self, mailer: str, emails: list[Email]) -> None:
         """Deliver by the mailer, or by the first that can stand in for it while it is out."""
-        candidates, wait, reason = failover.candidates(mailer), float("inf"), ""
+        candidates, reason = failover.candidates(mailer), ""
         for candidate, stands_in in zip(candidates, [*candidates[1:], ""], strict=True):
             if not emails:
                 return
             state = circuit.state_of(candidate, self._using)
             if candidate == mailer and state.is_paused:
-                self._sending.recheck_later(mailer, emails, f"mailer {mailer!r} is paused")
+                circuit.keep_paused(mailer, self._using)
+                self._messages.release_all(emails, RELEASE_DELAY_S, f"mailer {mailer!r} is paused")
                 return
             if state.usable:
-                emails, delay, reason = self._sending.attempt(candidate, emails, state, stands_in)
-                wait = min(wait, delay)
+                emails, reason = self._sending.attempt(candidate, emails, state, stands_in)
             elif not state.is_paused:
-                wait, reason = min(wait, state.wait), reason or f"mailer {candidate!r} is out"
+                reason = reason or f"mailer {candidate!r} is out"
             bound = [email for email in emails if not failover.can_fail_over(email)]
-            self._messages.release_all(bound, wait, reason)
+            self._messages.release_all(bound, RELEASE_DELAY_S, reason)
             emails = [email for email in emails if failover.can_fail_over(email)]
-        self._messages.release_all(emails, wait, reason)
+        self._messages.release_all(emails, RELEASE_DELAY_S, reason)

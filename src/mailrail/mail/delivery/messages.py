@@ -86,10 +86,10 @@ class ClaimedMessages:
         _release(self._of[id], delay, reason)
 
     def release_all(self, emails: Iterable[Email], delay: float, reason: str) -> None:
-        """Release the messages of these, spread over a tenth of the delay, and none before its own time."""
+        """Release the messages of these together, and none before its own time."""
+        delay *= random.uniform(1, 1.1)  # the same for all: one statement releases them
         for email in emails:
-            wait = max(delay * random.uniform(1, 1.1), self._not_before.get(email.pk, 0.0))
-            self.release(email.pk, wait, reason)
+            self.release(email.pk, max(delay, self._not_before.get(email.pk, 0.0)), reason)
 
     def keep_until(self, id: UUID, delay: float) -> None:
         """Note the seconds before which ``release_all`` may not give the message back."""

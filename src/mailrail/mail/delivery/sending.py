@@ -8,11 +8,12 @@ from django.utils import timezone
 
 from mailrail.log import logger_of
 
-from ..mailers import circuit, failover, rates, throttle
+from ..mailers import circuit, failover, rates, reopening
 from ..mailers.circuit import CircuitState
 from ..mailers.config import open_backend, server_for
 from ..mailers.connection_limits import reserved_connections
 from ..mailers.logins import Login
+from ..mailers.reserved import Reserved
 from ..models import Email
 from . import outcomes
 from .attempt import Attempt
@@ -27,28 +28,32 @@ logger = logger_of("mailrail.mail")
 
 LOGGING_IN = "another worker logs in first"
 NO_CONNECTION = "all connections of its mailer are in use"
+WAIT_FOR_ANOTHER_S = 0.3
+"""Seconds in which this process claims nothing for a mailer that another batch logs in to or has all connections of."""
 
 
 class Sending:
     """Send by mailers, with what all attempts of a batch share."""
 
-    def __init__(self, messages: ClaimedMessages, writer: OutcomeWriter, using: str) -> None:
+    def __init__(
+        self, messages: ClaimedMessages, writer: OutcomeWriter, reserved: Reserved, using: str
+    ) -> None:
         self._messages = messages
         self._writer = writer
+        self._reserved = reserved
         self._using = using
 
     def attempt(
         self, mailer: str, emails: list[Email], state: CircuitState, stands_in: str
-    ) -> tuple[list[Email], float, str]:
-        """Send by one mailer. Return the emails that it could not take as it went out, the seconds until its next try,
-        and why.
+    ) -> tuple[list[Email], str]:
+        """Send by one mailer. Return the emails that it could not take as it went out, and why.
 
         ``stands_in``: the mailer that takes its email then, for the log.
         """
         attempt = Attempt(mailer, state.is_probe, self._messages, self._writer, self._using)
         try:
             emails, unwelcome = self._welcome(attempt, emails)
-            attempt.admission = rates.admit(mailer, emails, self._using)
+            attempt.admission = rates.admit(mailer, emails, self._using, self._reserved.take)
             for email, delay, reason in attempt.admission.later:
                 self._messages.release(email.pk, delay, reason)
             left, outage = self._send(attempt, self._moved(mailer, attempt.admission.ready))
@@ -58,24 +63,19 @@ class Sending:
             attempt.admission.give_back(left)
             if attempt.is_probe and attempt.broke and not attempt.answered:
                 outage = outage or attempt.broke
-            delay = attempt.end(outage, stands_in)
+            attempt.end(outage, stands_in)
             if outage:
-                return left + unwelcome, delay, outage
+                return left + unwelcome, outage
             self._messages.release_all(left, outcomes.RETRY_SOON_S, "its connection broke")
-            return unwelcome, delay, "its sender is refused"
+            return unwelcome, "its sender is refused"
         finally:
             attempt.give_login_back()
 
-    def recheck_later(
-        self,
-        mailer: str,
-        emails: Sequence[Email],
-        reason: str,
-        soonest: float = throttle.MIN_RECHECK_S,
-    ) -> None:
-        """Release emails that wait for an unknown time: few are checked again soon, many less often."""
-        for email, delay in zip(emails, throttle.recheck_delays(mailer, len(emails), soonest), strict=True):
-            self._messages.release(email.pk, delay, reason)
+    def _wait_for(self, attempt: Attempt, emails: Sequence[Email], reason: str) -> None:
+        """Release emails that wait for another batch to log in, or to close a connection."""
+        reopening.close(attempt.mailer, WAIT_FOR_ANOTHER_S)
+        self._messages.release_all(emails, WAIT_FOR_ANOTHER_S, reason)
+        attempt.admission.give_back(emails)
 
     def _welcome(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], list[Email]]:
         """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
@@ -108,8 +108,7 @@ class Sending:
             return emails, f"{type(error).__name__}: {error}"
         attempt.login = Login(attempt.mailer, backend, self._using)
         if not attempt.is_probe and not self._may_log_in(attempt.mailer, attempt.login):
-            self.recheck_later(attempt.mailer, emails, LOGGING_IN, soonest=0.1)
-            attempt.admission.give_back(emails)
+            self._wait_for(attempt, emails, LOGGING_IN)
             return [], ""
         transport: Transport
         if server is None:
@@ -135,10 +134,10 @@ class Sending:
                 continue
             loaded = self._load(attempt.mailer, portion)
             most = transport.connections_for(len(loaded))
-            with reserved_connections(attempt.mailer, most, self._using) as free:
+            ready = self._reserved.connection(attempt.mailer)
+            with reserved_connections(attempt.mailer, most, self._using, ready) as free:
                 if free == 0:
-                    self.recheck_later(attempt.mailer, portion, NO_CONNECTION, soonest=0.1)
-                    attempt.admission.give_back(portion)
+                    self._wait_for(attempt, portion, NO_CONNECTION)
                 elif loaded:
                     unsent, outage = transport.send(loaded, free or most, keep_open=free is None)
                     left += unsent

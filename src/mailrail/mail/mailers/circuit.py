@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 
 from django.db import router
 from django.utils import timezone
 
+from mailrail import Channel
 from mailrail.moments import from_now, seconds_between
 from mailrail.storable import storable
 
 from ..models import MailerState
-from . import circuit_log, throttle
+from . import circuit_log, reopening, throttle, watching
+from .channels import channel_of
 from .config import alias_of, check_delivering
 
-FIRST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S = 5.0, 300.0
+FIRST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S = 5.0, 60.0
 """Seconds until a mailer that failed is tried again: at first, and at most."""
 PROBE_TIMEOUT_S = 360.0
 """Seconds that others leave to the worker that tries: so long is waited for a server that takes connections and says
-nothing (``smtp.Timeouts``). Else one worker after the other would wait for it, and none deliver by other mailers."""
+nothing (``smtp.Timeouts``). Else one worker after the other would wait for it, and none deliver by other mailers. Mail
+flows as soon as it answers, as the others look every second whether the mailer is out."""
 OUTAGE, PERSON = "outage", "person"
 
 
@@ -49,8 +55,10 @@ def state_of(mailer: str, using: str) -> CircuitState:
         circuit_log.over(mailer)
         return WORKING
     if state.paused_by == PERSON or state.probe_at is None:
+        look_again(using)
         return CircuitState(False, is_paused=True)
     circuit_log.seen(state)
+    look_again(using)
     if (left := seconds_between(timezone.now(), state.probe_at)) > 0:
         return CircuitState(False, left + random.uniform(0, 1))
     taken = states.filter(paused_by=OUTAGE, probe_at=state.probe_at).update(
@@ -82,6 +90,7 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     if is_new:
         throttle.cancel_reservations(mailer, using)
     circuit_log.begun(state, reason, stands_in)
+    look_again(using)
     return delay
 
 
@@ -92,6 +101,8 @@ def reset(mailer: str, using: str) -> None:
     gone, _ = out.delete()
     if gone:
         circuit_log.over(mailer, since)
+        look_again(using)
+        reopening.reopen(mailer)
 
 
 def log_changes(using: str) -> None:
@@ -102,29 +113,128 @@ def log_changes(using: str) -> None:
 def half_open(mailer: str, using: str) -> None:
     """Let the next worker probe: this one had no email to probe with."""
     MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE).update(probe_at=timezone.now())
+    look_again(using)
+    reopening.reopen(mailer)
 
 
 def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     """Let nothing leave by this mailer until ``resume``, nor by the mailers that stand in for it in an outage.
 
-    ``using``: alias of the database; by default the one that the emails are in. Raises ``InvalidSettings`` for a mailer
-    that there is not: whoever pauses it believes that nothing leaves.
+    The layer pauses its channel; the record says why. ``using``: alias of the database; by default the one that the
+    emails are in. Raises ``InvalidSettings`` for a mailer that there is not: whoever pauses it believes that nothing
+    leaves.
     """
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a string, not {reason!r}.")
-    mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
+    mailer = alias_of(check_delivering(mailer))
+    note_pause(mailer, using, reason)
+    _pause_channel(mailer)
+
+
+def note_pause(mailer: str, using: str | None = None, reason: str = "") -> None:
+    """Record that a person has paused a mailer."""
+    using = using or router.db_for_write(MailerState)
     throttle.cancel_reservations(mailer, using)
     MailerState.objects.using(using).update_or_create(
         pk=mailer,
         defaults={"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None},
     )
+    look_again(using)
 
 
 def resume(mailer: str, using: str | None = None) -> None:
     """Undo ``pause``, and try at once what an outage has stopped."""
-    mailer, using = alias_of(mailer), using or router.db_for_write(MailerState)
+    mailer = alias_of(mailer)
+    note_resume(mailer, using)
+    channel = channel_of(mailer)
+    Channel(channel).layer.resume(channel)
+
+
+def note_resume(mailer: str, using: str | None = None) -> None:
+    """Remove the record of a pause, or of an outage."""
+    using = using or router.db_for_write(MailerState)
     MailerState.objects.using(using).filter(pk=mailer).delete()
+    look_again(using)
+    reopening.reopen(mailer)
+
+
+def keep_paused(mailer: str, using: str) -> None:
+    """Pause the channel of a mailer that is paused: its layer may have lost that. A ``resume`` meanwhile wins."""
+    _pause_channel(mailer)
+    if not MailerState.objects.using(using).filter(pk=mailer, paused_by=PERSON).exists():
+        channel = channel_of(mailer)
+        Channel(channel).layer.resume(channel)
+
+
+def _pause_channel(mailer: str) -> None:
+    channel = channel_of(mailer)
+    Channel(channel).layer.pause(channel)
 
 
 def paused(using: str | None = None) -> Iterable[MailerState]:
     return MailerState.objects.using(using or router.db_for_write(MailerState)).order_by("pk")
+
+
+# -- what a process knows before it claims --------------------------------------------------------------------------
+
+_known: dict[str, dict[str, datetime | None]] = {}
+"""By database: the mailers that are out or paused, with their next probes, as they were read last."""
+_changes = 0
+"""How often ``look_again`` was called: what was read before is not kept after."""
+
+
+def known_out(using: str) -> dict[str, float | None]:
+    """Return the mailers that are out, with the seconds until their next probe; ``None`` where a person paused them.
+
+    Reads them only after ``look_again``. While one is out, ``watching`` reads them about once a second.
+    """
+    if (out := _known.get(using)) is None:
+        out = _read_and_keep(using)
+        if _has_outage(out):
+            watching.watch(("outages", using), partial(_is_over, using))
+    if not out:
+        return {}
+    now = timezone.now()
+    return {name: None if at is None else seconds_between(now, at) for name, at in out.items()}
+
+
+def _read(using: str) -> dict[str, datetime | None]:
+    return dict(MailerState.objects.using(using).values_list("pk", "probe_at"))
+
+
+def _read_and_keep(using: str) -> dict[str, datetime | None]:
+    """Read the mailers that are out, and keep them unless something has changed meanwhile."""
+    changes = _changes
+    out = _read(using)
+    if changes == _changes:
+        _known[using] = out
+    return out
+
+
+def _has_outage(out: Mapping[str, datetime | None]) -> bool:
+    return any(probe_at is not None for probe_at in out.values())
+
+
+def _is_over(using: str) -> bool:
+    """Read which mailers are out, let claims go on where that has changed, and tell whether none is out any more."""
+    before = _known.get(using, {})
+    out = _read_and_keep(using)
+    for mailer in {**before, **out}:
+        if mailer not in out or before.get(mailer) != out[mailer]:
+            reopening.reopen(mailer)
+    return not _has_outage(out)
+
+
+def look_again(using: str) -> None:
+    """Read anew before the next claim: something has changed."""
+    global _changes
+    _changes += 1
+    _known.pop(using, None)
+
+
+def forget() -> None:
+    """Forget what this process has read. For tests, and for a forked child."""
+    _known.clear()
+
+
+os.register_at_fork(after_in_child=forget)

@@ -13,15 +13,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from django.db import Error, connections
+from django.db.models import Count, Q
 from django.db.models.functions import Now
 
 from mailrail.log import logger_of
 
 from ..models import MailerConnection
+from . import reopening
 from .policies import policy_of
 
 logger = logger_of("mailrail.mail")
@@ -31,37 +34,89 @@ RENEW_INTERVAL_S = 5.0
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with USE_TZ = False, too
 
 
-@contextmanager
-def reserved_connections(mailer: str, most: int, using: str) -> Iterator[int | None]:
-    """Yield how many connections may be open in the block, at most ``most``; ``None``: no limit.
+@dataclass
+class Reservation:
+    """Hold so many connections of a mailer (``count``) until ``give_back``. Close them before."""
 
-    Close them before the block ends.
-    """
+    mailer: str
+    count: int
+    holder: str
+    using: str
+
+    def give_back(self, *, is_used: bool = True) -> None:
+        """Give all back. Where they were used, email of this process may wait for them."""
+        _keeper.remove(self.holder)
+        MailerConnection.objects.using(self.using).filter(holder=self.holder).update(holder="", until=Now())
+        if is_used:
+            reopening.reopen(self.mailer)
+
+    def keep(self, most: int) -> None:
+        """Give back what is over ``most``."""
+        if self.count > most:
+            mine = MailerConnection.objects.using(self.using).filter(holder=self.holder)
+            over = mine.order_by("number").values("pk")[most:]
+            mine.filter(pk__in=list(over.values_list("pk", flat=True))).update(holder="", until=Now())
+            self.count = most
+
+
+def reserve(mailer: str, most: int, using: str) -> Reservation | None:
+    """Reserve connections of a mailer that has a limit, at most ``most``. Return ``None`` if all are in use."""
     connections_allowed = policy_of(mailer).connections
     if connections_allowed is None:
-        yield None
-        return
+        raise ValueError(f"Mailer {mailer or 'default'!r} has no limit of connections.")
     holder = uuid4().hex
     taken = _take(mailer, connections_allowed, most, holder, using)
     if not taken:
+        return None
+    _keeper.add(holder, using)
+    return Reservation(mailer, taken, holder, using)
+
+
+def has_free(mailer: str, using: str) -> bool:
+    """Tell whether a connection of the mailer is free, and let claims go on if so."""
+    allowed = policy_of(mailer).connections
+    rows = MailerConnection.objects.using(using).filter(mailer=mailer, until__gt=Now())
+    if allowed is not None and rows.filter(number__lte=allowed).count() >= allowed:
+        return False
+    reopening.reopen(mailer)
+    return True
+
+
+@contextmanager
+def reserved_connections(
+    mailer: str, most: int, using: str, ready: Reservation | None = None
+) -> Iterator[int | None]:
+    """Yield how many connections may be open in the block, at most ``most``; ``None``: no limit.
+
+    ``ready``: connections that were reserved before. Close them before the block ends.
+    """
+    if policy_of(mailer).connections is None:
+        yield None
+        return
+    reservation = ready or reserve(mailer, most, using)
+    if reservation is None:
         yield 0
         return
-    _keeper.add(holder, using)
     try:
-        yield taken
+        reservation.keep(most)
+        yield reservation.count
     finally:
-        _keeper.remove(holder)
-        MailerConnection.objects.using(using).filter(holder=holder).update(holder="", until=Now())
+        reservation.give_back()
 
 
 def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
     rows = MailerConnection.objects.using(using)
-    known = rows.filter(mailer=mailer, number__lte=allowed).count()
+    numbered = rows.filter(mailer=mailer, number__lte=allowed)
+    known, in_use = numbered.aggregate(
+        known=Count("pk"), in_use=Count("pk", filter=Q(until__gt=Now()))
+    ).values()
     if known < allowed:
         numbers = range(1, allowed + 1)
         new = [MailerConnection(mailer=mailer, number=number, until=LONG_AGO) for number in numbers]
         rows.bulk_create(new, ignore_conflicts=True)
-    free = rows.filter(mailer=mailer, number__lte=allowed, until__lte=Now())
+    if in_use >= allowed:
+        return 0
+    free = numbered.filter(until__lte=Now())
     # Of two that see the same row free, the second one looks again once the first has committed, and leaves it.
     wanted = free.order_by("number").values("pk")[:most]
     free.filter(pk__in=wanted).update(holder=holder, until=Now() + LEASE_DURATION)

@@ -8,21 +8,24 @@ neither run in circles nor block others.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeAlias
 
 from mailrail import Channel
 from mailrail.routing import Rate
 
 from ..delivery.outcomes import domain_of, waiting
 from ..models import Email
-from ..queueing.accept import CHANNEL
+from .channels import channel_of
 from .policies import policy_of
-from .throttle import Overflow, reserve, slowed
+from .throttle import Overflow, known_slowed, note_wait, reserve, slowed
 
 MAX_NAME_LENGTH = 255
 """Characters of a bucket's name."""
+RELEASE_DELAY_S = 1.0
+"""Seconds until email is due again that its mailer does not take now. Its limiter lets nobody claim it before then."""
 ALL = ""
 """In place of a recipient domain: every email of the mailer."""
 
@@ -46,6 +49,10 @@ class Limit:
         return f"mailer {self.mailer or 'default'!r} has used up its {self.rate.count} in {self.rate.seconds:g} s{to}"
 
 
+Take: TypeAlias = Callable[[Limit, int], tuple[int, float]]
+"""Take tokens of a limit, as ``take_tokens`` does."""
+
+
 @dataclass
 class Admission:
     """``ready``: may leave now. ``later``: seconds to wait, and why.
@@ -56,12 +63,13 @@ class Admission:
     ready: list[Email]
     later: list[tuple[Email, float, str]] = field(default_factory=list)
     limits: Mapping[str, Sequence[Limit]] = field(default_factory=dict)
+    take: Take = field(default_factory=lambda: take_tokens)
 
     def give_back(self, emails: Sequence[Email]) -> None:
         """Give the tokens back of emails that were not even tried."""
         if emails and self.limits:
             for limit, count in _needs(emails, self.limits).items():
-                _take(limit, -count)
+                self.take(limit, -count)
 
     def domains(self, addresses: Iterable[str]) -> set[str]:
         """Return those with a limit, ``ALL`` among them."""
@@ -71,19 +79,19 @@ class Admission:
         """Take the tokens of one more transaction to these domains. Return the seconds to wait, and why, or 0."""
         taken: list[Limit] = []
         for limit in (limit for domain in domains for limit in self.limits[domain]):
-            granted, wait = _take(limit, 1)
+            granted, wait = self.take(limit, 1)
             if granted < 1:
                 for limit_taken in taken:
-                    _take(limit_taken, -1)
+                    self.take(limit_taken, -1)
                 [(_, seconds, reason)] = _reservations(limit, [email], wait, using)
                 return seconds, reason
             taken.append(limit)
         return 0.0, ""
 
 
-def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
-    """Take tokens for these emails. Raise ``LayerUnavailable``, or what the layer's database raises."""
-    limits = _limits(mailer, using)
+def admit(mailer: str, emails: Sequence[Email], using: str, take: Take | None = None) -> Admission:
+    """Take tokens for these emails, by ``take``. Raise ``LayerUnavailable``, or what the layer's database raises."""
+    limits, take = _limits(mailer, using), take or take_tokens
     if not limits:
         return Admission(list(emails))
     refused: dict[Limit, list[Email]] = defaultdict(list)
@@ -92,7 +100,7 @@ def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
     ready = list(emails)
     for domain in sorted(limits, reverse=True):  # ALL last: it is asked for those that the others let through
         concerned = [email for email in ready if domain in _domains(email, limits)]
-        allowed, binding = _ask(limits[domain], len(concerned), taken, retry_after)
+        allowed, binding = _ask(limits[domain], len(concerned), taken, retry_after, take)
         over = concerned[allowed:]
         if over and binding is not None:
             refused[binding] += over
@@ -102,13 +110,13 @@ def admit(mailer: str, emails: Sequence[Email], using: str) -> Admission:
         taken[limit] -= count
     for limit, unused in taken.items():
         if unused > 0:
-            _take(limit, -unused)
+            take(limit, -unused)
     later = [
         reservation
         for limit, over in refused.items()
-        for reservation in _reservations(limit, over, retry_after[limit], using)
+        for reservation in _waits(limit, over, retry_after[limit], using)
     ]
-    return Admission(ready, later, limits)
+    return Admission(ready, later, limits, take)
 
 
 def _limits(mailer: str, using: str) -> dict[str, list[Limit]]:
@@ -120,9 +128,32 @@ def _limits(mailer: str, using: str) -> dict[str, list[Limit]]:
         if rates
     }
     for domain, pace in slowed(mailer, using).items():
-        count = max(1, int(pace))
-        limits.setdefault(domain, []).append(Limit(mailer, domain, "slow", Rate(count, count / pace)))
+        limits.setdefault(domain, []).append(_slow(mailer, domain, pace))
     return limits
+
+
+def limits_of_all(mailer: str, using: str) -> Sequence[Limit]:
+    """Return the limits of all email of a mailer: those of its policy, and what its server has asked for."""
+    policy = policy_of(mailer)
+    limits = [Limit(mailer, ALL, f"{rate.seconds:g}", rate) for rate in policy.rate or ()]
+    if (pace := known_slowed(mailer, using).get(ALL)) is not None:
+        limits.append(_slow(mailer, ALL, pace))
+    return limits
+
+
+def take_of_all(limits: Sequence[Limit], count: int) -> tuple[int, float, Limit | None]:
+    """Take as many tokens of each limit as all of them allow. Return how many, the wait for the next, and whose."""
+    taken, retry_after = Counter[Limit](), dict[Limit, float]()
+    allowed, binding = _ask(limits, count, taken, retry_after, take_tokens)
+    for limit, granted in taken.items():
+        if granted > allowed:
+            take_tokens(limit, allowed - granted)
+    return allowed, retry_after[binding] if binding else 0.0, binding
+
+
+def _slow(mailer: str, domain: str, pace: float) -> Limit:
+    count = max(1, int(pace))
+    return Limit(mailer, domain, "slow", Rate(count, count / pace))
 
 
 def _domains(email: Email, limits: Mapping[str, object]) -> set[str]:
@@ -138,14 +169,18 @@ def _needs(emails: Iterable[Email], limits: Mapping[str, Sequence[Limit]]) -> Co
 
 
 def _ask(
-    limits: Sequence[Limit], count: int, taken: Counter[Limit], retry_after: dict[Limit, float]
+    limits: Sequence[Limit],
+    count: int,
+    taken: Counter[Limit],
+    retry_after: dict[Limit, float],
+    take: Take,
 ) -> tuple[int, Limit | None]:
     """Return how many of ``count`` all of these limits allow, and which one allows the fewest."""
     binding = None
     for limit in limits:
         if count <= 0:
             break
-        granted, wait = _take(limit, count)
+        granted, wait = take(limit, count)
         taken[limit] += granted
         if granted < count:
             binding, count = limit, max(0, granted)
@@ -153,8 +188,22 @@ def _ask(
     return count, binding
 
 
-def _take(limit: Limit, count: int) -> tuple[int, float]:
-    return Channel(CHANNEL).layer.take(limit.bucket, count, limit.rate)
+def take_tokens(limit: Limit, count: int) -> tuple[int, float]:
+    """Take tokens, or give them back (``count`` below zero). Return how many, and the seconds until the next."""
+    return Channel(channel_of(limit.mailer)).layer.take(limit.bucket, count, limit.rate)
+
+
+def _waits(
+    limit: Limit, emails: Sequence[Email], first: float, using: str
+) -> Iterable[tuple[Email, float, str]]:
+    """Return when each of these may be asked for again, and why.
+
+    Email over a rate of all email is due soon, as the limiter of its channel lets nobody claim it before it may leave.
+    """
+    if limit.domain != ALL:
+        return _reservations(limit, emails, first, using)
+    note_wait(limit.mailer, limit.window, first, using)
+    return [(email, RELEASE_DELAY_S, str(limit)) for email in emails]
 
 
 def _reservations(

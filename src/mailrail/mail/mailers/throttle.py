@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from django.db.models import F
@@ -68,6 +68,13 @@ def slowed(mailer: str, using: str) -> Mapping[str, float]:
     paces = {row.domain: pace_of(row) for row in rows if not _recovers(row, using)}
     _known[mailer, using] = time.monotonic(), paces
     return paces
+
+
+def known_slowed(mailer: str, using: str) -> Mapping[str, float]:
+    """Return what ``slowed`` does, and read nothing while the last read found none. Each batch reads anew."""
+    if (mailer, using) in _known and not _known[mailer, using][1]:
+        return {}
+    return slowed(mailer, using)
 
 
 def pace_of(row: MailerThrottle) -> float:
@@ -168,27 +175,30 @@ def cancel_reservations(mailer: str, using: str) -> None:
     rows.exclude(reservations={}).update(reservations={}, version=F("version") + 1)
 
 
-# -- mail that waits for a mailer, not for a moment -------------------------------------------------------------------
+# -- mail that waits for a rate of all mail of its mailer: it is not claimed -----------------------------------------
 
-RECHECKS_PER_S = 200.0
-"""Emails a second that this process checks again while their mailer is paused or all its connections are used.
-A short queue is checked every second, and a long one causes no load."""
-MIN_RECHECK_S, MAX_RECHECK_S = 0.5, 60.0
-"""Seconds until the first recheck, and until the last."""
+NOTE_INTERVAL_S = 30.0
+"""Seconds between two notes of a process that email waits for a rate."""
 
-_recheck_from: dict[str, float] = {}
+WAITING = "-101"
+"""Stands for a priority below all, so that no reservation has to come after it."""
+
+_noted: dict[tuple[str, str], float] = {}
 _lock = threading.Lock()
 
 
-def recheck_delays(mailer: str, count: int, soonest: float = MIN_RECHECK_S) -> Iterable[float]:
-    """Return for each of so many emails the seconds until its recheck."""
+def note_wait(mailer: str, window: str, seconds: float, using: str) -> None:
+    """Note that email waits for a rate for so many seconds, so that nobody takes it for late (``health``)."""
+    now = time.monotonic()
     with _lock:
-        now = time.monotonic()
-        begin = max(now + soonest, _recheck_from.get(mailer, 0.0))
-        if begin > now + MAX_RECHECK_S:
-            begin = now + MAX_RECHECK_S
-        _recheck_from[mailer] = begin + count / RECHECKS_PER_S
-    return [begin - now + n / RECHECKS_PER_S for n in range(count)]
+        if now < _noted.get((mailer, window), float("-inf")) + NOTE_INTERVAL_S:
+            return
+        _noted[mailer, window] = now
+    row, _ = MailerThrottle.objects.using(using).get_or_create(mailer=mailer, domain="")
+    until = time.time() + min(seconds, MAX_RESERVATION_S)
+    line = row.reservations.get(window, {})
+    row.reservations = {**row.reservations, window: {**line, WAITING: until}}
+    _save(row, using, "reservations")
 
 
 def forget() -> None:
@@ -196,7 +206,7 @@ def forget() -> None:
     global _lock
     _lock = threading.Lock()
     _known.clear()
-    _recheck_from.clear()
+    _noted.clear()
 
 
 os.register_at_fork(after_in_child=forget)

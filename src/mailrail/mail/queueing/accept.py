@@ -33,6 +33,7 @@ from mailrail.worker import ExecutionContext
 from ..compose.authors import mailboxes, sender_of
 from ..compose.message_ids import new_message_id
 from ..errors import CannotQueue, KeyConflict
+from ..mailers.channels import channel_of
 from ..models import Email, Status, new_id
 from .composing import addresses_in, size_composed, size_of_fields
 from .files import put_inline, store_large
@@ -42,8 +43,6 @@ from .sensitive import decide
 from .serialize import dump
 from .validation import check_message_id, check_recipient, check_text, message_id_in
 from .values import CannotBeStored
-
-CHANNEL = "mailrail.mail"
 
 
 def queue(
@@ -257,12 +256,12 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
         with transaction.atomic(using, savepoint=False):
             emails.insert()
             store_large(emails.large, using)
-            announce(emails.ids, using, options.priority, options.send_at)
+            announce(options.mailer, emails.ids, using, options.priority, options.send_at)
 
 
 def _store_one(new: NewEmail, using: str, options: Options) -> None:
     """Store the record and its message in one round trip, where possible: the caller waits for this."""
-    Channel(CHANNEL)._send_with(
+    Channel(channel_of(options.mailer))._send_with(
         insert_with_message(new),
         content_for(new.columns["id"]),
         at=options.send_at,
@@ -301,7 +300,8 @@ def _store_missing(made: Sequence[NewEmail], execution: ExecutionContext, option
         if missing := [new for new in made if new.columns["key"] not in known]:
             _store(missing, options)
         again = [known[key] for new in made if (key := new.columns["key"]) in known]
-        announce([email.pk for email in again if email.status == Status.QUEUED and email.version == 0], using)
+        unsent = [email.pk for email in again if email.status == Status.QUEUED and email.version == 0]
+        announce(options.mailer, unsent, using)
     return numbers
 
 
@@ -362,18 +362,19 @@ def _store_once(new: NewEmail, options: Options, key: str) -> Email:
 
 
 def announce(
+    mailer: str,
     ids: Sequence[UUID],
     using: str,
     priority: int = 0,
     send_at: datetime | None = None,
     dispatch: int = 0,
 ) -> None:
-    """Tell the workers of these records, when the transaction of ``using`` commits.
+    """Tell the workers of these records of a mailer, when the transaction of ``using`` commits.
 
     It may be told again: while the first message is there, that changes nothing.
     """
     contents = [content_for(id, dispatch) for id in ids]
-    Channel(CHANNEL).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
+    Channel(channel_of(mailer)).send_many(contents, at=send_at, priority=priority, using=using, unique=True)
 
 
 def content_for(id: UUID, dispatch: int = 0) -> dict[str, Any]:

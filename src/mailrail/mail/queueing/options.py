@@ -14,7 +14,7 @@ from mailrail import options as checked
 from mailrail.moments import seconds_between
 from mailrail.namespace import current
 
-from ..mailers.config import check_delivering, default_alias, may_be_composed
+from ..mailers.config import alias_of, check_delivering, default_alias, may_be_composed
 from .validation import check_text
 
 MAX_LABEL_LENGTH = 255
@@ -50,7 +50,7 @@ def read_options(
     label = _label(about)
     if words or label:
         check_text([*words, label], "tags or about")
-    mailer = check_delivering(default_alias() if mailer is None else mailer)
+    mailer = alias_of(check_delivering(default_alias() if mailer is None else mailer))
     return Options(
         mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
     )

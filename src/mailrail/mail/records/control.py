@@ -175,7 +175,7 @@ def _save(email: Email, copied: Email | None, changed: Changed, using: str, send
         changed.copies[email.pk] = copied.pk
     if send:
         to_send = copied or email
-        announce([to_send.pk], using, to_send.priority, to_send.send_at, to_send.dispatch)
+        announce(to_send.mailer, [to_send.pk], using, to_send.priority, to_send.send_at, to_send.dispatch)
 
 
 def _store_copy(email: Email, copied: Email, using: str) -> None:

@@ -11,8 +11,9 @@ from django.db.models import Q
 from django.utils import timezone
 
 from ..delivery.outcomes import add_event, is_ambiguous
+from ..mailers import circuit
 from ..mailers.config import alias_of, check_delivering, delivering
-from ..models import Email, MailerState, MailerThrottle, RefusedSender, Status
+from ..models import Email, MailerThrottle, RefusedSender, Status
 from ..queueing.accept import announce
 from .overview import waiting
 
@@ -111,7 +112,7 @@ def _give(email: Email, new: str, using: str) -> bool:
     if not row.update(mailer=new, via="", **changes):
         return False
     if is_queued:
-        announce([email.pk], using, email.priority, email.send_at, dispatch)
+        announce(new, [email.pk], using, email.priority, email.send_at, dispatch)
     return True
 
 
@@ -122,5 +123,6 @@ def _nothing_waits(old: str, using: str) -> str:
 
 def _forget(mailer: str, using: str) -> None:
     """Forget outage and throttling of a mailer that is gone and has no mail left."""
-    for model in (MailerState, MailerThrottle, RefusedSender):
+    for model in (MailerThrottle, RefusedSender):
         model.objects.using(using).filter(mailer=mailer).delete()
+    circuit.resume(mailer, using)  # its void messages are still to be claimed

@@ -66,7 +66,8 @@ class Command(PipedCommand):
             self._move(options["old"], options["new"], options["ambiguous"], using)
             return
         try:
-            backend_of(mailer)
+            if verb != "resume" or not MailerState.objects.using(using).filter(pk=alias_of(mailer)).exists():
+                backend_of(mailer)
             if verb == "pause":
                 circuit.pause(mailer, using, reason)
             elif verb == "allow":

@@ -1,0 +1,149 @@
+"""Each mailer has a channel, whose name can be read back; limiters give back what no email needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import django
+import pytest
+from django.test import override_settings
+
+from mailrail.layers import get_layer
+from mailrail.mail import Email, queue, queue_many
+from mailrail.mail.mailers import reserved
+from mailrail.mail.mailers.channels import channel_of, is_mail, mailer_of
+from mailrail.mail.mailers.config import delivering
+from mailrail.mail.mailers.limiter import MailerLimiter
+from mailrail.mail.models import MailerConnection
+from mailrail.messages import Message, check_channel_name
+from mailrail.reconciliation import reconcilers
+from mailrail.routing import Allowance, Rate, Routing
+from mailrail.testing import sent
+
+from ..listed import waiting_on
+from .conftest import CHANNEL, MAILER, messages
+
+Configure = Callable[..., None]
+ALIASES = ["smtp", "bulk-mail", "Bulk_2", "a.b", "a..b", ".", "käse", "邮件", "a/b c", "2e", ".2e", "x" * 85]
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_read_back_from_its_channel(alias: str) -> None:
+    channel = channel_of(alias)
+    assert check_channel_name(channel) and is_mail(channel) and mailer_of(channel) == alias
+
+
+def test_no_two_aliases_share_a_channel(queueing: Configure, second: Configure) -> None:
+    long = ["x" * 86, "x" * 99 + "a", "x" * 99 + "b", "邮" * 40]
+    channels = {
+        channel_of(alias) for alias in (*ALIASES, *long, "default" if django.VERSION >= (6, 1) else "")
+    }
+    assert len(channels) == len(ALIASES) + len(long) + 1
+    assert all(check_channel_name(channel) for channel in channels)
+    queueing(1)
+    second(long[0], 1)
+    assert mailer_of(channel_of(long[0])) == long[0] and mailer_of(channel_of(long[1])) is None
+
+
+def test_the_mailer_without_an_alias_is_the_default_one_until_there_are_mailers() -> None:
+    if django.VERSION < (6, 1):
+        assert channel_of("") == "mailrail.mail.default" and mailer_of("mailrail.mail.default") == ""
+        return
+    with override_settings(MAILERS={"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}):
+        assert channel_of("") != channel_of("default") and mailer_of(channel_of("")) == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_record_without_its_message_gets_it_on_the_channel_of_its_mailer(
+    queueing: Configure, second: Configure
+) -> None:
+    queueing(1)
+    second("other", 1)
+    queue_many(messages(2), mailer=MAILER)
+    queue(messages(1)[0], mailer="other")
+    layer = get_layer()
+    for channel in (CHANNEL, "mailrail.mail.other"):
+        layer.cancel(channel, [message.id for message in waiting_on(layer, channel)])
+    assert sent("mailrail.mail") == []
+    Routing.of_layer()
+    by_pattern = [it for it in reconcilers(layer) if it.channel == "mailrail.mail.*"]
+    assert sum(reconciler.run(0.0) for reconciler in by_pattern) == 3
+    assert sorted(message.channel for message in sent("mailrail.mail")) == sorted(
+        [CHANNEL] * 2 + ["mailrail.mail.other"]
+    )
+    assert sum(reconciler.run(0.0) for reconciler in by_pattern) == 0
+
+
+@pytest.fixture
+def limiter(queueing: Configure, policy: Configure) -> MailerLimiter:
+    queueing(1)
+    policy(RATE="10/h, 100/d", CONNECTIONS=4)
+    return MailerLimiter(CHANNEL, get_layer())
+
+
+def tokens() -> tuple[int, int]:
+    """Take what both buckets have, and give it back."""
+    layer, left = get_layer(), []
+    for window, rate in (("3600", Rate(10, 3600)), ("86400", Rate(100, 86400))):
+        bucket = f"mail:{delivering()[0]}::{window}"
+        left.append(layer.take(bucket, 100, rate).granted)
+        layer.take(bucket, -left[-1], rate)
+    return left[0], left[1]
+
+
+def connections() -> int:
+    return MailerConnection.objects.exclude(holder="").count()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestReserving:
+    def claims(self, count: int) -> list[Any]:
+        return [Message(CHANNEL, {"id": str(n)}) for n in range(count)]
+
+    def test_the_first_look_reserves_nothing(self, limiter: MailerLimiter) -> None:
+        assert limiter.allow(200) == Allowance(1) and limiter.claimed([]) == ()
+        assert tokens() == (10, 100) and connections() == 0
+
+    def test_a_batch_collects_what_was_reserved_and_gives_back_what_it_does_not_use(
+        self, limiter: MailerLimiter
+    ) -> None:
+        [first] = self.claims(1)
+        assert limiter.allow(200) == Allowance(1) and limiter.claimed([first]) == [] and connections() == 1
+        assert limiter.allow(200).limit == 9 and connections() == 4 and tokens() == (0, 90)
+        claims = self.claims(4)
+        assert limiter.claimed(claims) == () and tokens() == (5, 95)
+        batch = reserved.collect(claim.id for claim in claims)
+        assert batch.tokens.total() == 8 and len(batch.connections) == 1
+        assert not reserved.collect(claim.id for claim in claims).tokens  # once
+        batch.give_back()
+        assert tokens() == (9, 99) and connections() == 1
+        reserved.collect([first.id]).give_back()
+        assert tokens() == (10, 100) and connections() == 0
+
+    def test_a_claim_that_failed_gives_back_with_the_next_one(self, limiter: MailerLimiter) -> None:
+        limiter.allow(200)
+        limiter.claimed(claims := self.claims(1))
+        reserved.collect([claims[0].id]).give_back()
+        assert limiter.allow(200).limit == 10 and limiter.allow(200).limit == 10
+        limiter.claimed([])
+        assert tokens() == (10, 100) and connections() == 0
+
+    def test_what_no_batch_collects_is_given_back_in_time(
+        self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reserved, "MAX_UNUSED_S", 0.0)
+        limiter.allow(200)
+        limiter.claimed(self.claims(1))
+        reserved.give_back_unused()
+        assert tokens() == (10, 100) and connections() == 0
+
+    def test_with_all_connections_in_use_nothing_is_claimed_and_no_token_taken(
+        self, limiter: MailerLimiter
+    ) -> None:
+        limiter.allow(200)
+        limiter.claimed(claims := self.claims(1))
+        reserved.collect([claims[0].id]).give_back()
+        MailerConnection.objects.update(holder="another", until="2100-01-01T00:00:00Z")
+        assert limiter.allow(200).limit == 0 and tokens() == (10, 100)
+        assert not Email.objects.exists()
