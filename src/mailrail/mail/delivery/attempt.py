@@ -15,7 +15,7 @@ from ..smtp import SmtpError
 from ..smtp.errors import AuthenticationRefused
 from .messages import ClaimedMessages
 from .outcomes import Result, asks_for_less
-from .writer import OutcomeWriter
+from .writer import Note, OutcomeWriter
 
 ACCEPTED = {Status.SENT, Status.PARTIAL}
 """The server has accepted it, for some recipients at least."""
@@ -52,6 +52,10 @@ class Attempt:
     def write(self, results: list[Result], intents: Collection[Email] = ()) -> set[UUID]:
         """Commit outcomes and intents. Return the ids of those that are written, as ``OutcomeWriter.write`` does."""
         return self._writer.write(results, intents, self._learn)
+
+    def outcomes(self, results: list[Result]) -> tuple[OutcomeWriter, list[Result], Note]:
+        """Return results with whoever is told once they are written, for ``write_together``."""
+        return self._writer, results, self._learn
 
     def write_patiently(self, results: list[Result]) -> None:
         """Write outcomes also while the database is being restarted."""

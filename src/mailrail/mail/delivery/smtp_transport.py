@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from django.core.mail.backends.base import BaseEmailBackend
 
 from ..models import Email
-from ..smtp import Connection, SmtpError, SmtpServer, close_all, drive, pool_of, send_all
+from ..smtp import SmtpError, SmtpServer
 from ..smtp.as_django import addresses_for
 from ..smtp.errors import PoolExhausted
 from .attempt import Attempt
 from .load import Loaded
 from .source import EmailSource
+from .together import send_alone, send_together
 
 EMAILS_PER_CONNECTION = 5
 """Emails that are worth another connection."""
@@ -41,47 +42,19 @@ class SmtpTransport:
             addresses_for(self._backend),
         )
         try:
-            taken = self._take(connections)
+            errors = self._send(source, connections, keep_open)
         except PoolExhausted:
             return source.left(), ""
-        errors = self._send_over(taken, source, keep_open)
+        finally:
+            source.put_off_rest()
+            self._attempt.patiently(source.commit)
         self._attempt.heard(errors)
         broken = str(errors[0]) if errors and source.left() and not source.accepted else ""
         return source.left(), source.mailer_out or broken
 
-    def _take(self, most: int) -> list[Connection]:
-        """Take at least one connection, and others that are free. Raise ``PoolExhausted``."""
-        pool = pool_of(self._server)
-        connections = [pool.take()]
-        try:
-            while len(connections) < most:
-                connections.append(pool.take(timeout=0))
-        except PoolExhausted:
-            pass  # the other batch has them
-        return connections
-
-    def _send_over(
-        self, connections: Sequence[Connection], source: EmailSource, keep_open: bool
-    ) -> list[SmtpError]:
-        """Send, write down the last outcomes, and give the connections back. Return why connections failed."""
-        try:
-            return self._open_first(connections) or send_all(connections, source)
-        finally:
-            if not keep_open:
-                close_all(connections)
-            for connection in connections:
-                pool_of(self._server).give_back(connection)
-            source.put_off_rest()
-            self._attempt.patiently(source.commit)
-
-    def _open_first(self, connections: Sequence[Connection]) -> list[SmtpError]:
-        """Log in over one connection before the others are opened. Returns why that could not be."""
-        login = self._attempt.login
-        if login is None or not login.key or any(connection.is_open for connection in connections):
-            return []
-        try:
-            drive(connections[0].open())
-        except SmtpError as error:
-            return [error]
-        login.accepted()
-        return []
+    def _send(self, source: EmailSource, connections: int, keep_open: bool) -> list[SmtpError]:
+        """Send with other batches, unless connections are counted, or one shows for all whether the mailer works."""
+        attempt, server = self._attempt, self._server
+        if attempt.is_probe or not keep_open:
+            return send_alone(source, server, connections, attempt.login, keep_open)
+        return send_together(source, (attempt.mailer, server, attempt.using), connections, attempt.login)

@@ -28,6 +28,7 @@ from .attempt import Attempt
 from .load import Loaded
 from .outcomes import Result, apply_outcome, waiting
 from .recipient_states import mark_under_way, may_go_on
+from .writer import Note, OutcomeWriter, write_together
 
 logger = logger_of("mailrail.mail")
 
@@ -36,12 +37,13 @@ AddressOf = Callable[[str, Any], str]
 
 
 class _EmailRef(NamedTuple):
-    """What an envelope was made of. ``wire``: the record's address -> what the server was told.
+    """What an envelope was made of, and by whom. ``wire``: the record's address -> what the server was told.
 
     ``rest``: recipients, as the server is told, who follow in other transactions. ``most``: in one, as the server has
     said. ``is_split``: there are others, or were. ``paid``: domains whose tokens no transaction has used yet.
     """
 
+    source: EmailSource
     loaded: Loaded
     wire: dict[str, str]
     eight_bit: bool
@@ -75,12 +77,18 @@ class EmailSource:
         self._results: list[Result] = []
         self._parts: dict[UUID, Result] = {}
         """Those of the results whose emails have recipients to follow."""
+        self._under_way = 0
         self.accepted = 0
         self.mailer_out = ""
         """The reply by which the server refused whatever comes by this mailer; nothing more is handed out then."""
 
     def __len__(self) -> int:
         return 0 if self.mailer_out else len(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing waits, and nothing is under way."""
+        return not self._under_way and not len(self)
 
     def left(self) -> list[Email]:
         """Return what no connection has taken."""
@@ -91,6 +99,7 @@ class EmailSource:
             taken = self._waiting.popleft()
             envelope = taken if isinstance(taken, Envelope) else self._begin(*taken)
             if envelope is not None and (part := self._part(envelope)) is not None:
+                self._under_way += 1
                 return part
         return None
 
@@ -143,7 +152,7 @@ class EmailSource:
             composed.data,
             composed.eight_bit,
             composed.smtputf8,
-            ref=_EmailRef(loaded, wire, eight_bit, paid=self._admission.domains(wire)),
+            ref=_EmailRef(self, loaded, wire, eight_bit, paid=self._admission.domains(wire)),
         )
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
@@ -151,17 +160,44 @@ class EmailSource:
 
         Raises what the database raises: then nothing leaves.
         """
-        emails = [envelope.ref.loaded.email for envelope in envelopes]
-        divided = [envelope for envelope in envelopes if envelope.ref.is_split]
-        for envelope in divided:
-            self._mark(envelope)
-        try:
-            claimed = self.commit(emails)
-        except BaseException:
-            for envelope in divided:
+        return commit_together([self], envelopes)
+
+    def prepare(self, envelopes: Sequence[Envelope]) -> list[Email]:
+        """Note in the records who is about to get these. Return the emails that need an intent.
+
+        Those of which a part has left need none: the outcome of that part and the next intent are one change of one
+        record.
+        """
+        for envelope in envelopes:
+            if envelope.ref.is_split:
+                self._mark(envelope)
+        intents = [envelope.ref.loaded.email for envelope in envelopes]
+        if not self._parts:
+            return intents
+        on_the_way, now = {email.id for email in intents}, timezone.now()
+        for id, part in self._parts.items():
+            part.email.status = Status.SENDING if id in on_the_way else Status.QUEUED
+            part.email.changed_at, part.email.next_try_at = now, None
+        return [email for email in intents if email.id not in self._parts]
+
+    def take_back(self, envelopes: Sequence[Envelope]) -> None:
+        """Take back what ``prepare`` has noted, as it was not written."""
+        for envelope in envelopes:
+            if envelope.ref.is_split:
                 mark_under_way(envelope.ref.loaded.email, ())
-            raise
-        return [email.id in claimed for email in emails]
+
+    def committed(self) -> None:
+        """Note that all outcomes are written."""
+        self._parts.clear()
+
+    @property
+    def outcomes(self) -> tuple[OutcomeWriter, list[Result], Note]:
+        """Return the outcomes that are not written yet, for ``write_together``."""
+        return self._attempt.outcomes(self._results)
+
+    @property
+    def using(self) -> str:
+        return self._attempt.using
 
     def _mark(self, envelope: Envelope) -> None:
         """Mark in the record who is under way, as the others are not."""
@@ -172,6 +208,7 @@ class EmailSource:
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
+        self._under_way -= 1
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
         elif isinstance(outcome.error, NotCommitted):
@@ -247,24 +284,30 @@ class EmailSource:
             result.mailer_out = self.mailer_out
             self._add(result)
 
-    def commit(self, intents: Sequence[Email] = ()) -> set[UUID]:
-        """Write down what has ended, and these intents. Return the ids of all that were written.
+    def commit(self) -> None:
+        """Write down what has ended. When it raises, nothing is forgotten: it may be called again."""
+        commit_together([self])
 
-        When it raises, nothing is forgotten: it may be called again.
-        """
-        if not self._results and not intents:
-            return set()
-        on_the_way = {email.id for email in intents} & self._parts.keys()
-        now = timezone.now()
-        for part in self._parts.values():  # whose outcome and next intent are one change of one record
-            email = part.email
-            email.status = Status.SENDING if email.id in on_the_way else Status.QUEUED
-            email.changed_at, email.next_try_at = now, None
-        written = self._attempt.write(
-            self._results, [email for email in intents if email.id not in on_the_way]
-        )
-        self._parts.clear()
-        return written
+
+def commit_together(sources: Collection[EmailSource], envelopes: Sequence[Envelope] = ()) -> list[bool]:
+    """Write down what has ended, and that these are about to leave, in one commit. Return which of them may.
+
+    ``envelopes``: of these sources. When it raises, nothing is forgotten: it may be called again.
+    """
+    by_source: dict[EmailSource, list[Envelope]] = {source: [] for source in sources}
+    for envelope in envelopes:
+        by_source[envelope.ref.source].append(envelope)
+    try:
+        intents = [email for source, own in by_source.items() for email in source.prepare(own)]
+        using = next(iter(by_source)).using
+        written = write_together([source.outcomes for source in by_source], intents, using)
+    except BaseException:
+        for source, own in by_source.items():
+            source.take_back(own)
+        raise
+    for source in by_source:
+        source.committed()
+    return [envelope.ref.loaded.email.id in written for envelope in envelopes]
 
 
 def _given(wire: Mapping[str, str], addresses: Iterable[str]) -> list[str]:

@@ -24,6 +24,31 @@ DATABASE_TIMEOUT_S = 20.0
 """Seconds in which outcomes that are known wait for a database that is away: each one that is lost is a second copy."""
 
 
+Note = Callable[[Sequence[Result]], None]
+"""What is told of results that are saved."""
+
+
+def write_together(
+    outcomes: Sequence[tuple[OutcomeWriter, list[Result], Note | None]],
+    intents: Collection[Email],
+    using: str,
+) -> set[UUID]:
+    """Commit outcomes of several batches and intents at once. Return the ids of all that were written.
+
+    As ``OutcomeWriter.write`` does, this empties the lists of results.
+    """
+    results = [result for _, of_batch, _ in outcomes for result in of_batch]
+    if not results and not intents:
+        return set()
+    written = store_outcomes(results, intents, using)
+    known = [(writer, [*of_batch], note) for writer, of_batch, note in outcomes if of_batch]
+    for _, of_batch, _ in outcomes:
+        of_batch.clear()
+    for writer, of_batch, note in known:
+        writer.wrote(of_batch, written.saved, note)
+    return written.saved | written.claimed
+
+
 class OutcomeWriter:
     """Write what became of the emails of one batch."""
 
@@ -35,25 +60,23 @@ class OutcomeWriter:
         self,
         results: list[Result],
         intents: Collection[Email] = (),
-        note: Callable[[Sequence[Result]], None] | None = None,
+        note: Note | None = None,
     ) -> set[UUID]:
         """Commit outcomes and intents, settle the messages, and return the ids of all that were written.
 
         ``results`` is emptied by the commit. So a call that raised can be repeated, and repeats nothing. ``note`` is
         told what was saved.
         """
-        if not results and not intents:
-            return set()
-        written = store_outcomes(results, intents, self._using)
-        known = [*results]
-        results.clear()
-        if len(written.saved) < len(known):
-            self.changed(result.email for result in known if result.email.id not in written.saved)
-            known = [result for result in known if result.email.id in written.saved]
+        return write_together([(self, results, note)], intents, self._using)
+
+    def wrote(self, known: Sequence[Result], saved: Collection[UUID], note: Note | None) -> None:
+        """Settle the messages of results that were to be stored, whether they were ``saved`` or not."""
+        if any(result.email.id not in saved for result in known):
+            self.changed(result.email for result in known if result.email.id not in saved)
+            known = [result for result in known if result.email.id in saved]
         self._settle(known)
         if note is not None:
             note(known)
-        return written.saved | written.claimed
 
     def patiently(self, write: Callable[[], object]) -> None:
         """Write outcomes that are known, and wait for a database that is being restarted."""

@@ -17,12 +17,12 @@ from typing import Any
 from .connection import Connection
 from .envelope import Envelope, EnvelopeSource
 from .errors import SmtpError
-from .link import CommitPoint, Link, Step
+from .link import CHUNK_BYTES, CommitPoint, Link, Step
 
 Work = Generator[Step, Any, Any]
 
 
-class _ClosableSource:
+class ClosableSource:
     """Wrap a source so that it can be closed: the envelopes left in it stay there."""
 
     def __init__(self, source: EnvelopeSource) -> None:
@@ -60,7 +60,13 @@ class Driver:
     Connections that come to their final dots meanwhile form the next group.
     """
 
-    def __init__(self, source: _ClosableSource | None = None, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        source: ClosableSource | None = None,
+        executor: Executor | None = None,
+        is_shared: bool = False,
+    ) -> None:
+        """Begin with nothing to do. ``is_shared``: other threads may call ``wake``."""
         self._source = source
         self._executor = executor
         self._poll = select.poll()
@@ -68,11 +74,15 @@ class Driver:
         self._asking: list[Transfer] = []  # those at their final dots
         self._group: list[Transfer] = []  # those that the executor is asked about
         self._asked: Future[Sequence[bool]] | None = None
-        self._failure: BaseException | None = None
-        self._wake_reader: socket.socket | None = None  # readable when the executor has answered
+        self._running: set[Transfer] = set()
+        self.failure: BaseException | None = None
+        self._wake_reader: socket.socket | None = (
+            None  # readable when the executor has answered, or ``wake`` was called
+        )
         self._wake_writer: socket.socket | None = None
-        if executor is not None:
+        if executor is not None or is_shared:
             self._wake_reader, self._wake_writer = socket.socketpair()
+            self._poll.register(self._wake_reader, select.POLLIN)
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """Run all, and return what each returned.
@@ -80,22 +90,45 @@ class Driver:
         Errors of ``before_data_end``, and unforeseen errors, are raised after all transfers have ended. An error on one
         connection must not make emails ambiguous whose final dots have left on others.
         """
-        transfers = [Transfer(work) for work in works]
         try:
-            for transfer in transfers:
-                self._advance(transfer)
-            while self._transfers or self._asking or self._asked is not None:
-                self._ask()
-                self._wait()
+            transfers = self.start(works)
+            while self.is_busy:
+                self.step()
         finally:
-            for transfer in transfers:
-                transfer.work.close()
-            if self._wake_reader is not None and self._wake_writer is not None:
-                self._wake_reader.close()
-                self._wake_writer.close()
-        if self._failure is not None:
-            raise self._failure
+            self.close()
+        if self.failure is not None:
+            raise self.failure
         return [transfer.result for transfer in transfers]
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._transfers or self._asking or self._asked is not None)
+
+    def start(self, works: Sequence[Work]) -> list[Transfer]:
+        """Begin pieces of work. One that need not wait may end here."""
+        transfers = [Transfer(work) for work in works]
+        self._running.update(transfers)
+        for transfer in transfers:
+            self._advance(transfer)
+        return transfers
+
+    def step(self) -> None:
+        """Ask for those that are at their final dots, and wait until something moves."""
+        self._ask()
+        self._wait()
+
+    def wake(self) -> None:
+        """End the wait of the thread in ``step``. Any thread may call it."""
+        assert self._wake_writer is not None
+        self._wake_writer.send(b"!")
+
+    def close(self) -> None:
+        """End what has not ended."""
+        for transfer in self._running:
+            transfer.work.close()
+        if self._wake_reader is not None and self._wake_writer is not None:
+            self._wake_reader.close()
+            self._wake_writer.close()
 
     # -- one transfer -------------------------------------------------------------------------------------------
 
@@ -116,10 +149,12 @@ class Driver:
                 events, error = self._attempt(step)
         except StopIteration as end:
             transfer.result = end.value
+            self._running.discard(transfer)
             self._forget(transfer)
         except Exception as unforeseen:
+            self._running.discard(transfer)
             self._forget(transfer)
-            self._fail(unforeseen)
+            self.fail(unforeseen)
         except BaseException:
             self._forget(transfer)
             raise
@@ -173,16 +208,15 @@ class Driver:
         """Wait until something moves or the first deadline has passed."""
         if self._asked is None and not self._transfers:
             return
-        if self._wake_reader is not None and self._asked is not None:
-            self._poll.register(self._wake_reader, select.POLLIN)
         deadline = min((transfer.deadline for transfer in self._transfers.values()), default=float("inf"))
         left = deadline - time.monotonic()
         ready = self._poll.poll(None if left == float("inf") else max(0.0, left * 1000))
-        if self._wake_reader is not None and self._asked is not None and self._asked.done():
-            self._wake_reader.recv(1)
-            self._answered()
         for fd, _ in ready:
-            if (transfer := self._transfers.get(fd)) is not None:
+            if self._wake_reader is not None and fd == self._wake_reader.fileno():
+                self._wake_reader.recv(CHUNK_BYTES)
+                if self._asked is not None and self._asked.done():
+                    self._answered()
+            elif (transfer := self._transfers.get(fd)) is not None:
                 self._try_again(transfer)
         if time.monotonic() >= deadline:
             self._end_overdue()
@@ -215,8 +249,7 @@ class Driver:
         self._answer(asking, answers)
 
     def _wake_up(self, _: Future[Sequence[bool]]) -> None:
-        assert self._wake_writer is not None
-        self._wake_writer.send(b"!")
+        self.wake()
 
     def _answered(self) -> None:
         assert self._asked is not None
@@ -229,12 +262,12 @@ class Driver:
 
     def _no_answer(self, error: Exception, group: Sequence[Transfer]) -> list[bool]:
         """Refuse the final dots of all."""
-        self._fail(error)
+        self.fail(error)
         return [False] * len(group)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Keep the error, to be raised when the other transfers have ended."""
-        self._failure = self._failure or error
+        self.failure = self.failure or error
         if self._source is not None:
             self._source.is_closed = True
 
@@ -274,7 +307,7 @@ def send_all(
 
     Whatever ``before_data_end`` raises refuses all final dots, ends the connections and is raised then.
     """
-    closable = _ClosableSource(source)
+    closable = ClosableSource(source)
     used = connections[: len(source)]  # none is opened for nothing
     results = Driver(closable, executor).run([connection.work(closable) for connection in used])
     return [result for result in results if result is not None]

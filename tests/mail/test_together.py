@@ -1,0 +1,135 @@
+"""Batches of one mailer that are sent at the same time: over the same connections, by one thread after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from mailrail import mail
+from mailrail.mail import Email, Status
+from mailrail.mail.delivery.attempt import Attempt
+from mailrail.mail.delivery.load import load_messages
+from mailrail.mail.delivery.messages import ClaimedMessages
+from mailrail.mail.delivery.source import EmailSource
+from mailrail.mail.delivery.together import BatchGroup
+from mailrail.mail.delivery.writer import OutcomeWriter
+from mailrail.mail.smtp import Envelope, SmtpServer
+from mailrail.testing import sent
+from mailrail.worker import IncomingMessage
+
+from ..processes import until
+from ..smtp_server import ScriptedServer
+from .conftest import MAILER, messages
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fresh_connections")]
+
+
+class Watched(EmailSource):
+    """Call something before each commit, and note the thread that sends."""
+
+    threads: list[threading.Thread]
+    before_commit: Callable[[Sequence[Envelope]], None] = staticmethod(lambda envelopes: None)
+
+    def prepare(self, envelopes: Sequence[Envelope]) -> list[Email]:
+        self.before_commit(envelopes)
+        if envelopes:
+            self.threads.append(threading.current_thread())
+        return super().prepare(envelopes)
+
+    @property
+    def ids(self) -> list[Any]:
+        return [item[0].email.pk for item in self._waiting if isinstance(item, tuple)]
+
+
+def batches(server: SmtpServer, count: int = 3) -> tuple[Watched, Watched]:
+    """Two batches of so many emails each, as two threads of a worker have them."""
+    mail.queue_many(messages(2 * count))
+    claimed = [IncomingMessage(each, None, None) for each in sent("mailrail.mail")]
+    emails = list(Email.objects.order_by("pk"))
+    return _batch(claimed, emails[:count], server), _batch(claimed, emails[count:], server)
+
+
+def _batch(claimed: Sequence[IncomingMessage], emails: Sequence[Email], server: SmtpServer) -> Watched:
+    own = ClaimedMessages([it for it in claimed if it["id"] in {str(email.pk) for email in emails}])
+    own.deduplicate()
+    attempt = Attempt(MAILER, False, own, OutcomeWriter(own, "default"), "default")
+    loaded = load_messages(emails, "default").loaded
+    batch = Watched(loaded, attempt, server, lambda address, encoding: address)
+    batch.threads = []
+    return batch
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Two threads, as the worker's, which close their connections to the database in the end."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+        for _ in range(2):
+            pool.submit(connections.close_all)
+
+
+def test_a_batch_goes_on_over_the_connection_of_the_other_and_with_its_own_thread(
+    queueing: Callable[..., None], threads: ThreadPoolExecutor
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, second = batches(only_one)
+        last, group = first.ids[-1], BatchGroup(only_one)
+        sending: list[Future[Any]] = []
+        committed_before: list[str] = []
+
+        def join(envelopes: Sequence[Envelope]) -> None:
+            if envelopes and not sending:
+                sending.append(threads.submit(group.send, second, 1, None))
+                until(lambda: second in group._members)
+
+        first.before_commit = join
+        usual = second.committed
+
+        def committed() -> None:
+            committed_before.append(Email.objects.get(pk=last).status)
+            usual()
+
+        second.committed = committed  # type: ignore[method-assign]
+        assert threads.submit(group.send, first, 1, None).result(20) == []
+        [other] = sending
+        assert other.result(20) == []
+        second.commit()
+        assert server.connections == 1 and group.is_closed
+        assert [it.recipients[0] for it in server.mails] == [f"to{n}@example.com" for n in range(6)]
+    assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
+    assert len({*first.threads, *second.threads}) == 2 and second.threads[-1] not in first.threads
+    # By the time of the second batch's first dot, the outcome of the email before it on the connection is committed.
+    assert Status.QUEUED not in committed_before[-4:]
+    assert committed_before[-3] == Status.SENT
+
+
+def test_an_error_of_the_thread_that_sends_ends_all_batches_and_no_dot_leaves(
+    queueing: Callable[..., None], threads: ThreadPoolExecutor
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, second = batches(only_one)
+        group = BatchGroup(only_one)
+        sending: list[Future[Any]] = []
+
+        def fail(envelopes: Sequence[Envelope]) -> None:
+            sending.append(threads.submit(group.send, second, 1, None))
+            until(lambda: second in group._members)
+            raise KeyError("nobody foresaw this")
+
+        first.before_commit = fail
+        with pytest.raises(KeyError, match="nobody foresaw"):
+            threads.submit(group.send, first, 1, None).result(20)
+        with pytest.raises(KeyError, match="nobody foresaw"):
+            sending[0].result(20)
+        assert not server.mails and group.is_closed
+        assert group.send(first, 1, None) is None
+    assert set(Email.objects.values_list("status", flat=True)) == {Status.QUEUED}
