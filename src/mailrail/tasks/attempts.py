@@ -9,20 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
 from django.db import connections, models
+from django.db.models.base import ModelState
 from django.utils import timezone
 
+from mailrail.moments import as_django
+from mailrail.prepared_statements import execute_prepared
 from mailrail.second_connection import is_in_transaction
 
 from .grouping import Answer, GroupedWrites, Item
+from .inserting import prepared_moment, stored_moment
 from .json_values import dumps
-from .models import FAILED, READY, RUNNING, UNFINISHED, TaskRecord
+from .models import FAILED, READY, RUNNING, UNFINISHED, JsonTextField, TaskRecord
 
+PLAN_CACHE_S = 5.0
+"""Seconds for which PostgreSQL keeps the plans of the statements below."""
 _TABLE = "mailrail_tasks_taskrecord"
 
 
@@ -146,11 +152,6 @@ def _statement(template: str, vendor: str, columns: str) -> str:
     return template.format(items=items, workers=_WORKERS.get(vendor, ""), columns=columns)
 
 
-@lru_cache(maxsize=1)
-def _all_columns() -> str:
-    return ", ".join(field.attname for field in TaskRecord._meta.concrete_fields)
-
-
 def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
     items = [
         {
@@ -162,7 +163,8 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
         }
         for start in starts
     ]
-    by_id = {record.id: record for record in _execute(_BEGIN, items, using, _all_columns())}
+    rows = _execute(_BEGIN, items, using, _all_columns())
+    by_id = {record.id: record for record in (_record(row, using) for row in rows)}
     records = [by_id.get(start.id) for start in starts]
     # Of two claims of one record in a group, one was written: the token says which.
     return [
@@ -182,37 +184,72 @@ def _end(using: str, ends: Sequence[End]) -> list[bool]:
             "item_return_value": end.return_value,
             "item_progress": None if end.progress is None else dumps(end.progress),
             "item_metadata": dumps(end.metadata),
-            "item_finished_at": _stored_moment(end.finished_at, using),
-            "item_kept_until": _stored_moment(end.kept_until, using),
+            "item_finished_at": stored_moment(end.finished_at, using),
+            "item_kept_until": stored_moment(end.kept_until, using),
         }
         for end in ends
     ]
-    written = {record.id for record in _execute(_END, items, using, "id")}
-    return [end.id in written for end in ends]
+    written = {str(id).replace("-", "") for (id,) in _execute(_END, items, using, "id")}
+    return [end.id.hex in written for end in ends]
 
 
-def _execute(template: str, items: list[dict[str, Any]], using: str, columns: str) -> list[TaskRecord]:
-    statement = _statement(template, connections[using].vendor, columns)
-    values = {"items": json.dumps(items), "many": len(items), "now": _prepared(timezone.now(), using)}
-    # By id, so whose it is need not be asked: ids of a project's messages are those of its own records.
-    return list(TaskRecord._base_manager.using(using).raw(statement, values))
+def _execute(template: str, items: list[dict[str, Any]], using: str, columns: str) -> list[Any]:
+    """Execute one of the two statements, and return its rows."""
+    connection = connections[using]
+    statement = _statement(template, connection.vendor, columns)
+    values = {"items": json.dumps(items), "many": len(items), "now": prepared_moment(timezone.now(), using)}
+    if connection.vendor == "postgresql":
+        return execute_prepared(connection, statement, values, PLAN_CACHE_S)
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        rows: list[Any] = cursor.fetchall()
+        return rows
 
 
-def _prepared(moment: datetime, using: str) -> Any:
-    return _moment_field().get_db_prep_value(moment, connections[using])
-
-
-def _stored_moment(moment: datetime | None, using: str) -> str | None:
-    """Return a moment as text that the database reads."""
-    if moment is None:
-        return None
-    prepared = _prepared(moment, using)
-    return prepared.isoformat() if isinstance(prepared, datetime) else str(prepared)
+def _record(row: Sequence[Any], using: str) -> TaskRecord:
+    """Make a record as unpickling makes one: the ORM takes several times as long."""
+    connection, columns = connections[using], dict(zip(_names(), row, strict=True))
+    for name, convert in _converters(connection.vendor):
+        if columns[name] is not None:
+            columns[name] = convert(columns[name])
+    record = TaskRecord.__new__(TaskRecord)
+    record._state = ModelState()
+    record._state.adding, record._state.db = False, using
+    record.__dict__.update(columns)
+    return record
 
 
 @lru_cache(maxsize=1)
-def _moment_field() -> models.Field[Any, Any]:
-    return TaskRecord._meta.get_field("enqueued_at")
+def _names() -> tuple[str, ...]:
+    return tuple(field.attname for field in TaskRecord._meta.concrete_fields)
+
+
+def _all_columns() -> str:
+    return ", ".join(_names())
+
+
+@lru_cache
+def _converters(vendor: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Return how columns are read. SQLite has text for ids and moments, and numbers for booleans."""
+    found: list[tuple[str, Callable[[Any], Any]]] = []
+    for field in TaskRecord._meta.concrete_fields:
+        if isinstance(field, JsonTextField | models.JSONField):
+            found.append((field.attname, json.loads))
+        elif vendor == "postgresql":
+            continue
+        elif isinstance(field, models.DateTimeField):
+            found.append((field.attname, _moment))
+        elif isinstance(field, models.UUIDField):
+            found.append((field.attname, UUID))
+        elif isinstance(field, models.BooleanField):
+            found.append((field.attname, bool))
+    return tuple(found)
+
+
+def _moment(value: Any) -> datetime:
+    """Return a moment that SQLite has as text in UTC; the driver may have parsed it, as it knows the column's type."""
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return as_django(moment.replace(tzinfo=UTC))
 
 
 def save_progress(

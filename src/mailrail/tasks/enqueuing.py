@@ -17,6 +17,7 @@ from mailrail.moments import aware
 
 from .compat import Task, task_enqueued
 from .definition import check_importable
+from .inserting import insert
 from .json_values import normalized
 from .models import TaskRecord
 from .options import RECORDED_OPTIONS, Effective, to_json
@@ -25,9 +26,6 @@ from .results import ChannelResult, result_of
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """The positional and the keyword arguments of one call."""
-
-ROWS_PER_INSERT = 500
-"""Records that one INSERT stores."""
 
 
 def enqueue_many(task: Any, calls: Iterable[Call]) -> list[ChannelResult]:
@@ -102,7 +100,7 @@ def _record(
 
 def _store(records: Sequence[TaskRecord], using: str) -> None:
     with transaction.atomic(using, savepoint=False):
-        TaskRecord.objects.using(using).bulk_create(records, batch_size=ROWS_PER_INSERT)
+        insert(records, using)
         send(records, using)
 
 

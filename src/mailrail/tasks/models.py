@@ -75,8 +75,8 @@ class TaskRecord(models.Model):
     queue = models.CharField(pgettext_lazy("tasks", "queue"), max_length=93, db_default="default")
     backend = models.TextField(pgettext_lazy("tasks", "backend"), db_default="default")
     priority = models.SmallIntegerField(pgettext_lazy("tasks", "priority"), default=0, db_default=0)
-    run_after = MomentField(pgettext_lazy("tasks", "not before"), null=True, db_default=None)
-    expires_at = MomentField(pgettext_lazy("tasks", "not after"), null=True, db_default=None)
+    run_after = MomentField(pgettext_lazy("tasks", "not before"), null=True, default=None, db_default=None)
+    expires_at = MomentField(pgettext_lazy("tasks", "not after"), null=True, default=None, db_default=None)
     lane = models.CharField(pgettext_lazy("tasks", "lane"), max_length=255, default="", db_default="")
     timeout = models.FloatField(
         pgettext_lazy("tasks", "time limit"), null=True, default=None, db_default=None, help_text="seconds"
@@ -97,10 +97,14 @@ class TaskRecord(models.Model):
     metadata = JsonTextField(pgettext_lazy("tasks", "metadata"), default=dict, db_default=_OBJECT)
 
     enqueued_at = MomentField(pgettext_lazy("tasks", "enqueued"), default=timezone.now)
-    started_at = MomentField(pgettext_lazy("tasks", "first started"), null=True, db_default=None)
-    last_attempted_at = MomentField(pgettext_lazy("tasks", "last started"), null=True, db_default=None)
-    finished_at = MomentField(pgettext_lazy("tasks", "finished"), null=True, db_default=None)
-    kept_until = MomentField(pgettext_lazy("tasks", "kept until"), null=True, db_default=None)
+    started_at = MomentField(
+        pgettext_lazy("tasks", "first started"), null=True, default=None, db_default=None
+    )
+    last_attempted_at = MomentField(
+        pgettext_lazy("tasks", "last started"), null=True, default=None, db_default=None
+    )
+    finished_at = MomentField(pgettext_lazy("tasks", "finished"), null=True, default=None, db_default=None)
+    kept_until = MomentField(pgettext_lazy("tasks", "kept until"), null=True, default=None, db_default=None)
 
     dispatch = models.IntegerField(default=0, db_default=0, editable=False)
     """The number of the message that may run it: a retry by a person sends a new one, and voids the older."""
