@@ -12,8 +12,10 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend as DjangosBackend
 from django.utils import timezone
 
+from mailrail.errors import LayerUnavailable
 from mailrail.mail import cancel, queue
 from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers.rates import Admission
 from mailrail.mail.models import Email, Status
 from mailrail.mail.smtp import EmailBackend, transactions
 from mailrail.moments import after, seconds_between
@@ -162,6 +164,36 @@ def test_a_number_that_is_none_limits_nothing(queueing: Configure, limits: str) 
         queue(to_many(15))
         deliver()
         assert sizes(server) == [15]
+
+
+def test_a_rate_that_cannot_be_asked_puts_off_the_rest_of_one_email_and_no_other(
+    queueing: Configure, policy: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_another(self: Admission, *arguments: Any) -> tuple[float, str]:
+        asked.append(arguments)
+        if len(asked) == 2:
+            raise LayerUnavailable("away")
+        return usual(self, *arguments)
+
+    asked: list[Any] = []
+    usual = Admission.take_another
+    monkeypatch.setattr(Admission, "take_another", take_another)
+    with ScriptedServer(room=10) as server:
+        queueing(server.port)
+        policy(MAX_RECIPIENTS=10, RATE="100/h")
+        email = queue(to_many(25))
+        other = queue(EmailMessage("Hello", "A body.\n", "me@example.com", ["other@example.net"]))
+        drain("mailrail.mail")
+        email.refresh_from_db()
+        other.refresh_from_db()
+        assert other.status == Status.SENT and sorted(sizes(server)) == [1, 10]
+        assert (email.status, email.attempts) == (Status.QUEUED, 0)
+        assert "its rate cannot be asked" in email.events[-1]["why"]
+        advance(3600)
+        drain("mailrail.mail")
+        email.refresh_from_db()
+        assert set(arrived(server).values()) == {1} and len(arrived(server)) == 26
+    assert email.status == Status.SENT
 
 
 def test_what_expires_after_some_have_it_is_partly_sent(queueing: Configure, policy: Configure) -> None:
