@@ -27,7 +27,9 @@ NAMES = {
         *("peers", "send", "send_many", "latency", "backlog", "snapshot"),
         *("admin", "admin_messages", "admin_invitations"),
     ),
-    "mail": tuple(f"mail.{name}" for name in ("backlog", "far", "seed", "queueing", "memory", "idle")),
+    "mail": tuple(
+        f"mail.{name}" for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle")
+    ),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),
 }
 FEWEST_ROUNDS = 3

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from datetime import timedelta
+from threading import Barrier
+from typing import Any
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
@@ -10,6 +15,7 @@ from django.utils import timezone
 from mailrail.mail.delivery.outcomes import Result, add_event, fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, Status, Suppression
+from mailrail.mail.records import control
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
@@ -71,3 +77,45 @@ def test_addresses_are_suppressed_with_the_outcome_that_says_so(using: str) -> N
 
 def test_nothing_to_write_is_nothing(using: str) -> None:
     assert store_outcomes([], [], using) == (set(), set())
+
+
+ROUNDS = int(os.environ.get("MAILRAIL_RACE_ROUNDS", "40"))
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_of_an_intent_and_a_person_who_cancels_one_wins(
+    using: str, elsewhere: Callable[..., Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round after round: an email that may leave is not cancelled, and one that is cancelled is not sent."""
+    monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", using)
+    settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
+    emails = [new_email(using) for _ in range(ROUNDS)]
+    for email in emails:
+        together = Barrier(2)
+        cancelling = elsewhere.submit(cancel_with, together, email.pk)  # type: ignore[attr-defined]
+        together.wait()
+        may_leave = bool(store_outcomes([], [email], using).claimed)
+        is_cancelled = bool(cancelling.result(timeout=30).done)
+        assert may_leave is not is_cancelled
+        stored = Email.objects.using(using).get(pk=email.pk)
+        assert stored.status == (Status.SENDING if may_leave else Status.CANCELLED)
+        assert stored.version == 1
+
+
+def cancel_with(together: Barrier, id: UUID) -> control.Changed:
+    together.wait()
+    return control.cancel(id)
+
+
+def test_an_intent_is_refused_to_a_worker_that_was_overtaken(using: str) -> None:
+    """One was stopped between loading an email and its final dot, until another one had sent it, or had begun to."""
+    begun, ended = new_email(using), new_email(using)
+    stopped = [Email.objects.using(using).get(pk=email.pk) for email in (begun, ended)]
+    assert store_outcomes([], [begun, ended], using).claimed == {begun.pk, ended.pk}
+    now = timezone.now()
+    ended.status, ended.sent_at = Status.SENT, now
+    assert store_outcomes([Result(ended, Status.SENT)], [], using).saved == {ended.pk}
+    assert store_outcomes([], stopped, using).claimed == set()
+    assert store_outcomes([fail(email, now, "late", "smtp") for email in stopped], [], using).saved == set()
+    assert [Email.objects.using(using).get(pk=email.pk).status for email in stopped] == ["sending", "sent"]

@@ -143,8 +143,10 @@ def _mailer() -> Any:
 
 
 def _batch_size() -> int | None:
-    """Return how many invitations are mailed together; ``None``: each by a run of its own, so that what it queues is
-    known to a later run for the same message."""
+    """Return how many invitations are mailed together; ``None``: each is mailed by a run of its own.
+
+    A later run for the same message knows what such a run has queued.
+    """
     try:
         return BATCH_SIZE if _is_one_transaction() else None
     except Exception:  # whatever is wrong with the settings, the checks report it

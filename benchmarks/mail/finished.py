@@ -1,0 +1,88 @@
+"""A site with a past: the backlog and one email beside a million that are finished."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+
+from django.core.mail import send_mail
+from django.db import connection
+
+from tests.mail.many import FILL
+
+from ..figures import Plan, Ratio, Result, Series, Target, percentile
+from ..sink import sink
+from .watching import COUNTER, UNIT, empty, of_the_queue
+
+EMAILS = 5_000
+FINISHED = 1_000_000
+SENDS = 500
+LEAST_SHARE, MOST_SLOWER = 0.95, 1.2
+NOT_LONG = "repeat('Thank you for your order. ', 15)"
+LONG = "(SELECT string_agg(md5((n + line)::text), ' ') FROM generate_series(1, 38) line)"
+"""About 1.2 kB that no compression shortens, so that a content has about 1.5 kB."""
+
+
+def run(plan: Plan) -> Result:
+    alone, beside = Series("an empty table", UNIT), Series("beside finished emails", UNIT)
+    one_alone, one_beside = Series("send_mail(), p99, empty", "ms"), Series("send_mail(), p99, beside", "ms")
+    with sink(COUNTER) as port:
+        os.environ["BENCHMARKS_SMTP_PORT"] = str(port)
+        for _ in range(plan.rounds):
+            _forget()
+            alone.values.append(of_the_queue(plan.size(EMAILS)))
+            one_alone.values.append(_send_p99(plan.size(SENDS)))
+        _fill(plan.size(FINISHED))
+        for _ in range(plan.rounds):
+            beside.values.append(of_the_queue(plan.size(EMAILS), keep=True))
+            one_beside.values.append(_send_p99(plan.size(SENDS)))
+            _finish_all()
+        empty()
+    rate, p99 = Ratio.of(beside, alone), Ratio.of(one_beside, one_alone)
+    return Result(
+        f"Mail: beside {plan.size(FINISHED):,} finished emails",
+        "Filled by SQL, about 1.5 kB of content each, and ANALYZEd before each round, when nothing is queued. The "
+        "rounds of the empty table forget what the planner has learned of a fuller one.",
+        [alone, beside, one_alone, one_beside],
+        [rate, p99],
+        [
+            Target(
+                f">= {LEAST_SHARE} x of the empty table", f"{rate.value:.2f} x", rate.value >= LEAST_SHARE
+            ),
+            Target(f"p99 of send_mail() <= {MOST_SLOWER} x", f"{p99.value:.2f} x", p99.value <= MOST_SLOWER),
+        ],
+    )
+
+
+def _fill(count: int) -> None:
+    empty()
+    with connection.cursor() as cursor:
+        cursor.execute(FILL.replace(NOT_LONG, LONG), {"count": count, "queued": 0})
+        cursor.execute("VACUUM ANALYZE mailrail_mail_email")
+        cursor.execute("CHECKPOINT")
+
+
+def _finish_all() -> None:
+    """Leave nothing queued, as ANALYZE finds a site nearly always."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE mailrail_message")
+        cursor.execute("UPDATE mailrail_mail_email SET status = 'cancelled' WHERE status = 'queued'")
+        cursor.execute("VACUUM ANALYZE mailrail_mail_email")
+        cursor.execute("CHECKPOINT")
+
+
+def _forget() -> None:
+    """Empty the table, and its statistics: TRUNCATE keeps them, and ANALYZE of an empty table does not replace them."""
+    empty()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM pg_statistic WHERE starelid = 'mailrail_mail_email'::regclass")
+        cursor.execute("VACUUM ANALYZE mailrail_mail_email")
+
+
+def _send_p99(count: int) -> float:
+    took = []
+    for _ in range(count):
+        begun = perf_counter()
+        send_mail("Hello", "Text", "plants@example.com", ["guest@example.com"])
+        took.append((perf_counter() - begun) * 1000)
+    return percentile(took, 0.99)
