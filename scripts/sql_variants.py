@@ -93,7 +93,7 @@ _SHARE_OF_BEST = f"""\
 """
 OF_MANY: tuple[Change, ...] = (
     (
-        "-- Of a single channel: of each priority up to `room` are locked, and the best of them leased.\n",
+        "-- For a single channel: lock up to `room` messages of each priority, and lease the best of them.\n",
         _OF_MANY,
     ),
     (_SHARE_OF_ONE, _SHARE_OF_BEST),

@@ -4,10 +4,13 @@ Where to look:
 
 - ``base`` says what the verbs mean, and what becomes of a message whose worker died.
 - ``layer`` carries them out, the same for all, above a ``Store`` for each technology.
-- ``store`` declares the primitives of a technology: a further database implements these.
+- ``store`` declares the primitives of a technology: a further database implements its ``DatabaseStore``.
+- ``database`` chooses the store by the vendor of the connection.
 - ``postgresql``, ``sqlite``, ``redis`` and ``memory_store`` implement them; the statements are in ``sql`` and ``lua``.
-- ``deferred_sends`` and ``outbox`` let sends wait for a commit.
-- ``waiting`` lets idle workers sleep, and ``notifications`` wakes them.
+- ``layer.DurableLayer.send_messages`` decides whether a send joins the transaction, waits for its commit
+  (``deferred_sends``), or goes into the ``outbox``.
+- ``waiting`` lets idle workers sleep, until its ``WaitStrategy.wake``. The ``listener`` of a technology calls that when
+  a sender notifies (PostgreSQL: ``notify.sql``); ``notifications`` is what listeners have in common.
 - ``registry`` finds the layer of an alias.
 """
 

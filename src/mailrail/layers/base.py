@@ -3,6 +3,10 @@
 A layer is a Channels 4 channel layer (``channels_bridge``) plus the durable verbs for named channels: ``Send``,
 ``Claim`` and ``Inspect``. ``layer.DurableLayer`` has them all, above a ``Store`` for each technology (``store``). The
 verbs are synchronous, so that a send joins the transaction of its caller. All are safe to call from several threads.
+
+A worker that dies settles nothing. So the leases of its claims lapse, and the next ``claim`` takes the messages with
+the same attempt and one loss more. After so many losses as its route allows, the worker buries such a message
+(``worker.consume.precheck``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a technology has to do to carry messages: a ``Store``, with the 16 primitives that a layer stands on.
 
-One for another database or server implements these and nothing else: ``layer.DurableLayer`` has the rest, once for all.
-Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none; claims perhaps
-twice. Errors of the database or server are raised as they are, or as ``LayerUnavailable``.
+One for another server implements these, and says how its workers wait (``waiting``). One for another database is a
+``DatabaseStore``, which has two more, and gets a branch in ``database.store_of``. ``layer.DurableLayer`` has the rest,
+once for all. Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none.
+Errors of the database or server are raised as they are, or as ``LayerUnavailable``.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@
 Where to look, in the order in which a message meets them:
 
 - ``claim_loop`` claims; while nothing is due it sleeps in the layer's ``wait``, which a notification ends.
-- ``rate_limiter`` and ``capacity`` say how many messages a claim may get.
+- ``rate_limiter`` refuses what is over the rate of a channel; ``capacity`` says how many messages a claim may get. (How
+  fast mail may leave by a mailer: ``mail.mailers``.)
 - ``consume`` checks a claim (no route, lost too often: buried) and runs its consumer; ``pools`` has the threads.
-- ``incoming`` is what a consumer gets. After an error it decides between another attempt and the end.
+- ``incoming`` is what a consumer gets. After an error, its ``failed`` decides: retry, or bury, which makes it dead.
 - ``leases`` renews the leases of running claims.
-- ``settle`` tells the layer; ``outcomes`` has the one table of outcomes, and logs each in one line.
-- ``lifecycle`` has the states. A loop whose host is down is ``RECOVERING``: it waits, and tries again.
+- ``settle`` tells the layer; ``outcomes`` has the one table of outcomes, and logs each in one line. (Those of emails:
+  ``mail.delivery.outcome_log``.)
+- ``lifecycle`` has the states. ``claim_loop`` catches what a layer's server that is down raises; then the loop is
+  ``RECOVERING``: it waits, and tries again. (SMTP servers that are down: ``mail.mailers.circuit``.)
 - ``supervisor`` starts worker processes, and ``isolated`` asks it for one where a message has cost a process before.
 """
 

@@ -1,5 +1,5 @@
 -- Settle, choose and lease, in one round trip.
--- Of a single channel: of each priority up to `room` are locked, and the best of them leased.
+-- For a single channel: lock up to `room` messages of each priority, and lease the best of them.
 \set channels '{noop}'
 \set rooms '{8}'
 \set leases '{15}'

@@ -1,7 +1,7 @@
 -- Written by scripts/sql_variants.py from claim.sql: edit that.
 -- Settle, choose and lease, in one round trip.
 -- From the floor that the claim before has found, not from the front (scan_floor.py).
--- Of a single channel: of each priority up to `room` are locked, and the best of them leased.
+-- For a single channel: lock up to `room` messages of each priority, and lease the best of them.
 \set channels '{noop}'
 \set rooms '{8}'
 \set leases '{15}'

@@ -1,5 +1,6 @@
--- Renew leases. Waits for nobody: what is locked is being settled just now, by the other connection of this worker
--- most likely. Two statements that wait for each other's rows would be a deadlock.
+-- Renew leases: `due` of a claimed message is the end of its lease.
+-- It waits for nobody: what is locked is being settled just now, most likely by this worker's other connection.
+-- Two statements that wait for each other's rows would be a deadlock.
 \set ids '{0190a0b0-c0d0-7000-8000-000000000001}'
 \set tokens '{42}'
 \set channels '{noop,mail}'
