@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from mailrail.worker.claim_loop import ClaimLoop, Shared
 from mailrail.worker.consume import ConsumerRun
 from mailrail.worker.lifecycle import Event, State, WorkerLifecycle
 from mailrail.worker.pools import Threads
+from mailrail.worker.recycling import RecyclingLimits
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +149,28 @@ def test_a_loop_ends_with_its_worker_also_while_its_server_is_away(ending: Event
         each._lifecycle.on(Event.FAILED)
         assert each._lifecycle.state is worker.lifecycle.state
         assert each._claim() == []
+
+
+def test_a_loop_sleeps_no_longer_than_the_limit_of_what_has_not_begun_yet() -> None:
+    """It goes to sleep before a thread begins what it has started, and nobody wakes it for that."""
+    worker = shared(threads=1, used=(limited := route("work", consume, timeout=0.5)))
+    loop = ClaimLoop(worker, due(0))
+    run = ConsumerRun(limited, [IncomingMessage(Message("work", {}), limited)], {})
+    loop.running.add(run)
+    begun = time.monotonic()
+    loop._wait(loop.layer.wakes)
+    assert 0.3 < time.monotonic() - begun < 3.0 and run.overdue_at == float("inf")
+    run.begin()
+    assert run.look_at == run.overdue_at < float("inf")
+
+
+def test_a_loop_with_a_limit_of_memory_looks_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    worker = shared(threads=1)
+    worker.capacity.recycling = RecyclingLimits(max_memory=2**40)
+    loop = ClaimLoop(worker, due(0))
+    monkeypatch.setattr(loop.layer, "wait", lambda channels, timeout, seen: waits.append(timeout))
+    loop._wait(0)
+    worker.capacity.recycling = None
+    loop._wait(0)
+    assert waits[0] <= 1.0 < 3.0 < waits[1]

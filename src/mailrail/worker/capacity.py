@@ -26,8 +26,6 @@ from .recycling import RecyclingLimits
 RESERVED_FOR_S = 0.05
 """Seconds that a claim keeps from other loops what it claims for. A server that is well answers in one or two
 milliseconds."""
-LOOK_FOR_THREADS_S = 1.0
-"""Seconds between two looks of a loop that has its share of the threads, and could use more."""
 WAITS_FOR = 4
 """For so many times as long, a loop that waits for a thread has one left for it. It looks again each time."""
 
@@ -291,12 +289,12 @@ class Share:
             free = self._capacity.free_for(self)
         moments = [limiter.open_at for limiter in self.limiters.values() if limiter.wait]
         if self._capacity.is_shared and not free:
-            is_waiting = self._wait_for_thread()
-            # Nobody tells when a reservation has lapsed, or another loop needs its thread no longer.
-            moments.append(time.monotonic() + (RESERVED_FOR_S if is_waiting else LOOK_FOR_THREADS_S))
-            free = (
-                not is_waiting and self.held < self._capacity.fair
-            )  # one is left to it once something is due
+            if self._wait_for_thread():
+                moments.append(
+                    time.monotonic() + RESERVED_FOR_S
+                )  # nobody tells when a reservation has lapsed
+            else:
+                free = self.held < self._capacity.fair  # one is left to it once something is due
         channels = [
             c for c in self.channels if (self._capacity.plans[c].is_async or free) and self._is_open(c)
         ]

@@ -33,6 +33,8 @@ from .settle import Settler
 
 LONGEST_WAIT = 5.0
 """Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
+LOOK_EVERY_S = 1.0
+"""The same where nobody tells: how much memory is in use, and which threads and slots other loops need no longer."""
 DRAIN_WAIT = 0.05
 """The same for one that waits for the others, to end when nothing is due on any server."""
 LONGEST_PAUSE = 0.005
@@ -278,9 +280,11 @@ class ClaimLoop:
         if self._is_dry() or (state is State.STOPPING and not (self.running or self._held)):
             return
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
-        longest = (DRAIN_WAIT if self.dry_at else LONGEST_WAIT) * random.uniform(0.75, 1)
-        until = min([until, self._worker.deadline, *(run.overdue_at for run in self.running)])
-        timeout = min(longest, until - time.monotonic())
+        capacity = self._shared.capacity
+        is_told = capacity.recycling is None and not capacity.is_shared
+        longest = DRAIN_WAIT if self.dry_at else LONGEST_WAIT if is_told else LOOK_EVERY_S
+        until = min([until, self._worker.deadline, *(run.look_at for run in self.running)])
+        timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:
             self.layer.wait(channels, timeout, seen)
 

@@ -129,14 +129,20 @@ class ConsumerRun:
             send_signal(message_started, self.channel, message=message)
 
     def begin(self) -> None:
-        self.started_at = time.monotonic()
+        now = time.monotonic()
         if self.limit is not None:
             # Async ones end by themselves at the limit, unless they hold the loop.
-            self.overdue_at = (
-                self.started_at + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
-            )
+            self.overdue_at = now + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
+        self.started_at = now  # last: another thread asks for ``look_at``
         for message in self.messages:
-            message.started_at = self.started_at
+            message.started_at = now
+
+    @property
+    def look_at(self) -> float:
+        """Return when (time.monotonic()) it may be overdue at the earliest. Nobody tells when it begins."""
+        if self.started_at is None and self.limit is not None:
+            return time.monotonic() + self.limit
+        return self.overdue_at
 
     def call(self) -> Any:
         subject = list(self.messages) if self.message is None else self.message
