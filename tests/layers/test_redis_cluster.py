@@ -324,7 +324,8 @@ class TestSlotsThatMove:
         finally:
             ended.set()
         threads[0].join(30)
-        until(lambda: set(ran) == set(sent) and layer.stats() == {}, what="the end of the work")
+        # dict.copy is one step: to make a set, Python code runs, and meanwhile the worker adds to it.
+        until(lambda: set(dict.copy(ran)) == set(sent) and layer.stats() == {}, what="the end of the work")
         worker.stop(5)
         threads[1].join(30)
         assert set(ran.values()) == {1}
