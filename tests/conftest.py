@@ -106,6 +106,7 @@ NOT_QUICK = (
     "tests/mail/test_moving.py::test_mail_of",
     "tests/mail/test_order",
     "tests/mail/test_rates.py::test_a_long",
+    "tests/mail/test_waiting",
     "tests/mail/test_replies.py::test_policy",
     "tests/mail/test_retention",
     "tests/mail/test_senders",
