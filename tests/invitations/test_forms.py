@@ -85,7 +85,7 @@ def test_an_empty_list_says_that_the_field_is_required(pasted: str) -> None:
 
 def test_more_addresses_than_allowed_are_refused_with_both_numbers() -> None:
     errors = many("\n".join(f"guest-{number}@example.com" for number in range(10_001))).errors["addresses"]
-    assert errors == ["These are 10001 addresses; 10000 can be invited at once."]
+    assert errors == ["There are 10001 addresses; 10000 can be invited at once."]
 
 
 def test_the_limit_can_be_set_by_a_subclass() -> None:

@@ -45,7 +45,7 @@ def test_the_limit_of_a_recipient_counts_both(
 ) -> None:
     settings.MAILRAIL = {**settings.MAILRAIL, "INVITATIONS_PER_RECIPIENT": 1}
     invite(one, sender)
-    with pytest.raises(RecipientRefused, match="many invitations lately"):
+    with pytest.raises(RecipientRefused, match="many invitations recently"):
         invite(other, sender)
 
 
