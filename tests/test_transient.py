@@ -248,7 +248,7 @@ def test_an_error_that_a_server_answers_passes_or_stays(
 def test_so_it_does_where_the_layer_has_wrapped_it(
     answer: str, remedy: Remedy | None, valkey: ValkeyServer
 ) -> None:
-    [server] = RedisChannelLayer([valkey.url])._servers.all
+    server = RedisChannelLayer([valkey.url])._store.server  # type: ignore[attr-defined]
     with pytest.raises(LayerUnavailable) as raised:
         server.ask("EVAL", "return redis.error_reply(ARGV[1])", 0, answer)
     is_of_a_key = answer.startswith("WRONGTYPE")

@@ -256,6 +256,28 @@ def test_a_worker_that_starts_in_mid_outage_says_when_it_began_and_when_it_ends(
     assert len(said(caplog)) == 2 and "works again; it was out from" in said(caplog)[-1]
 
 
+def test_who_read_before_an_outage_began_does_not_call_it_over(
+    queueing: Configure, away: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread finds the outage between this one's query and its look at the log."""
+    caplog.set_level(logging.WARNING, "mailrail.mail")
+    queueing(away)
+    mailer, over = alias_of(MAILER), circuit_log.over
+
+    def overtaken(*arguments: Any, **options: Any) -> None:
+        circuit.trip(mailer, "nobody answers", Email.objects.db)
+        over(*arguments, **options)
+
+    monkeypatch.setattr(circuit_log, "over", overtaken)
+    assert circuit.state_of(mailer, Email.objects.db).usable
+    [line] = said(caplog)
+    assert "cannot be used" in line
+    monkeypatch.undo()
+    MailerState.objects.all().delete()
+    assert circuit.state_of(mailer, Email.objects.db).usable
+    assert "works again" in said(caplog)[-1]
+
+
 def test_what_a_person_pauses_in_an_outage_is_not_called_over(
     queueing: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,10 +50,10 @@ WORKING = CircuitState(True)
 
 def state_of(mailer: str, using: str) -> CircuitState:
     """Return the state of a mailer's circuit. In an outage, one caller becomes the probe once its time has come."""
-    states = MailerState.objects.using(using).filter(pk=mailer)
+    states, asked_at = MailerState.objects.using(using).filter(pk=mailer), time.monotonic()
     state = states.first()
     if state is None:
-        circuit_log.over(mailer)
+        circuit_log.over(mailer, asked_at=asked_at)
         return WORKING
     if state.paused_by == PERSON or state.probe_at is None:
         look_again(using)

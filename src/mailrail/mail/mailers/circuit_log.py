@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ logger = logger_of("mailrail.mail")
 class _Logged:
     since: datetime
     reasons: set[str] = field(default_factory=set)
+    logged_at: float = field(default_factory=time.monotonic)
 
 
 _logged: dict[str, _Logged] = {}
@@ -64,11 +66,17 @@ def seen(state: MailerState) -> None:
     )
 
 
-def over(mailer: str, since: datetime | None = None) -> None:
-    """Say that an outage has ended, if this process has said that it began, or knows since when it was."""
+def over(mailer: str, since: datetime | None = None, asked_at: float = float("inf")) -> None:
+    """Say that an outage has ended, if this process has said that it began, or knows since when it was.
+
+    ``asked_at``: by ``time.monotonic()``, when the caller began to read that the mailer is not out. Another thread may
+    have said since then that it is.
+    """
     if mailer not in _logged and since is None:
         return
     with _lock:
+        if mailer in _logged and _logged[mailer].logged_at >= asked_at:
+            return
         logged = _logged.pop(mailer, None)
     began = since or (logged.since if logged else None)
     if began is not None:
@@ -83,6 +91,7 @@ def over(mailer: str, since: datetime | None = None) -> None:
 
 def look(states: Iterable[MailerState], outage: str) -> None:
     """Compare what this process has said with the state of all mailers. ``outage``: who pauses a mailer that is out."""
+    asked_at = time.monotonic()
     by_mailer = {state.mailer: state for state in states}
     for state in by_mailer.values():
         if state.paused_by == outage:
@@ -91,7 +100,7 @@ def look(states: Iterable[MailerState], outage: str) -> None:
             with _lock:
                 _logged.pop(state.mailer, None)
     for mailer in _logged.keys() - by_mailer.keys():
-        over(mailer)
+        over(mailer, asked_at=asked_at)
 
 
 def forget() -> None:
