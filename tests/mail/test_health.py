@@ -268,11 +268,11 @@ def test_who_read_before_an_outage_began_does_not_call_it_over(
         circuit.trip(mailer, "nobody answers", Email.objects.db)
         over(*arguments, **options)
 
-    monkeypatch.setattr(circuit_log, "over", overtaken)
-    assert circuit.state_of(mailer, Email.objects.db).usable
+    with monkeypatch.context() as patch:
+        patch.setattr(circuit_log, "over", overtaken)
+        assert circuit.state_of(mailer, Email.objects.db).usable
     [line] = said(caplog)
     assert "cannot be used" in line
-    monkeypatch.undo()
     MailerState.objects.all().delete()
     assert circuit.state_of(mailer, Email.objects.db).usable
     assert "works again" in said(caplog)[-1]
