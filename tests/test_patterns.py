@@ -97,6 +97,19 @@ def test_a_worker_serves_what_is_known_what_holds_messages_and_what_it_finds_lat
     assert layer.stats()["tenant.never"].ready == 1
 
 
+def test_a_worker_of_patterns_alone_waits_for_their_first_channel(
+    layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+    seen = Seen()
+    with Running(layer, route("tenant.*", seen)) as worker:
+        until(lambda: layer.workers())
+        assert not worker.plans
+        send(layer, channel="tenant.first")
+        until(lambda: len(seen) == 1)
+
+
 def test_a_draining_worker_serves_what_the_layer_holds(layer: DurableLayer) -> None:
     seen = Seen()
     send(layer, channel="tenant.x")

@@ -44,6 +44,28 @@ class Budget(Limiter):
         return messages[: self.refuse]
 
 
+def test_a_limiter_that_cannot_be_made_keeps_its_own_channel_waiting_until_it_can(
+    layer: DurableLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenants, seen, others = list[str](), Seen(), Seen()
+
+    def make(channel: str, layer: DurableLayer) -> Budget:
+        if not tenants:
+            raise LookupError("no such tenant")
+        return Budget(channel, layer, 5)
+
+    send(layer, n=5)
+    layer.enqueue([Message("other", {"n": n}) for n in range(3)])
+    with Running(layer, route("work", seen, limiter=make), route("other", others)):
+        until(lambda: len(others) == 3 and layer.stats().keys() == {"work"})
+        assert not seen
+        tenants.append("one")
+        until(lambda: len(seen) == 5)
+    assert [r.getMessage() for r in caplog.records if "the limiter of channel" in r.message] == [
+        "the limiter of channel work failed, so its messages wait: LookupError: no such tenant"
+    ]
+
+
 def given(limiter: Budget) -> Any:
     """Return a factory that gives this object to the claim loop."""
 

@@ -108,7 +108,8 @@ class ClaimLoop:
         state = self._lifecycle.state
         if state is State.STOPPING:
             return False
-        return self._has_work or (state is not State.DRAINING and bool(self.share.channels))
+        has_moved = self._shared.layer.is_sharded and not self.share.channels  # all to other shards
+        return self._has_work or (state is not State.DRAINING and not has_moved)
 
     @property
     def _has_work(self) -> bool:

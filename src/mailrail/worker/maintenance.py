@@ -123,9 +123,11 @@ class Maintenance:
     def _look_around(self) -> None:
         if time.monotonic() < self._look_at:
             return
-        self._look_at = time.monotonic() + LOOK_EVERY
         with own_connection(self._layer):
             self._look()
+        self._look_at = (
+            time.monotonic() + LOOK_EVERY
+        )  # if it has failed, the next one comes after the backoff
         for channel in self.channels:
             send_signal(worker_maintenance, channel)
         close_connections()  # not needed for a while

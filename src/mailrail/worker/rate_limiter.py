@@ -65,14 +65,27 @@ class RateLimiter(Limiter):
         return max(0, granted), retry_after
 
 
+class UnmadeLimiter(Limiter):
+    """Stand in for a limiter of the project until it can be made: its own code may fail, as that of ``allow`` may."""
+
+    def __init__(self, plan: Plan, layer: DurableLayer) -> None:
+        super().__init__(plan.channel, layer)
+        self._factory = plan.limiter
+
+    def make(self) -> Limiter:
+        """Return the project's limiter. Raises whatever its code raises."""
+        assert self._factory is not None
+        return self._factory(self.channel, self.layer)
+
+
 class ChannelLimiter:
     """The limiters of one channel. Before a claim the loop asks each of them, and then tells it what was claimed."""
 
     def __init__(self, channel: str, limiters: Sequence[Limiter]) -> None:
         self.channel = channel
-        self._limiters = limiters
+        self._limiters = [*limiters]
         self._asked: list[Limiter] = []
-        self._is_told: set[Limiter] = set()  # those whose error was logged
+        self._is_told = False  # the error of the project's limiter was logged
 
     @property
     def open_at(self) -> float:
@@ -107,15 +120,22 @@ class ChannelLimiter:
 
     def _ask(self, limiter: Limiter, capacity: int) -> int:
         try:
+            if isinstance(limiter, UnmadeLimiter):
+                limiter = self._made(limiter)
             before = limiter.times_reopened
             count, wait = limiter.allow(capacity)
             if count <= 0 and limiter.times_reopened == before:
                 limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
-            self._is_told.discard(limiter)
+            if not isinstance(limiter, RateLimiter):
+                self._is_told = False
             return int(count)
         except Exception as error:
             self._fail(limiter, error)
             return 0
+
+    def _made(self, unmade: UnmadeLimiter) -> Limiter:
+        limiter = self._asked[-1] = self._limiters[self._limiters.index(unmade)] = unmade.make()
+        return limiter
 
     def reconcile(self, claims: Sequence[Message]) -> list[Message]:
         """Tell the limiters that were asked what was claimed. Returns the claims that must be released again."""
@@ -138,8 +158,8 @@ class ChannelLimiter:
         limiter.open_at = time.monotonic() + CLOSED_FOR
         if is_outage(error):
             close_connections()  # of this thread: one is broken
-        if limiter not in self._is_told:
-            self._is_told.add(limiter)
+        if not self._is_told:
+            self._is_told = True
             text = "the limiter of channel %s failed, so its messages wait: %s"
             if is_outage(error):
                 logger.warning(text, self.channel, error)
@@ -154,7 +174,7 @@ class ChannelLimiter:
 
 def limiter_of(plan: Plan, layer: DurableLayer) -> ChannelLimiter | None:
     """Return what keeps messages of a channel from starting, if it has a rate or a limiter."""
-    limiters: list[Limiter] = [] if plan.limiter is None else [plan.limiter(plan.channel, layer)]
+    limiters: list[Limiter] = [] if plan.limiter is None else [UnmadeLimiter(plan, layer)]
     if plan.rate is not None:
         limiters.append(RateLimiter(plan.channel, layer, plan.rate))
     return ChannelLimiter(plan.channel, limiters) if limiters else None
