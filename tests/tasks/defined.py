@@ -35,6 +35,13 @@ async def add_async(a: int, b: int = 0) -> int:
     return a + b
 
 
+class Busy(Retry):
+    """A project's own, which says nothing of a time."""
+
+    def __init__(self) -> None:
+        pass
+
+
 def _do(what: str) -> Any:
     match what:
         case "raise":
@@ -47,6 +54,8 @@ def _do(what: str) -> Any:
             raise KeyboardInterrupt
         case "retry":
             raise Retry("later", after=100)
+        case "busy":
+            raise Busy
         case "discard":
             raise Discard("not needed")
         case "lambda":

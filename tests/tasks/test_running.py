@@ -9,12 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.reconciliation import reconcilers
-from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, enqueue_many
+from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, attempts, enqueue_many, running
 from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished, task_started
 from mailrail.tasks.errors import TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
 
@@ -118,6 +119,7 @@ def test_a_failing_task_waits_as_ready_is_tried_again_and_then_has_failed() -> N
         (defined.do, "discard", "FAILED", 1, TaskDiscarded),
         (defined.do, "retry", "FAILED", 1, None),
         (defined.retry_broken, "retry", "READY", 1, None),
+        (defined.retry_broken, "busy", "FAILED", 3, defined.Busy),
     ],
 )
 def test_retry_on_discard_on_retry_and_discard_decide(
@@ -126,6 +128,27 @@ def test_retry_on_discard_on_retry_and_discard_decide(
     result = run(task.enqueue(what))
     assert (result.status, result.attempts) == (status, attempts)
     assert kind is None or result.errors[-1].exception_class is kind
+
+
+@pytest.mark.parametrize("task", [defined.add, defined.add_async])
+def test_a_task_whose_end_cannot_be_written_has_not_failed_and_runs_again(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> bool:
+        raise OperationalError("the server is restarting")
+
+    async def arefuse(*arguments: Any) -> bool:
+        return refuse()
+
+    result = task.enqueue(1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "DATABASE_TIMEOUT_S", 0.0)
+        patch.setattr(attempts, "end", refuse)
+        patch.setattr(attempts, "aend", arefuse)
+        run(result)
+    assert (result.status, result.errors) == ("RUNNING", [])
+    testing.advance(60)
+    assert run(result).status == "SUCCESSFUL" and result.return_value == 3
 
 
 def test_the_newest_20_errors_are_kept() -> None:

@@ -131,7 +131,8 @@ class TaskAttempt:
     def _delay(self, error: BaseException, failures: int) -> float | None:
         """Return the seconds until the next attempt, or ``None`` if ``retry_on`` does not allow one."""
         if isinstance(error, Retry):
-            return self._backoff(failures) if error.after is None else error.after
+            after: float | None = getattr(error, "after", None)  # a subclass may not call __init__
+            return self._backoff(failures) if after is None else after
         return self._backoff(failures) if self._is_named(self.options.is_retried, error, True) else None
 
     def _backoff(self, failures: int) -> float:

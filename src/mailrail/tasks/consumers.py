@@ -40,7 +40,7 @@ _pruned_at = float("-inf")  # time.monotonic()
 
 _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
-    "backoff": RETRY_SOON_S,
+    "backoff": lambda attempt: RETRY_SOON_S,  # after a time limit; the task's own is asked for its errors
     "known_channels": known_channels,
     "timeout": lambda message: message.get("timeout"),
 }

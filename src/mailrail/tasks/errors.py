@@ -2,7 +2,6 @@
 
     MailrailError
     └── TaskFailure
-        ├── TaskCancelled      a person cancelled the task before it ran
         ├── TaskDiscarded      the task raised Discard, or an exception that its discard_on names
         ├── TaskExpired        its time was over before it could run
         ├── TaskLost           its worker processes died, or stopped renewing the lease, while it ran
@@ -15,15 +14,11 @@ from __future__ import annotations
 
 from mailrail import MailrailError
 
-__all__ = ["TaskCancelled", "TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
+__all__ = ["TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
 
 
 class TaskFailure(MailrailError):
     """Name the reason of a failure that the task's own code did not cause."""
-
-
-class TaskCancelled(TaskFailure):
-    """Say that a person cancelled the task before it ran."""
 
 
 class TaskDiscarded(TaskFailure):

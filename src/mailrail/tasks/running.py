@@ -59,7 +59,12 @@ def _succeed(attempt: TaskAttempt, value: Any) -> None:
 
 
 def _conclude(attempt: TaskAttempt, end: End) -> None:
-    attempt.conclude(_write(attempt, end))
+    try:
+        was_written = _write(attempt, end)
+    except Exception as error:  # no failure of the task: it runs again
+        _release_or_raise(attempt.message, error)
+        return
+    attempt.conclude(was_written)
     _settle(attempt)
 
 
@@ -104,7 +109,11 @@ async def _asucceed(attempt: TaskAttempt, value: Any) -> None:
 
 
 async def _aconclude(attempt: TaskAttempt, end: End, error: BaseException | None) -> None:
-    was_written = await _awrite(attempt, end)
+    try:
+        was_written = await _awrite(attempt, end)
+    except Exception as outage:  # no failure of the task: it runs again
+        _release_or_raise(attempt.message, outage)
+        return
     await sync_to_async(_conclude_handling)(attempt, was_written, error)
     _settle(attempt)
 
@@ -167,13 +176,14 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
     if record is None or record.status not in UNFINISHED or record.dispatch != start.dispatch:
         return None  # deleted, done, or left to a later message
     now = timezone.now()
-    if record.expires_at is not None and record.expires_at <= now:
+    is_ours = record.fence is None or record.fence <= start.fence
+    if is_ours and record.expires_at is not None and record.expires_at <= now:
         fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend)
         return None
     if record.run_after is not None and record.run_after > now:  # reconciliation has sent the message
         message.release(seconds_between(now, record.run_after), "its time has not come")
         return None
-    if record.fence is None or record.fence <= start.fence:
+    if is_ours:
         return attempts.begin(start, using)  # its time came between the two looks
     if _is_lost(message):
         return None
