@@ -762,7 +762,7 @@ def test_a_server_that_only_knows_helo() -> None:
 
 
 def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside those of the session, and of its first email's commands. None is in vain."""
+    """Beside those of the session, and of its first email's commands. None is in vain: replies may come in pieces."""
     calls: Counter[str] = Counter()
 
     class Counted:
@@ -773,6 +773,13 @@ def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch
             calls[name] += 1
             return getattr(self._used, name)
 
+        def recv(self, size: int) -> bytes:
+            try:
+                return self._used.recv(size)
+            except BlockingIOError:
+                calls["in vain"] += 1
+                raise
+
     monkeypatch.setattr(Link, "live", property(lambda link: Counted(link.socket)))
     with ScriptedServer() as server:
         deliver(server, Bag(batch(1)))
@@ -781,4 +788,4 @@ def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch
         deliver(server, bag := Bag(batch(21)))
     assert set(bag.fates.values()) == {Fate.ACCEPTED}
     assert calls["send"] - session["send"] == 20
-    assert calls["recv"] - session["recv"] <= 22  # a reply may come in two pieces
+    assert calls["in vain"] - session["in vain"] <= 2
