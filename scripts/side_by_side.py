@@ -58,8 +58,9 @@ class Command:
                 self._last = line
 
     def interrupt(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGINT)
+        if self.process.returncode is None:  # once it is over, its number may be another's
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGINT)
 
     def summary(self) -> str:
         """To be asked once it is over, or killed."""
@@ -120,9 +121,9 @@ def _parse_arguments() -> tuple[Path | None, list[list[str]]]:
 
 def _wait(commands: list[Command], interruptions: Interruptions) -> None:
     """Until all have ended, or have to be killed."""
-    processes = {command.process.pid: command.process for command in commands}
+    running = {command.process.pid: command.process for command in commands}
     are_interrupted = False
-    while _reap(processes) and time.monotonic() < interruptions.kill_at:
+    while _reap(running) and time.monotonic() < interruptions.kill_at:
         if interruptions.count and not are_interrupted:
             are_interrupted = True
             for command in commands:
@@ -130,15 +131,20 @@ def _wait(commands: list[Command], interruptions: Interruptions) -> None:
         time.sleep(0.05)
 
 
-def _reap(processes: dict[int, subprocess.Popen[bytes]]) -> bool:
-    """Take note of children that have ended, orphans among them. Does one of the processes still run?"""
+def _reap(running: dict[int, subprocess.Popen[bytes]]) -> bool:
+    """Take note of children that have ended, orphans among them, and say whether a command still runs.
+
+    ``running``: commands by the numbers of their processes. Who has ended is taken out: the system soon gives the number
+    to another process, which may become an orphan of ours.
+    """
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if ended.si_pid in processes:
-                processes[ended.si_pid].poll()
+            command = running.pop(ended.si_pid, None)
+            if command is not None:
+                command.poll()
             else:
-                os.waitpid(ended.si_pid, 0)
-    return any(process.returncode is None for process in processes.values())
+                os.waitpid(ended.si_pid, os.WNOHANG)
+    return bool(running)
 
 
 def _adopt_orphans() -> None:

@@ -107,6 +107,7 @@ def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch
 
 def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None:
     worker = shared(threads=2)
+    worker.layer.is_sharded = True
     loop = ClaimLoop(worker, layer := due(3))
     loop.share.serve(())  # they have moved to another shard
     assert not loop._goes_on()
