@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from .ports import free_port
+
 Swallow = Callable[[bytes], bool]
 
 SO_ATTACH_FILTER = 26
@@ -22,8 +24,8 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
+        self.port = free_port()
+        self._listening = socket.create_server(("127.0.0.1", self.port))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._open = True
         self._silent: set[socket.socket] = set()

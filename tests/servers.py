@@ -6,7 +6,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,18 +18,13 @@ from typing import Any, ClassVar
 import psycopg
 import redis
 
+from .ports import reserve_port
+
 PR_SET_PDEATHSIG = 1
 QUICK = {"fsync": "off", "full_page_writes": "off"}
 """Without what only a crash of the whole machine needs: tests crash servers (PostgreSQL manual, 14.5)."""
 SERVER_USER = "nobody"
 """PostgreSQL refuses to run as root."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def die_with_parent() -> None:
@@ -47,7 +41,8 @@ class Server(ABC):
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"mailrail-{self.name.lower()}-"))
-        self.port = free_port()
+        self._reserved_port = reserve_port()
+        self.port: int = self._reserved_port.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -91,6 +86,7 @@ class Server(ABC):
 
     def remove(self) -> None:
         self.stop(self.ends_at_once)
+        self._reserved_port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hmac import HMAC
 
+from .ports import free_port
+
 EXTENSIONS = ("SIZE 10000000", "8BITMIME", "SMTPUTF8")
 USER, PASSWORD = "someone", "p\xe4ss word"
 CHALLENGE = b"<1896.697170952@server.example.com>"
@@ -114,8 +116,8 @@ class ScriptedServer:
         """Everything that was read, as it came."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
+        self.port = free_port()
+        self._listening = socket.create_server(("127.0.0.1", self.port))
 
     def __enter__(self) -> ScriptedServer:
         accepting = threading.Thread(target=self._accept, name="scripted smtp", daemon=True)

@@ -22,7 +22,7 @@ from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
 
-from .servers import free_port
+from .ports import free_port
 
 LATE = 400.0
 

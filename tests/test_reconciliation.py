@@ -25,8 +25,9 @@ from mailrail.routing import Routing
 from mailrail.worker.maintenance import Maintenance
 
 from .listed import dead_on, waiting_on
+from .ports import free_port
 from .processes import until
-from .servers import ValkeyServer, free_port
+from .servers import ValkeyServer
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 

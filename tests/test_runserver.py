@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from .ports import free_port
 from .processes import ROOT, Ledger, Line, until
-from .servers import free_port
 
 SERVERS = {
     "django": "mailrail jobs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
@@ -11,6 +13,7 @@ from mailrail.models import StoredMessage
 
 from .conftest import LONG, NOT_QUICK
 from .emptying import KEPT, LARGE, empty
+from .ports import MAX_KEPT, free_port
 from .processes import ROOT
 
 
@@ -42,6 +45,18 @@ def test_a_database_is_emptied_but_for_what_migrations_have_made(using: str, byt
     assert sum(rows(using).values()) == 0
     assert (Permission.objects.using(using).count(), ContentType.objects.using(using).count()) == made
     assert min(made) > 10
+
+
+def test_a_free_port_refuses_connections_and_belongs_to_this_process_when_its_server_is_away() -> None:
+    port = free_port()
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)):
+            socket.create_connection(("127.0.0.1", port), 5).close()
+    assert len({port, *(free_port() for _ in range(MAX_KEPT - 1))}) == MAX_KEPT
 
 
 @pytest.mark.parametrize("prefix", sorted({*LONG, *NOT_QUICK}))

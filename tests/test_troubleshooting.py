@@ -16,8 +16,8 @@ from mailrail.layers import get_layer
 from mailrail.routing import Routing, route
 from mailrail.testing import advance, deliver, drain
 
+from .ports import free_port
 from .processes import ROOT
-from .servers import free_port
 from .walkthrough import _pattern
 
 NULL = 0

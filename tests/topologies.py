@@ -8,8 +8,9 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from .ports import free_port
 from .processes import until
-from .servers import ValkeyServer, free_port
+from .servers import ValkeyServer
 
 SLOTS = 16384
 COPY_AT_ONCE = {"repl_diskless_sync_delay": "0"}

@@ -30,8 +30,8 @@ import django
 
 from demo.browser import Browser, BrowserError, Page
 
+from .ports import free_port
 from .processes import until
-from .servers import free_port
 
 SITE = "http://127.0.0.1:8000"
 STAYS = ("runserver", "honcho start")

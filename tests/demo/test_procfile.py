@@ -21,8 +21,9 @@ import pytest
 from demo.browser import Browser, BrowserError
 from demo.smtp import MailServer
 
+from ..ports import free_port
 from ..processes import ROOT, until
-from ..servers import PostgresServer, ValkeyServer, free_port
+from ..servers import PostgresServer, ValkeyServer
 from .test_demo import processes_that_know
 from .test_deploy_files import PROCFILE
 

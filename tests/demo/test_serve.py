@@ -22,8 +22,8 @@ from demo.browser import Browser, BrowserError
 from demo.inbox import EmailBackend
 from demo.serve import parse
 
+from ..ports import free_port
 from ..processes import until
-from ..servers import free_port
 from .test_demo import ROOT, processes_that_know
 
 GUEST = "guest@example.com"

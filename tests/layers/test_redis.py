@@ -27,9 +27,10 @@ from mailrail.layers.redis.servers import Server, check_version, concerns
 from mailrail.messages import Message, Rate
 
 from ..listed import dead_on, waiting_on
+from ..ports import free_port
 from ..processes import until
 from ..proxy import Proxy
-from ..servers import ValkeyServer, free_port
+from ..servers import ValkeyServer
 
 LEASE = 15.0
 TAG = "{mailrail:asgi:work}"

@@ -43,7 +43,7 @@ from mailrail.mail import CannotQueue, Email, Status, queue
 from mailrail.mail.smtp import close_pools
 from mailrail.testing import drain
 
-from ..servers import free_port
+from ..ports import free_port
 from ..smtp_server import Mail, ScriptedServer
 
 pytestmark = pytest.mark.django_db(transaction=True)

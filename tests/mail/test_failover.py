@@ -22,6 +22,7 @@ from mailrail.mail.models import MailerState
 from mailrail.mail.smtp import Timeouts, close_pools
 from mailrail.testing import advance
 
+from ..ports import free_port
 from ..smtp_server import EXTENSIONS, USER, Fault, ScriptedServer
 from .conftest import MAILER, work
 
@@ -45,8 +46,7 @@ def pass_time(seconds: float) -> None:
 @pytest.fixture
 def away() -> int:
     """A port where nobody listens."""
-    with ScriptedServer() as server:
-        return server.port
+    return free_port()
 
 
 def test_the_next_one_takes_over_at_once_and_the_record_says_so(

@@ -30,6 +30,7 @@ from mailrail.mail.smtp.errors import (
 from mailrail.mail.smtp.replies import Stage
 from mailrail.mail.smtp.server import GREETING_TIMEOUT_S, TLS_PORTS
 from tests.mail.test_smtp_dialogue import Bag, envelope
+from tests.ports import free_port
 from tests.smtp_server import PASSWORD, USER, Fault, ScriptedServer
 
 TIMEOUTS = Timeouts().capped(30)
@@ -413,12 +414,6 @@ class Keeping:
         assert session.ssl is not None and session.authenticated
         self.contents.append(envelope.original_content)
         return "250 OK"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import django
@@ -275,3 +276,21 @@ def test_email_of_a_mailer_that_the_settings_had_is_taken_and_reported(
         move("gone", MAILER)
         work()
         assert len(server.mails) == 2 and alias_of(MAILER) == ALIAS
+
+
+@pytest.mark.parametrize("change", [partial(circuit.note_pause, "other", "default"), circuit.forget])
+def test_what_was_read_before_a_change_is_not_kept_after_it(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
+) -> None:
+    read = circuit._read
+
+    def read_and_change(using: str) -> dict[str, Any]:
+        rows = read(using)
+        change()
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(circuit, "_read", read_and_change)
+        assert circuit.known_out("default") == {}
+    MailerState.objects.update_or_create(mailer="other", defaults={"paused_by": circuit.PERSON})
+    assert circuit.known_out("default") == {"other": None}

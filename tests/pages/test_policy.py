@@ -6,7 +6,7 @@ import django
 import pytest
 
 from ..chromium import expect
-from ..servers import free_port
+from ..ports import free_port
 from .catalogue import Stage, inviting, progress
 
 POSTED_WITH = {"connect-src": ["'self'"], "form-action": ["'self'"], "base-uri": ["'none'"]}

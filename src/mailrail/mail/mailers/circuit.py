@@ -235,6 +235,8 @@ def look_again(using: str) -> None:
 
 def forget() -> None:
     """Forget what this process has read. For tests, and for a forked child."""
+    global _changes
+    _changes += 1
     _known.clear()
 
 
