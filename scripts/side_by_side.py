@@ -134,8 +134,8 @@ def _wait(commands: list[Command], interruptions: Interruptions) -> None:
 def _reap(running: dict[int, subprocess.Popen[bytes]]) -> bool:
     """Take note of children that have ended, orphans among them, and say whether a command still runs.
 
-    ``running``: commands by the numbers of their processes. Who has ended is taken out: the system soon gives the number
-    to another process, which may become an orphan of ours.
+    ``running``: commands by the numbers of their processes. Who has ended is taken out: the system soon gives the
+    number to another process, which may become an orphan of ours.
     """
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
