@@ -48,6 +48,7 @@ class Channel:
         lane: str | None = None,
         expires: float | timedelta | datetime | None = None,
         headers: Content | None = None,
+        attempts: int | None = None,
         unique: bool = False,
         using: str | None = None,
         immediately: bool = False,
@@ -58,9 +59,9 @@ class Channel:
         before then. ``priority``: -100 to 100, higher first. ``key``: while a message with this key waits on the
         channel, it is the message (its id is returned, and the earlier time wins). ``lane``: messages of a lane run one
         at a time, in order. ``expires``: dropped if it waits then, for its first run or for another; one that runs goes
-        on. ``headers``: JSON for the consumer, beside the content. ``unique``: a repeat of this content changes nothing
-        until the first message has ended, even while it runs. It is meant for records, whose rows hold their state (see
-        ``mailrail.reconciliation``).
+        on. ``headers``: JSON for the consumer, beside the content. ``attempts``: how often it is tried, if not as its
+        route says. ``unique``: a repeat of this content changes nothing until the first message has ended, even
+        while it runs. It is meant for records, whose rows hold their state (see ``mailrail.reconciliation``).
 
         The message follows the transaction of the database ``using`` (default: the layer's): rolled back, it was
         never sent. ``immediately=True`` sends it whatever becomes of the transaction, and past the outbox.
@@ -69,7 +70,7 @@ class Channel:
         ``ValueError`` for values out of range, ``MessageTooLarge``, and ``WouldDeadlock``. With
         ``MAILRAIL["UNROUTED"] = "raise"`` it raises ``NoRoute``, too.
         """
-        options = _options(delay, at, expires, priority, key, lane, headers)
+        options = _options(delay, at, expires, priority, key, lane, headers, attempts)
         [id] = self._send([content], options, unique, using, immediately)
         return id
 
@@ -83,12 +84,13 @@ class Channel:
         lane: str | None = None,
         expires: float | timedelta | datetime | None = None,
         headers: Content | None = None,
+        attempts: int | None = None,
         unique: bool = False,
         using: str | None = None,
         immediately: bool = False,
     ) -> list[UUID]:
         """Send a message for each content, all or none of them, and return their ids. Options as for ``send``."""
-        options = _options(delay, at, expires, priority, None, lane, headers)
+        options = _options(delay, at, expires, priority, None, lane, headers, attempts)
         return self._send(list(contents), options, unique, using, immediately)
 
     async def asend(self, content: Content, **options: Any) -> UUID:
@@ -157,6 +159,7 @@ def _options(
     key: str | None,
     lane: str | None,
     headers: Content | None,
+    attempts: int | None = None,
 ) -> dict[str, Any]:
     """Return the message fields for the options that were given. Most sends give none, so the others cost nothing."""
     options: dict[str, Any] = {}
@@ -172,6 +175,8 @@ def _options(
         options["lane"] = checked.label("lane", lane)
     if headers is not None:
         options["headers"] = _check_headers(headers)
+    if attempts is not None:
+        options["max_attempts"] = checked.whole_number("attempts", attempts)
     return options
 
 

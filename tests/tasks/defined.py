@@ -184,6 +184,30 @@ def _note(context: ChannelContext, what: str) -> None:
         ledger.write(line)
 
 
+@task(results=False)
+def send_alone(what: str, number: int = 0) -> Any:
+    ran.append((what, number))
+    return _do(what)
+
+
+@task(results=False)
+async def send_alone_async(what: str, number: int = 0) -> Any:
+    ran.append((what, number))
+    return _do(what)
+
+
+@task(results=False, takes_context=True, attempts=2, backoff=0)
+def look_alone(context: ChannelContext, what: str = "") -> None:
+    ran.append((context.attempt, context.task_result.args, context.task_result.attempts))
+    match what:
+        case "progress":
+            context.progress(1, 2)
+        case "metadata":
+            context.metadata["a"] = 1
+        case "save":
+            context.save()
+
+
 not_held = task(add.func)
 """A task whose module holds another one by its path, which has the same function."""
 

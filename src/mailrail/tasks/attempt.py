@@ -14,21 +14,18 @@ from uuid import UUID
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mailrail import Discard, Retry
-from mailrail.log import logger_of
 from mailrail.worker import IncomingMessage
 
 from .attempts import End, Start, save_progress
 from .backend import ChannelBackend
 from .compat import Task, TaskError, TaskResultStatus, task_backends, task_finished, task_started
 from .context import ChannelContext
-from .errors import TaskDiscarded, TaskFailure, TaskNotFound
+from .errors import TaskDiscarded, TaskNotFound
 from .json_values import dumps, normalized
 from .models import FAILED, READY, SUCCESSFUL, TaskRecord
 from .options import Effective
 from .results import result_of, update
-
-logger = logger_of("mailrail.tasks")
+from .retrying import is_discarded, logger, wait_after
 
 MAX_ERRORS = 20
 """Failed attempts that a record keeps, the newest ones."""
@@ -60,6 +57,17 @@ def backend_of(content: Mapping[str, Any]) -> ChannelBackend:
     return backend if isinstance(backend, ChannelBackend) else ChannelBackend(alias, {"QUEUES": []})
 
 
+def found_task(path: str) -> Any:
+    """Return the task at a dotted path. Raises ``TaskNotFound``, or what importing its module raises."""
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise TaskNotFound(f"There is no task at {path!r}: {error}.") from error
+    if not isinstance(found, Task):
+        raise TaskNotFound(f"{path!r} is no task, but {found!r}.")
+    return found
+
+
 @dataclass
 class TaskAttempt:
     """An attempt that has begun. ``again_in``: seconds until the next one, if there is to be one."""
@@ -79,12 +87,7 @@ class TaskAttempt:
 
     def check_found(self) -> None:
         """Raise ``TaskNotFound`` if the worker's code has no such task; or what importing its module raises."""
-        try:
-            found = import_string(self.record.task)
-        except ImportError as error:
-            raise TaskNotFound(f"There is no task at {self.record.task!r}: {error}.") from error
-        if not isinstance(found, Task):
-            raise TaskNotFound(f"{self.record.task!r} is no task, but {found!r}.")
+        found_task(self.record.task)
 
     @property
     def arguments(self) -> list[Any]:
@@ -112,14 +115,12 @@ class TaskAttempt:
         """Return the end of an attempt that raised. ``has_run``: the function did its work, so it is final."""
         failures = self.record.failures + 1
         kind = type(error)
-        if isinstance(error, Discard) or self._is_named(self.options.is_discarded, error, False):
+        if is_discarded(error, self.options, self.record.task):
             kind = TaskDiscarded
-        elif not has_run and not isinstance(error, TaskFailure) and failures < self.options.attempts:
-            self.again_in = self._delay(error, failures)
+        elif not has_run and failures < self.options.attempts:
+            self.again_in = wait_after(error, failures, self.options, self.record.task)
         self.error, self.why = error, describe(error)
-        self.result.errors.append(
-            TaskError(exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback=self.why)
-        )
+        self.result.errors.append(error_of(kind, self.why))
         del self.result.errors[:-MAX_ERRORS]
         return self._end(FAILED if self.again_in is None else READY, failures)
 
@@ -127,27 +128,6 @@ class TaskAttempt:
         """Return the end of an attempt that was interrupted, which is no failure of the task."""
         self.again_in = 0.0
         return self._end(READY, self.record.failures)
-
-    def _delay(self, error: BaseException, failures: int) -> float | None:
-        """Return the seconds until the next attempt, or ``None`` if ``retry_on`` does not allow one."""
-        if isinstance(error, Retry):
-            after: float | None = getattr(error, "after", None)  # a subclass may not call __init__
-            return self._backoff(failures) if after is None else after
-        return self._backoff(failures) if self._is_named(self.options.is_retried, error, True) else None
-
-    def _backoff(self, failures: int) -> float:
-        try:
-            return self.options.delay_after(failures)
-        except Exception:
-            logger.exception("backoff of %s cannot be used; the default is", self.record.task)
-            return Effective().delay_after(failures)
-
-    def _is_named(self, names: Any, error: BaseException, otherwise: bool) -> bool:
-        try:
-            return bool(names(error))
-        except Exception:  # a dotted path that leads nowhere
-            logger.exception("retry_on or discard_on of %s cannot be used", self.record.task)
-            return otherwise
 
     def _end(self, status: str, failures: int, return_value: str | None = None) -> End:
         is_final = status != READY
@@ -203,6 +183,11 @@ class TaskAttempt:
                 ),
                 exc_info=self.error,
             )
+
+
+def error_of(kind: type[BaseException], text: str) -> TaskError:
+    """Return an error as results have it."""
+    return TaskError(exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback=text)
 
 
 def error_row(error: TaskError) -> dict[str, str]:

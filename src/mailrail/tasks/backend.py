@@ -39,6 +39,7 @@ class ChannelBackend(BaseTaskBackend):
         super().__init__(alias, dict(params))
         self.params = params
         self.task_options = BackendOptions(alias, self.options)
+        self.supports_get_result = self.task_options.results
 
     @property
     def sender(self) -> type[ChannelBackend]:
@@ -70,7 +71,10 @@ class ChannelBackend(BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> ChannelResult:
-        """Return the result with this id. Raises ``TaskResultDoesNotExist``, also for text that is no id."""
+        """Return the result with this id.
+
+        Raises ``TaskResultDoesNotExist``, also for text that is no id, and for tasks with ``results=False``.
+        """
         from .enqueuing import find_record
         from .results import result_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,19 +20,21 @@ from mailrail.terminal import counted
 from mailrail.worker import IncomingMessage
 
 from . import attempts, retention, running
-from .attempt import TaskAttempt, backend_of, logger, named_by, start_of
+from .attempt import TaskAttempt, backend_of, named_by, start_of
 from .compat import DEFAULT_TASK_QUEUE_NAME
 from .enqueuing import content_of
 from .errors import TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
 from .queues import PREFIX, channel_of, known_channels, used_databases
+from .retrying import logger
+from .running_unrecorded import run_unrecorded, run_unrecorded_async, tell_buried
 
 MAX_ATTEMPTS = 1_000_000
 """Attempts of a message: how often a task is tried is its record's matter."""
 RETRY_SOON_S = 5.0
 """Seconds until a message is tried again whose task could not even begin."""
-DEAD_PER_RUN = 500
-"""Dead messages that one look takes on. There are few: a worker that buries a message fails its task at once."""
+DEAD_PER_PAGE, DEAD_PAGES = 500, 20
+"""Dead messages of a queue that one look reads. There are few: who buries a message fails its task at once."""
 PRUNE_EVERY_S = 30.0
 """Seconds between two deletions of a process, which looks once a minute for each of its queues."""
 CHANNELS = f"{PREFIX}*"
@@ -48,14 +51,20 @@ _options: dict[str, Any] = {
 
 @consumer(CHANNELS, run="^async$", **_options)
 async def run_coroutine(message: IncomingMessage) -> None:
-    """Run the task ``{"id": …, "run": "async"}`` on the event loop."""
-    await running.run_task_async(message)
+    """Run the task ``{"id": …, "run": "async"}``, or ``{"task": …, "run": "async"}``, on the event loop."""
+    if "task" in message.content:
+        await run_unrecorded_async(message)
+    else:
+        await running.run_task_async(message)
 
 
 @consumer(CHANNELS, **_options)
 def run_function(message: IncomingMessage) -> None:
-    """Run the task ``{"id": …}`` on a thread."""
-    running.run_task(message)
+    """Run the task ``{"id": …}``, or the one without a record ``{"task": …}``, on a thread."""
+    if "task" in message.content:
+        run_unrecorded(message)
+    else:
+        running.run_task(message)
 
 
 # -- messages that ended outside the consumers -------------------------------------------------------------------------
@@ -76,7 +85,11 @@ def count_time_limit(*, message: IncomingMessage, error: str, **kwargs: Any) -> 
 @receiver(message_buried, dispatch_uid="mailrail.tasks.buried")
 def fail_buried(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
     """Fail the task of a message that the worker has buried, for the record tells the error from now on."""
-    if message.channel.startswith(PREFIX):
+    if not message.channel.startswith(PREFIX):
+        return
+    if "task" in message.content:
+        tell_buried(message, error)
+    else:
         _fail(message.channel, message.id, message.content, error)
 
 
@@ -84,9 +97,21 @@ def fail_dead() -> None:
     """Fail the tasks whose messages are dead and whose worker did not say so, as it was killed."""
     layer = Channel(channel_of(DEFAULT_TASK_QUEUE_NAME)).layer
     for channel in filter(lambda name: name.startswith(PREFIX), layer.list_channels()):
-        for summary in layer.list_messages([channel], DEAD_PER_RUN, "dead"):
-            for dead in layer.get(channel, [summary.id], dead=True):
-                _fail(channel, dead.id, dead.content, dead.error)
+        for dead in _dead_with_records(channel):
+            _fail(channel, dead.id, dead.content, dead.error)
+
+
+def _dead_with_records(channel: str) -> Iterator[Any]:
+    """Yield the dead messages of a channel that have a record. They died of no exception, unlike most without one."""
+    layer, cursor = Channel(channel).layer, None
+    for _ in range(DEAD_PAGES):
+        page = layer.list_messages([channel], DEAD_PER_PAGE, "dead", cursor, "")
+        for dead in layer.get(channel, [summary.id for summary in page], dead=True):
+            if "task" not in dead.content:
+                yield dead
+        if len(page) < DEAD_PER_PAGE:
+            return
+        cursor = page[-1].place
 
 
 def _fail(channel: str, id: UUID, content: dict[str, Any], error: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
-from .compat import TaskContext
+from .compat import InvalidTask, TaskContext
 from .json_values import normalized
 
 SAVE_EVERY_S = 1.0
@@ -23,15 +23,17 @@ Save = Callable[[dict[str, Any] | None, dict[str, Any]], None]
 class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
     """The context of a running task: ``task_result``, and ``attempt``, which counts from 1."""
 
-    _save: Save = field(repr=False, compare=False)
+    _save: Save | None = field(repr=False, compare=False)  # None: it has no record
     _saved_at: list[float] = field(default_factory=lambda: [float("-inf")], repr=False, compare=False)
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Return a dictionary that the task may change, and that its next attempt finds as this one has left it.
 
-        It is saved by ``save``, with ``progress``, and when the attempt ends, also by an exception.
+        It is saved by ``save``, with ``progress``, and when the attempt ends, also by an exception. Raises
+        ``InvalidTask`` if the task has ``results=False``, as all do that write.
         """
+        self._writer("context.metadata")
         result: Any = self.task_result
         metadata: dict[str, Any] = result.metadata
         return metadata
@@ -50,17 +52,28 @@ class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
 
     def save(self) -> None:
         """Write progress and metadata now. Raises ``TypeError`` or ``ValueError`` for metadata that are no JSON."""
+        write = self._writer("context.save()")
         self._saved_at[0] = time.monotonic()
         result: Any = self.task_result
-        self._save(result.progress, normalized(self.metadata, "metadata"))
+        write(result.progress, normalized(self.metadata, "metadata"))
 
     async def asave(self) -> None:
         """Write progress and metadata from a coroutine, as ``save`` does."""
         await sync_to_async(self.save)()
 
     def _note(self, done: float, total: float | None, text: str) -> None:
+        self._writer("context.progress()")
         progress = normalized({"done": done, "total": total, "text": str(text)}, "progress")
         object.__setattr__(self.task_result, "progress", progress)
+
+    def _writer(self, what: str) -> Save:
+        """Return what writes into the record. Raises ``InvalidTask`` if there is none."""
+        if self._save is None:
+            raise InvalidTask(
+                f"{what} of {self.task_result.task.module_path} needs a record, and the task has results=False. "
+                "Leave that out, or set results=True for this task."
+            )
+        return self._save
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._saved_at[0] >= SAVE_EVERY_S

@@ -35,8 +35,8 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     ``retry_on``: exceptions after which it is tried again; all others fail it at once. ``discard_on``: exceptions that
     fail it at once. ``timeout``: seconds or a ``timedelta`` that an attempt may take. ``lane``: tasks of a lane run one
     at a time, in the order of enqueueing. ``expires``: seconds, a ``timedelta`` or a ``datetime`` after which it is not
-    started any more. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it
-    failed).
+    started any more. ``results=False``: it is a message alone, and nothing is kept of it but failures, as dead
+    messages. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it failed).
 
     Classes and functions may be dotted paths. ``lane`` may be a function of the task's arguments.
     """
@@ -48,6 +48,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
     expires: float | timedelta | datetime | None = None
+    results: bool | None = None
     retention: float | timedelta | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         timeout: float | timedelta | None = None,
         lane: str | Callable[..., str | None] | None = None,
         expires: float | timedelta | datetime | None = None,
+        results: bool | None = None,
         retention: float | timedelta | None = None,
     ) -> ChannelTask:
         """Return a copy of the task with other options. ``run_after`` may be a ``timedelta`` from now."""
@@ -101,6 +103,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
             "timeout": timeout,
             "lane": lane,
             "expires": expires,
+            "results": results,
             "retention": retention,
         }
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]

@@ -20,12 +20,10 @@ from .definition import check_importable
 from .inserting import insert
 from .json_values import normalized
 from .models import TaskRecord
-from .options import RECORDED_OPTIONS, Effective, to_json
+from .options import RECORDED_OPTIONS, Effective, differing, to_json
 from .queues import channel_of
 from .results import ChannelResult, result_of
-
-Call = tuple[Sequence[Any], Mapping[str, Any]]
-"""The positional and the keyword arguments of one call."""
+from .unrecorded import Call, enqueue_unrecorded
 
 
 def enqueue_many(task: Any, calls: Iterable[Call]) -> list[ChannelResult]:
@@ -54,28 +52,29 @@ def _call(call: Any) -> Call:
 
 
 def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[ChannelResult]:
-    """Store a record and a message for each call, and return the results."""
+    """Store a record and a message for each call, or a message alone, and return the results."""
     backend.task_options.check()
     backend.validate_task(task)
     decorated = check_importable(task)
     effective = backend.task_options.effective(task, task.module_path)
-    template = _template(task, decorated, effective)
-    records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
-    if records:
-        _store(records, backend.database)
-    results = [result_of(record, task) for record in records]
+    enqueue = _enqueue_recorded if effective.results else enqueue_unrecorded
+    results = enqueue(task, decorated, effective, calls, backend.database) if calls else []
     for result in results:
         task_enqueued.send(backend.sender, task_result=result)
     return results
 
 
+def _enqueue_recorded(
+    task: Any, decorated: Any, effective: Effective, calls: Sequence[Call], using: str
+) -> list[ChannelResult]:
+    template = _template(task, decorated, effective)
+    records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
+    _store(records, using)
+    return [result_of(record, task) for record in records]
+
+
 def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
     """Return the columns that are the same for all calls."""
-    differing = {
-        name: value
-        for name in RECORDED_OPTIONS
-        if (value := getattr(task, name, None)) is not None and value != getattr(decorated, name, None)
-    }
     return {
         "task": task.module_path,
         "queue": task.queue_name,
@@ -85,7 +84,7 @@ def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]
         "expires_at": effective.expires_at(),
         "timeout": effective.limit(),
         "is_async": iscoroutinefunction(task.func),
-        "options": to_json(differing),
+        "options": to_json(differing(task, decorated, RECORDED_OPTIONS)),
         "enqueued_at": timezone.now(),
     }
 

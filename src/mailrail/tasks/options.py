@@ -29,10 +29,15 @@ DEFAULT_ATTEMPTS = 1
 """Django's own backends try a task once, and so do we unless an option says otherwise."""
 DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
-OPTION_NAMES = ("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "expires", "retention")
+OPTION_NAMES = (
+    *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "expires", "results", "retention"),
+)
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
 """Those that a record keeps if a call changes them. The others have done their work once the task is enqueued."""
+
+UNRECORDED_OPTIONS = ("backoff", "retry_on", "discard_on")
+"""Those that a message without a record keeps if a call changes them. It has the number of attempts of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Effective:
     timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
     expires: float | timedelta | datetime | None = None
+    results: bool = True
     retention: float | timedelta | None = None
 
     def is_discarded(self, error: BaseException) -> bool:
@@ -125,6 +131,12 @@ def _expires(name: str, value: Any) -> Any:
     return checked.moment(name, value) if isinstance(value, datetime) else checked.seconds(name, value)
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}.")
+    return value
+
+
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
     "backoff": _backoff,
@@ -133,6 +145,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "timeout": lambda name, value: checked.seconds(name, value, above_zero=True),
     "lane": lambda name, value: value if callable(value) else checked.label(name, value),
     "expires": _expires,
+    "results": _flag,
     "retention": checked.seconds,
 }
 
@@ -168,6 +181,7 @@ class BackendOptions:
         self.database: str | None = None
         self._defaults: dict[str, Any] = {}
         self._by_task: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, tuple[Any, Effective]] = {}
         for name, value in options.items():
             with mistakes.noted():
                 if name == "DATABASE":
@@ -194,10 +208,21 @@ class BackendOptions:
 
     def effective(self, task: Any, path: str) -> Effective:
         """Return what applies to a task: its own options, then those of settings. ``path``: its dotted path."""
+        known = self._known.get(path)
+        if known is None or known[0] is not task:  # as most often it is what the module holds
+            known = self._known[path] = task, self._effective(task, path)
+        return known[1]
+
+    def _effective(self, task: Any, path: str) -> Effective:
         own = {name: value for name in OPTION_NAMES if (value := getattr(task, name, None)) is not None}
         if not own and not self._by_task:
             return self._of_backend
         return Effective(**{**self._defaults, **self._by_task.get(path, {}), **own})
+
+    @property
+    def results(self) -> bool:
+        """Tell whether tasks have results, unless they say otherwise themselves."""
+        return self._of_backend.results
 
     @cached_property
     def _of_backend(self) -> Effective:
@@ -210,7 +235,16 @@ def _alias(where: str, value: Any) -> str:
     return value
 
 
-# -- in the record ---------------------------------------------------------------------------------------------------
+# -- in the record, or the message -----------------------------------------------------------------------------------
+
+
+def differing(task: Any, decorated: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the options by these names that a call has changed: those that differ from the decorated task's."""
+    return {
+        name: value
+        for name in names
+        if (value := getattr(task, name, None)) is not None and value != getattr(decorated, name, None)
+    }
 
 
 def to_json(options: Mapping[str, Any]) -> dict[str, Any]:

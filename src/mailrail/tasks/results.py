@@ -81,13 +81,21 @@ def task_of(record: TaskRecord) -> Any:
         "queue_name": record.queue,
         "run_after": record.run_after,
     }
+    return task_at(record.task, values, record.options)
+
+
+def task_at(path: str, values: dict[str, Any], options: Mapping[str, Any]) -> Any:
+    """Return the task at a dotted path, with other ``values`` and with ``options`` as they are stored.
+
+    It is a stand-in if the function is gone, or cannot be imported.
+    """
     try:
-        found = find_task(record.task)
+        found = find_task(path)
     except Exception:  # its module raises: the result can be read all the same
         found = None
     if found is None:
-        return missing_task(record.task, values)
-    return changed(found, {**values, **from_json(record.options)})
+        return missing_task(path, values)
+    return changed(found, {**values, **from_json(options)})
 
 
 def _error(error: Mapping[str, str]) -> TaskError:

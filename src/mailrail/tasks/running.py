@@ -17,10 +17,10 @@ from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
 from . import attempts
-from .attempt import TaskAttempt, backend_of, error_row, send, start_of
+from .attempt import TaskAttempt, backend_of, error_of, error_row, send, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
-from .compat import TaskError, TaskResultStatus, task_finished
+from .compat import TaskResultStatus, task_finished
 from .errors import TaskExpired
 from .models import UNFINISHED, TaskRecord
 from .results import result_of, update
@@ -198,11 +198,7 @@ def _is_lost(message: IncomingMessage) -> bool:
 
 def fail(record: TaskRecord, why: Exception, backend: ChannelBackend) -> bool:
     """Fail a task that is not finished for a reason outside its code. Tells whether nobody was quicker."""
-    kind = type(why)
-    error = TaskError(
-        exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
-        traceback=f"{kind.__qualname__}: {why}\n",
-    )
+    error = error_of(type(why), f"{type(why).__qualname__}: {why}\n")
     options = backend.task_options.effective(None, record.task)
     if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), backend.database):
         return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..tasks.backend import ChannelBackend
+from ..tasks.compat import TaskResultDoesNotExist, task_finished
 from ..tasks.queues import channel_of
 from ..tasks.results import ChannelResult
 
@@ -20,7 +22,20 @@ class EagerBackend(ChannelBackend):
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:
         from . import drain
 
+        ended: dict[str, Any] = {}
+
+        def note(*, task_result: Any, **facts: Any) -> None:
+            ended[task_result.id] = task_result
+
         result = super().enqueue(task, args, kwargs)
-        drain(channel_of(task.queue_name), raise_errors=False)
-        result.refresh()
+        task_finished.connect(note, sender=self.sender, weak=False)
+        try:
+            drain(channel_of(task.queue_name), raise_errors=False)
+        finally:
+            task_finished.disconnect(note, sender=self.sender)
+        with suppress(TaskResultDoesNotExist):  # it has results=False
+            result.refresh()
+            return result
+        if result.id in ended:
+            result._take(ended[result.id])
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ from django.conf import settings
 from django.db.models import F
 from django.test import override_settings
 from django.utils.module_loading import import_string
+
+from ..worker import IncomingMessage
+from .messages import sent
 
 if TYPE_CHECKING:
     from ..layers import DurableLayer
@@ -38,12 +41,24 @@ def tasks(task: Any = None, *, queue: str | None = None) -> list[ChannelResult]:
     from ..tasks.results import result_of
 
     found = []
+    path = getattr(task, "module_path", task)
     for using in used_databases():
         records = TaskRecord.objects.using(using).filter(status__in=UNFINISHED).order_by("pk")
-        if task is not None:
-            records = records.filter(task=task if isinstance(task, str) else task.module_path)
+        if path is not None:
+            records = records.filter(task=path)
         found += [result_of(record) for record in (records if queue is None else records.filter(queue=queue))]
-    return found
+    return found + [result for result in _unrecorded(queue) if path in (None, result.task.module_path)]
+
+
+def _unrecorded(queue: str | None) -> Iterator[ChannelResult]:
+    """Yield the tasks with ``results=False``, of which there is a message alone."""
+    from ..tasks.queues import PREFIX, channel_of
+    from ..tasks.unrecorded import result_of_message
+
+    messages = sent(PREFIX.rstrip(".") if queue is None else channel_of(queue))
+    for message in sorted(messages, key=lambda message: message.id):
+        if "task" in message.content:
+            yield result_of_message(IncomingMessage(message))
 
 
 def eager_tasks() -> override_settings:

@@ -150,9 +150,9 @@ class IncomingMessage:
             Outcome(OutcomeKind.RELEASED, str(why), 0.0 if delay is None else delay, is_logged=is_logged)
         )
 
-    def bury(self, why: str = "the consumer buried it") -> None:
-        """Keep it among the dead, for a person to look at."""
-        self._settle(Outcome(OutcomeKind.BURIED, str(why)))
+    def bury(self, why: str = "the consumer buried it", *, is_logged: bool = False) -> None:
+        """Keep it among the dead, for a person to look at. ``is_logged``: as in ``finish``."""
+        self._settle(Outcome(OutcomeKind.BURIED, str(why), is_logged=is_logged))
 
     def _settle(self, outcome: Outcome) -> None:
         if not self.decide(outcome):

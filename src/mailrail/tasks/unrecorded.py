@@ -1,0 +1,134 @@
+"""Enqueue tasks with ``results=False``: each is a message alone, which holds the path of the task and its arguments.
+
+The worker counts its attempts, drops it when its time is over, and keeps it among the dead after its last attempt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from inspect import iscoroutinefunction
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from mailrail import Channel
+from mailrail.moments import aware
+from mailrail.worker import IncomingMessage
+
+from .compat import TaskResultStatus
+from .json_values import normalized
+from .options import UNRECORDED_OPTIONS, Effective, differing, to_json
+from .queues import channel_of, queue_of
+from .results import ChannelResult, task_at
+
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+"""The positional and the keyword arguments of one call."""
+
+
+def enqueue_unrecorded(
+    task: Any, decorated: Any, effective: Effective, calls: Sequence[Call], using: str
+) -> list[ChannelResult]:
+    """Send a message for each call, and return their results. They can be looked at only by receivers of signals."""
+    shared, now = _shared(task, decorated, effective), timezone.now()
+    contents = [_content(shared, args, kwargs) for args, kwargs in calls]
+    lanes = [effective.lane_of(args, kwargs) if effective.lane else None for args, kwargs in calls]
+    options = {
+        "at": task.run_after and aware(task.run_after),
+        "priority": int(task.priority),
+        "expires": effective.expires_at(),
+        "attempts": effective.attempts,
+        "using": using,
+    }
+    ids = _send(Channel(channel_of(task.queue_name)), contents, lanes, options)
+    return [_waiting_result(task, id, content, now) for id, content in zip(ids, contents, strict=True)]
+
+
+def _shared(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
+    """Return the fields of contents that are the same for all calls."""
+    shared: dict[str, Any] = {"task": task.module_path}
+    if task.backend != "default":
+        shared["backend"] = task.backend
+    if (limit := effective.limit()) is not None:
+        shared["timeout"] = limit
+    if iscoroutinefunction(task.func):
+        shared["run"] = "async"
+    if changes := differing(task, decorated, UNRECORDED_OPTIONS):
+        shared["options"] = to_json(changes)
+    return shared
+
+
+def _content(shared: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    content = {**shared}
+    if args:
+        content["args"] = normalized(args, "args")
+    if kwargs:
+        content["kwargs"] = normalized(kwargs, "kwargs")
+    return content
+
+
+def _send(
+    channel: Channel, contents: Sequence[Any], lanes: Sequence[str | None], options: dict[str, Any]
+) -> list[UUID]:
+    """Send the contents, all or none of them, and return the ids of their messages, in order."""
+    if len(contents) == 1:  # one statement
+        return [channel.send(contents[0], lane=lanes[0], **options)]
+    places: dict[str | None, list[int]] = defaultdict(list)
+    for place, lane in enumerate(lanes):
+        places[lane].append(place)
+    ids: dict[int, UUID] = {}
+    with transaction.atomic(options["using"], savepoint=False):
+        for lane, alike in places.items():
+            sent = channel.send_many([contents[place] for place in alike], lane=lane, **options)
+            ids.update(zip(alike, sent, strict=True))
+    return [ids[place] for place in range(len(contents))]
+
+
+# -- results, which are kept nowhere -----------------------------------------------------------------------------------
+
+
+def _waiting_result(task: Any, id: UUID, content: Mapping[str, Any], enqueued_at: Any) -> ChannelResult:
+    return ChannelResult(
+        task=task,
+        id=str(id),
+        status=TaskResultStatus.READY,
+        enqueued_at=enqueued_at,
+        started_at=None,
+        finished_at=None,
+        last_attempted_at=None,
+        args=content.get("args", []),
+        kwargs=content.get("kwargs", {}),
+        backend=task.backend,
+        errors=[],
+        worker_ids=[],
+    )
+
+
+def result_of_message(message: IncomingMessage, task: Any = None) -> ChannelResult:
+    """Return what a message says of its task. ``worker_ids`` has ``""`` for the workers of earlier attempts.
+
+    ``task``: the one that it names, if the caller has it.
+    """
+    content, claim = message.content, message.claim
+    result = _waiting_result(task or task_of_message(message), message.id, content, message.sent_at)
+    result.worker_ids.extend([""] * (message.attempt + message.losses))
+    if claim.token is not None:
+        result.worker_ids[-1] = claim.worker or ""
+        now = timezone.now()
+        object.__setattr__(result, "status", TaskResultStatus.RUNNING)
+        object.__setattr__(result, "started_at", now if len(result.worker_ids) == 1 else None)
+        object.__setattr__(result, "last_attempted_at", now)
+    return result
+
+
+def task_of_message(message: IncomingMessage) -> Any:
+    """Return the task of a message as it was enqueued; a stand-in if its function is gone, or cannot be imported."""
+    content = message.content
+    values = {
+        "priority": message.priority,
+        "backend": str(content.get("backend", "default")),
+        "queue_name": queue_of(message.channel),
+    }
+    return task_at(str(content["task"]), values, content.get("options", {}))
