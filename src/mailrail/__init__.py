@@ -4,6 +4,7 @@ from .channel import Channel
 from .errors import (
     Discard,
     InvalidSettings,
+    Later,
     LayerUnavailable,
     LostClaim,
     MailrailError,
@@ -18,6 +19,7 @@ __all__ = [
     "Channel",
     "Discard",
     "InvalidSettings",
+    "Later",
     "LayerUnavailable",
     "LostClaim",
     "MailrailError",

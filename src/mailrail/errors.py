@@ -8,7 +8,7 @@
     ├── NoRoute                no consumer takes the channel, and MAILRAIL["UNROUTED"] is "raise"
     └── LostClaim              another worker has re-claimed the message meanwhile
 
-    Retry, Discard             raised *by consumers*, to say what becomes of their message
+    Retry, Later, Discard      raised *by consumers*, to say what becomes of their message
 
 Bad arguments are plain ``TypeError`` and ``ValueError``, as everywhere in Python.
 """
@@ -69,6 +69,24 @@ class Retry(Exception):
             raise TypeError(f"Retry({why!r}) does not say what that is. Write Retry(after={why!r}).")
         super().__init__(why or "the consumer asked for a retry")
         self.after = None if after is None else checked.seconds("after", after)
+
+
+class Later(Exception):
+    """Raise this in a consumer or a task to have it come again later, as if it had not been claimed.
+
+    ``after``: seconds or a ``timedelta``. No attempt is counted. In a batch, all messages that the consumer has not
+    settled come again.
+    """
+
+    after: float = 1.0  # seconds, for a subclass whose __init__ leaves out this one
+
+    def __init__(self, why: str = "", *, after: float | timedelta | None = None) -> None:
+        if isinstance(why, int | float | timedelta):
+            raise TypeError(f"Later({why!r}) does not say what that is. Write Later(after={why!r}).")
+        if after is None:
+            raise TypeError("Later needs after, in seconds or as a timedelta: Later(after=60).")
+        super().__init__(why or "it asked to come again later")
+        self.after = checked.seconds("after", after)
 
 
 class Discard(Exception):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mailrail import Discard, Retry
+from mailrail import Discard, Later, Retry
 from mailrail.tasks import ChannelContext, task
 
 ran: list[Any] = []
@@ -56,6 +56,8 @@ def _do(what: str) -> Any:
             raise Retry("later", after=100)
         case "busy":
             raise Busy
+        case "come again":
+            raise Later("the partner is closed", after=100)
         case "discard":
             raise Discard("not needed")
         case "lambda":

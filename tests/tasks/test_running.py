@@ -130,6 +130,28 @@ def test_retry_on_discard_on_retry_and_discard_decide(
     assert kind is None or result.errors[-1].exception_class is kind
 
 
+@pytest.mark.parametrize("task", [defined.do, defined.do_async])
+def test_a_task_that_asks_to_come_later_is_ready_and_has_used_no_attempt(
+    task: Any, heard: list[tuple[Any, ...]], on_layer: DurableLayer
+) -> None:
+    result = task.enqueue("come again")
+    for _ in range(2):
+        [ran] = testing.drain()
+        result.refresh()
+        assert (ran.outcome, ran.error) == ("released", "the partner is closed")
+        assert (result.status, result.attempts, result.errors) == ("READY", 0, [])
+        again = task.get_result(result.id).task.run_after
+        assert again - result.last_attempted_at == pytest.approx(
+            timedelta(seconds=100), abs=timedelta(seconds=20)
+        )
+        assert not testing.drain()
+        testing.advance(100)
+    assert [kind for kind, *_ in heard] == ["started", "started"]
+    records().filter(pk=result.id).update(args=["done"])
+    run(result)
+    assert (result.status, result.attempts) == ("SUCCESSFUL", 1)
+
+
 @pytest.mark.parametrize("task", [defined.add, defined.add_async])
 def test_a_task_whose_end_cannot_be_written_has_not_failed_and_runs_again(
     task: Any, monkeypatch: pytest.MonkeyPatch

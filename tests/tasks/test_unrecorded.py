@@ -249,3 +249,14 @@ def test_an_attempt_that_is_not_the_last_is_a_warning_with_its_traceback(
         testing.drain(raise_errors=False)
     [line] = [record for record in caplog.records if record.name == "mailrail.tasks"]
     assert line.exc_info and "attempt 1 of 2; again in" in line.message
+
+
+@both
+def test_a_task_that_asks_to_come_later_has_used_no_attempt(task: Any, ended: list[Any]) -> None:
+    task.enqueue("come again")
+    for _ in range(2):
+        [ran] = testing.drain()
+        assert (ran.outcome, ran.error) == ("released", "the partner is closed")
+        assert not testing.drain()
+        testing.advance(100)
+    assert len(defined.ran) == 2 and not dead() and not ended

@@ -18,7 +18,7 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError, connections
 from django.utils.asyncio import async_unsafe
 
-from mailrail import Discard, Retry
+from mailrail import Discard, Later, Retry
 from mailrail.errors import LayerUnavailable, MailrailError
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message
@@ -317,6 +317,64 @@ class TestConsumers:
         send(layer)
         work(layer, route("work", consume))
         assert layer.stats() == {}
+
+    @pytest.mark.parametrize("kind", ["sync", "async", "batch", "isolated"])
+    def test_later_brings_messages_again_after_its_time_and_counts_no_attempt(
+        self, layer: DurableLayer, kind: str
+    ) -> None:
+        seen: list[tuple[int, bool]] = []
+
+        def consume(message: Any) -> None:
+            messages = message if isinstance(message, list) else [message]
+            seen.extend((m.attempt, m.claim.alone) for m in messages)
+            messages[0].finish() if len(messages) == 3 else None
+            raise Later("not now", after=timedelta(minutes=1))
+
+        async def aconsume(message: Any) -> None:
+            consume(message)
+
+        entry = route(
+            "work", aconsume if kind == "async" else consume, attempts=1, batch=3 if kind == "batch" else None
+        )
+        send(layer, n=3 if kind == "batch" else 1)
+        for _ in range(2):
+            if kind == "isolated":
+                claims = layer.claim("w", {"work": 1}, 60.0).claims
+                Worker(layer, Routing([entry]), adopted=claims).run()
+            else:
+                work(layer, entry)
+            assert not dead_on(layer, "work") and layer.poll(["work"]) == pytest.approx(60, abs=20)
+            layer.shift(60)
+        # Of the batch, the consumer has finished one: the two others came again, together.
+        assert seen == [(1, False)] * (5 if kind == "batch" else 2)
+
+    def test_later_undoes_what_an_atomic_consumer_has_written(self, layer: DurableLayer) -> None:
+        if not layer.supports_atomic:
+            pytest.skip("no atomic consumers on this layer")
+
+        def consume(message: IncomingMessage) -> None:
+            send(layer, "other")
+            raise Later(after=60)
+
+        send(layer)
+        work(layer, route("work", consume, atomic=True))
+        stats = layer.stats()
+        assert list(stats) == ["work"] and stats["work"].scheduled == 1
+
+    @pytest.mark.parametrize(
+        ("make", "kind", "text"),
+        [
+            (lambda: Later(60), TypeError, r"Write Later\(after=60\)"),  # type: ignore[arg-type]
+            (lambda: Later("why"), TypeError, "Later needs after"),
+            (lambda: Later(after=-1), ValueError, "after must be seconds or a timedelta"),
+            (lambda: Later(after="60"), TypeError, "after must be seconds or a timedelta"),  # type: ignore[arg-type]
+        ],
+    )
+    def test_later_says_what_is_wrong_with_its_arguments(
+        self, make: Callable[[], Later], kind: type[Exception], text: str
+    ) -> None:
+        with pytest.raises(kind, match=text):
+            make()
 
     def test_a_message_may_carry_its_own_number_of_attempts(self, layer: DurableLayer) -> None:
         def consume(message: IncomingMessage) -> None:

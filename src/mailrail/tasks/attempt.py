@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from mailrail import Later
+from mailrail.moments import from_now
 from mailrail.worker import IncomingMessage
 
 from .attempts import End, Start, save_progress
@@ -70,12 +72,16 @@ def found_task(path: str) -> Any:
 
 @dataclass
 class TaskAttempt:
-    """An attempt that has begun. ``again_in``: seconds until the next one, if there is to be one."""
+    """An attempt that has begun. ``again_in``: seconds until the next one, if there is to be one.
+
+    ``is_counted``: whether it is an attempt of the record and of its message. One that raised ``Later`` is none.
+    """
 
     message: IncomingMessage
     record: TaskRecord
     backend: ChannelBackend
     again_in: float | None = None
+    is_counted: bool = True
     error: BaseException | None = None
     why: str = ""
 
@@ -113,6 +119,8 @@ class TaskAttempt:
 
     def fail(self, error: BaseException, *, has_run: bool = False) -> End:
         """Return the end of an attempt that raised. ``has_run``: the function did its work, so it is final."""
+        if isinstance(error, Later) and not has_run:
+            return self._postpone(error)
         failures = self.record.failures + 1
         kind = type(error)
         if is_discarded(error, self.options, self.record.task):
@@ -128,6 +136,11 @@ class TaskAttempt:
         """Return the end of an attempt that was interrupted, which is no failure of the task."""
         self.again_in = 0.0
         return self._end(READY, self.record.failures)
+
+    def _postpone(self, later: Later) -> End:
+        """Return the end of an attempt that counts as none: the task waits for its next time."""
+        self.again_in, self.is_counted, self.why = later.after, False, str(later)
+        return replace(self._end(READY, self.record.failures), run_after=from_now(later.after))
 
     def _end(self, status: str, failures: int, return_value: str | None = None) -> End:
         is_final = status != READY

@@ -45,7 +45,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What came of an attempt. ``status``: ready for another one, or final. ``return_value``: as JSON."""
+    """What came of an attempt. ``status``: ready for another one, or final. ``return_value``: as JSON.
+
+    ``run_after``: not before then, and this one does not count as an attempt.
+    """
 
     id: UUID
     token: int
@@ -57,6 +60,7 @@ class End:
     return_value: str | None = None
     finished_at: datetime | None = None
     kept_until: datetime | None = None
+    run_after: datetime | None = None
 
 
 def begin(start: Start, using: str) -> TaskRecord | None:
@@ -116,7 +120,9 @@ _END = f"""
 UPDATE {_TABLE} AS r SET
     status = i.item_status, token = NULL, errors = i.item_errors, failures = i.item_failures,
     return_value = i.item_return_value, progress = i.item_progress, metadata = i.item_metadata,
-    finished_at = i.item_finished_at, kept_until = i.item_kept_until
+    finished_at = i.item_finished_at, kept_until = i.item_kept_until,
+    run_after = COALESCE(i.item_run_after, r.run_after),
+    worker_ids = CASE WHEN i.item_run_after IS NULL THEN r.worker_ids ELSE {{workers}} END
 FROM ({{items}} LIMIT %(many)s) AS i
 WHERE r.id = i.item_id AND r.token = i.item_token AND r.status = '{RUNNING}'
 RETURNING {{columns}}
@@ -133,11 +139,15 @@ _END_TYPES = {
     "metadata": "text",
     "finished_at": "timestamptz",
     "kept_until": "timestamptz",
+    "run_after": "timestamptz",
 }
 _WORKERS = {
-    "postgresql": "r.worker_ids || jsonb_build_array(i.item_worker)",
-    "sqlite": "json_insert(r.worker_ids, '$[#]', i.item_worker)",
+    (_BEGIN, "postgresql"): "r.worker_ids || jsonb_build_array(i.item_worker)",
+    (_BEGIN, "sqlite"): "json_insert(r.worker_ids, '$[#]', i.item_worker)",
+    (_END, "postgresql"): "r.worker_ids - (-1)",
+    (_END, "sqlite"): "json_remove(r.worker_ids, '$[#-1]')",
 }
+"""The workers of a record with the one that begins, or without the one that ends."""
 
 
 @lru_cache
@@ -149,7 +159,7 @@ def _statement(template: str, vendor: str, columns: str) -> str:
     else:
         values = ", ".join(f"json_extract(value, '$.item_{name}') AS item_{name}" for name in types)
         items = f"SELECT {values} FROM json_each(%(items)s)"
-    return template.format(items=items, workers=_WORKERS.get(vendor, ""), columns=columns)
+    return template.format(items=items, workers=_WORKERS.get((template, vendor), ""), columns=columns)
 
 
 def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
@@ -186,6 +196,7 @@ def _end(using: str, ends: Sequence[End]) -> list[bool]:
             "item_metadata": dumps(end.metadata),
             "item_finished_at": stored_moment(end.finished_at, using),
             "item_kept_until": stored_moment(end.kept_until, using),
+            "item_run_after": stored_moment(end.run_after, using),
         }
         for end in ends
     ]

@@ -69,9 +69,11 @@ def _conclude(attempt: TaskAttempt, end: End) -> None:
 
 
 def _settle(attempt: TaskAttempt) -> None:
-    """Retry the message if there is to be another attempt; returning finishes it otherwise."""
-    if attempt.again_in is not None and attempt.message.outcome is None:
-        attempt.message.retry(attempt.again_in, attempt.why)
+    """Retry or release the message if there is to be another attempt; returning finishes it otherwise."""
+    message = attempt.message
+    if attempt.again_in is not None and message.outcome is None:
+        settle = message.retry if attempt.is_counted else message.release
+        settle(attempt.again_in, attempt.why)
 
 
 # -- on an event loop --------------------------------------------------------------------------------------------------

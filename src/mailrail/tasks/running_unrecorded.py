@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
-from mailrail import Discard
+from mailrail import Discard, Later
 from mailrail.worker import IncomingMessage
 
 from .attempt import backend_of, describe, error_of, found_task, send
@@ -88,7 +88,12 @@ class UnrecordedAttempt:
             self._finish(TaskResultStatus.SUCCESSFUL)
 
     def fail(self, error: BaseException) -> None:
-        """Settle the message: it is tried again, dropped, or dead. Called while the error is handled."""
+        """Settle the message: it is tried again, dropped, or dead. Called while the error is handled.
+
+        Raises what the worker settles: ``Discard`` and ``Later``.
+        """
+        if isinstance(error, Later):
+            raise error
         options = self.options or self.backend.task_options.effective(None, self.path)
         if is_discarded(error, options, self.path):
             self._discard(error)

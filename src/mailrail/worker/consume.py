@@ -19,7 +19,7 @@ from django.db import close_old_connections, transaction
 
 from .. import options as checked
 from ..conf import settings
-from ..errors import Discard, LostClaim, Retry
+from ..errors import Discard, Later, LostClaim, Retry
 from ..layers import DurableLayer
 from ..messages import Message
 from ..routes import Plan, Route
@@ -155,13 +155,16 @@ class ConsumerRun:
                 message.decide(FINISHED)
 
     def fail(self, error: BaseException) -> None:
-        """Raising settles the rest: retried, buried after the last attempt, or discarded."""
+        """Raising settles the rest: retried, buried after the last attempt, discarded, or due again later."""
         several = len(self.messages) > 1
         for message in self.messages:
             if message.outcome is not None:
                 continue
             if isinstance(error, Discard):
                 message.decide(Outcome(OutcomeKind.DISCARDED, describe(error, whole=False)))
+                continue
+            if isinstance(error, Later):
+                message.decide(Outcome(OutcomeKind.RELEASED, describe(error, whole=False), error.after))
                 continue
             # A kind of Retry may have an __init__ of its own that leaves out ours.
             after = getattr(error, "after", None) if isinstance(error, Retry) else None

@@ -124,7 +124,7 @@ def _line_of(claim: Message, outcome: Outcome, duration: float) -> str:
     line = f"{outcome.kind} {claim.channel} {claim.id} attempt={claim.attempt} seconds={duration:.3f}"
     if claim.losses:
         line += f" losses={claim.losses}"
-    if outcome.kind == OutcomeKind.RETRIED:
+    if outcome.kind == OutcomeKind.RETRIED or outcome.delay:
         line += f" again_in={outcome.delay:.1f}"
     if not outcome.error:
         return line
