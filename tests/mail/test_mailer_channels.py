@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import django
 import pytest
 from django.test import override_settings
 
+from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, queue, queue_many
-from mailrail.mail.mailers import reserved
+from mailrail.mail.mailers import connection_limits, reserved, watching
 from mailrail.mail.mailers.channels import channel_of, is_mail, mailer_of
 from mailrail.mail.mailers.config import delivering
 from mailrail.mail.mailers.limiter import MailerLimiter
@@ -22,6 +24,7 @@ from mailrail.routing import Allowance, Rate, Routing
 from mailrail.testing import sent
 
 from ..listed import waiting_on
+from ..processes import until
 from .conftest import CHANNEL, MAILER, messages
 
 Configure = Callable[..., None]
@@ -92,6 +95,10 @@ def tokens() -> tuple[int, int]:
     return left[0], left[1]
 
 
+def raise_unavailable(*args: Any) -> NoReturn:
+    raise LayerUnavailable("It is away.")
+
+
 def connections() -> int:
     return MailerConnection.objects.exclude(holder="").count()
 
@@ -137,6 +144,63 @@ class TestReserving:
         limiter.claimed(self.claims(1))
         reserved.give_back_unused()
         assert tokens() == (10, 100) and connections() == 0
+
+    def test_an_email_that_a_process_of_its_own_sends_keeps_nothing_here(
+        self, limiter: MailerLimiter
+    ) -> None:
+        [lost] = [replace(claim, losses=1) for claim in self.claims(1)]
+        limiter.allow(200)
+        assert limiter.claimed([lost]) == []
+        assert tokens() == (10, 100) and connections() == 0
+
+    @pytest.mark.parametrize("is_claimed", [True, False])
+    def test_a_process_that_asks_no_more_gives_back_what_it_holds(
+        self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch, is_claimed: bool
+    ) -> None:
+        limiter.allow(200)
+        limiter.claimed(claims := self.claims(1))
+        reserved.collect([claims[0].id]).give_back()
+        monkeypatch.setattr(reserved, "MAX_UNUSED_S", 0.0)
+        assert limiter.allow(200).limit == 10
+        if is_claimed:
+            limiter.claimed(self.claims(10))
+        until(lambda: connections() == 0 and tokens() == (10, 100), 20)
+
+    def test_an_outage_of_the_layer_keeps_no_connection(
+        self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limiter.allow(200)
+        limiter.claimed(first := self.claims(1))
+        limiter.allow(200)
+        limiter.claimed(second := self.claims(2))
+        limiter.allow(200)
+        assert connections() == 4
+        monkeypatch.setattr(get_layer(), "take", raise_unavailable)
+        reserved.collect([first[0].id]).give_back()
+        reserved.collect([second[0].id]).give_back()
+        limiter.claimed([])
+        assert connections() == 0
+        limiter._has_backlog = True
+        with pytest.raises(LayerUnavailable):
+            limiter.allow(200)
+        assert connections() == 0
+
+    def test_all_is_given_back_whatever_fails_first(
+        self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        grants = [
+            reserved.Grant([], 1, connection_limits.reserve(limiter.mailer or "", 1, "default"))
+            for _ in range(3)
+        ]
+        monkeypatch.setattr(reserved, "MAX_UNUSED_S", -1.0)
+        monkeypatch.setattr(watching, "watch", lambda name, is_over: None)
+        for grant in grants:
+            grant.limits = [None]  # type: ignore[list-item]  # nobody can take tokens of that
+            reserved.hold(grant, id(grant))
+        assert connections() == 3
+        with pytest.raises(AttributeError):
+            reserved.give_back_unused()
+        assert connections() == 0
 
     def test_with_all_connections_in_use_nothing_is_claimed_and_no_token_taken(
         self, limiter: MailerLimiter

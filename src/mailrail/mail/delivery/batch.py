@@ -57,15 +57,7 @@ class Delivery:
             self._writer.reconnects()
         finally:
             self._messages.close(RETRY_SOON_S)
-            self._give_back_reserved()
-
-    def _give_back_reserved(self) -> None:
-        try:
             self._reserved.give_back()
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            logger.debug("what was reserved for a batch lapses, as it cannot be given back: %s", error)
 
     def _run_or_part(self, ids: Sequence[UUID]) -> None:
         """Deliver these. After an error that nobody foresaw, each alone, so that the others leave."""

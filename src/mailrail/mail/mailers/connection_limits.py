@@ -140,7 +140,7 @@ class _Keeper:
 
     def remove(self, holder: str) -> None:
         with self._changed:
-            del self._held[holder]
+            self._held.pop(holder, None)
 
     def _run(self) -> None:
         while True:

@@ -50,13 +50,12 @@ class MailerLimiter(Limiter):
         self._by: str | None = None  # the mailer whose limits the claim has to keep
         self._is_probe = False
         self._has_backlog = False
-        self._grant: Grant | None = None
         reopening.add(self)
 
     def allow(self, wanted: int) -> Allowance:
         """Return how many emails may leave now, by the first mailer that works."""
-        self._drop_grant()  # of a claim that failed
-        reserved.give_back_unused()
+        if (grant := reserved.take_back(self)) is not None:  # of a claim that failed
+            grant.give_back(grant.tokens)
         self._by, self._is_probe = None, False
         if self.mailer is None:
             return Allowance(wanted)
@@ -84,49 +83,53 @@ class MailerLimiter(Limiter):
         if not rates.limits_of_all(mailer, self._using) and policy_of(mailer).connections is None:
             return Allowance(wanted)
         self._by = mailer
-        return self._reserve(mailer, wanted) if self._has_backlog else Allowance(1)
+        if not self._has_backlog:
+            return Allowance(1)
+        grant, wait = self._reserve(mailer, wanted)
+        if grant.tokens:
+            reserved.hold(grant, self)
+        return Allowance(grant.tokens, wait)
 
-    def _reserve(self, mailer: str, wanted: int) -> Allowance:
-        """Reserve connections, then tokens, for at most one batch."""
-        wanted, connections = min(wanted, BATCH_SIZE), None
+    def _reserve(self, mailer: str, wanted: int) -> tuple[Grant, float]:
+        """Reserve connections, then tokens, for at most one batch. Return the seconds to wait, if there are none."""
+        wanted, grant = min(wanted, BATCH_SIZE), Grant(rates.limits_of_all(mailer, self._using))
         if policy_of(mailer).connections is not None:
             most = -(-wanted // EMAILS_PER_CONNECTION)
-            connections = connection_limits.reserve(mailer, most, self._using)
-            if connections is None:
+            grant.connections = connection_limits.reserve(mailer, most, self._using)
+            if grant.connections is None:
                 is_over = partial(connection_limits.has_free, mailer, self._using)
                 watching.watch(("connections", mailer, self._using), is_over)
-                return Allowance(0, LONGEST_WATCH_S)
-        limits = rates.limits_of_all(mailer, self._using)
-        tokens, wait, binding = rates.take_of_all(limits, wanted)
-        self._grant = Grant(limits, tokens, connections)
-        if not tokens:
-            self._drop_grant()
-            if binding is not None:
-                throttle.note_wait(mailer, binding.window, wait, self._using)
-        return Allowance(tokens, min(max(wait, GATHER_S), MAX_WAIT_S))
+                return grant, LONGEST_WATCH_S
+        try:
+            grant.tokens, wait, binding = rates.take_of_all(grant.limits, wanted)
+        finally:
+            if not grant.tokens:
+                grant.give_back(0)
+        if not grant.tokens and binding is not None:
+            throttle.note_wait(mailer, binding.window, wait, self._using)
+        return grant, min(max(wait, GATHER_S), MAX_WAIT_S)
 
     def claimed(self, messages: Sequence[Any]) -> Sequence[Any]:
-        """Hand what was reserved to the batches of these messages. Return those for which nothing is left."""
+        """Hand what was reserved to the batches of these messages. Return those for which nothing is left.
+
+        A message with a loss gets nothing, as it runs in a process of its own, which reserves for itself.
+        """
         if self._is_probe and messages:  # its batch says how it went, or takes the next probe for all
             self.open_at = time.monotonic() + PROBE_BEGINS_WITHIN_S
         if self._by is None:
             return ()
         over: Sequence[Any] = ()
-        if self._grant is not None:
-            self._has_backlog = len(messages) >= self._grant.tokens
+        grant = reserved.take_back(self)
+        if grant is not None:
+            self._has_backlog = len(messages) >= grant.tokens
         elif messages:  # the first one after a while
             self._has_backlog, before = True, self.times_reopened
-            allowance = self._reserve(self._by, len(messages))
-            if not allowance.limit and self.times_reopened == before:
-                self.open_at = time.monotonic() + allowance.wait
-            messages, over = messages[: allowance.limit], messages[allowance.limit :]
-        if self._grant is not None:
-            self._grant.give_back(self._grant.tokens - len(messages))
-            reserved.hand_over([message.id for message in messages], self._grant)
-            self._grant = None
+            grant, wait = self._reserve(self._by, len(messages))
+            if not grant.tokens and self.times_reopened == before:
+                self.open_at = time.monotonic() + wait
+            messages, over = messages[: grant.tokens], messages[grant.tokens :]
+        if grant is not None and grant.tokens:
+            ids = [message.id for message in messages if not message.losses]
+            reserved.hand_over(ids, grant)
+            grant.give_back(grant.tokens - len(ids))
         return over
-
-    def _drop_grant(self) -> None:
-        grant, self._grant = self._grant, None
-        if grant is not None:
-            grant.give_back(grant.tokens)

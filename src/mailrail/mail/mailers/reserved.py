@@ -1,7 +1,7 @@
 """What the limiter of a mailer has reserved for claimed email: tokens of its rates, and connections.
 
-The claim loop reserves before it claims, and delivery uses it, on another thread. What belongs to a message is kept by
-the message's id in between.
+The claim loop reserves before it claims, and delivery uses it, on another thread. In between, each owner has its part
+here: the limiter whose claim is under way, and then each message, by its id. What no owner collects is given back.
 """
 
 from __future__ import annotations
@@ -9,17 +9,35 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from mailrail.log import logger_of
+from mailrail.transient import is_transient
+
+from . import watching
 from .connection_limits import Reservation
 from .rates import Limit, take_tokens
 
+logger = logger_of("mailrail.mail")
+
 MAX_UNUSED_S = 15.0
-"""Seconds for which a claimed message keeps what was reserved for it. Its batch begins at once, unless a process of its
-own runs it, which reserves for itself."""
+"""Seconds for which a claim, and then a claimed message, keeps what was reserved for it. Its batch begins at once."""
+
+
+@contextmanager
+def _giving_back() -> Iterator[ExitStack]:
+    """Make all calls that are pushed, also behind one that fails. What an outage keeps lapses: rates and leases end."""
+    try:
+        with ExitStack() as calls:
+            yield calls
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        logger.debug("what was reserved lapses, as it cannot be given back: %s", error)
 
 
 @dataclass
@@ -27,17 +45,24 @@ class Grant:
     """Hold what one claim may use: a token of each limit for each message, and connections for all of them."""
 
     limits: Sequence[Limit]
-    tokens: int
+    tokens: int = 0
     connections: Reservation | None = None
 
     def give_back(self, tokens: int) -> None:
-        """Give back so many tokens of each limit, and the connections if those are all."""
-        for limit in self.limits if tokens else ():
-            take_tokens(limit, -tokens)
-        self.tokens -= tokens
-        if not self.tokens and self.connections is not None:
-            self.connections.give_back(is_used=False)
-            self.connections = None
+        """Give back so many tokens of each limit, and the connections if no token is left."""
+        with _giving_back() as calls:
+            for limit in self.limits if tokens else ():
+                calls.callback(take_tokens, limit, -tokens)
+            with _changing:
+                self.tokens -= tokens
+                connections = None if self.tokens else self.take_connections()
+            if connections is not None:
+                calls.callback(connections.give_back, is_used=False)
+
+    def take_connections(self) -> Reservation | None:
+        """Return the connections, which are the caller's then."""
+        connections, self.connections = self.connections, None
+        return connections
 
 
 @dataclass
@@ -66,23 +91,43 @@ class Reserved:
 
     def give_back(self) -> None:
         """Return what was not used."""
-        for limit, count in self.tokens.items():
-            if count > 0:
-                take_tokens(limit, -count)
-        self.tokens.clear()
-        while self.connections:
-            self.connections.pop().give_back()
+        with _giving_back() as calls:
+            for limit, count in self.tokens.items():
+                if count > 0:
+                    calls.callback(take_tokens, limit, -count)
+            for reservation in self.connections:
+                calls.callback(reservation.give_back)
+            self.tokens, self.connections = Counter(), []
 
 
-_grants: dict[UUID, tuple[float, Grant]] = {}  # by the message's id, oldest first
-_changing = threading.Lock()
+_grants: dict[
+    Hashable, tuple[float, Grant, int]
+] = {}  # by owner, oldest first: until when, and its share of tokens
+_changing = threading.Lock()  # grants, too: the batches of one claim have threads of their own
+
+
+def hold(grant: Grant, limiter: Hashable) -> None:
+    """Keep a whole grant for a limiter until its claim is over."""
+    _keep([limiter], grant, grant.tokens)
+
+
+def take_back(limiter: Hashable) -> Grant | None:
+    """Return the grant that is kept for a limiter, unless there is none, or its claim took too long."""
+    with _changing:
+        _, grant, _ = _grants.pop(limiter, (0.0, None, 0))
+    return grant
 
 
 def hand_over(ids: Iterable[UUID], grant: Grant) -> None:
-    """Keep a grant for these messages until their batch collects it."""
+    """Keep a token of each limit for each of these messages, until its batch collects it."""
+    _keep(ids, grant, 1)
+
+
+def _keep(owners: Iterable[Hashable], grant: Grant, tokens: int) -> None:
     until = time.monotonic() + MAX_UNUSED_S
     with _changing:
-        _grants.update((id, (until, grant)) for id in ids)
+        _grants.update((owner, (until, grant, tokens)) for owner in owners)
+    watching.watch("reserved", give_back_unused)
 
 
 def collect(ids: Iterable[UUID]) -> Reserved:
@@ -91,33 +136,28 @@ def collect(ids: Iterable[UUID]) -> Reserved:
     if not _grants:
         return reserved
     with _changing:
-        grants = [_grants.pop(id)[1] for id in ids if id in _grants]
-    for grant in grants:
-        _move(grant, reserved)
+        for _, grant, _ in [_grants.pop(id) for id in ids if id in _grants]:
+            reserved.tokens.update(grant.limits)
+            grant.tokens -= 1
+            if (connections := grant.take_connections()) is not None:
+                reserved.connections.append(connections)
     return reserved
 
 
-def _move(grant: Grant, reserved: Reserved) -> None:
-    reserved.tokens.update(grant.limits)
-    grant.tokens -= 1
-    if grant.connections is not None:
-        reserved.connections.append(grant.connections)
-        grant.connections = None
-
-
-def give_back_unused() -> None:
-    """Give back what no batch has collected in time."""
-    if not _grants:
-        return
-    now, late = time.monotonic(), deque[Grant]()
+def give_back_unused() -> bool:
+    """Give back what no owner has collected in time. Return whether nothing is left to be collected."""
+    now, late = time.monotonic(), list[tuple[Grant, int]]()
     with _changing:
-        for id, (until, grant) in list(_grants.items()):
+        for owner, (until, grant, tokens) in list(_grants.items()):
             if until > now:
                 break
-            del _grants[id]
-            late.append(grant)
-    for grant in late:
-        grant.give_back(1)
+            del _grants[owner]
+            late.append((grant, tokens))
+        is_empty = not _grants
+    with ExitStack() as calls:
+        for grant, tokens in late:
+            calls.callback(grant.give_back, tokens)
+    return is_empty
 
 
 def forget() -> None:

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from django.db import connections
 
@@ -30,7 +31,9 @@ def watch(name: Hashable, is_over: Callable[[], bool]) -> None:
     """Call ``is_over`` about once a second until it returns true. Of each name, the last one given is called."""
     global _thread
     with _lock:
-        _looks[name] = is_over
+        _looks[name] = partial(
+            is_over
+        )  # unlike any other: an answer that is under way ends only the look it is of
         if _thread is None:
             _stopped.clear()
             _thread = threading.Thread(target=_run, name="mailrail-watch", daemon=True)
