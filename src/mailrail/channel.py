@@ -101,6 +101,10 @@ class Channel:
         """Send messages from async code; options as for ``send_many``."""
         return await sync_to_async(self.send_many)(contents, **options)
 
+    def unique_id(self, content: Content) -> UUID:
+        """Return the id that a message with this content has if it is sent with ``unique=True``."""
+        return id_of_content(self.name, content)
+
     def _send_with(
         self,
         record: Statement,

@@ -13,6 +13,11 @@ The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``),
 ``message_buried``
     ``error`` (text).
 
+One more carries ``message``, of a channel whose messages somebody removes (``mailrail.messages.Message``):
+
+``message_cancelled``
+    ``manage.py channels cancel`` or the admin has removed it before it could run.
+
 The others carry nothing. One is about the worker itself:
 
 ``worker_maintenance``
@@ -78,6 +83,7 @@ message_started = ChannelSignal()
 message_finished = ChannelSignal()
 message_retried = ChannelSignal()
 message_buried = ChannelSignal()
+message_cancelled = ChannelSignal()
 worker_maintenance = ChannelSignal()
 channel_paused = ChannelSignal()
 channel_resumed = ChannelSignal()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mailrail import Discard, Later, Retry
-from mailrail.tasks import ChannelContext, task
+from mailrail.tasks import ChannelContext, cancel, task
 
 ran: list[Any] = []
 """What ran, in this process."""
@@ -208,6 +208,32 @@ def look_alone(context: ChannelContext, what: str = "") -> None:
             context.metadata["a"] = 1
         case "save":
             context.save()
+
+
+@task(takes_context=True, attempts=2, backoff=0)
+def cancel_itself(context: ChannelContext, what: str, looks: bool = True) -> Any:
+    """Be cancelled in the middle, and do as told then."""
+    cancel(context.task_result)
+    if looks:
+        ran.append((context.cancelled, context.lost, context.stopping))
+    return _do(what)
+
+
+@task(takes_context=True)
+def watch(context: ChannelContext, what: str) -> None:
+    """Run until the context says something; ``what``: which attribute of it."""
+    while not getattr(context, what):
+        time.sleep(0.01)
+    if what == "stopping":
+        raise Later(after=0)
+
+
+@task(takes_context=True)
+async def watch_async(context: ChannelContext, what: str) -> None:
+    while not getattr(context, what):  # noqa: ASYNC110 - as tasks do
+        await asyncio.sleep(0.01)
+    if what == "stopping":
+        raise Later(after=0)
 
 
 not_held = task(add.func)

@@ -23,7 +23,7 @@ _GONE = counted(
     "%(count)d messages are not dead any more: they were requeued or discarded meanwhile.",
 )
 REQUEUE = MessageAction(
-    "requeue",
+    lambda layer, channel, ids: layer.requeue(channel, ids),
     _("Send again"),
     "requeue_message",
     _("Send these messages again, with all their attempts?"),
@@ -31,7 +31,7 @@ REQUEUE = MessageAction(
     _GONE,
 )
 DISCARD = MessageAction(
-    "discard",
+    lambda layer, channel, ids: layer.discard(channel, ids),
     pgettext_lazy("message", "Discard"),
     "discard_message",
     _("Discard these messages for good? Nothing of them is kept."),

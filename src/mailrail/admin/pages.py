@@ -29,6 +29,7 @@ from mailrail.keyset_admin import (
     confirmation,
     is_confirmed,
 )
+from mailrail.layers import DurableLayer
 from mailrail.messages import Content, Message, MessageSummary, Place
 from mailrail.record_links import link_of
 from mailrail.terminal import escape_control_characters, single_line
@@ -44,9 +45,12 @@ MAX_LISTED_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class MessageAction:
-    """Describe an action: the layer's verb, its permission and its texts. ``done`` and ``missed`` take a count."""
+    """Describe an action: what carries it out, its permission and its texts. ``done`` and ``missed`` take a count.
 
-    verb: str
+    ``run``: changes messages of a channel of a layer, and returns the ids of those that it has changed.
+    """
+
+    run: Callable[[DurableLayer, str, list[UUID]], list[UUID]]
     label: Any
     permission: str
     question: Any
@@ -188,7 +192,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
             try:
                 # A layer on the log's database shares this transaction, so both commit or neither does.
                 with transaction.atomic(using=router.db_for_write(LogEntry)):
-                    done_ids = getattr(source.layer, decision.verb)(channel, ids)
+                    done_ids = decision.run(source.layer, channel, ids)
                     self._log(request, decision, [Address(name, channel, id) for id in done_ids])
             except MailrailError as error:
                 self.message_user(request, str(error), messages.ERROR)

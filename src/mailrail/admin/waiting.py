@@ -13,6 +13,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from mailrail.cancelling import cancel_messages
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import short_time
 from mailrail.messages import ChannelStats, MessageSummary, Place
@@ -26,7 +27,7 @@ from .sources import Address, ListRequest, Source
 MAX_COUNTED = 1_000
 """Messages counted exactly per state and channel; larger numbers are estimated where counting would take long."""
 CANCEL = MessageAction(
-    "cancel",
+    cancel_messages,
     pgettext_lazy("message", "Cancel"),
     "cancel_message",
     _("Cancel these messages? They are removed, and nothing of them is kept."),

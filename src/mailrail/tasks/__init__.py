@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backend import ChannelBackend
     from .context import ChannelContext
+    from .control import acancel, cancel
     from .definition import ChannelTask, task
     from .enqueuing import aenqueue_many, enqueue_many
     from .models import TaskRecord
@@ -25,7 +26,9 @@ __all__ = [
     "ChannelResult",
     "ChannelTask",
     "TaskRecord",
+    "acancel",
     "aenqueue_many",
+    "cancel",
     "enqueue_many",
     "task",
 ]
@@ -33,6 +36,7 @@ __all__ = [
 _HOMES = {
     "backend": ("ChannelBackend",),
     "context": ("ChannelContext",),
+    "control": ("acancel", "cancel"),
     "enqueuing": ("aenqueue_many", "enqueue_many"),
     "models": ("TaskRecord",),
     "results": ("ChannelResult",),

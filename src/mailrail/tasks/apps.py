@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.utils.translation import pgettext_lazy
+
+from mailrail.signals import message_cancelled
 
 
 class TasksConfig(AppConfig):
@@ -16,3 +20,12 @@ class TasksConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers its own
+
+        message_cancelled.connect(_cancel_task, dispatch_uid="mailrail.tasks.cancelled")
+
+
+def _cancel_task(*, message: Any, **kwargs: Any) -> None:
+    """End the task of a message that somebody has cancelled."""
+    from .control import end_task_of
+
+    end_task_of(message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -22,17 +23,20 @@ from .attempts import End, Start, save_progress
 from .backend import ChannelBackend
 from .compat import Task, TaskError, TaskResultStatus, task_backends, task_finished, task_started
 from .context import ChannelContext
-from .errors import TaskDiscarded, TaskNotFound
+from .errors import TaskCancelled, TaskDiscarded, TaskNotFound
 from .json_values import dumps, normalized
 from .models import FAILED, READY, SUCCESSFUL, TaskRecord
 from .options import Effective
 from .results import result_of, update
 from .retrying import is_discarded, logger, wait_after
+from .watching import RunState, watcher
 
 MAX_ERRORS = 20
 """Failed attempts that a record keeps, the newest ones."""
 MAX_TRACEBACK_LENGTH = 32 * 1024
 """Characters of a traceback that a record keeps: its beginning and its end."""
+
+CANCELLED_RUNNING = "Somebody cancelled it while it ran, and it has stopped."
 
 
 def start_of(message: IncomingMessage) -> Start | None:
@@ -82,11 +86,13 @@ class TaskAttempt:
     backend: ChannelBackend
     again_in: float | None = None
     is_counted: bool = True
+    is_cancelled: bool = False
     error: BaseException | None = None
     why: str = ""
 
     def __post_init__(self) -> None:
         self.result = result_of(self.record)
+        self.state = RunState(self.record.id, self._token, self.backend.database, self.message)
         self.options: Effective = self.backend.task_options.effective(self.result.task, self.record.task)
 
     # -- running it ---------------------------------------------------------------------------------------------
@@ -100,7 +106,14 @@ class TaskAttempt:
         """Return the positional arguments, the context first if the task takes it."""
         if not self.result.task.takes_context:
             return self.result.args
-        return [ChannelContext(task_result=self.result, _save=self._save), *self.result.args]
+        context = ChannelContext(
+            task_result=self.result, _message=self.message, _state=self.state, _save=self._save
+        )
+        return [context, *self.result.args]
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Keep the context up to date while the block runs, if the task takes one."""
+        return watcher.watching(self.state) if self.result.task.takes_context else nullcontext()
 
     def _save(self, progress: dict[str, Any] | None, metadata: dict[str, Any]) -> None:
         save_progress(self.record.id, self._token, progress, metadata, self.backend.database)
@@ -113,12 +126,16 @@ class TaskAttempt:
 
     def succeed(self, value: Any) -> End:
         """Return the end of an attempt whose function returned. Raises for a value that JSON does not have."""
+        if self.state.was_told:
+            return self.cancel()
         value = normalized(value, "the return value")
         update(self.result, _return_value=value)
         return self._end(SUCCESSFUL, self.record.failures, dumps(value))
 
     def fail(self, error: BaseException, *, has_run: bool = False) -> End:
         """Return the end of an attempt that raised. ``has_run``: the function did its work, so it is final."""
+        if self.state.was_told:
+            return self.cancel(error)
         if isinstance(error, Later) and not has_run:
             return self._postpone(error)
         failures = self.record.failures + 1
@@ -128,9 +145,26 @@ class TaskAttempt:
         elif not has_run and failures < self.options.attempts:
             self.again_in = wait_after(error, failures, self.options, self.record.task)
         self.error, self.why = error, describe(error)
-        self.result.errors.append(error_of(kind, self.why))
-        del self.result.errors[:-MAX_ERRORS]
+        self._add_error(kind, self.why)
         return self._end(FAILED if self.again_in is None else READY, failures)
+
+    def cancel(self, error: BaseException | None = None) -> End:
+        """Return the end of an attempt of a cancelled task. ``error``: what it has raised, if it has.
+
+        Called after ``fail``, it takes the place of what that has returned.
+        """
+        if self.error is not None or self.is_cancelled:
+            error = self.error
+            self.result.errors.pop()
+        self.again_in, self.is_counted, self.is_cancelled, self.error = None, True, True, error
+        has_raised = error is not None and not isinstance(error, Later)
+        self.why = describe(error) if error and has_raised else f"TaskCancelled: {CANCELLED_RUNNING}\n"
+        self._add_error(TaskCancelled, self.why)
+        return self._end(FAILED, self.record.failures)
+
+    def _add_error(self, kind: type[BaseException], text: str) -> None:
+        self.result.errors.append(error_of(kind, text))
+        del self.result.errors[:-MAX_ERRORS]
 
     def stop(self) -> End:
         """Return the end of an attempt that was interrupted, which is no failure of the task."""
@@ -182,6 +216,8 @@ class TaskAttempt:
                 *(self.record.id, self.record.task),
             )
             return
+        if self.is_cancelled:
+            logger.info("task %s of %s was cancelled, and has stopped", self.record.id, self.record.task)
         if self.again_in is None:
             send(task_finished, self.backend, self.result)
         elif self.error is not None:

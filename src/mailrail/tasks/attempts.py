@@ -113,7 +113,7 @@ UPDATE {_TABLE} AS r SET
 FROM ({{items}} LIMIT %(many)s) AS i
 WHERE r.id = i.item_id AND r.dispatch = i.item_dispatch AND r.status IN ('{READY}', '{RUNNING}')
     AND (r.fence IS NULL OR r.fence <= i.item_fence) AND (r.expires_at IS NULL OR r.expires_at > %(now)s)
-    AND (r.run_after IS NULL OR r.run_after <= %(now)s)
+    AND (r.run_after IS NULL OR r.run_after <= %(now)s) AND r.cancelled_at IS NULL
 RETURNING {{columns}}
 """
 _END = f"""
@@ -125,6 +125,7 @@ UPDATE {_TABLE} AS r SET
     worker_ids = CASE WHEN i.item_run_after IS NULL THEN r.worker_ids ELSE {{workers}} END
 FROM ({{items}} LIMIT %(many)s) AS i
 WHERE r.id = i.item_id AND r.token = i.item_token AND r.status = '{RUNNING}'
+    AND (r.cancelled_at IS NULL OR i.item_status <> '{READY}')
 RETURNING {{columns}}
 """
 _START_TYPES = {"id": "uuid", "dispatch": "int", "token": "bigint", "fence": "float8", "worker": "text"}
@@ -270,6 +271,21 @@ def save_progress(
     running = TaskRecord._base_manager.using(using).filter(pk=id, token=token)
     values: dict[str, Any] = {"progress": progress, "metadata": metadata}
     running.update(**values)
+
+
+def ask_to_stop(id: UUID, using: str) -> bool:
+    """Write that a running task is cancelled: its attempt is told, and no other one begins.
+
+    Tells whether it runs, and was not cancelled before.
+    """
+    running = TaskRecord._base_manager.using(using).filter(pk=id, status=RUNNING, cancelled_at=None)
+    return bool(running.update(cancelled_at=timezone.now()))
+
+
+def is_cancelled(id: UUID, token: int, using: str) -> bool:
+    """Tell whether the task of this attempt was cancelled while it runs."""
+    running = TaskRecord._base_manager.using(using).filter(pk=id, token=token)
+    return running.filter(cancelled_at__isnull=False).exists()
 
 
 # -- records that are not running ------------------------------------------------------------------------------------

@@ -9,8 +9,11 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from mailrail.worker import IncomingMessage
+
 from .compat import InvalidTask, TaskContext
 from .json_values import normalized
+from .watching import RunState
 
 SAVE_EVERY_S = 1.0
 """Seconds between two writes of ``progress``; what comes in between is written with the next one, or at the end."""
@@ -23,8 +26,34 @@ Save = Callable[[dict[str, Any] | None, dict[str, Any]], None]
 class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
     """The context of a running task: ``task_result``, and ``attempt``, which counts from 1."""
 
-    _save: Save | None = field(repr=False, compare=False)  # None: it has no record
+    _message: IncomingMessage = field(repr=False, compare=False)
+    # None: the task has no record.
+    _state: RunState | None = field(repr=False, compare=False)
+    _save: Save | None = field(repr=False, compare=False)
     _saved_at: list[float] = field(default_factory=lambda: [float("-inf")], repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether somebody has cancelled the task, two seconds ago or earlier. Costs no query.
+
+        A task that was told so may return or raise, as it likes: it ends as cancelled. One with ``results=False``
+        cannot be cancelled.
+        """
+        return self._state is not None and self._state.tell_cancelled()
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the worker has been told to stop. ``raise mailrail.Later(after=0)`` hands the task over."""
+        return self._message.stopping
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether another worker has the task by now, or its record is gone. Nothing of this attempt is kept.
+
+        Raises ``InvalidTask`` if the task has ``results=False``.
+        """
+        self._writer("context.lost")
+        return self._state is not None and self._state.tell_lost()
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _enqueue_recorded(
 ) -> list[ChannelResult]:
     template = _template(task, decorated, effective)
     records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
-    _store(records, using)
+    store(records, using)
     return [result_of(record, task) for record in records]
 
 
@@ -97,7 +97,7 @@ def _record(
     return TaskRecord(**template, lane=lane or "", **arguments)
 
 
-def _store(records: Sequence[TaskRecord], using: str) -> None:
+def store(records: Sequence[TaskRecord], using: str) -> None:
     with transaction.atomic(using, savepoint=False):
         insert(records, using)
         send(records, using)

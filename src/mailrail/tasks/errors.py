@@ -2,6 +2,7 @@
 
     MailrailError
     └── TaskFailure
+        ├── TaskCancelled      somebody cancelled it, and it had not run, or has stopped
         ├── TaskDiscarded      the task raised Discard, or an exception that its discard_on names
         ├── TaskExpired        its time was over before it could run
         ├── TaskLost           its worker processes died, or stopped renewing the lease, while it ran
@@ -14,11 +15,15 @@ from __future__ import annotations
 
 from mailrail import MailrailError
 
-__all__ = ["TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
+__all__ = ["TaskCancelled", "TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
 
 
 class TaskFailure(MailrailError):
     """Name the reason of a failure that the task's own code did not cause."""
+
+
+class TaskCancelled(TaskFailure):
+    """Say that somebody cancelled the task before it could run, or that it has stopped since."""
 
 
 class TaskDiscarded(TaskFailure):

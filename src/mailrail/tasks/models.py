@@ -105,6 +105,8 @@ class TaskRecord(models.Model):
     )
     finished_at = MomentField(pgettext_lazy("tasks", "finished"), null=True, default=None, db_default=None)
     kept_until = MomentField(pgettext_lazy("tasks", "kept until"), null=True, default=None, db_default=None)
+    cancelled_at = MomentField(pgettext_lazy("tasks", "cancelled"), null=True, default=None, db_default=None)
+    """When somebody cancelled it while it ran. There is no other attempt then."""
 
     dispatch = models.IntegerField(default=0, db_default=0, editable=False)
     """The number of the message that may run it: a retry by a person sends a new one, and voids the older."""

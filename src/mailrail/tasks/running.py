@@ -21,9 +21,9 @@ from .attempt import TaskAttempt, backend_of, error_of, error_row, send, start_o
 from .attempts import End, Start
 from .backend import ChannelBackend
 from .compat import TaskResultStatus, task_finished
-from .errors import TaskExpired
-from .models import UNFINISHED, TaskRecord
-from .results import result_of, update
+from .errors import TaskCancelled, TaskExpired
+from .models import READY, UNFINISHED, TaskRecord
+from .results import ChannelResult, result_of, update
 
 RETRY_SOON_S = 5.0
 """Seconds until a message is due again whose record could not be written."""
@@ -39,7 +39,8 @@ def run_task(message: IncomingMessage) -> None:
     attempt.announce()
     try:
         attempt.check_found()
-        value = attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
+        with attempt.watched():
+            value = attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
     except KeyboardInterrupt:
         _write(attempt, attempt.stop())
         raise
@@ -87,7 +88,8 @@ async def run_task_async(message: IncomingMessage) -> None:
     await sync_to_async(attempt.announce)()
     try:
         attempt.check_found()
-        value = await attempt.result.task.acall(*attempt.arguments, **attempt.result.kwargs)
+        with attempt.watched():
+            value = await attempt.result.task.acall(*attempt.arguments, **attempt.result.kwargs)
     except KeyboardInterrupt:
         await sync_to_async(_write)(attempt, attempt.stop())
         raise
@@ -179,6 +181,11 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
         return None  # deleted, done, or left to a later message
     now = timezone.now()
     is_ours = record.fence is None or record.fence <= start.fence
+    if record.cancelled_at is not None:
+        if is_ours or not _is_lost(message):
+            why = f"It was cancelled at {record.cancelled_at} while it ran, and then its worker was lost."
+            fail(record, TaskCancelled(why), backend)
+        return None
     if is_ours and record.expires_at is not None and record.expires_at <= now:
         fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend)
         return None
@@ -200,15 +207,24 @@ def _is_lost(message: IncomingMessage) -> bool:
 
 def fail(record: TaskRecord, why: Exception, backend: ChannelBackend) -> bool:
     """Fail a task that is not finished for a reason outside its code. Tells whether nobody was quicker."""
+    result = end_waiting(record, why, backend.database, backend)
+    if result is not None:
+        send(task_finished, backend, result)
+    return result is not None
+
+
+def end_waiting(
+    record: TaskRecord, why: Exception, using: str, backend: ChannelBackend
+) -> ChannelResult | None:
+    """Write that a task has failed for a reason outside its code. Returns its result, or ``None`` as in ``fail``."""
     error = error_of(type(why), f"{type(why).__qualname__}: {why}\n")
     options = backend.task_options.effective(None, record.task)
-    if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), backend.database):
-        return False
+    if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), using):
+        return None
     result = result_of(record)
     result.errors.append(error)
     update(result, status=TaskResultStatus.FAILED, finished_at=timezone.now())
-    send(task_finished, backend, result)
-    return True
+    return result
 
 
 # -- behind it ---------------------------------------------------------------------------------------------------------
@@ -219,7 +235,7 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
     while True:
         try:
-            return attempts.end(end, using) or _was_written(end, using)
+            return attempts.end(end, using) or _look_again(attempt, end)
         except Exception as error:
             if not is_transient(error) or time.monotonic() >= until or connections[using].in_atomic_block:
                 raise
@@ -229,13 +245,20 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
 
 async def _awrite(attempt: TaskAttempt, end: End) -> bool:
     try:
-        return await attempts.aend(end, attempt.backend.database) or await sync_to_async(_was_written)(
-            end, attempt.backend.database
-        )
+        was_written = await attempts.aend(end, attempt.backend.database)
+        return was_written or await sync_to_async(_look_again)(attempt, end)
     except Exception as error:
         if not is_transient(error):
             raise
     return await sync_to_async(_write, thread_sensitive=False)(attempt, end)
+
+
+def _look_again(attempt: TaskAttempt, end: End) -> bool:
+    """Find out why an end could not be written. If the task is cancelled and was to run again, end it for good."""
+    using = attempt.backend.database
+    if end.status == READY and attempts.is_cancelled(end.id, end.token, using):
+        return attempts.end(attempt.cancel(), using)
+    return _was_written(end, using)
 
 
 def _was_written(end: End, using: str) -> bool:

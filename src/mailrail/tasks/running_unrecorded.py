@@ -76,7 +76,10 @@ class UnrecordedAttempt:
         content = self.message.content
         args, kwargs = content.get("args", ()), content.get("kwargs", {})
         if self.task.takes_context:
-            args = [ChannelContext(task_result=self.result, _save=None), *args]
+            args = [
+                ChannelContext(task_result=self.result, _message=self.message, _state=None, _save=None),
+                *args,
+            ]
         return args, kwargs
 
     # -- what came of it ----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ _MOVED = (
     "last_attempted_at",
     "finished_at",
     "kept_until",
+    "cancelled_at",
 )
 
 

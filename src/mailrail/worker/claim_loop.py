@@ -214,9 +214,10 @@ class ClaimLoop:
                 continue
             route, arguments = checked
             if plan.batch is None:
-                self._start(ConsumerRun(route, [IncomingMessage(claim, route)], arguments))
+                message = IncomingMessage(claim, route, None, self._worker.stopping)
+                self._start(ConsumerRun(route, [message], arguments))
                 continue
-            message = IncomingMessage(claim, route, self._hand_over)
+            message = IncomingMessage(claim, route, self._hand_over, self._worker.stopping)
             if claim.alone or plan.is_suspect(claim):
                 self._held.append(ConsumerRun(route, [message], {}))
             else:

@@ -29,6 +29,7 @@ class IncomingMessage:
         "_execution",
         "_on_outcome",
         "_route",
+        "_stopping",
         "claim",
         "outcome",
         "started_at",
@@ -41,8 +42,10 @@ class IncomingMessage:
         claim: Message,
         route: Route | None = None,
         on_outcome: Callable[[IncomingMessage], None] | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
         self.claim = claim  # for layers
+        self._stopping = stopping  # of its worker
         self._route = route
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
@@ -101,6 +104,16 @@ class IncomingMessage:
     def sent_at(self) -> datetime:
         """When the layer accepted it; aware, or local time with ``USE_TZ = False``."""
         return from_timestamp(self.claim.sent_at or 0)
+
+    @property
+    def in_worker(self) -> bool:
+        """Whether a worker runs it. In ``mailrail.testing.drain``, none does."""
+        return self._stopping is not None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker has been told to stop. Then a long run may end early, by ``raise Later(after=0)``."""
+        return self._stopping is not None and self._stopping.is_set()
 
     # -- as a dictionary ----------------------------------------------------------------------------------------
 

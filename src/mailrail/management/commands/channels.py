@@ -12,6 +12,7 @@ from uuid import UUID
 from django.core.management.base import CommandError, CommandParser
 
 from mailrail.applications import serves
+from mailrail.cancelling import cancel_messages
 from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
@@ -247,7 +248,9 @@ class Command(PipedCommand):
     def _cancel(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         if not options["ids"]:
             raise CommandError("Name the ids of the messages to cancel.")
-        cancelled = [id for channel in options["channels"] for id in layer.cancel(channel, options["ids"])]
+        cancelled = [
+            id for channel in options["channels"] for id in cancel_messages(layer, channel, options["ids"])
+        ]
         self._say_which(cancelled, "cancelled", options)
 
     def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:

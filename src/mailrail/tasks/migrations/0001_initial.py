@@ -40,6 +40,7 @@ class Migration(migrations.Migration):
                 ('last_attempted_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='last started')),
                 ('finished_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='finished')),
                 ('kept_until', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='kept until')),
+                ('cancelled_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='cancelled')),
                 ('dispatch', models.IntegerField(db_default=0, default=0, editable=False)),
                 ('token', models.BigIntegerField(db_default=None, default=None, editable=False, null=True)),
                 ('fence', models.FloatField(db_default=None, default=None, editable=False, null=True)),
