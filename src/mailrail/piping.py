@@ -1,12 +1,15 @@
-"""Let commands end quietly when their reader stops, as in ``manage.py mailq | head``."""
+"""Let commands end quietly when their reader stops, as in ``manage.py mailq | head``, and print tables."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand
+
+from .terminal import single_line
 
 BROKEN_PIPE_STATUS = 141
 """Exit code of a program that SIGPIPE ends, as shells report it: 128 and the number of the signal."""
@@ -24,3 +27,15 @@ class PipedCommand(BaseCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE_STATUS)
         return output
+
+    def print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+        """Print rows in columns below their head, or ``nothing`` if there are none. Texts of others are escaped."""
+        if not rows:
+            self.stdout.write(nothing)
+            return
+        rows = [tuple(map(single_line, row)) for row in rows]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            self.stdout.write(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )

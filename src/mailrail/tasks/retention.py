@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
 
-from .models import TaskRecord
+from .models import FINAL, TaskRecord
+from .overview import pages_of_ids
 
 CHUNK_SIZE = 500
 """Records that one transaction deletes."""
@@ -30,6 +32,14 @@ def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
         deleted += len(ids)
         if len(ids) < CHUNK_SIZE:
             break
+    return deleted
+
+
+def prune_ended(using: str, before: datetime) -> int:
+    """Delete records that ended before that moment, whatever their time, and return how many."""
+    records, deleted = TaskRecord.objects.using(using), 0
+    for page in pages_of_ids(using, status__in=FINAL, finished_at__lt=before):
+        deleted += records.filter(pk__in=page, status__in=FINAL).delete()[0]
     return deleted
 
 

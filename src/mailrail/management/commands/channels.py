@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import SUPPRESS
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,7 @@ from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.selection import expand
 from mailrail.signals import channel_paused, channel_resumed
-from mailrail.terminal import as_json, counted, escape_control_characters, single_line
+from mailrail.terminal import as_json, counted, escape_control_characters
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
@@ -102,7 +102,7 @@ class Command(PipedCommand):
             (name, *(_number(getattr(s, column)) for column in _COLUMNS), _remarks(name in routed, s.paused))
             for name, s in stats.items()
         ]
-        self._print_table(
+        self.print_table(
             ("channel", "ready", "scheduled", "claimed", "dead", "oldest", ""),
             rows,
             "All channels are empty.",
@@ -163,7 +163,7 @@ class Command(PipedCommand):
             for w in workers
         ]
         head = ("worker", "host", "pid", "seen", "running", "channels")
-        self._print_table(head, rows, "No workers are running.")
+        self.print_table(head, rows, "No workers are running.")
 
     def _tell_strangers(self, layer: DurableLayer) -> None:
         if descriptions := strangers(layer):
@@ -310,17 +310,6 @@ class Command(PipedCommand):
 
     def _print_json(self, value: Any) -> None:
         self.stdout.write(as_json(value, for_machines))
-
-    def _print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
-        if not rows:
-            self.stdout.write(nothing)
-            return
-        rows = [tuple(map(single_line, row)) for row in rows]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in (head, *rows):
-            self.stdout.write(
-                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            )
 
 
 def _add_check(actions: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -73,7 +72,7 @@ class Command(PipedCommand):
 
     def _print(self, report: dict[str, list[dict[str, Any]]], *, is_all: bool) -> None:
         head = ("status", "mailer", "emails", "due", "deferred", "later", "oldest due")
-        self._table(
+        self.print_table(
             head,
             [_row(entry) for entry in report["waiting"]],
             "The queue is empty." if is_all else "No such email is waiting.",
@@ -122,17 +121,6 @@ class Command(PipedCommand):
     def _say(self, text: str) -> None:
         """Write one line, whatever others have said."""
         self.stdout.write(single_line(text))
-
-    def _table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
-        if not rows:
-            self.stdout.write(nothing)
-            return
-        rows = [tuple(map(single_line, row)) for row in rows]  # mailers are named by settings, or other hands
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in (head, *rows):
-            self.stdout.write(
-                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            )
 
 
 def _share(sent: int, failed: int) -> str:
