@@ -9,7 +9,7 @@ The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``),
     ``outcome`` (``"finished"``, ``"discarded"``, ``"retried"``, ``"buried"``, ``"released"``, ``"lost"``,
     ``"expired"``) and ``duration`` in seconds: sent once for every claim, after it was settled.
 ``message_retried``
-    ``error`` (text) and ``delay`` in seconds.
+    ``error`` (text), ``delay`` in seconds, and ``timed_out``: whether the run was over its time limit.
 ``message_buried``
     ``error`` (text).
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
+
 from mailrail import Discard, Later, Retry
-from mailrail.tasks import ChannelContext, cancel, task
+from mailrail.tasks import ChannelContext, TaskRecord, cancel, task
 
 ran: list[Any] = []
 """What ran, in this process."""
@@ -145,6 +149,59 @@ async def hang_async(context: ChannelContext, gate: str) -> int:
     if context.attempt == 1:
         await asyncio.sleep(60)
     return context.attempt
+
+
+@task(takes_context=True)
+def report(context: ChannelContext, using: str) -> Any:
+    """Say inside a transaction how far it is, and return what others see of it, and what they see after the commit."""
+    with transaction.atomic(using):
+        context.progress(1, 2)
+        during = seen_by_others(using, context.task_result.id)
+    return [during, seen_by_others(using, context.task_result.id)]
+
+
+def seen_by_others(using: str, id: str) -> Any:
+    """Return the progress that another connection finds, and is not kept from changing."""
+
+    def look() -> Any:
+        try:
+            records = TaskRecord.objects.using(using)
+            if connections[using].vendor == "sqlite":
+                return records.get(pk=id).progress
+            with transaction.atomic(using):
+                return records.select_for_update(nowait=True).get(pk=id).progress
+        finally:
+            connections[using].close()
+
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(look).result()
+
+
+@task(attempts=2, backoff=0)
+def leave_open(how: str, using: str) -> None:
+    """End without the end of a transaction."""
+    if how == "block":
+        transaction.atomic(using).__enter__()
+    else:
+        transaction.set_autocommit(False, using)
+        with connections[using].cursor() as cursor:
+            cursor.execute("UPDATE mailrail_tasks_taskrecord SET lane = 'left' WHERE task = 'none'")
+    if how == "committed":
+        transaction.commit(using)
+    if how == "raise":
+        raise Broken("in the middle")
+
+
+@task
+async def wait_in_sync_code(gate: str) -> None:
+    """Block the thread on which the sync code of all coroutines runs."""
+    await sync_to_async(_wait)(gate)
+
+
+def _wait(gate: str) -> None:
+    ran.append("waits")
+    while not Path(gate).exists():
+        time.sleep(0.01)
 
 
 def lane_of(customer: int, number: int) -> str:

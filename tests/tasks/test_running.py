@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 from django.utils import timezone
 
 from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.reconciliation import reconcilers
 from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, attempts, enqueue_many, running
+from mailrail.tasks.attempt import start_of
 from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished, task_started
 from mailrail.tasks.errors import TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
+from mailrail.worker import IncomingMessage
 
 from . import defined
 
@@ -173,6 +176,62 @@ def test_a_task_whose_end_cannot_be_written_has_not_failed_and_runs_again(
     assert run(result).status == "SUCCESSFUL" and result.return_value == 3
 
 
+def test_an_interrupt_goes_up_also_if_it_cannot_be_written_and_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = defined.do.enqueue("interrupt")
+    real, failures = attempts.end, list[Exception]([OperationalError("the server is restarting")])
+    monkeypatch.setattr(running, "DATABASE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(attempts, "end", partial(raise_first, failures, real))
+    [ran] = testing.drain(raise_errors=False)
+    assert ran.outcome == "retried" and ran.error.splitlines()[-1] == "KeyboardInterrupt"
+    result.refresh()
+    assert (result.status, result.errors) == ("RUNNING", [])
+    testing.advance(6)
+    assert run(result).attempts == 2
+
+
+@pytest.mark.parametrize("task", [defined.add, defined.add_async])
+def test_a_task_whose_value_the_database_refuses_has_failed(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, areal = attempts.end, attempts.aend
+    failures: list[Exception] = [DataError("string too long to represent as jsonb string")]
+
+    async def arefuse(*args: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return await areal(*args)
+
+    monkeypatch.setattr(attempts, "end", partial(raise_first, failures, real))
+    monkeypatch.setattr(attempts, "aend", arefuse)
+    result = run(task.using(attempts=3).enqueue(1, 2))
+    assert (result.status, result.attempts, len(defined.ran)) == ("FAILED", 1, 1)
+    assert result.errors[0].exception_class is DataError
+
+
+def raise_first(failures: list[Exception], function: Callable[..., Any], *args: Any) -> Any:
+    if failures:
+        raise failures.pop()
+    return function(*args)
+
+
+def test_an_older_claim_neither_expires_nor_begins_a_task_that_a_later_one_runs(
+    on_layer: DurableLayer,
+) -> None:
+    result = defined.soon.enqueue()
+    testing.advance(0)
+    [first] = on_layer.claim("slow", {"tasks.reports": 1}, 10.0).claims
+    testing.advance(11)
+    [second] = on_layer.claim("other", {"tasks.reports": 1}, 30.0).claims
+    assert (start := start_of(IncomingMessage(second))) is not None
+    assert attempts.begin(start, on_layer.using) is not None
+    records().filter(pk=result.id).update(expires_at=timezone.now() - timedelta(seconds=1))
+    running.run_task(IncomingMessage(first))
+    result.refresh()
+    assert (result.status, result.errors, result.attempts, defined.ran) == ("RUNNING", [], 1, [])
+
+
 def test_the_newest_20_errors_are_kept() -> None:
     result = run(defined.retry_broken.using(attempts=25).enqueue("raise"))
     assert (result.status, result.attempts, len(result.errors)) == ("FAILED", 25, 20)
@@ -188,7 +247,9 @@ def test_a_coroutine_past_its_time_limit_has_failed_and_may_be_tried_again(attem
     result = run(defined.hang_async.using(attempts=attempts).enqueue(""))
     assert result.errors[0].exception_class is TimeoutError and "0.2 seconds" in result.errors[0].traceback
     assert (result.status, result.attempts) == (["FAILED", "READY"][attempts - 1], 1)
-    testing.advance(10)
+    testing.advance(4)
+    assert run(result).attempts == 1  # the next one comes after 5 s
+    testing.advance(2)
     run(result)
     assert (result.status, result.attempts) == (["FAILED", "SUCCESSFUL"][attempts - 1], attempts)
 
@@ -364,12 +425,14 @@ def test_a_message_without_a_task_is_buried(on_layer: DurableLayer) -> None:
     assert ran.outcome == "buried" and "names no task" in ran.error
 
 
-def test_a_task_whose_record_is_deleted_or_done_does_not_run() -> None:
+def test_a_task_whose_record_is_deleted_or_done_does_not_run(caplog: pytest.LogCaptureFixture) -> None:
     deleted, done = defined.add.enqueue(1), defined.add.enqueue(2)
     records().filter(pk=deleted.id).delete()
     records().filter(pk=done.id).update(status="FAILED")
     assert [ran.outcome for ran in testing.drain()] == ["finished", "finished"]
     assert defined.ran == []
+    [warning] = [record for record in caplog.records if record.name == "mailrail.tasks"]
+    assert deleted.id in warning.getMessage() and "no record of it" in warning.getMessage()
 
 
 def records() -> Any:

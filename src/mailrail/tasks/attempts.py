@@ -176,6 +176,9 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
     ]
     rows = _execute(_BEGIN, items, using, _all_columns())
     by_id = {record.id: record for record in (_record(row, using) for row in rows)}
+    if is_in_transaction(using):
+        for record in by_id.values():
+            record.began_in_transaction = True
     records = [by_id.get(start.id) for start in starts]
     # Of two claims of one record in a group, one was written: the token says which.
     return [

@@ -71,9 +71,11 @@ def run_function(message: IncomingMessage) -> None:
 
 
 @receiver(message_retried, dispatch_uid="mailrail.tasks.retried")
-def count_time_limit(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
+def count_time_limit(*, message: IncomingMessage, error: str, timed_out: bool, **kwargs: Any) -> None:
     """Count an attempt that ran into the worker's time limit, and fail the task if that was its last one."""
-    if not message.channel.startswith(PREFIX) or (start := start_of(message)) is None:
+    if not timed_out or not message.channel.startswith(PREFIX):
+        return
+    if (start := start_of(message)) is None:
         return
     backend = backend_of(message.content)
     rows = TaskRecord.objects.using(backend.database).filter(pk=start.id, token=start.token)

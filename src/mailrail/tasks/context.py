@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from asgiref.sync import sync_to_async
-
 from mailrail.worker import IncomingMessage
 
+from .aside import write_aside
 from .compat import InvalidTask, TaskContext
 from .json_values import normalized
 from .watching import RunState
@@ -88,7 +87,7 @@ class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
 
     async def asave(self) -> None:
         """Write progress and metadata from a coroutine, as ``save`` does."""
-        await sync_to_async(self.save)()
+        await write_aside(self.save)
 
     def _note(self, done: float, total: float | None, text: str) -> None:
         self._writer("context.progress()")

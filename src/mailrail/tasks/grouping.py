@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import sync_to_async
+from mailrail.transient import is_transient
+
+from .aside import write_aside
 
 MAX_GROUP_SIZE = 200
 """Items that one statement writes at most."""
@@ -90,8 +92,11 @@ class GroupedWrites(Generic[Item, Answer]):
         try:
             answers = self._write([request.item for request in group])
         except BaseException as error:
-            if len(group) == 1:
-                group[0].error = error
+            if len(group) == 1 or is_transient(
+                error
+            ):  # in an outage each of them would wait for the database
+                for request in group:
+                    request.error = error
                 return
             for request in group:  # one of them may be at fault, and must not cost the others their answer
                 self._answer([request])
@@ -100,7 +105,7 @@ class GroupedWrites(Generic[Item, Answer]):
                 request.answer = answer
 
     async def acall(self, item: Item) -> Answer:
-        """Write an item from a coroutine. Items of one event loop are written together, on the thread of Django."""
+        """Write an item from a coroutine. Items of one event loop are written together, on one thread."""
         loop = asyncio.get_running_loop()
         queue = self._loops.setdefault(loop, _LoopQueue([]))
         answer: asyncio.Future[Answer] = loop.create_future()
@@ -110,16 +115,26 @@ class GroupedWrites(Generic[Item, Answer]):
         return await answer
 
     async def _write_for(self, queue: _LoopQueue[Item, Answer]) -> None:
-        """Write what waits on this loop until nothing does."""
-        while queue.waiting:
-            group, queue.waiting = queue.waiting[:MAX_GROUP_SIZE], queue.waiting[MAX_GROUP_SIZE:]
-            requests = [_Request[Item, Answer](item) for item, _ in group]
-            await sync_to_async(self._answer)(requests)
-            for (_, answer), request in zip(group, requests, strict=True):
-                if answer.done():
-                    continue  # whoever asked was cancelled
-                if request.error is not None:
-                    answer.set_exception(request.error)
-                else:
-                    answer.set_result(request.result())
-        queue.writer = None
+        """Write what waits on this loop until nothing does. Whoever waits gets an answer, whatever ends this task."""
+        group: list[tuple[Item, asyncio.Future[Answer]]] = []
+        try:
+            while queue.waiting:
+                group, queue.waiting = queue.waiting[:MAX_GROUP_SIZE], queue.waiting[MAX_GROUP_SIZE:]
+                requests = [_Request[Item, Answer](item) for item, _ in group]
+                await write_aside(self._answer, requests)
+                for (_, answer), request in zip(group, requests, strict=True):
+                    _pass_on(request, answer)
+        finally:
+            queue.writer = None
+            left, queue.waiting = [*group, *queue.waiting], []
+            for _, answer in left:
+                answer.cancel()  # changes nothing where there is an answer
+
+
+def _pass_on(request: _Request[Item, Answer], answer: asyncio.Future[Answer]) -> None:
+    if answer.done():  # whoever asked was cancelled
+        return
+    if request.error is not None:
+        answer.set_exception(request.error)
+    else:
+        answer.set_result(request.result())

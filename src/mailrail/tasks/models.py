@@ -118,6 +118,9 @@ class TaskRecord(models.Model):
 
     namespace = namespace_field()
 
+    began_in_transaction: bool = False
+    """Of the attempt that this process has begun: whether that is not committed yet."""
+
     objects: ClassVar[models.Manager[TaskRecord]] = OwnRows()
 
     class Meta:

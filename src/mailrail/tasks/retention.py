@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from django.db import transaction
+from django.db import connections, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from .models import FINAL, TaskRecord
@@ -26,13 +27,24 @@ def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
     over = TaskRecord.objects.using(using).filter(kept_until__lt=timezone.now()).order_by("kept_until")
     deleted = 0
     while go_on():
-        with transaction.atomic(using):
-            ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
-            TaskRecord.objects.using(using).filter(pk__in=ids).delete()
-        deleted += len(ids)
-        if len(ids) < CHUNK_SIZE:
+        in_chunk = _delete_first(over)
+        deleted += in_chunk
+        if in_chunk < CHUNK_SIZE:
             break
     return deleted
+
+
+def _delete_first(over: QuerySet[TaskRecord]) -> int:
+    """Delete the first of these records in one transaction, and return how many."""
+    records, using = TaskRecord.objects.using(over.db), over.db
+    if connections[using].vendor == "sqlite":
+        # In one statement: a transaction that has read may not write once another process has written since
+        # (SQLITE_BUSY_SNAPSHOT). BEGIN IMMEDIATE would help, too, and takes a setting.
+        return records.filter(pk__in=over.values("pk")[:CHUNK_SIZE]).delete()[0]
+    with transaction.atomic(using):
+        ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
+        records.filter(pk__in=ids).delete()
+    return len(ids)
 
 
 def prune_ended(using: str, before: datetime) -> int:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
 
@@ -17,6 +16,7 @@ from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
 from . import attempts
+from .aside import tell_aside, write_aside
 from .attempt import TaskAttempt, backend_of, error_of, error_row, send, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
@@ -24,6 +24,8 @@ from .compat import TaskResultStatus, task_finished
 from .errors import TaskCancelled, TaskExpired
 from .models import READY, UNFINISHED, TaskRecord
 from .results import ChannelResult, result_of, update
+from .retrying import logger
+from .transactions import closing_transactions
 
 RETRY_SOON_S = 5.0
 """Seconds until a message is due again whose record could not be written."""
@@ -39,10 +41,10 @@ def run_task(message: IncomingMessage) -> None:
     attempt.announce()
     try:
         attempt.check_found()
-        with attempt.watched():
+        with attempt.watched(), closing_transactions(attempt.record.task):
             value = attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
     except KeyboardInterrupt:
-        _write(attempt, attempt.stop())
+        _stop(attempt)
         raise
     except BaseException as error:
         _conclude(attempt, attempt.fail(error))
@@ -62,11 +64,25 @@ def _succeed(attempt: TaskAttempt, value: Any) -> None:
 def _conclude(attempt: TaskAttempt, end: End) -> None:
     try:
         was_written = _write(attempt, end)
-    except Exception as error:  # no failure of the task: it runs again
-        _release_or_raise(attempt.message, error)
-        return
+    except Exception as error:
+        if is_transient(error):  # no failure of the task: it runs again
+            _release_or_raise(attempt.message, error)
+            return
+        was_written = _write(
+            attempt, attempt.fail(error, has_run=True)
+        )  # another run would end like this one
     attempt.conclude(was_written)
     _settle(attempt)
+
+
+def _stop(attempt: TaskAttempt) -> None:
+    """Write that an attempt was interrupted. If that cannot be written, the next attempt begins all the same."""
+    try:
+        _write(attempt, attempt.stop())
+    except Exception:
+        logger.exception(
+            "%s of %s was interrupted, which cannot be written", attempt.record.id, attempt.record.task
+        )
 
 
 def _settle(attempt: TaskAttempt) -> None:
@@ -85,13 +101,13 @@ async def run_task_async(message: IncomingMessage) -> None:
     attempt = await _abegin(message)
     if attempt is None:
         return
-    await sync_to_async(attempt.announce)()
+    await tell_aside(attempt.announce)
     try:
         attempt.check_found()
         with attempt.watched():
             value = await attempt.result.task.acall(*attempt.arguments, **attempt.result.kwargs)
     except KeyboardInterrupt:
-        await sync_to_async(_write)(attempt, attempt.stop())
+        await write_aside(_stop, attempt)
         raise
     except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is not None and current.cancelling():
@@ -115,10 +131,13 @@ async def _asucceed(attempt: TaskAttempt, value: Any) -> None:
 async def _aconclude(attempt: TaskAttempt, end: End, error: BaseException | None) -> None:
     try:
         was_written = await _awrite(attempt, end)
-    except Exception as outage:  # no failure of the task: it runs again
-        _release_or_raise(attempt.message, outage)
-        return
-    await sync_to_async(_conclude_handling)(attempt, was_written, error)
+    except Exception as refusal:
+        if is_transient(refusal):  # no failure of the task: it runs again
+            _release_or_raise(attempt.message, refusal)
+            return
+        error = refusal
+        was_written = await _awrite(attempt, attempt.fail(error, has_run=True))
+    await tell_aside(_conclude_handling, attempt, was_written, error)
     _settle(attempt)
 
 
@@ -160,7 +179,7 @@ async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
     try:
         record = await attempts.abegin(start, backend.database)
         if record is None:
-            record = await sync_to_async(_begin_late)(message, start, backend)
+            record = await write_aside(_begin_late, message, start, backend)
     except Exception as error:
         _release_or_raise(message, error)
         return None
@@ -177,8 +196,14 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
     """Find out why an attempt may not begin, and begin it all the same if it may."""
     using = backend.database
     record = TaskRecord.objects.using(using).filter(pk=start.id).first()
-    if record is None or record.status not in UNFINISHED or record.dispatch != start.dispatch:
-        return None  # deleted, done, or left to a later message
+    if record is None:
+        logger.warning(
+            "task %s does not run: database %r has no record of it. It was deleted, or OPTIONS['DATABASE'] was changed",
+            *(start.id, using),
+        )
+        return None
+    if record.status not in UNFINISHED or record.dispatch != start.dispatch:
+        return None  # done, or left to a later message
     now = timezone.now()
     is_ours = record.fence is None or record.fence <= start.fence
     if record.cancelled_at is not None:
@@ -198,7 +223,7 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
         return None
     # The claim is ours, but its lease is to end before that of an earlier claim: the setting was lowered meanwhile.
     attempts.drop_fence(record, using)
-    return attempts.begin(start, using)
+    return attempts.begin(start, using) or _begin_late(message, start, backend)
 
 
 def _is_lost(message: IncomingMessage) -> bool:
@@ -244,13 +269,15 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
 
 
 async def _awrite(attempt: TaskAttempt, end: End) -> bool:
-    try:
-        was_written = await attempts.aend(end, attempt.backend.database)
-        return was_written or await sync_to_async(_look_again)(attempt, end)
-    except Exception as error:
-        if not is_transient(error):
-            raise
-    return await sync_to_async(_write, thread_sensitive=False)(attempt, end)
+    """Write the end of the attempt of a coroutine, as ``_write`` does."""
+    using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
+    while True:
+        try:
+            return await attempts.aend(end, using) or await write_aside(_look_again, attempt, end)
+        except Exception as error:
+            if not is_transient(error) or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(0.5)
 
 
 def _look_again(attempt: TaskAttempt, end: End) -> bool:

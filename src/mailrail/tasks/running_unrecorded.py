@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NoReturn
 
-from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from mailrail import Discard, Later
 from mailrail.worker import IncomingMessage
 
+from .aside import tell_aside
 from .attempt import backend_of, describe, error_of, found_task, send
 from .backend import ChannelBackend
 from .compat import TaskError, TaskResultStatus, task_finished, task_started
@@ -23,6 +23,7 @@ from .errors import TaskDiscarded, TaskLost
 from .options import Effective, from_json
 from .results import ChannelResult, update
 from .retrying import is_discarded, logger, wait_after
+from .transactions import closing_transactions
 from .unrecorded import result_of_message
 
 RETRY_SOON_S = 5.0
@@ -142,7 +143,8 @@ def run_unrecorded(message: IncomingMessage) -> None:
     try:
         attempt.find()
         args, kwargs = attempt.arguments
-        value = attempt.task.call(*args, **kwargs)
+        with closing_transactions(attempt.path):
+            value = attempt.task.call(*args, **kwargs)
     except KeyboardInterrupt:
         message.release(RETRY_SOON_S, "it was interrupted")
         raise
@@ -157,7 +159,7 @@ async def run_unrecorded_async(message: IncomingMessage) -> None:
     """Run the task of a message, on an event loop."""
     attempt = UnrecordedAttempt(message)
     if attempt.is_heard:
-        await sync_to_async(attempt.announce)()
+        await tell_aside(attempt.announce)
     try:
         attempt.find()
         args, kwargs = attempt.arguments
@@ -168,12 +170,12 @@ async def run_unrecorded_async(message: IncomingMessage) -> None:
     except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is not None and current.cancelling():
             raise
-        await sync_to_async(_fail_handling)(attempt, error)  # the task's own matter
+        await tell_aside(_fail_handling, attempt, error)  # the task's own matter
     except BaseException as error:
-        await sync_to_async(_fail_handling)(attempt, error)
+        await tell_aside(_fail_handling, attempt, error)
     else:
         if attempt.has_listeners:
-            await sync_to_async(attempt.succeed)(value)
+            await tell_aside(attempt.succeed, value)
 
 
 def _fail_handling(attempt: UnrecordedAttempt, error: BaseException) -> None:
@@ -192,5 +194,5 @@ def tell_buried(message: IncomingMessage, error: str) -> None:
     attempt = UnrecordedAttempt(message)
     if (outcome is not None and outcome.is_logged) or not attempt.has_listeners:
         return
-    kind = TimeoutError if error.startswith("TimeoutError") else TaskLost
+    kind = TimeoutError if outcome is not None and outcome.timed_out else TaskLost
     attempt._finish(TaskResultStatus.FAILED, error_of(kind, error))

@@ -111,7 +111,7 @@ def tidy_after() -> None:
             continue
         with _closing_if_broken(connection):
             if connection.in_atomic_block or not connection.get_autocommit():
-                _start_anew(connection)
+                start_anew(connection)
                 continue
             if connection.settings_dict["OPTIONS"].get("pool"):
                 connection.close()
@@ -121,8 +121,8 @@ def tidy_after() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def _start_anew(connection: Any) -> None:
-    """Roll back a transaction the consumer left open; the wrapper itself would remember it."""
+def start_anew(connection: Any) -> None:
+    """Roll back a transaction that a consumer has left open; the wrapper itself would remember it."""
     connection.close()
     del connections[connection.alias]
 

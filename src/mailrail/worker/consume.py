@@ -154,7 +154,7 @@ class ConsumerRun:
             if message.outcome is None:
                 message.decide(FINISHED)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, *, timed_out: bool = False) -> None:
         """Raising settles the rest: retried, buried after the last attempt, discarded, or due again later."""
         several = len(self.messages) > 1
         for message in self.messages:
@@ -168,7 +168,7 @@ class ConsumerRun:
                 continue
             # A kind of Retry may have an __init__ of its own that leaves out ours.
             after = getattr(error, "after", None) if isinstance(error, Retry) else None
-            message.decide(message.failed(describe(error), after, alone=several))
+            message.decide(message.failed(describe(error), after, alone=several, timed_out=timed_out))
 
     def cut_off(self, error: BaseException) -> None:
         """Something outside has ended it: a failure if its consumer had begun, no attempt if it had not."""
@@ -181,7 +181,8 @@ class ConsumerRun:
 
     def give_up(self) -> None:
         """The time limit is over, and nothing can stop the code that still runs."""
-        self.fail(TimeoutError(f"{self.route.name} ran longer than its limit of {self.limit:g} seconds."))
+        error = TimeoutError(f"{self.route.name} ran longer than its limit of {self.limit:g} seconds.")
+        self.fail(error, timed_out=True)
 
     @contextmanager
     def undoable(self, layer: DurableLayer) -> Iterator[None]:

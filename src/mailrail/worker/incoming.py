@@ -171,14 +171,16 @@ class IncomingMessage:
         if not self.decide(outcome):
             raise MailrailError(f"{self!r} is {self.outcome and self.outcome.kind} already.")
 
-    def failed(self, error: str, after: float | None = None, alone: bool = False) -> Outcome:
+    def failed(
+        self, error: str, after: float | None = None, *, alone: bool = False, timed_out: bool = False
+    ) -> Outcome:
         """The outcome of a failed run: retried after that delay or the route's own, or buried after the last."""
         assert self._route is not None
         attempt = self.claim.attempt
         if attempt >= self._route.attempts_for(self.claim):
-            return Outcome(OutcomeKind.BURIED, error)
+            return Outcome(OutcomeKind.BURIED, error, timed_out=timed_out)
         delay = _delay(self._route, attempt) if after is None else after
-        return Outcome(OutcomeKind.RETRIED, error, delay, alone)
+        return Outcome(OutcomeKind.RETRIED, error, delay, alone, timed_out=timed_out)
 
     def decide(self, outcome: Outcome) -> bool:
         """Set the outcome unless there is one. For the worker: time limits race with consumers."""

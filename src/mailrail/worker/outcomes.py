@@ -50,6 +50,7 @@ class Outcome:
     alone: bool = False  # run it without others of its batch
     settled: bool = False  # committed already, together with the consumer's own writes
     is_logged: bool = False  # the consumer's own log says what came of it
+    timed_out: bool = False  # the run was over its time limit
 
 
 Settle = Callable[[DurableLayer, Sequence[Message], Outcome], list[Message]]
@@ -107,7 +108,7 @@ def log_outcome(message: IncomingMessage, outcome: Outcome) -> None:
     if effect.signal is not None and effect.signal.receivers:
         details: dict[str, Any] = {"error": outcome.error}
         if outcome.kind == OutcomeKind.RETRIED:
-            details["delay"] = outcome.delay
+            details |= {"delay": outcome.delay, "timed_out": outcome.timed_out}
         send_signal(effect.signal, claim.channel, message=message, **details)
     if message_finished.receivers:
         facts = {"message": message, "outcome": outcome.kind.value, "duration": duration}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
@@ -20,6 +21,17 @@ from .log import logger
 from .outcomes import OutcomeKind
 
 OnEnd = Callable[[ConsumerRun], None]
+
+_of_workers: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def is_of_worker(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether async consumers run on this event loop, as opposed to one of a test or a server."""
+    return loop in _of_workers
+
+
+at_end: list[Callable[[], object]] = []
+"""What to call when the event loop of a worker ends: its process may go on, as in tests."""
 
 
 class EventLoop:
@@ -35,6 +47,7 @@ class EventLoop:
     def loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            _of_workers.add(self._loop)
             threading.Thread(target=self._run, args=(self._loop,), name="mailrail-loop", daemon=True).start()
         return self._loop
 
@@ -46,6 +59,8 @@ class EventLoop:
                 logger.exception("a task on the event loop raised; the loop goes on")
         if self._tidying:
             loop.run_until_complete(asyncio.wait({*self._tidying}, timeout=1.0))
+        for each in at_end:
+            each()
         loop.close()
 
     def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
