@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from io import StringIO
 from typing import Any
 
@@ -108,6 +109,69 @@ def test_a_worker_of_patterns_alone_waits_for_their_first_channel(
         assert not worker.plans
         send(layer, channel="tenant.first")
         until(lambda: len(seen) == 1)
+
+
+class Sharded(InMemoryChannelLayer):
+    """A layer with a shard that has all its channels but one."""
+
+    is_sharded = True
+
+    def __init__(self, shard: DurableLayer) -> None:
+        super().__init__()
+        self.shard = shard
+
+    def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
+        return {self.shard: [channel for channel in channels if channel != "tenant.elsewhere"]}
+
+    def list_channels(self) -> list[str]:
+        return self.shard.list_channels()
+
+
+class CallingWhenWoken(InMemoryChannelLayer):
+    """A claim loop that is being made wakes its layer; ``on_wake`` gets the number of the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_wake: Callable[[int], object] = lambda number: None
+        self._calls = 0
+
+    def wake(self) -> None:
+        self._calls += 1
+        self.on_wake(self._calls)
+        super().wake()
+
+
+def test_a_channel_found_while_the_loop_of_a_shard_is_made_has_its_lease_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maintenance, "RELAY_EVERY", 60.0)
+    seen, shard = Seen(), CallingWhenWoken()
+    known = route("tenant.*", seen, known_channels=lambda: ["tenant.a", "tenant.elsewhere"], lease=20)
+    running = Running(Sharded(shard), known)
+    # The second call is for the channels of the shard: the worker does not know the loop yet.
+    shard.on_wake = lambda number: number == 2 and running.worker._serve(["tenant.new"])
+    with running as worker:
+        until(lambda: "tenant.new" in worker.plans)
+        send(shard, channel="tenant.new")
+        until(lambda: seen and not shard.stats())
+    claim = seen[0].claim
+    assert claim.claimed_until - claim.sent_at >= 20
+
+
+def test_a_channel_found_while_the_only_loop_is_made_is_served() -> None:
+    seen, layer = Seen(), CallingWhenWoken()
+    running = Running(layer, route("tenant.*", seen, known_channels=lambda: ["tenant.a"]))
+
+    def find(number: int) -> None:
+        if number == 1 and running.worker._maintenance._thread.is_alive():  # else it finds nothing yet
+            running.worker._serve(["tenant.new"])
+
+    layer.on_wake = find
+    with running as worker:
+        until(lambda: layer.workers())
+        worker._serve(["tenant.new"])
+        send(layer, channel="tenant.new")
+        until(lambda: seen)
 
 
 def test_a_draining_worker_serves_what_the_layer_holds(layer: DurableLayer) -> None:

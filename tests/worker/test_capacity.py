@@ -12,13 +12,16 @@ from mailrail.errors import LayerUnavailable
 from mailrail.layers import InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
-from mailrail.worker import IncomingMessage, capacity
+from mailrail.worker import IncomingMessage, capacity, leases
 from mailrail.worker.capacity import Capacity, Share
 from mailrail.worker.claim_loop import ClaimLoop, Shared
 from mailrail.worker.consume import ConsumerRun
+from mailrail.worker.leases import LeaseKeeper
 from mailrail.worker.lifecycle import Event, State, WorkerLifecycle
 from mailrail.worker.pools import Threads
 from mailrail.worker.recycling import RecyclingLimits
+
+from ..processes import until
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +106,27 @@ def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch
     assert loop._lifecycle.state is State.RECOVERING
     one.give_back(running)
     assert one.room() == ({"work": 1}, 1)
+
+
+def test_leases_that_get_shorter_are_renewed_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(InMemoryChannelLayer):
+        def renew(self, claims: Any, lease: Any) -> Any:
+            renewed.append(lease)
+            return super().renew(claims, lease)
+
+    monkeypatch.setattr(leases, "LONGEST_INTERVAL_S", 600.0)
+    renewed: list[Any] = []
+    layer, seconds = Counting(), dict[str, float]()
+    keeper = LeaseKeeper(layer, "w", lambda: seconds)
+    keeper.start()
+    try:
+        seconds = {"work": 0.3}
+        keeper.wake()
+        layer.enqueue([Message("work", {})])
+        keeper.keep(layer.claim("w", {"work": 1}, seconds).claims)
+        until(lambda: len(renewed) >= 3)
+    finally:
+        keeper.stop()
 
 
 def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None:

@@ -43,6 +43,8 @@ class Capacity:
         recycling: RecyclingLimits | None = None,
     ) -> None:
         self.plans = plans
+        self.leases = {channel: plan.lease for channel, plan in plans.items()}
+        """Seconds by channel. Like the plans, replaced and never changed, as other threads read it."""
         self.threads = threads
         self.recycling = recycling
         self.lock = threading.Lock()
@@ -64,6 +66,7 @@ class Capacity:
         """Add channels to those that the worker serves."""
         with self.lock:
             self.slots.update({c: _concurrency(plan, self._layer, self.threads) for c, plan in plans.items()})
+            self.leases = {**self.leases, **{c: plan.lease for c, plan in plans.items()}}
             self.plans = {**self.plans, **plans}
 
     def leave(self, share: Share) -> None:

@@ -75,8 +75,7 @@ class ClaimLoop:
         self._worker = shared.lifecycle
         self._lifecycle = Lifecycle(shared.lifecycle)
         self._adopted = list(adopted)
-        leases_s = {channel: plan.lease for channel, plan in shared.capacity.plans.items()}
-        self._keeper = LeaseKeeper(layer, shared.worker, leases_s, describe)
+        self._keeper = LeaseKeeper(layer, shared.worker, lambda: shared.capacity.leases, describe)
         self._settler = Settler(layer, self._keeper)
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[ConsumerRun | IncomingMessage] = deque()
@@ -85,8 +84,8 @@ class ClaimLoop:
         self._pace = 0.0  # seconds the last claim took
 
     def serve(self, plans: Mapping[str, Plan], *, has_all: bool) -> None:
-        """Take further channels, which the worker has found. ``has_all``: the loop claims from all of them."""
-        self._keeper.leases = {**self._keeper.leases, **{c: plan.lease for c, plan in plans.items()}}
+        """Take further channels, which the capacity has by now. ``has_all``: the loop claims from all of them."""
+        self._keeper.wake()
         if has_all:
             self.share.serve([*self.share.channels, *plans])
 
@@ -181,7 +180,9 @@ class ClaimLoop:
             if limits and since >= self._keeper.late_at:
                 limits, since = self._keeper.catch_up(limits), leases.clock()
             done = [message.claim for message in finished]
-            claimed = self.layer.claim(self._shared.worker, limits, self._keeper.leases, done, total)
+            claimed = self.layer.claim(
+                self._shared.worker, limits, self._shared.capacity.leases, done, total
+            )
         except Exception:
             self._settler.settle_apart(finished)
             raise

@@ -18,6 +18,8 @@ from .connections import close_connections, own_connection
 from .log import logger
 
 HEARTBEAT_EVERY = 5.0
+LONGEST_INTERVAL_S = HEARTBEAT_EVERY / 4
+"""Seconds between two looks at what is due, where no lease is short."""
 PATIENCE_S = 1.0
 """Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
@@ -35,43 +37,50 @@ class _Kept:
 
 
 class LeaseKeeper:
-    """Renews every claim after a third of its lease, and gives the worker's sign of life, if ``describe`` is given."""
+    """Renews every claim after a third of its lease, and gives the worker's sign of life, if ``describe`` is given.
+
+    ``leases`` returns the seconds by channel. Call ``wake`` when they have changed.
+    """
 
     def __init__(
         self,
         layer: DurableLayer,
         worker: str,
-        leases: Mapping[str, float],
+        leases: Callable[[], Mapping[str, float]],
         describe: Callable[[], Content] | None = None,
     ) -> None:
         self._layer = layer
         self._worker = worker
-        self.leases = leases
-        """Seconds by channel; replaced, never changed: the claim loop and the thread read it."""
+        self._leases = leases
         self._describe = describe
         self.late_at = float("inf")
         """The earliest moment, by ``clock``, when ``catch_up`` may have something to do."""
         self._kept: dict[UUID, _Kept] = {}
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._is_over = False
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
-        self._every = min([*leases.values(), HEARTBEAT_EVERY * 3]) / 12
         self._beaten_at = float("-inf")
-        self._backoff = Backoff(self._every, self._every)
+        self._backoff = Backoff(LONGEST_INTERVAL_S, LONGEST_INTERVAL_S)
 
     def start(self) -> None:
         self._thread.start()
 
+    def wake(self) -> None:
+        """Look at once: the leases have changed, and claims may have to be renewed more often."""
+        self._woken.set()
+
     def stop(self) -> None:
-        self._over.set()
+        self._is_over = True
+        self._woken.set()
         self._thread.join(timeout=5)
 
     def keep(self, claims: Iterable[Message], since: float | None = None) -> None:
         """Renew these from now on. ``since``: when their leases began at the earliest, by ``clock``."""
-        since = clock() if since is None else since
+        since, leases = clock() if since is None else since, self._leases()
         with self._lock:
             for claim in claims:
-                lease = self.leases[claim.channel]
+                lease = leases[claim.channel]
                 self._kept[claim.id] = _Kept(claim, lease, since)
                 self.late_at = min(self.late_at, since + lease * 2 / 3)
 
@@ -118,7 +127,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         with own_connection(self._layer):
-            while not self._over.wait(self._every):
+            while self._goes_on():
                 try:
                     self._renew()
                     self._beat()
@@ -127,6 +136,12 @@ class LeaseKeeper:
                     self._tell(error)
                     close_connections()
             self._say_goodbye()
+
+    def _goes_on(self) -> bool:
+        """Wait until claims may be due: so often that the shortest lease is never near its end."""
+        self._woken.wait(min([*self._leases().values(), LONGEST_INTERVAL_S * 12]) / 12)
+        self._woken.clear()
+        return not self._is_over
 
     def _tell(self, error: Exception) -> None:
         """Log the first error of those in a row."""
@@ -166,7 +181,7 @@ class LeaseKeeper:
         return are_renewed
 
     def _renew_together(self, due: list[_Kept], now: float) -> None:
-        lost = self._layer.renew([kept.claim for kept in due], self.leases)
+        lost = self._layer.renew([kept.claim for kept in due], self._leases())
         for kept in due:
             kept.renewed_at = now
         self.forget(lost)

@@ -91,16 +91,17 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
+        if not self.layer.is_sharded:  # first, so that channels found by maintenance reach it
+            self._loop = ClaimLoop(self._shared, self.layer, self._adopted, self._describe)
+            self._lifecycle.loops = [self._loop]
         if self._lifecycle.state is State.RUNNING:
             self._serve_known()
             self._maintenance.start(only_look=self._lifecycle.drain)
         try:
-            if self.layer.is_sharded:
-                self._run_loops()
-            else:
-                self._loop = ClaimLoop(self._shared, self.layer, self._adopted, self._describe)
-                self._lifecycle.loops = [self._loop]
+            if self._loop:
                 self._loop.run()
+            else:
+                self._run_loops()
         finally:
             self._maintenance.stop()
             self._threads.close()
@@ -116,7 +117,7 @@ class Worker:
 
     def _run_loops(self) -> None:
         """Run a claim loop for each shard, until all of them have ended."""
-        heart = LeaseKeeper(self.layer, self.id, {}, self._describe)  # apart: it beats on one server for all
+        heart = LeaseKeeper(self.layer, self.id, dict, self._describe)  # apart: it beats on one server for all
         heart.start()
         try:
             while not self._is_over():
