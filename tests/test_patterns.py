@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from io import StringIO
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from mailrail import Channel
-from mailrail.errors import InvalidSettings
+from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, InMemoryChannelLayer
 from mailrail.routes import Route
 from mailrail.routing import Routing, route
@@ -172,6 +173,18 @@ def test_a_channel_found_while_the_only_loop_is_made_is_served() -> None:
         worker._serve(["tenant.new"])
         send(layer, channel="tenant.new")
         until(lambda: seen)
+
+
+def test_a_worker_warns_that_it_cannot_ask_for_the_channels_of_its_patterns(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Away(InMemoryChannelLayer):
+        def list_channels(self) -> list[str]:
+            raise LayerUnavailable("away")
+
+    Worker(Away(), Routing([route("tenant.*", first)]), drain=True).run()
+    text = "cannot ask which channels of tenant.* hold messages, trying again in a minute: away"
+    assert (text, logging.WARNING) in [(r.getMessage(), r.levelno) for r in caplog.records]
 
 
 def test_a_draining_worker_serves_what_the_layer_holds(layer: DurableLayer) -> None:

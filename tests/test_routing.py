@@ -670,6 +670,8 @@ class TestMiddleware:
 def test_a_time_limit_may_be_a_function_of_the_message(value: Any, limit: float | None, caplog: Any) -> None:
     limited = route("one", first, timeout=lambda message: message["limit"])
     run = ConsumerRun(limited, [IncomingMessage(Message("one", {"limit": value}), limited)], {})
+    assert run.limit is None
+    run.ask_limit()
     assert run.limit == limit
     assert ("the limit of the settings applies" in caplog.text) == (value in (0, "soon"))
     with pytest.raises(ValueError, match="a batch has one limit"):

@@ -33,12 +33,15 @@ class Limiter:
     def allow(self, wanted: int) -> Allowance:
         """Return how many messages may start, of so many that the worker has room for.
 
-        Whether messages wait is not known yet. If a claim fails, ``allow`` is asked again without ``claimed``.
+        Whether messages wait is not known yet.
         """
         raise NotImplementedError(f"{type(self).__name__} has to define allow().")
 
     def claimed(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Note what was claimed after ``allow``, which may be nothing. Return those that must not start after all."""
+        """Note what was claimed after ``allow``. Return those that must not start after all.
+
+        It is nothing where no message waits, and where the claim fails or is not made, for want of a thread say.
+        """
         return ()
 
     def reopen(self) -> None:

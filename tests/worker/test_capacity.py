@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -187,6 +188,50 @@ def test_a_loop_sleeps_no_longer_than_the_limit_of_what_has_not_begun_yet() -> N
     assert 0.3 < time.monotonic() - begun < 3.0 and run.overdue_at == float("inf")
     run.begin()
     assert run.look_at == run.overdue_at < float("inf")
+
+
+def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -> None:
+    limited = route("work", consume, timeout=lambda message: 0.01)
+    loop = ClaimLoop(shared(threads=1, used=limited), due(0))
+    run = ConsumerRun(limited, [IncomingMessage(Message("work", {}), limited)], {})
+    loop.share._capacity.threads.submit = lambda run, on_end: run.ask_limit()  # type: ignore[method-assign]
+    seen = loop.layer.wakes
+    loop._start(run)
+    assert loop.layer.wakes > seen and run.limit == 0.01 and run.look_at < time.monotonic() + 1
+
+
+def test_a_consumer_that_no_thread_can_run_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def consume_on_loop(message: IncomingMessage) -> None: ...
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for used in (PLAIN, route("work", consume_on_loop)):
+        loop = ClaimLoop(shared(threads=2, used=used), layer := due(2))
+        for _ in range(2):
+            loop._try_round()
+        assert not loop.running and not loop._keeper._kept
+        assert layer.stats()["work"].claimed == 0
+        assert loop.share.room()[1] > 0  # no slot is lost
+
+
+@pytest.mark.parametrize("where", ["_admit", "_consume"])
+def test_claims_that_a_fault_keeps_from_being_started_are_given_back(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    loop = ClaimLoop(shared(threads=2), layer := due(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, where, fail)
+        loop._try_round()
+    loop._collect()
+    assert not loop._keeper._kept
+    [message, _] = layer.list_messages(["work"], 2)
+    assert (layer.stats()["work"].claimed, layer.stats()["work"].scheduled) == (0, 2)
+    assert message.attempt == 0 and message.losses == 0
 
 
 def test_a_loop_with_a_limit_of_memory_looks_each_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
-from mailrail.errors import InvalidSettings
+from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routing import Allowance, Limiter, Rate, Routing, route
+from mailrail.worker.capacity import Capacity
+from mailrail.worker.claim_loop import ClaimLoop, Shared
+from mailrail.worker.lifecycle import Event, WorkerLifecycle
+from mailrail.worker.pools import Threads
 from mailrail.worker.rate_limiter import ChannelLimiter, limiter_of
+from mailrail.worker.recycling import RecyclingLimits
 
 from ..listed import waiting_on
 from ..routes import first, second
@@ -140,6 +145,55 @@ def test_a_limiter_and_a_rate_both_hold_and_unused_tokens_are_given_back(memory:
     assert limiter.budget == 1 and memory.take("channel:work", 9, Rate.parse("6/h")).granted == 3
     assert both.allow(9) == 1 and both.reconcile(messages[3:4]) == messages[3:4]  # the bucket is empty
     assert both.wait > 0 and both.allow(9) == 0
+
+
+def test_tokens_that_no_claim_used_are_given_back_at_once(memory: DurableLayer) -> None:
+    rate = Rate.parse("6/h")
+    plans = Routing([route("work", first, rate=rate), route("other", first)]).plans
+    worker = Capacity(memory, plans, Threads(4, memory), RecyclingLimits(max_messages=2))
+    share = worker.share_of(memory)
+    share.limiters["work"] = both = limiter_of(plans["work"], memory)
+    assert both.allow(1) == 1 and both.reconcile([Message("work", {})]) == []  # it has a backlog now
+    assert memory.take("channel:work", 0, rate).granted == 0
+
+    worker.recycling.count(2)
+    assert share.room() == ({}, 0)  # the bucket was asked, and then the limit of the process
+    worker.recycling = None
+    assert memory.take("channel:work", 5, rate).granted == 5
+    memory.take("channel:work", -5, rate)
+
+    both.allow(1), both.reconcile([Message("work", {})])
+    assert share.room()[0]["work"] == 4  # and now the claim fails
+    share.reconcile_unclaimed()
+    assert memory.take("channel:work", 4, rate).granted == 4
+
+
+def test_a_limiter_hears_of_each_claim_that_fails_also_while_the_worker_ends(memory: DurableLayer) -> None:
+    told: list[int] = []
+
+    class Noting(Limiter):
+        def allow(self, wanted: int) -> Allowance:
+            return Allowance(wanted)
+
+        def claimed(self, messages: Sequence[Message]) -> Sequence[Message]:
+            told.append(len(messages))
+            return ()
+
+    class Away(InMemoryChannelLayer):
+        def claim(self, *arguments: Any, **options: Any) -> Any:
+            raise LayerUnavailable("away")
+
+    layer = Away()
+    plans = Routing([route("work", first, limiter=Noting)]).plans
+    capacity, lifecycle = Capacity(layer, plans, Threads(4, layer)), WorkerLifecycle(drain=False)
+    loop = ClaimLoop(Shared(layer, "w", lifecycle, capacity, None), layer)
+    for _ in range(2):
+        with pytest.raises(LayerUnavailable):
+            loop._claim()
+    assert told == [0]
+    lifecycle.on(Event.TOLD_TO_STOP)
+    loop._claim(), loop._claim()
+    assert told == [0, 0]
 
 
 @pytest.mark.parametrize("answer", [None, 3, (1,), Allowance(0, -5.0)])

@@ -20,7 +20,7 @@ from django.utils.asyncio import async_unsafe
 
 from mailrail import Discard, Later, Retry
 from mailrail.errors import LayerUnavailable, MailrailError
-from mailrail.layers import DurableLayer
+from mailrail.layers import DurableLayer, InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routes import Route
 from mailrail.routing import Routing, route
@@ -679,6 +679,41 @@ class TestLimits:
         worker = work(layer, route("work", consume, timeout=0.1, backoff=0), threads=1)
         gate.set()
         assert runs == [1, 2] and worker.should_recycle and layer.stats() == {}
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_function_that_takes_long_to_name_a_limit_keeps_no_other_channel_waiting(
+        self, is_async: bool
+    ) -> None:
+        layer, gate, asked, seen = InMemoryChannelLayer(), threading.Event(), threading.Event(), Seen()
+
+        def name_limit(message: IncomingMessage) -> float:
+            asked.set()
+            gate.wait(20)
+            return 30.0
+
+        async def consume(message: IncomingMessage) -> None:
+            seen(message)
+
+        limited = route("slow", consume if is_async else seen, timeout=name_limit)
+        send(layer, "slow")
+        with Running(layer, limited, route("work", lambda message: seen(message))):
+            assert asked.wait(20)
+            send(layer)
+            until(lambda: [m.channel for m in seen] == ["work"])
+            gate.set()
+            until(lambda: len(seen) == 2)
+
+    def test_a_function_that_names_no_limit_in_time_runs_into_that_of_the_settings(
+        self, settings: Any
+    ) -> None:
+        settings.MAILRAIL = {"TIMEOUT": 0.1}
+        layer, gate, seen = InMemoryChannelLayer(), threading.Event(), Seen()
+        send(layer)
+        limited = route("work", seen, timeout=lambda message: gate.wait(20) and 5.0, attempts=1)
+        worker = work(layer, limited)
+        gate.set()
+        assert worker.should_recycle and seen == []
+        assert "ran longer than its limit of 0.1 seconds" in dead_on(layer, "work")[0].error
 
     def test_an_async_consumer_past_its_limit_is_cancelled(self, layer: DurableLayer) -> None:
         ended: list[str] = []

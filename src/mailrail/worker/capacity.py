@@ -116,6 +116,7 @@ class Share:
         self._waits_until = 0.0  # time.monotonic()
         self._capacity = capacity
         self.limiters: dict[str, ChannelLimiter] = {}  # of the channels that have a rate or a limiter
+        self._has_asked = False  # limiters, and has not told them yet what was claimed
         self._has_new = False  # channels whose limiters are not made yet: that may fail, and is tried again
         self.serve(capacity.plans)
 
@@ -174,11 +175,25 @@ class Share:
         """Return how many messages may be claimed now, per channel with room and in all. Reserve threads for them.
 
         Sync consumers share the threads; async ones and batches are bounded by their channel alone. Raises what keeps
-        the only channels with room from being asked for the tokens of their rates.
+        the only channels with room from being asked for the tokens of their rates. Call ``reconcile_unclaimed`` if no
+        claim follows; the next call of ``room`` does.
         """
-        capacity = self._capacity
+        self.reconcile_unclaimed()
         if self._has_new:
             self._make_limiters()
+        self._has_asked = bool(self.limiters)
+        try:
+            limits, total = self._room()
+        except Exception:
+            self.reconcile_unclaimed()
+            raise
+        if total > 0:
+            return limits, total
+        self.reconcile_unclaimed()
+        return {}, 0
+
+    def _room(self) -> tuple[dict[str, int], int]:
+        capacity = self._capacity
         free = self._reserve(capacity.threads.size)
         limits, singles, wanted = dict[str, int](), 0, 0
         error: LayerUnavailable | None = None
@@ -199,7 +214,14 @@ class Share:
         total = sum(limits.values()) - singles + min(threads, singles)
         if capacity.recycling is not None:
             total = int(min(total, capacity.recycling.left))
-        return (limits, total) if total > 0 else ({}, 0)
+        return limits, total
+
+    def reconcile_unclaimed(self) -> None:
+        """Tell limiters that were asked before a claim that failed, or was not made, so that they hold no token."""
+        if self._has_asked:
+            self._has_asked = False
+            for limiter in self.limiters.values():
+                limiter.reconcile(())
 
     def _allowed(self, channel: str, room: int) -> tuple[int, LayerUnavailable | None]:
         """A bucket that cannot be asked keeps its own channel waiting, and no other."""
@@ -231,6 +253,7 @@ class Share:
         refusals: list[Refusal] = []
         for limiter in self.limiters.values():
             refusals += self._over_limit(limiter, claims)
+        self._has_asked = False
         if self._capacity.is_shared:
             refused = {claim.id for claim, _ in refusals}
             refusals += self._too_late([claim for claim in claims if claim.id not in refused])

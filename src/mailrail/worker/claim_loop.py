@@ -42,6 +42,7 @@ LONGEST_PAUSE = 0.005
 
 EXPIRED = Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run")
 NOT_BEGUN = Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer began")
+NOT_STARTED = Outcome(OutcomeKind.RELEASED, "a fault of the worker kept its consumer from beginning", 1.0)
 NOT_DONE = Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer was done")
 
 
@@ -81,6 +82,7 @@ class ClaimLoop:
         self._ended: deque[ConsumerRun | IncomingMessage] = deque()
         self._all_ended = threading.Event()
         self._is_woken = False  # since it last looked at what has ended
+        self._claimed: Sequence[Message] = ()  # by the last claim
         self._pace = 0.0  # seconds the last claim took
 
     def serve(self, plans: Mapping[str, Plan], *, has_all: bool) -> None:
@@ -135,6 +137,9 @@ class ClaimLoop:
         try:
             claims = self._claim()
             self._consume(claims)
+        except Exception:
+            self._release_unstarted()
+            raise
         finally:
             if self._shared.capacity.is_shared:
                 self.share.done()
@@ -168,10 +173,11 @@ class ClaimLoop:
     def _claim(self) -> Sequence[Message]:
         """Claim for the free slots; what is finished is settled on the way."""
         if self._adopted:
-            claims, self._adopted = self._adopted, []
-            self._keeper.keep(claims)
-            return claims
-        limits, total = ({}, 0) if self._lifecycle.state in ENDING else self.share.room()
+            self._claimed, self._adopted = self._adopted, []
+            self._keeper.keep(self._claimed)
+            return self._claimed
+        self._claimed = ()
+        limits, total = self._room()
         finished, self._settler.finished = self._settler.finished, []
         if not limits and not finished:
             return []
@@ -186,10 +192,18 @@ class ClaimLoop:
         except Exception:
             self._settler.settle_apart(finished)
             raise
+        self._claimed = claimed.claims
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.close(finished, claimed.lost)
         return self._admit(claimed)
+
+    def _room(self) -> tuple[dict[str, int], int]:
+        """Return how many messages may be claimed; none once the loop is to end."""
+        if self._lifecycle.state not in ENDING:
+            return self.share.room()
+        self.share.reconcile_unclaimed()
+        return {}, 0
 
     def _admit(self, claimed: Claimed) -> Sequence[Message]:
         """Report what expired, and give back what its channel's rate, or the threads, do not allow."""
@@ -230,10 +244,20 @@ class ClaimLoop:
         if self._held:
             self._start_held()
 
+    def _release_unstarted(self) -> None:
+        """Give back what the last claim got and a fault has kept from being started: else its lease never ended."""
+        runs = (*self.running, *self._held)
+        known = {message.id for run in runs for message in run.messages}
+        known.update(message.id for message in (*self._settler.finished, *self._settler.others))
+        for claim in self._claimed:
+            if claim.id not in known:
+                self._settler.decide(claim, NOT_STARTED)
+        self._claimed = ()
+
     def _start_held(self) -> None:
         """Start what has a slot. Messages of one batch may have to run apart, and there are no slots for so many."""
-        held, self._held = self._held, deque()
-        for run in held:
+        for _ in range(len(self._held)):
+            run = self._held.popleft()
             if self.share.is_full(run.channel):
                 self._held.append(run)
             else:
@@ -241,16 +265,34 @@ class ClaimLoop:
 
     def _start(self, run: ConsumerRun) -> None:
         self.running.add(run)
-        claim, isolated = run.messages[0].claim, self._shared.isolated_runs
-        plan = self._shared.capacity.plans[run.channel]
-        run.is_isolated = isolated is not None and claim.losses > 0 and plan.is_suspect(claim)
+        run.is_isolated = self._shared.isolated_runs is not None and self._is_suspect(run)
+        run.on_limit = self._look_within
         self.share.take(run)
+        try:
+            self._submit(run)
+        except Exception as error:  # the system has no thread, or no memory
+            logger.error("%s cannot be started: %s", run.route.name, error, exc_info=error)
+            run.cut_off(error)
+            self._hand_over(run)
+
+    def _is_suspect(self, run: ConsumerRun) -> bool:
+        claim = run.messages[0].claim
+        return claim.losses > 0 and self._shared.capacity.plans[run.channel].is_suspect(claim)
+
+    def _submit(self, run: ConsumerRun) -> None:
+        """Hand a run to the pool, or the process, that runs it."""
+        claim, isolated = run.messages[0].claim, self._shared.isolated_runs
         if isolated is not None and run.is_isolated:
             isolated.start(claim, lambda outcome: self._isolated_run_ended(run, outcome))
         elif run.route.is_async:
             self._shared.event_loop.submit(run, self._hand_over)
         else:
             self._shared.capacity.threads.submit(run, self._hand_over)
+
+    def _look_within(self, seconds: float) -> None:
+        """Look after so many seconds at the latest: a run has just learnt its limit, and the loop may sleep longer."""
+        if seconds < LONGEST_WAIT:
+            self.layer.wake()
 
     def _end(self, run: ConsumerRun) -> None:
         """The consumer is done: free its slot, and settle what it left."""

@@ -72,8 +72,14 @@ def _reject(claim: Message, error: Exception) -> Outcome:
     return Outcome(OutcomeKind.RETRIED, describe(error), delay)
 
 
+def _fixed_limit(route: Route) -> float | None:
+    """Return the seconds that a run may take: of its route, or of the settings where the route has none, or asks."""
+    limit = route.policy.timeout
+    return settings.timeout if limit is None or callable(limit) else limit
+
+
 def _limit(route: Route, message: IncomingMessage) -> float | None:
-    """Return the seconds that a run may take: of its route, which may ask a function, or of the settings."""
+    """Return the seconds that a run may take: of the route's function, or of the settings if it names none."""
     limit = route.policy.timeout
     if callable(limit):
         try:
@@ -99,6 +105,7 @@ class ConsumerRun:
         "limit",
         "message",
         "messages",
+        "on_limit",
         "overdue_at",
         "route",
         "started_at",
@@ -110,11 +117,13 @@ class ConsumerRun:
         self.arguments = arguments
         self.channel = messages[0].claim.channel
         self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
-        self.limit = _limit(route, messages[0])  # seconds this run may take
+        # Seconds this run may take; until ``ask_limit``, those of the settings where the route has a function.
+        self.limit = _fixed_limit(route)
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
         self.is_isolated = False  # it runs in a process of its own, which settles it
+        self.on_limit: Callable[[float], object] | None = None  # told what ``ask_limit`` has found
         self._lock = threading.Lock()
         self._undo: Callable[[], None] | None = None  # while its transaction is open
         self._abandoned = False
@@ -127,6 +136,25 @@ class ConsumerRun:
     def announce(self) -> None:
         for message in self.messages:
             send_signal(message_started, self.channel, message=message)
+
+    @property
+    def asks_limit(self) -> bool:
+        """Has the route a function for the time limit?"""
+        return callable(self.route.policy.timeout)
+
+    def ask_limit(self) -> None:
+        """Ask the route's function for the limit, where the consumer runs: the claim loop must not wait for it.
+
+        Meanwhile the limit of the settings holds. Raises ``TimeoutError`` if the function took longer.
+        """
+        if self.limit is not None:
+            self.overdue_at = time.monotonic() + self.limit
+        self.limit = _limit(self.route, self.messages[0])
+        self.overdue_at = float("inf")
+        if self._abandoned:
+            raise TimeoutError
+        if self.limit is not None and self.on_limit is not None:
+            self.on_limit(self.limit)
 
     def begin(self) -> None:
         now = time.monotonic()
@@ -218,10 +246,10 @@ def describe(error: BaseException, whole: bool = True) -> str:
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    if message_started.receivers:
-        run.announce()
-    before = current_message.set(run.message)
+    before = current_message.set(None)
     try:
+        _prepare(run)
+        current_message.set(run.message)
         if run.route.policy.atomic:
             _run_atomic(run, layer)
         else:
@@ -294,8 +322,8 @@ async def run_on_loop(run: ConsumerRun) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing."""
     scope, before = asyncio.timeout(None), current_message.set(None)
     try:
-        if message_started.receivers:
-            await sync_to_async(_announce_aside)(run)
+        if message_started.receivers or run.asks_limit:
+            await sync_to_async(_prepare_aside)(run)
         current_message.set(run.message)
         run.begin()
         async with scope:
@@ -317,9 +345,16 @@ async def run_on_loop(run: ConsumerRun) -> None:
             current_message.reset(before)
 
 
-def _announce_aside(run: ConsumerRun) -> None:
-    """Receivers of signals are sync code, which Django keeps from the database on a thread with an event loop."""
-    try:
+def _prepare(run: ConsumerRun) -> None:
+    if message_started.receivers:
         run.announce()
+    if run.asks_limit:
+        run.ask_limit()
+
+
+def _prepare_aside(run: ConsumerRun) -> None:
+    """Call sync code of the project, which Django keeps from the database on a thread with an event loop."""
+    try:
+        _prepare(run)
     finally:
         close_old_connections()

@@ -46,9 +46,14 @@ class EventLoop:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            _of_workers.add(self._loop)
-            threading.Thread(target=self._run, args=(self._loop,), name="mailrail-loop", daemon=True).start()
+            self._loop = loop = asyncio.new_event_loop()
+            _of_workers.add(loop)
+            try:
+                threading.Thread(target=self._run, args=(loop,), name="mailrail-loop", daemon=True).start()
+            except RuntimeError:  # the system starts no thread
+                self._loop = None
+                loop.close()
+                raise
         return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,6 +126,8 @@ class Threads:
             with self._starting:
                 if self._started < self.size:
                     self._start_one()
+        if not self._started:
+            raise RuntimeError("The system starts no thread.")
         self._waiting.append((run, on_end))
         if not self._is_waking:
             self._is_waking = True
@@ -136,8 +143,14 @@ class Threads:
             self._wakes.put(False)
 
     def _start_one(self) -> None:
-        self._started += 1
-        threading.Thread(target=self._run, name=f"mailrail-{self._started}", daemon=True).start()
+        """Start a thread. If the system refuses, those that there are go on, and the next run tries again."""
+        thread = threading.Thread(target=self._run, name=f"mailrail-{self._started + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            logger.error("a thread for consumers cannot be started: %s", error)
+        else:
+            self._started += 1
 
     def _run(self) -> None:
         while self._wakes.get():

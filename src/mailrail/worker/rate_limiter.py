@@ -106,7 +106,7 @@ class ChannelLimiter:
         )
 
     def allow(self, capacity: int) -> int:
-        """How many may be claimed now, of ``capacity`` wanted."""
+        """How many may be claimed now, of ``capacity`` wanted. Call ``reconcile`` then, whatever comes of the claim."""
         self._asked = []
         if self.wait:
             return 0

@@ -21,6 +21,7 @@ from ..project import identity
 from ..routing import Routing
 from ..selection import Selection
 from ..terminal import counted
+from ..transient import is_outage
 from .capacity import Capacity
 from .claim_loop import ClaimLoop, Shared
 from .connections import close_connections, own_connection
@@ -192,7 +193,12 @@ class Worker:
             with own_connection(self.layer):
                 self._serve(self.layer.list_channels())
         except Exception as error:
-            logger.debug("cannot ask for the channels that hold messages: %s", error)
+            logger.warning(
+                "cannot ask which channels of %s hold messages, trying again in a minute: %s",
+                ", ".join(self._selection.patterns(self._routing)),
+                error,
+                exc_info=None if is_outage(error) else error,
+            )
 
     def _serve(self, known: Iterable[str]) -> None:
         """Serve the channels of patterns that are not served yet."""
