@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from mailrail import Channel
 from mailrail.errors import InvalidSettings, LayerUnavailable
 from mailrail.layers import DurableLayer, InMemoryChannelLayer
+from mailrail.messages import ChannelStats
 from mailrail.routes import Route
 from mailrail.routing import Routing, route
 from mailrail.selection import Selection
@@ -175,16 +176,42 @@ def test_a_channel_found_while_the_only_loop_is_made_is_served() -> None:
         until(lambda: seen)
 
 
-def test_a_worker_warns_that_it_cannot_ask_for_the_channels_of_its_patterns(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Away(InMemoryChannelLayer):
-        def list_channels(self) -> list[str]:
-            raise LayerUnavailable("away")
+class Away(InMemoryChannelLayer):
+    """A host that cannot be asked for its channels."""
 
-    Worker(Away(), Routing([route("tenant.*", first)]), drain=True).run()
-    text = "cannot ask which channels of tenant.* hold messages, trying again in a minute: away"
+    def list_channels(self) -> list[str]:
+        raise LayerUnavailable("away")
+
+    def stats(self, most: int = 0) -> dict[str, ChannelStats]:
+        raise LayerUnavailable("away")
+
+
+class TwoHosts(Sharded):
+    """A layer of two hosts, of which the first is away."""
+
+    def each_host(self) -> list[DurableLayer]:
+        return [Away(), self.shard]
+
+    def list_channels(self) -> list[str]:
+        return [name for host in self.each_host() for name in host.list_channels()]
+
+    def stats(self, most: int = 0) -> dict[str, ChannelStats]:
+        return {name: stats for host in self.each_host() for name, stats in host.stats().items()}
+
+
+def test_a_host_that_is_away_hides_no_channel_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    seen, shard = Seen(), InMemoryChannelLayer()
+    send(shard, channel="tenant.new")
+    send(shard, channel="unrouted")
+    worker = Worker(TwoHosts(shard), Routing([route("tenant.*", seen)]), drain=True)
+    worker.run()
+    assert len(seen) == 1
+    text = "cannot ask which channels of tenant.* hold messages, trying again in a minute: LayerUnavailable: away"
     assert (text, logging.WARNING) in [(r.getMessage(), r.levelno) for r in caplog.records]
+    send(shard, channel="tenant.later")
+    with pytest.raises(LayerUnavailable):  # maintenance tells it
+        worker._look()
+    assert "tenant.later" in worker.plans and "channel unrouted has 1 message and no route" in caplog.text
 
 
 def test_a_draining_worker_serves_what_the_layer_holds(layer: DurableLayer) -> None:

@@ -424,3 +424,25 @@ def _survive(nodes: ValkeyCluster) -> None:
     thread.join(30)
     layer.stop_listening()
     assert layer.stats() == {}
+
+
+def test_threads_may_ask_for_shards_at_the_same_time(layer: Any) -> None:
+    """The worker does, and its outbox."""
+    others: list[threading.Thread] = []
+
+    class Node:
+        """A node that another thread asks for shards beside, while this one looks whether the node has left."""
+
+        @property
+        def has_left(self) -> bool:
+            others.append(threading.Thread(target=layer.shards, args=(map(str, range(50)),)))
+            others[-1].start()
+            others[-1].join(0.1)  # it waits for this one
+            return True
+
+    layer._shards[Node()] = layer
+    shards = layer.shards(["work"])
+    for other in others:
+        other.join(20)
+    assert len(others) == 1 and [*shards.values()] == [["work"]]
+    assert {*shards} <= {*layer.shards(map(str, range(50)))}

@@ -25,7 +25,7 @@ from mailrail.worker import Worker
 
 from ..listed import get_one, waiting_on
 from ..processes import ROOT, until
-from ..servers import ValkeyServer
+from ..servers import ValkeyServer, free_port
 from ..topologies import ValkeyCluster, WatchedMaster, ask
 
 LEASE = 15.0
@@ -105,6 +105,16 @@ class TestSeveralHosts:
             claims = [claim for _ in range(2) for claim in layer.claim("w", limits, LEASE, total=4).claims]
             assert quiet in {claim.channel for claim in claims}
             layer.release(claims)
+
+    def test_the_channels_of_one_can_be_asked_for_while_another_is_away(self, valkey: ValkeyServer) -> None:
+        layer: Any = RedisChannelLayer([f"redis://127.0.0.1:{free_port()}", valkey.url])
+        here = next(n for n in map(str, range(99)) if layer._store.of(n) is layer.stores[1])
+        layer.each_host()[1].enqueue([Message(here, {})])
+        away, other = layer.each_host()
+        with pytest.raises(LayerUnavailable):
+            away.list_channels()
+        assert other.list_channels() == [here] == [*other.stats()]
+        assert layer.shards([here]) == {other: [here]} and other.each_host() == [other]
 
     def test_one_that_is_away_keeps_nobody_from_the_others(self, valkey: ValkeyServer) -> None:
         server = ValkeyServer()

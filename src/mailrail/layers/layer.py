@@ -241,6 +241,10 @@ class DurableLayer(Capabilities):
         """
         return {self: list(channels)}
 
+    def each_host(self) -> Sequence[DurableLayer]:
+        """Return a layer for each host that has channels of its own: what holds for all channels can be asked apart."""
+        return [self]
+
     # -- inspection ---------------------------------------------------------------------------------------------
 
     def list_messages(

@@ -84,7 +84,7 @@ class Maintenance:
         """Do what is due, and say once what cannot be done just now."""
         try:
             own = () if self._only_looks else (self._relay, self._reconcile)
-            _do_all((*own, self._look_around))
+            do_all((*own, self._look_around))
             self._backoff.succeeded()
         except Exception as error:
             if self._backoff.failed():
@@ -108,7 +108,7 @@ class Maintenance:
         is_ours = take_turn(self._layer)
         self._reconcile_at = time.monotonic() + every
         if is_ours:
-            _do_all(partial(self._run_one, reconciler, place) for reconciler, place in self._reconcilers)
+            do_all(partial(self._run_one, reconciler, place) for reconciler, place in self._reconcilers)
         close_connections()  # not needed for a while
 
     def _run_one(self, reconciler: Reconciler, place: ScanPosition) -> None:
@@ -133,7 +133,7 @@ class Maintenance:
         close_connections()  # not needed for a while
 
 
-def _do_all(tasks: Iterable[Callable[[], object]]) -> None:
+def do_all(tasks: Iterable[Callable[[], object]]) -> None:
     """Do all of them, and raise the first error then: each may need another server."""
     errors: list[Exception] = []
     for task in tasks:

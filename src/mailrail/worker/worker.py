@@ -11,7 +11,8 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from ..applications import serves
 from ..conf import settings
@@ -29,7 +30,7 @@ from .isolated import IsolatedRuns
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, State, WorkerLifecycle
 from .log import logger
-from .maintenance import Maintenance
+from .maintenance import Maintenance, do_all
 from .pools import Threads
 from .recycling import RecyclingLimits
 
@@ -181,17 +182,20 @@ class Worker:
     # -- channels of patterns -----------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Look at all channels, once a minute."""
-        self._serve(self.layer.list_channels() if self._selection.patterns(self._routing) else ())
-        self._report_unrouted()
+        """Look at all channels, once a minute. A host that is away hides no channel of the others."""
+        do_all([*self._looks(), *(partial(self._report_unrouted, host) for host in self.layer.each_host())])
+
+    def _looks(self) -> Iterator[Callable[[], None]]:
+        """Return what finds the channels of patterns, host by host."""
+        if self._selection.patterns(self._routing):
+            for host in self.layer.each_host():
+                yield lambda host=host: self._serve(host.list_channels())  # type: ignore[misc]
 
     def _serve_known(self) -> None:
         """Serve from the start what the layer knows. If it cannot be asked, the look of a minute later will."""
-        if not self._selection.patterns(self._routing):
-            return
         try:
             with own_connection(self.layer):
-                self._serve(self.layer.list_channels())
+                do_all(self._looks())
         except Exception as error:
             logger.warning(
                 "cannot ask which channels of %s hold messages, trying again in a minute: %s",
@@ -213,9 +217,9 @@ class Worker:
 
     # -- what others may know -----------------------------------------------------------------------------------
 
-    def _report_unrouted(self) -> None:
+    def _report_unrouted(self, host: DurableLayer) -> None:
         """Channels that hold messages and have no route anywhere: said once each."""
-        for channel, stats in self.layer.stats().items():
+        for channel, stats in host.stats().items():
             waiting = stats.ready + stats.scheduled
             if waiting and not self._is_served_somewhere(channel) and channel not in self._unrouted:
                 self._unrouted.add(channel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -70,13 +71,16 @@ class RedisChannelLayer(EphemeralChannels, DurableLayer):
         self.outbox = Outbox(self, using) if outbox else None
         self.joins_transactions = outbox
         self._shards: dict[Server, RedisChannelLayer] = {}
+        self._sharing = threading.Lock()  # the worker asks for shards, and its maintenance for hosts
 
     # -- shards -------------------------------------------------------------------------------------------------
 
     def shards(self, channels: Iterable[str]) -> Mapping[DurableLayer, list[str]]:
         store = self._store
         if isinstance(store, RedisShards):
-            return {self._shard(host.server, host): names for host, names in store.by_store(channels).items()}
+            hosts = store.by_store(channels).items()
+            with self._sharing:
+                return {self._shard(host.server, host): names for host, names in hosts}
         [one] = self.stores
         if not isinstance(one.server, Cluster):
             return super().shards(channels)
@@ -84,11 +88,18 @@ class RedisChannelLayer(EphemeralChannels, DurableLayer):
         with one.server.plain_words():
             for channel in channels:  # without a node for its slot, it is put to any, whose claims tell it
                 homes.setdefault(one.server.home_of(self._keys.hash_tag(channel)), []).append(channel)
-        self._shards = {node: shard for node, shard in self._shards.items() if not node.has_left}
-        return {self._shard(node): names for node, names in homes.items()}
+        with self._sharing:
+            self._shards = {node: shard for node, shard in self._shards.items() if not node.has_left}
+            return {self._shard(node): names for node, names in homes.items()}
+
+    def each_host(self) -> Sequence[DurableLayer]:
+        if not isinstance(self._store, RedisShards):
+            return [self]
+        with self._sharing:
+            return [self._shard(store.server, store) for store in self._store.stores]
 
     def _shard(self, server: Server, store: RedisStore | None = None) -> RedisChannelLayer:
-        """Return the layer of one host, or of one node, which still follows slots that move."""
+        """Return the layer of one host, or of one node, which still follows slots that move. Call it with the lock."""
         if server not in self._shards:
             [cluster, *_] = self.stores
             shard = copy.copy(self)
@@ -96,7 +107,7 @@ class RedisChannelLayer(EphemeralChannels, DurableLayer):
             DurableLayer.__init__(shard, shard.stores[0], self.using, self.routing)
             shard.outbox = self.outbox
             shard.is_sharded, shard.orders_channels = self.is_on_cluster, not self.is_on_cluster
-            self._shards.setdefault(server, shard)
+            self._shards[server] = shard
         return self._shards[server]
 
     # -- the servers' health ------------------------------------------------------------------------------------
