@@ -186,9 +186,7 @@ class ClaimLoop:
             if limits and since >= self._keeper.late_at:
                 limits, since = self._keeper.catch_up(limits), leases.clock()
             done = [message.claim for message in finished]
-            claimed = self.layer.claim(
-                self._shared.worker, limits, self._shared.capacity.leases, done, total
-            )
+            claimed = self.layer.claim(self._shared.worker, limits, self._shared.capacity.leases, done, total)
         except Exception:
             self._settler.settle_apart(finished)
             raise

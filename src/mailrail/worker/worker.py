@@ -119,7 +119,8 @@ class Worker:
 
     def _run_loops(self) -> None:
         """Run a claim loop for each shard, until all of them have ended."""
-        heart = LeaseKeeper(self.layer, self.id, dict, self._describe)  # apart: it beats on one server for all
+        # Apart: it beats on one server for all.
+        heart = LeaseKeeper(self.layer, self.id, dict, self._describe)
         heart.start()
         try:
             while not self._is_over():
