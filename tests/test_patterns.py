@@ -150,8 +150,12 @@ def test_a_channel_found_while_the_loop_of_a_shard_is_made_has_its_lease_there(
     seen, shard = Seen(), CallingWhenWoken()
     known = route("tenant.*", seen, known_channels=lambda: ["tenant.a", "tenant.elsewhere"], lease=20)
     running = Running(Sharded(shard), known)
-    # The second call is for the channels of the shard: the worker does not know the loop yet.
-    shard.on_wake = lambda number: number == 2 and running.worker._serve(["tenant.new"])
+
+    def find(number: int) -> None:
+        if number == 2:  # for the channels of the shard: the worker does not know the loop yet
+            running.worker._serve(["tenant.new"])
+
+    shard.on_wake = find
     with running as worker:
         until(lambda: "tenant.new" in worker.plans)
         send(shard, channel="tenant.new")

@@ -24,8 +24,9 @@ from mailrail.routing import Routing, route
 from mailrail.worker import Worker
 
 from ..listed import get_one, waiting_on
+from ..ports import free_port
 from ..processes import ROOT, until
-from ..servers import ValkeyServer, free_port
+from ..servers import ValkeyServer
 from ..topologies import ValkeyCluster, WatchedMaster, ask
 
 LEASE = 15.0

@@ -196,7 +196,7 @@ class TestRouting:
         send(layer, "nobody", "make")
         worker = Worker(layer, Routing([route("ours", print)]), drain=True)
         with caplog.at_level(logging.WARNING):
-            worker._report_unrouted()
+            worker._report_unrouted(layer)
         assert "channel nobody has 1 message and no route" in caplog.text
         assert "channel async" not in caplog.text
         connections.close_all()

@@ -150,13 +150,16 @@ def test_a_limiter_and_a_rate_both_hold_and_unused_tokens_are_given_back(memory:
 def test_tokens_that_no_claim_used_are_given_back_at_once(memory: DurableLayer) -> None:
     rate = Rate.parse("6/h")
     plans = Routing([route("work", first, rate=rate), route("other", first)]).plans
-    worker = Capacity(memory, plans, Threads(4, memory), RecyclingLimits(max_messages=2))
+    worker = Capacity(memory, plans, Threads(4, memory))
     share = worker.share_of(memory)
-    share.limiters["work"] = both = limiter_of(plans["work"], memory)
+    both = limiter_of(plans["work"], memory)
+    assert both is not None
+    share.limiters["work"] = both
     assert both.allow(1) == 1 and both.reconcile([Message("work", {})]) == []  # it has a backlog now
     assert memory.take("channel:work", 0, rate).granted == 0
 
-    worker.recycling.count(2)
+    worker.recycling = RecyclingLimits(max_messages=1)
+    worker.recycling.count(1)
     assert share.room() == ({}, 0)  # the bucket was asked, and then the limit of the process
     worker.recycling = None
     assert memory.take("channel:work", 5, rate).granted == 5
