@@ -235,3 +235,19 @@ def test_opening_twice_takes_one_link() -> None:
         assert drive(connection.open()) is False
         drive(connection.quit())
         assert not connection.is_open and server.connections == 1
+
+
+def test_a_connection_whose_noop_is_not_answered_yet_is_not_kept() -> None:
+    """The next one to use it would take that answer for the one to its own command."""
+    with ScriptedServer() as server:
+        pool = pool_for(server, check_after=0.0)
+        send(pool)
+        with pool.connection() as connection:
+            checking = connection.open()
+            next(checking)
+            assert connection.is_open
+            checking.close()  # as the driver does when it ends
+        assert not connection.is_open
+        send(pool)
+        assert (server.connections, len(server.mails)) == (2, 2)
+        pool.close()

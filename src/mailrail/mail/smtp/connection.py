@@ -155,6 +155,9 @@ class Connection:
                 return reply.positive
         except SmtpError:
             return False
+        except BaseException:  # the reply is outstanding, and the pool may get this connection back
+            self.close()
+            raise
         return True
 
 
