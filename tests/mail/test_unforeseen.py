@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from django.core.mail import EmailMessage
@@ -13,12 +13,12 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import outcomes, sending, source, triage
+from mailrail.mail.delivery import outcomes, sending, smtp_transport, source, triage
 from mailrail.mail.mailers import failover, rates
 
 from ..listed import dead_on, get_one, waiting_on
 from ..smtp_server import ScriptedServer
-from .conftest import CHANNEL, work
+from .conftest import CHANNEL, messages, work
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
@@ -208,3 +208,17 @@ def test_an_error_of_all_counts_for_all(server: ScriptedServer, monkeypatch: pyt
     work()
     assert server.mails == []
     assert set(Email.objects.values_list("status", "attempts")) == {(Status.QUEUED, 1)}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_error_of_a_batch_that_shares_the_connections_is_charged_to_no_email_of_this_one(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def fail_for_another(*arguments: Any) -> NoReturn:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(smtp_transport, "send_together", fail_for_another)
+    mail.queue_many(messages(count))
+    work()
+    assert len(server.mails) == count
+    assert set(Email.objects.values_list("status", "attempts")) == {(Status.SENT, 1)}

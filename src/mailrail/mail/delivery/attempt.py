@@ -26,9 +26,9 @@ MIN_PACE_PER_S = 10.0
 class Attempt:
     """Hold what an attempt knows. Its transport writes by ``write``, which learns from each outcome.
 
-    ``is_probe``: one tries the mailer for all, as it was out. ``answered``: the server has decided over an email.
-    ``broke``: how a connection did, the last time. ``turned_away``: emails that the server would not take, as it takes
-    none of this mailer.
+    ``is_probe``: one tries the mailer for all, as it was out. ``is_alone``: it shares no connection with other batches.
+    ``answered``: the server has decided over an email. ``broke``: how a connection did, the last time.
+    ``turned_away``: emails that the server would not take, as it takes none of this mailer.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Attempt:
     ) -> None:
         self.mailer = mailer
         self.is_probe = is_probe
+        self.is_alone = is_probe
         self.using = using
         self.senders = RefusedSenders(mailer, using)
         self.admission = Admission([])

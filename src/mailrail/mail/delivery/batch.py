@@ -60,19 +60,21 @@ class Delivery:
             self._reserved.give_back()
 
     def _run_or_part(self, ids: Sequence[UUID]) -> None:
-        """Deliver these. After an error that nobody foresaw, each alone, so that the others leave."""
+        """Deliver these. After an error that nobody foresaw, each alone, so that the others leave.
+
+        Even a single email is tried again: it may have shared its connection with another batch, which has failed.
+        """
         try:
             self._run(ids)
         except Exception as error:
             if is_transient(error):
                 raise
-            if len(ids) == 1:
+            if self._sending.is_alone:
                 self._fail_unforeseen(ids[0], error)
                 return
-            logger.warning(
-                "an error in the delivery of %s emails, which are tried one by one: %s", len(ids), error
-            )
-            known = self._emails
+            emails = counted(len(ids), "email")
+            logger.warning("an error in the delivery of %s, tried one by one now: %s", emails, error)
+            known, self._sending.is_alone = self._emails, True
             for id in self._messages.undecided(ids):
                 if id in known and known[id].status == Status.SENDING:  # by us: it was under way
                     self._fail_unforeseen(id, error)

@@ -42,6 +42,8 @@ class Sending:
         self._writer = writer
         self._reserved = reserved
         self._using = using
+        self.is_alone = False
+        """Share no connection with other batches, so that no error is due to one of them."""
 
     def attempt(
         self, mailer: str, emails: list[Email], state: CircuitState, stands_in: str
@@ -51,6 +53,7 @@ class Sending:
         ``stands_in``: the mailer that takes its email then, for the log.
         """
         attempt = Attempt(mailer, state.is_probe, self._messages, self._writer, self._using)
+        attempt.is_alone |= self.is_alone
         try:
             emails, unwelcome = self._welcome(attempt, emails)
             attempt.admission = rates.admit(mailer, emails, self._using, self._reserved.take)

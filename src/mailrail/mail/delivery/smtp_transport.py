@@ -53,8 +53,8 @@ class SmtpTransport:
         return source.left(), source.mailer_out or broken
 
     def _send(self, source: EmailSource, connections: int, keep_open: bool) -> list[SmtpError]:
-        """Send with other batches, unless connections are counted, or one shows for all whether the mailer works."""
+        """Send with other batches, unless connections are counted, or whatever fails has to be due to this batch."""
         attempt, server = self._attempt, self._server
-        if attempt.is_probe or not keep_open:
+        if attempt.is_alone or not keep_open:
             return send_alone(source, server, connections, attempt.login, keep_open)
         return send_together(source, (attempt.mailer, server, attempt.using), connections, attempt.login)
