@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from mailrail import mail
 from mailrail.mail import Email, Status
@@ -18,7 +18,8 @@ from mailrail.mail.delivery.messages import ClaimedMessages
 from mailrail.mail.delivery.source import EmailSource
 from mailrail.mail.delivery.together import BatchGroup
 from mailrail.mail.delivery.writer import OutcomeWriter
-from mailrail.mail.smtp import Envelope, SmtpServer
+from mailrail.mail.smtp import Connection, Envelope, SmtpServer, pool_of
+from mailrail.mail.smtp.driver import Driver
 from mailrail.testing import sent
 from mailrail.worker import IncomingMessage
 
@@ -133,3 +134,112 @@ def test_an_error_of_the_thread_that_sends_ends_all_batches_and_no_dot_leaves(
         assert not server.mails and group.is_closed
         assert group.send(first, 1, None) is None
     assert set(Email.objects.values_list("status", flat=True)) == {Status.QUEUED}
+
+
+def test_a_batch_joins_no_group_that_has_failed(
+    queueing: Callable[..., None], threads: ThreadPoolExecutor
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, second = batches(only_one)
+        group, answers = BatchGroup(only_one), []
+        usual = first.ended
+
+        def ended(envelope: Envelope, outcome: Any) -> None:
+            answers.append(threads.submit(group.send, second, 1, None).result(20))
+            usual(envelope, outcome)
+
+        def fail(envelopes: Sequence[Envelope]) -> None:
+            raise KeyError("nobody foresaw this")
+
+        first.before_commit = fail
+        first.ended = ended  # type: ignore[method-assign]
+        with pytest.raises(KeyError, match="nobody foresaw"):
+            threads.submit(group.send, first, 1, None).result(20)
+    assert answers == [None] and second.ids
+
+
+def test_a_batch_that_joins_as_the_group_runs_dry_is_sent(
+    queueing: Callable[..., None], threads: ThreadPoolExecutor
+) -> None:
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, second = batches(only_one)
+        group = BatchGroup(only_one)
+        sending: list[Future[Any]] = []
+
+        class RunningDry(Driver):
+            @property
+            def is_busy(self) -> bool:
+                busy = bool(super().is_busy)
+                if not busy and not sending:
+                    sending.append(threads.submit(group.send, second, 1, None))
+                    until(lambda: second in group._members)
+                return busy
+
+        group._driver.close()
+        group._driver = RunningDry(group._source, is_shared=True)
+        first._under_way = 1  # as if an email had not ended: the group, not the batch, is over
+        threads.submit(group.send, first, 1, None).result(20)
+        assert sending[0].result(20) == [] and not second.ids
+        assert len(server.mails) == 6
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_no_connection_goes_back_before_all_its_outcomes_are_committed(
+    queueing: Callable[..., None],
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    is_down: bool,
+) -> None:
+    """Else a crash could leave two ambiguous emails for one connection."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, _ = batches(only_one)
+        pool, at_return = pool_of(only_one), list[tuple[bool, set[str]]]()
+        usual = pool.give_back
+
+        def give_back(connection: Connection) -> None:
+            statuses = set(Email.objects.exclude(status=Status.QUEUED).values_list("status", flat=True))
+            at_return.append((connection.is_open, statuses))
+            usual(connection)
+
+        def fail(envelopes: Sequence[Envelope]) -> None:
+            if not envelopes and is_down:
+                raise OperationalError("the database is away")
+
+        first.before_commit = fail
+        monkeypatch.setattr(pool, "give_back", give_back)
+        group = BatchGroup(only_one)
+        assert threads.submit(group.send, first, 1, None).result(20) == []
+        first.before_commit = lambda envelopes: None
+        threads.submit(first.commit).result(20)
+        assert at_return == [(False, {Status.SENT, Status.SENDING}) if is_down else (True, {Status.SENT})]
+    assert Email.objects.filter(status=Status.SENT).count() == 3
+
+
+def test_a_group_ends_while_others_wait_for_its_connections(
+    queueing: Callable[..., None], threads: ThreadPoolExecutor
+) -> None:
+    """Other mailers of the same server and login, however much email of this one there is."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        only_one = SmtpServer("127.0.0.1", server.port, pool_size=1)
+        first, second = batches(only_one)
+        pool, group = pool_of(only_one), BatchGroup(only_one)
+        waiting: list[Future[Any]] = []
+        answers = []
+
+        def join(envelopes: Sequence[Envelope]) -> None:
+            if envelopes and not waiting:
+                waiting.append(threads.submit(pool.take))
+                until(lambda: pool.has_waiting)
+                answers.append(group.send(second, 1, None))
+
+        first.before_commit = join
+        threads.submit(group.send, first, 1, None).result(20)
+        pool.give_back(waiting[0].result(20))
+        assert answers == [None] and len(server.mails) == 3 and len(second.ids) == 3

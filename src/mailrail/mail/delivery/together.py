@@ -22,7 +22,8 @@ from .source import EmailSource, commit_together
 class BatchGroup:
     """Send several batches at once: an ``EnvelopeSource`` that takes from each, the first one first.
 
-    Whatever breaks the driver ends the group, and is raised for each of its batches.
+    Whatever breaks the driver ends the group, and is raised for each of its batches. A group whose server others
+    want to use takes no further batch: its connections are free once its own batches are over.
     """
 
     def __init__(self, server: SmtpServer, keep_open: bool = True) -> None:
@@ -30,6 +31,7 @@ class BatchGroup:
         self._keep_open = keep_open
         self._changed = threading.Condition()
         self._members: dict[EmailSource, int] = {}  # and how many connections each is worth
+        self._errors: dict[EmailSource, list[SmtpError]] = {}  # why connections failed while it was a member
         self._leader: EmailSource | None = None
         self._has_news = False
         self._is_closed = False
@@ -37,14 +39,16 @@ class BatchGroup:
         self._driver = Driver(self._source, is_shared=True)
         self._connections: list[Connection] = []
         self._idle: list[Connection] = []
-        self._errors: list[SmtpError] = []
+        self._is_written = True  # all that has ended on the connections
         self._failure: BaseException | None = None
         self._broken: list[EmailSource] = []  # by that failure
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether no batch can join any more."""
-        return self._is_closed
+        """Tell whether no batch can join any more: it is over, has failed, or others wait for its connections."""
+        if self._is_closed or self._driver.failure is not None:
+            return True
+        return bool(self._connections) and pool_of(self._server).has_waiting
 
     # -- any thread -------------------------------------------------------------------------------------------------
 
@@ -54,9 +58,9 @@ class BatchGroup:
         Raise ``PoolExhausted`` if no connection is free, and whatever has ended the driver.
         """
         with self._changed:
-            if self._is_closed:
+            if self.is_closed:
                 return None
-            before = len(self._errors)
+            errors = self._errors[batch] = []
             self._members[batch] = connections
             self._has_news = True
             self._driver.wake()
@@ -67,7 +71,7 @@ class BatchGroup:
             self._lead(batch, login)
         if batch in self._broken and self._failure is not None:
             raise self._failure
-        return self._errors[before:]
+        return errors
 
     def _lead(self, batch: EmailSource, login: Login | None) -> None:
         """Send for all, until this batch is over; then let another thread go on."""
@@ -75,11 +79,11 @@ class BatchGroup:
             while batch in self._members:
                 if self._has_news:
                     self._take_on(login)
-                if not self._driver.is_busy:  # all is sent, or no connection works
-                    self._end(self._driver.failure)
-                    break
-                self._driver.step()
-                self._finish([member for member in [*self._members] if member.is_over])
+                if self._driver.is_busy:
+                    self._driver.step()
+                    self._finish([member for member in [*self._members] if member.is_over])
+                else:  # all is sent, or no connection works
+                    self._end_if_idle()
         except BaseException as error:
             self._end(error)
         finally:
@@ -88,11 +92,10 @@ class BatchGroup:
     def _hand_over(self) -> None:
         with self._changed:
             self._leader = next(iter(self._members), None)
-            self._is_closed = self._leader is None
             self._changed.notify_all()
-        if self._is_closed:
+        if self._leader is None:
             self._driver.close()
-            if not self._keep_open:
+            if not (self._keep_open and self._is_written):
                 close_all(self._connections)
             for connection in self._connections:
                 pool_of(self._server).give_back(connection)
@@ -125,7 +128,7 @@ class BatchGroup:
         try:
             drive(self._connections[0].open())
         except SmtpError as error:
-            self._errors.append(error)
+            self._note(error)
             return False
         login.accepted()
         return True
@@ -133,35 +136,62 @@ class BatchGroup:
     def _work(self, connection: Connection) -> Generator[Step, Any, None]:
         error = yield from connection.work(self._source)
         if error is not None:
-            self._errors.append(error)
+            self._note(error)
         self._idle.append(connection)
+
+    def _note(self, error: SmtpError) -> None:
+        for errors in [*self._errors.values()]:
+            errors.append(error)
 
     def _finish(self, over: Sequence[EmailSource]) -> None:
         """Write down the last outcomes of batches that are over, and let their threads go.
 
         A connection may already have the next email of another batch: its dot waits for these outcomes. Where there is
-        no other batch, the thread of the last one writes its outcomes, with more patience.
+        no other batch, the thread of each writes its outcomes if that fails here: it has more patience.
         """
         if not over:
             return
-        try:
-            if len(over) < len(self._members):
-                commit_together(over)
-        except Exception as error:
-            self._driver.fail(error)
-        else:
-            self._remove(over)
+        error = self._write(over)
+        with self._changed:
+            if error is not None and len(over) < len(self._members):
+                self._driver.fail(error)
+            else:
+                self._remove(over, error)
+
+    def _end_if_idle(self) -> None:
+        """End the group, unless a batch has joined since the last look."""
+        with self._changed:
+            if not self._has_news:
+                self._end(self._driver.failure)
 
     def _end(self, failure: BaseException | None) -> None:
         """Let the threads of all batches go, and raise there what has ended the driver."""
-        self._failure = failure
-        self._broken = [*self._members] if failure is not None else []
-        self._remove([*self._members])
+        with self._changed:
+            members = [*self._members]
+            self._failure = failure
+            self._broken = members if failure is not None else []
+            self._remove(members, self._write(members))
 
-    def _remove(self, batches: Sequence[EmailSource]) -> None:
+    def _write(self, batches: Sequence[EmailSource]) -> Exception | None:
+        """Write down what has ended. Return the error if that fails."""
+        try:
+            if batches:
+                commit_together(batches)
+        except Exception as error:
+            return error
+        return None
+
+    def _remove(self, batches: Sequence[EmailSource], unwritten: Exception | None) -> None:
+        """Let the threads of batches go. With the last one, the group ends.
+
+        ``unwritten``: why their outcomes are not written yet. No connection is used again then: after a crash, two
+        emails of it would be ambiguous.
+        """
         with self._changed:
             for batch in batches:
-                del self._members[batch]
+                del self._members[batch], self._errors[batch]
+            self._is_closed = not self._members
+            self._is_written = self._is_written and unwritten is None
             self._changed.notify_all()
 
     # -- what the driver asks for -----------------------------------------------------------------------------------

@@ -24,6 +24,12 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
         self._taken: set[Connection] = set()
+        self._waiting = 0
+
+    @property
+    def has_waiting(self) -> bool:
+        """Tell whether somebody waits for a connection."""
+        return self._waiting > 0
 
     def take(self, timeout: float | None = None) -> Connection:
         """Return a connection, not necessarily open; give it back. Raise ``PoolExhausted`` after ``timeout`` seconds.
@@ -35,7 +41,7 @@ class Pool:
         with self._changed:
             while len(self._taken) >= self.server.pool_size:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
+                if left <= 0 or not self._wait(left):
                     raise PoolExhausted(
                         f"All {self.server.pool_size} connections to {self.server.host} were in use for {seconds:g} s",
                         Stage.CONNECT,
@@ -43,6 +49,13 @@ class Pool:
             taken = self._idle.pop() if self._idle else Connection(self.server)
             self._taken.add(taken)
             return taken
+
+    def _wait(self, seconds: float) -> bool:
+        self._waiting += 1
+        try:
+            return self._changed.wait(seconds)
+        finally:
+            self._waiting -= 1
 
     def give_back(self, connection: Connection) -> None:
         """Whatever state it is in: broken ones are not kept."""
