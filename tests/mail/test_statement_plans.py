@@ -152,8 +152,7 @@ def deliver(emails: list[Email]) -> None:
         for email in before:
             email.recipients[0].update(status="sent", code=250, text="Ok")
             email.status, email.sent_at, email.changed_at = Status.SENT, now, now
-        stored = store_outcomes([Result(email, Status.SENT) for email in before], group, "postgres")
-        assert len(stored.saved) == len(before) and len(stored.claimed) == len(group)
+        assert store_outcomes([Result(email, Status.SENT) for email in before], group, "postgres") == set()
         before = group
 
 

@@ -51,7 +51,7 @@ class Attempt:
         self._begun_at = time.monotonic()
 
     def write(self, results: list[Result], intents: Collection[Email] = ()) -> set[UUID]:
-        """Commit outcomes and intents. Return the ids of those that are written, as ``OutcomeWriter.write`` does."""
+        """Commit outcomes and intents. Return the ids of those that were changed meanwhile."""
         return self._writer.write(results, intents, self._learn)
 
     def outcomes(self, results: list[Result]) -> tuple[OutcomeWriter, list[Result], Note]:

@@ -73,7 +73,7 @@ class DjangoTransport:
                 if self._is_held(current.email):
                     left.popleft()
                     continue
-                if current.email.id not in attempt.write([], [current.email]):
+                if attempt.write([], [current.email]):
                     left.rotate(-1)  # changed meanwhile: it is looked at again later
                     return [unsent.email for unsent in left], ""
                 left.popleft()

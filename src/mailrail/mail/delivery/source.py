@@ -300,14 +300,14 @@ def commit_together(sources: Collection[EmailSource], envelopes: Sequence[Envelo
     try:
         intents = [email for source, own in by_source.items() for email in source.prepare(own)]
         using = next(iter(by_source)).using
-        written = write_together([source.outcomes for source in by_source], intents, using)
+        lost = write_together([source.outcomes for source in by_source], intents, using)
     except BaseException:
         for source, own in by_source.items():
             source.take_back(own)
         raise
     for source in by_source:
         source.committed()
-    return [envelope.ref.loaded.email.id in written for envelope in envelopes]
+    return [not lost or envelope.ref.loaded.email.id not in lost for envelope in envelopes]
 
 
 def _given(wire: Mapping[str, str], addresses: Iterable[str]) -> list[str]:

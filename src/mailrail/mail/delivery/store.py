@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -22,12 +22,13 @@ MAY_LEAVE = (Status.QUEUED.value, Status.SENDING.value)
 
 PLAN_CACHE_S = 5.0
 """Seconds. To plan the statement below takes a third as long as to execute it."""
+_encode = json.JSONEncoder(check_circular=False).encode
 
 # One statement for a group, so that no transaction has to be begun and ended: each round trip is one that connections
-# wait for. The values are one JSON text, as to write arrays takes the client longer. LIMIT tells the planner how many
-# there are; it would take any JSON for a hundred rows, and read the whole table. No index answers a
+# wait for. The values are one JSON text, as psycopg takes longer to write arrays of them. LIMIT tells the planner how
+# many there are; it would take any JSON for a hundred rows, and read the whole table. No index answers a
 # CASE. Where ANALYZE last saw nothing queued, the planner would find the status by its index, and walk past all that
-# was queued since.
+# was queued since. Ids come back only where some rows were changed meanwhile.
 _STORE = """
 WITH saved AS (
     UPDATE mailrail_mail_email AS e SET
@@ -44,60 +45,64 @@ WITH saved AS (
 ), claimed AS (
     UPDATE mailrail_mail_email AS e SET status = 'sending', version = i.version + 1, changed_at = %(now)s
     FROM (
-        SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i (id uuid, version int) LIMIT %(many_intents)s
+        SELECT * FROM unnest(%(intents)s::uuid[], %(versions)s::int[]) AS i (id, version) LIMIT %(many_intents)s
     ) AS i
     WHERE e.id = i.id AND e.version = i.version
         AND CASE e.status WHEN 'queued' THEN true WHEN 'sending' THEN true ELSE false END
     RETURNING e.id
 )
-SELECT id, true FROM saved UNION ALL SELECT id, false FROM claimed
+SELECT
+    CASE WHEN (SELECT count(*) FROM saved) < %(many_results)s THEN ARRAY(SELECT id FROM saved) END,
+    CASE WHEN (SELECT count(*) FROM claimed) < %(many_intents)s THEN ARRAY(SELECT id FROM claimed) END
 """
 
 
-class Stored(NamedTuple):
-    """Ids: of results that were saved, and of emails that may be sent now. The others were changed meanwhile."""
+def store_outcomes(results: Sequence[Result], intents: Collection[Email], using: str) -> set[UUID]:
+    """Commit the outcomes, and that the emails of ``intents`` are about to be sent: all of it, or none.
 
-    saved: set[UUID]
-    claimed: set[UUID]
-
-
-def store_outcomes(results: Sequence[Result], intents: Collection[Email], using: str) -> Stored:
-    """Commit the outcomes, and that the emails of ``intents`` are about to be sent: all of it, or none."""
+    Return the ids of those that somebody else has changed meanwhile: nothing is written for them.
+    """
     emails = [result.email for result in results]
     if connections[using].vendor != "postgresql":
-        stored = _store_one_by_one(results, emails, intents, using)
+        lost = _store_one_by_one(results, emails, intents, using)
     elif any(result.suppress for result in results):
         with transaction.atomic(using):
-            stored = _store_together(emails, intents, using)
-            _suppress(results, stored.saved, using)
+            lost = _store_together(emails, intents, using)
+            _suppress(results, lost, using)
     else:
-        stored = _store_together(emails, intents, using)
+        lost = _store_together(emails, intents, using)
     for email in emails:
-        email.version += email.id in stored.saved
+        if not lost or email.id not in lost:
+            email.version += 1
     for email in intents:
-        if email.id in stored.claimed:
+        if not lost or email.id not in lost:
             email.version += 1
             email.status = Status.SENDING
-    return stored
+    return lost
 
 
-def _store_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> Stored:
+def _store_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> set[UUID]:
     values: dict[str, Any] = {
-        "results": json.dumps([_row(email) for email in emails]),
+        "results": _encode([_row(email) for email in emails]),
         "many_results": len(emails),
-        "intents": json.dumps([{"id": email.id.hex, "version": email.version} for email in intents]),
+        "intents": f"{{{','.join([email.id.hex for email in intents])}}}",
+        "versions": f"{{{','.join([str(email.version) for email in intents])}}}",
         "many_intents": len(intents),
         "now": aware(timezone.now()),
     }
-    stored = Stored(set(), set())
-    for id, is_result in execute_prepared(connections[using], _STORE, values, PLAN_CACHE_S):
-        (stored.saved if is_result else stored.claimed).add(id)
-    return stored
+    [(saved, claimed)] = execute_prepared(connections[using], _STORE, values, PLAN_CACHE_S)
+    lost: set[UUID] = set()
+    for wanted, written in ((emails, saved), (intents, claimed)):
+        if written is not None:
+            lost.update({email.id for email in wanted}.difference(written))
+    return lost
 
 
 def _row(email: Email) -> dict[str, Any]:
     """Return a row. Times keep all their digits, which Django's encoder cuts to milliseconds. A missing column becomes
     NULL."""
+    changed_at, sent_at = email.changed_at, email.sent_at
+    changed = aware(changed_at).isoformat()
     row = {
         "id": email.id.hex,
         "version": email.version,
@@ -105,8 +110,8 @@ def _row(email: Email) -> dict[str, Any]:
         "recipients": email.recipients,
         "attempts": email.attempts,
         "events": email.events,
-        "changed_at": aware(email.changed_at).isoformat(),
-        "sent_at": email.sent_at and aware(email.sent_at).isoformat(),
+        "changed_at": changed,
+        "sent_at": changed if sent_at is changed_at else sent_at and aware(sent_at).isoformat(),
     }
     if email.next_try_at is not None:
         row["next_try_at"] = aware(email.next_try_at).isoformat()
@@ -126,21 +131,21 @@ WHERE id = %s AND version = %s AND status IN ('queued', 'sending')
 
 def _store_one_by_one(
     results: Sequence[Result], emails: Sequence[Email], intents: Collection[Email], using: str
-) -> Stored:
+) -> set[UUID]:
     connection = connections[using]
     fields = [Email._meta.get_field(name) for name in WRITTEN_COLUMNS]
     [now] = _prepared([fields[WRITTEN_COLUMNS.index("changed_at")]], [timezone.now()], connection)
-    stored = Stored(set(), set())
+    lost: set[UUID] = set()
     with transaction.atomic(using), connection.cursor() as cursor:
         for email in emails:
             values = _prepared(fields, [getattr(email, name) for name in WRITTEN_COLUMNS], connection)
-            if cursor.execute(_SAVE, [*values, email.id.hex, email.version]).rowcount:
-                stored.saved.add(email.id)
-        _suppress(results, stored.saved, using)
+            if not cursor.execute(_SAVE, [*values, email.id.hex, email.version]).rowcount:
+                lost.add(email.id)
+        _suppress(results, lost, using)
         for email in intents:
-            if cursor.execute(_CLAIM, [now, email.id.hex, email.version]).rowcount:
-                stored.claimed.add(email.id)
-    return stored
+            if not cursor.execute(_CLAIM, [now, email.id.hex, email.version]).rowcount:
+                lost.add(email.id)
+    return lost
 
 
 def _prepared(fields: Sequence[Any], values: Sequence[Any], connection: Any) -> list[Any]:
@@ -148,11 +153,12 @@ def _prepared(fields: Sequence[Any], values: Sequence[Any], connection: Any) -> 
     return [field.get_db_prep_save(value, connection) for field, value in zip(fields, values, strict=True)]
 
 
-def _suppress(results: Sequence[Result], saved: set[UUID], using: str) -> None:
+def _suppress(results: Sequence[Result], lost: set[UUID], using: str) -> None:
+    """Put addresses of results that were not ``lost`` onto the suppression list."""
     rows = [
         Suppression(address=address, reason="bounce", note=reason)
         for result in results
-        if result.email.pk in saved
+        if result.email.pk not in lost
         for address, reason in result.suppress.items()
     ]
     if rows:

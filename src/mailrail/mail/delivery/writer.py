@@ -33,20 +33,20 @@ def write_together(
     intents: Collection[Email],
     using: str,
 ) -> set[UUID]:
-    """Commit outcomes of several batches and intents at once. Return the ids of all that were written.
+    """Commit outcomes of several batches and intents at once. Return the ids of those that were changed meanwhile.
 
     As ``OutcomeWriter.write`` does, this empties the lists of results.
     """
     results = [result for _, of_batch, _ in outcomes for result in of_batch]
     if not results and not intents:
         return set()
-    written = store_outcomes(results, intents, using)
+    lost = store_outcomes(results, intents, using)
     known = [(writer, [*of_batch], note) for writer, of_batch, note in outcomes if of_batch]
     for _, of_batch, _ in outcomes:
         of_batch.clear()
     for writer, of_batch, note in known:
-        writer.wrote(of_batch, written.saved, note)
-    return written.saved | written.claimed
+        writer.wrote(of_batch, lost, note)
+    return lost
 
 
 class OutcomeWriter:
@@ -62,18 +62,18 @@ class OutcomeWriter:
         intents: Collection[Email] = (),
         note: Note | None = None,
     ) -> set[UUID]:
-        """Commit outcomes and intents, settle the messages, and return the ids of all that were written.
+        """Commit outcomes and intents, settle the messages, and return the ids of those that were changed meanwhile.
 
         ``results`` is emptied by the commit. So a call that raised can be repeated, and repeats nothing. ``note`` is
         told what was saved.
         """
         return write_together([(self, results, note)], intents, self._using)
 
-    def wrote(self, known: Sequence[Result], saved: Collection[UUID], note: Note | None) -> None:
-        """Settle the messages of results that were to be stored, whether they were ``saved`` or not."""
-        if any(result.email.id not in saved for result in known):
-            self.changed(result.email for result in known if result.email.id not in saved)
-            known = [result for result in known if result.email.id in saved]
+    def wrote(self, known: Sequence[Result], lost: Collection[UUID], note: Note | None) -> None:
+        """Settle the messages of results that were to be stored, the ``lost`` ones among them."""
+        if lost:
+            self.changed(result.email for result in known if result.email.id in lost)
+            known = [result for result in known if result.email.id not in lost]
         self._settle(known)
         if note is not None:
             note(known)
