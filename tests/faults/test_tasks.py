@@ -128,3 +128,22 @@ def test_a_function_past_its_time_limit_has_failed_and_is_tried_again(
     result.refresh()
     assert (result.return_value, result.attempts) == (2, 2)
     assert result.errors[0].exception_class is TimeoutError
+
+
+@pytest.mark.parametrize("layer", ["postgres"], indirect=True)
+def test_a_key_is_held_past_kill_9_of_the_worker_until_the_task_has_ended(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    task = defined.note.using(key="once", while_running=True)
+    first = task.enqueue(gate=str(gate))
+    with workers(ledger, "tasks.default") as [worker]:
+        until(lambda: ledger.lines("began"))
+        worker.kill_all()
+    assert task.enqueue().id == first.id
+    layer.shift(16)  # the lease of the dead lapses
+    gate.touch()
+    with workers(ledger, "tasks.default", "--drain") as [worker]:
+        assert worker.wait() == 0, worker.log[-3000:]
+    first.refresh()
+    assert (first.status, first.attempts) == ("SUCCESSFUL", 2) and task.enqueue().id != first.id

@@ -293,6 +293,30 @@ async def watch_async(context: ChannelContext, what: str) -> None:
         raise Later(after=0)
 
 
+def key_of(number: int, what: str = "") -> str | None:
+    return f"number-{number}" if number else None
+
+
+@task(key=key_of)
+def once(number: int, what: str = "") -> Any:
+    ran.append(number)
+    return _do(what)
+
+
+@task(key=key_of, while_running=True, attempts=2, backoff=60, takes_context=True)
+def once_at_a_time(context: ChannelContext, number: int, what: str = "") -> Any:
+    """Enqueue a twin while this one runs, unless told otherwise, and tell its id."""
+    ran.append(number)
+    if what == "twin":
+        return [context.task_result.id, once_at_a_time.enqueue(number).id]
+    return _do(what)
+
+
+@task(results=False, key=key_of)
+def once_alone(number: int, what: str = "") -> None:
+    ran.append(number)
+
+
 not_held = task(add.func)
 """A task whose module holds another one by its path, which has the same function."""
 

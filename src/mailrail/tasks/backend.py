@@ -15,7 +15,7 @@ from mailrail import Channel
 
 from .compat import BaseTaskBackend, InvalidTask, TaskResultDoesNotExist
 from .definition import ChannelTask
-from .options import BackendOptions
+from .options import BackendOptions, conflicts
 from .queues import MAX_QUEUE_NAME_LENGTH, channel_of, is_queue_name
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class ChannelBackend(BaseTaskBackend):
                 f"Queue {task.queue_name!r} is not valid for backend: it must be 1 to {MAX_QUEUE_NAME_LENGTH} ASCII "
                 "letters, digits, hyphens, underscores or periods."
             )
+        for mistake in conflicts(task, self.task_options.effective(task, task.module_path)):
+            raise InvalidTask(mistake)
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:
         """Store a task in the caller's transaction, and return its result, which is ready.

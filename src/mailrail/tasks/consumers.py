@@ -22,12 +22,12 @@ from mailrail.worker import IncomingMessage
 from . import attempts, retention, running
 from .attempt import TaskAttempt, backend_of, named_by, start_of
 from .compat import DEFAULT_TASK_QUEUE_NAME
-from .enqueuing import content_of
 from .errors import TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
 from .queues import PREFIX, channel_of, known_channels, used_databases
 from .retrying import logger
 from .running_unrecorded import run_unrecorded, run_unrecorded_async, tell_buried
+from .sending import content_of
 
 MAX_ATTEMPTS = 1_000_000
 """Attempts of a message: how often a task is tried is its record's matter."""

@@ -9,21 +9,21 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_noop
-
-from mailrail import Channel
 
 from . import attempts, enqueuing
 from .attempt import backend_of, named_by, send
 from .compat import TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
 from .errors import TaskCancelled
 from .models import FAILED, READY, RUNNING, SUCCESSFUL, TaskRecord, new_id
-from .queues import PREFIX, channel_of, used_databases
+from .queues import PREFIX, used_databases
 from .results import result_of
 from .retrying import logger
 from .running import end_waiting
+from .sending import cancel_message
+from .sending import send as send_messages
 
 # Plain here, for programs; the admin translates them.
 _NO_SUCH = gettext_noop("there is no such task")
@@ -32,6 +32,7 @@ _WAITS = gettext_noop("it waits to run already")
 _RUNS = gettext_noop("it runs just now")
 _HAS_FAILED = gettext_noop("it has failed already")
 _HAS_SUCCEEDED = gettext_noop("it was successful")
+_HAS_TWIN = gettext_noop("another task with its key waits, or runs")
 _QUICKER = gettext_noop("it was changed in this very moment")
 MAX_TRIES = 5
 """Times that a record is read which workers change in the meantime."""
@@ -164,15 +165,10 @@ def _cancel_waiting(record: TaskRecord, using: str) -> str:
     if result is None:
         return _QUICKER
     logger.info("task %s of %s was cancelled before it could run", record.pk, record.task)
-    transaction.on_commit(partial(_remove_message, record), using, robust=True)
+    # One that stays does no harm.
+    transaction.on_commit(partial(cancel_message, record), using, robust=True)
     transaction.on_commit(partial(send, task_finished, backend, result), using, robust=True)
     return ""
-
-
-def _remove_message(record: TaskRecord) -> None:
-    """Remove the message of a task that will not run. One that stays does no harm."""
-    channel = Channel(channel_of(record.queue))
-    channel.layer.cancel(channel.name, [channel.unique_id(enqueuing.content_of(record))])
 
 
 def _ended(record: TaskRecord) -> str:
@@ -187,22 +183,42 @@ def _retry(record: TaskRecord, using: str) -> str:
         ("token", "fence", "run_after", "expires_at", "finished_at", "kept_until", "cancelled_at", "progress")
     )
     fresh |= {"status": READY, "failures": 0, "dispatch": record.dispatch + 1}
-    if not unchanged.update(**fresh):
+    try:
+        with transaction.atomic(using):
+            is_changed = unchanged.update(**fresh)
+    except IntegrityError:  # of the index of keys
+        return _HAS_TWIN
+    if not is_changed:
         return _QUICKER
     for name, value in fresh.items():
         setattr(record, name, value)
-    enqueuing.send([record], using)
+    send_messages([record], using)
     logger.info("task %s of %s is to run again, by hand", record.pk, record.task)
     return ""
 
 
-_COPIED = ("task", "queue", "backend", "priority", "lane", "timeout", "is_async", "options", "args", "kwargs")
+_COPIED = (
+    *(
+        "task",
+        "queue",
+        "backend",
+        "priority",
+        "lane",
+        "key",
+        "while_running",
+        "timeout",
+        "is_async",
+        "options",
+    ),
+    *("args", "kwargs"),
+)
 
 
 def _copy(copies: dict[UUID, UUID], record: TaskRecord, using: str) -> str:
     values: dict[str, Any] = {name: getattr(record, name) for name in _COPIED}
     copy = TaskRecord(id=new_id(), enqueued_at=timezone.now(), **values)
-    enqueuing.store([copy], using)
+    if enqueuing.store([copy], using):
+        return _HAS_TWIN
     copies[record.pk] = copy.pk
     send(task_enqueued, backend_of({"backend": copy.backend}), result_of(copy))
     return ""

@@ -34,11 +34,13 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     each time, with jitter. It may also be a list of waits, or a function of the number of failed attempts.
     ``retry_on``: exceptions after which it is tried again; all others fail it at once. ``discard_on``: exceptions that
     fail it at once. ``timeout``: seconds or a ``timedelta`` that an attempt may take. ``lane``: tasks of a lane run one
-    at a time, in the order of enqueueing. ``expires``: seconds, a ``timedelta`` or a ``datetime`` after which it is not
-    started any more. ``results=False``: it is a message alone, and nothing is kept of it but failures, as dead
-    messages. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it failed).
+    at a time, in the order of enqueueing. ``key``: while a call of this task with the same key waits in its queue,
+    ``enqueue`` returns the result of that. ``while_running``: also while that one runs. ``expires``: seconds, a
+    ``timedelta`` or a ``datetime`` after which it is not started any more. ``results=False``: it is a message alone,
+    and nothing is kept of it but failures, as dead messages. ``retention``: seconds or a ``timedelta`` for which its
+    result is kept (7 days, and 30 if it failed).
 
-    Classes and functions may be dotted paths. ``lane`` may be a function of the task's arguments.
+    Classes and functions may be dotted paths. ``lane`` and ``key`` may be functions of the task's arguments.
     """
 
     attempts: int | None = None
@@ -47,6 +49,8 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     discard_on: Exceptions | None = None
     timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
+    key: str | Callable[..., str | None] | None = None
+    while_running: bool | None = None
     expires: float | timedelta | datetime | None = None
     results: bool | None = None
     retention: float | timedelta | None = None
@@ -86,6 +90,8 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         discard_on: Exceptions | None = None,
         timeout: float | timedelta | None = None,
         lane: str | Callable[..., str | None] | None = None,
+        key: str | Callable[..., str | None] | None = None,
+        while_running: bool | None = None,
         expires: float | timedelta | datetime | None = None,
         results: bool | None = None,
         retention: float | timedelta | None = None,
@@ -102,6 +108,8 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
             "discard_on": discard_on,
             "timeout": timeout,
             "lane": lane,
+            "key": key,
+            "while_running": while_running,
             "expires": expires,
             "results": results,
             "retention": retention,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import Any
@@ -12,17 +11,15 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.utils import timezone
 
-from mailrail import Channel
-from mailrail.moments import aware
-
 from .compat import Task, task_enqueued
 from .definition import check_importable
 from .inserting import insert
 from .json_values import normalized
+from .keys import insert_or_find_twins, join_twins
 from .models import TaskRecord
 from .options import RECORDED_OPTIONS, Effective, differing, to_json
-from .queues import channel_of
 from .results import ChannelResult, result_of
+from .sending import send
 from .unrecorded import Call, enqueue_unrecorded
 
 
@@ -52,25 +49,32 @@ def _call(call: Any) -> Call:
 
 
 def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[ChannelResult]:
-    """Store a record and a message for each call, or a message alone, and return the results."""
+    """Store a record and a message for each call, or a message alone, and return the results.
+
+    For a call whose key is taken, that is the result of the task that has it, and nothing is enqueued.
+    """
     backend.task_options.check()
     backend.validate_task(task)
     decorated = check_importable(task)
     effective = backend.task_options.effective(task, task.module_path)
-    enqueue = _enqueue_recorded if effective.results else enqueue_unrecorded
-    results = enqueue(task, decorated, effective, calls, backend.database) if calls else []
+    if not calls:
+        return []
+    if not effective.results:
+        return _tell(backend, enqueue_unrecorded(task, decorated, effective, calls, backend.database))
+    template = _template(task, decorated, effective)
+    records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
+    twins = store(records, backend.database)
+    new = _tell(backend, [result_of(record, task) for record in records if record.id not in twins])
+    if not twins:
+        return new
+    by_id = {result.id: result for result in new}
+    return [by_id.get(str(record.id)) or result_of(twins[record.id]) for record in records]
+
+
+def _tell(backend: Any, results: list[ChannelResult]) -> list[ChannelResult]:
     for result in results:
         task_enqueued.send(backend.sender, task_result=result)
     return results
-
-
-def _enqueue_recorded(
-    task: Any, decorated: Any, effective: Effective, calls: Sequence[Call], using: str
-) -> list[ChannelResult]:
-    template = _template(task, decorated, effective)
-    records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
-    store(records, using)
-    return [result_of(record, task) for record in records]
 
 
 def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
@@ -92,45 +96,24 @@ def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]
 def _record(
     template: Mapping[str, Any], effective: Effective, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> TaskRecord:
-    lane = effective.lane_of(args, kwargs) if effective.lane else None
-    arguments: dict[str, Any] = {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
-    return TaskRecord(**template, lane=lane or "", **arguments)
+    values: dict[str, Any] = {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
+    if effective.lane is not None:
+        values["lane"] = effective.lane_of(args, kwargs) or ""
+    if effective.key is not None:
+        values["key"] = effective.key_of(args, kwargs) or ""
+        values["while_running"] = int(effective.while_running)
+    return TaskRecord(**template, **values)
 
 
-def store(records: Sequence[TaskRecord], using: str) -> None:
+def store(records: Sequence[TaskRecord], using: str) -> Mapping[UUID, TaskRecord]:
+    """Store records and their messages. Return the twins of those that were not stored, by the ids of these."""
+    keyed = [record for record in records if record.key]
     with transaction.atomic(using, savepoint=False):
-        insert(records, using)
-        send(records, using)
-
-
-def send(records: Iterable[TaskRecord], using: str) -> None:
-    """Send the messages of new records on their channels, with the transaction of the database ``using``."""
-    alike: dict[tuple[Any, ...], list[TaskRecord]] = defaultdict(list)
-    for record in records:
-        alike[record.queue, record.priority, record.run_after, record.lane].append(record)
-    for (queue, priority, run_after, lane), together in alike.items():
-        Channel(channel_of(queue)).send_many(
-            [content_of(record) for record in together],
-            at=run_after and aware(run_after),
-            priority=priority,
-            lane=lane or None,
-            unique=True,
-            using=using,
-        )
-
-
-def content_of(record: TaskRecord) -> dict[str, Any]:
-    """Return the content of the message of a record. Reconciliation knows the message by it."""
-    content: dict[str, Any] = {"id": str(record.pk)}
-    if record.dispatch:
-        content["dispatch"] = record.dispatch
-    if record.backend != "default":
-        content["backend"] = record.backend
-    if record.timeout is not None:
-        content["timeout"] = record.timeout
-    if record.is_async:
-        content["run"] = "async"
-    return content
+        insert([record for record in records if not record.key] if keyed else records, using)
+        twins = insert_or_find_twins(keyed, using) if keyed else {}
+        send([record for record in records if record.id not in twins] if twins else records, using)
+        join_twins(keyed, twins, using)
+    return twins
 
 
 def find_record(result_id: Any, using: str) -> TaskRecord | None:

@@ -21,23 +21,45 @@ COLUMNS = (
     *("options", "args", "kwargs", "enqueued_at", "namespace"),
 )
 """Of a new record. The database fills in the others."""
+KEYED_COLUMNS = (*COLUMNS, "key", "while_running")
+"""Of a new record with a key."""
 
 
 def insert(records: Sequence[TaskRecord], using: str) -> None:
-    """Store new records."""
+    """Store new records without keys."""
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
-            rows = [_row(record, using) for record in records[begin : begin + ROWS_PER_INSERT]]
-            cursor.execute(_statement(connections[using].vendor, using), [json.dumps(rows)])
+            rows = [_row(record, COLUMNS, using) for record in records[begin : begin + ROWS_PER_INSERT]]
+            cursor.execute(_statement(COLUMNS, using), [json.dumps(rows)])
+    _note_stored(records, using)
+
+
+def insert_unless_held(records: Sequence[TaskRecord], using: str) -> list[TaskRecord]:
+    """Store new records whose keys no others hold, and return those that were not stored.
+
+    On PostgreSQL, the statement waits for a transaction that has stored one with the same key, and is open still.
+    """
+    statement = f"{_statement(KEYED_COLUMNS, using)} ON CONFLICT DO NOTHING RETURNING id"
+    stored: set[str] = set()
+    with connections[using].cursor() as cursor:
+        for begin in range(0, len(records), ROWS_PER_INSERT):
+            rows = [_row(record, KEYED_COLUMNS, using) for record in records[begin : begin + ROWS_PER_INSERT]]
+            cursor.execute(statement, [json.dumps(rows)])
+            stored.update(str(id).replace("-", "") for (id,) in cursor.fetchall())
+    _note_stored([record for record in records if record.id.hex in stored], using)
+    return [record for record in records if record.id.hex not in stored]
+
+
+def _note_stored(records: Sequence[TaskRecord], using: str) -> None:
     for record in records:
         record._state.adding, record._state.db = False, using
 
 
-def _row(record: TaskRecord, using: str) -> list[Any]:
+def _row(record: TaskRecord, columns: tuple[str, ...], using: str) -> list[Any]:
     values = vars(record)
     return [
         dumps(values[name]) if is_json else _plain(values[name], using)
-        for name, is_json in zip(COLUMNS, _are_json(), strict=True)
+        for name, is_json in zip(columns, _are_json(columns), strict=True)
     ]
 
 
@@ -49,20 +71,21 @@ def _plain(value: Any, using: str) -> Any:
     return value
 
 
-@lru_cache(maxsize=1)
-def _are_json() -> tuple[bool, ...]:
-    return tuple(isinstance(TaskRecord._meta.get_field(name), JsonTextField) for name in COLUMNS)
+@lru_cache
+def _are_json(columns: tuple[str, ...]) -> tuple[bool, ...]:
+    return tuple(isinstance(TaskRecord._meta.get_field(name), JsonTextField) for name in columns)
 
 
 @lru_cache
-def _statement(vendor: str, using: str) -> str:
-    table, columns = TaskRecord._meta.db_table, ", ".join(COLUMNS)
-    if vendor == "postgresql":
-        types = [TaskRecord._meta.get_field(name).db_type(connections[using]) for name in COLUMNS]
+def _statement(columns: tuple[str, ...], using: str) -> str:
+    connection, into = connections[using], f"INSERT INTO {TaskRecord._meta.db_table} ({', '.join(columns)})"
+    if connection.vendor == "postgresql":
+        types = [TaskRecord._meta.get_field(name).db_type(connection) for name in columns]
         values = ", ".join(f"(r ->> {n})::{kind}" for n, kind in enumerate(types))
-        return f"INSERT INTO {table} ({columns}) SELECT {values} FROM jsonb_array_elements(%s::jsonb) AS r"
-    values = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(len(COLUMNS)))
-    return f"INSERT INTO {table} ({columns}) SELECT {values} FROM json_each(%s)"
+        return f"{into} SELECT {values} FROM jsonb_array_elements(%s::jsonb) AS r"
+    values = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(len(columns)))
+    # Without WHERE, SQLite would read the ON of a conflict as that of a join.
+    return f"{into} SELECT {values} FROM json_each(%s) WHERE true"
 
 
 def prepared_moment(moment: datetime, using: str) -> Any:

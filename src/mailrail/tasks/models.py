@@ -32,6 +32,11 @@ STATUSES = (
     (SUCCESSFUL, pgettext_lazy("tasks", "successful")),
 )
 
+HOLDS_KEY = models.Q(key__gt="") & (
+    models.Q(status=READY, started_at=None) | models.Q(while_running=1, status__in=UNFINISHED)
+)
+"""Which records keep others with their key from being enqueued. Whatever ends a task frees its key."""
+
 
 class JsonTextField(models.TextField):  # type: ignore[type-arg]  # generic only for the type checker
     """Store JSON as text, exactly. PostgreSQL's ``jsonb`` refuses NUL, and halves of surrogate pairs.
@@ -78,6 +83,10 @@ class TaskRecord(models.Model):
     run_after = MomentField(pgettext_lazy("tasks", "not before"), null=True, default=None, db_default=None)
     expires_at = MomentField(pgettext_lazy("tasks", "not after"), null=True, default=None, db_default=None)
     lane = models.CharField(pgettext_lazy("tasks", "lane"), max_length=255, default="", db_default="")
+    key = models.CharField(pgettext_lazy("tasks", "key"), max_length=255, default="", db_default="")
+    while_running = models.SmallIntegerField(default=0, db_default=0, editable=False)
+    """1: the task has its key until it is finished, and not only until it begins. It is a number because releases of
+    Django write conditions on a BooleanField differently, and SQLite compares the texts of conditions."""
     timeout = models.FloatField(
         pgettext_lazy("tasks", "time limit"), null=True, default=None, db_default=None, help_text="seconds"
     )
@@ -140,6 +149,12 @@ class TaskRecord(models.Model):
                 fields=["namespace", "kept_until"],
                 name="mailrail_tasks_kept_until",
                 condition=models.Q(kept_until__isnull=False),
+            ),
+        )
+
+        constraints = (
+            models.UniqueConstraint(
+                fields=["namespace", "queue", "key", "task"], name="mailrail_tasks_key", condition=HOLDS_KEY
             ),
         )
 

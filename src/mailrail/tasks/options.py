@@ -7,7 +7,7 @@ An option is looked up in this order: ``task.using(…)``, the decorator, ``OPTI
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -30,7 +30,8 @@ DEFAULT_ATTEMPTS = 1
 DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
 OPTION_NAMES = (
-    *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "expires", "results", "retention"),
+    *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "key", "while_running", "expires"),
+    *("results", "retention"),
 )
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
@@ -50,6 +51,8 @@ class Effective:
     discard_on: Exceptions = ()
     timeout: float | timedelta | None = None
     lane: str | Callable[..., str | None] | None = None
+    key: str | Callable[..., str | None] | None = None
+    while_running: bool = False
     expires: float | timedelta | datetime | None = None
     results: bool = True
     retention: float | timedelta | None = None
@@ -76,6 +79,11 @@ class Effective:
         """Return the lane of a call. Raises what a function given as ``lane`` raises, and errors about its value."""
         lane = self.lane(*args, **kwargs) if callable(self.lane) else self.lane
         return None if lane is None else checked.label("lane", lane)
+
+    def key_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """Return the key of a call. Raises what a function given as ``key`` raises, and errors about its value."""
+        key = self.key(*args, **kwargs) if callable(self.key) else self.key
+        return None if key is None else checked.label("key", key)
 
     def limit(self) -> float | None:
         """Return the seconds that an attempt may take, or ``None`` for what the settings say."""
@@ -131,6 +139,10 @@ def _expires(name: str, value: Any) -> Any:
     return checked.moment(name, value) if isinstance(value, datetime) else checked.seconds(name, value)
 
 
+def _label(name: str, value: Any) -> Any:
+    return value if callable(value) else checked.label(name, value)
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}.")
@@ -143,7 +155,9 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "retry_on": _exceptions,
     "discard_on": _exceptions,
     "timeout": lambda name, value: checked.seconds(name, value, above_zero=True),
-    "lane": lambda name, value: value if callable(value) else checked.label(name, value),
+    "lane": _label,
+    "key": _label,
+    "while_running": _flag,
     "expires": _expires,
     "results": _flag,
     "retention": checked.seconds,
@@ -167,6 +181,17 @@ def read_options(values: Mapping[str, Any], where: str = "{}") -> dict[str, Any]
                 read[name] = _READ[name](where.format(name), value)
     mistakes.raise_any()
     return read
+
+
+def conflicts(task: Any, effective: Effective) -> Iterator[str]:
+    """Yield what is wrong with options of a task together, one sentence each."""
+    if getattr(task, "while_running", None) and effective.key is None:
+        yield "while_running=True needs a key, which it extends to the time while the task runs. Set key, too."
+    if effective.while_running and effective.key is not None and not effective.results:
+        yield (
+            "while_running=True needs a record, which says that the task runs, and the task has results=False. Leave "
+            "one of the two out."
+        )
 
 
 class BackendOptions:

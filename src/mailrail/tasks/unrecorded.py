@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,10 @@ from .results import ChannelResult, task_at
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """The positional and the keyword arguments of one call."""
+Place = tuple[str | None, str | None]
+"""The lane and the key of a message."""
+MAX_KEY_LENGTH = 255
+"""Characters of a message's key."""
 
 
 def enqueue_unrecorded(
@@ -34,7 +39,7 @@ def enqueue_unrecorded(
     """Send a message for each call, and return their results. They can be looked at only by receivers of signals."""
     shared, now = _shared(task, decorated, effective), timezone.now()
     contents = [_content(shared, args, kwargs) for args, kwargs in calls]
-    lanes = [effective.lane_of(args, kwargs) if effective.lane else None for args, kwargs in calls]
+    places = [_place(effective, task.module_path, args, kwargs) for args, kwargs in calls]
     options = {
         "at": task.run_after and aware(task.run_after),
         "priority": int(task.priority),
@@ -42,7 +47,7 @@ def enqueue_unrecorded(
         "attempts": effective.attempts,
         "using": using,
     }
-    ids = _send(Channel(channel_of(task.queue_name)), contents, lanes, options)
+    ids = _send(Channel(channel_of(task.queue_name)), contents, places, options)
     return [_waiting_result(task, id, content, now) for id, content in zip(ids, contents, strict=True)]
 
 
@@ -69,21 +74,35 @@ def _content(shared: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str
     return content
 
 
+def _place(effective: Effective, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Place:
+    """Return the lane and the key of a message. Keys are those of a channel, and other tasks have the same queue."""
+    lane = effective.lane_of(args, kwargs) if effective.lane is not None else None
+    key = effective.key_of(args, kwargs) if effective.key is not None else None
+    if key is None:
+        return lane, None
+    name = f"{path}:{key}"
+    return lane, name if len(name) <= MAX_KEY_LENGTH else sha256(name.encode()).hexdigest()
+
+
 def _send(
-    channel: Channel, contents: Sequence[Any], lanes: Sequence[str | None], options: dict[str, Any]
+    channel: Channel, contents: Sequence[Any], places: Sequence[Place], options: dict[str, Any]
 ) -> list[UUID]:
     """Send the contents, all or none of them, and return the ids of their messages, in order."""
     if len(contents) == 1:  # one statement
-        return [channel.send(contents[0], lane=lanes[0], **options)]
-    places: dict[str | None, list[int]] = defaultdict(list)
-    for place, lane in enumerate(lanes):
-        places[lane].append(place)
+        [(lane, key)] = places
+        return [channel.send(contents[0], lane=lane, key=key, **options)]
+    alike: dict[Place, list[int]] = defaultdict(list)
+    for number, place in enumerate(places):
+        alike[place].append(number)
     ids: dict[int, UUID] = {}
     with transaction.atomic(options["using"], savepoint=False):
-        for lane, alike in places.items():
-            sent = channel.send_many([contents[place] for place in alike], lane=lane, **options)
-            ids.update(zip(alike, sent, strict=True))
-    return [ids[place] for place in range(len(contents))]
+        for (lane, key), numbers in alike.items():
+            if key is None:
+                sent = channel.send_many([contents[n] for n in numbers], lane=lane, **options)
+            else:
+                sent = [channel.send(contents[n], lane=lane, key=key, **options) for n in numbers]
+            ids.update(zip(numbers, sent, strict=True))
+    return [ids[number] for number in range(len(contents))]
 
 
 # -- results, which are kept nowhere -----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ class Migration(migrations.Migration):
                 ('run_after', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='not before')),
                 ('expires_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='not after')),
                 ('lane', models.CharField(db_default='', default='', max_length=255, verbose_name='lane')),
+                ('key', models.CharField(db_default='', default='', max_length=255, verbose_name='key')),
+                ('while_running', models.SmallIntegerField(db_default=0, default=0, editable=False)),
                 ('timeout', models.FloatField(db_default=None, default=None, help_text='seconds', null=True, verbose_name='time limit')),
                 ('is_async', models.BooleanField(db_default=False, default=False, editable=False)),
                 ('options', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='options')),
@@ -51,6 +53,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'tasks',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('key__gt', ''), models.Q(models.Q(('started_at', None), ('status', 'READY')), models.Q(('status__in', ('READY', 'RUNNING')), ('while_running', 1)), _connector='OR')), fields=('namespace', 'queue', 'key', 'task'), name='mailrail_tasks_key')],
             },
         ),
     ]

@@ -1,0 +1,49 @@
+"""Send the messages of records, on the channels of their queues."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from mailrail import Channel
+from mailrail.moments import aware
+
+from .models import TaskRecord
+from .queues import channel_of
+
+
+def send(records: Iterable[TaskRecord], using: str) -> None:
+    """Send the messages of new records on their channels, with the transaction of the database ``using``."""
+    alike: dict[tuple[Any, ...], list[TaskRecord]] = defaultdict(list)
+    for record in records:
+        alike[record.queue, record.priority, record.run_after, record.lane].append(record)
+    for (queue, priority, run_after, lane), together in alike.items():
+        Channel(channel_of(queue)).send_many(
+            [content_of(record) for record in together],
+            at=run_after and aware(run_after),
+            priority=priority,
+            lane=lane or None,
+            unique=True,
+            using=using,
+        )
+
+
+def content_of(record: TaskRecord) -> dict[str, Any]:
+    """Return the content of the message of a record. Reconciliation knows the message by it."""
+    content: dict[str, Any] = {"id": str(record.pk)}
+    if record.dispatch:
+        content["dispatch"] = record.dispatch
+    if record.backend != "default":
+        content["backend"] = record.backend
+    if record.timeout is not None:
+        content["timeout"] = record.timeout
+    if record.is_async:
+        content["run"] = "async"
+    return content
+
+
+def cancel_message(record: TaskRecord) -> None:
+    """Remove the message of a record, unless somebody has claimed it."""
+    channel = Channel(channel_of(record.queue))
+    channel.layer.cancel(channel.name, [channel.unique_id(content_of(record))])
