@@ -227,3 +227,17 @@ def test_drain_ends_while_a_limiter_lets_nothing_start(layer: DurableLayer) -> N
     seen = Seen()
     work(layer, route("work", seen, limiter=given(Budget("work", layer, 2))))
     assert len(seen) == 2 and layer.stats()["work"].ready == 1
+
+
+def test_a_reopen_while_a_channel_is_being_closed_is_not_lost(memory: DurableLayer) -> None:
+    class Reopened(Budget):
+        """Another thread calls ``reopen`` just before the wait is written."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "open_at" and value:
+                self.reopen()
+            super().__setattr__(name, value)
+
+    limiter = Reopened("work", memory)
+    assert ChannelLimiter("work", [limiter]).allow(5) == 0
+    assert limiter.open_at == 0.0

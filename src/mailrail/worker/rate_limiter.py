@@ -124,8 +124,12 @@ class ChannelLimiter:
                 limiter = self._made(limiter)
             before = limiter.times_reopened
             count, wait = limiter.allow(capacity)
-            if count <= 0 and limiter.times_reopened == before:
+            if count <= 0:
                 limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
+                if (
+                    limiter.times_reopened != before
+                ):  # compared after the write, so that no ``reopen`` is lost
+                    limiter.open_at = 0.0
             if not isinstance(limiter, RateLimiter):
                 self._is_told = False
             return int(count)

@@ -125,8 +125,10 @@ class MailerLimiter(Limiter):
         elif messages:  # the first one after a while
             self._has_backlog, before = True, self.times_reopened
             grant, wait = self._reserve(self._by, len(messages))
-            if not grant.tokens and self.times_reopened == before:
+            if not grant.tokens:
                 self.open_at = time.monotonic() + wait
+                if self.times_reopened != before:  # compared after the write, so that no ``reopen`` is lost
+                    self.open_at = 0.0
             messages, over = messages[: grant.tokens], messages[grant.tokens :]
         if grant is not None and grant.tokens:
             ids = [message.id for message in messages if not message.losses]
