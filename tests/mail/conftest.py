@@ -102,6 +102,7 @@ def _no_beliefs() -> None:
     """What this process has read, said and proven in another test."""
     throttle.forget()
     circuit.forget()
+    circuit._probes._forget()
     watching.forget()
     reserved.forget()
     refused_senders.forget()

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mailrail.layers import get_layer
 from mailrail.mail import queue_many
-from mailrail.mail.mailers.connection_limits import _keeper, _renew, reserved_connections
+from mailrail.mail.mailers.connection_limits import _keeper, reserved_connections
 from mailrail.mail.models import MailerConnection
 from mailrail.routing import Routing
 from mailrail.testing import advance
@@ -67,7 +67,7 @@ def test_who_died_holds_nothing_after_a_while_and_who_lives_renews(policy: Confi
 
     with reserved_connections("smtp", 1, using):
         nearly_over()
-        _renew(dict(_keeper._held))
+        _keeper.renew()
         assert is_free() == 0
         assert MailerConnection.objects.using(using).get().until > timezone.now() + timedelta(seconds=15)
         nearly_over()  # and now nobody renews

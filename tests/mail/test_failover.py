@@ -19,7 +19,8 @@ from mailrail import mail
 from mailrail.mail import Email, Status, queue, queue_many
 from mailrail.mail.mailers import circuit, failover
 from mailrail.mail.models import MailerState
-from mailrail.mail.smtp import Timeouts, close_pools
+from mailrail.mail.smtp import close_pools
+from mailrail.moments import from_now
 from mailrail.testing import advance
 
 from ..ports import free_port
@@ -122,14 +123,38 @@ def test_what_cannot_be_read_says_nothing_of_a_mailer_that_is_out(queueing: Conf
 
 
 def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
-    longest = Timeouts()
     circuit.trip("", "it says nothing", "default")
     pass_time(10)
     assert circuit.state_of("", "default").is_probe
-    pass_time(longest.connect + longest.greeting)
+    for _ in range(3):
+        let_lease_end_in(1.0)
+        circuit._probes.renew()
+        assert not circuit.state_of("", "default").usable
+    let_lease_end_in(1.0)
+    circuit._probes._forget()  # as it is killed
     assert not circuit.state_of("", "default").usable
-    pass_time(60)
+    pass_time(1)
     assert circuit.state_of("", "default").is_probe
+    circuit.end_probe("", "default")
+
+
+def test_who_stood_still_while_another_one_probes_renews_nothing() -> None:
+    circuit.trip("", "it says nothing", "default")
+    pass_time(10)
+    assert circuit.state_of("", "default").is_probe
+    pass_time(circuit.PROBE_LEASE_S)
+    lapsed = MailerState.objects.get().probe_at
+    assert lapsed is not None
+    until = circuit._lease_probe("", "default", lapsed)
+    circuit._probes.renew()
+    assert MailerState.objects.get().probe_at == until and not circuit._probes._held
+
+
+def let_lease_end_in(seconds: float) -> None:
+    """Let so much be left of the lease of the probe that this process holds."""
+    until = from_now(seconds)
+    MailerState.objects.update(probe_at=until)
+    circuit._probes._held = dict.fromkeys(circuit._probes._held, until)
 
 
 def test_when_the_first_works_again_mail_goes_back_to_it(

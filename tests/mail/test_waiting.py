@@ -11,10 +11,12 @@ from typing import Any
 
 import django
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.utils import timezone
 
 from mailrail import Channel, mail
+from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, queue_many
 from mailrail.mail.mailers import circuit
@@ -119,8 +121,6 @@ def test_a_paused_mailer_costs_nothing_and_the_others_flow(
 def test_a_pause_by_the_command_of_channels_is_one_of_the_mailer(
     storage: str, queueing: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from django.core.management import call_command
-
     queueing(1)
     queue_many(messages(1), mailer=MAILER)
     call_command("channels", "pause", "mailrail.mail")
@@ -142,6 +142,69 @@ def test_a_pause_that_the_layer_has_lost_holds_and_is_restored(storage: str, que
         mail.resume(MAILER)
         with working():
             until(lambda: len(server.mails) == 3, 10, "all email")
+
+
+def switch(way: str, what: str) -> None:
+    """Pause or resume the mailer."""
+    if way == "channels":
+        call_command("channels", what, channel_of(ALIAS))
+    else:
+        getattr(mail, what)(MAILER)
+
+
+def layer_is_paused() -> bool:
+    return get_layer().stats()[channel_of(ALIAS)].paused
+
+
+@pytest.mark.parametrize("way", ["mailers", "channels"])
+def test_a_pause_and_a_resume_at_once_leave_no_channel_paused_without_a_record(
+    storage: str, queueing: Configure, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    queueing(1)
+    queue_many(messages(1), mailer=MAILER)
+    layer = get_layer()
+    pause, resume = layer.pause, layer.resume
+
+    def pause_late(channel: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "pause", pause)
+            mail.resume(MAILER)
+        pause(channel)
+
+    def resume_and_meet_a_batch(channel: str) -> None:
+        resume(channel)
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "resume", resume)
+            circuit.keep_paused(ALIAS, Email.objects.db)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "pause", pause_late)
+        mail.pause(MAILER)
+    assert layer_is_paused() == MailerState.objects.exists()
+    switch(way, "pause")
+    assert layer_is_paused() and MailerState.objects.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "resume", resume_and_meet_a_batch)
+        switch(way, "resume")
+    assert not layer_is_paused() and not MailerState.objects.exists()
+
+
+def test_a_resume_that_fails_leaves_the_mailer_paused(
+    storage: str, queueing: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(channel: str) -> None:
+        raise LayerUnavailable("It is away.")
+
+    queueing(1)
+    queue_many(messages(1), mailer=MAILER)
+    mail.pause(MAILER)
+    with monkeypatch.context() as patch:
+        patch.setattr(get_layer(), "resume", fail)
+        with pytest.raises(LayerUnavailable):
+            mail.resume(MAILER)
+    assert layer_is_paused() and MailerState.objects.get().paused_by == circuit.PERSON
+    mail.resume(MAILER)
+    assert not layer_is_paused() and not MailerState.objects.exists()
 
 
 @pytest.fixture

@@ -73,6 +73,8 @@ class Sending:
             return unwelcome, "its sender is refused"
         finally:
             attempt.give_login_back()
+            if state.is_probe:
+                circuit.end_probe(mailer, self._using)
 
     def _wait_for(self, attempt: Attempt, emails: Sequence[Email], reason: str) -> None:
         """Release emails that wait for another batch to log in, or to close a connection."""

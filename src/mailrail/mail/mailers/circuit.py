@@ -21,13 +21,14 @@ from ..models import MailerState
 from . import circuit_log, reopening, throttle, watching
 from .channels import channel_of
 from .config import alias_of, check_delivering
+from .keeping import Keeper
 
 FIRST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S = 5.0, 60.0
 """Seconds until a mailer that failed is tried again: at first, and at most."""
-PROBE_TIMEOUT_S = 360.0
-"""Seconds that others leave to the worker that tries: so long is waited for a server that takes connections and says
-nothing (``smtp.Timeouts``). Else one worker after the other would wait for it, and none deliver by other mailers. Mail
-flows as soon as it answers, as the others look every second whether the mailer is out."""
+PROBE_LEASE_S, PROBE_RENEW_INTERVAL_S = 10.0, 3.0
+"""Seconds that others leave to the worker that probes. It renews them for as long as it waits for the server, which may
+be minutes if that takes connections and says nothing (``smtp.Timeouts``). Else one worker after the other would wait
+for it, and none deliver by other mailers. If the worker dies, another one probes within these seconds."""
 OUTAGE, PERSON = "outage", "person"
 
 
@@ -62,10 +63,31 @@ def state_of(mailer: str, using: str) -> CircuitState:
     look_again(using)
     if (left := seconds_between(timezone.now(), state.probe_at)) > 0:
         return CircuitState(False, left + random.uniform(0, 1))
-    taken = states.filter(paused_by=OUTAGE, probe_at=state.probe_at).update(
-        probe_at=from_now(PROBE_TIMEOUT_S)
-    )
-    return CircuitState(True, is_probe=True) if taken else CircuitState(False, 1.0)
+    if (leased_until := _lease_probe(mailer, using, state.probe_at)) is None:
+        return CircuitState(False, 1.0)
+    _probes.add((mailer, using), leased_until)
+    return CircuitState(True, is_probe=True)
+
+
+def _lease_probe(mailer: str, using: str, probe_at: datetime) -> datetime | None:
+    """Leave the next probe to this process for some seconds, unless somebody has changed when it is due."""
+    until = from_now(PROBE_LEASE_S)
+    state = MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE, probe_at=probe_at)
+    return until if state.update(probe_at=until) else None
+
+
+def _renew_probes(held: dict[tuple[str, str], datetime]) -> None:
+    for (mailer, using), until in held.items():
+        _probes.replace((mailer, using), until, _lease_probe(mailer, using, until))
+
+
+_probes = Keeper("the probe of a mailer", PROBE_RENEW_INTERVAL_S, _renew_probes)
+"""Probes of this process, by mailer and database: until when they are leased."""
+
+
+def end_probe(mailer: str, using: str) -> None:
+    """Renew the lease of this process's probe no more."""
+    _probes.remove((mailer, using))
 
 
 def tripped(using: str) -> set[str]:
@@ -127,9 +149,9 @@ def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     """
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a string, not {reason!r}.")
-    mailer = alias_of(check_delivering(mailer))
+    mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
     note_pause(mailer, using, reason)
-    _pause_channel(mailer)
+    keep_paused(mailer, using)
 
 
 def note_pause(mailer: str, using: str | None = None, reason: str = "") -> None:
@@ -144,32 +166,38 @@ def note_pause(mailer: str, using: str | None = None, reason: str = "") -> None:
 
 
 def resume(mailer: str, using: str | None = None) -> None:
-    """Undo ``pause``, and try at once what an outage has stopped."""
+    """Undo ``pause``, and try at once what an outage has stopped.
+
+    The channel goes on first. If that fails, or the process dies then, the record stays, and the pause with it.
+    """
     mailer = alias_of(mailer)
+    _resume_channel(mailer)
     note_resume(mailer, using)
-    channel = channel_of(mailer)
-    Channel(channel).layer.resume(channel)
 
 
 def note_resume(mailer: str, using: str | None = None) -> None:
-    """Remove the record of a pause, or of an outage."""
+    """Remove the record of a pause, or of an outage, once the channel goes on.
+
+    A batch may have seen the record before, and have paused the channel anew: so it goes on once more.
+    """
     using = using or router.db_for_write(MailerState)
     MailerState.objects.using(using).filter(pk=mailer).delete()
+    _resume_channel(mailer)
     look_again(using)
     reopening.reopen(mailer)
 
 
 def keep_paused(mailer: str, using: str) -> None:
-    """Pause the channel of a mailer that is paused: its layer may have lost that. A ``resume`` meanwhile wins."""
-    _pause_channel(mailer)
-    if not MailerState.objects.using(using).filter(pk=mailer, paused_by=PERSON).exists():
-        channel = channel_of(mailer)
-        Channel(channel).layer.resume(channel)
-
-
-def _pause_channel(mailer: str) -> None:
+    """Pause the channel of a mailer whose record says so. A ``resume`` meanwhile wins."""
     channel = channel_of(mailer)
     Channel(channel).layer.pause(channel)
+    if not MailerState.objects.using(using).filter(pk=mailer, paused_by=PERSON).exists():
+        _resume_channel(mailer)
+
+
+def _resume_channel(mailer: str) -> None:
+    channel = channel_of(mailer)
+    Channel(channel).layer.resume(channel)
 
 
 def paused(using: str | None = None) -> Iterable[MailerState]:

@@ -8,26 +8,19 @@ process that took its rows.
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from django.db import Error, connections
 from django.db.models import Count, Q
 from django.db.models.functions import Now
 
-from mailrail.log import logger_of
-
 from ..models import MailerConnection
 from . import reopening
+from .keeping import Keeper
 from .policies import policy_of
-
-logger = logger_of("mailrail.mail")
 
 LEASE_DURATION = timedelta(seconds=20)
 RENEW_INTERVAL_S = 5.0
@@ -123,55 +116,10 @@ def _take(mailer: str, allowed: int, most: int, holder: str, using: str) -> int:
     return rows.filter(holder=holder).count()
 
 
-class _Keeper:
-    """Renew the connections that this process holds."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, str] = {}
-        self._changed = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def add(self, holder: str, using: str) -> None:
-        with self._changed:
-            self._held[holder] = using
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mailrail-connections", daemon=True)
-                self._thread.start()
-
-    def remove(self, holder: str) -> None:
-        with self._changed:
-            self._held.pop(holder, None)
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(RENEW_INTERVAL_S)
-            with self._changed:
-                if not self._held:
-                    self._thread = None
-                    return
-                held = dict(self._held)
-            try:
-                _renew(held)
-            except Error as error:
-                logger.warning("the connections of mailers cannot be renewed just now: %s", error)
-            finally:
-                for alias in set(held.values()):
-                    connections[alias].close()
-
-
 def _renew(held: dict[str, str]) -> None:
     for using in set(held.values()):
         mine = [holder for holder, alias in held.items() if alias == using]
         MailerConnection.objects.using(using).filter(holder__in=mine).update(until=Now() + LEASE_DURATION)
 
 
-_keeper = _Keeper()
-
-
-def _forget() -> None:
-    """Forget, in a forked child, the connections that its parent holds."""
-    global _keeper
-    _keeper = _Keeper()
-
-
-os.register_at_fork(after_in_child=_forget)
+_keeper = Keeper("the connections of mailers", RENEW_INTERVAL_S, _renew)
