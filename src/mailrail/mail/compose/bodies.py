@@ -32,11 +32,17 @@ class BodyPart(NamedTuple):
     body: bytes
 
 
-SUBTYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
+_SUBTYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 # Text, messages and multiparts have rules of their own.
 _bytes_type = re.compile(r"(?!text/|message/|multipart/)[a-z0-9-]{1,20}/[a-z0-9][a-z0-9._+-]{0,79}")
 _line_of_base64 = 76
 _lines = Struct("76s" * 128)  # cuts twice as fast as slices do
+
+
+@lru_cache(maxsize=32)
+def is_common(subtype: str) -> bool:
+    """Tell whether a type of text is written as any other, cached: nearly all texts are plain or HTML."""
+    return _SUBTYPE.fullmatch(subtype) is not None
 
 
 def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False) -> BodyPart:
@@ -44,7 +50,7 @@ def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False)
     multipart."""
     if not isinstance(content, str) or "\0" in content:
         raise Uncommon("a text that is not text")
-    if not SUBTYPE.fullmatch(subtype):
+    if not is_common(subtype):
         raise Uncommon("an unusual type of text")
     try:
         data = content.encode()

@@ -111,7 +111,7 @@ def _check(message: EmailMessage) -> None:
 
 
 def _check_settings(subtype: Any) -> None:
-    if type(subtype) is not str or not bodies.SUBTYPE.fullmatch(subtype):  # also where there is no body
+    if type(subtype) is not str or not bodies.is_common(subtype):  # also where there is no body
         raise Uncommon("an unusual type of text")
     if settings.DEFAULT_CHARSET != "utf-8":
         raise Uncommon("a project whose charset is not utf-8")

@@ -114,7 +114,7 @@ class Delivery:
     def _on_their_channel(self, emails: Iterable[Email]) -> Iterator[Email]:
         """Yield those that came on the channel of their mailer. Others get a message there: it was changed."""
         for email in emails:
-            if self._messages[email.pk].channel == channel_of(email.mailer):
+            if self._messages[email.id].channel == channel_of(email.mailer):
                 yield email
                 continue
             announce(email.mailer, [email.pk], self._using, email.priority, email.send_at, email.dispatch)

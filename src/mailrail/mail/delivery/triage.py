@@ -33,13 +33,14 @@ def triage(
     results: list[Result] = []
     sound: list[Email] = []
     for email in emails:
-        if email.status in FINAL_OR_HELD or dispatch_of(messages[email.id].content) < email.dispatch:
+        message = messages[email.id]
+        if email.status in FINAL_OR_HELD or dispatch_of(message.content) < email.dispatch:
             messages.finish(email.id)
         elif defect := defect_of(email):
             results.append(outcomes.fail_unsound(email, now, defect))
-        elif (left := _seconds_until_due(email, now)) > 0:
+        elif email.send_at is not None and (left := _seconds_until_due(email, now)) > 0:
             messages.release(email.id, left, "its time has not come")
-        elif (wait := _wait_for_another(email, messages[email.id].losses, now)) > 0:
+        elif email.status == Status.SENDING and (wait := _wait_for_another(email, message.losses, now)) > 0:
             messages.release(email.id, wait, "another worker may be sending it")
         else:
             sound.append(email)
@@ -71,12 +72,10 @@ def _seconds_until_due(email: Email, now: datetime) -> float:
 
 
 def _wait_for_another(email: Email, losses: int, now: datetime) -> float:
-    """Return the seconds to wait for another message that has this email. A message without a loss did not
-    leave its email as being sent, so another message did. That happens when the layer was wiped and reconciliation
-    has sent the messages again."""
-    if email.status != Status.SENDING or losses:
-        return 0.0
-    return seconds_between(now, email.changed_at) + OTHER_WORKER_GRACE_S
+    """Return the seconds to wait for another message that has this email, which is being sent. A message without a
+    loss did not leave it so, so another message did. That happens when the layer was wiped and reconciliation has sent
+    the messages again."""
+    return 0.0 if losses else seconds_between(now, email.changed_at) + OTHER_WORKER_GRACE_S
 
 
 def _suppressed(emails: Iterable[Email], using: str) -> dict[str, str]:

@@ -41,6 +41,7 @@ _fields = (
     "content_subtype",
     "encoding",
 )
+_TEXT = frozenset({str})
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
 _elsewhere = frozenset(
@@ -114,7 +115,12 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
 
     ``files``: as for ``load``. Raise ``KeyError`` for one that is not there.
     """
-    if content["v"] != VERSION or content["kind"] == "finished" or not are_unrelated(content["attributes"]):
+    attributes = content["attributes"]
+    if (
+        content["v"] != VERSION
+        or content["kind"] == "finished"
+        or (attributes and not are_unrelated(attributes))
+    ):
         return None
     fields = content["fields"]
     subject, body, author = fields["subject"], fields["body"], fields["from_email"]
@@ -143,7 +149,7 @@ def _is_text(stored: Mapping[str, Any]) -> bool:
 
 
 def _are_texts(values: Iterable[Any]) -> bool:
-    return all(type(value) is str for value in values)
+    return _TEXT.issuperset(map(type, values))
 
 
 def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
