@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, transaction
+from django.db import connections, transaction
 
 from .. import options as checked
 from ..conf import settings
@@ -357,4 +357,6 @@ def _prepare_aside(run: ConsumerRun) -> None:
     try:
         _prepare(run)
     finally:
-        close_old_connections()
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:  # a test's own transaction goes on
+                connection.close_if_unusable_or_obsolete()
