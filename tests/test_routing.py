@@ -227,6 +227,17 @@ class TestOptions:
         with pytest.raises(ValueError, match="atomic=True and batch=… do not go together"):
             route("a", first, atomic=True, batch=2)
 
+    def test_a_batch_is_not_isolated_and_the_error_says_what_to_do(self) -> None:
+        with pytest.raises(ValueError, match=r"isolate=True and batch=… do not go.*Leave one of them out\."):
+            route("a", first, isolate=True, batch=2)
+        with pytest.raises(ValueError, match="isolate must be True or False, not 1"):
+            route("a", first, isolate=1)  # type: ignore[arg-type]
+
+    def test_isolated_routes_are_all_but_those_of_batches(self) -> None:
+        routing = Routing([route("a", first), route("b", first, batch=2), route("c.*", first)]).isolated()
+        assert routing.with_isolate == ["a", "c.*"] and routing.with_batches == ["b"]
+        assert routing.plan_for("c.1").routes[0].policy.isolate and not routing.plans["a"].is_async
+
     def test_a_batch_has_no_place_for_named_groups(self) -> None:
         route("a", first, batch=2, kind="paid")
         with pytest.raises(ValueError, match="Named groups"):

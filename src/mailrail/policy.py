@@ -22,6 +22,7 @@ class Policy:
     backoff: Backoff | None = None
     timeout: float | Callable[[Any], float | None] | None = None
     atomic: bool = False
+    isolate: bool = False
     # These belong to the channel: its routes must agree.
     concurrency: int | None = None
     rate: Rate | None = None
@@ -36,7 +37,7 @@ def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
     """Return the policy of the valid options, and add the mistakes of the others."""
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None or name == "atomic":
+        if value is not None or name in ("atomic", "isolate"):
             with mistakes.noted():
                 values[name] = _READ[name](name, value)
     if callable(values.get("timeout")) and "batch" in values:
@@ -44,6 +45,13 @@ def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
     if values.get("atomic") and "batch" in values:
         mistakes.add(
             ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
+        )
+    if values.get("isolate") and "batch" in values:
+        mistakes.add(
+            ValueError(
+                "isolate=True and batch=… do not go together: a process runs one message, so that it costs no other "
+                "one an attempt. Leave one of them out."
+            )
         )
     return Policy(**values)
 
@@ -125,4 +133,5 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "limiter": _limiter,
     "known_channels": _function,
     "atomic": _true_or_false,
+    "isolate": _true_or_false,
 }

@@ -6,7 +6,7 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -73,6 +73,10 @@ class Route:
     def is_async(self) -> bool:
         return _is_async(self.function)
 
+    def isolated(self) -> Route:
+        """Return the route with ``isolate``, unless its consumer takes batches."""
+        return self if self.policy.batch else replace(self, policy=replace(self.policy, isolate=True))
+
     def match(self, content: Content) -> dict[str, str] | None:
         """Return the keyword arguments for the consumer if every filter matches, else ``None``.
 
@@ -129,13 +133,17 @@ class Plan:
 
     @cached_property
     def is_async(self) -> bool:
-        """Tell whether all consumers of the channel run on the event loop."""
-        return all(route.is_async for route in self.routes)
+        """Tell whether all consumers of the channel run on the worker's event loop, not in processes of their own."""
+        return all(route.is_async and not route.policy.isolate for route in self.routes)
 
     @cached_property
     def takes_thread(self) -> bool:
         """Tell whether each message takes a thread: not on the event loop, nor together with others of a batch."""
         return not self.is_async and not self.batch
+
+    def isolated(self) -> Plan:
+        """Return the plan with ``isolate`` for all routes, but for those of batches."""
+        return replace(self, routes=tuple(route.isolated() for route in self.routes))
 
     def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
         """Return the first route that matches, with the consumer's keyword arguments."""

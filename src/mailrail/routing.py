@@ -36,7 +36,7 @@ from .log import logger_of
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
 from .messages import check_channel_name
 from .options import Mistakes
-from .policy import Backoff, compile_filters, read_policy
+from .policy import Backoff, Policy, compile_filters, read_policy
 from .routes import Consumer, Plan, Route, check_arguments, check_atomic, check_consumer, plan_of
 
 __all__ = ["Allowance", "Limiter", "Rate", "consumer", "include", "route"]
@@ -62,25 +62,27 @@ def route(
     limiter: Callable[[str, DurableLayer], Limiter] | None = None,
     known_channels: Callable[[], Iterable[str]] | None = None,
     atomic: bool = False,
+    isolate: bool = False,
     **filters: str,
 ) -> Route:
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
-    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
-    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run,
-    or a function of the message.
-    ``atomic``: run it in a transaction on the layer's database that also finishes the message. Of the channel:
+    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second
+    attempt (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of
+    a run, or a function of the message. ``atomic``: run it in a transaction on the layer's database that also
+    finishes the message. ``isolate``: run it in a process that is killed at the limit. Of the channel:
     ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see
     ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a
-    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half of
-    them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that prefix,
-    those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword is a filter:
-    a regular expression for a field of the content; its named groups become keyword arguments of the consumer. Raises
-    ``TypeError`` or ``ValueError`` that says all that cannot be followed.
+    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half
+    of them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that
+    prefix, those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword
+    is a filter: a regular expression for a field of the content; its named groups become keyword arguments of the
+    consumer. Raises ``TypeError`` or ``ValueError`` that says all that cannot be followed.
     """
     options: dict[str, Any] = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "rate": rate}
     options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}
     options |= {"limiter": limiter, "known_channels": known_channels, "atomic": atomic}
+    options["isolate"] = isolate
     try:
         return _read_route(channels, consumer, options, filters)
     except (TypeError, ValueError) as error:
@@ -247,6 +249,30 @@ class Routing:
         extended = copy(self)
         extended.plans = self.plans | {c: plan_of(c, [route(c, run_application)]) for c in unrouted}
         return extended
+
+    @property
+    def with_isolate(self) -> list[str]:
+        """Return the channels and patterns with a route that has ``isolate``."""
+        return self._with(lambda policy: policy.isolate)
+
+    @property
+    def with_batches(self) -> list[str]:
+        """Return the channels and patterns whose consumers take batches."""
+        return self._with(lambda policy: policy.batch is not None)
+
+    def _with(self, matches: Callable[[Policy], bool]) -> list[str]:
+        routes: dict[str, Iterable[Route]] = {name: plan.routes for name, plan in self.plans.items()}
+        routes |= self.patterns
+        return sorted(name for name, own in routes.items() if any(matches(route.policy) for route in own))
+
+    def isolated(self) -> Routing:
+        """Return a copy whose routes have ``isolate``, but for those of batches."""
+        isolated = copy(self)
+        isolated.plans = {channel: plan.isolated() for channel, plan in self.plans.items()}
+        isolated.patterns = {
+            name: [route.isolated() for route in routes] for name, routes in self.patterns.items()
+        }
+        return isolated
 
     @classmethod
     def of_layer(cls, alias: str | None = None) -> Routing:

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from django.core.signals import setting_changed
 from django.db import connections, transaction
@@ -19,7 +20,7 @@ from django.dispatch import receiver
 from mailrail import Channel, Discard, InvalidSettings, Retry, routing
 from mailrail.layers import get_layer
 from mailrail.routing import consumer
-from mailrail.worker import IncomingMessage
+from mailrail.worker import IncomingMessage, kill_run
 from mailrail.worker.recycling import resident
 
 
@@ -125,6 +126,39 @@ def behave(message: IncomingMessage) -> Any:
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+
+def _do_apart(message: IncomingMessage) -> None:
+    note(message, "began")
+    match message["do"]:
+        case "crash":
+            signal.raise_signal(signal.SIGSEGV)
+        case "leave":
+            os._exit(0 if message.attempt == 1 and not message.losses else 3)
+        case "cancel":
+            assert kill_run(message.id, "as somebody asked") and not kill_run(uuid4(), "another one")
+            threading.Event().wait(20)
+        case "hang" if message.attempt == 1:
+            sum(range(10**15))  # in C, so that no other thread of the process runs
+    gate = Path(message["gate"]) if "gate" in message else None
+    while gate is not None and not gate.exists():
+        time.sleep(0.01)
+    note(message)
+
+
+_apart: dict[str, Any] = {"isolate": True, "attempts": 2, "backoff": 0, "lease": 2.0}
+
+
+@consumer("apart", timeout=lambda message: message.get("limit"), **_apart)
+def apart(message: IncomingMessage) -> None:
+    """Do what the message says, in a process of its own."""
+    _do_apart(message)
+
+
+@consumer("apart-async", **_apart)
+async def apart_async(message: IncomingMessage) -> None:
+    """Do it on an event loop there."""
+    _do_apart(message)
 
 
 @consumer("limited", timeout=0.3, attempts=2, backoff=0, lease=2.0)

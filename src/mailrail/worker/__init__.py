@@ -12,10 +12,12 @@ Where to look, in the order in which a message meets them:
   ``mail.delivery.outcome_log``.)
 - ``lifecycle`` has the states. ``claim_loop`` catches what a layer's server that is down raises; then the loop is
   ``RECOVERING``: it waits, and tries again. (SMTP servers that are down: ``mail.mailers.circuit``.)
-- ``supervisor`` starts worker processes, and ``isolated`` asks it for one where a message has cost a process before.
+- ``supervisor`` starts worker processes. ``isolated`` asks it for one where a route says ``isolate``, and where a
+  message has cost a process before.
 """
 
 from .incoming import ExecutionContext, IncomingMessage, current_execution
+from .isolated import kill_run
 from .worker import Worker
 
-__all__ = ["ExecutionContext", "IncomingMessage", "Worker", "current_execution"]
+__all__ = ["ExecutionContext", "IncomingMessage", "Worker", "current_execution", "kill_run"]

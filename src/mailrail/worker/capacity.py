@@ -152,7 +152,7 @@ class Share:
             capacity.slots[run.channel] -= 1
             if capacity.recycling is not None:
                 capacity.recycling.count(len(run.messages))
-            if not (run.is_isolated or run.route.is_async):
+            if run.route.policy.isolate or not (run.is_isolated or run.route.is_async):
                 run.holds_thread = True
                 self.held += 1
                 capacity.threads.busy += 1

@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..layers import get_layer
-from ..messages import Message
+import django
+from django.apps import apps
+
+from ..layers import DurableLayer, get_layer
 from ..routing import Routing
 from ..selection import Selection
 from .connections import prepare_process
-from .isolated import IsolatedRuns
+from .isolated import Assignments, IsolatedRuns, Request
 from .log import logger
 from .recycling import RecyclingLimits
 from .reload import AT_ONCE, SIGNALS, Invocation, Origin
@@ -47,21 +49,22 @@ class Job:
     max_messages: int | None = None  # of one process; then it is replaced
     max_memory: int | None = None  # bytes, likewise
     lifeline: int | None = None  # a file descriptor; its end means: stop
+    isolate: bool = False  # all messages but those of batches
     invocation: Invocation | None = None  # how to start it again at SIGHUP; None: stop instead
     origin: Origin | None = None  # of a successor: the first process
 
 
 def child_main(
-    job: Job, name: str, link: Connection, inherited: Sequence[Any], message: Message | None
+    job: Job, name: str, link: Connection, inherited: Sequence[Any], request: Request | None
 ) -> None:
-    """The life of a worker process."""
+    """The life of a worker process; with ``request``, of one that runs this claim."""
     for other in inherited:  # so that the end of the supervisor closes the link for good
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
     code = 1
     try:
-        code = _run_worker(job, name, link, message)
+        code = _run_worker(job, name, link) if request is None else _run_isolated(job, name, link, request)
     except BaseException:
         logger.critical("%s failed", name, exc_info=True)
     finally:
@@ -78,33 +81,66 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run_worker(job: Job, name: str, link: Connection, message: Message | None) -> int:
-    """Returns the exit code."""
-    if START_METHOD == "spawn":
-        import django
-
+def _prepare(job: Job) -> tuple[DurableLayer, Routing]:
+    """Set this process up, and return the layer and the routing of the job."""
+    if not apps.ready:  # it was not forked
         django.setup()
     prepare_process()
-    layer = get_layer(job.layer)
     routing = Routing.of_layer(job.layer).with_applications(job.channels.names or ())
+    return get_layer(job.layer), routing.isolated() if job.isolate else routing
+
+
+def _heed_signals(stop: Callable[[float | None], None]) -> None:
+    signal.signal(signal.SIGTERM, _Stopper(stop, None))
+    signal.signal(AT_ONCE, _Stopper(stop, 0.0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _run_worker(job: Job, name: str, link: Connection) -> int:
+    """Returns the exit code."""
+    layer, routing = _prepare(job)
     isolated_runs = IsolatedRuns(link)
     worker = Worker(
         layer,
         routing,
-        job.channels if message is None else [message.channel],
+        job.channels,
         worker_id=name,
-        threads=job.threads if message is None else 1,
-        isolated_runs=isolated_runs if message is None else None,
+        threads=job.threads,
+        isolated_runs=isolated_runs,
         drain=job.drain,
-        adopted=None if message is None else [message],
-        recycling=RecyclingLimits.of(job.max_messages, job.max_memory) if message is None else None,
+        recycling=RecyclingLimits.of(job.max_messages, job.max_memory),
     )
-    signal.signal(signal.SIGTERM, _Stopper(worker.stop, None))
-    signal.signal(AT_ONCE, _Stopper(worker.stop, 0.0))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _heed_signals(worker.stop)
     isolated_runs.listen(worker.stop)
     worker.run()
-    return RECYCLED if worker.should_recycle and message is None else WELL
+    return RECYCLED if worker.should_recycle else WELL
+
+
+def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> int:
+    """Run a claim, and if the process is kept, further ones until it is told to stop or has a recycling limit reached.
+
+    Returns the exit code.
+    """
+    layer, routing = _prepare(job)
+    assignments = Assignments(link, request.claim)
+    recycling = RecyclingLimits(job.max_messages, job.max_memory)
+    _heed_signals(assignments.stop)
+    assignments.listen()
+    while (claim := assignments.next()) is not None:
+        worker = Worker(
+            layer,
+            routing,
+            [claim.channel],
+            worker_id=name,
+            threads=1,
+            adopted=[claim],
+            report_limit=assignments.report_limit,
+        )
+        assignments.run(claim, worker)
+        recycling.count(1)
+        if not request.is_kept or worker.should_recycle or recycling.reason():
+            break
+    return WELL
 
 
 class _Stopper:

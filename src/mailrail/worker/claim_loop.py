@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..conf import settings
 from ..layers import DurableLayer
@@ -23,7 +24,7 @@ from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import ConsumerRun, precheck
 from .incoming import IncomingMessage
-from .isolated import IsolatedRuns
+from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, Lifecycle, State, WorkerLifecycle
 from .log import logger
@@ -55,6 +56,7 @@ class Shared:
     lifecycle: WorkerLifecycle
     capacity: Capacity
     isolated_runs: IsolatedRuns | None
+    report_limit: Callable[[float | None], None] | None = None  # of isolated runs, to who kills them
     event_loop: EventLoop = field(default_factory=EventLoop)
 
 
@@ -263,8 +265,9 @@ class ClaimLoop:
 
     def _start(self, run: ConsumerRun) -> None:
         self.running.add(run)
-        run.is_isolated = self._shared.isolated_runs is not None and self._is_suspect(run)
-        run.on_limit = self._look_within
+        is_suspect, shared = self._is_suspect(run), self._shared
+        run.is_isolated = shared.isolated_runs is not None and (is_suspect or run.route.policy.isolate)
+        run.on_limit, run.report_limit = self._look_within, shared.report_limit
         self.share.take(run)
         try:
             self._submit(run)
@@ -281,7 +284,8 @@ class ClaimLoop:
         """Hand a run to the pool, or the process, that runs it."""
         claim, isolated = run.messages[0].claim, self._shared.isolated_runs
         if isolated is not None and run.is_isolated:
-            isolated.start(claim, lambda outcome: self._isolated_run_ended(run, outcome))
+            is_kept = not self._is_suspect(run)
+            isolated.start(claim, lambda *answer: self._isolated_run_ended(run, *answer), is_kept)
         elif run.route.is_async:
             self._shared.event_loop.submit(run, self._hand_over)
         else:
@@ -311,8 +315,14 @@ class ClaimLoop:
             self._is_woken = True
             self.layer.wake()
 
-    def _isolated_run_ended(self, run: ConsumerRun, outcome: Outcome) -> None:
-        run.messages[0].decide(outcome)
+    def _isolated_run_ended(self, run: ConsumerRun, answer: RunEnd, detail: Any) -> None:
+        if answer is RunEnd.LATE:
+            run.limit = detail
+            run.give_up()
+        elif answer is RunEnd.KILLED:
+            run.messages[0].decide(Outcome(OutcomeKind.DISCARDED, detail))
+        else:
+            run.messages[0].decide(OUTCOMES[answer])
         self._hand_over(run)
 
     # -- waiting ------------------------------------------------------------------------------------------------

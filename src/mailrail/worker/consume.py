@@ -107,6 +107,7 @@ class ConsumerRun:
         "messages",
         "on_limit",
         "overdue_at",
+        "report_limit",
         "route",
         "started_at",
     )
@@ -124,6 +125,7 @@ class ConsumerRun:
         self.holds_thread = False
         self.is_isolated = False  # it runs in a process of its own, which settles it
         self.on_limit: Callable[[float], object] | None = None  # told what ``ask_limit`` has found
+        self.report_limit: Callable[[float | None], None] | None = None  # the supervisor ends this run
         self._lock = threading.Lock()
         self._undo: Callable[[], None] | None = None  # while its transaction is open
         self._abandoned = False
@@ -147,8 +149,7 @@ class ConsumerRun:
 
         Meanwhile the limit of the settings holds. Raises ``TimeoutError`` if the function took longer.
         """
-        if self.limit is not None:
-            self.overdue_at = time.monotonic() + self.limit
+        self._bound()
         self.limit = _limit(self.route, self.messages[0])
         self.overdue_at = float("inf")
         if self._abandoned:
@@ -156,11 +157,17 @@ class ConsumerRun:
         if self.limit is not None and self.on_limit is not None:
             self.on_limit(self.limit)
 
+    def _bound(self, grace: float = 0.0) -> None:
+        """From now on, count the time that its limit allows."""
+        if self.report_limit is not None:
+            self.report_limit(self.limit)
+        elif self.limit is not None:
+            self.overdue_at = time.monotonic() + self.limit + grace
+
     def begin(self) -> None:
         now = time.monotonic()
-        if self.limit is not None:
-            # Async ones end by themselves at the limit, unless they hold the loop.
-            self.overdue_at = now + self.limit + (CANCELLATION_GRACE if self.route.is_async else 0.0)
+        # Async ones end by themselves at the limit, unless they hold the loop.
+        self._bound(CANCELLATION_GRACE if self.route.is_async else 0.0)
         self.started_at = now  # last: another thread asks for ``look_at``
         for message in self.messages:
             message.started_at = now
@@ -327,7 +334,9 @@ async def run_on_loop(run: ConsumerRun) -> None:
         current_message.set(run.message)
         run.begin()
         async with scope:
-            if run.limit is not None:  # from here on: the receivers' time is no part of the run
+            if (
+                run.limit is not None and run.report_limit is None
+            ):  # from here on: the receivers' time is no part of the run
                 scope.reschedule(asyncio.get_running_loop().time() + run.limit)
             result = run.call()
             if inspect.isawaitable(result):

@@ -46,6 +46,11 @@ class DevelopmentWorker:
         if layer.is_shared:
             self._start_process()
         else:
+            if names := routing.with_isolate:
+                self._say(
+                    f"isolate=True has no effect on {', '.join(names)}: the in-memory layer has no other process. "
+                    "Use the database layer (leave CHANNEL_LAYERS out) to try it."
+                )
             self._worker = Worker(layer, routing)
             self._thread = threading.Thread(target=self._worker.run, name="mailrail-worker", daemon=True)
             self._thread.start()

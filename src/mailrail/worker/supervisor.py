@@ -23,7 +23,7 @@ from ..conf import settings
 from ..messages import Message
 from .child import RECYCLED, START_METHOD, WELL, Job, child_main
 from .connections import leave_no_pools
-from .isolated import ClaimName, claim_name
+from .isolated import Kill, Progress, Request, RunEnd, claim_name
 from .log import logger
 from .reload import AT_ONCE, KILL_WORKERS_AFTER_S, SIGNALS, Successors, has_terminal
 
@@ -38,13 +38,36 @@ _context: Any = multiprocessing.get_context(START_METHOD)
 
 
 @dataclass(eq=False)
+class _Run:
+    """An isolated run: who has asked for it, and what has become of it."""
+
+    asked_by: _Child
+    request: Request
+    is_taken: bool = False
+    has_begun: bool = False
+    limit: float | None = None  # seconds
+    late_at: float = float("inf")  # time.monotonic()
+    killed: tuple[RunEnd, Any] | None = None  # the process is being killed; what to answer then
+
+    @property
+    def claim(self) -> Message:
+        """Return the claim to run."""
+        return self.request.claim
+
+
+@dataclass(eq=False)
 class _Child:
     name: str
     process: Any
     link: Connection
     started_at: float
-    message: Message | None = None  # the message of an isolated run
-    asked_by: _Child | None = None
+    request: Request | None = None  # of the isolated run that it was started for
+    run: _Run | None = None  # what it runs
+
+    @property
+    def is_idle(self) -> bool:
+        """Is it kept for isolated runs, and has none now?"""
+        return self.run is None and self.request is not None and self.request.is_kept
 
 
 class Supervisor:
@@ -53,7 +76,8 @@ class Supervisor:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._children: list[_Child] = []
-        self._asked: deque[tuple[_Child, Message]] = deque()
+        self._asked: deque[_Run] = deque()
+        self._kept_started = 0  # processes for isolated runs that are kept, for their names
         self._restart_at: dict[str, float] = {}
         self._early_deaths = Backoff(0.1, LONGEST_DELAY, jitter=0.0)
         self._signals = 0
@@ -130,7 +154,9 @@ class Supervisor:
             self._hang_up()
         self._start_due()
         self._report_ready()
-        soon = min(self._restart_at.values(), default=float("inf")) - time.monotonic()
+        self._dismiss_idle()
+        late_at = [child.run.late_at for child in self._children if child.run]
+        soon = min([*self._restart_at.values(), *late_at], default=float("inf")) - time.monotonic()
         ready = wait([*self._watched()], timeout=max(0.0, min(0.5, soon)))
         for lifeline in [fd for fd in self._lifelines if fd in ready]:
             if not os.read(lifeline, 1024):
@@ -148,10 +174,13 @@ class Supervisor:
     def _look_after(self, ready: Sequence[Any]) -> None:
         """Read what workers ask for, and notice which have ended."""
         for child in list(self._children):
-            if child.link in ready:
+            is_over = not child.process.is_alive()  # the sentinel may live on in what a consumer has forked
+            if child.link in ready or is_over:
                 self._read(child)
-            if not child.process.is_alive():  # the sentinel may live on in what a consumer has forked
+            if is_over:
                 self._bury(child)
+            elif child.run is not None and child.run.late_at <= time.monotonic():
+                self._kill(child, RunEnd.LATE, child.run.limit)
         if time.monotonic() > self._kill_at:
             for child in self._children:
                 logger.error("%s did not stop in time; killing it", child.name)
@@ -172,28 +201,95 @@ class Supervisor:
             if at <= now:
                 self._restart_at.pop(name, None)
                 self._start_worker(name)
-        while self._asked and (
-            self._is_ending or sum(c.message is not None for c in self._children) < MAX_ISOLATED_RUNS
-        ):
-            asked_by, message = self._asked.popleft()
-            self._start_solo(asked_by, message)
+        alone = sum(c.run is not None and not c.run.request.is_kept for c in self._children)
+        for run in list(self._asked):
+            if run.request.is_kept or self._is_ending or alone < MAX_ISOLATED_RUNS:
+                alone += not run.request.is_kept
+                self._asked.remove(run)
+                self._start_run(run)
 
     def _start_worker(self, name: str) -> None:
-        if not self._start(name, None, None) and not self._is_ending:
+        if not self._start(name, None) and not self._is_ending:
             self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER
 
-    def _start_solo(self, asked_by: _Child, message: Message) -> None:
-        name = f"{self._job.worker_id}:isolated-{message.id}"
-        if asked_by in self._children and not self._start(name, message, asked_by):
-            _tell(asked_by, (claim_name(message), None))
+    # -- isolated runs ------------------------------------------------------------------------------------------
 
-    def _start(self, name: str, message: Message | None, asked_by: _Child | None) -> bool:
+    def _start_run(self, run: _Run) -> None:
+        """Start a run: in a process that is kept and idle, or in a new one."""
+        if run.asked_by not in self._children or (run.request.is_kept and self._assign(run)):
+            return
+        self._kept_started += run.request.is_kept
+        name = self._kept_started if run.request.is_kept else run.claim.id
+        if not self._start(f"{self._job.worker_id}:isolated-{name}", run):
+            _tell(run, RunEnd.NOT_STARTED)
+
+    def _assign(self, run: _Run) -> bool:
+        """Give a run to a process that has none now. Tell whether there is one."""
+        for child in self._children if not self._is_ending else ():
+            if child.is_idle and child.process.is_alive():
+                with suppress(OSError):  # it ends just now
+                    child.link.send(run.claim)
+                    child.run = run
+                    return True
+        return False
+
+    def _note(self, child: _Child, run: _Run, progress: Progress, detail: float | None) -> None:
+        """Take in what the process of a run has told."""
+        if progress is Progress.TAKEN:
+            run.is_taken = True
+        elif progress is Progress.LIMITED:
+            run.has_begun, run.limit = True, detail
+            run.late_at = float("inf") if detail is None else time.monotonic() + detail
+        else:
+            child.run = None
+            _tell(run, RunEnd.ENDED)
+
+    def _kill(self, child: _Child, answer: RunEnd, detail: Any) -> None:
+        """Kill the process of a run. Its end is told when it has come."""
+        run = child.run
+        if run is None or run.killed:
+            return
+        run.killed, run.late_at = (answer, detail), float("inf")
+        reason = f"it runs longer than its limit of {detail:g} seconds" if answer is RunEnd.LATE else detail
+        logger.error("killing the process of message %s on %s: %s", run.claim.id, run.claim.channel, reason)
+        child.process.kill()
+
+    def _kill_asked(self, kill: Kill) -> None:
+        """Kill what runs a message, or drop it if it waits for a process."""
+        for run in [run for run in self._asked if run.claim.id == kill.id]:
+            self._asked.remove(run)
+            _tell(run, RunEnd.KILLED, kill.reason)
+        for child in self._children:
+            if child.run is not None and child.run.claim.id == kill.id:
+                self._kill(child, RunEnd.KILLED, kill.reason)
+
+    def _conclude(self, run: _Run, code: int) -> None:
+        """Tell, or try again, what was running in a process that has ended."""
+        if run.killed:
+            _tell(run, *run.killed)
+        elif not run.is_taken or (code == WELL and not run.has_begun):  # the process was about to end
+            run.is_taken = False
+            self._asked.appendleft(run)
+        else:
+            _tell(run, RunEnd.DIED)
+            logger.error("message %s on %s ended its process (%s)", run.claim.id, run.claim.channel, code)
+
+    def _dismiss_idle(self) -> None:
+        """End what is kept for isolated runs when no worker is left to ask for any."""
+        if not self._restart_at and all(child.request is not None for child in self._children):
+            for child in self._children:
+                if child.is_idle:
+                    _signal(child, signal.SIGTERM)
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def _start(self, name: str, run: _Run | None) -> bool:
         """Start a child, unless we are ending or the system has no room for one."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             if self._is_ending:
                 return False
-            self._launch(name, message, asked_by)
+            self._launch(name, run)
         except OSError as error:
             logger.error("%s cannot be started: %s", name, error)
             return False
@@ -201,12 +297,13 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return True
 
-    def _launch(self, name: str, message: Message | None, asked_by: _Child | None) -> None:
+    def _launch(self, name: str, run: _Run | None) -> None:
+        request = None if run is None else run.request
         ours, theirs = _context.Pipe()
         links = [*(child.link for child in self._children), ours, *self._successors.links]
         inherited = links if START_METHOD == "fork" else []
         process = _context.Process(
-            target=child_main, args=(self._job, name, theirs, inherited, message), name=name
+            target=child_main, args=(self._job, name, theirs, inherited, request), name=name
         )
         try:
             process.start()
@@ -215,25 +312,28 @@ class Supervisor:
             raise
         finally:
             theirs.close()
-        self._children.append(_Child(name, process, ours, time.monotonic(), message, asked_by))
+        if run is not None:
+            run.is_taken = True
+        self._children.append(_Child(name, process, ours, time.monotonic(), request, run))
 
     def _read(self, child: _Child) -> None:
-        """A worker asks for a process of its own for a message; ``None``: it stops, and asks no more."""
-        try:
-            message: Message | None = child.link.recv()
-        except (EOFError, OSError):
-            return  # it is about to end; its sentinel tells
-        if message is not None:
-            self._asked.append((child, message))
-            return
-        for by, asked in self._asked:
-            if by is child:
-                _tell(child, (claim_name(asked), None))
-        self._forget(child)
+        """Read what a process has sent until now."""
+        with suppress(EOFError, OSError):  # it is about to end; its sentinel tells
+            while child.link.poll():
+                self._heed(child, child.link.recv())
 
-    def _forget(self, child: _Child) -> None:
-        """What this worker has asked for and is not started will not be."""
-        self._asked = deque((by, message) for by, message in self._asked if by is not child)
+    def _heed(self, child: _Child, sent: Request | Kill | tuple[Progress, float | None] | None) -> None:
+        """Do what a worker asks for, or note what an isolated run has come to. ``None``: a worker stops."""
+        if isinstance(sent, Request):
+            self._asked.append(_Run(child, sent))
+        elif isinstance(sent, Kill):
+            self._kill_asked(sent)
+        elif sent is None:
+            for run in [run for run in self._asked if run.asked_by is child and not run.request.is_kept]:
+                self._asked.remove(run)  # it may have to wait; those for kept processes start now
+                _tell(run, RunEnd.NOT_STARTED)
+        elif child.run is not None:
+            self._note(child, child.run, *sent)
 
     def _bury(self, child: _Child) -> None:
         """A child has ended: tell who waits for it, or replace it."""
@@ -241,15 +341,11 @@ class Supervisor:
         child.process.join()
         code = child.process.exitcode
         child.link.close()
-        if child.message is not None:
-            if child.asked_by is not None:
-                _tell(child.asked_by, (claim_name(child.message), code == WELL))
-            if code != WELL:
-                logger.error(
-                    "message %s on %s ended its process (%s)", child.message.id, child.message.channel, code
-                )
+        if child.run is not None:
+            self._conclude(child.run, code)
+        if child.request is not None:
             return
-        self._forget(child)
+        self._asked = deque(run for run in self._asked if run.asked_by is not child)
         if self._is_ending or (self._job.drain and code == WELL):
             return
         self._replace(child, code)
@@ -274,11 +370,12 @@ def _signal(child: _Child, number: int) -> None:
             os.kill(child.process.pid, number)
 
 
-def _tell(child: _Child, answer: tuple[ClaimName, bool | None]) -> None:
+def _tell(run: _Run, answer: RunEnd, detail: Any = None) -> None:
+    """RunEnd the worker that has asked for a run."""
     try:
-        child.link.send(answer)
+        run.asked_by.link.send((claim_name(run.claim), answer, detail))
     except (OSError, ValueError):
-        logger.debug("%s is gone", child.name)
+        logger.debug("%s is gone", run.asked_by.name)
 
 
 def _handled_signals(job: Job) -> list[signal.Signals]:

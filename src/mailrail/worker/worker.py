@@ -48,9 +48,10 @@ def new_worker_id() -> str:
 class Worker:
     """Consumes the channels of a routing until ``stop`` is called.
 
-    ``channels``: those of the routing's to serve. ``isolated_runs`` runs messages that have cost a process before;
-    without it, they run here. ``drain``: end when nothing is due. ``adopted``: run these claims and claim
-    nothing. ``recycling``: end when it says so, after what runs is done.
+    ``channels``: those of the routing's to serve. ``isolated_runs`` runs messages whose route has ``isolate``, and
+    those that have cost a process before; without it, they run here. ``drain``: end when nothing is due. ``adopted``:
+    run these claims and claim nothing. ``report_limit`` gets the seconds of a run that begins: who gets them ends the
+    run. ``recycling``: end when it says so, after what runs is done.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Worker:
         isolated_runs: IsolatedRuns | None = None,
         drain: bool = False,
         adopted: Sequence[Message] | None = None,
+        report_limit: Callable[[float | None], None] | None = None,
         recycling: RecyclingLimits | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
@@ -79,7 +81,7 @@ class Worker:
             self._lifecycle.on(Event.DRIED_UP)
         self._threads = Threads(threads or settings.threads, layer)
         capacity = Capacity(layer, self.plans, self._threads, recycling)
-        self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs)
+        self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs, report_limit)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
         self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._look, self.plans)

@@ -43,12 +43,10 @@ class Command(BaseCommand):
             "without a route is served by ASGI_APPLICATION.",
         )
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
-        parser.add_argument(
-            "--only-channels", action="append", default=[], metavar="GLOB", help="Serve only these."
-        )
-        parser.add_argument(
-            "--exclude-channels", action="append", default=[], metavar="GLOB", help="Leave these out."
-        )
+        for option, text in (("only", "Serve only these."), ("exclude", "Leave these out.")):
+            parser.add_argument(
+                f"--{option}-channels", action="append", default=[], metavar="GLOB", help=text
+            )
         parser.add_argument(
             "--threads", type=whole_number_argument, help="Sync consumers that run at once in a process."
         )
@@ -65,6 +63,8 @@ class Command(BaseCommand):
             metavar="SIZE",
             help="Replace a process that takes more memory than this: 300M, 1.5G.",
         )
+        isolate = "Run each message in a process of its own, which is killed at the time limit; not those of batches."
+        parser.add_argument("--isolate", action="store_true", help=isolate)
         parser.add_argument("--drain", action="store_true", help="Exit when nothing is due.")
         parser.add_argument(
             "--worker-id", type=worker_id, help="Name of this worker, unique among running workers."
@@ -87,6 +87,7 @@ class Command(BaseCommand):
             drain=options["drain"],
             max_messages=options["max_messages"] or settings.max_messages,
             max_memory=_check_memory(options["max_memory"] or settings.max_memory),
+            isolate=options["isolate"],
             lifeline=options["lifeline"],
             invocation=Invocation.current() if origin is None and options["lifeline"] is None else None,
             origin=origin,
@@ -99,13 +100,13 @@ class Command(BaseCommand):
             job,
             layer,
             [*sorted(served), *(() if selection.only else selection.patterns(routing))],
-            routing.looked_for,
+            routing,
             options["verbosity"],
         )
         Supervisor(job).run()
 
     def _announce(
-        self, job: Job, layer: DurableLayer, channels: Sequence[str], looked_for: str, verbosity: int
+        self, job: Job, layer: DurableLayer, channels: Sequence[str], routing: Routing, verbosity: int
     ) -> None:
         if verbosity == 0 or sys.stdout is None:  # the parent process closed it
             return
@@ -117,7 +118,9 @@ class Command(BaseCommand):
                 f"Worker {job.worker_id}: {processes} of {threads} on layer {alias!r} "
                 f"({type(layer).__name__}), channels: {', '.join(channels)}"
             )
-            self.stdout.write(f"{looked_for[0].upper()}{looked_for[1:]}.")
+            if job.isolate and (batches := [c for c in channels if c in routing.with_batches]):
+                self.stdout.write(f"Not isolated, as their consumers take batches: {', '.join(batches)}.")
+            self.stdout.write(f"{routing.looked_for[0].upper()}{routing.looked_for[1:]}.")
             self.stdout.flush()
 
 
