@@ -56,6 +56,18 @@ def test_it_composes_as_before(name: str) -> None:
     assert again.recipients() == message.recipients()
 
 
+def test_a_content_leaves_out_what_every_new_message_has() -> None:
+    message = EmailMessage("Hi", "Text", "ann@example.com", ["bob@example.com"])
+    short, _ = dump(message)
+    said = {"subject": "Hi", "body": "Text", "from_email": "ann@example.com", "to": ["bob@example.com"]}
+    assert short == {"v": 1, "kind": "message", "fields": said}
+    unsaid: dict[str, Any] = {"cc": [], "bcc": [], "reply_to": [], "extra_headers": {}, "encoding": None}
+    fields = {**said, **unsaid, "content_subtype": "plain"}
+    whole = {**short, "fields": fields, "attachments": [], "attributes": {}, "files": {}, "large": []}
+    assert common_fields(whole, {}) == common_fields(short, {}) is not None
+    assert outcome(load(whole, {})) == outcome(load(short, {})) == outcome(message)
+
+
 def by_both_roads(message: EmailMessage, eight_bit: bool) -> tuple[bytes | None, bytes]:
     """Return the bytes from the stored fields, if they are plain, and from the stored message."""
     content, files = dump(message)

@@ -34,10 +34,16 @@ Files: TypeAlias = Mapping[str, bytes]
 
 def put_inline(content: dict[str, Any], files: Files) -> Files:
     """Put what is small into the content of a record. Returns what is large."""
+    content.pop("files", None)
+    content.pop("large", None)
+    if not files:
+        return {}
     small = {digest: data for digest, data in files.items() if len(data) <= MAX_INLINE_BYTES}
-    content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
     large = {digest: data for digest, data in files.items() if digest not in small}
-    content["large"] = sorted(large)
+    if small:
+        content["files"] = {digest: base64.b64encode(data).decode() for digest, data in small.items()}
+    if large:
+        content["large"] = sorted(large)
     return large
 
 

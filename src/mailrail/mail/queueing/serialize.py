@@ -42,6 +42,15 @@ _fields = (
     "encoding",
 )
 _TEXT = frozenset({str})
+_LEFT_OUT: dict[str, Any] = {
+    "cc": [],
+    "bcc": [],
+    "reply_to": [],
+    "extra_headers": {},
+    "content_subtype": "plain",
+    "encoding": None,
+}
+"""Values of fields that are not stored: those of a new ``EmailMessage``, and of most emails."""
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
 _elsewhere = frozenset(
@@ -105,7 +114,7 @@ def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage
         message.alternatives = [_load_alternative(packed, files) for packed in content["alternatives"]]
     else:
         message = EmailMessage()
-    message.attachments = [_load_attachment(packed, files) for packed in content["attachments"]]
+    message.attachments = [_load_attachment(packed, files) for packed in content.get("attachments", ())]
     _set(message, content)
     return message
 
@@ -115,14 +124,14 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
 
     ``files``: as for ``load``. Raise ``KeyError`` for one that is not there.
     """
-    attributes = content["attributes"]
+    attributes = content.get("attributes")
     if (
         content["v"] != VERSION
         or content["kind"] == "finished"
         or (attributes and not are_unrelated(attributes))
     ):
         return None
-    fields = content["fields"]
+    fields = {**_LEFT_OUT, **content["fields"]}
     subject, body, author = fields["subject"], fields["body"], fields["from_email"]
     to, cc, reply_to, headers = fields["to"], fields["cc"], fields["reply_to"], fields["extra_headers"]
     if not (type(subject) is type(body) is type(author) is str and fields["encoding"] in (None, "utf-8")):
@@ -133,7 +142,7 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
         return None
     if headers and not (_are_texts(headers.values()) and all(name[:1] != "$" for name in headers)):
         return None
-    alternatives, attachments = content.get("alternatives", ()), content["attachments"]
+    alternatives, attachments = content.get("alternatives", ()), content.get("attachments") or ()
     if alternatives:
         if not all(_is_text(stored) and type(mimetype) is str for stored, mimetype in alternatives):
             return None
@@ -153,28 +162,40 @@ def _are_texts(values: Iterable[Any]) -> bool:
 
 
 def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
-    for name, value in {**content["fields"], **content["attributes"]}.items():
+    for name, value in {**content["fields"], **content.get("attributes", {})}.items():
         setattr(message, name, value if type(value) is str else unpack(value))
 
 
 def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[str, Any]:
     if composes and not (writes_as_django(message) and _has_djangos_envelope(message)):
         return _dump_finished(message, files)
-    content = {
+    content: dict[str, Any] = {
         "v": VERSION,
         "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
-        "fields": {name: _pack_field(getattr(message, name), name) for name in _fields},
-        "attachments": [
-            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
-        ],
-        "attributes": dump_attributes(message, _elsewhere),
+        "fields": _dump_fields(message),
     }
+    if message.attachments:
+        content["attachments"] = [
+            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
+        ]
+    if attributes := dump_attributes(message, _elsewhere):
+        content["attributes"] = attributes
     if isinstance(message, EmailMultiAlternatives):
         content["alternatives"] = [
             _dump_alternative(entry, f"alternatives[{n}]", files)
             for n, entry in enumerate(message.alternatives)
         ]
     return content
+
+
+def _dump_fields(message: EmailMessage) -> dict[str, Any]:
+    """Return the fields that say something."""
+    fields = {}
+    for name in _fields:
+        value = _pack_field(getattr(message, name), name)
+        if name not in _LEFT_OUT or value != _LEFT_OUT[name]:
+            fields[name] = value
+    return fields
 
 
 def _pack_field(value: Any, name: str) -> Any:
