@@ -317,6 +317,16 @@ def once_alone(number: int, what: str = "") -> None:
     ran.append(number)
 
 
+@task(rate="2/10s")
+def rated(number: int) -> None:
+    ran.append(number)
+
+
+@task(rate="2/10s")
+async def rated_async(number: int) -> None:
+    ran.append(number)
+
+
 not_held = task(add.func)
 """A task whose module holds another one by its path, which has the same function."""
 

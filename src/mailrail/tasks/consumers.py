@@ -25,6 +25,7 @@ from .compat import DEFAULT_TASK_QUEUE_NAME
 from .errors import TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
 from .queues import PREFIX, channel_of, known_channels, used_databases
+from .rates import amay_start, may_start
 from .retrying import logger
 from .running_unrecorded import run_unrecorded, run_unrecorded_async, tell_buried
 from .sending import content_of
@@ -52,6 +53,8 @@ _options: dict[str, Any] = {
 @consumer(CHANNELS, run="^async$", **_options)
 async def run_coroutine(message: IncomingMessage) -> None:
     """Run the task ``{"id": …, "run": "async"}``, or ``{"task": …, "run": "async"}``, on the event loop."""
+    if "rate" in message.content and not await amay_start(message):
+        return
     if "task" in message.content:
         await run_unrecorded_async(message)
     else:
@@ -61,6 +64,8 @@ async def run_coroutine(message: IncomingMessage) -> None:
 @consumer(CHANNELS, **_options)
 def run_function(message: IncomingMessage) -> None:
     """Run the task ``{"id": …}``, or the one without a record ``{"task": …}``, on a thread."""
+    if "rate" in message.content and not may_start(message):
+        return
     if "task" in message.content:
         run_unrecorded(message)
     else:

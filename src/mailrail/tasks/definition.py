@@ -36,9 +36,9 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     fail it at once. ``timeout``: seconds or a ``timedelta`` that an attempt may take. ``lane``: tasks of a lane run one
     at a time, in the order of enqueueing. ``key``: while a call of this task with the same key waits in its queue,
     ``enqueue`` returns the result of that. ``while_running``: also while that one runs. ``expires``: seconds, a
-    ``timedelta`` or a ``datetime`` after which it is not started any more. ``results=False``: it is a message alone,
-    and nothing is kept of it but failures, as dead messages. ``retention``: seconds or a ``timedelta`` for which its
-    result is kept (7 days, and 30 if it failed).
+    ``timedelta`` or a ``datetime`` after which it is not started any more. ``rate``: how often it starts over all
+    workers, such as ``"100/m"``. ``results=False``: it is a message alone, and nothing is kept of it but failures, as
+    dead messages. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it failed).
 
     Classes and functions may be dotted paths. ``lane`` and ``key`` may be functions of the task's arguments.
     """
@@ -52,6 +52,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     key: str | Callable[..., str | None] | None = None
     while_running: bool | None = None
     expires: float | timedelta | datetime | None = None
+    rate: str | None = None
     results: bool | None = None
     retention: float | timedelta | None = None
 
@@ -93,6 +94,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         key: str | Callable[..., str | None] | None = None,
         while_running: bool | None = None,
         expires: float | timedelta | datetime | None = None,
+        rate: str | None = None,
         results: bool | None = None,
         retention: float | timedelta | None = None,
     ) -> ChannelTask:
@@ -111,6 +113,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
             "key": key,
             "while_running": while_running,
             "expires": expires,
+            "rate": rate,
             "results": results,
             "retention": retention,
         }

@@ -86,6 +86,7 @@ def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]
         "priority": int(task.priority),
         "run_after": task.run_after,
         "expires_at": effective.expires_at(),
+        "rate": effective.rate or "",
         "timeout": effective.limit(),
         "is_async": iscoroutinefunction(task.func),
         "options": to_json(differing(task, decorated, RECORDED_OPTIONS)),

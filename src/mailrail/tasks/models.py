@@ -87,6 +87,7 @@ class TaskRecord(models.Model):
     while_running = models.SmallIntegerField(default=0, db_default=0, editable=False)
     """1: the task has its key until it is finished, and not only until it begins. It is a number because releases of
     Django write conditions on a BooleanField differently, and SQLite compares the texts of conditions."""
+    rate = models.CharField(pgettext_lazy("tasks", "rate"), max_length=40, default="", db_default="")
     timeout = models.FloatField(
         pgettext_lazy("tasks", "time limit"), null=True, default=None, db_default=None, help_text="seconds"
     )

@@ -21,6 +21,7 @@ from mailrail import options as checked
 from mailrail.conf import settings
 from mailrail.moments import from_now
 from mailrail.options import Mistakes
+from mailrail.routing import Rate
 
 Backoff: TypeAlias = float | timedelta | Sequence[float | timedelta] | Callable[[int], float] | str
 Exceptions: TypeAlias = Sequence[type[BaseException] | str]
@@ -31,7 +32,7 @@ DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
 OPTION_NAMES = (
     *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "key", "while_running", "expires"),
-    *("results", "retention"),
+    *("rate", "results", "retention"),
 )
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
@@ -54,6 +55,7 @@ class Effective:
     key: str | Callable[..., str | None] | None = None
     while_running: bool = False
     expires: float | timedelta | datetime | None = None
+    rate: str | None = None
     results: bool = True
     retention: float | timedelta | None = None
 
@@ -143,6 +145,16 @@ def _label(name: str, value: Any) -> Any:
     return value if callable(value) else checked.label(name, value)
 
 
+def _rate(name: str, value: Any) -> str:
+    try:
+        Rate.parse(value)
+    except ValueError:
+        raise (ValueError if isinstance(value, str) else TypeError)(
+            f'{name} must look like "10/s", "100/m", "1000/h" or "100/15m", not {value!r}.'
+        ) from None
+    return "".join(value.split())
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}.")
@@ -159,6 +171,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "key": _label,
     "while_running": _flag,
     "expires": _expires,
+    "rate": _rate,
     "results": _flag,
     "retention": checked.seconds,
 }

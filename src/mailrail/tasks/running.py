@@ -23,6 +23,7 @@ from .backend import ChannelBackend
 from .compat import TaskResultStatus, task_finished
 from .errors import TaskCancelled, TaskExpired
 from .models import READY, UNFINISHED, TaskRecord
+from .rates import give_back
 from .results import ChannelResult, result_of, update
 from .retrying import logger
 from .transactions import closing_transactions
@@ -37,6 +38,7 @@ def run_task(message: IncomingMessage) -> None:
     """Run a task that is a plain function."""
     attempt = _begin(message)
     if attempt is None:
+        give_back(message)
         return
     attempt.announce()
     try:
@@ -100,6 +102,7 @@ async def run_task_async(message: IncomingMessage) -> None:
     """Run a task that is a coroutine function."""
     attempt = await _abegin(message)
     if attempt is None:
+        await write_aside(give_back, message)
         return
     await tell_aside(attempt.announce)
     try:

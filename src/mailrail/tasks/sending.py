@@ -11,6 +11,7 @@ from mailrail.moments import aware
 
 from .models import TaskRecord
 from .queues import channel_of
+from .rates import rate_of
 
 
 def send(records: Iterable[TaskRecord], using: str) -> None:
@@ -38,6 +39,8 @@ def content_of(record: TaskRecord) -> dict[str, Any]:
         content["backend"] = record.backend
     if record.timeout is not None:
         content["timeout"] = record.timeout
+    if record.rate:
+        content["rate"] = rate_of(record.task, record.rate)
     if record.is_async:
         content["run"] = "async"
     return content

@@ -23,6 +23,7 @@ from .compat import TaskResultStatus
 from .json_values import normalized
 from .options import UNRECORDED_OPTIONS, Effective, differing, to_json
 from .queues import channel_of, queue_of
+from .rates import rate_of
 from .results import ChannelResult, task_at
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
@@ -58,6 +59,8 @@ def _shared(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
         shared["backend"] = task.backend
     if (limit := effective.limit()) is not None:
         shared["timeout"] = limit
+    if effective.rate is not None:
+        shared["rate"] = rate_of(task.module_path, effective.rate)
     if iscoroutinefunction(task.func):
         shared["run"] = "async"
     if changes := differing(task, decorated, UNRECORDED_OPTIONS):

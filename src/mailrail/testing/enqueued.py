@@ -85,7 +85,9 @@ def advance_tasks(seconds: float, layer: DurableLayer) -> None:
         return
     from ..tasks.models import TaskRecord
     from ..tasks.queues import PREFIX, used_databases
+    from ..tasks.rates import forget
 
+    forget()
     if not layer.joins_transactions and not any(
         channel.startswith(PREFIX) for channel in layer.list_channels()
     ):
