@@ -77,7 +77,7 @@ _OF_MANY = """\
 -- how many of the best are of each, and no more than those are locked. Where others have locked them meanwhile, the
 -- next ones of the same are.
 """
-_SHARE_OF_ONE = _part(_CLAIM, "    share (channel", "    given (id, token)")
+_SHARE_OF_ONE = _part(_CLAIM, "    share (channel", "    -- The token alone decides")
 _FIRST = _part(_CLAIM, "            WHERE m.channel = share.channel AND m.priority", " LIMIT share.n")
 _SHARE_OF_BEST = f"""\
     seen AS MATERIALIZED (
@@ -91,12 +91,22 @@ _SHARE_OF_BEST = f"""\
             SELECT * FROM seen WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total') AS best
         GROUP BY channel, priority, min_due),
 """
+_RANKED = _part(_CLAIM, "    ranked AS (", "    leased AS (")
+_CHOSEN = """\
+    chosen AS MATERIALIZED ( -- what is locked is of the best, as many of each channel as have room
+        SELECT id, due FROM found
+        -- Those blocked may stand where better ones could. First they are put out of the way (park.sql), if they can.
+        WHERE NOT blocked AND (:'despite' OR NOT EXISTS (SELECT FROM found WHERE blocked))
+        ORDER BY priority DESC, due, id),
+"""
 OF_MANY: tuple[Change, ...] = (
     (
         "-- For a single channel: lock up to `room` messages of each priority, and lease the best of them.\n",
         _OF_MANY,
     ),
     (_SHARE_OF_ONE, _SHARE_OF_BEST),
+    (_RANKED, _CHOSEN),
+    ("share.channel, share.n,", "share.channel,"),
     ("'passed_over', FALSE", "'passed_over', EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM found)"),
     ("\\set channels '{noop}'", "\\set channels '{noop,mail}'"),
     ("\\set rooms '{8}'", "\\set rooms '{8,8}'"),

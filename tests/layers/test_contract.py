@@ -382,7 +382,7 @@ class TestSettling:
         assert _settle(layer, verb, waiting) == [waiting]  # never claimed: no token
         assert ids(claim(layer)) == [waiting.id]
 
-    @pytest.mark.parametrize("verb", ["renew", "finish", "release"])
+    @pytest.mark.parametrize("verb", ["renew", "finish", "release", "claim"])
     def test_a_claim_and_a_stale_one_of_the_same_message_are_told_apart(
         self, layer: DurableLayer, verb: str
     ) -> None:
@@ -390,8 +390,13 @@ class TestSettling:
         [first] = claim(layer)
         layer.shift(LEASE + 1)
         [second] = claim(layer)
-        settle: Any = (lambda claims: layer.renew(claims, LEASE)) if verb == "renew" else getattr(layer, verb)
-        assert settle([second, first, sent]) == [first, sent]
+        verbs: dict[str, Any] = {
+            "renew": lambda claims: layer.renew(claims, LEASE),
+            "claim": lambda claims: layer.claim("w", {}, LEASE, finished=claims).lost,
+        }
+        settle = verbs.get(verb) or getattr(layer, verb)
+        assert settle([first, second, sent]) == [first, sent]
+        assert verb in ("renew", "release") or layer.get("work", [sent.id]) == []
 
     def test_settling_nothing_is_fine(self, layer: DurableLayer) -> None:
         assert layer.finish([]) == layer.release([]) == layer.renew([], LEASE) == []

@@ -18,25 +18,27 @@
 WITH
     clock AS MATERIALIZED (SELECT date_part('epoch', clock_timestamp()) AS now),
     open (channel, room, lease) AS MATERIALIZED (
-        SELECT *
-        FROM unnest(:'channels'::text[], :'rooms'::int[], :'leases'::float8[]) AS wanted (channel, room, lease)
+        -- The arrays are read in a select list. In FROM, unnest() of several arrays first copies each of them.
+        SELECT * FROM (
+            SELECT unnest(:'channels'::text[]) AS channel, unnest(:'rooms'::int[]), unnest(:'leases'::float8[])
+        ) AS wanted
         WHERE NOT EXISTS (SELECT FROM mailrail_pause p WHERE p.channel = wanted.channel)),
     -- The priorities in use, and where their messages begin, as known from the claim before.
     level (channel, priority, min_due) AS (
         SELECT * FROM unnest(:'known_channels'::text[], :'known_priorities'::smallint[], :'min_dues'::float8[])),
     share (channel, priority, min_due, n) AS (
         SELECT channel, priority, min_due, room FROM level JOIN open USING (channel)),
-    given (id, token) AS MATERIALIZED (SELECT * FROM unnest(:'ids'::uuid[], :'tokens'::bigint[])),
-    -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. By a hash of the claims: as a join, the
-    -- planner, who expects a row or ten, would compare each with each. For a batch of 200 that is 40,000 times. IS TRUE
-    -- keeps it from making a join of this.
+    -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. Each token is looked up by the place of
+    -- its id. A join with the claims, of which the planner expects a row or ten, would compare each with each, and a
+    -- hash of them takes a tenth of the statement's time to set up for a batch of eight. Of an id that is there twice,
+    -- the first token counts: the other one is reported, and finish_in_lanes.sql finishes it.
     finished AS (
         DELETE FROM mailrail_message m
-        WHERE m.id = ANY (:'ids'::uuid[]) AND ((m.id, m.token) IN (SELECT id, token FROM given)) IS TRUE
-            AND m.lane IS NULL
+        WHERE m.id = ANY (:'ids'::uuid[]) AND m.lane IS NULL
+            AND m.token = (:'tokens'::bigint[])[array_position(:'ids'::uuid[], m.id)]
         RETURNING m.id, m.token),
     found AS MATERIALIZED (
-        SELECT first.*, share.channel,
+        SELECT first.*, share.channel, share.n,
             first.lane IS NOT NULL AND EXISTS (
                 SELECT FROM mailrail_message ahead
                 WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq < first.lane_seq
@@ -52,14 +54,13 @@ WITH
             FOR UPDATE SKIP LOCKED -- what another worker is about to claim is not waited for
         ) AS first),
     ranked AS (
-        SELECT id, channel, priority, due,
+        SELECT id, n, priority, due,
             row_number() OVER (PARTITION BY channel ORDER BY priority DESC, due, id) AS nth
         FROM found
         -- Those blocked may stand where better ones could. First they are put out of the way (park.sql), if they can.
         WHERE NOT blocked AND (:'despite' OR NOT EXISTS (SELECT FROM found WHERE blocked))),
     chosen AS MATERIALIZED (
-        SELECT id, due FROM ranked JOIN open USING (channel)
-        WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total'),
+        SELECT id, due FROM ranked WHERE nth <= n ORDER BY priority DESC, due, id LIMIT :'total'),
     leased AS (
         UPDATE mailrail_message m SET
             due = (SELECT now FROM clock) + (SELECT lease FROM open WHERE open.channel = m.channel),
@@ -77,9 +78,10 @@ WITH
     news AS (
         SELECT json_build_object(
             'chosen', (SELECT json_agg(json_build_array(id, due)) FROM chosen), -- best first, with what was its due
-            'lost', (
-                SELECT json_agg(json_build_array(id, token)) FROM given
-                WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE),
+            'lost', CASE WHEN (SELECT count(*) FROM finished) < cardinality(:'ids'::uuid[]) THEN (
+                SELECT json_agg(json_build_array(id, token))
+                FROM unnest(:'ids'::uuid[], :'tokens'::bigint[]) AS given (id, token)
+                WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE) END,
             'blocked', (SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane)) FROM found WHERE blocked),
             -- In the order of the index, or the planner might read the whole table for it, and that at each claim.
             'overdue', (

@@ -16,8 +16,10 @@
 WITH RECURSIVE
     clock AS MATERIALIZED (SELECT date_part('epoch', clock_timestamp()) AS now),
     open (channel, room, lease) AS MATERIALIZED (
-        SELECT *
-        FROM unnest(:'channels'::text[], :'rooms'::int[], :'leases'::float8[]) AS wanted (channel, room, lease)
+        -- The arrays are read in a select list. In FROM, unnest() of several arrays first copies each of them.
+        SELECT * FROM (
+            SELECT unnest(:'channels'::text[]) AS channel, unnest(:'rooms'::int[]), unnest(:'leases'::float8[])
+        ) AS wanted
         WHERE NOT EXISTS (SELECT FROM mailrail_pause p WHERE p.channel = wanted.channel)),
     -- The priorities in use, found by jumping through the index from one to the next, never by reading the backlog.
     -- There are few. But the planner expects ten times as many rows as a recursion begins with, and ten times more from
@@ -49,14 +51,14 @@ WITH RECURSIVE
         SELECT channel, priority, min_due, count(*) FROM (
             SELECT * FROM seen WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total') AS best
         GROUP BY channel, priority, min_due),
-    given (id, token) AS MATERIALIZED (SELECT * FROM unnest(:'ids'::uuid[], :'tokens'::bigint[])),
-    -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. By a hash of the claims: as a join, the
-    -- planner, who expects a row or ten, would compare each with each. For a batch of 200 that is 40,000 times. IS TRUE
-    -- keeps it from making a join of this.
+    -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. Each token is looked up by the place of
+    -- its id. A join with the claims, of which the planner expects a row or ten, would compare each with each, and a
+    -- hash of them takes a tenth of the statement's time to set up for a batch of eight. Of an id that is there twice,
+    -- the first token counts: the other one is reported, and finish_in_lanes.sql finishes it.
     finished AS (
         DELETE FROM mailrail_message m
-        WHERE m.id = ANY (:'ids'::uuid[]) AND ((m.id, m.token) IN (SELECT id, token FROM given)) IS TRUE
-            AND m.lane IS NULL
+        WHERE m.id = ANY (:'ids'::uuid[]) AND m.lane IS NULL
+            AND m.token = (:'tokens'::bigint[])[array_position(:'ids'::uuid[], m.id)]
         RETURNING m.id, m.token),
     found AS MATERIALIZED (
         SELECT first.*, share.channel,
@@ -74,15 +76,11 @@ WITH RECURSIVE
             ORDER BY m.due, m.id LIMIT share.n
             FOR UPDATE SKIP LOCKED -- what another worker is about to claim is not waited for
         ) AS first),
-    ranked AS (
-        SELECT id, channel, priority, due,
-            row_number() OVER (PARTITION BY channel ORDER BY priority DESC, due, id) AS nth
-        FROM found
+    chosen AS MATERIALIZED ( -- what is locked is of the best, as many of each channel as have room
+        SELECT id, due FROM found
         -- Those blocked may stand where better ones could. First they are put out of the way (park.sql), if they can.
-        WHERE NOT blocked AND (:'despite' OR NOT EXISTS (SELECT FROM found WHERE blocked))),
-    chosen AS MATERIALIZED (
-        SELECT id, due FROM ranked JOIN open USING (channel)
-        WHERE nth <= room ORDER BY priority DESC, due, id LIMIT :'total'),
+        WHERE NOT blocked AND (:'despite' OR NOT EXISTS (SELECT FROM found WHERE blocked))
+        ORDER BY priority DESC, due, id),
     leased AS (
         UPDATE mailrail_message m SET
             due = (SELECT now FROM clock) + (SELECT lease FROM open WHERE open.channel = m.channel),
@@ -100,9 +98,10 @@ WITH RECURSIVE
     news AS (
         SELECT json_build_object(
             'chosen', (SELECT json_agg(json_build_array(id, due)) FROM chosen), -- best first, with what was its due
-            'lost', (
-                SELECT json_agg(json_build_array(id, token)) FROM given
-                WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE),
+            'lost', CASE WHEN (SELECT count(*) FROM finished) < cardinality(:'ids'::uuid[]) THEN (
+                SELECT json_agg(json_build_array(id, token))
+                FROM unnest(:'ids'::uuid[], :'tokens'::bigint[]) AS given (id, token)
+                WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE) END,
             'blocked', (SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane)) FROM found WHERE blocked),
             -- In the order of the index, or the planner might read the whole table for it, and that at each claim.
             'overdue', (
