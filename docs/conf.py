@@ -22,6 +22,7 @@ settings.configure(
         "mailrail",
         "mailrail.mail",
         "mailrail.invitations",
+        "mailrail.tasks",
         "django.contrib.admin",
         "django.contrib.auth",
         "django.contrib.contenttypes",
