@@ -119,6 +119,8 @@ NOT_QUICK = (
     "tests/mail/test_wrong_arguments.py::test_output",
     "tests/pages/",
     "tests/soak/",
+    "tests/tasks/test_admin",
+    "tests/tasks/test_plans",
     "tests/tasks/test_running.py::test_a_return_value_of_10",
     "tests/test_admin",
     "tests/test_commands",

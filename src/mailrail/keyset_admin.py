@@ -7,8 +7,10 @@ bounded number of rows per page. Every action asks for confirmation on a page of
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +42,8 @@ BEHIND = "behind"
 """The parameter of the query string that holds the key before the page."""
 SCAN_WINDOW_ROWS = 20_000
 """Rows that one page scans at most."""
+MAX_SHOWN_CHARACTERS = 20_000
+"""Characters of a text that the page of a record shows, unless the whole text is requested."""
 MAX_SORTED_ROWS = 1000
 """Rows found by an index in another order that are sorted; if there are more, a window is scanned."""
 
@@ -183,6 +187,27 @@ def few_of(rows: QuerySet[Any], *order: str) -> list[Any] | None:
     """
     keys = list(rows.order_by(*order).values_list("pk", flat=True)[: MAX_SORTED_ROWS + 1])
     return None if len(keys) > MAX_SORTED_ROWS else keys
+
+
+@dataclass(frozen=True)
+class ShownText:
+    """Hold the shown part of a text, and the number of characters left out."""
+
+    shown: str
+    left_out: int = 0
+
+    @classmethod
+    def of(cls, text: str, whole: bool, *, at_end: bool = False) -> ShownText:
+        """Shorten a text unless ``whole``. ``at_end`` keeps its end instead of its beginning."""
+        text = escape_control_characters(text)
+        if whole or len(text) <= MAX_SHOWN_CHARACTERS:
+            return cls(text)
+        shown = text[-MAX_SHOWN_CHARACTERS:] if at_end else text[:MAX_SHOWN_CHARACTERS]
+        return cls(shown, len(text) - MAX_SHOWN_CHARACTERS)
+
+    @classmethod
+    def of_json(cls, value: Any, whole: bool) -> ShownText:
+        return cls.of(json.dumps(value, indent=2, ensure_ascii=False), whole)
 
 
 class Filter(admin.SimpleListFilter):

@@ -28,6 +28,7 @@ from mailrail.mail.models import Suppression
 from mailrail.mail.smtp import DeliveryOutcome, Fate
 from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.messages import Message
+from mailrail.tasks import TaskRecord
 
 from ..chromium import Windows
 from ..listed import dead_on, waiting_on
@@ -39,6 +40,7 @@ UNKNOWN = Reply(550, "The email account that you tried to reach does not exist."
 SPAM = Reply(554, "Message rejected as spam by Content Filtering.", "5.7.1")
 FINE = Reply(250, "OK  1764441600 4fb4d7f45d1cf-64750a8f9e5si1234567 - gsmtp", "2.0.0")
 EMAILS = "/admin/mailrail_mail/email/"
+TASKS = "/admin/mailrail_tasks/taskrecord/"
 HTML = "<!doctype html><h1>Thank you</h1><p>Your order 4711 is on its way.</p>"
 
 
@@ -94,6 +96,7 @@ def fill() -> None:
         Suppression.objects.create(address=f"{name}.person@example.com", reason=reason[:50])
     _invitations()
     _messages()
+    _tasks()
 
 
 def _emails() -> None:
@@ -146,6 +149,19 @@ def _messages() -> None:
         layer.bury(claimed, _raised(error))
     layer.enqueue([Message("sync-stock", {"warehouse": "north"})])
     layer.claim("worker-1@shop-7f9c:1", {"sync-stock": 1}, 600.0)
+
+
+def _tasks() -> None:
+    path, now = "shop.warehouse.tasks.synchronise_stock_with_suppliers", timezone.now()
+    text = _raised(
+        ConnectionError("supplier-4.example.com: the connection was refused, three times in a row")
+    )
+    record = {"task": path, "queue": "suppliers", "args": [4711, "north"], "kwargs": {"is_complete": True}}
+    failed = {"status": "FAILED", "errors": [{"class": "ConnectionError", "traceback": text}], "failures": 1}
+    TaskRecord.objects.create(**record, **failed, worker_ids=["shop-7f9c-1-a1b2"], finished_at=now)
+    TaskRecord.objects.create(**record, run_after=now + timedelta(hours=3))
+    done = {"status": "SUCCESSFUL", "return_value": {"changed": 17}, "started_at": now, "finished_at": now}
+    TaskRecord.objects.create(**record, **done, worker_ids=["shop-7f9c-1-a1b2"])
 
 
 def _raised(error: Exception) -> str:
@@ -235,9 +251,18 @@ def inviting(desk: Desk) -> None:
     desk.open("/admin/mailrail_invitations/invitation/add/")
 
 
+def tasks(desk: Desk) -> None:
+    desk.open(TASKS)
+
+
+def a_failed_task(desk: Desk) -> None:
+    desk.open(f"{TASKS}{TaskRecord.objects.get(status='FAILED').pk}/change/")
+
+
 PAGES: tuple[Callable[[Desk], None], ...] = (
     *(emails, failed_emails, a_failed_email, a_deferred_email, a_sensitive_email),
     *(mailers, suppressions, a_suppression, suppressing),
     *(waiting_messages, a_waiting_message, dead_messages, a_dead_message, discarding),
     *(invitations, an_invitation, inviting),
+    *(tasks, a_failed_task),
 )

@@ -9,13 +9,13 @@ from django.http import HttpRequest
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from mailrail.keyset_admin import short_time
+from mailrail.keyset_admin import ShownText, short_time
 from mailrail.messages import MessageSummary, Place
 from mailrail.models import BuriedMessage
 from mailrail.tracebacks import first_line
 
 from .filters import NO_EXCEPTION, ChannelFilter, ErrorFilter, LayerFilter
-from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
+from .pages import LayerAdmin, MessageAction, counted, facts_of, moment, shortened
 from .sources import Address, ListRequest, Source
 
 _GONE = counted(
@@ -65,7 +65,7 @@ class DeadMessageAdmin(LayerAdmin):
         return {
             **facts_of(dead, whole),
             "buried_at": moment(dead.buried_at),
-            "error": Text.of(dead.error.strip(), whole, at_end=True),
+            "error": ShownText.of(dead.error.strip(), whole, at_end=True),
         }
 
     def text_when_gone(self, address: Address) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,19 +25,18 @@ from mailrail.keyset_admin import (
     ActionAdmin,
     KeysetChangeList,
     ReadOnlyAdminMixin,
+    ShownText,
     confirmation,
     is_confirmed,
 )
 from mailrail.layers import DurableLayer
-from mailrail.messages import Content, Message, MessageSummary, Place
+from mailrail.messages import Message, MessageSummary, Place
 from mailrail.record_links import link_of
 from mailrail.terminal import escape_control_characters, single_line
 
 from ..moments import from_timestamp
 from .sources import MAX_CHANNELS_LISTED, Address, ListRequest, Source, source_of
 
-MAX_SHOWN_CHARACTERS = 20_000
-"""Characters of a content or an error that a message's page shows, unless the whole text is requested."""
 MAX_LISTED_CHARACTERS = 120
 """Characters of a content or an error in a row of a list."""
 
@@ -238,30 +236,9 @@ def facts_of(message: Message, whole: bool) -> dict[str, Any]:
         "message": message,
         "sent_at": moment(message.sent_at),
         "expires": moment(message.expires),
-        "content": Text.of_json(message.content, whole),
-        "headers": Text.of_json(message.headers, whole),
+        "content": ShownText.of_json(message.content, whole),
+        "headers": ShownText.of_json(message.headers, whole),
     }
-
-
-@dataclass(frozen=True)
-class Text:
-    """Hold the shown part of a text, and the number of characters left out."""
-
-    shown: str
-    left_out: int = 0
-
-    @classmethod
-    def of(cls, text: str, whole: bool, *, at_end: bool = False) -> Text:
-        """Shorten a text unless ``whole``. ``at_end`` keeps its end instead of its beginning."""
-        text = escape_control_characters(text)
-        if whole or len(text) <= MAX_SHOWN_CHARACTERS:
-            return cls(text)
-        shown = text[-MAX_SHOWN_CHARACTERS:] if at_end else text[:MAX_SHOWN_CHARACTERS]
-        return cls(shown, len(text) - MAX_SHOWN_CHARACTERS)
-
-    @classmethod
-    def of_json(cls, value: Content, whole: bool) -> Text:
-        return cls.of(json.dumps(value, indent=2, ensure_ascii=False), whole)
 
 
 def moment(seconds: float | None) -> datetime | None:

@@ -15,13 +15,13 @@ from django.utils.translation import gettext_lazy as _
 
 from mailrail.cancelling import cancel_messages
 from mailrail.errors import MailrailError
-from mailrail.keyset_admin import short_time
+from mailrail.keyset_admin import ShownText, short_time
 from mailrail.messages import ChannelStats, MessageSummary, Place
 from mailrail.models import StoredMessage
 from mailrail.tracebacks import first_line
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
-from .pages import LayerAdmin, MessageAction, Text, counted, facts_of, moment, shortened
+from .pages import LayerAdmin, MessageAction, counted, facts_of, moment, shortened
 from .sources import Address, ListRequest, Source
 
 MAX_COUNTED = 1_000
@@ -79,7 +79,7 @@ class WaitingMessageAdmin(LayerAdmin):
             **facts_of(message, whole),
             "due": moment(message.due),
             "is_claimed": message.token is not None,
-            "error": Text.of(message.error.strip(), whole, at_end=True),
+            "error": ShownText.of(message.error.strip(), whole, at_end=True),
         }
 
     def text_when_gone(self, address: Address) -> str:

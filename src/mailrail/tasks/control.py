@@ -17,7 +17,7 @@ from . import attempts, enqueuing
 from .attempt import backend_of, named_by, send
 from .compat import TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
 from .errors import TaskCancelled
-from .models import FAILED, READY, RUNNING, SUCCESSFUL, TaskRecord, new_id
+from .models import FAILED, READY, RUNNING, SUCCESSFUL, UNFINISHED, TaskRecord, new_id
 from .queues import PREFIX, used_databases
 from .results import result_of
 from .retrying import logger
@@ -98,7 +98,7 @@ def retry_all(ids: Iterable[UUID]) -> TaskChanges:
 
 
 def run_again_all(ids: Iterable[UUID]) -> TaskChanges:
-    """Enqueue tasks once more, as new ones with the same arguments. It does not matter how the old ones stand."""
+    """Enqueue tasks that have ended once more, as new ones with the same arguments."""
     copies: dict[UUID, UUID] = {}
     changed = _change(ids, partial(_copy, copies))
     return TaskChanges(changed.done, changed.refused, copies)
@@ -204,6 +204,8 @@ _COPIED = (
 
 
 def _copy(copies: dict[UUID, UUID], record: TaskRecord, using: str) -> str:
+    if record.status in UNFINISHED:
+        return _WAITS if record.status == READY else _RUNS
     values: dict[str, Any] = {name: getattr(record, name) for name in _COPIED}
     copy = TaskRecord(id=new_id(), enqueued_at=timezone.now(), **values)
     if enqueuing.store([copy], using):

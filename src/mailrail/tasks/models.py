@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from mailrail import uuid7
@@ -89,7 +90,11 @@ class TaskRecord(models.Model):
     Django write conditions on a BooleanField differently, and SQLite compares the texts of conditions."""
     rate = models.CharField(pgettext_lazy("tasks", "rate"), max_length=40, default="", db_default="")
     timeout = models.FloatField(
-        pgettext_lazy("tasks", "time limit"), null=True, default=None, db_default=None, help_text="seconds"
+        pgettext_lazy("tasks", "time limit"),
+        null=True,
+        default=None,
+        db_default=None,
+        help_text=pgettext_lazy("tasks", "seconds"),
     )
     is_async = models.BooleanField(default=False, db_default=False, editable=False)
     """Whether the task is a coroutine function, and so runs on the event loop of a worker."""
@@ -137,6 +142,11 @@ class TaskRecord(models.Model):
         verbose_name = pgettext_lazy("tasks", "task")
         verbose_name_plural = pgettext_lazy("tasks", "tasks")
         ordering = ("-id",)
+        permissions = (
+            ("view_task_arguments", _("Can view the arguments and results of tasks")),
+            ("retry_task", _("Can run tasks again")),
+            ("cancel_task", _("Can cancel tasks")),
+        )
         indexes = (
             models.Index(fields=["namespace", "status", "-id"], name="mailrail_tasks_status"),
             # Reconciliation: what is not finished, the oldest first, however many finished ones there are.
