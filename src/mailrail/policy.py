@@ -14,6 +14,17 @@ from .options import Mistakes
 Backoff: TypeAlias = float | Sequence[float] | Callable[[int], float]
 
 
+class LimitInContent:
+    """Read the time limit of a message from a field of its content. It asks nobody, so it costs no thread."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __call__(self, message: Any) -> float | None:
+        limit: float | None = message.get(self._field)
+        return limit
+
+
 @dataclass(frozen=True)
 class Policy:
     """Hold the options of a route; ``None`` takes the value of the settings. Times are in seconds."""

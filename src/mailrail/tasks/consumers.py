@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 from django.dispatch import receiver
 
 from mailrail import Channel
+from mailrail.policy import LimitInContent
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
 from mailrail.signals import message_buried, message_retried, worker_maintenance
@@ -46,7 +47,7 @@ _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
     "backoff": lambda attempt: RETRY_SOON_S,  # after a time limit; the task's own is asked for its errors
     "known_channels": known_channels,
-    "timeout": lambda message: message.get("timeout"),
+    "timeout": LimitInContent("timeout"),
 }
 
 

@@ -22,6 +22,7 @@ from ..conf import settings
 from ..errors import Discard, Later, LostClaim, Retry
 from ..layers import DurableLayer
 from ..messages import Message
+from ..policy import LimitInContent
 from ..routes import Plan, Route
 from ..signals import message_started
 from ..transient import OUTAGES
@@ -119,7 +120,7 @@ class ConsumerRun:
         self.channel = messages[0].claim.channel
         self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
         # Seconds this run may take; until ``ask_limit``, those of the settings where the route has a function.
-        self.limit = _fixed_limit(route)
+        self.limit = _fixed_limit(route) if self.asks_limit else _limit(route, messages[0])
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
@@ -142,7 +143,8 @@ class ConsumerRun:
     @property
     def asks_limit(self) -> bool:
         """Has the route a function for the time limit?"""
-        return callable(self.route.policy.timeout)
+        limit = self.route.policy.timeout
+        return callable(limit) and not isinstance(limit, LimitInContent)
 
     def ask_limit(self) -> None:
         """Ask the route's function for the limit, where the consumer runs: the claim loop must not wait for it.
