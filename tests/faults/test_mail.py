@@ -30,6 +30,7 @@ from mailrail.worker import IncomingMessage
 
 from ..listed import dead_on
 from ..processes import Ledger, WorkerProcess, children_of, until, workers
+from ..proxy import Proxy
 from ..servers import PostgresServer
 from ..smtp_server import Fault, ScriptedServer
 
@@ -61,12 +62,12 @@ def server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedS
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], WorkerProcess]]:
-    """Start a worker of two processes."""
+def start(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start a worker of two processes, or of so many."""
     with ExitStack() as stack:
 
-        def start() -> WorkerProcess:
-            options = ("mailrail.mail", "--layer", "postgres", "--processes", "2")
+        def start(processes: int = 2) -> WorkerProcess:
+            options = ("mailrail.mail", "--layer", "postgres", "--processes", str(processes))
             [worker] = stack.enter_context(workers(Ledger(tmp_path / "ledger"), *options))
             return worker
 
@@ -228,6 +229,30 @@ def test_a_worker_stopped_past_its_lease_in_mid_send_sends_nothing_more_when_it_
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.log[-3000:]
     check(server, ids, most_copies)
+
+
+def test_a_worker_stopped_between_load_and_dot_does_not_send_what_another_one_has_sent(
+    server: ScriptedServer, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, proxy = queue(1), Proxy(server.port)
+    proxy.hold()  # the server's greeting, for which a worker waits that has loaded the email
+    monkeypatch.setenv("MAILRAIL_TEST_SMTP_PORT", str(proxy.port))
+    first = start(1)
+    until(lambda: proxy._pairs, 60, "the connection of the first worker")
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    get_layer().shift(20)
+    monkeypatch.setenv("MAILRAIL_TEST_SMTP_PORT", str(server.port))
+    second = start(1)
+    until(is_over, 60, "the email by the second worker")
+    proxy.mend()
+    os.killpg(first.process.pid, signal.SIGCONT)
+    until(lambda: server.count("DATA") == 2, 60, "the first worker, which goes on")
+    for worker in (first, second):
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.log[-3000:]
+    proxy.close()
+    assert server.count("DOT") == 1
+    check(server, ids, 0)
 
 
 class Restarting(BaseEmailBackend):

@@ -357,3 +357,20 @@ def test_what_was_read_before_a_change_is_not_kept_after_it(
         assert circuit.known_out("default") == {}
     MailerState.objects.update_or_create(mailer="other", defaults={"paused_by": circuit.PERSON})
     assert circuit.known_out("default") == {"other": None}
+
+
+def test_the_first_email_after_an_idle_time_leaves_soon(
+    storage: str, queueing: Configure, policy: Configure
+) -> None:
+    """Also by a mailer with a rate and connections, whose limiter has seen an empty channel."""
+    with ScriptedServer() as server:
+        queueing(server.port)
+        policy(RATE="100/s", CONNECTIONS=2)
+        queue_many(messages(1), mailer=MAILER)
+        with working() as started:
+            until(lambda: server.mails and not ready(), 10, "the email before")
+            until(lambda: not get_layer().stats().get(channel_of(ALIAS)), 10, "the end of its batch")
+            time_passes()
+            started.clear()
+            queue_many(messages(1), mailer=MAILER)
+            within(SOON_S, lambda: len(server.mails) == 2, "the first email after an idle time")
