@@ -433,7 +433,8 @@ def test_a_claim_whose_process_vanished_mid_batch_repeats_only_what_was_not_sett
         settled.set()
         gate.wait(20)
 
-    worker = Worker(layer, Routing([route("work", consume, batch=10, lease=60)]))
+    # One at a time: this worker has no room to claim it again itself.
+    worker = Worker(layer, Routing([route("work", consume, batch=10, lease=60, concurrency=1)]))
     thread = threading.Thread(target=worker.run)
     thread.start()
     settled.wait(20)
