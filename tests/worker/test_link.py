@@ -12,8 +12,11 @@ import pytest
 from mailrail import Channel
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
+from mailrail.worker import supervisor
+from mailrail.worker.child import Job
 from mailrail.worker.development import DevelopmentWorker
-from mailrail.worker.isolated import Assignments, IsolatedRuns, Kill, Progress, RunEnd
+from mailrail.worker.isolated import Assignments, IsolatedRuns, Kill, Progress, Request, RunEnd
+from mailrail.worker.supervisor import Supervisor
 
 
 def test_long_messages_of_several_loops_arrive_whole() -> None:
@@ -102,3 +105,15 @@ def test_a_worker_in_a_thread_says_that_it_isolates_nothing(
         "CHANNEL_LAYERS out) to try it."
     )
     assert said == [text]
+
+
+def test_what_a_worker_asks_for_before_it_stops_can_be_started_first() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    above, worker = Supervisor(Job()), supervisor._Child("w:0", None, ours, 0.0)
+    claim = Message("work", {})
+    theirs.send(Request(claim, is_kept=False))
+    theirs.send(None)
+    above._read(worker)
+    assert [run.claim for run in above._asked] == [claim]  # now it is started, unless too many run
+    above._read(worker)
+    assert not above._asked and theirs.recv() == ((claim.id, claim.token), RunEnd.NOT_STARTED, None)

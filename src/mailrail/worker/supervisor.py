@@ -317,10 +317,15 @@ class Supervisor:
         self._children.append(_Child(name, process, ours, time.monotonic(), request, run))
 
     def _read(self, child: _Child) -> None:
-        """Read what a process has sent until now."""
+        """Read what a process has sent: all that a run has come to, and one thing that a worker asks for.
+
+        That starts, where it can, before the worker's next word, which may be that it stops.
+        """
         with suppress(EOFError, OSError):  # it is about to end; its sentinel tells
             while child.link.poll():
                 self._heed(child, child.link.recv())
+                if child.request is None:
+                    return
 
     def _heed(self, child: _Child, sent: Request | Kill | tuple[Progress, float | None] | None) -> None:
         """Do what a worker asks for, or note what an isolated run has come to. ``None``: a worker stops."""
