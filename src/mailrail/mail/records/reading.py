@@ -9,11 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connections, models
-from django.db.models.expressions import RawSQL
 
-from mailrail.namespace import qualified
-
-from ..models import Email, Suppression, email_of
+from ..models import Email, email_of
 
 DEFERRED_COLUMNS = frozenset(
     {
@@ -43,17 +40,27 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
     return {(email := _email(row, own, using)).id: email for row in rows}
 
 
-def suppressions(names: Collection[str], using: str) -> models.QuerySet[Suppression]:
-    """Return the rows of these names."""
+def suppressions(names: Collection[str], using: str) -> list[tuple[str, str, str]]:
+    """Return address, reason and note of the rows of these names. ``names``: qualified ones, as the table has them."""
     # The names travel as one value. PostgreSQL's driver takes longer to write hundreds of parameters than the server
     # takes to look them up. SQLite takes at most 32,766 (SQLITE_MAX_VARIABLE_NUMBER), and a batch may have more names.
-    condition = _AMONG_JSONB if connections[using].features.has_native_json_field else _AMONG_JSON
-    named = RawSQL(condition, [json.dumps(list(map(qualified, names)))], output_field=models.BooleanField())
-    return Suppression.objects.using(using).filter(named)
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _AMONG_JSONB if connection.features.has_native_json_field else _AMONG_JSON, [json.dumps([*names])]
+        )
+        rows: list[tuple[str, str, str]] = cursor.fetchall()
+        return rows
 
 
-_AMONG_JSONB = "address IN (SELECT jsonb_array_elements_text(%s::jsonb))"
-_AMONG_JSON = "address IN (SELECT value FROM json_each(%s))"
+_AMONG_JSONB = """
+SELECT address, reason, note FROM mailrail_mail_suppression
+WHERE address IN (SELECT jsonb_array_elements_text(%s::jsonb))
+"""
+_AMONG_JSON = """
+SELECT address, reason, note FROM mailrail_mail_suppression
+WHERE address IN (SELECT value FROM json_each(%s))
+"""
 
 
 def _email(row: tuple[Any, ...], own: Mapping[UUID, UUID], using: str) -> Email:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from mailrail.addresses import spellings
+from mailrail.namespace import prefix
 
 from ..models import Suppression
 from .reading import suppressions
@@ -30,9 +31,10 @@ def names_of(address: str) -> list[str]:
 
 def listed(addresses: Iterable[str], using: str) -> dict[str, str]:
     """Return which of these addresses are on the list, each with the reason. ``addresses``: in their normal form."""
-    names = {name: address for address in addresses for name in names_of(address)}
-    rows = suppressions(names, using)
-    return {names[row.address]: f"suppressed: {row.reason} {row.note}".strip() for row in rows}
+    begins = prefix()
+    names = {begins + name: address for address in addresses for name in names_of(address)}
+    rows = suppressions(names, using) if names else ()
+    return {names[name]: f"suppressed: {reason} {note}".strip() for name, reason, note in rows}
 
 
 def keep_hashed(address: str, using: str) -> None:
