@@ -504,6 +504,7 @@ class TestAnotherDatabasesTransaction:
 class TestUnique:
     def test_until_it_has_finished_sending_it_again_changes_nothing(self, layer: DurableLayer) -> None:
         id = Channel("work").send({"a": 1, "b": [2]}, unique=True)
+        assert Channel("work").unique_id({"b": [2], "a": 1}) == id
         assert Channel("work").send({"b": [2], "a": 1}, unique=True, priority=9) == id
         [claim] = layer.claim("w", {"work": 9}, 15.0).claims
         assert (claim.id, claim.priority) == (id, 0)
