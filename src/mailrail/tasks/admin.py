@@ -167,7 +167,7 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
         ),
         (
             pgettext_lazy("tasks", "Options"),
-            {"fields": (("backend", "priority", "lane", "timeout"), ("shown_options", "workers"))},
+            {"fields": (("backend", "priority", "lane", "key", "timeout"), ("shown_options", "workers"))},
         ),
     )
     readonly_fields = ("id", "title", "shown_status", "attempts", "shown_options", "workers")
@@ -228,11 +228,12 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
     @admin.display(description=pgettext_lazy("tasks", "options"))
     def shown_options(self, task: TaskRecord) -> str:
-        return ShownText.of_json(task.options, whole=False).shown if task.options else ""
+        empty = str(self.get_empty_value_display())
+        return ShownText.of_json(task.options, whole=False).shown if task.options else empty
 
     @admin.display(description=pgettext_lazy("tasks", "workers"))
     def workers(self, task: TaskRecord) -> str:
-        return single_line(", ".join(_objects(task.worker_ids, str)))
+        return single_line(", ".join(_objects(task.worker_ids, str))) or str(self.get_empty_value_display())
 
     @admin.action(description=_("Run selected tasks again"), permissions=("retry",))
     def retry(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
