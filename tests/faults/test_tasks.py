@@ -147,3 +147,21 @@ def test_a_key_is_held_past_kill_9_of_the_worker_until_the_task_has_ended(
         assert worker.wait() == 0, worker.log[-3000:]
     first.refresh()
     assert (first.status, first.attempts) == ("SUCCESSFUL", 2) and task.enqueue().id != first.id
+
+
+@pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
+def test_isolated_tasks_that_are_killed_at_their_limit_or_die_have_failed_and_cost_no_other_an_attempt(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = str(tmp_path / "never")
+    late: Any = defined.note.using(timeout=0.5, attempts=1).enqueue("", gate)  # type: ignore[call-arg,unused-ignore]
+    dead, well = defined.note.enqueue("die"), defined.note_async.enqueue()
+    with workers(ledger, "tasks.default", "--isolate", "--threads", "2") as [worker]:
+        until(lambda: statuses()["FAILED"] == 2 and statuses()["SUCCESSFUL"] == 1)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    for result in (late, dead, well):
+        result.refresh()
+    assert late.errors[0].exception_class_path == "builtins.TimeoutError" and late.attempts == 1
+    assert dead.errors[-1].exception_class_path == "mailrail.tasks.errors.TaskLost"
+    assert well.attempts == 1 and len({line.pid for line in ledger.lines("began")}) >= 2
