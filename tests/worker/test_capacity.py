@@ -80,6 +80,22 @@ def test_one_thread_goes_round_all_loops_that_wait_for_it() -> None:
     assert turns == {0: 10, 1: 10, 2: 10}
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_run_in_a_process_of_its_own_takes_a_thread_and_gives_it_back(is_async: bool) -> None:
+    async def consume_on_loop(message: IncomingMessage) -> None: ...
+
+    apart = route("work", consume_on_loop if is_async else consume, isolate=True)
+    share = shared(threads=1, used=apart).capacity.share_of(due(2))
+    assert share.room() == ({"work": 1}, 1)
+    run = ConsumerRun(apart, [IncomingMessage(Message("work", {}), apart)], {})
+    run.is_isolated = True
+    share.take(run)
+    share.done()
+    assert share.room() == ({}, 0)
+    share.give_back(run)
+    assert share.room() == ({"work": 1}, 1)
+
+
 def test_a_loop_that_asks_and_takes_nothing_loses_no_turn() -> None:
     worker = shared(threads=1)
     one, other = (worker.capacity.share_of(due()) for _ in range(2))
