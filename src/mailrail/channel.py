@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -15,7 +16,10 @@ from .conf import settings
 from .layers import DurableLayer, get_layer
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
 from .moments import aware
-from .routing import check_routed
+from .routing import check_routed, place_of
+
+Lane: TypeAlias = str | tuple[str, int]
+"""The name of a lane, or ``(name, 5)`` for one of which 5 run at once, in any order."""
 
 
 class Channel:
@@ -45,7 +49,7 @@ class Channel:
         at: datetime | None = None,
         priority: int = 0,
         key: str | None = None,
-        lane: str | None = None,
+        lane: Lane | None = None,
         expires: float | timedelta | datetime | None = None,
         headers: Content | None = None,
         attempts: int | None = None,
@@ -58,10 +62,11 @@ class Channel:
         ``delay`` (seconds or ``timedelta``) or ``at`` (a ``datetime``, naive ones only with ``USE_TZ = False``): not
         before then. ``priority``: -100 to 100, higher first. ``key``: while a message with this key waits on the
         channel, it is the message (its id is returned, and the earlier time wins). ``lane``: messages of a lane run one
-        at a time, in order. ``expires``: dropped if it waits then, for its first run or for another; one that runs goes
-        on. ``headers``: JSON for the consumer, beside the content. ``attempts``: how often it is tried, if not as its
-        route says. ``unique``: a repeat of this content changes nothing until the first message has ended, even
-        while it runs. It is meant for records, whose rows hold their state (see ``mailrail.reconciliation``).
+        at a time, in order; of ``("tenant-7", 5)``, 5 at once in any order. ``expires``: dropped if it waits then, for
+        its first run or for another; one that runs goes on. ``headers``: JSON for the consumer, beside the content.
+        ``attempts``: how often it is tried, if not as its route says. ``unique``: a repeat of this content changes
+        nothing until the first message has ended, even while it runs. It is meant for records, whose rows hold their
+        state (see ``mailrail.reconciliation``).
 
         The message follows the transaction of the database ``using`` (default: the layer's): rolled back, it was
         never sent. ``immediately=True`` sends it whatever becomes of the transaction, and past the outbox.
@@ -81,7 +86,7 @@ class Channel:
         delay: float | timedelta | None = None,
         at: datetime | None = None,
         priority: int = 0,
-        lane: str | None = None,
+        lane: Lane | None = None,
         expires: float | timedelta | datetime | None = None,
         headers: Content | None = None,
         attempts: int | None = None,
@@ -149,10 +154,18 @@ class Channel:
         if settings.unrouted == "raise":
             check_routed(self.name, self._alias)
         if not unique:
-            return [Message(self.name, content, **options) for content in contents]
-        return [
-            Message(self.name, content, id_of_content(self.name, content), **options) for content in contents
-        ]
+            messages = [Message(self.name, content, **options) for content in contents]
+        else:
+            messages = [
+                Message(self.name, content, id_of_content(self.name, content), **options)
+                for content in contents
+            ]
+        return [self._placed(message) for message in messages]
+
+    def _placed(self, message: Message) -> Message:
+        """Put a message into its lane, if its route limits how many run at once for a value."""
+        place = place_of(message, self._alias)
+        return message if place is None else replace(message, lane=place[0], places=place[1])
 
 
 def _options(
@@ -161,7 +174,7 @@ def _options(
     expires: float | timedelta | datetime | None,
     priority: int,
     key: str | None,
-    lane: str | None,
+    lane: Lane | None,
     headers: Content | None,
     attempts: int | None = None,
 ) -> dict[str, Any]:
@@ -176,12 +189,24 @@ def _options(
     if key is not None:
         options["key"] = checked.label("key", key)
     if lane is not None:
-        options["lane"] = checked.label("lane", lane)
+        options |= _in_lane(lane)
     if headers is not None:
         options["headers"] = _check_headers(headers)
     if attempts is not None:
         options["max_attempts"] = checked.whole_number("attempts", attempts)
     return options
+
+
+def _in_lane(lane: Lane) -> dict[str, Any]:
+    if not isinstance(lane, tuple):
+        return {"lane": checked.label("lane", lane)}
+    if len(lane) != 2:
+        raise TypeError(f"lane must be a name, or (name, number of places), not {lane!r}.")
+    name, places = lane
+    return {
+        "lane": checked.label("lane", name),
+        "places": checked.whole_number("the places of a lane", places),
+    }
 
 
 def _when(delay: float | timedelta | None, at: datetime | None) -> dict[str, Any]:

@@ -55,7 +55,10 @@ class Message:
     headers: Content = field(default_factory=dict)
     v: int = FORMAT_VERSION
     lane: str | None = None
-    lane_seq: int | None = None  # place in the lane, given by the layer
+    lane_seq: int | None = None  # place in the lane, given by the layer; 0: one of several places
+    places: int | None = (
+        None  # how many of its lane run at once, in any order; None: one, in order. Before sending
+    )
     attempt: int = 0  # runs that were settled, and the present one
     losses: int = 0  # runs that ended without being settled, as their process died
     alone: bool = False  # True: never in a batch with others
@@ -72,6 +75,9 @@ class Message:
     defect: str | None = None  # why the stored message cannot be read
     error: str = ""  # how its last run failed, or what it died of, for people: layers leave it out of claims
     buried_at: float | None = None  # None: it is not dead
+
+    def __getitem__(self, name: str) -> Any:
+        return self.content[name]
 
     @property
     def claimed_until(self) -> float:

@@ -41,6 +41,7 @@ class MessageFields(models.Model):
     v = models.SmallIntegerField(db_default=1)
     lane = models.CharField(max_length=255, null=True, db_default=None)  # noqa: DJ001 - NULL: in no lane
     lane_seq = models.BigIntegerField(null=True, db_default=None)
+    places = models.IntegerField(null=True, db_default=None, help_text=_("How many of its lane run at once."))
     attempt = models.IntegerField(db_default=0)
     losses = models.IntegerField(db_default=0)
     alone = models.BooleanField(db_default=False)
@@ -89,11 +90,26 @@ class StoredMessage(MessageFields):
                 name="mailrail_ready",
                 condition=models.Q(held=0),
             ),
-            # the order within a lane, and its tail
+            # the order within a lane, and its tail; and who has one of several places
             models.Index(
                 fields=["channel", "lane", "lane_seq"],
                 name="mailrail_lane",
-                condition=models.Q(lane__isnull=False),
+                condition=models.Q(lane__isnull=False, lane_seq__isnull=False),
+            ),
+            # what waits for a place in its lane, and what has not been looked at yet
+            models.Index(
+                "channel",
+                "lane",
+                models.F("priority").desc(),
+                "due",
+                "id",
+                name="mailrail_parked",
+                condition=models.Q(held=1, places__isnull=False),
+            ),
+            models.Index(
+                fields=["channel", "lane", "due", "id"],
+                name="mailrail_unplaced",
+                condition=models.Q(held=0, places__isnull=False, lane_seq__isnull=True),
             ),
             # for counts of held messages, which the first index leaves out
             models.Index(

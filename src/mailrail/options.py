@@ -6,13 +6,16 @@ Each check names the option, and raises ``TypeError`` for a wrong type and ``Val
 
 from __future__ import annotations
 
+import inspect
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from .moments import as_django, aware, from_now
 
@@ -81,6 +84,46 @@ def label(name: str, value: str) -> str:
     if not 0 < len(value) <= MAX_KEY_LENGTH or not value.isprintable():
         raise ValueError(f"{name} must be 1 to {MAX_KEY_LENGTH} printable characters, not {value[:300]!r}.")
     return str(value)
+
+
+@dataclass(frozen=True)
+class LimitPerValue:
+    """Hold a limit over all workers: at most ``count`` at once for each value that ``function`` returns.
+
+    ``function``: a function, or a dotted path to one. It returns text or a number; ``None``: no limit.
+    """
+
+    count: int
+    function: Callable[..., Any] | str
+
+    def lane_of(self, *args: Any, **kwargs: Any) -> str | None:
+        """Return the value for these arguments, as the name of a lane.
+
+        Raises ``TypeError`` or ``ValueError`` for a value that is none, and what the function raises.
+        """
+        function = import_string(self.function) if isinstance(self.function, str) else self.function
+        value = function(*args, **kwargs)
+        if value is None:
+            return None
+        name = f"concurrency=({self.count}, function): what {getattr(function, '__qualname__', function)} returns"
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise TypeError(f"{name} must be text, a number or None, not {value!r}.")
+        return label(name, str(value))
+
+
+def concurrency(name: str, value: Any) -> int | LimitPerValue:
+    """Return a whole number, or the limit that ``(number, function)`` means."""
+    if isinstance(value, LimitPerValue):
+        return value
+    if not isinstance(value, list | tuple):
+        return whole_number(name, value)
+    number, function = value if len(value) == 2 else (0, None)
+    if not (callable(function) or isinstance(function, str)) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{name} must be a whole number, or (number, function), where the function returns whose limit it is: "
+            f"at most so many run at once for each value. It is no coroutine function. Not {value!r}."
+        )
+    return LimitPerValue(whole_number(f"the number in {name}=(number, function)", number), function)
 
 
 # -- command lines: argparse names the argument and shows the texts of these errors --------------------------------

@@ -35,7 +35,7 @@ class Policy:
     atomic: bool = False
     isolate: bool = False
     # These belong to the channel: its routes must agree.
-    concurrency: int | None = None
+    concurrency: int | checked.LimitPerValue | None = None
     rate: Rate | None = None
     lease: float | None = None
     batch: int | None = None
@@ -53,6 +53,13 @@ def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
                 values[name] = _READ[name](name, value)
     if callable(values.get("timeout")) and "batch" in values:
         mistakes.add(ValueError("timeout=function and batch=… do not go together: a batch has one limit."))
+    if isinstance(values.get("concurrency"), checked.LimitPerValue) and "batch" in values:
+        mistakes.add(
+            ValueError(
+                "concurrency=(number, function) and batch=… do not go together: a batch may hold messages of many "
+                "values. Leave one of them out."
+            )
+        )
     if values.get("atomic") and "batch" in values:
         mistakes.add(
             ValueError("atomic=True and batch=… do not go together: a batch is settled message by message.")
@@ -134,7 +141,7 @@ def _function(name: str, value: Any) -> Callable[..., Any]:
 
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
-    "concurrency": checked.whole_number,
+    "concurrency": checked.concurrency,
     "batch": checked.whole_number,
     "losses": checked.whole_number,
     "timeout": lambda name, value: value if callable(value) else _above_zero(name, value),

@@ -50,7 +50,7 @@ def reconcile(
     channel_of: Callable[[Any], str] | None = None,
     content: Callable[[Any], Content] | None = None,
     priority: Callable[[Any], int] | None = None,
-    lane: Callable[[Any], str | None] | None = None,
+    lane: Callable[[Any], str | tuple[str, int] | None] | None = None,
     older_than: float | timedelta = 300.0,
     layer: str | None = None,
 ) -> Callable[[F], F]:
@@ -99,7 +99,7 @@ class Reconciler:
     channel_of: Callable[[Any], str] | None
     content: Callable[[Any], Content] | None
     priority: Callable[[Any], int] | None
-    lane: Callable[[Any], str | None] | None
+    lane: Callable[[Any], str | tuple[str, int] | None] | None
     older_than: float
     layer: str | None
 
@@ -161,8 +161,12 @@ class Reconciler:
         channel = self.channel if self.channel_of is None else self.channel_of(record)
         return self._message(channel, content, priority, None if self.lane is None else self.lane(record))
 
-    def _message(self, channel: str, content: Content, priority: int = 0, lane: str | None = None) -> Message:
-        return Message(channel, content, id_of_content(channel, content), priority=priority, lane=lane)
+    def _message(
+        self, channel: str, content: Content, priority: int = 0, lane: str | tuple[str, int] | None = None
+    ) -> Message:
+        name, places = lane if isinstance(lane, tuple) else (lane, None)
+        id = id_of_content(channel, content)
+        return Message(channel, content, id, priority=priority, lane=name, places=places)
 
     def _missing(
         self, layer: DurableLayer, records: QuerySet[Any], page: dict[Any, Message]

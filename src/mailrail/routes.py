@@ -19,10 +19,12 @@ from .importing import import_named
 from .layers import DurableLayer
 from .limiters import Limiter
 from .messages import Content, Message, Rate
-from .options import Mistakes
+from .options import LimitPerValue, Mistakes
 from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
+Place: TypeAlias = tuple[str, int]
+"""A lane, and how many of it run at once."""
 
 DEFAULT_MAX_LOSSES = 3
 _OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses", "limiter", "known_channels")
@@ -121,6 +123,7 @@ class Plan:
     losses: int | None = None
     limiter: Callable[[str, DurableLayer], Limiter] | None = None
     known_channels: Callable[[], Iterable[str]] | None = None
+    limit_per_value: LimitPerValue | None = None
 
     @property
     def max_losses(self) -> int:
@@ -145,6 +148,23 @@ class Plan:
         """Return the plan with ``isolate`` for all routes, but for those of batches."""
         return replace(self, routes=tuple(route.isolated() for route in self.routes))
 
+    def place_of(self, message: Message) -> Place | None:
+        """Return the lane, and its number of places, in which a message of no lane has to run, if there is a limit.
+
+        Raises ``ValueError`` for a message that was sent with a lane of its own, and what ``LimitPerValue.lane_of``
+        raises.
+        """
+        limit = self.limit_per_value
+        if limit is None or message.places or (message.lane is not None and message.lane_seq == 0):
+            return None
+        if message.lane is not None:
+            raise ValueError(
+                f"It was sent with lane={message.lane!r}, and concurrency=({limit.count}, function) of its route would "
+                "put it into another one. Send it without a lane, or leave the function out."
+            )
+        lane = limit.lane_of(message)
+        return None if lane is None else (lane, limit.count)
+
     def match(self, message: Message) -> tuple[Route, dict[str, str]] | None:
         """Return the first route that matches, with the consumer's keyword arguments."""
         for route in self.routes:
@@ -162,6 +182,8 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
             agreed[name] = _agreed(name, channel, routes)
     mistakes.raise_any(InvalidSettings)
     agreed["lease"] = agreed["lease"] or settings.lease
+    if isinstance(agreed["concurrency"], LimitPerValue):
+        agreed["limit_per_value"], agreed["concurrency"] = agreed["concurrency"], None
     return Plan(channel, tuple(routes), **agreed)
 
 

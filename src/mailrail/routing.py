@@ -33,9 +33,9 @@ from .layers import DurableLayer, default_alias, get_layer
 from .limiters import Allowance as Allowance  # for limiters of projects
 from .limiters import Limiter as Limiter
 from .log import logger_of
+from .messages import Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
-from .messages import check_channel_name
-from .options import Mistakes
+from .options import Mistakes, Place
 from .policy import Backoff, Policy, compile_filters, read_policy
 from .routes import Consumer, Plan, Route, check_arguments, check_atomic, check_consumer, plan_of
 
@@ -53,7 +53,7 @@ def route(
     *,
     attempts: int | None = None,
     backoff: Backoff | timedelta | Sequence[float | timedelta] | None = None,
-    concurrency: int | None = None,
+    concurrency: int | tuple[int, Callable[[Any], Any] | str] | None = None,
     rate: str | Rate | None = None,
     timeout: float | timedelta | Callable[[Any], float | None] | None = None,
     lease: float | timedelta | None = None,
@@ -67,17 +67,18 @@ def route(
 ) -> Route:
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
-    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second
-    attempt (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of
-    a run, or a function of the message. ``atomic``: run it in a transaction on the layer's database that also
-    finishes the message. ``isolate``: run it in a process that is killed at the limit. Of the channel:
-    ``concurrency`` per process, ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see
-    ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a
-    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half
-    of them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that
-    prefix, those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword
-    is a filter: a regular expression for a field of the content; its named groups become keyword arguments of the
-    consumer. Raises ``TypeError`` or ``ValueError`` that says all that cannot be followed.
+    ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
+    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run, or a
+    function of the message. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
+    ``isolate``: run it in a process that is killed at the limit. ``concurrency``: how many run at once, of the channel,
+    per process. ``(5, function)``: over all workers at most 5 for each value, text or a number, that the function of
+    the message returns. Of the channel, too: ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter``
+    (see ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a
+    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half of
+    them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that prefix,
+    those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword is a filter:
+    a regular expression for a field of the content; its named groups become keyword arguments of the consumer. Raises
+    ``TypeError`` or ``ValueError`` that says all that cannot be followed.
     """
     options: dict[str, Any] = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "rate": rate}
     options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}
@@ -204,6 +205,23 @@ class Routing:
                 self._add_known(plan_of(pattern, pattern_routes))
         mistakes.raise_any(InvalidSettings)
         self.looked_for = looked_for
+        plans = [*self.plans.values(), *(plan_of(*pattern) for pattern in self.patterns.items())]
+        self._has_limits = any(plan.limit_per_value for plan in plans)
+
+    def place_of(self, message: Message) -> Place | None:
+        """Return the place of a message that is sent, as ``Plan.place_of``; ``None`` if its worker has to tell.
+
+        Raises ``ValueError`` for a message with a lane of its own.
+        """
+        if not self._has_limits or message.channel not in self:
+            return None
+        plan = self.plan_for(message.channel)
+        try:
+            return plan.place_of(message)
+        except Exception:
+            if message.lane is not None:
+                raise
+            return None  # the worker buries it, with the error
 
     def _add_known(self, plan: Plan) -> None:
         """Add the channels of a pattern that its route knows."""
@@ -306,6 +324,15 @@ def check_routed(channel: str, alias: str | None = None) -> None:
         f"{routing.no_route_for(channel)} MAILRAIL['UNROUTED'] = 'raise' refuses to send there; with 'keep', the "
         "message would wait until a consumer comes."
     )
+
+
+def place_of(message: Message, alias: str | None) -> Place | None:
+    """Return the place of a message that is sent, if this process has looked for consumers before.
+
+    To look for them here would import the code of all consumers into each process that sends.
+    """
+    routing = _built.get(alias or default_alias())
+    return None if routing is None else routing.place_of(message)
 
 
 def where_consumers_are_looked_for(alias: str) -> str:

@@ -67,6 +67,30 @@ def test_kill_9_of_workers_in_mid_drain_loses_nothing(layer: DurableLayer, ledge
     print(f"repeats: {repeats}, in flight at the kills: {in_flight}")
 
 
+def test_kill_9_of_those_who_have_the_places_of_a_tenant_gives_them_to_others(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    contents = [{"tenant": tenant, "gate": str(gate)} for tenant in "aaab"]
+    ids = [str(id) for id in Channel("per-tenant").send_many(contents)]
+    with workers(ledger, "per-tenant") as [first]:
+        until(lambda: ledger.total() == 2)
+        assert ids[3] in ledger.counts("began")
+        first.kill_all()
+    with workers(ledger, "per-tenant", number=2):
+        until(
+            lambda: ledger.total() == 4
+        )  # of one of each tenant, once more, as soon as the lease of 1 s is over
+        assert sum(ledger.counts("began")[id] for id in ids[:3]) == 2
+        gate.touch()
+        until(lambda: is_empty(layer, "per-tenant"))
+    assert ledger.counts() == dict.fromkeys(ids, 1)
+    events = [(line.what, line.pid) for line in ledger.lines()[4:] if line.id in ids[:3]]
+    assert [what for what, _ in events] == ["ran", "began", "ran", "began", "ran"], (
+        "two of a tenant ran at once"
+    )
+
+
 def test_kill_9_of_one_child_is_replaced_and_its_neighbours_burn_no_attempt(
     layer: DurableLayer, ledger: Ledger
 ) -> None:

@@ -21,6 +21,9 @@ from mailrail.messages import ChannelStats, Claimed, Message, Rate
 Token: TypeAlias = tuple[UUID, int | None]
 """What a claim is settled by: the message's id and the claim's token."""
 
+PLACES = {"p": 1, "q": 2}
+"""The lanes with several places, and how many they have."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -36,6 +39,11 @@ class Wish:
     until: int | None = None  # an expiry that is told to the layer as an absolute time
     headers: Mapping[str, Any] = field(default_factory=dict)
     max_attempts: int | None = None
+
+    @property
+    def places(self) -> int | None:
+        """How many of its lane run at once; ``None``: one, in order."""
+        return PLACES.get(self.lane or "")
 
     def __repr__(self) -> str:
         unlike = Wish(self.channel)
@@ -153,10 +161,22 @@ class Model:
         return entry.fate is Fate.CLAIMED and entry.due.at > self.now
 
     def is_head(self, entry: Entry) -> bool:
-        """Has nobody in its lane a lower place? True of what is in no lane."""
-        return entry.wish.lane is None or not any(
-            e.is_live and e.shares_lane_with(entry) and e.place < entry.place for e in self.entries
+        """Has nobody in its lane a lower place? True of what is in no lane, or in one with several places."""
+        return (
+            entry.wish.lane is None
+            or entry.wish.places is not None
+            or not any(
+                e.is_live and e.shares_lane_with(entry) and e.place < entry.place for e in self.entries
+            )
         )
+
+    def taken(self, entry: Entry) -> int:
+        """How many places of its lane are taken."""
+        return sum(self.is_leased(e) and e.shares_lane_with(entry) for e in self.entries)
+
+    def is_kept_out(self, entry: Entry) -> bool:
+        """Are all places of its lane taken?"""
+        return entry.wish.places is not None and self.taken(entry) >= entry.wish.places
 
     def claimable(self, channels: Collection[str]) -> list[Entry]:
         return [e for e in self._heads(channels) if e.due.at <= self.now]
@@ -167,7 +187,12 @@ class Model:
 
     def next_due(self, channels: Collection[str]) -> int | None:
         """What ``poll`` tells."""
-        return min((max(0, e.due.at - self.now) for e in self._heads(channels)), default=None)
+        heads = [e for e in self._heads(channels) if self.is_leased(e) or not self.is_kept_out(e)]
+        return min((max(0, e.due.at - self.now) for e in heads), default=None)
+
+    def has_places(self, channels: Collection[str]) -> bool:
+        """Is there something of a lane with several places? ``poll`` may say that it has not been looked at."""
+        return any(e.is_live and e.channel in channels and e.wish.places for e in self.entries)
 
     def stats(self, channel: str) -> ChannelStats | None:
         live, dead = self.standing(channel, Fate.WAITING, Fate.CLAIMED), self.standing(channel, Fate.DEAD)
@@ -222,10 +247,14 @@ class Model:
             asked,
             chosen,
             [e for e in self.claimable(asked.limits) if e.id not in besides],
-            dropped + disguised,
+            # One that must not be leased again may have the place that others of its lane wait for.
+            dropped
+            + disguised
+            + [e for e in self.entries if e.wish.places and e.is_live and e.id in besides],
         )
         for entry, claim in zip(chosen, answer.claims, strict=True):
             self._lease(entry, asked, claim.token)
+        assert all(self.taken(e) <= e.wish.places for e in chosen if e.wish.places), "more than have places"
         return lost
 
     def _drop(self, asked: Asked, reported: list[UUID]) -> list[Entry]:
@@ -260,8 +289,20 @@ class Model:
             assert sum(e.channel == channel for e in chosen) <= limit, "more than the channel's limit"
         for entry in set(claimable) - set(chosen):
             # What this very call has freed by an expiry, or by such a claim, may wait for the next one.
-            is_freed = any(e.shares_lane_with(entry) and e.place < entry.place for e in gone)
-            assert is_freed or self._is_crowded_out(entry, chosen, asked), "left out without a reason"
+            is_freed = any(
+                e.shares_lane_with(entry) and (entry.wish.places or e.place < entry.place) for e in gone
+            )
+            has_to_wait = self._waits_for_place(entry, chosen, asked)
+            is_out = is_freed or has_to_wait or self._is_crowded_out(entry, chosen, asked)
+            assert is_out, "left out without a reason"
+
+    def _waits_for_place(self, entry: Entry, chosen: list[Entry], asked: Asked) -> bool:
+        """Which of such a lane comes next is decided before the claim, perhaps; that it is full has to be true."""
+        if entry.wish.places is None:
+            return False
+        has_room = sum(e.channel == entry.channel for e in chosen) < asked.limits[entry.channel]
+        taken = self.taken(entry) + sum(e.shares_lane_with(entry) for e in chosen)
+        return taken >= entry.wish.places or not has_room or len(chosen) == asked.total
 
     def _are_ordered(self, one: Entry, other: Entry) -> bool:
         return self.orders_channels or one.channel == other.channel

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connections
 
 from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
@@ -586,6 +587,193 @@ class TestLanes:
         assert got.id == a.id
         layer.finish([got])
         assert ids(claim(layer)) == [b.id]
+
+
+class TestLanesWithSeveralPlaces:
+    """``Message.places``: at most so many of the lane are claimed at once, over all workers, in any order."""
+
+    def test_no_more_are_claimed_than_there_are_places(self, layer: DurableLayer) -> None:
+        sent = [send(layer, lane="l", places=2) for _ in range(4)]
+        first = claim(layer, n=1)
+        second = claim(layer, worker="w2")
+        assert ids(first + second) == ids(sent[:2])
+        assert claim(layer, worker="w3") == []
+        assert [(m.attempt, m.losses) for m in layer.get("work", ids(sent[2:]))] == [(0, 0)] * 2
+        assert layer.poll(["work"]) == pytest.approx(LEASE, abs=5)  # the end of a lease: nothing to look for
+
+    def test_those_behind_in_other_lanes_are_claimed_by_the_same_call(self, layer: DurableLayer) -> None:
+        full = [send(layer, lane="full", places=1) for _ in range(30)]
+        other, plain = send(layer, lane="other", places=1), send(layer)
+        assert set(ids(claim(layer, n=3))) == {full[0].id, other.id, plain.id}
+        assert claim(layer) == []
+        stats = layer.stats()["work"]
+        assert (stats.ready, stats.claimed, stats.scheduled) == (29, 3, 0)
+        assert len(layer.list_messages(["work"], 100, "ready")) == 29
+
+    @pytest.mark.parametrize("end", ["finish", "finish in claim", "retry", "release", "bury", "expire"])
+    def test_every_end_gives_the_place_back(self, layer: DurableLayer, end: str) -> None:
+        first = send(layer, lane="l", places=1, lifetime=LEASE / 2 if end == "expire" else None)
+        second, third = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        [got] = claim(layer)
+        assert got.id == first.id and claim(layer) == []
+        finished = []
+        if end == "finish":
+            layer.finish([got])
+        elif end == "retry":
+            layer.retry(got, 60, "boom")
+        elif end == "release":
+            layer.release([got], 60)
+        elif end == "bury":
+            layer.bury(got, "boom")
+        elif end == "expire":
+            layer.shift(LEASE + 1)
+        else:
+            finished = [got]
+        result = layer.claim("w1", {"work": 5}, LEASE, finished=finished)
+        [got] = result.claims or claim(layer)
+        assert (got.id, got.attempt) == (second.id, 1)
+        layer.finish([got])
+        assert ids(claim(layer)) == [third.id]
+
+    def test_a_retried_one_comes_back_and_waits_for_a_place(self, layer: DurableLayer) -> None:
+        first, second = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        layer.retry(claim(layer)[0], 30, "boom")
+        [got] = claim(layer)
+        assert got.id == second.id
+        layer.renew([got], 100.0)
+        layer.shift(31)
+        assert claim(layer) == []
+        layer.finish([got])
+        [again] = claim(layer)
+        assert (again.id, again.attempt) == (first.id, 2)
+
+    def test_the_place_of_a_killed_holder_is_free_with_the_end_of_its_lease(
+        self, layer: DurableLayer
+    ) -> None:
+        sent = [send(layer, lane="l", places=1) for _ in range(2)]
+        claim(layer)
+        assert claim(layer, worker="w2") == []
+        layer.shift(LEASE + 1)
+        first = claim(layer, worker="w2")
+        assert claim(layer, worker="w3") == []
+        layer.finish(first)
+        second = claim(layer, worker="w2")
+        assert sorted(ids(first + second)) == ids(sent)
+        assert [m.losses for m in first + second if m.id == sent[0].id] == [1]
+
+    def test_a_holder_that_renews_keeps_its_place(self, layer: DurableLayer) -> None:
+        send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        holder = claim(layer)
+        for _ in range(3):
+            assert layer.renew(holder, LEASE) == []
+            layer.shift(LEASE - 5)
+            assert claim(layer, worker="w2") == []
+
+    def test_a_holder_that_was_late_and_settles_costs_nobody_a_place(self, layer: DurableLayer) -> None:
+        sent = [send(layer, lane="l", places=1) for _ in range(3)]
+        [late] = claim(layer)
+        layer.shift(LEASE + 1)
+        running = claim(layer, worker="w2")
+        for claims in (running, [late]) if late.id != running[0].id else (running,):
+            layer.finish(claims)
+        left = claim(layer)
+        assert len(left) == 1
+        layer.finish(left)
+        rest = claim(layer)
+        assert {late.id, *ids(running), *ids(left), *ids(rest)} == set(ids(sent))
+
+    def test_the_highest_priority_gets_the_next_place_then_the_oldest(self, layer: DurableLayer) -> None:
+        send(layer, lane="l", places=1)
+        running = claim(layer)
+        low, old, high = (send(layer, lane="l", places=1, priority=p) for p in (-5, 0, 7))
+        young = send(layer, lane="l", places=1)
+        assert claim(layer) == []
+        order = []
+        while running:
+            layer.finish(running)
+            running = claim(layer)
+            order += ids(running)
+        assert order == ids([high, old, young, low])
+
+    def test_what_is_scheduled_takes_no_place_before_it_is_due(self, layer: DurableLayer) -> None:
+        later = send(layer, lane="l", places=1, delay=60)
+        now = send(layer, lane="l", places=1)
+        [got] = claim(layer)
+        assert got.id == now.id
+        layer.finish([got])
+        layer.shift(61)
+        assert ids(claim(layer)) == [later.id]
+
+    def test_a_cancelled_message_leaves_the_others_their_turn(self, layer: DurableLayer) -> None:
+        a, b, c = (send(layer, lane="l", places=1) for _ in range(3))
+        [got] = claim(layer)
+        assert got.id == a.id and claim(layer) == []
+        assert layer.cancel("work", [b.id]) == [b.id]
+        layer.release([got])
+        layer.cancel("work", [a.id])
+        assert ids(claim(layer)) == [c.id]
+
+    def test_a_requeued_message_waits_for_a_place_again(self, layer: DurableLayer) -> None:
+        a, b = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        layer.bury(claim(layer)[0], "boom")
+        [got] = claim(layer)
+        layer.requeue("work", [a.id])
+        assert got.id == b.id and claim(layer) == []
+        layer.finish([got])
+        assert ids(claim(layer)) == [a.id]
+
+    def test_a_key_stays_taken_while_its_message_waits_for_a_place(self, layer: DurableLayer) -> None:
+        send(layer, lane="l", places=1)
+        claim(layer)
+        waiting = send(layer, lane="l", places=1, key="k")
+        assert claim(layer) == []
+        assert layer.enqueue([Message("work", {}, lane="l", places=1, key="k")]) == [waiting.id]
+
+    def test_more_places_than_before_are_used(self, layer: DurableLayer) -> None:
+        """The number is that of the messages which wait; a deploy may raise it."""
+        send(layer, lane="l", places=1)
+        [got] = claim(layer)
+        for _ in range(4):
+            send(layer, lane="l", places=3)
+        assert len(claim(layer)) == 2
+        layer.finish([got])
+        assert len(claim(layer)) == 1
+
+    def test_a_thousand_in_a_full_lane_do_not_keep_others_waiting(self, layer: DurableLayer) -> None:
+        layer.enqueue([Message("work", {"n": n}, lane="full", places=2) for n in range(2500)])
+        other = send(layer, lane="other", places=2)
+        found: list[Any] = []
+        for _ in range(3):
+            found += ids(claim(layer, n=4))
+        assert other.id in found and len(found) == 3
+
+    def test_at_most_so_many_at_once_with_many_workers_at_a_time(self, layer: DurableLayer) -> None:
+        lanes, running, most = ("a", "b", "c"), dict.fromkeys("abc", 0), dict.fromkeys("abc", 0)
+        layer.enqueue([Message("work", {"n": n}, lane=lanes[n % 3], places=2) for n in range(60)])
+        done, lock = list[Any](), threading.Lock()
+
+        def work(name: str) -> None:
+            try:
+                while len(done) < 60:
+                    claims = layer.claim(name, {"work": 3}, 60.0).claims
+                    with lock:
+                        for message in claims:
+                            running[str(message.lane)] += 1
+                            most[str(message.lane)] = max(most[str(message.lane)], running[str(message.lane)])
+                    for n, message in enumerate(claims):
+                        with lock:
+                            running[str(message.lane)] -= 1
+                            done.append(message.id)
+                        layer.finish([message]) if n % 2 else layer.claim(name, {}, 60.0, finished=[message])
+            finally:
+                connections.close_all()
+
+        workers = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+        assert len(set(done)) == 60 and max(most.values()) <= 2
 
 
 class TestExpiry:

@@ -50,6 +50,8 @@ VALUES: dict[str, Any] = {
     "error_class": "",
     "lanes": ["l"] * 50,
     "gone": [0] * 50,
+    "lane": None,
+    "places": None,
     "channel": "c1",
     "limit": 100,
     "most": 100,
@@ -85,6 +87,20 @@ def backlog(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             """,
             [],
         )
+        cursor.execute(
+            """
+            INSERT INTO mailrail_message (id, channel, due, sent_at, lane, places, lane_seq, held, token)
+            SELECT gen_random_uuid(), 'full', 1e11 + n, n, 'full', 2, NULL::int, 1, NULL::int
+            FROM generate_series(1, 100000) n
+            UNION ALL
+            SELECT gen_random_uuid(), 'full', 1e11, n, 'full', 2, 0, 0, 1 FROM generate_series(1, 2) n
+            UNION ALL
+            SELECT gen_random_uuid(), 'full', 2e5 + n, n, 'other' || n, 2, 0, 0, NULL FROM generate_series(1, 100) n
+            UNION ALL
+            SELECT gen_random_uuid(), 'full', 2e5 + n, n, 'fresh', 2, NULL, 0, NULL FROM generate_series(1, 3000) n
+            """,
+            [],
+        )
         yield
         cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
         for table in TABLES:
@@ -107,7 +123,7 @@ def statistics(backlog: None, django_db_blocker: Any, request: pytest.FixtureReq
 
 
 CLAIMS = ["claim", "claim_from_floor", "claim_of_many", "claim_of_many_from_floor"]
-CLAIMING = [*CLAIMS, "next_due", "recover_claims", "park", "advance_lanes", "drop_expired"]
+CLAIMING = [*CLAIMS, "next_due", "recover_claims", "park", "places", "advance_lanes", "drop_expired"]
 SETTLING = ["finish", "finish_in_lanes", "renew", "give_back", "bury", "cancel"]
 
 
@@ -155,6 +171,29 @@ def test_stats_count_no_more_than_they_say() -> None:
 def test_counts_above_the_limit_are_estimated() -> None:
     stats = DatabaseChannelLayer(using="postgres").stats(100)["c1"]
     assert 200 < stats.ready < 800 and 3000 < stats.scheduled < 12000
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "most"),
+    [
+        ("claim", {"despite": True}, 200),
+        ("claim_of_many", {"despite": True}, 200),
+        ("next_due", {}, 20),
+        ("places", {"channels": ["full"], "lanes": ["full"]}, 10),
+        ("places", {"channels": ["full"], "lanes": ["fresh"]}, 3 * 1000 + 20),
+        ("finish_in_lanes", {}, 10),
+        ("give_back", {}, 10),
+    ],
+)
+def test_100000_that_wait_in_a_full_lane_are_read_by_nobody(
+    name: str, changed: dict[str, Any], most: int
+) -> None:
+    """Neither by claims of others of the channel, nor when a place is given away; 1,000 are looked at at once."""
+    nodes = plan_of(STATEMENTS[name], **{"channels": ["full"], "rooms": [ROOM], "leases": [LEASE], **changed})
+    touched = [n for n in nodes if n.get("Relation Name") == "mailrail_message" and "Scan" in n["Node Type"]]
+    assert not [n for n in touched if n["Node Type"] == "Seq Scan" and n["Actual Loops"]]
+    assert sum(map(rows, touched)) <= most, touched
+    assert plans.buffers(nodes) <= 25 * most
 
 
 BATCH = 200

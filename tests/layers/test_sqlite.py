@@ -24,6 +24,8 @@ VALUES: dict[str, Any] = {
     "lanes": '[["a","l"]]',
     "delay": 1.0,
     "attempts": 0,
+    "lane": None,
+    "places": None,
     "alone": False,
     "error": "",
     "error_class": "",

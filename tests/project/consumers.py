@@ -19,6 +19,7 @@ from django.dispatch import receiver
 
 from mailrail import Channel, Discard, InvalidSettings, Retry, routing
 from mailrail.layers import get_layer
+from mailrail.messages import Message
 from mailrail.routing import consumer
 from mailrail.worker import IncomingMessage, kill_run
 from mailrail.worker.recycling import resident
@@ -190,6 +191,16 @@ def held(message: IncomingMessage) -> None:
 @consumer("narrow", lease=1.0, concurrency=2)
 def narrow(message: IncomingMessage) -> None:
     """Like "held", two at a time in each process."""
+    held(message)
+
+
+def _tenant_of(message: Message) -> str:
+    return str(message["tenant"])
+
+
+@consumer("per-tenant", lease=1.0, concurrency=(1, _tenant_of))
+def per_tenant(message: IncomingMessage) -> None:
+    """Like "held", one at a time over all workers for each tenant."""
     held(message)
 
 

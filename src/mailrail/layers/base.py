@@ -80,8 +80,17 @@ class Claim(Protocol):
         ``error`` is kept with the message until the next one, or its end: ``get`` and ``list_messages`` tell it.
         """
 
-    def release(self, claims: Sequence[Message], delay: float = 0.0) -> list[Message]:
-        """Give the messages back untouched, the attempt too. Returns the claims that were lost."""
+    def release(
+        self,
+        claims: Sequence[Message],
+        delay: float = 0.0,
+        lane: str | None = None,
+        places: int | None = None,
+    ) -> list[Message]:
+        """Give the messages back untouched, the attempt too. Returns the claims that were lost.
+
+        ``lane`` with ``places``: messages of no lane are of that one from now on.
+        """
 
     def bury(self, claim: Message, error: str) -> list[Message]:
         """Keep the message among the dead, with the reason. Returns what was lost."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest, nsmallest
@@ -76,7 +78,7 @@ class MemoryStore(Store):
             due=now + message.delay if message.due is None else message.due,
             expires=now + message.lifetime if message.lifetime is not None else message.expires,
             sent_at=now,
-            lane_seq=self._tail(message.channel, message.lane) if message.lane else None,
+            lane_seq=self._place(message),
         )
         if message.key:
             name = message.channel, message.key
@@ -97,6 +99,11 @@ class MemoryStore(Store):
         )
         return twin.id
 
+    def _place(self, message: Message) -> int | None:
+        if message.lane is None:
+            return None
+        return 0 if message.places else self._tail(message.channel, message.lane)
+
     def _tail(self, channel: str, lane: str) -> int:
         return max((m.lane_seq or 0 for m in self._lane(channel, lane)), default=0) + 1
 
@@ -110,12 +117,14 @@ class MemoryStore(Store):
             lost = self.settle("finish", call.finished, {})
             call.expired += self._drop_expired(call.limits)
             claims: list[Message] = []
-            room = dict(call.limits)
+            room, running = dict(call.limits), self._running()
             for message in self._claimable(call.limits, {m.id for m in call.finished}):
                 if len(claims) >= call.total:
                     break
-                if room[message.channel] > 0:
+                lane = message.channel, message.lane
+                if room[message.channel] > 0 and running[lane] < (message.places or math.inf):
                     room[message.channel] -= 1
+                    running[lane] += 1
                     claims.append(self._lease(message, call))
             return Leased(claims, lost)
 
@@ -130,10 +139,18 @@ class MemoryStore(Store):
                 if m.channel in open_channels
                 and m.id not in besides
                 and (m.due or 0) <= now
-                and (not m.lane or heads[m.channel, m.lane] == m.lane_seq)
+                and (not m.lane_seq or heads[m.channel, m.lane or ""] == m.lane_seq)
             ),
             key=lambda m: (-m.priority, m.due or 0, m.id),
         )
+
+    def _running(self) -> Counter[tuple[str, str | None]]:
+        """Count what is leased of each lane with several places."""
+        now = time.time()
+        leased = (
+            m for m in self._messages.values() if m.places and m.token is not None and m.claimed_until > now
+        )
+        return Counter((m.channel, m.lane) for m in leased)
 
     def _heads(self) -> dict[tuple[str, str], int]:
         """The lowest unfinished place of every lane: the only one that may be claimed."""
@@ -208,6 +225,9 @@ class MemoryStore(Store):
                 attempt=stored.attempt + values["attempts"],
                 alone=stored.alone or values["alone"],
                 error=stored.error if values["error"] is None else values["error"],
+                lane=values["lane"] or stored.lane,
+                places=values["places"] or stored.places,
+                lane_seq=0 if values["lane"] else stored.lane_seq,
             )
         else:
             self._remove(stored)
@@ -218,15 +238,16 @@ class MemoryStore(Store):
 
     def next_due(self, channels: Sequence[str]) -> float | None:
         with self._lock:
-            heads = self._heads()
+            heads, running, now = self._heads(), self._running(), time.time()
             dues = [
                 m.due or 0
                 for m in self._messages.values()
                 if m.channel in channels
                 and m.channel not in self._paused
-                and (not m.lane or heads[m.channel, m.lane] == m.lane_seq)
+                and (not m.lane_seq or heads[m.channel, m.lane or ""] == m.lane_seq)
+                and (not m.places or (m.due or 0) > now or running[m.channel, m.lane] < m.places)
             ]
-            return min(dues) - time.time() if dues else None
+            return min(dues) - now if dues else None
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
         with self._lock:
@@ -258,7 +279,7 @@ class MemoryStore(Store):
             losses=min(dead.losses, 1),
             due=time.time(),
             expires=None,
-            lane_seq=self._tail(dead.channel, dead.lane) if dead.lane else None,
+            lane_seq=self._place(dead),
             error="",
             buried_at=None,
         )

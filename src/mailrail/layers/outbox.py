@@ -50,6 +50,7 @@ OUTAGES = (LayerUnavailable, InvalidSettings, Error, OSError)
 _CARRIED = (
     "headers",
     "lane",
+    "places",
     "key",
     "due",
     "delay",
@@ -119,7 +120,7 @@ class Outbox:
             v=message.v,
             priority=message.priority,
             # The order of acceptance: a message of a lane is claimed when the one before it is handed on.
-            lane=_lane_of(message) if message.lane else None,
+            lane=_lane_of(message) if message.lane and message.places is None else None,
         )
 
     def _other_id(self, id: UUID) -> UUID:

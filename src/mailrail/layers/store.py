@@ -119,8 +119,9 @@ class Store(Protocol):
     ) -> Sequence[ClaimName]:
         """Settle claims. Returns those that were lost.
 
-        ``values``: for ``renew`` the ``leases`` by channel; for ``give_back`` ``delay``, ``attempts`` (to add),
-        ``alone`` and ``error`` (``None``: as it was); for ``bury`` ``error`` and ``error_class``.
+        ``values``: for ``renew`` the ``leases`` by channel. For ``give_back`` ``delay``, ``attempts`` (to add),
+        ``alone``, and ``error``, ``lane`` and ``places`` (``None``: as they were). For ``bury`` ``error`` and
+        ``error_class``.
         """
 
     def next_due(self, channels: Sequence[str]) -> float | None:

@@ -52,6 +52,8 @@ def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route,
     if claim.losses and claim.losses >= plan.max_losses:
         return Outcome(OutcomeKind.BURIED, LOST_TOO_OFTEN.format(claim.losses))
     try:
+        if place := plan.place_of(claim):
+            return Outcome(OutcomeKind.PLACED, "it waits for one of the places of its value", place=place)
         return plan.match(claim) or _keep(claim, lease)
     except Exception as error:  # a project's filter may raise anything for a content it does not expect
         return _reject(claim, error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..layers import DurableLayer
 from ..messages import Message
+from ..routes import Place
 from ..signals import ChannelSignal, message_buried, message_finished, message_retried
 from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line
@@ -34,6 +35,7 @@ class OutcomeKind(StrEnum):
     RETRIED = "retried"  # the consumer failed and has attempts left, or asked for another run
     BURIED = "buried"  # the consumer failed for the last time, or said so: the message is dead
     RELEASED = "released"  # the consumer did not run, or gave the message back: no attempt was used
+    PLACED = "placed"  # its sender did not know of its lane with several places: it waits there now
     EXPIRED = "expired"  # the layer dropped the message, as its time was over
     LOST = "lost"  # another worker claimed the message, so nothing was settled
     ISOLATED = "isolated"  # an isolated run settled the message, and logged the outcome
@@ -51,6 +53,7 @@ class Outcome:
     settled: bool = False  # committed already, together with the consumer's own writes
     is_logged: bool = False  # the consumer's own log says what came of it
     timed_out: bool = False  # the run was over its time limit
+    place: Place | None = None  # where a placed message waits
 
 
 Settle = Callable[[DurableLayer, Sequence[Message], Outcome], list[Message]]
@@ -80,12 +83,15 @@ EFFECTS = {
     OutcomeKind.RELEASED: Effect(
         lambda layer, claims, outcome: layer.release(claims, outcome.delay), logging.INFO
     ),
+    OutcomeKind.PLACED: Effect(
+        lambda layer, claims, outcome: layer.release(claims, 0.0, *(outcome.place or ())), None
+    ),
     OutcomeKind.EXPIRED: Effect(lambda *settled: [], logging.WARNING),
     OutcomeKind.LOST: Effect(lambda *settled: [], logging.WARNING),
     OutcomeKind.ISOLATED: Effect(lambda *settled: [], None),
     OutcomeKind.LAPSED: Effect(lambda layer, claims, _: layer.renew(claims, 0.0), None),
 }
-TOGETHER = {OutcomeKind.FINISHED, OutcomeKind.DISCARDED, OutcomeKind.RELEASED}
+TOGETHER = {OutcomeKind.FINISHED, OutcomeKind.DISCARDED, OutcomeKind.RELEASED, OutcomeKind.PLACED}
 """Outcomes of which one call of the layer settles many claims. The verbs of the others take one."""
 
 

@@ -14,7 +14,7 @@ from django.db import DatabaseError
 from ...messages import Message
 from ..rows import read_message
 from ..store import ClaimCall, Leased
-from .lanes import advance_lanes, finish_in_lanes, places_of
+from .lanes import advance_lanes, finish_in_lanes, give_places, places_of
 from .rows import Answer, lane_columns, name_array, plain_array, read_answer, token_columns
 from .scan_floor import ScanFloor
 from .session import MOST_TRIES, PostgresqlSession
@@ -30,6 +30,8 @@ class PostgresqlClaims:
 
     def claim(self, call: ClaimCall) -> Leased:
         if any(message.lane is not None for message in call.finished):
+            if all(message.lane_seq == 0 for message in call.finished if message.lane is not None):
+                return self._claim_apart(call)
             return self._claim_in_lanes(call)
         leased = self._choose(call, call.finished)
         if not leased.lost:
@@ -37,6 +39,11 @@ class PostgresqlClaims:
         names = set(leased.lost)  # or of a lane
         rest = [claim for claim in call.finished if (claim.id, claim.token) in names]
         return leased._replace(lost=self._session.write(lambda cursor: finish_in_lanes(cursor, rest)))
+
+    def _claim_apart(self, call: ClaimCall) -> Leased:
+        """In a transaction each: two that hold the locks of some lanes, and want more, might wait for each other."""
+        lost = self._session.write(lambda cursor: finish_in_lanes(cursor, call.finished))
+        return self._choose(call)._replace(lost=lost)
 
     def _claim_in_lanes(self, call: ClaimCall) -> Leased:
         """In one transaction: the next of a lane is let go here, and may be claimed by the same call."""
@@ -59,12 +66,12 @@ class PostgresqlClaims:
         lost, overdue = answer.lost, answer.overdue
         if answer.passed_over:
             answer = self._choose_once(call)
-        for _ in range(MOST_TRIES):
-            if not answer.blocked:
+        for tries_left in reversed(range(MOST_TRIES)):
+            if not (answer.blocked or answer.unplaced):
                 break
-            parked = self._park(answer.blocked)
-            answer = self._choose_once(call, despite=not parked)
-            if not parked:
+            despite = not self._park(answer) or not tries_left
+            answer = self._choose_once(call, despite=despite)
+            if despite:
                 break
         if overdue:
             call.expired.extend(self._drop_expired(overdue))
@@ -103,14 +110,18 @@ class PostgresqlClaims:
         self.scan_floor.learn(call.worker, min_dues, answer.dues, time.monotonic() - begun, full)
         return answer
 
-    def _park(self, blocked: Sequence[tuple[str, str]]) -> bool:
-        """Put out of the way of claims what waits behind another one of its lane. False: not now."""
+    def _park(self, answer: Answer) -> bool:
+        """Put out of the way of claims what waits behind others of its lane. False: not now."""
 
         def park(cursor: Any) -> bool:
-            cursor.execute(STATEMENTS["park"], lane_columns(blocked))
+            cursor.execute(STATEMENTS["park"], lane_columns(answer.blocked))
             return bool(cursor.rowcount)
 
-        return self._session.run(park)
+        is_parked = bool(answer.blocked) and self._session.run(park)
+        moved = 0
+        if answer.unplaced:
+            moved = self._session.write(lambda cursor: give_places(cursor, answer.unplaced))
+        return is_parked or moved > 0
 
     def _drop_expired(self, channels: list[str]) -> list[Message]:
         """In a transaction: the next of each lane is let go with it."""

@@ -26,12 +26,13 @@ class Answer:
     dues: list[tuple[Level, float]]  # of the claims, before they were claimed
     lost: list[tuple[UUID, int]]
     blocked: list[tuple[str, str]]  # (channel, lane) of messages behind others
+    unplaced: list[tuple[str, str]]  # likewise of those that wait for one of several places
     overdue: list[str]  # channels with expired messages
     passed_over: bool  # somebody else has locked the best of all channels
 
 
 def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
-    answer = Answer([], [], [], [], [], False)
+    answer = Answer([], [], [], [], [], [], False)
     claims: dict[str, Message] = {}
     news: dict[str, Any] = {}
     for text, *columns in rows:
@@ -44,7 +45,8 @@ def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
         answer.claims.append(claim)
         answer.dues.append((Level(claim.channel, claim.priority), was_due))
     answer.lost = [(UUID(id), token) for id, token in news["lost"] or ()]
-    answer.blocked = [(channel, lane) for channel, lane in news["blocked"] or ()]
+    for channel, lane, is_unplaced in news["blocked"] or ():
+        (answer.unplaced if is_unplaced else answer.blocked).append((channel, lane))
     answer.overdue = news["overdue"] or []
     answer.passed_over = news["passed_over"]
     return answer
@@ -52,7 +54,8 @@ def read_answer(rows: Iterable[tuple[Any, ...]]) -> Answer:
 
 def enqueued(message: Message) -> dict[str, Any]:
     """Return the values of ``enqueue.sql`` and its kin."""
-    return row_of(message, delay=message.delay, lifetime=message.lifetime, lane=message.lane, key=message.key)
+    own = {"lane": message.lane, "places": message.places, "key": message.key}
+    return row_of(message, delay=message.delay, lifetime=message.lifetime, **own)
 
 
 def runs(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -85,15 +88,20 @@ def _item(value: Any) -> str:
     return "NULL"
 
 
-def lane_number(lane: tuple[str, str]) -> int:
+def lane_number(lane: tuple[str, str], lock: str = "mailrail") -> int:
     """The key of the lane's advisory lock. Two lanes that share one would only wait for each other."""
-    digest = hashlib.blake2b("\0".join(("mailrail", *lane)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\0".join((lock, *lane)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 def lane_columns(lanes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     ordered = sorted(lanes)
     return {"channels": [channel for channel, _ in ordered], "lanes": [lane for _, lane in ordered]}
+
+
+def text_columns(lanes: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The same as text."""
+    return {name: plain_array(map(_item, column)) for name, column in lane_columns(lanes).items()}
 
 
 def token_columns(claims: Sequence[Message]) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ..store import (
 )
 from ..waiting import NotifiedWaiting
 from .claims import PostgresqlClaims
-from .lanes import advance_lanes, finish_in_lanes, lock_lanes, not_found
+from .lanes import advance_lanes, finish_in_lanes, give_places, lock_lanes, not_found
 from .listener import Listener
 from .rows import columns_of, enqueued, runs, token_columns
 from .session import MOST_TRIES, PostgresqlSession
@@ -99,7 +99,15 @@ class PostgresqlStore(DatabaseStore):
             leases = values["leases"]
             values = {"channels": list(leases), "leases": list(leases.values())}
             return self._session.execute_prepared(STATEMENTS["renew"], {**token_columns(claims), **values})
-        return self._session.execute(STATEMENTS[settlement], {**token_columns(claims), **values})
+        return self._give_back({**token_columns(claims), **values})
+
+    def _give_back(self, values: Mapping[str, Any]) -> Sequence[ClaimName]:
+        """Should this end before places are given to others, what was given back makes a claim look for them."""
+        rows = self._session.execute(STATEMENTS["give_back"], values)
+        lanes = {(channel, lane) for id, _, channel, lane in rows if id is None}
+        if lanes:
+            self._session.write(lambda cursor: give_places(cursor, lanes))
+        return [(id, token) for id, token, *_ in rows if id is not None]
 
     def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
         """What the statement does not find may be of a lane: in a transaction, the next of it is let go."""
@@ -218,7 +226,8 @@ class PostgresqlStore(DatabaseStore):
 
 
 def _insert_all(cursor: Any, rows: Sequence[dict[str, Any]]) -> Iterator[UUID]:
-    lock_lanes(cursor, {(row["channel"], row["lane"]) for row in rows if row["lane"] is not None})
+    in_order = (row for row in rows if row["lane"] is not None and row["places"] is None)
+    lock_lanes(cursor, {(row["channel"], row["lane"]) for row in in_order})
     for together in runs(rows):
         if together[0]["key"] is not None:
             yield from (_insert_with_key(cursor, row) for row in together)

@@ -82,7 +82,7 @@ def record_of(message: Message) -> bytes:
         message.losses,
         0.0,
         0.0,
-        0.0,
+        -float(message.places or 0),
     )
     head = _RECORD.pack(message.id.bytes, kinds, due, math.inf if expires is None else expires)
     if kinds < ORDERED:
@@ -159,7 +159,7 @@ def _read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Mess
         max_attempts=max_attempts,
         defect=defect,
         lane=lane,
-        lane_seq=int(place) if lane else None,
+        lane_seq=max(0, int(place)) if lane else None,
         attempt=attempt,
         losses=losses,
         alone=bool(flags & ALONE),

@@ -219,7 +219,8 @@ class RedisStore(Store):
         if settlement == "finish":
             return []
         error = [] if values["error"] is None else [self._sealed(values["error"])]
-        return [values["delay"], values["attempts"], int(values["alone"]), *error]
+        lane = [values["lane"] or "", values["places"] or 0]
+        return [values["delay"], values["attempts"], int(values["alone"]), *lane, *error]
 
     def _sealed(self, error: str) -> bytes:
         return self._cipher.seal(error.encode())

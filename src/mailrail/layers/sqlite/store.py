@@ -33,10 +33,12 @@ from ..store import (
 )
 from ..waiting import PolledWaiting
 from .file import FileWatch
-from .lanes import advance_lanes
+from .lanes import advance_lanes, give_places
 from .session import SqliteSession, rows_of
 from .statements import ENQUEUE, STATEMENTS
 
+MOST_ROUNDS = 10
+"""How often one claim puts messages out of the way, 1,000 of each lane: others wait for the write lock meanwhile."""
 _id = re.compile("[0-9a-f]{32}")
 
 
@@ -65,6 +67,7 @@ class SqliteStore(DatabaseStore):
                 expires=m.expires if m.lifetime is None else now + m.lifetime,
                 sent_at=now,
                 lane=m.lane,
+                places=m.places,
                 key=m.key,
                 unique_key=m.key,
             )
@@ -109,6 +112,8 @@ class SqliteStore(DatabaseStore):
                 bound["leases"] = json.dumps(values["leases"])
             held = rows_of(cursor, STATEMENTS["held"], bound)
             cursor.execute(STATEMENTS[settlement], bound)
+            if settlement == "give_back":
+                give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
             return _others(claims, held)
 
     def next_due(self, channels: Sequence[str]) -> float | None:
@@ -134,7 +139,7 @@ class SqliteStore(DatabaseStore):
         with self._session.write() as cursor:
             if move == "cancel":
                 gone = rows_of(cursor, STATEMENTS["cancel"], bound)
-                advance_lanes(cursor, [lane for _, *lane in gone])
+                advance_lanes(cursor, [place for _, *place in gone])
                 return [UUID(id) for id, *_ in gone]
             for id in ids if move == "requeue" else ():  # one by one: those of a lane keep the order given
                 cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
@@ -237,13 +242,24 @@ def _choose(cursor: Any, channels: str, call: ClaimCall) -> list[str]:
     }
     room = dict(call.limits)
     chosen: list[str] = []
-    for id, channel, row in rows_of(cursor, STATEMENTS["claimable"], values):
+    for id, channel, row, unplaced in _claimable(cursor, values):
         if len(chosen) == call.total:
             break
-        if room[channel] > 0:
+        if room[channel] > 0 and unplaced is None:
             room[channel] -= 1
             chosen.append(id if _id.fullmatch(str(id)) else _rename(cursor, row))
     return chosen
+
+
+def _claimable(cursor: Any, values: Mapping[str, Any]) -> list[Any]:
+    """Return what may be claimed, once what waits for a place in its lane has one, or is out of the way."""
+    for _ in range(MOST_ROUNDS):
+        rows = rows_of(cursor, STATEMENTS["claimable"], values)
+        lanes = {(channel, lane) for _, channel, _, lane in rows if lane is not None}
+        if not lanes:
+            break
+        give_places(cursor, lanes)
+    return rows
 
 
 def _rename(cursor: Any, row: int) -> str:
@@ -271,7 +287,7 @@ def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:
     rows = rows_of(cursor, STATEMENTS["drop_expired"], {"channels": channels, "now": time.time()})
     if rows:
         dropped = [read_message(row) for row in rows]
-        advance_lanes(cursor, [(m.channel, m.lane) for m in dropped])
+        advance_lanes(cursor, [(m.channel, m.lane, m.lane_seq) for m in dropped])
         call.expired += dropped
 
 
@@ -279,8 +295,8 @@ def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     """Remove claims. Returns those that were lost."""
     tokens = json.dumps([(claim.id.hex, claim.token) for claim in claims])
     gone = rows_of(cursor, STATEMENTS["finish"], {"claims": tokens})
-    if lanes := [(channel, lane) for _, _, channel, lane in gone if lane is not None]:
-        advance_lanes(cursor, lanes)
+    if places := [place for _, _, *place in gone if place[1] is not None]:
+        advance_lanes(cursor, places)
     return [] if len(gone) == len(claims) else _others(claims, gone)
 
 

@@ -11,7 +11,8 @@ WITH heads AS MATERIALIZED (
     SELECT head.id, head.held
     FROM unnest(:'channels'::text[], :'lanes'::text[], :'gone'::bigint[]) AS lane (channel, name, gone)
     CROSS JOIN LATERAL (
-        SELECT id, held, lane_seq FROM mailrail_message h WHERE h.channel = lane.channel AND h.lane = lane.name
+        SELECT id, held, lane_seq FROM mailrail_message h
+        WHERE h.channel = lane.channel AND h.lane = lane.name AND h.lane_seq > 0
         ORDER BY lane_seq LIMIT 1) AS head
     WHERE head.held = 1 OR head.lane_seq > lane.gone),
 kept AS MATERIALIZED (

@@ -53,10 +53,10 @@ WITH
         RETURNING m.id, m.token),
     found AS MATERIALIZED (
         SELECT first.*, share.channel,
-            first.lane IS NOT NULL AND EXISTS (
-                SELECT FROM mailrail_message ahead
-                WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq < first.lane_seq
-            ) AS blocked
+            -- Behind another one of its lane; or in a lane with several places, and without one (places.sql).
+            first.lane IS NOT NULL AND COALESCE(first.lane_seq > (
+                SELECT MIN(lane_seq) FROM mailrail_message ahead
+                WHERE ahead.channel = share.channel AND ahead.lane = first.lane), TRUE) AS blocked
         -- Which messages may be claimed, oldest first. Expired ones are left to drop_expired.sql.
         FROM share CROSS JOIN LATERAL (
             SELECT id, lane, lane_seq, priority, due FROM mailrail_message m
@@ -93,7 +93,8 @@ WITH
                 SELECT json_agg(json_build_array(id, token))
                 FROM unnest(:'ids'::uuid[], :'tokens'::bigint[]) AS given (id, token)
                 WHERE ((id, token) IN (SELECT id, token FROM finished)) IS NOT TRUE) END,
-            'blocked', (SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane)) FROM found WHERE blocked),
+            'blocked', (
+                SELECT jsonb_agg(DISTINCT jsonb_build_array(channel, lane, lane_seq IS NULL)) FROM found WHERE blocked),
             -- In the order of the index, or the planner might read the whole table for it, and that at each claim.
             'overdue', (
                 SELECT json_agg(channel) FROM open WHERE (

@@ -6,6 +6,7 @@
 \set headers '{"{}"}'
 \set v '{1}'
 \set lane '{NULL}'
+\set places '{NULL}'
 \set attempt '{0}'
 \set losses '{0}'
 \set alone '{f}'
@@ -17,11 +18,12 @@
 \set lifetime '{NULL}'
 WITH stored AS (
     INSERT INTO mailrail_message
-        (id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
-         expires, sent_at)
+        (id, channel, content, headers, v, lane, places, lane_seq, attempt, losses, alone, max_attempts, priority,
+         due, expires, sent_at)
     SELECT
-        id, channel, content, headers, v, lane, CASE WHEN lane IS NOT NULL THEN nextval('mailrail_lane_seq') END,
-        attempt, losses, alone, max_attempts, priority,
+        id, channel, content, headers, v, lane, places,
+        CASE WHEN lane IS NOT NULL AND places IS NULL THEN nextval('mailrail_lane_seq') END, attempt, losses, alone,
+        max_attempts, priority,
         -- one clock for each: the order of sending is the order of their dues
         COALESCE(due, date_part('epoch', clock_timestamp()) + delay),
         COALESCE(date_part('epoch', clock_timestamp()) + lifetime, expires),
@@ -29,12 +31,12 @@ WITH stored AS (
     FROM (
         SELECT * FROM unnest(
             :'id'::uuid[], :'channel'::text[], :'content'::text[], :'headers'::text[], :'v'::smallint[],
-            :'lane'::text[], :'attempt'::int[], :'losses'::int[], :'alone'::bool[], :'max_attempts'::int[],
-            :'priority'::smallint[], :'due'::float8[], :'delay'::float8[], :'expires'::float8[],
-            :'lifetime'::float8[])
+            :'lane'::text[], :'places'::int[], :'attempt'::int[], :'losses'::int[], :'alone'::bool[],
+            :'max_attempts'::int[], :'priority'::smallint[], :'due'::float8[], :'delay'::float8[],
+            :'expires'::float8[], :'lifetime'::float8[])
         WITH ORDINALITY AS given (
-            id, channel, content, headers, v, lane, attempt, losses, alone, max_attempts, priority, due, delay,
-            expires, lifetime, place)
+            id, channel, content, headers, v, lane, places, attempt, losses, alone, max_attempts, priority, due,
+            delay, expires, lifetime, place)
         ORDER BY place) AS sorted
     ON CONFLICT (id) DO NOTHING
     RETURNING channel)

@@ -6,6 +6,7 @@
 \set headers '{}'
 \set v 1
 \set lane customer-3
+\set places 5
 \set attempt 0
 \set losses 0
 \set alone f
@@ -18,11 +19,11 @@
 \set key report-7
 WITH stored AS (
     INSERT INTO mailrail_message
-        (id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
-         expires, sent_at, key, unique_key)
+        (id, channel, content, headers, v, lane, places, lane_seq, attempt, losses, alone, max_attempts, priority,
+         due, expires, sent_at, key, unique_key)
     SELECT
-        :'id', :'channel', :'content', :'headers', :'v', :'lane'::text,
-        CASE WHEN :'lane'::text IS NOT NULL THEN nextval('mailrail_lane_seq') END,
+        :'id', :'channel', :'content', :'headers', :'v', :'lane'::text, :'places'::int,
+        CASE WHEN :'lane'::text IS NOT NULL AND :'places'::int IS NULL THEN nextval('mailrail_lane_seq') END,
         :'attempt', :'losses', :'alone', :'max_attempts', :'priority', COALESCE(:'due'::float8, now + :'delay'),
         COALESCE(now + :'lifetime'::float8, :'expires'::float8), now, :'key', :'key'
     FROM (SELECT date_part('epoch', clock_timestamp()) AS now) AS clock

@@ -7,7 +7,8 @@ UPDATE mailrail_message m SET held = 1 WHERE m.id = ANY (ARRAY (
     SELECT behind.id
     FROM unnest(:'channels'::text[], :'lanes'::text[]) AS lane (channel, name)
     CROSS JOIN LATERAL (
-        SELECT lane_seq FROM mailrail_message h WHERE h.channel = lane.channel AND h.lane = lane.name
+        SELECT lane_seq FROM mailrail_message h
+        WHERE h.channel = lane.channel AND h.lane = lane.name AND h.lane_seq > 0
         ORDER BY lane_seq LIMIT 1 FOR KEY SHARE SKIP LOCKED) AS ahead
     CROSS JOIN LATERAL (
         SELECT id FROM mailrail_message b

@@ -3,10 +3,11 @@
 \set channel noop
 WITH back AS (
     INSERT INTO mailrail_message
-        (id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due,
-         expires, sent_at, key)
-    SELECT id, channel, content, headers, v, lane, CASE WHEN lane IS NOT NULL THEN nextval('mailrail_lane_seq') END,
-        0, LEAST(losses, 1), alone, max_attempts, priority, date_part('epoch', clock_timestamp()), NULL, sent_at, key
+        (id, channel, content, headers, v, lane, places, lane_seq, attempt, losses, alone, max_attempts, priority,
+         due, expires, sent_at, key)
+    SELECT id, channel, content, headers, v, lane, places,
+        CASE WHEN lane IS NOT NULL AND places IS NULL THEN nextval('mailrail_lane_seq') END, 0,
+        LEAST(losses, 1), alone, max_attempts, priority, date_part('epoch', clock_timestamp()), NULL, sent_at, key
     FROM mailrail_dead WHERE id = :'id' AND channel = :'channel'
     ON CONFLICT (id) DO NOTHING
     RETURNING channel)

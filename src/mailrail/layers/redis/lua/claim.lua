@@ -1,7 +1,7 @@
--- uses: flags leaving claims many finishing batch
+-- uses: flags leaving claims many finishing places_of_lanes batch
 -- KEYS: hash tags. ARGV: worker, token, total, then for each hash tag: room, seconds of a lease, finished claims.
 -- Returns lost (number of the hash tag, number of the claim), claims and expired ones (a batch each), and whether more has
--- expired than one call drops: then nothing was claimed, and it is to be called again; and what could not be looked at: number
+-- expired, or was parked, than one call does: then nothing was claimed, and it is to be called again; and what could not be looked at: number
 -- of the hash tag, and why.
 local worker, token, total = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_EXPIRED = 1000
@@ -59,7 +59,7 @@ local function choose(i, hash_tag, room, chosen, stay)
     for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1, 'REV')) do
         local key = hash_tag .. ':due:' .. priority
         local found = room > 0 and tonumber(priority) and
-            call('ZRANGE', key, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, room + stay.number, 'WITHSCORES') or {}
+            due_with_places(hash_tag, key, until_now, room + stay.number) or {}
         for j = 1, #found, 2 do
             if room > 0 and not stay[found[j]] then
                 room = room - 1
@@ -118,6 +118,7 @@ local function lease(hash_tag, seconds, chosen)
     for level, of_level in pairs(started) do with_all('ZREM', hash_tag .. ':due:' .. level, of_level) end
     with_all('HSET', hash_tag .. ':state', states)
     with_all('ZADD', hash_tag .. ':claimed', leases)
+    take_places(hash_tag, ids)
 end
 
 local open, stay, broken = {}, {}, {}
@@ -159,6 +160,8 @@ if is_cut_short == 0 then
         end)
         for _, c in ipairs(is_done and of_channel or {}) do chosen[#chosen + 1] = c end
     end
+    -- Only parked so far: the next call goes on.
+    if #chosen == 0 and parked >= MOST_PARKED then is_cut_short = 1 end
     if #open > 1 then table.sort(chosen, is_before) end
     for n = 1, math.min(#chosen, total) do
         local c = chosen[n]

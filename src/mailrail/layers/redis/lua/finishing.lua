@@ -20,10 +20,7 @@ local function finish(hash_tag, claims)
         if not are_leased or states[i]:sub(33, 40) ~= NOWHERE then
             local s = read(states[i])
             if not are_leased then take_up(hash_tag, id, s) end
-            if s.lane ~= '' then
-                call('ZREM', hash_tag .. ':lane:' .. s.lane, id)
-                advance(hash_tag, s.lane)
-            end
+            if s.lane ~= '' then leave_lane(hash_tag, id, s) end
         end
     end
     return lost

@@ -26,11 +26,37 @@ local function advance(hash_tag, lane)
     end
 end
 
+-- A place of a lane with several is free: the best of those parked becomes due, and a claim decides again.
+local function give_place(hash_tag, lane)
+    local next = call('ZRANGE', hash_tag .. ':parked:' .. lane, 0, 0)[1]
+    if not next then return end
+    local due = call('ZSCORE', hash_tag .. ':held', next) or now
+    call('ZREM', hash_tag .. ':parked:' .. lane, next)
+    call('ZREM', hash_tag .. ':held', next)
+    if call('HEXISTS', hash_tag .. ':state', next) == 0 then return give_place(hash_tag, lane) end -- somebody has taken it
+    put_due(hash_tag, next, state_of(hash_tag, next).priority, due)
+end
+
+-- Out of its lane, and the next one of that may be claimed.
+local function leave_lane(hash_tag, id, s)
+    call('ZREM', hash_tag .. ':lane:' .. s.lane, id)
+    if s.place >= 0 then
+        advance(hash_tag, s.lane)
+    elseif call('ZREM', hash_tag .. ':parked:' .. s.lane, id) == 0 then
+        give_place(hash_tag, s.lane)
+    else
+        call('ZREM', hash_tag .. ':held', id)
+    end
+end
+
 -- A message whose state was lost has left a lane whose name was lost with it. Those that wait behind it know the name.
 local function leave_unknown_lane(hash_tag, id)
     for _, other in ipairs(call('ZRANGE', hash_tag .. ':held', 0, -1)) do
         local lane = state_of(hash_tag, other).lane
-        if lane ~= '' and call('ZREM', hash_tag .. ':lane:' .. lane, id) == 1 then return advance(hash_tag, lane) end
+        if lane ~= '' and call('ZREM', hash_tag .. ':lane:' .. lane, id) == 1 then
+            advance(hash_tag, lane)
+            return give_place(hash_tag, lane)
+        end
     end
 end
 
@@ -43,8 +69,7 @@ local function remove(hash_tag, id, s)
     free_key(hash_tag, s)
     if s.lane ~= '' then
         call('ZREM', hash_tag .. ':held', id)
-        call('ZREM', hash_tag .. ':lane:' .. s.lane, id)
-        advance(hash_tag, s.lane)
+        leave_lane(hash_tag, id, s)
     elseif is(s, UNREADABLE) then
         call('ZREM', hash_tag .. ':held', id)
         leave_unknown_lane(hash_tag, id)

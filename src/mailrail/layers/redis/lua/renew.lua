@@ -9,6 +9,11 @@ for i, id, token in each_claim(ARGV[1]) do
     elseif call('ZADD', hash_tag .. ':claimed', now + seconds, id) == 1 then -- it was over, and the message due
         local s = read(state)
         call('ZREM', hash_tag .. ':due:' .. s.priority, id)
+        if s.place < 0 then -- it may have lost its place by then
+            call('ZREM', hash_tag .. ':held', id)
+            call('ZREM', hash_tag .. ':parked:' .. s.lane, id)
+            call('ZADD', hash_tag .. ':lane:' .. s.lane, 0, id)
+        end
         call('ZREM', hash_tag .. ':expires', id)
     end
 end

@@ -8,7 +8,9 @@
 --   :due:<priority> zset   id -> due: what may be claimed then
 --   :claimed        zset   id -> end of its lease
 --   :held           zset   id -> due: behind another message of its lane
---   :lane:<lane>    zset   id -> place: all of a lane that are not finished
+--   :lane:<lane>    zset   id -> place: all of a lane that are not finished; of one with several places, those that have one
+--   :parked:<lane>  zset   id -> due, less what its priority is worth: of a lane with several places, those also in :held
+--   :places         string there has been a lane with several places here
 --   :errors         hash   id -> how its last run failed, of what waits for the next one, or runs
 --   :keys           hash   key -> id, until the message is first claimed
 --   :expires        zset   id -> expires, of what is not claimed
@@ -31,7 +33,8 @@ local now = clock[1] + clock[2] / 1000000
 local never = math.huge
 local UNCLAIMED = '\0\0\0\0\0\0\0\0'
 
--- priority, flags, token, attempt, losses, sent at, expires, place in its lane; key, lane, worker with their lengths
+-- priority, flags, token, attempt, losses, sent at, expires, place in its lane; key, lane, worker with their lengths.
+-- In a lane with several places, the place is their number, below zero.
 local STATE = '<bBc8IHdddHc0Hc0Hc0'
 
 -- A flag: what stood here could not be read, so that this is a new state, and the message is to be set aside.

@@ -5,6 +5,7 @@
 .parameter set :headers '{}'
 .parameter set :v 1
 .parameter set :lane customer-3
+.parameter set :places 5
 .parameter set :attempt 0
 .parameter set :losses 0
 .parameter set :alone 0
@@ -16,18 +17,20 @@
 .parameter set :key report-7
 .parameter set :unique_key report-7
 INSERT INTO mailrail_message
-    (id, channel, content, headers, v, lane, lane_seq, attempt, losses, alone, max_attempts, priority, due, expires,
-     sent_at, key, unique_key, held, worker, token)
+    (id, channel, content, headers, v, lane, places, lane_seq, attempt, losses, alone, max_attempts, priority, due,
+     expires, sent_at, key, unique_key, held, worker, token)
 SELECT
-    :id, :channel, :content, :headers, :v, :lane,
+    :id, :channel, :content, :headers, :v, :lane, :places,
     -- the lane's next place; nobody else can take it before we commit
-    CASE WHEN :lane IS NOT NULL THEN
-        1 + COALESCE((SELECT MAX(lane_seq) FROM mailrail_message WHERE channel = :channel AND lane = :lane), 0)
+    CASE WHEN :lane IS NOT NULL AND :places IS NULL THEN
+        1 + COALESCE((
+            SELECT MAX(lane_seq) FROM mailrail_message WHERE channel = :channel AND lane = :lane AND lane_seq > 0), 0)
     END,
     :attempt, :losses, :alone, :max_attempts, :priority, :due, :expires, :sent_at,
     :key, :unique_key,
-    -- only the head of a lane is in the index that claims read
-    EXISTS (SELECT 1 FROM mailrail_message WHERE channel = :channel AND lane = :lane),
+    -- only the head of a lane is in the index that claims read; in one with several places, a claim decides
+    :places IS NULL AND EXISTS (
+        SELECT 1 FROM mailrail_message WHERE channel = :channel AND lane = :lane AND lane_seq > 0),
     NULL, NULL
 WHERE TRUE -- SQLite's grammar needs it between SELECT and ON CONFLICT
 ON CONFLICT (id) DO NOTHING

@@ -3,4 +3,4 @@
 DELETE FROM mailrail_message
 WHERE (id, token) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:claims))
-RETURNING id, token, channel, lane;
+RETURNING id, token, channel, lane, lane_seq;
