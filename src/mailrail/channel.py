@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -16,10 +16,8 @@ from .conf import settings
 from .layers import DurableLayer, get_layer
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
 from .moments import aware
+from .options import Lane
 from .routing import check_routed, place_of
-
-Lane: TypeAlias = str | tuple[str, int]
-"""The name of a lane, or ``(name, 5)`` for one of which 5 run at once, in any order."""
 
 
 class Channel:

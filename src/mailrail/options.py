@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -20,6 +20,10 @@ from django.utils.module_loading import import_string
 from .moments import as_django, aware, from_now
 
 _MAX_SECONDS = timedelta(days=100 * 365).total_seconds()
+Place: TypeAlias = tuple[str, int]
+"""A lane, and how many of it run at once, in any order."""
+Lane: TypeAlias = str | Place
+"""A lane, of which one runs at a time, in order; or one with several places."""
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 MAX_KEY_LENGTH = 255
 

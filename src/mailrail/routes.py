@@ -19,12 +19,10 @@ from .importing import import_named
 from .layers import DurableLayer
 from .limiters import Limiter
 from .messages import Content, Message, Rate
-from .options import LimitPerValue, Mistakes
+from .options import LimitPerValue, Mistakes, Place
 from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
-Place: TypeAlias = tuple[str, int]
-"""A lane, and how many of it run at once."""
 
 DEFAULT_MAX_LOSSES = 3
 _OF_THE_CHANNEL = ("concurrency", "rate", "lease", "batch", "losses", "limiter", "known_channels")

@@ -70,15 +70,14 @@ def route(
     ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
     (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run, or a
     function of the message. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
-    ``isolate``: run it in a process that is killed at the limit. ``concurrency``: how many run at once, of the channel,
-    per process. ``(5, function)``: over all workers at most 5 for each value, text or a number, that the function of
-    the message returns. Of the channel, too: ``rate`` over all workers (``"100/m"``), ``lease`` in seconds, ``limiter``
-    (see ``Limiter``). Also ``batch``: the consumer gets a list of up to so many messages. And ``losses``: how often a
-    message may be lost with its process before it is buried (3). With it, lost ones run among the others until half of
-    them are used; without it, in a process of their own. A channel ``"tenant.*"`` is a pattern: all of that prefix,
-    those of ``known_channels()`` and those with messages. Times may be a ``timedelta``. Any other keyword is a filter:
-    a regular expression for a field of the content; its named groups become keyword arguments of the consumer. Raises
-    ``TypeError`` or ``ValueError`` that says all that cannot be followed.
+    ``isolate``: run it in a process that is killed at the limit. ``concurrency=(5, function)``: at most 5 at once over
+    all workers for each value of the function of the message. Of the channel: ``concurrency`` per process, ``rate``
+    over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see ``Limiter``). Also ``batch``: the consumer
+    gets a list of up to so many messages. And ``losses``: how often a message may be lost with its process before it is
+    buried (3). With it, lost ones run among the others until half of them are used; without it, in a process of their
+    own. A channel ``"tenant.*"`` is a pattern: all of that prefix, those of ``known_channels()`` and those with
+    messages. Times may be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the
+    content; its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError``.
     """
     options: dict[str, Any] = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "rate": rate}
     options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}

@@ -213,6 +213,24 @@ def in_lane(customer: int, number: int) -> None:
     ran.append((customer, number))
 
 
+@task(concurrency=(2, lane_of))
+def limited(customer: int, number: int) -> None:
+    ran.append((customer, number))
+
+
+@task
+def keep(customer: int, number: int) -> None:
+    ran.append((customer, number))
+
+
+def lists(customer: int, number: int) -> list[str]:
+    return ["a"]
+
+
+def long_name(customer: int, number: int) -> str:
+    return f"{'x' * 250}{customer}"
+
+
 @task(expires=60, queue_name="reports")
 def soon() -> None:
     ran.append("soon")

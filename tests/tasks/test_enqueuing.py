@@ -188,6 +188,9 @@ def test_wrong_settings_are_told_by_enqueue_and_do_not_keep_modules_from_being_i
         ({"discard_on": int}, "discard_on must be exception classes"),
         ({"timeout": 0}, "timeout must be seconds"),
         ({"lane": ""}, "lane must be 1 to 255"),
+        ({"concurrency": 3}, r"concurrency of a task must be \(number, function\).*--threads"),
+        ({"concurrency": (0, defined.lane_of)}, "must be a whole number from 1, not 0"),
+        ({"concurrency": (3, 7)}, r"concurrency must be a whole number, or \(number, function\)"),
         ({"expires": -1}, "expires must be seconds"),
         ({"retention": "7 days"}, "retention must be seconds"),
     ],
@@ -222,7 +225,8 @@ def test_a_changed_task_keeps_what_was_not_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [defined.try_thrice, defined.in_lane, defined.in_lane.using(priority=7, expires=3)]
+    "made",
+    [defined.try_thrice, defined.in_lane, defined.limited, defined.in_lane.using(priority=7, expires=3)],
 )
 def test_tasks_can_be_pickled_and_copied_deeply(made: ChannelTask) -> None:
     assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - our own

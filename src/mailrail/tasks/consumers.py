@@ -29,7 +29,7 @@ from .queues import PREFIX, channel_of, known_channels, used_databases
 from .rates import amay_start, may_start
 from .retrying import logger
 from .running_unrecorded import run_unrecorded, run_unrecorded_async, tell_buried
-from .sending import content_of
+from .sending import content_of, lane_of
 
 MAX_ATTEMPTS = 1_000_000
 """Attempts of a message: how often a task is tried is its record's matter."""
@@ -161,7 +161,7 @@ def _reconcile(using: str) -> None:
         return records.defer("args", "kwargs", "errors")
 
     unfinished.__qualname__ = f"unfinished[{using}]"
-    reconcile(CHANNELS, channel_of=_channel, content=content_of, priority=_priority, lane=_lane)(unfinished)
+    reconcile(CHANNELS, channel_of=_channel, content=content_of, priority=_priority, lane=lane_of)(unfinished)
 
 
 def _channel(record: TaskRecord) -> str:
@@ -170,10 +170,6 @@ def _channel(record: TaskRecord) -> str:
 
 def _priority(record: TaskRecord) -> int:
     return record.priority
-
-
-def _lane(record: TaskRecord) -> str | None:
-    return record.lane or None
 
 
 for _using in connections:

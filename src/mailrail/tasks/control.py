@@ -198,8 +198,8 @@ def _retry(record: TaskRecord, using: str) -> str:
 
 
 _COPIED = (
-    *("task", "queue", "backend", "priority", "lane", "key", "while_running", "rate", "timeout"),
-    *("is_async", "options", "args", "kwargs"),
+    *("task", "queue", "backend", "priority", "lane", "places", "key", "while_running", "rate"),
+    *("timeout", "is_async", "options", "args", "kwargs"),
 )
 
 

@@ -21,7 +21,7 @@ from .compat import (
     Task,
     task_backends,
 )
-from .options import OPTION_NAMES, Backoff, Exceptions, read_options
+from .options import OPTION_NAMES, Backoff, Concurrency, Exceptions, read_options
 
 _UNKNOWN: Any = object()
 
@@ -34,11 +34,13 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     each time, with jitter. It may also be a list of waits, or a function of the number of failed attempts.
     ``retry_on``: exceptions after which it is tried again; all others fail it at once. ``discard_on``: exceptions that
     fail it at once. ``timeout``: seconds or a ``timedelta`` that an attempt may take. ``lane``: tasks of a lane run one
-    at a time, in the order of enqueueing. ``key``: while a call of this task with the same key waits in its queue,
-    ``enqueue`` returns the result of that. ``while_running``: also while that one runs. ``expires``: seconds, a
-    ``timedelta`` or a ``datetime`` after which it is not started any more. ``rate``: how often it starts over all
-    workers, such as ``"100/m"``. ``results=False``: it is a message alone, and nothing is kept of it but failures, as
-    dead messages. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it failed).
+    at a time, in the order of enqueueing. ``concurrency``: ``(5, function)`` lets at most 5 run at once, over all
+    workers, for each value that the function of its arguments returns. ``key``: while a call of this task with the same
+    key waits in its queue, ``enqueue`` returns the result of that. ``while_running``: also while that one runs.
+    ``expires``: seconds, a ``timedelta`` or a ``datetime`` after which it is not started any more. ``rate``: how often
+    it starts over all workers, such as ``"100/m"``. ``results=False``: it is a message alone, and nothing is kept of it
+    but failures, as dead messages. ``retention``: seconds or a ``timedelta`` for which its result is kept (7 days, and
+    30 if it failed).
 
     Classes and functions may be dotted paths. ``lane`` and ``key`` may be functions of the task's arguments.
     """
@@ -51,6 +53,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     lane: str | Callable[..., str | None] | None = None
     key: str | Callable[..., str | None] | None = None
     while_running: bool | None = None
+    concurrency: Concurrency | None = None
     expires: float | timedelta | datetime | None = None
     rate: str | None = None
     results: bool | None = None
@@ -93,31 +96,15 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         lane: str | Callable[..., str | None] | None = None,
         key: str | Callable[..., str | None] | None = None,
         while_running: bool | None = None,
+        concurrency: Concurrency | None = None,
         expires: float | timedelta | datetime | None = None,
         rate: str | None = None,
         results: bool | None = None,
         retention: float | timedelta | None = None,
     ) -> ChannelTask:
         """Return a copy of the task with other options. ``run_after`` may be a ``timedelta`` from now."""
-        changes = {
-            "priority": priority,
-            "queue_name": queue_name,
-            "run_after": run_after,
-            "backend": backend,
-            "attempts": attempts,
-            "backoff": backoff,
-            "retry_on": retry_on,
-            "discard_on": discard_on,
-            "timeout": timeout,
-            "lane": lane,
-            "key": key,
-            "while_running": while_running,
-            "expires": expires,
-            "rate": rate,
-            "results": results,
-            "retention": retention,
-        }
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        changes = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        return replace(self, **changes)
 
 
 def task(

@@ -98,8 +98,9 @@ def _record(
     template: Mapping[str, Any], effective: Effective, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> TaskRecord:
     values: dict[str, Any] = {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
-    if effective.lane is not None:
-        values["lane"] = effective.lane_of(args, kwargs) or ""
+    if effective.has_lane:
+        lane = effective.lane_of(template["task"], args, kwargs)
+        values["lane"], values["places"] = lane if isinstance(lane, tuple) else (lane or "", None)
     if effective.key is not None:
         values["key"] = effective.key_of(args, kwargs) or ""
         values["while_running"] = int(effective.while_running)

@@ -89,6 +89,8 @@ class TaskRecord(models.Model):
     """1: the task has its key until it is finished, and not only until it begins. It is a number because releases of
     Django write conditions on a BooleanField differently, and SQLite compares the texts of conditions."""
     rate = models.CharField(pgettext_lazy("tasks", "rate"), max_length=40, default="", db_default="")
+    places = models.IntegerField(null=True, default=None, db_default=None, editable=False)
+    """How many of its lane run at once; ``None``: one, in order."""
     timeout = models.FloatField(
         pgettext_lazy("tasks", "time limit"),
         null=True,

@@ -6,6 +6,7 @@ An option is looked up in this order: ``task.using(…)``, the decorator, ``OPTI
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from mailrail import InvalidSettings
 from mailrail import options as checked
 from mailrail.conf import settings
 from mailrail.moments import from_now
-from mailrail.options import Mistakes
+from mailrail.options import LimitPerValue, Mistakes, Place
 from mailrail.routing import Rate
 
 Backoff: TypeAlias = float | timedelta | Sequence[float | timedelta] | Callable[[int], float] | str
 Exceptions: TypeAlias = Sequence[type[BaseException] | str]
+Concurrency: TypeAlias = LimitPerValue | tuple[int, Callable[..., Any] | str]
 
 DEFAULT_ATTEMPTS = 1
 """Django's own backends try a task once, and so do we unless an option says otherwise."""
@@ -32,7 +34,7 @@ DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
 OPTION_NAMES = (
     *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "key", "while_running", "expires"),
-    *("rate", "results", "retention"),
+    *("rate", "concurrency", "results", "retention"),
 )
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
@@ -54,6 +56,7 @@ class Effective:
     lane: str | Callable[..., str | None] | None = None
     key: str | Callable[..., str | None] | None = None
     while_running: bool = False
+    concurrency: LimitPerValue | None = None
     expires: float | timedelta | datetime | None = None
     rate: str | None = None
     results: bool = True
@@ -77,10 +80,21 @@ class Effective:
         first = settings.backoff if backoff is None else checked.seconds("backoff", backoff)
         return random.uniform(0, min(settings.backoff_max, first * 2.0 ** min(failures - 1, 60)))
 
-    def lane_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-        """Return the lane of a call. Raises what a function given as ``lane`` raises, and errors about its value."""
-        lane = self.lane(*args, **kwargs) if callable(self.lane) else self.lane
-        return None if lane is None else checked.label("lane", lane)
+    @property
+    def has_lane(self) -> bool:
+        """Tell whether calls may have a lane, so that ``lane_of`` has to be asked."""
+        return self.lane is not None or self.concurrency is not None
+
+    def lane_of(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | Place | None:
+        """Return the lane of a call of the task at a dotted path; with the number of its places, if it has several.
+
+        Raises what a function given as ``lane`` or with ``concurrency`` raises, and errors about its value.
+        """
+        if self.concurrency is None:
+            lane = self.lane(*args, **kwargs) if callable(self.lane) else self.lane
+            return None if lane is None else checked.label("lane", lane)
+        value = self.concurrency.lane_of(*args, **kwargs)
+        return None if value is None else (_of_task(path, value), self.concurrency.count)
 
     def key_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Return the key of a call. Raises what a function given as ``key`` raises, and errors about its value."""
@@ -103,6 +117,15 @@ class Effective:
             else checked.seconds("retention", self.retention)
         )
         return from_now(seconds)
+
+
+def _of_task(path: str, value: str) -> str:
+    """Return the name of a lane of one task, as tasks share channels."""
+    name = f"{path}={value}"
+    if len(name) <= checked.MAX_KEY_LENGTH:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
+    return f"{name[: checked.MAX_KEY_LENGTH - len(digest) - 1]}={digest}"
 
 
 def _classes(named: Exceptions) -> tuple[type[BaseException], ...]:
@@ -155,6 +178,16 @@ def _rate(name: str, value: Any) -> str:
     return "".join(value.split())
 
 
+def _concurrency(name: str, value: Any) -> LimitPerValue:
+    limit = checked.concurrency(name, value)
+    if isinstance(limit, int):
+        raise TypeError(
+            f"{name} of a task must be (number, function): at most so many at once, over all workers, for each value "
+            f"of the function. Not {value!r}: how many run at once in a process is the --threads of its worker."
+        )
+    return limit
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}.")
@@ -170,6 +203,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "lane": _label,
     "key": _label,
     "while_running": _flag,
+    "concurrency": _concurrency,
     "expires": _expires,
     "rate": _rate,
     "results": _flag,
@@ -198,6 +232,11 @@ def read_options(values: Mapping[str, Any], where: str = "{}") -> dict[str, Any]
 
 def conflicts(task: Any, effective: Effective) -> Iterator[str]:
     """Yield what is wrong with options of a task together, one sentence each."""
+    if effective.lane is not None and effective.concurrency is not None:
+        yield (
+            "lane and concurrency=(number, function) do not go together, as a task waits in one lane. Leave one of "
+            "them out."
+        )
     if getattr(task, "while_running", None) and effective.key is None:
         yield "while_running=True needs a key, which it extends to the time while the task runs. Set key, too."
     if effective.while_running and effective.key is not None and not effective.results:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mailrail import Channel
 from mailrail.moments import aware
+from mailrail.options import Lane
 
 from .models import TaskRecord
 from .queues import channel_of
@@ -18,16 +19,21 @@ def send(records: Iterable[TaskRecord], using: str) -> None:
     """Send the messages of new records on their channels, with the transaction of the database ``using``."""
     alike: dict[tuple[Any, ...], list[TaskRecord]] = defaultdict(list)
     for record in records:
-        alike[record.queue, record.priority, record.run_after, record.lane].append(record)
+        alike[record.queue, record.priority, record.run_after, lane_of(record)].append(record)
     for (queue, priority, run_after, lane), together in alike.items():
         Channel(channel_of(queue)).send_many(
             [content_of(record) for record in together],
             at=run_after and aware(run_after),
             priority=priority,
-            lane=lane or None,
+            lane=lane,
             unique=True,
             using=using,
         )
+
+
+def lane_of(record: TaskRecord) -> Lane | None:
+    """Return the lane of a record's message, as ``Channel.send`` takes it."""
+    return (record.lane, record.places) if record.places else record.lane or None
 
 
 def content_of(record: TaskRecord) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail.moments import aware
+from mailrail.options import Lane
 from mailrail.worker import IncomingMessage
 
 from .compat import TaskResultStatus
@@ -28,7 +29,7 @@ from .results import ChannelResult, task_at
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """The positional and the keyword arguments of one call."""
-Place = tuple[str | None, str | None]
+Place = tuple[Lane | None, str | None]
 """The lane and the key of a message."""
 MAX_KEY_LENGTH = 255
 """Characters of a message's key."""
@@ -79,7 +80,7 @@ def _content(shared: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str
 
 def _place(effective: Effective, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Place:
     """Return the lane and the key of a message. Keys are those of a channel, and other tasks have the same queue."""
-    lane = effective.lane_of(args, kwargs) if effective.lane is not None else None
+    lane = effective.lane_of(path, args, kwargs) if effective.has_lane else None
     key = effective.key_of(args, kwargs) if effective.key is not None else None
     if key is None:
         return lane, None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..layers import DurableLayer
 from ..messages import Message
-from ..routes import Place
+from ..options import Place
 from ..signals import ChannelSignal, message_buried, message_finished, message_retried
 from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line

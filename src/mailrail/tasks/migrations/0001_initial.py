@@ -27,6 +27,7 @@ class Migration(migrations.Migration):
                 ('key', models.CharField(db_default='', default='', max_length=255, verbose_name='key')),
                 ('while_running', models.SmallIntegerField(db_default=0, default=0, editable=False)),
                 ('rate', models.CharField(db_default='', default='', max_length=40, verbose_name='rate')),
+                ('places', models.IntegerField(db_default=None, default=None, editable=False, null=True)),
                 ('timeout', models.FloatField(db_default=None, default=None, help_text='seconds', null=True, verbose_name='time limit')),
                 ('is_async', models.BooleanField(db_default=False, default=False, editable=False)),
                 ('options', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='options')),
