@@ -84,6 +84,7 @@ class ClaimLoop:
         self._ended: deque[ConsumerRun | IncomingMessage] = deque()
         self._all_ended = threading.Event()
         self._is_woken = False  # since it last looked at what has ended
+        self._has_begun = False  # something, in the last round
         self._claimed: Sequence[Message] = ()  # by the last claim
         self._pace = 0.0  # seconds the last claim took
 
@@ -138,6 +139,7 @@ class ClaimLoop:
         self._collect()
         try:
             claims = self._claim()
+            self._has_begun = bool(claims)
             self._consume(claims)
         except Exception:
             self._release_unstarted()
@@ -154,8 +156,9 @@ class ClaimLoop:
         """Settle what consumers have ended since the last look, and what ran too long."""
         self._check_limits()
         self._all_ended.clear()
-        if 0 < len(self._ended) < len(self.running):
+        if len(self._ended) < len(self.running) and (self._ended or self._has_begun):
             # One round trip settles all that have ended: wait for the others as long as the last one took.
+            self._is_woken = True  # it looks by itself
             self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
         self._is_woken = False  # before the look: what ends after that has to wake it anew
         if self._ended:
