@@ -47,6 +47,22 @@ def test_a_dead_process_is_replaced_and_its_messages_are_run(
     assert "ended (-9); starting another in 0.1 s" in worker.log
 
 
+def test_what_a_dead_process_had_claimed_waits_for_no_lease(
+    layer: DurableLayer, ledger: Ledger, gate: Path
+) -> None:
+    ids = {str(id) for id in Channel("long-lease").send_many([{"gate": str(gate)}] * 4)}
+    with workers(ledger, "long-lease", *on(layer, "--processes", "2", "--threads", "2")) as [worker]:
+        until(lambda: len(ledger.lines("began")) == 4)
+        [victim, _] = children_of(worker.process.pid)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(ledger.lines("began")) == 6, 60, "the messages of a dead process")
+        gate.touch()
+        until(lambda: is_empty(layer), 60)
+        end(worker)
+    assert ledger.counts() == dict.fromkeys(ids, 1)
+    assert sorted(line.losses for line in ledger.lines("ran")) == [0, 0, 1, 1]
+
+
 def test_concurrency_is_per_process_and_processes_are_as_many_as_asked_for(
     layer: DurableLayer, ledger: Ledger, gate: Path
 ) -> None:

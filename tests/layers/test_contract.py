@@ -13,6 +13,7 @@ from django.db import connections
 from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message, Rate, id_of_content, new_token, uuid7
+from mailrail.worker.leases import end_leases_of
 
 from ..listed import dead_on, waiting_on
 
@@ -214,6 +215,18 @@ class TestClaiming:
         [second] = claim(layer, worker="w2")
         assert (second.attempt, second.losses, second.worker) == (1, 1, "w2")
         assert second.token != first.token
+
+    def test_the_leases_of_a_dead_worker_may_be_ended(self, layer: DurableLayer) -> None:
+        send(layer)
+        send(layer)
+        send(layer, "a")
+        [first, second] = claim(layer, worker="dead")
+        [other] = claim(layer, channel="a", worker="alive")
+        assert end_leases_of(layer, "dead", {first.id}) == 1
+        [again] = claim(layer, worker="w2")
+        assert (again.id, again.losses, again.attempt) == (second.id, 1, 1)
+        assert layer.finish([first, other]) == [] and layer.finish([second]) == [second]
+        assert end_leases_of(layer, "dead", ()) == 0
 
     def test_leases_may_differ_per_channel(self, layer: DurableLayer) -> None:
         send(layer, "a")

@@ -188,6 +188,12 @@ def held(message: IncomingMessage) -> None:
     note(message)
 
 
+@consumer("long-lease", lease=3600.0)
+def long_lease(message: IncomingMessage) -> None:
+    """Like "held", under a lease that nobody waits for."""
+    held(message)
+
+
 @consumer("narrow", concurrency=2)
 def narrow(message: IncomingMessage) -> None:
     """Like "held", two at a time in each process, and with a lease that a busy machine can keep."""

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import django
 from django.apps import apps
@@ -18,8 +19,11 @@ from django.apps import apps
 from ..layers import DurableLayer, get_layer
 from ..routing import Routing
 from ..selection import Selection
-from .connections import prepare_process
+from ..terminal import counted
+from ..transient import OUTAGES
+from .connections import close_connections, prepare_process
 from .isolated import Assignments, IsolatedRuns, Request
+from .leases import end_leases_of
 from .log import logger
 from .recycling import RecyclingLimits
 from .reload import AT_ONCE, SIGNALS, Invocation, Origin
@@ -55,16 +59,27 @@ class Job:
 
 
 def child_main(
-    job: Job, name: str, link: Connection, inherited: Sequence[Any], request: Request | None
+    job: Job,
+    name: str,
+    link: Connection,
+    inherited: Sequence[Any],
+    request: Request | None,
+    still_run: Collection[UUID] | None,
 ) -> None:
-    """The life of a worker process; with ``request``, of one that runs this claim."""
+    """The life of a worker process; with ``request``, of one that runs this claim.
+
+    ``still_run``, if a worker of this name has died: what processes of their own still run for it.
+    """
     for other in inherited:  # so that the end of the supervisor closes the link for good
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us, too; the supervisor decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
     code = 1
     try:
-        code = _run_worker(job, name, link) if request is None else _run_isolated(job, name, link, request)
+        if request is None:
+            code = _run_worker(job, name, link, still_run)
+        else:
+            code = _run_isolated(job, name, link, request)
     except BaseException:
         logger.critical("%s failed", name, exc_info=True)
     finally:
@@ -96,7 +111,7 @@ def _heed_signals(stop: Callable[[float | None], None]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _run_worker(job: Job, name: str, link: Connection) -> int:
+def _run_worker(job: Job, name: str, link: Connection, still_run: Collection[UUID] | None) -> int:
     """Returns the exit code."""
     layer, routing = _prepare(job)
     isolated_runs = IsolatedRuns(link)
@@ -112,6 +127,8 @@ def _run_worker(job: Job, name: str, link: Connection) -> int:
     )
     _heed_signals(worker.stop)
     isolated_runs.listen(worker.stop)
+    if still_run is not None:
+        _end_leases_before(layer, name, still_run)
     worker.run()
     return RECYCLED if worker.should_recycle else WELL
 
@@ -141,6 +158,17 @@ def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> in
         if not request.is_kept or worker.should_recycle or recycling.reason():
             break
     return WELL
+
+
+def _end_leases_before(layer: DurableLayer, name: str, still_run: Collection[UUID]) -> None:
+    """Let what the dead process of this name had claimed go on now. Where that fails, its leases lapse."""
+    try:
+        if count := end_leases_of(layer, name, still_run):
+            logger.info("%s had claimed %s when it ended", name, counted(count, "message"))
+    except OUTAGES as error:
+        logger.warning("what %s had claimed when it ended waits for its leases: %s", name, error)
+    finally:
+        close_connections()
 
 
 class _Stopper:

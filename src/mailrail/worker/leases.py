@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,6 +20,8 @@ from .log import logger
 HEARTBEAT_EVERY = 5.0
 LONGEST_INTERVAL_S = HEARTBEAT_EVERY / 4
 """Seconds between two looks at what is due, where no lease is short."""
+PAGE_SIZE = 1000
+"""Claims that are listed together."""
 PATIENCE_S = 1.0
 """Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
@@ -34,6 +36,25 @@ class _Kept:
     claim: Message
     lease: float
     renewed_at: float  # by clock()
+
+
+def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) -> int:
+    """End the leases of a worker that is dead, so that nobody waits for their ends. Return how many there were.
+
+    ``spared``: messages that processes of their own still run for it. Whoever claims the others counts a loss, as after
+    any lease that lapsed.
+    """
+    channels, cursor, claims = layer.list_channels(), None, list[Message]()
+    while page := layer.list_messages(channels, PAGE_SIZE, "claimed", cursor):
+        cursor = page[-1].place
+        ids: dict[str, list[UUID]] = {}
+        for summary in page:
+            if summary.worker == worker and summary.id not in spared:
+                ids.setdefault(summary.channel, []).append(summary.id)
+        for channel, of_channel in ids.items():
+            claims += [claim for claim in layer.get(channel, of_channel) if claim.worker == worker]
+    layer.renew(claims, 0.0)
+    return len(claims)
 
 
 class LeaseKeeper:

@@ -79,6 +79,7 @@ class Supervisor:
         self._asked: deque[_Run] = deque()
         self._kept_started = 0  # processes for isolated runs that are kept, for their names
         self._restart_at: dict[str, float] = {}
+        self._died: set[str] = set()  # workers that are to be started again, and have left claims
         self._early_deaths = Backoff(0.1, LONGEST_DELAY, jitter=0.0)
         self._signals = 0
         self._kill_at = float("inf")
@@ -302,9 +303,10 @@ class Supervisor:
         ours, theirs = _context.Pipe()
         links = [*(child.link for child in self._children), ours, *self._successors.links]
         inherited = links if START_METHOD == "fork" else []
-        process = _context.Process(
-            target=child_main, args=(self._job, name, theirs, inherited, request), name=name
-        )
+        runs = [child.run for child in self._children if child.run is not None]
+        still_run = {run.claim.id for run in runs} if name in self._died else None
+        arguments = self._job, name, theirs, inherited, request, still_run
+        process = _context.Process(target=child_main, args=arguments, name=name)
         try:
             process.start()
         except OSError:
@@ -312,6 +314,7 @@ class Supervisor:
             raise
         finally:
             theirs.close()
+        self._died.discard(name)
         if run is not None:
             run.is_taken = True
         self._children.append(_Child(name, process, ours, time.monotonic(), request, run))
@@ -363,6 +366,7 @@ class Supervisor:
         if code == RECYCLED:
             logger.info("%s was recycled after %.1f s; starting another", child.name, age)
         elif code != WELL:
+            self._died.add(child.name)
             self._early_deaths.failed()
             delay = self._early_deaths.delay
             logger.error("%s ended (%s); starting another in %.1f s", child.name, code, delay)
