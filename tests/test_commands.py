@@ -192,7 +192,9 @@ class TestRunworkerRefuses:
     def test_as_a_user_sees_it(self, manage: Manage) -> None:
         done = manage("runworker", "legder")
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("CommandError: No route for channel 'legder'. Routed: async-ledger, ")
+        assert done.stderr.startswith(
+            "CommandError: No route for channel 'legder'. Routed: apart, apart-async, "
+        )
         done = manage("runworker", "--threads", "0")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.endswith("argument --threads: must be a whole number from 1, not '0'\n")
@@ -234,7 +236,7 @@ class TestRunworkerRefuses:
     @pytest.mark.parametrize("name", ["legder", "ledger,slow", "no spaces", ""])
     def test_a_channel_without_a_route(self, name: str) -> None:
         text = refusal("runworker", "ledger", name)
-        assert text.startswith(f"No route for channel {name!r}. Routed: async-ledger, ")
+        assert text.startswith(f"No route for channel {name!r}. Routed: apart, apart-async, ")
 
     @pytest.mark.parametrize(
         ("options", "channels"),
@@ -301,7 +303,7 @@ class TestChannels:
     def test_without_messages_it_names_the_routed_channels(self) -> None:
         first, second = call("channels").splitlines()
         assert first == "All channels are empty."
-        assert second.startswith("Empty: async-ledger, async-limited, atomic, ")
+        assert second.startswith("Empty: apart, apart-async, async-ledger, ")
         assert json.loads(call("channels", "--json")) == {}
 
     def test_it_shows_how_each_channel_stands(self, layer: DurableLayer) -> None:
