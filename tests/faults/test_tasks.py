@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.db import connections
 
 from mailrail.layers import DurableLayer, get_layer
@@ -165,3 +166,16 @@ def test_isolated_tasks_that_are_killed_at_their_limit_or_die_have_failed_and_co
     assert late.errors[0].exception_class_path == "builtins.TimeoutError" and late.attempts == 1
     assert dead.errors[-1].exception_class_path == "mailrail.tasks.errors.TaskLost"
     assert well.attempts == 1 and len({line.pid for line in ledger.lines("began")}) >= 2
+
+
+@pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
+def test_an_atomic_task_past_its_time_limit_is_undone_and_keeps_no_other_waiting(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    hangs = defined.write_and_hang.enqueue(str(tmp_path / "gate"), layer.using)
+    others = enqueue_many(defined.note, [((), {})] * 3)
+    with workers(ledger, "tasks.default", "--threads", "2"):
+        until(lambda: statuses() == {"SUCCESSFUL": len(others), "FAILED": 1})
+    hangs.refresh()
+    assert hangs.errors[0].exception_class is TimeoutError
+    assert not Group.objects.using(layer.using).exists()

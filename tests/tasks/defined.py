@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from mailrail import Discard, Later, Retry
+from mailrail.layers import get_layer
 from mailrail.tasks import ChannelContext, TaskRecord, cancel, task
 
 ran: list[Any] = []
@@ -345,6 +347,45 @@ def rated(number: int) -> None:
 @task(rate="2/10s")
 async def rated_async(number: int) -> None:
     ran.append(number)
+
+
+@task(atomic=True, attempts=2, backoff=0, takes_context=True)
+def write_or_fail(context: ChannelContext, what: str, using: str) -> Any:
+    """Write a row, and end as told."""
+    _groups(using).create(name=what)
+    if what == "hook":
+        transaction.on_commit(lambda: 1 / 0, using=using)
+    if what == "once" and context.attempt == 1:
+        raise Broken
+    if what == "lose":
+        lose_claim()
+    return _do(what)
+
+
+def lose_claim() -> None:
+    """Let another worker claim the message, as if this one had stood still for longer than its lease."""
+
+    def claim() -> None:
+        get_layer().shift(4000)
+        assert get_layer().claim("another", {"tasks.default": 1}, 60.0).claims
+        connections.close_all()
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    thread.join()
+
+
+def _groups(using: str) -> Any:
+    from django.contrib.auth.models import Group
+
+    return Group.objects.using(using)
+
+
+@task(atomic=True, timeout=0.2, takes_context=True)
+def write_and_hang(context: ChannelContext, gate: str, using: str) -> None:
+    _groups(using).create(name="hung")
+    while not Path(gate).exists():
+        time.sleep(0.01)
 
 
 not_held = task(add.func)

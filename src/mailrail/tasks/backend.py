@@ -15,7 +15,7 @@ from mailrail import Channel
 
 from .compat import BaseTaskBackend, InvalidTask, TaskResultDoesNotExist
 from .definition import ChannelTask
-from .options import BackendOptions, conflicts
+from .options import BackendOptions, atomic_mistake, conflicts
 from .queues import MAX_QUEUE_NAME_LENGTH, channel_of, is_queue_name
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class ChannelBackend(BaseTaskBackend):
                 "letters, digits, hyphens, underscores or periods."
             )
         for mistake in conflicts(task, self.task_options.effective(task, task.module_path)):
+            raise InvalidTask(mistake)
+
+    def check_atomic(self) -> None:
+        """Raise ``InvalidTask`` if a task's writes and its end cannot commit together with this layer and database."""
+        if mistake := atomic_mistake(Channel(channel_of("default")).layer, self.database):
             raise InvalidTask(mistake)
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:

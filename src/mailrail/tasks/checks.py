@@ -5,6 +5,7 @@ mailrail.tasks.E002  a name in QUEUES cannot be part of a channel's name
 mailrail.tasks.E003  ENQUEUE_ON_COMMIT is set, which nobody reads: enqueueing follows the transaction anyway
 mailrail.tasks.E004  "mailrail.tasks" or "mailrail" is not in INSTALLED_APPS
 mailrail.tasks.E005  the alias that DATABASE names is not in DATABASES
+mailrail.tasks.E006  atomic is set, and the layer is not in the database of the records
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, register
 
-from .compat import HAS_BACKPORT
+from mailrail import InvalidSettings
+
+from .compat import HAS_BACKPORT, InvalidTask
 from .queues import MAX_QUEUE_NAME_LENGTH, is_queue_name, our_backends
 
 if TYPE_CHECKING:
@@ -48,6 +51,17 @@ def check_backend(backend: ChannelBackend) -> Iterator[CheckMessage]:
             hint=f"Known aliases: {', '.join(map(repr, django_settings.DATABASES))}.",
             id="mailrail.tasks.E005",
         )
+    elif backend.task_options.names_atomic:
+        yield from _check_atomic(backend)
+
+
+def _check_atomic(backend: ChannelBackend) -> Iterator[CheckMessage]:
+    try:
+        backend.check_atomic()
+    except InvalidTask as error:
+        yield Error(f"TASKS[{backend.alias!r}]['OPTIONS']: {error}", id="mailrail.tasks.E006")
+    except InvalidSettings:
+        pass  # of the layer: checks of its own tell it
 
 
 def _check_queues(backend: ChannelBackend) -> Iterator[CheckMessage]:

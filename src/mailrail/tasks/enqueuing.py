@@ -59,6 +59,8 @@ def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[Channe
     effective = backend.task_options.effective(task, task.module_path)
     if not calls:
         return []
+    if effective.atomic:
+        backend.check_atomic()
     if not effective.results:
         return _tell(backend, enqueue_unrecorded(task, decorated, effective, calls, backend.database))
     template = _template(task, decorated, effective)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from inspect import isclass
+from inspect import isclass, iscoroutinefunction
 from typing import Any, TypeAlias
 
 from django.utils.module_loading import import_string
@@ -34,13 +34,13 @@ DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
 OPTION_NAMES = (
     *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "key", "while_running", "expires"),
-    *("rate", "concurrency", "results", "retention"),
+    *("rate", "concurrency", "atomic", "results", "retention"),
 )
 """The options that a task may have besides those of Django."""
-RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "retention")
+RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "atomic", "retention")
 """Those that a record keeps if a call changes them. The others have done their work once the task is enqueued."""
 
-UNRECORDED_OPTIONS = ("backoff", "retry_on", "discard_on")
+UNRECORDED_OPTIONS = ("backoff", "retry_on", "discard_on", "atomic")
 """Those that a message without a record keeps if a call changes them. It has the number of attempts of its own."""
 
 
@@ -59,6 +59,7 @@ class Effective:
     concurrency: LimitPerValue | None = None
     expires: float | timedelta | datetime | None = None
     rate: str | None = None
+    atomic: bool = False
     results: bool = True
     retention: float | timedelta | None = None
 
@@ -206,6 +207,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "concurrency": _concurrency,
     "expires": _expires,
     "rate": _rate,
+    "atomic": _flag,
     "results": _flag,
     "retention": checked.seconds,
 }
@@ -230,6 +232,21 @@ def read_options(values: Mapping[str, Any], where: str = "{}") -> dict[str, Any]
     return read
 
 
+def atomic_mistake(layer: Any, database: str) -> str:
+    """Return why tasks cannot be atomic on a layer with their records in a database, or an empty text."""
+    if not layer.supports_atomic:
+        return (
+            "atomic=True needs a layer in the database: only there can a task's writes and the end of its message "
+            "commit together. Use mailrail.layers.DatabaseChannelLayer, or leave atomic out."
+        )
+    if layer.using != database:
+        return (
+            f"atomic=True needs the records of tasks in the database of the layer, {layer.using!r}, and they are in "
+            f"{database!r}. Leave DATABASE out of OPTIONS, or leave atomic out."
+        )
+    return ""
+
+
 def conflicts(task: Any, effective: Effective) -> Iterator[str]:
     """Yield what is wrong with options of a task together, one sentence each."""
     if effective.lane is not None and effective.concurrency is not None:
@@ -239,6 +256,11 @@ def conflicts(task: Any, effective: Effective) -> Iterator[str]:
         )
     if getattr(task, "while_running", None) and effective.key is None:
         yield "while_running=True needs a key, which it extends to the time while the task runs. Set key, too."
+    if effective.atomic and iscoroutinefunction(task.func):
+        yield (
+            f"atomic=True needs a plain function: {task.func.__qualname__} is async, and Django's transactions are "
+            "not. Leave atomic out, or write atomic=False for this task."
+        )
     if effective.while_running and effective.key is not None and not effective.results:
         yield (
             "while_running=True needs a record, which says that the task runs, and the task has results=False. Leave "
@@ -300,6 +322,11 @@ class BackendOptions:
     def results(self) -> bool:
         """Tell whether tasks have results, unless they say otherwise themselves."""
         return self._of_backend.results
+
+    @property
+    def names_atomic(self) -> bool:
+        """Tell whether any of the settings asks for atomic tasks."""
+        return any(options.get("atomic") for options in (self._defaults, *self._by_task.values()))
 
     @cached_property
     def _of_backend(self) -> Effective:

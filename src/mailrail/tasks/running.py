@@ -9,11 +9,12 @@ from typing import Any
 from django.db import connections
 from django.utils import timezone
 
-from mailrail import Channel
+from mailrail import Channel, LostClaim
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
+from mailrail.worker.atomic import finishing
 
 from . import attempts
 from .aside import tell_aside, write_aside
@@ -43,8 +44,10 @@ def run_task(message: IncomingMessage) -> None:
     attempt.announce()
     try:
         attempt.check_found()
-        with attempt.watched(), closing_transactions(attempt.record.task):
-            value = attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
+        if attempt.options.atomic:
+            _run_atomic(attempt)
+            return
+        value = _call(attempt)
     except KeyboardInterrupt:
         _stop(attempt)
         raise
@@ -52,6 +55,39 @@ def run_task(message: IncomingMessage) -> None:
         _conclude(attempt, attempt.fail(error))
     else:
         _succeed(attempt, value)
+
+
+def _call(attempt: TaskAttempt) -> Any:
+    with attempt.watched(), closing_transactions(attempt.record.task):
+        return attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
+
+
+def _run_atomic(attempt: TaskAttempt) -> None:
+    """Commit what the task writes, its result and the end of its message together. Raises what the task raises."""
+    message, unstorable = attempt.message, None
+    attempt.backend.check_atomic()
+    try:
+        with finishing(message, Channel(message.channel).layer):
+            value = _call(attempt)
+            try:
+                end = attempt.succeed(value)
+            except Exception as error:  # it cannot be stored, and what the task wrote is rolled back
+                unstorable = error
+                raise
+            if not attempts.end(end, attempt.backend.database):
+                raise LostClaim("Another worker has its record.")
+    except LostClaim:
+        attempt.conclude(False)
+        return
+    except BaseException as error:
+        if message.outcome is not None and message.outcome.settled:
+            logger.exception("%s was finished, and then one of its on_commit hooks raised", message)
+        elif error is unstorable:
+            _conclude(attempt, attempt.fail(error, has_run=True))
+            return
+        elif message.outcome is None:
+            raise
+    attempt.conclude(True)
 
 
 def _succeed(attempt: TaskAttempt, value: Any) -> None:

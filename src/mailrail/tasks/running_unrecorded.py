@@ -6,12 +6,14 @@ Nothing is written, and nothing is made that nobody looks at: there is no result
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from django.utils import timezone
 
-from mailrail import Discard, Later
+from mailrail import Channel, Discard, Later, LostClaim
 from mailrail.worker import IncomingMessage
+from mailrail.worker.atomic import finishing
 
 from .aside import tell_aside
 from .attempt import backend_of, describe, error_of, found_task, send
@@ -83,21 +85,32 @@ class UnrecordedAttempt:
             ]
         return args, kwargs
 
+    def transaction(self) -> AbstractContextManager[None]:
+        """Return the block in which the function runs: for an atomic task, one that finishes its message."""
+        if self.options is None or not self.options.atomic:
+            return nullcontext()
+        self.backend.check_atomic()
+        return finishing(self.message, Channel(self.message.channel).layer)
+
     # -- what came of it ----------------------------------------------------------------------------------------
 
     def succeed(self, value: Any) -> None:
         """Send ``task_finished``. Returning finishes the message."""
-        if self.message.outcome is None:
+        outcome = self.message.outcome
+        if outcome is None or outcome.settled:
             update(self.result, _return_value=value)
             self._finish(TaskResultStatus.SUCCESSFUL)
 
     def fail(self, error: BaseException) -> None:
         """Settle the message: it is tried again, dropped, or dead. Called while the error is handled.
 
-        Raises what the worker settles: ``Discard`` and ``Later``.
+        Raises what the worker settles: ``Discard``, ``Later`` and ``LostClaim``.
         """
-        if isinstance(error, Later):
+        if isinstance(error, Later | LostClaim):
             raise error
+        if self.message.outcome is not None and self.message.outcome.settled:
+            logger.exception("%s was finished, and then one of its on_commit hooks raised", self.message)
+            return
         options = self.options or self.backend.task_options.effective(None, self.path)
         if is_discarded(error, options, self.path):
             self._discard(error)
@@ -143,7 +156,7 @@ def run_unrecorded(message: IncomingMessage) -> None:
     try:
         attempt.find()
         args, kwargs = attempt.arguments
-        with closing_transactions(attempt.path):
+        with attempt.transaction(), closing_transactions(attempt.path):
             value = attempt.task.call(*args, **kwargs)
     except KeyboardInterrupt:
         message.release(RETRY_SOON_S, "it was interrupted")

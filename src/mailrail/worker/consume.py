@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -257,7 +258,7 @@ def describe(error: BaseException, whole: bool = True) -> str:
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    before = current_message.set(None)
+    before, run_before = current_message.set(None), _current_run.set(run)
     try:
         _prepare(run)
         current_message.set(run.message)
@@ -274,6 +275,11 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
         run.fail(error)
     finally:
         current_message.reset(before)
+        _current_run.reset(run_before)
+
+
+_current_run: ContextVar[ConsumerRun | None] = ContextVar("mailrail.consumer_run", default=None)
+"""The run of the consumer on this thread."""
 
 
 class _RollBack(Exception):
@@ -302,6 +308,33 @@ def _run_atomic(run: ConsumerRun, layer: DurableLayer) -> None:
         done = True
     if done:  # also where a TestCase's transaction around this one never commits
         committed()
+
+
+@contextmanager
+def finishing(message: IncomingMessage, layer: DurableLayer) -> Iterator[None]:
+    """Commit the block together with the end of its consumer's message: both, or none.
+
+    For a sync consumer whose route does not say ``atomic``, as only some of its messages need it. At the time limit the
+    transaction is undone. Raises ``LostClaim`` if another worker has claimed the message, and ``Later`` if there can be
+    no transaction just now.
+    """
+    run = _current_run.get()
+    assert run is not None and run.message is message
+
+    def committed() -> None:
+        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(layer.atomic())
+        except OUTAGES as error:
+            raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
+        stack.enter_context(run.undoable(layer))
+        transaction.on_commit(committed, using=layer.using)  # before the block's own hooks: those may raise
+        yield
+        if layer.finish([message.claim]):
+            raise LostClaim(f"{message!r} was claimed by another worker meanwhile; what it wrote is undone.")
+    committed()  # also where a TestCase's transaction around this one never commits
 
 
 @contextmanager
