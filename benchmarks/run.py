@@ -30,8 +30,11 @@ NAMES = {
     "mail": tuple(
         f"mail.{name}" for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle")
     ),
+    "tasks": tuple(f"tasks.{name}" for name in ("drain", "enqueue", "memory")),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),
 }
+PROJECTS = ("mail", "tasks")
+"""On PostgreSQL, with settings of their own and a broker for the peers."""
 FEWEST_ROUNDS = 3
 VALKEYS: dict[str, dict[str, str]] = {
     "BENCHMARKS_VALKEY": {},
@@ -79,8 +82,10 @@ def _databases(on: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="mailrail-benchmarks-") as folder:
         os.environ |= {
             "BENCHMARKS_FOLDER": folder,
-            "BENCHMARKS_ON": "postgresql" if on == "mail" else on,
-            "DJANGO_SETTINGS_MODULE": "benchmarks.mail.settings" if on == "mail" else "benchmarks.settings",
+            "BENCHMARKS_ON": "postgresql" if on in PROJECTS else on,
+            "DJANGO_SETTINGS_MODULE": f"benchmarks.{on}.settings"
+            if on in PROJECTS
+            else "benchmarks.settings",
         }
         with _server(on):
             django.setup()
@@ -97,7 +102,7 @@ def _server(on: str) -> Iterator[None]:
         with _valkeys(VALKEYS):
             yield
         return
-    brokers = {"BENCHMARKS_VALKEY": VALKEYS["BENCHMARKS_VALKEY"]} if on == "mail" else {}
+    brokers = {"BENCHMARKS_VALKEY": VALKEYS["BENCHMARKS_VALKEY"]} if on in PROJECTS else {}
     with _valkeys(brokers), _postgres():
         yield
 

@@ -24,7 +24,7 @@ def main() -> None:
         return
     call_command("migrate", verbosity=0)
     with connection.cursor() as cursor:
-        for label in ("procrastinate", "django_tasks_database"):
+        for label in {"procrastinate", "django_tasks_database", "django_ox"} & {*apps.app_configs}:
             for model in apps.get_app_config(label).get_models():
                 if model._meta.managed or model.__name__ in ("ProcrastinateJob",):
                     cursor.execute(f"TRUNCATE {model._meta.db_table} CASCADE")
