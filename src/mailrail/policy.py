@@ -42,6 +42,7 @@ class Policy:
     losses: int | None = None
     limiter: Callable[..., Any] | None = None
     known_channels: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
 
 
 def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
@@ -139,6 +140,12 @@ def _function(name: str, value: Any) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
+def _preparation(name: str, value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of a list of messages, not {value!r}.")
+    return value  # type: ignore[no-any-return]
+
+
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
     "concurrency": checked.concurrency,
@@ -150,6 +157,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "rate": lambda name, value: Rate.parse(value),
     "limiter": _limiter,
     "known_channels": _function,
+    "prepare": _preparation,
     "atomic": _true_or_false,
     "isolate": _true_or_false,
 }

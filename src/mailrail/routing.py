@@ -61,6 +61,7 @@ def route(
     losses: int | None = None,
     limiter: Callable[[str, DurableLayer], Limiter] | None = None,
     known_channels: Callable[[], Iterable[str]] | None = None,
+    prepare: Callable[[Sequence[Any]], object] | None = None,
     atomic: bool = False,
     isolate: bool = False,
     **filters: str,
@@ -68,21 +69,20 @@ def route(
     """Route one or several channels to a consumer (a function, sync or async, or a dotted path to one).
 
     ``attempts``: runs before the message is buried. ``backoff``: seconds that bound the wait before the second attempt
-    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run, or a
-    function of the message. ``atomic``: run it in a transaction on the layer's database that also finishes the message.
-    ``isolate``: run it in a process that is killed at the limit. ``concurrency=(5, function)``: at most 5 at once over
-    all workers for each value of the function of the message. Of the channel: ``concurrency`` per process, ``rate``
-    over all workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see ``Limiter``). Also ``batch``: the consumer
-    gets a list of up to so many messages. And ``losses``: how often a message may be lost with its process before it is
-    buried (3). With it, lost ones run among the others until half of them are used; without it, in a process of their
-    own. A channel ``"tenant.*"`` is a pattern: all of that prefix, those of ``known_channels()`` and those with
-    messages. Times may be a ``timedelta``. Any other keyword is a filter: a regular expression for a field of the
-    content; its named groups become keyword arguments of the consumer. Raises ``TypeError`` or ``ValueError``.
+    (doubled each time, with jitter), a list of waits, or a function of the attempt. ``timeout``: seconds of a run, or
+    a function of the message. ``atomic``: run it in a transaction on the layer's database that also finishes the
+    message. ``isolate``: run it in a process, killed at the limit. ``concurrency=(5, function)``: at most 5 at once
+    over all workers for each value of the function. Of the channel: ``concurrency`` of a process, ``rate`` over all
+    workers (``"100/m"``), ``lease`` in seconds, ``limiter`` (see ``Limiter``). Also ``batch``: the consumer gets a
+    list of up to so many messages. And ``losses``: how often a message may be lost with its process before it is
+    buried (3). If given, lost ones run among the others until half are used; else in a process of their own. A channel
+    ``"tenant.*"`` is a pattern: all of that prefix, those of ``known_channels()`` and those with messages.
+    ``prepare``: called with the messages of a claim before they start. Any other keyword is a filter: a regular
+    expression for a field, its named groups become keyword arguments.
     """
-    options: dict[str, Any] = {"attempts": attempts, "backoff": backoff, "timeout": timeout, "rate": rate}
+    options = dict[str, Any](attempts=attempts, backoff=backoff, timeout=timeout, rate=rate, prepare=prepare)
     options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}
-    options |= {"limiter": limiter, "known_channels": known_channels, "atomic": atomic}
-    options["isolate"] = isolate
+    options |= {"limiter": limiter, "known_channels": known_channels, "atomic": atomic, "isolate": isolate}
     try:
         return _read_route(channels, consumer, options, filters)
     except (TypeError, ValueError) as error:

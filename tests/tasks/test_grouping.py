@@ -12,7 +12,7 @@ import pytest
 from django.db import DataError, OperationalError
 
 from mailrail.tasks import grouping
-from mailrail.tasks.grouping import GroupedWrites
+from mailrail.tasks.grouping import Company, GroupedWrites
 
 
 @pytest.mark.parametrize(("error", "writes"), [(OperationalError("away"), 2), (DataError("one"), 5)])
@@ -59,3 +59,19 @@ def test_coroutines_get_an_answer_although_what_writes_for_them_has_failed(
         return await asyncio.wait_for(together.acall(2), 10)
 
     assert asyncio.run(ask_twice()) == 2
+
+
+def test_ends_of_attempts_that_began_together_are_written_together_and_wait_for_no_long_one() -> None:
+    groups: list[int] = []
+
+    def write(items: Sequence[int]) -> Sequence[int]:
+        groups.append(len(items))
+        return items
+
+    together: GroupedWrites[int, int] = GroupedWrites(write)
+    company, second = Company(4), Company(2)
+    with ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(together, n, company) for n in range(4)]
+        assert [answer.result(10) for answer in answers] == [0, 1, 2, 3]
+    assert together(5, second) == 5  # the other one runs on
+    assert sum(groups) == 5 and len(groups) <= 3

@@ -22,6 +22,7 @@ from mailrail.worker import IncomingMessage
 
 from . import attempts, retention, running
 from .attempt import TaskAttempt, backend_of, named_by, start_of
+from .beginning import begin_together
 from .compat import DEFAULT_TASK_QUEUE_NAME
 from .errors import TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
@@ -47,6 +48,7 @@ _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
     "backoff": lambda attempt: RETRY_SOON_S,  # after a time limit; the task's own is asked for its errors
     "known_channels": known_channels,
+    "prepare": begin_together,
     "timeout": LimitInContent("timeout"),
 }
 

@@ -1,12 +1,14 @@
 """Write for many threads and coroutines at once: one statement, and one commit, for all that ask in the meantime.
 
-Nobody waits for company. Whoever comes first writes alone; all who come while that is written form the next group.
+Whoever comes first writes; all who come while that is written form the next group. Short tasks that began together wait
+for one another for a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,6 +20,10 @@ from .aside import write_aside
 
 MAX_GROUP_SIZE = 200
 """Items that one statement writes at most."""
+COMPANY_LASTS_S = 0.02
+"""Seconds after their start in which the ends of attempts that began together wait for one another."""
+MAX_WAIT_S = 0.005
+"""Seconds that one of them waits at most."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -49,6 +55,31 @@ class _LoopQueue(Generic[Item, Answer]):
     writer: asyncio.Task[None] | None = None
 
 
+class Company:
+    """Attempts that have begun together, and whose ends are written together if they come soon."""
+
+    __slots__ = ("_are_here", "_ends_at", "_left", "_lock")
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._ends_at = time.monotonic() + COMPANY_LASTS_S
+        self._lock = threading.Lock()
+        self._are_here = threading.Event()
+
+    def arrive(self) -> None:
+        """Count one that asks for its write."""
+        with self._lock:
+            self._left -= 1
+        if self._left <= 0:
+            self._are_here.set()
+
+    def wait(self) -> None:
+        """Wait for the others for a moment, unless they have been running for longer than short tasks do."""
+        patience = min(MAX_WAIT_S, self._ends_at - time.monotonic())
+        if patience > 0:
+            self._are_here.wait(patience)
+
+
 class GroupedWrites(Generic[Item, Answer]):
     """Write items together. ``write``: takes some, and returns an answer for each, in order."""
 
@@ -61,15 +92,19 @@ class GroupedWrites(Generic[Item, Answer]):
             WeakKeyDictionary()
         )
 
-    def __call__(self, item: Item) -> Answer:
+    def __call__(self, item: Item, company: Company | None = None) -> Answer:
         """Write an item, and return its answer. Raises what ``write`` raises for it."""
         request: _Request[Item, Answer] = _Request(item)
         with self._lock:
             self._waiting.append(request)
             request.leads, self._is_led = not self._is_led, True
+        if company is not None:
+            company.arrive()
         if not request.leads:
             request.is_done.wait()
         if request.leads:
+            if company is not None:
+                company.wait()
             self._lead()
         return request.result()
 

@@ -21,6 +21,7 @@ from .aside import tell_aside, write_aside
 from .attempt import TaskAttempt, backend_of, error_of, error_row, send, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
+from .beginning import company_of, record_of
 from .compat import TaskResultStatus, task_finished
 from .errors import TaskCancelled, TaskExpired
 from .models import READY, UNFINISHED, TaskRecord
@@ -203,7 +204,8 @@ def _begin(message: IncomingMessage) -> TaskAttempt | None:
         message.bury(f"It names no task: {message.content!r}.")
         return None
     try:
-        record = attempts.begin(start, backend.database) or _begin_late(message, start, backend)
+        if (record := record_of(message)) is None:
+            record = attempts.begin(start, backend.database) or _begin_late(message, start, backend)
     except Exception as error:
         _release_or_raise(message, error)
         return None
@@ -216,7 +218,7 @@ async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
         message.bury(f"It names no task: {message.content!r}.")
         return None
     try:
-        record = await attempts.abegin(start, backend.database)
+        record = record_of(message) or await attempts.abegin(start, backend.database)
         if record is None:
             record = await write_aside(_begin_late, message, start, backend)
     except Exception as error:
@@ -299,7 +301,7 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
     while True:
         try:
-            return attempts.end(end, using) or _look_again(attempt, end)
+            return attempts.end(end, using, company_of(attempt.message)) or _look_again(attempt, end)
         except Exception as error:
             if not is_transient(error) or time.monotonic() >= until or connections[using].in_atomic_block:
                 raise

@@ -22,7 +22,7 @@ from ..transient import is_outage
 from . import leases
 from .capacity import Capacity
 from .connections import close_connections, own_connection
-from .consume import ConsumerRun, precheck
+from .consume import ConsumerRun, precheck, prepared, runs_of_batch
 from .incoming import IncomingMessage
 from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
@@ -224,6 +224,7 @@ class ClaimLoop:
     def _consume(self, claims: Sequence[Message]) -> None:
         """Hand each claim, or each batch of them, to its consumer."""
         batches: dict[Route, list[IncomingMessage]] = {}
+        unprepared: list[ConsumerRun] = []
         for claim in claims:
             plan = self._shared.capacity.plans[claim.channel]
             checked = precheck(claim, plan, plan.lease)
@@ -233,17 +234,22 @@ class ClaimLoop:
             route, arguments = checked
             if plan.batch is None:
                 message = IncomingMessage(claim, route, None, self._worker.stopping)
-                self._start(ConsumerRun(route, [message], arguments))
+                run = ConsumerRun(route, [message], arguments)
+                is_elsewhere = route.policy.isolate or claim.losses  # it may run in a process of its own
+                if route.policy.prepare is None or is_elsewhere:
+                    self._start(run)
+                else:
+                    unprepared.append(run)
                 continue
             message = IncomingMessage(claim, route, self._hand_over, self._worker.stopping)
             if claim.alone or plan.is_suspect(claim):
                 self._held.append(ConsumerRun(route, [message], {}))
             else:
                 batches.setdefault(route, []).append(message)
+        for run in prepared(unprepared):
+            self._start(run)
         for route, messages in batches.items():
-            size = route.policy.batch or 1
-            parts = (messages[begin : begin + size] for begin in range(0, len(messages), size))
-            self._held.extend(ConsumerRun(route, part, {}) for part in parts)
+            self._held.extend(runs_of_batch(route, messages))
         if self._held:
             self._start_held()
 

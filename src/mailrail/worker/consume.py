@@ -247,6 +247,30 @@ class ConsumerRun:
                 self._undo()
 
 
+def runs_of_batch(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
+    """Yield runs of as many messages as the route takes at once."""
+    size = route.policy.batch or 1
+    for begin in range(0, len(messages), size):
+        yield ConsumerRun(route, messages[begin : begin + size], {})
+
+
+def prepared(runs: Sequence[ConsumerRun]) -> Sequence[ConsumerRun]:
+    """Call the ``prepare`` of the routes of these runs, once for all of their messages, and return the runs.
+
+    What it raises is logged: each consumer has to do without.
+    """
+    alike: dict[Callable[..., Any] | None, list[IncomingMessage]] = {}
+    for run in runs:
+        alike.setdefault(run.route.policy.prepare, []).extend(run.messages)
+    for prepare, messages in alike.items():
+        try:
+            if prepare is not None:
+                prepare(messages)
+        except Exception:
+            logger.exception("the preparation of %s messages raised", len(messages))
+    return runs
+
+
 def describe(error: BaseException, whole: bool = True) -> str:
     """The traceback as text, its end if it is long; or what the exception says. Never raises, whatever that does."""
     try:

@@ -32,6 +32,7 @@ class IncomingMessage:
         "_stopping",
         "claim",
         "outcome",
+        "prepared",
         "started_at",
         "taken",
         "unanswered_until",
@@ -49,6 +50,7 @@ class IncomingMessage:
         self._route = route
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
+        self.prepared: Any = None  # by the route's function of that name
         self.started_at: float | None = None  # time.monotonic()
         self.taken = False  # the settler has it
         # By leases.clock(): a try to settle it may have worked, and nobody else has had it until then.
