@@ -18,6 +18,7 @@ from django.utils import timezone
 from mailrail import mail
 from mailrail.mail import Email, Status, queue, queue_many
 from mailrail.mail.mailers import circuit, failover
+from mailrail.mail.mailers.keeping import Keeper
 from mailrail.mail.models import MailerState
 from mailrail.mail.smtp import close_pools
 from mailrail.moments import from_now
@@ -122,6 +123,15 @@ def test_what_cannot_be_read_says_nothing_of_a_mailer_that_is_out(queueing: Conf
         assert server.connections == 0 and MailerState.objects.get().probes == 1
 
 
+@pytest.fixture
+def renewed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread renews the probes of this process, nor one that another test has left."""
+    keeper: Keeper[Any, Any] = Keeper("the probe of a mailer", 3.0, circuit._renew_probes)
+    keeper._thread = threading.current_thread()
+    monkeypatch.setattr(circuit, "_probes", keeper)
+
+
+@pytest.mark.usefixtures("renewed_by_hand")
 def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
     circuit.trip("", "it says nothing", "default")
     pass_time(10)
@@ -131,13 +141,14 @@ def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
         circuit._probes.renew()
         assert not circuit.state_of("", "default").usable
     let_lease_end_in(1.0)
-    circuit._probes._forget()  # as it is killed
+    circuit._probes._held.clear()  # as it is killed
     assert not circuit.state_of("", "default").usable
     pass_time(1)
     assert circuit.state_of("", "default").is_probe
     circuit.end_probe("", "default")
 
 
+@pytest.mark.usefixtures("renewed_by_hand")
 def test_who_stood_still_while_another_one_probes_renews_nothing() -> None:
     circuit.trip("", "it says nothing", "default")
     pass_time(10)
