@@ -36,7 +36,7 @@ from .log import logger_of
 from .messages import Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
 from .options import Mistakes, Place
-from .policy import Backoff, Policy, compile_filters, read_policy
+from .policy import Backoff, compile_filters, read_policy
 from .routes import Consumer, Plan, Route, check_arguments, check_atomic, check_consumer, plan_of
 
 __all__ = ["Allowance", "Limiter", "Rate", "consumer", "include", "route"]
@@ -269,18 +269,18 @@ class Routing:
 
     @property
     def with_isolate(self) -> list[str]:
-        """Return the channels and patterns with a route that has ``isolate``."""
-        return self._with(lambda policy: policy.isolate)
+        """Return the channels and patterns with a route of the project that has ``isolate``."""
+        return self._with(lambda route: route.policy.isolate and not _is_own(route))
 
     @property
     def with_batches(self) -> list[str]:
         """Return the channels and patterns whose consumers take batches."""
-        return self._with(lambda policy: policy.batch is not None)
+        return self._with(lambda route: route.policy.batch is not None)
 
-    def _with(self, matches: Callable[[Policy], bool]) -> list[str]:
+    def _with(self, matches: Callable[[Route], bool]) -> list[str]:
         routes: dict[str, Iterable[Route]] = {name: plan.routes for name, plan in self.plans.items()}
         routes |= self.patterns
-        return sorted(name for name, own in routes.items() if any(matches(route.policy) for route in own))
+        return sorted(name for name, own in routes.items() if any(map(matches, own)))
 
     def isolated(self) -> Routing:
         """Return a copy whose routes have ``isolate``, but for those of batches."""
@@ -354,7 +354,7 @@ def _routes_of(alias: str, path: str | None, mistakes: Mistakes) -> list[Route]:
                 listed = _flat(import_named(path, where), where)
     if path is None:
         return list(_registered)
-    own_routes = [route for route in _registered if _is_ours(getattr(route.target, "__module__", ""))]
+    own_routes = [route for route in _registered if _is_own(route)]
     if alias != default_alias():
         return listed + own_routes
     project_routes = [route for route in _registered if route not in own_routes]
@@ -381,7 +381,8 @@ def _import_consumers(mistakes: Mistakes) -> None:
                 import_named(f"{config.name}.consumers", f"{config.name}.consumers", import_module)
 
 
-def _is_ours(module: str) -> bool:
+def _is_own(route: Route) -> bool:
+    module = getattr(route.target, "__module__", "")
     return module == "mailrail" or module.startswith("mailrail.")
 
 

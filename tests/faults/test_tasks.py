@@ -150,22 +150,33 @@ def test_a_key_is_held_past_kill_9_of_the_worker_until_the_task_has_ended(
     assert (first.status, first.attempts) == ("SUCCESSFUL", 2) and task.enqueue().id != first.id
 
 
-@pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("layer", ["sqlite", "postgres"], indirect=True)
 def test_isolated_tasks_that_are_killed_at_their_limit_or_die_have_failed_and_cost_no_other_an_attempt(
     layer: DurableLayer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    gate = str(tmp_path / "never")
-    late: Any = defined.note.using(timeout=0.5, attempts=1).enqueue("", gate)  # type: ignore[call-arg,unused-ignore]
-    dead, well = defined.note.enqueue("die"), defined.note_async.enqueue()
-    with workers(ledger, "tasks.default", "--isolate", "--threads", "2") as [worker]:
-        until(lambda: statuses()["FAILED"] == 2 and statuses()["SUCCESSFUL"] == 1)
+    never, gate = str(tmp_path / "never"), tmp_path / "gate"
+    note: Any = defined.note.using(isolate=True)  # type: ignore[call-arg,unused-ignore]
+    note_async: Any = defined.note_async.using(isolate=True)  # type: ignore[call-arg,unused-ignore]
+    hang_async: Any = defined.hang_async.using(isolate=True, attempts=1)  # type: ignore[call-arg,unused-ignore]
+    late = [note.using(timeout=0.5, attempts=1).enqueue("", never), hang_async.enqueue(never)]
+    dead, well, alone = note.enqueue("die"), note_async.enqueue(), note.using(results=False).enqueue()
+    beside, inside = note.enqueue("", str(gate)), defined.note.enqueue("", str(gate))
+    with workers(ledger, "tasks.default", "--threads", "4") as [worker]:
+        until(lambda: statuses()["FAILED"] == 3 and statuses()["SUCCESSFUL"] == 1)
+        gate.touch()
+        until(lambda: statuses()["SUCCESSFUL"] == 3 and ledger.counts("ran")[alone.id])
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
-    for result in (late, dead, well):
+    for result in (*late, dead, well, beside, inside):
         result.refresh()
-    assert late.errors[0].exception_class_path == "builtins.TimeoutError" and late.attempts == 1
+    assert [(each.errors[0].exception_class_path, each.attempts) for each in late] == [
+        ("builtins.TimeoutError", 1)
+    ] * 2
     assert dead.errors[-1].exception_class_path == "mailrail.tasks.errors.TaskLost"
-    assert well.attempts == 1 and len({line.pid for line in ledger.lines("began")}) >= 2
+    assert dead.attempts == len(dead.worker_ids) == 3
+    assert {each.attempts for each in (well, beside, inside)} == {1}
+    pids = {line.id: line.pid for line in ledger.lines("began")}
+    assert pids[inside.id] not in {pids[each.id] for each in (late[0], dead, well, alone, beside)}
 
 
 @pytest.mark.parametrize("layer", ["sqlite"], indirect=True)

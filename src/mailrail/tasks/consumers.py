@@ -64,6 +64,18 @@ async def run_coroutine(message: IncomingMessage) -> None:
         await running.run_task_async(message)
 
 
+@consumer(CHANNELS, run="^isolated-async$", isolate=True, **_options)
+async def run_coroutine_apart(message: IncomingMessage) -> None:
+    """Run the task of a coroutine function in a process of its own."""
+    await run_coroutine(message)
+
+
+@consumer(CHANNELS, run="^isolated$", isolate=True, **_options)
+def run_function_apart(message: IncomingMessage) -> None:
+    """Run the task of a plain function in a process of its own."""
+    run_function(message)
+
+
 @consumer(CHANNELS, **_options)
 def run_function(message: IncomingMessage) -> None:
     """Run the task ``{"id": …}``, or the one without a record ``{"task": …}``, on a thread."""

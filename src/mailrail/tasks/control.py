@@ -199,7 +199,7 @@ def _retry(record: TaskRecord, using: str) -> str:
 
 _COPIED = (
     *("task", "queue", "backend", "priority", "lane", "places", "key", "while_running", "rate"),
-    *("timeout", "is_async", "options", "args", "kwargs"),
+    *("timeout", "is_async", "is_isolated", "options", "args", "kwargs"),
 )
 
 

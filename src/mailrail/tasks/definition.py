@@ -38,9 +38,10 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     workers, for each value that the function of its arguments returns. ``key``: while a call of this task with the same
     key waits in its queue, ``enqueue`` returns the result of that. ``while_running``: also while that one runs.
     ``expires``: seconds, a ``timedelta`` or a ``datetime`` after which it is not started any more. ``rate``: how often
-    it starts over all workers, such as ``"100/m"``. ``atomic``: its writes and its end commit together.
-    ``results=False``: it is a message alone, and nothing is kept of it but failures, as dead messages. ``retention``:
-    seconds or a ``timedelta`` for which its result is kept (7 days, and 30 if it failed).
+    it starts over all workers, such as ``"100/m"``. ``atomic``: its writes and its end commit together. ``isolate``: it
+    runs in a process of its own, which is killed at its time limit. ``results=False``: it is a message alone, and
+    nothing is kept of it but failures, as dead messages. ``retention``: seconds or a ``timedelta`` for which its result
+    is kept (7 days, and 30 if it failed).
 
     Classes and functions may be dotted paths. ``lane`` and ``key`` may be functions of the task's arguments.
     """
@@ -57,6 +58,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     expires: float | timedelta | datetime | None = None
     rate: str | None = None
     atomic: bool | None = None
+    isolate: bool | None = None
     results: bool | None = None
     retention: float | timedelta | None = None
 
@@ -101,6 +103,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         expires: float | timedelta | datetime | None = None,
         rate: str | None = None,
         atomic: bool | None = None,
+        isolate: bool | None = None,
         results: bool | None = None,
         retention: float | timedelta | None = None,
     ) -> ChannelTask:

@@ -91,6 +91,7 @@ def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]
         "rate": effective.rate or "",
         "timeout": effective.limit(),
         "is_async": iscoroutinefunction(task.func),
+        "is_isolated": effective.isolate,
         "options": to_json(differing(task, decorated, RECORDED_OPTIONS)),
         "enqueued_at": timezone.now(),
     }

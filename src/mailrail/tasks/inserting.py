@@ -18,7 +18,7 @@ ROWS_PER_INSERT = 1000
 """Records that one INSERT stores."""
 COLUMNS = (
     *("id", "task", "queue", "backend", "priority", "run_after", "expires_at", "lane", "places", "rate"),
-    *("timeout", "is_async", "options", "args", "kwargs", "enqueued_at", "namespace"),
+    *("timeout", "is_async", "is_isolated", "options", "args", "kwargs", "enqueued_at", "namespace"),
 )
 """Of a new record. The database fills in the others."""
 KEYED_COLUMNS = (*COLUMNS, "key", "while_running")

@@ -100,6 +100,8 @@ class TaskRecord(models.Model):
     )
     is_async = models.BooleanField(default=False, db_default=False, editable=False)
     """Whether the task is a coroutine function, and so runs on the event loop of a worker."""
+    is_isolated = models.BooleanField(default=False, db_default=False, editable=False)
+    """Whether it runs in a process of its own, which can be killed."""
     options = JsonTextField(pgettext_lazy("tasks", "options"), default=dict, db_default=_OBJECT)
     args = JsonTextField(pgettext_lazy("tasks", "arguments"), default=list, db_default=_LIST)
     kwargs = JsonTextField(pgettext_lazy("tasks", "keyword arguments"), default=dict, db_default=_OBJECT)

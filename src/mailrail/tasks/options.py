@@ -34,7 +34,7 @@ DEFAULT_RETENTION_S = {"SUCCESSFUL": 7 * 86400.0, "FAILED": 30 * 86400.0}
 """Seconds for which a result is kept after the end of its task, where ``retention`` does not say."""
 OPTION_NAMES = (
     *("attempts", "backoff", "retry_on", "discard_on", "timeout", "lane", "key", "while_running", "expires"),
-    *("rate", "concurrency", "atomic", "results", "retention"),
+    *("rate", "concurrency", "atomic", "isolate", "results", "retention"),
 )
 """The options that a task may have besides those of Django."""
 RECORDED_OPTIONS = ("attempts", "backoff", "retry_on", "discard_on", "atomic", "retention")
@@ -60,6 +60,7 @@ class Effective:
     expires: float | timedelta | datetime | None = None
     rate: str | None = None
     atomic: bool = False
+    isolate: bool = False
     results: bool = True
     retention: float | timedelta | None = None
 
@@ -208,6 +209,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "expires": _expires,
     "rate": _rate,
     "atomic": _flag,
+    "isolate": _flag,
     "results": _flag,
     "retention": checked.seconds,
 }

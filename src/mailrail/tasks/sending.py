@@ -47,9 +47,14 @@ def content_of(record: TaskRecord) -> dict[str, Any]:
         content["timeout"] = record.timeout
     if record.rate:
         content["rate"] = rate_of(record.task, record.rate)
-    if record.is_async:
-        content["run"] = "async"
+    if record.is_async or record.is_isolated:
+        content["run"] = run_of(record.is_async, record.is_isolated)
     return content
+
+
+def run_of(is_async: bool, is_isolated: bool) -> str:
+    """Return how a task runs, as contents have it: what the consumers of tasks filter by."""
+    return "-".join(word for word, applies in (("isolated", is_isolated), ("async", is_async)) if applies)
 
 
 def cancel_message(record: TaskRecord) -> None:

@@ -26,6 +26,7 @@ from .options import UNRECORDED_OPTIONS, Effective, differing, to_json
 from .queues import channel_of, queue_of
 from .rates import rate_of
 from .results import ChannelResult, task_at
+from .sending import run_of
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """The positional and the keyword arguments of one call."""
@@ -62,8 +63,8 @@ def _shared(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
         shared["timeout"] = limit
     if effective.rate is not None:
         shared["rate"] = rate_of(task.module_path, effective.rate)
-    if iscoroutinefunction(task.func):
-        shared["run"] = "async"
+    if run := run_of(iscoroutinefunction(task.func), effective.isolate):
+        shared["run"] = run
     if changes := differing(task, decorated, UNRECORDED_OPTIONS):
         shared["options"] = to_json(changes)
     return shared

@@ -30,6 +30,7 @@ class Migration(migrations.Migration):
                 ('places', models.IntegerField(db_default=None, default=None, editable=False, null=True)),
                 ('timeout', models.FloatField(db_default=None, default=None, help_text='seconds', null=True, verbose_name='time limit')),
                 ('is_async', models.BooleanField(db_default=False, default=False, editable=False)),
+                ('is_isolated', models.BooleanField(db_default=False, default=False, editable=False)),
                 ('options', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='options')),
                 ('args', models.TextField(db_default=models.Value('[]', output_field=models.TextField()), verbose_name='arguments')),
                 ('kwargs', models.TextField(db_default=models.Value('{}', output_field=models.TextField()), verbose_name='keyword arguments')),
