@@ -592,8 +592,14 @@ class TestScanFloor:
         early, late = send(layer, due=1.0), send(layer, due=100.0)
         layer._store._claims.scan_floor._known["w"] = _known({Level("work", 0): 50.0})
         assert [m.id for m in claim(layer, 1)] == [late]
-        assert claim(layer, 1) == []  # nothing more from there on
-        assert [m.id for m in claim(layer, 1)] == [early]
+        assert [m.id for m in claim(layer, 1)] == [early]  # nothing more from there on
+        assert claim(layer, 1) == []
+
+    def test_a_claim_that_finds_nothing_has_looked_everywhere(self, layer: Any) -> None:
+        other = send(layer, channel="other")
+        layer._store._claims.scan_floor._known["w"] = _known({Level("work", 0): 50.0})
+        claimed = layer.claim("w", {"work": 1, "other": 1}, LEASE, total=1)
+        assert [m.id for m in claimed.claims] == [other]
 
 
 def _known(min_dues: dict[Level, float]) -> Any:

@@ -62,9 +62,10 @@ class PostgresqlClaims:
 
     def _choose(self, call: ClaimCall, finished: Sequence[Message] = ()) -> Leased:
         """Settle and lease. Messages behind others of their lane are put out of the way before anything is leased."""
+        is_partial = self.scan_floor.min_dues(call.worker) is not None
         answer = self._choose_once(call, finished, of_many=len(call.limits) > 1)
         lost, overdue = answer.lost, answer.overdue
-        if answer.passed_over:
+        if answer.passed_over or (is_partial and not answer.claims):  # or nothing claimed would say nothing
             answer = self._choose_once(call)
         for tries_left in reversed(range(MOST_TRIES)):
             if not (answer.blocked or answer.unplaced):

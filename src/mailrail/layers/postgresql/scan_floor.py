@@ -5,9 +5,10 @@ them once a minute by default. It removes nothing while some transaction still h
 forgotten session). Then each claim reads past all of them, and gets slower with every message. So after some slow
 claims in a row, the last one remembers where it found its messages. For a while, the next claims begin there.
 
-This is only a hint, and it ends. A message may lie before the remembered place: it was committed late, released, or has
-a new priority. It waits for the next claim that begins at the front. Such a claim takes one part in `FRONT_SHARE` of
-the time. The quickest of the last few claims counts: a slow one may have met a lock on the table or a full disk.
+This is only a hint, and it ends. A message may lie before the remembered place: it was committed late, released, has a
+new priority, or is of another channel. It waits for the next claim that begins at the front. That follows at once where
+nothing is left from the remembered place on. Else such a claim takes one part in `FRONT_SHARE` of the time. The
+quickest of the last few claims counts: a slow one may have met a lock on the table or a full disk.
 """
 
 from __future__ import annotations
