@@ -46,6 +46,7 @@ def test_all_signals_of_a_worker_are_of_this_kind() -> None:
         signals.message_finished,
         signals.message_retried,
         signals.message_buried,
+        signals.message_discarded,
     )
     assert all(isinstance(signal, ChannelSignal) for signal in told)
 

@@ -1,7 +1,7 @@
 """Declare the signals of a worker. An exception of a receiver is logged and changes nothing.
 
 ``sender`` is the channel's name: ``message_buried.connect(receiver, sender="send-invite")`` is for that channel alone.
-The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
+The first five carry ``message`` (``mailrail.worker.incoming.IncomingMessage``), and:
 
 ``message_started``
     a consumer is about to run.
@@ -12,6 +12,8 @@ The first four carry ``message`` (``mailrail.worker.incoming.IncomingMessage``),
     ``error`` (text), ``delay`` in seconds, and ``timed_out``: whether the run was over its time limit.
 ``message_buried``
     ``error`` (text).
+``message_discarded``
+    ``error`` (text): the consumer raised ``Discard``, or ``kill_run`` has killed its process.
 
 One more carries ``message``, of a channel whose messages somebody removes (``mailrail.messages.Message``):
 
@@ -83,6 +85,7 @@ message_started = ChannelSignal()
 message_finished = ChannelSignal()
 message_retried = ChannelSignal()
 message_buried = ChannelSignal()
+message_discarded = ChannelSignal()
 message_cancelled = ChannelSignal()
 worker_maintenance = ChannelSignal()
 channel_paused = ChannelSignal()

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group
+from django.core.management import call_command
 from django.db import connections
 
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.tasks import TaskRecord, enqueue_many
-from mailrail.tasks.compat import task_backends
+from mailrail.tasks import TaskRecord, cancel, enqueue_many
+from mailrail.tasks.compat import InvalidTask, task_backends
+from mailrail.tasks.errors import TaskCancelled
 
 from ..processes import Ledger, until, workers
 from ..tasks import defined
 from ..tasks.conftest import layer_settings
+from .conftest import is_empty
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -190,3 +193,33 @@ def test_an_atomic_task_past_its_time_limit_is_undone_and_keeps_no_other_waiting
     hangs.refresh()
     assert hangs.errors[0].exception_class is TimeoutError
     assert not Group.objects.using(layer.using).exists()
+
+
+@pytest.mark.parametrize("layer", ["sqlite", "postgres"], indirect=True)
+def test_a_task_cancelled_hard_is_killed_and_has_failed_as_cancelled_and_its_neighbour_goes_on(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """On SQLite the option isolates, on PostgreSQL the worker: there one of the tasks has a transaction open."""
+    never, gate, is_option = str(tmp_path / "never"), tmp_path / "gate", layer.using == "default"
+    first: Any = defined.wait_for.using(isolate=is_option, atomic=not is_option)  # type: ignore[call-arg,unused-ignore]
+    second: Any = defined.hang_async.using(isolate=is_option, timeout=600)  # type: ignore[call-arg,unused-ignore]
+    killed, beside = [first.enqueue(never), second.enqueue(never)], defined.note.enqueue("", str(gate))
+    how = () if is_option else ("--isolate",)
+    with workers(ledger, "tasks.default", "--threads", "4", *how) as [worker]:
+        until(lambda: statuses()["RUNNING"] == 3)
+        if is_option:
+            with pytest.raises(InvalidTask, match="cancel it without hard; with isolate=True, its next"):
+                cancel(beside, hard=True)
+        assert cancel(killed[0], hard=True)
+        call_command("tasks", "cancel", "--hard", killed[1].id)
+        until(lambda: statuses()["FAILED"] == 2)
+        gate.touch()
+        until(lambda: statuses()["SUCCESSFUL"] == 1)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    for result in killed:
+        result.refresh()
+        assert result.errors[-1].exception_class is TaskCancelled and result.attempts == 1
+        assert "Its process was killed while it ran" in result.errors[-1].traceback
+        assert not cancel(result, hard=True)
+    assert is_empty(layer) and worker.log.count("killing the process of message") == 2

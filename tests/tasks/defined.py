@@ -195,6 +195,12 @@ def leave_open(how: str, using: str) -> None:
 
 
 @task
+def wait_for(gate: str) -> None:
+    """Wait without a look at anything else."""
+    _wait(gate)
+
+
+@task
 async def wait_in_sync_code(gate: str) -> None:
     """Block the thread on which the sync code of all coroutines runs."""
     await sync_to_async(_wait)(gate)

@@ -18,7 +18,7 @@ from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.routing import Routing
 from mailrail.tasks import ChannelBackend, TaskRecord, acancel, cancel, control, watching
-from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished
+from mailrail.tasks.compat import InvalidTask, TaskResultDoesNotExist, task_backends, task_finished
 from mailrail.tasks.errors import TaskCancelled
 from mailrail.testing.messages import send_deferred
 from mailrail.worker import Worker
@@ -56,6 +56,11 @@ def run(result: Any) -> Any:
     testing.drain(raise_errors=False)
     result.refresh()
     return result
+
+
+def run_status(result: Any) -> str:
+    result.refresh()
+    return str(result.status)
 
 
 def last_error(result: Any) -> Any:
@@ -135,6 +140,27 @@ class TestCancelling:
         testing.advance(11)
         run(result)
         assert (result.status, last_error(result), defined.ran) == ("FAILED", TaskCancelled, [])
+
+    def test_a_hard_cancel_needs_a_task_that_waits_or_runs_in_a_process_of_its_own(self) -> None:
+        waiting, running = defined.add.enqueue(1), defined.add.enqueue(2)
+        assert cancel(waiting, hard=True) and run_status(waiting) == "FAILED"
+        record = records().filter(pk=running.id)
+        record.update(status="RUNNING", token=1, fence=1.0)
+        for hard_cancel in (cancel, async_to_sync(acancel)):
+            with pytest.raises(
+                InvalidTask, match=f"{running.id} is not cancelled: .* cancel it without hard"
+            ):
+                hard_cancel(running, hard=True)
+        assert record.get().cancelled_at is None
+        record.update(is_killable=True)
+        assert cancel(running) and not record.get().is_cancelled_hard
+        cancelled_at = record.get().cancelled_at
+        assert control.cancel_all([record.get().pk], hard=True).done == [record.get().pk]
+        assert (record.get().cancelled_at, record.get().is_cancelled_hard) == (cancelled_at, True)
+        assert cancel(running, hard=True) and control.cancel_all([record.get().pk], hard=True).refused
+        record.update(status="FAILED")
+        control.retry_all([record.get().pk])
+        assert not record.get().is_cancelled_hard
 
     def test_a_rolled_back_cancel_has_not_happened(self) -> None:
         result = defined.add.enqueue(1)

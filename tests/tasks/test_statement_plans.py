@@ -42,7 +42,8 @@ def test_attempts_read_their_own_records_however_many_wait(
     if template is attempts._END:
         starts = [attempts.Start(UUID(id), 0, 5, 1e9, "worker") for id in ids]
         assert all(attempts.begin_together(starts, "postgres"))
-    items = [{"item_id": id, "item_dispatch": 0, "item_token": 5, "item_fence": 2e9, **ENDED} for id in ids]
+    begun = {"item_dispatch": 0, "item_token": 5, "item_fence": 2e9, "item_is_killable": False}
+    items = [{"item_id": id, **begun, **ENDED} for id in ids]
     statement = attempts._statement(template, "postgresql", "id")
     values = {"items": json.dumps(items), "many": GROUP, "now": timezone.now(), "ids": ids}
     cursor.execute("BEGIN")

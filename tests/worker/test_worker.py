@@ -24,7 +24,13 @@ from mailrail.layers import DurableLayer, InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routes import Route
 from mailrail.routing import Routing, route
-from mailrail.signals import message_buried, message_finished, message_retried, message_started
+from mailrail.signals import (
+    message_buried,
+    message_discarded,
+    message_finished,
+    message_retried,
+    message_started,
+)
 from mailrail.worker import IncomingMessage, Worker, capacity, leases
 from mailrail.worker.capacity import Share
 from mailrail.worker.child import Job
@@ -1049,6 +1055,7 @@ class TestTelling:
             "finished": message_finished,
             "retried": message_retried,
             "buried": message_buried,
+            "discarded": message_discarded,
         }
         for signal in signals.values():
             signal.connect(receiver)
@@ -1071,6 +1078,7 @@ class TestTelling:
         ]
         assert [t for t in told if t[2] == 2] == [
             ("started", "work", 2, ""),
+            ("discarded", "work", 2, ""),
             ("finished", "work", 2, "discarded"),
         ]
         assert [(name, outcome) for name, _, n, outcome in told if n == 1] == [

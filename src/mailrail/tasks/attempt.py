@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from mailrail import Later
 from mailrail.moments import from_now
 from mailrail.worker import IncomingMessage
+from mailrail.worker.isolated import is_isolated_process
 
 from .attempts import End, Start, save_progress
 from .backend import ChannelBackend
@@ -44,7 +45,15 @@ CANCELLED_RUNNING = "Somebody cancelled it while it ran, and it has stopped."
 def start_of(message: IncomingMessage) -> Start | None:
     """Return what is to be written before a message's task runs; ``None`` if the message names no record."""
     claim, named = message.claim, named_by(message.content)
-    return named and Start(*named, claim.token or 0, claim.claimed_until, claim.worker or "")
+    if named is None:
+        return None
+    return Start(
+        *named,
+        token=claim.token or 0,
+        fence=claim.claimed_until,
+        worker=claim.worker or "",
+        is_killable=is_isolated_process(),
+    )
 
 
 def named_by(content: Mapping[str, Any]) -> tuple[UUID, int] | None:
@@ -114,8 +123,9 @@ class TaskAttempt:
         return [context, *self.result.args]
 
     def watched(self) -> AbstractContextManager[None]:
-        """Keep the context up to date while the block runs, if the task takes one."""
-        return watcher.watching(self.state) if self.result.task.takes_context else nullcontext()
+        """Keep the context up to date while the block runs, if the task takes one, or can be killed."""
+        is_watched = self.result.task.takes_context or is_isolated_process()
+        return watcher.watching(self.state) if is_watched else nullcontext()
 
     def _save(self, progress: dict[str, Any] | None, metadata: dict[str, Any]) -> None:
         using = self.backend.database

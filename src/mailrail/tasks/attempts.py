@@ -15,7 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connections, models
+from django.db.models import Value
 from django.db.models.base import ModelState
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from mailrail.moments import as_django
@@ -34,13 +36,17 @@ _TABLE = "mailrail_tasks_taskrecord"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One attempt that is about to begin. ``fence``: when the lease of its claim was to end."""
+    """One attempt that is about to begin.
+
+    ``fence``: when the lease of its claim was to end. ``is_killable``: it runs in a process of its own.
+    """
 
     id: UUID
     dispatch: int
     token: int
     fence: float
     worker: str
+    is_killable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,7 @@ def _ended(using: str) -> _Joining[End, bool]:
 _BEGIN = f"""
 UPDATE {_TABLE} AS r SET
     status = '{RUNNING}', token = i.item_token, fence = i.item_fence, worker_ids = {{workers}},
+    is_killable = i.item_is_killable,
     started_at = COALESCE(r.started_at, %(now)s), last_attempted_at = %(now)s
 FROM ({{items}} LIMIT %(many)s) AS i
 WHERE {{found}}r.id = i.item_id AND r.dispatch = i.item_dispatch AND r.status NOT IN ('{FAILED}', '{SUCCESSFUL}')
@@ -141,7 +148,14 @@ WHERE {{found}}r.id = i.item_id AND r.token = i.item_token
     AND (r.cancelled_at IS NULL OR i.item_status <> '{READY}')
 RETURNING {{columns}}
 """
-_START_TYPES = {"id": "uuid", "dispatch": "int", "token": "bigint", "fence": "float8", "worker": "text"}
+_START_TYPES = {
+    "id": "uuid",
+    "dispatch": "int",
+    "token": "bigint",
+    "fence": "float8",
+    "worker": "text",
+    "is_killable": "bool",
+}
 _END_TYPES = {
     "id": "uuid",
     "token": "bigint",
@@ -187,6 +201,7 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
             "item_token": start.token,
             "item_fence": start.fence,
             "item_worker": start.worker,
+            "item_is_killable": start.is_killable,
         }
         for start in starts
     ]
@@ -297,13 +312,17 @@ def save_progress(
     running.update(**values)
 
 
-def ask_to_stop(id: UUID, using: str) -> bool:
+def ask_to_stop(id: UUID, using: str, hard: bool = False) -> bool:
     """Write that a running task is cancelled: its attempt is told, and no other one begins.
 
-    Tells whether it runs, and was not cancelled before.
+    ``hard``: the process of the attempt is to be killed. Tells whether it runs, and was not cancelled so before.
     """
-    running = TaskRecord._base_manager.using(using).filter(pk=id, status=RUNNING, cancelled_at=None)
-    return bool(running.update(cancelled_at=timezone.now()))
+    running = TaskRecord._base_manager.using(using).filter(pk=id, status=RUNNING)
+    if not hard:
+        return bool(running.filter(cancelled_at=None).update(cancelled_at=timezone.now()))
+    killable = running.filter(is_killable=True, is_cancelled_hard=False)
+    cancelled_at = Coalesce("cancelled_at", Value(timezone.now()))
+    return bool(killable.update(cancelled_at=cancelled_at, is_cancelled_hard=True))
 
 
 def is_cancelled(id: UUID, token: int, using: str) -> bool:

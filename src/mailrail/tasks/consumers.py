@@ -16,7 +16,7 @@ from mailrail import Channel
 from mailrail.policy import LimitInContent
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
-from mailrail.signals import message_buried, message_retried, worker_maintenance
+from mailrail.signals import message_buried, message_discarded, message_retried, worker_maintenance
 from mailrail.terminal import counted
 from mailrail.worker import IncomingMessage
 
@@ -24,7 +24,7 @@ from . import attempts, retention, running
 from .attempt import TaskAttempt, backend_of, named_by, start_of
 from .beginning import begin_together
 from .compat import DEFAULT_TASK_QUEUE_NAME
-from .errors import TaskLost
+from .errors import TaskCancelled, TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
 from .queues import PREFIX, channel_of, known_channels, used_databases
 from .rates import amay_start, may_start
@@ -113,6 +113,22 @@ def fail_buried(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
         tell_buried(message, error)
     else:
         _fail(message.channel, message.id, message.content, error)
+
+
+@receiver(message_discarded, dispatch_uid="mailrail.tasks.discarded")
+def fail_killed(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
+    """Fail the task whose process was killed on request.
+
+    In no other way is the message of a task with a record discarded.
+    """
+    if not message.channel.startswith(PREFIX) or "task" in message.content:
+        return
+    if (start := start_of(message)) is None:
+        return
+    backend = backend_of(message.content)
+    rows = TaskRecord.objects.using(backend.database).filter(pk=start.id, token=start.token)
+    if (record := rows.first()) is not None:
+        running.fail(record, TaskCancelled(f"Its process was killed while it ran: {error}."), backend)
 
 
 def fail_dead() -> None:

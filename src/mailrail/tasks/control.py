@@ -15,7 +15,7 @@ from django.utils.translation import gettext_noop
 
 from . import attempts, enqueuing
 from .attempt import backend_of, named_by, send
-from .compat import TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
+from .compat import InvalidTask, TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
 from .errors import TaskCancelled
 from .models import FAILED, READY, RUNNING, SUCCESSFUL, UNFINISHED, TaskRecord, new_id
 from .queues import PREFIX, used_databases
@@ -33,6 +33,10 @@ _RUNS = gettext_noop("it runs just now")
 _HAS_FAILED = gettext_noop("it has failed already")
 _HAS_SUCCEEDED = gettext_noop("it was successful")
 _HAS_TWIN = gettext_noop("another task with its key waits, or runs")
+_CANNOT_BE_KILLED = gettext_noop(
+    "it runs in no process of its own, so it cannot be killed: cancel it without hard; with isolate=True, its next "
+    "run can be killed"
+)
 _QUICKER = gettext_noop("it was changed in this very moment")
 MAX_TRIES = 5
 """Times that a record is read which workers change in the meantime."""
@@ -52,24 +56,27 @@ class TaskChanges:
     """By ``run_again``: a task's id -> the id of its copy."""
 
 
-def cancel(task: Subject) -> bool:
+def cancel(task: Subject, *, hard: bool = False) -> bool:
     """Cancel a task, and tell whether it was not finished. ``task``: its result, or the id of that.
 
     A task that waits fails at once as ``mailrail.tasks.errors.TaskCancelled``. A running one is told by
     ``context.cancelled`` within two seconds; it ends as cancelled if it stops then. If it does not look, it may go on
-    to its end, but there is no other attempt. It happens in the caller's transaction. Raises ``TaskResultDoesNotExist``
-    for an id without a record, as for tasks with ``results=False``.
+    to its end, but there is no other attempt. ``hard``: the process that runs it is killed within two seconds, whatever
+    its code does. It happens in the caller's transaction. Raises ``TaskResultDoesNotExist`` for an id without a record,
+    as for tasks with ``results=False``, and ``InvalidTask`` for ``hard`` and a task that runs without ``isolate``.
     """
     id = _id_of(task)
-    reason = cancel_all([id]).refused.get(id)
+    reason = cancel_all([id], hard=hard).refused.get(id)
     if reason == _NO_SUCH:
         raise TaskResultDoesNotExist(str(id))
+    if reason == _CANNOT_BE_KILLED:
+        raise InvalidTask(f"Task {id} is not cancelled: {reason}.")
     return reason in (None, _IS_CANCELLED)
 
 
-async def acancel(task: Subject) -> bool:
+async def acancel(task: Subject, *, hard: bool = False) -> bool:
     """Cancel a task from async code, as ``cancel`` does."""
-    return await sync_to_async(cancel)(task)
+    return await sync_to_async(cancel)(task, hard=hard)
 
 
 def _id_of(task: Any) -> UUID:
@@ -87,9 +94,9 @@ def _id_of(task: Any) -> UUID:
 # -- several, for the admin and the command ----------------------------------------------------------------------------
 
 
-def cancel_all(ids: Iterable[UUID]) -> TaskChanges:
+def cancel_all(ids: Iterable[UUID], *, hard: bool = False) -> TaskChanges:
     """Cancel tasks, as ``cancel`` does one."""
-    return _change(ids, _cancel)
+    return _change(ids, partial(_cancel, hard=hard))
 
 
 def retry_all(ids: Iterable[UUID]) -> TaskChanges:
@@ -146,16 +153,19 @@ def _change_one(id: UUID, change: Change) -> str:
     return reason
 
 
-def _cancel(record: TaskRecord, using: str) -> str:
+def _cancel(record: TaskRecord, using: str, hard: bool = False) -> str:
     if record.status == READY:
         return _cancel_waiting(record, using)
     if record.status != RUNNING:
         return _ended(record)
-    if record.cancelled_at is not None:
+    if hard and not record.is_killable:
+        return _CANNOT_BE_KILLED
+    if record.is_cancelled_hard if hard else record.cancelled_at is not None:
         return _IS_CANCELLED
-    if not attempts.ask_to_stop(record.pk, using):
+    if not attempts.ask_to_stop(record.pk, using, hard):
         return _QUICKER
-    logger.info("task %s of %s is cancelled; it runs, and is told", record.pk, record.task)
+    follows = "killed" if hard else "told"
+    logger.info("task %s of %s is cancelled; it runs, and is %s", record.pk, record.task, follows)
     return ""
 
 
@@ -182,7 +192,7 @@ def _retry(record: TaskRecord, using: str) -> str:
     fresh: dict[str, Any] = dict.fromkeys(
         ("token", "fence", "run_after", "expires_at", "finished_at", "kept_until", "cancelled_at", "progress")
     )
-    fresh |= {"status": READY, "failures": 0, "dispatch": record.dispatch + 1}
+    fresh |= {"status": READY, "failures": 0, "is_cancelled_hard": False, "dispatch": record.dispatch + 1}
     try:
         with transaction.atomic(using):
             is_changed = unchanged.update(**fresh)

@@ -126,6 +126,10 @@ class TaskRecord(models.Model):
     kept_until = MomentField(pgettext_lazy("tasks", "kept until"), null=True, default=None, db_default=None)
     cancelled_at = MomentField(pgettext_lazy("tasks", "cancelled"), null=True, default=None, db_default=None)
     """When somebody cancelled it while it ran. There is no other attempt then."""
+    is_cancelled_hard = models.BooleanField(default=False, db_default=False, editable=False)
+    """Whether the process that runs it is to be killed, as it was cancelled by ``hard=True``."""
+    is_killable = models.BooleanField(default=False, db_default=False, editable=False)
+    """Whether the attempt that began last runs in a process of its own, as with ``runworker --isolate``."""
 
     dispatch = models.IntegerField(default=0, db_default=0, editable=False)
     """The number of the message that may run it: a retry by a person sends a new one, and voids the older."""

@@ -1,4 +1,4 @@
-"""Tell running tasks that they were cancelled, or that their claim is another's.
+"""Tell running tasks that they were cancelled, or that their claim is another's; kill those that are to be killed.
 
 One thread of a process asks the database for all of its watched tasks together. Tasks that end soon cost no query.
 """
@@ -17,7 +17,7 @@ from django.db import connections
 
 from mailrail.log import logger_of
 from mailrail.transient import is_outage
-from mailrail.worker import IncomingMessage
+from mailrail.worker import IncomingMessage, kill_run
 
 from .models import TaskRecord
 
@@ -26,6 +26,7 @@ POLL_INTERVAL_S = 0.8
 MIN_AGE_S = 0.4
 """Seconds that a task runs before it is asked for."""
 IDS_PER_QUERY = 500
+KILL_REASON = "somebody cancelled it by hard=True"
 
 logger = logger_of("mailrail.tasks")
 
@@ -40,6 +41,7 @@ class RunState:
     message: IncomingMessage
     started_at: float = field(default_factory=time.monotonic)
     is_cancelled: bool = False
+    is_cancelled_hard: bool = False
     is_lost: bool = False
     was_told: bool = False
 
@@ -74,14 +76,17 @@ def refresh(states: Iterable[RunState], using: str) -> None:
     for state in states:
         by_id.setdefault(state.id, []).append(state)
     ids = list(by_id)
-    records = TaskRecord._base_manager.using(using).values_list("pk", "token", "cancelled_at")
+    records = TaskRecord._base_manager.using(using).values_list(
+        "pk", "token", "cancelled_at", "is_cancelled_hard"
+    )
     for begin in range(0, len(ids), IDS_PER_QUERY):
         some = ids[begin : begin + IDS_PER_QUERY]
-        found = {id: (token, cancelled_at) for id, token, cancelled_at in records.filter(pk__in=some)}
+        found = {row[0]: row[1:] for row in records.filter(pk__in=some)}
         for state in (state for id in some for state in by_id[id]):
-            token, cancelled_at = found.get(state.id, (None, None))
+            token, cancelled_at, is_hard = found.get(state.id, (None, None, False))
             state.is_lost = token != state.token
             state.is_cancelled = cancelled_at is not None and not state.is_lost
+            state.is_cancelled_hard = is_hard and state.is_cancelled
 
 
 class RunWatcher:
@@ -134,6 +139,9 @@ class RunWatcher:
         for using, states in by_database.items():
             try:
                 refresh(states, using)
+                for state in states:
+                    if state.is_cancelled_hard:
+                        kill_run(state.message.id, KILL_REASON)
             except Exception as error:
                 connections[using].close()
                 level = logger.debug if is_outage(error) else logger.error

@@ -87,6 +87,11 @@ def kill_run(id: UUID, reason: str) -> bool:
     return _of_process is not None and _of_process.kill(id, reason)
 
 
+def is_isolated_process() -> bool:
+    """Tell whether this process has been started for isolated runs, so that ``kill_run`` can kill it."""
+    return isinstance(_of_process, Assignments)
+
+
 def claim_name(claim: Message) -> ClaimName:
     """What tells a claim from an earlier one of the same message, and from others of the same call."""
     return claim.id, claim.token

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..layers import DurableLayer
 from ..messages import Message
 from ..options import Place
-from ..signals import ChannelSignal, message_buried, message_finished, message_retried
+from ..signals import ChannelSignal, message_buried, message_discarded, message_finished, message_retried
 from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line
 from .log import logger
@@ -71,7 +71,9 @@ class Effect:
 
 EFFECTS = {
     OutcomeKind.FINISHED: Effect(lambda layer, claims, _: layer.finish(claims), logging.INFO),
-    OutcomeKind.DISCARDED: Effect(lambda layer, claims, _: layer.finish(claims), logging.WARNING),
+    OutcomeKind.DISCARDED: Effect(
+        lambda layer, claims, _: layer.finish(claims), logging.WARNING, message_discarded
+    ),
     OutcomeKind.RETRIED: Effect(
         lambda layer, claims, outcome: layer.retry(claims[0], outcome.delay, outcome.error, outcome.alone),
         logging.WARNING,

@@ -46,6 +46,8 @@ class Migration(migrations.Migration):
                 ('finished_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='finished')),
                 ('kept_until', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='kept until')),
                 ('cancelled_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='cancelled')),
+                ('is_cancelled_hard', models.BooleanField(db_default=False, default=False, editable=False)),
+                ('is_killable', models.BooleanField(db_default=False, default=False, editable=False)),
                 ('dispatch', models.IntegerField(db_default=0, default=0, editable=False)),
                 ('token', models.BigIntegerField(db_default=None, default=None, editable=False, null=True)),
                 ('fence', models.FloatField(db_default=None, default=None, editable=False, null=True)),

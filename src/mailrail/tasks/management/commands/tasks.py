@@ -6,6 +6,7 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ class Command(PipedCommand):
             )
         actions.choices["retry"].add_argument("--all", action="store_true", help="All that have failed.")
         actions.choices["cancel"].add_argument("--all", action="store_true", help="All that wait or run.")
+        kill = "Kill the processes of those that run by isolate=True or runworker --isolate."
+        actions.choices["cancel"].add_argument("--hard", action="store_true", help=kill)
         for name in ("list", "retry", "cancel"):
             actions.choices[name].add_argument("--task", help="Only of this dotted path.")
             actions.choices[name].add_argument("--queue", help="Only of this queue.")
@@ -111,7 +114,9 @@ class Command(PipedCommand):
         self._change(control.retry_all, "retried", options, status=FAILED)
 
     def _cancel(self, options: dict[str, Any]) -> None:
-        self._change(control.cancel_all, "cancelled", options, status__in=UNFINISHED)
+        self._change(
+            partial(control.cancel_all, hard=options["hard"]), "cancelled", options, status__in=UNFINISHED
+        )
 
     def _change(
         self,
