@@ -555,6 +555,32 @@ def _seconds_of(action: Callable[..., Any], *arguments: Any) -> float:
         connections.close_all()
 
 
+class TestLanesOfBothKinds:
+    """A deploy may give a lane several places while messages wait in it."""
+
+    def test_one_of_a_plain_lane_does_not_wait_for_those_with_a_place(self, layer: Any) -> None:
+        placed = send(layer, lane="l", places=1)
+        assert [m.id for m in claim(layer)] == [placed]
+        plain, _ = send(layer, lane="l"), send(layer, lane="l", places=1)
+        assert [m.id for m in claim(layer, 1)] == [plain]
+
+    def test_locks_of_lanes_are_gone_before_others_are_taken(
+        self, layer: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send(layer, lane="l")
+        behind = send(layer, lane="l")
+        done, claims, within = claim(layer), layer._store._claims, []
+        choose = claims._choose
+
+        def look(call: Any) -> Any:
+            within.append(connections["postgres"].in_atomic_block)
+            return choose(call)
+
+        monkeypatch.setattr(claims, "_choose", look)
+        assert [m.id for m in claim(layer, finished=done)] == [behind]
+        assert within == [False]
+
+
 class TestScanFloor:
     LEVEL = Level("work", 0)
 

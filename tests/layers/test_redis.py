@@ -67,6 +67,14 @@ def claim(layer: DurableLayer, n: int = 10, channel: str = "work", **more: Any) 
     return layer.claim("w", {channel: n}, LEASE, **more).claims
 
 
+def test_a_message_of_no_lane_is_stored_with_a_place_of_zero_bytes() -> None:
+    """By them the script that finishes knows that it need not read the rest."""
+    from mailrail.layers.redis import records
+
+    state = records.record_of(Message("work", {"n": 1}))[records._RECORD.size :]
+    assert state[32:40] == bytes(8)
+
+
 class TestHosts:
     def test_all_that_channels_redis_takes(self, valkey: ValkeyServer) -> None:
         for host in (

@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import DatabaseError
-
 from ...messages import Message
 from ..rows import read_message
 from ..store import ClaimCall, Leased
@@ -30,9 +28,7 @@ class PostgresqlClaims:
 
     def claim(self, call: ClaimCall) -> Leased:
         if any(message.lane is not None for message in call.finished):
-            if all(message.lane_seq == 0 for message in call.finished if message.lane is not None):
-                return self._claim_apart(call)
-            return self._claim_in_lanes(call)
+            return self._claim_after_lanes(call)
         leased = self._choose(call, call.finished)
         if not leased.lost:
             return leased
@@ -40,25 +36,13 @@ class PostgresqlClaims:
         rest = [claim for claim in call.finished if (claim.id, claim.token) in names]
         return leased._replace(lost=self._session.write(lambda cursor: finish_in_lanes(cursor, rest)))
 
-    def _claim_apart(self, call: ClaimCall) -> Leased:
-        """In a transaction each: two that hold the locks of some lanes, and want more, might wait for each other."""
+    def _claim_after_lanes(self, call: ClaimCall) -> Leased:
+        """Finish first, in a transaction of its own: the next of a lane is let go by it, and may be claimed then.
+
+        Both take locks of lanes. Two workers that hold some and want more would wait for each other.
+        """
         lost = self._session.write(lambda cursor: finish_in_lanes(cursor, call.finished))
         return self._choose(call)._replace(lost=lost)
-
-    def _claim_in_lanes(self, call: ClaimCall) -> Leased:
-        """In one transaction: the next of a lane is let go here, and may be claimed by the same call."""
-        told = list(call.expired)
-
-        def claim(cursor: Any) -> Leased:
-            call.expired[:] = told
-            lost = finish_in_lanes(cursor, call.finished)
-            return self._choose(call)._replace(lost=lost)
-
-        try:
-            return self._session.write(claim)
-        except DatabaseError:
-            call.expired[:] = told  # the others are there again
-            raise
 
     def _choose(self, call: ClaimCall, finished: Sequence[Message] = ()) -> Leased:
         """Settle and lease. Messages behind others of their lane are put out of the way before anything is leased."""

@@ -82,7 +82,7 @@ def record_of(message: Message) -> bytes:
         message.losses,
         0.0,
         0.0,
-        -float(message.places or 0),
+        -float(message.places) if message.places else 0.0,  # 0.0, and not -0.0: scripts compare the bytes
     )
     head = _RECORD.pack(message.id.bytes, kinds, due, math.inf if expires is None else expires)
     if kinds < ORDERED:

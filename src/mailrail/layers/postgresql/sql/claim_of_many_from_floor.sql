@@ -56,7 +56,8 @@ WITH
             -- Behind another one of its lane; or in a lane with several places, and without one (places.sql).
             first.lane IS NOT NULL AND COALESCE(first.lane_seq > (
                 SELECT MIN(lane_seq) FROM mailrail_message ahead
-                WHERE ahead.channel = share.channel AND ahead.lane = first.lane), TRUE) AS blocked
+                WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq > 0
+            ), first.lane_seq IS NULL) AS blocked
         -- Which messages may be claimed, oldest first. Expired ones are left to drop_expired.sql.
         FROM share CROSS JOIN LATERAL (
             SELECT id, lane, lane_seq, priority, due FROM mailrail_message m
