@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -423,6 +424,45 @@ def test_a_message_without_a_task_is_buried(on_layer: DurableLayer) -> None:
     Channel("tasks.default").send({"id": "nothing"})
     [ran] = testing.drain(raise_errors=False)
     assert ran.outcome == "buried" and "names no task" in ran.error
+    reconcile_now()
+    [kept] = on_layer.list_messages(["tasks.default"], 9, "dead")
+    on_layer.discard("tasks.default", [kept.id])
+
+
+def test_a_dead_message_of_a_task_that_was_sent_again_since_is_forgotten(on_layer: DurableLayer) -> None:
+    result = defined.add.enqueue(1)
+    testing.advance(0)
+    [claim] = on_layer.claim("dies", {"tasks.default": 1}, 10.0).claims
+    on_layer.bury(claim, "lost")
+    records().filter(pk=result.id).update(dispatch=1)
+    import_module("mailrail.tasks.consumers").fail_dead()  # after the databases of tests are known
+    assert not on_layer.list_messages(["tasks.default"], 9, "dead")
+    assert records().get(pk=result.id).status == "READY"
+
+
+@pytest.mark.parametrize("attempts_left", [1, 2])
+def test_a_time_limit_that_could_not_be_written_counts_as_an_attempt(
+    attempts_left: int, monkeypatch: pytest.MonkeyPatch, heard: list[tuple[Any, ...]]
+) -> None:
+    result = defined.hang_async.using(attempts=attempts_left).enqueue("")
+    with monkeypatch.context() as away:
+        away.setattr(
+            attempts, "end", partial(raise_first, [OperationalError("the server is away")], attempts.end)
+        )
+        run(result)
+    assert (result.status, result.attempts, result.errors) == ("RUNNING", 1, [])
+    testing.advance(6)
+    run(result)
+    assert (result.status, result.attempts) == (["FAILED", "SUCCESSFUL"][attempts_left - 1], attempts_left)
+    assert [error.exception_class for error in result.errors] == [TimeoutError]
+    assert [what[0] for what in heard if what[0] == "finished"] == ["finished"]
+
+
+def test_a_task_that_has_begun_in_time_is_tried_again_after_its_expiry() -> None:
+    result = run(defined.once_at_a_time.using(expires=30).enqueue(1, "raise"))
+    testing.advance(61)
+    run(result)
+    assert result.attempts == 2 and TaskExpired not in [error.exception_class for error in result.errors]
 
 
 def test_a_task_whose_record_is_deleted_or_done_does_not_run(caplog: pytest.LogCaptureFixture) -> None:

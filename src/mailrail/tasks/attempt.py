@@ -53,6 +53,7 @@ def start_of(message: IncomingMessage) -> Start | None:
         fence=claim.claimed_until,
         worker=claim.worker or "",
         is_killable=is_isolated_process(),
+        failures=claim.attempt - 1,
     )
 
 

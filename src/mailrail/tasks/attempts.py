@@ -39,6 +39,8 @@ class Start:
     """One attempt that is about to begin.
 
     ``fence``: when the lease of its claim was to end. ``is_killable``: it runs in a process of its own.
+    ``failures``: attempts that failed before, as its message counts. Does a running record have fewer, then the end of
+    its attempt could not be written, and this one does not begin.
     """
 
     id: UUID
@@ -47,6 +49,7 @@ class Start:
     fence: float
     worker: str
     is_killable: bool = False
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,10 @@ UPDATE {_TABLE} AS r SET
     started_at = COALESCE(r.started_at, %(now)s), last_attempted_at = %(now)s
 FROM ({{items}} LIMIT %(many)s) AS i
 WHERE {{found}}r.id = i.item_id AND r.dispatch = i.item_dispatch AND r.status NOT IN ('{FAILED}', '{SUCCESSFUL}')
-    AND (r.fence IS NULL OR r.fence <= i.item_fence) AND (r.expires_at IS NULL OR r.expires_at > %(now)s)
+    AND (r.fence IS NULL OR r.fence <= i.item_fence)
+    AND (r.expires_at IS NULL OR r.expires_at > %(now)s OR r.started_at IS NOT NULL)
     AND (r.run_after IS NULL OR r.run_after <= %(now)s) AND r.cancelled_at IS NULL
+    AND (r.status <> '{RUNNING}' OR r.failures >= i.item_failures)
 RETURNING {{columns}}
 """
 _END = f"""
@@ -155,6 +160,7 @@ _START_TYPES = {
     "fence": "float8",
     "worker": "text",
     "is_killable": "bool",
+    "failures": "int",
 }
 _END_TYPES = {
     "id": "uuid",
@@ -202,6 +208,7 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
             "item_fence": start.fence,
             "item_worker": start.worker,
             "item_is_killable": start.is_killable,
+            "item_failures": start.failures,
         }
         for start in starts
     ]

@@ -153,12 +153,13 @@ def _dead_with_records(channel: str) -> Iterator[Any]:
 
 
 def _fail(channel: str, id: UUID, content: dict[str, Any], error: str) -> None:
-    """Fail the task that a dead message names, and forget the message."""
+    """Fail the task that a dead message names, and forget the message; unless it has no record, and is all there is."""
     backend, named = backend_of(content), named_by(content)
-    if named is not None:
-        rows = TaskRecord.objects.using(backend.database).filter(pk=named[0], dispatch=named[1])
-        if (record := rows.first()) is not None:
-            running.fail(record, TaskLost(error.strip()), backend)
+    record = named and TaskRecord.objects.using(backend.database).filter(pk=named[0]).first()
+    if not named or not record:
+        return
+    if record.dispatch == named[1]:
+        running.fail(record, TaskLost(error.strip()), backend)
     Channel(channel).layer.discard(channel, [id])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from django.db import connections
@@ -24,7 +25,7 @@ from .backend import ChannelBackend
 from .beginning import company_of, record_of
 from .compat import TaskResultStatus, task_finished
 from .errors import TaskCancelled, TaskExpired
-from .models import READY, UNFINISHED, TaskRecord
+from .models import READY, RUNNING, UNFINISHED, TaskRecord
 from .rates import give_back
 from .results import ChannelResult, result_of, update
 from .retrying import logger
@@ -252,12 +253,14 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
             why = f"It was cancelled at {record.cancelled_at} while it ran, and then its worker was lost."
             fail(record, TaskCancelled(why), backend)
         return None
-    if is_ours and record.expires_at is not None and record.expires_at <= now:
+    if is_ours and record.started_at is None and record.expires_at is not None and record.expires_at <= now:
         fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend)
         return None
     if record.run_after is not None and record.run_after > now:  # reconciliation has sent the message
         message.release(seconds_between(now, record.run_after), "its time has not come")
         return None
+    if is_ours and record.status == RUNNING and record.failures < start.failures:
+        return _count_unwritten(message, record, start, backend)
     if is_ours:
         return attempts.begin(start, using)  # its time came between the two looks
     if _is_lost(message):
@@ -265,6 +268,22 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
     # The claim is ours, but its lease is to end before that of an earlier claim: the setting was lowered meanwhile.
     attempts.drop_fence(record, using)
     return attempts.begin(start, using) or _begin_late(message, start, backend)
+
+
+def _count_unwritten(
+    message: IncomingMessage, record: TaskRecord, start: Start, backend: ChannelBackend
+) -> TaskRecord | None:
+    """Count the attempt that failed without its record, as at a time limit while the database was away.
+
+    Begin the next one, if there is to be one.
+    """
+    attempt = TaskAttempt(message, record, backend)
+    why = "An attempt has failed, as at its time limit, and that could not be written. The worker's log has its error."
+    end = replace(attempt.fail(TimeoutError(why)), token=record.token or 0)
+    attempt.again_in = None if attempt.again_in is None else 0.0
+    was_written = attempts.end(end, backend.database)
+    attempt.conclude(was_written)
+    return attempts.begin(start, backend.database) if was_written and end.status == READY else None
 
 
 def _is_lost(message: IncomingMessage) -> bool:
@@ -284,10 +303,10 @@ def end_waiting(
 ) -> ChannelResult | None:
     """Write that a task has failed for a reason outside its code. Returns its result, or ``None`` as in ``fail``."""
     error = error_of(type(why), f"{type(why).__qualname__}: {why}\n")
-    options = backend.task_options.effective(None, record.task)
+    result = result_of(record)
+    options = backend.task_options.effective(result.task, record.task)
     if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), using):
         return None
-    result = result_of(record)
     result.errors.append(error)
     update(result, status=TaskResultStatus.FAILED, finished_at=timezone.now())
     return result
