@@ -15,13 +15,16 @@ from django.core.management import call_command
 from django.db import connections, transaction
 
 from mailrail import testing
+from mailrail.cancelling import cancel_messages
 from mailrail.layers import DurableLayer, get_layer
+from mailrail.moments import seconds_between
 from mailrail.routing import Routing
-from mailrail.tasks import ChannelBackend, TaskRecord, acancel, cancel, control, watching
+from mailrail.tasks import ChannelBackend, TaskRecord, acancel, attempts, cancel, control, watching
+from mailrail.tasks.attempt import start_of
 from mailrail.tasks.compat import InvalidTask, TaskResultDoesNotExist, task_backends, task_finished
 from mailrail.tasks.errors import TaskCancelled
 from mailrail.testing.messages import send_deferred
-from mailrail.worker import Worker
+from mailrail.worker import IncomingMessage, Worker
 
 from . import defined
 from .conftest import layer_settings
@@ -90,6 +93,27 @@ class TestCancelling:
         assert [message.content["id"] for message in testing.sent("tasks.default")] == [other.id]
         assert f"task {result.id} of tests.tasks.defined.add was cancelled" in caplog.text
         assert run(other).status == "SUCCESSFUL" and defined.ran == [(2, 0)]
+
+    def test_a_task_ends_whose_message_is_cancelled_behind_a_worker_that_stopped_over_it(
+        self, on_layer: DurableLayer, ended: list[Any]
+    ) -> None:
+        result = defined.once_at_a_time.enqueue(1)
+        testing.advance(0)
+        [claim] = on_layer.claim("stops", {"tasks.default": 1}, 10.0).claims
+        start = start_of(IncomingMessage(claim))
+        assert start is not None and attempts.begin(start, using()) is not None
+        on_layer.release([claim], 0.0)
+        assert cancel_messages(on_layer, "tasks.default", [claim.id]) == [claim.id]
+        result.refresh()
+        assert (result.status, last_error(result)) == ("FAILED", TaskCancelled)
+        assert defined.once_at_a_time.enqueue(1).id != result.id
+
+    def test_what_was_cancelled_is_kept_for_its_own_time(self) -> None:
+        result = defined.add.using(retention=60).enqueue(1)
+        assert cancel(result)
+        record = TaskRecord.objects.using(using()).get(pk=result.id)
+        assert record.kept_until is not None and record.finished_at is not None
+        assert 59 < seconds_between(record.finished_at, record.kept_until) < 90
 
     @pytest.mark.parametrize("what", ["raise", "come again"])
     def test_a_task_that_waits_for_its_next_attempt_ends_with_the_errors_it_had(self, what: str) -> None:

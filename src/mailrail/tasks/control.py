@@ -119,7 +119,12 @@ def end_task_of(message: Any) -> None:
 
 
 def _cancel_waiting_for(dispatch: int, record: TaskRecord, using: str) -> str:
-    return _cancel(record, using) if record.dispatch == dispatch else _WAITS
+    """Cancel a task without its message. A record that says it runs is of a worker that was stopped over it."""
+    if record.dispatch != dispatch:
+        return _WAITS
+    if record.status not in UNFINISHED:
+        return _ended(record)
+    return _cancel_waiting(record, using)
 
 
 def find(id: UUID) -> tuple[TaskRecord, str] | None:
@@ -171,10 +176,13 @@ def _cancel(record: TaskRecord, using: str, hard: bool = False) -> str:
 
 def _cancel_waiting(record: TaskRecord, using: str) -> str:
     backend = backend_of({"backend": record.backend})
-    result = end_waiting(record, TaskCancelled("Somebody cancelled it before it could run."), using, backend)
+    could = "run" if record.started_at is None else "run again"
+    result = end_waiting(
+        record, TaskCancelled(f"Somebody cancelled it before it could {could}."), using, backend
+    )
     if result is None:
         return _QUICKER
-    logger.info("task %s of %s was cancelled before it could run", record.pk, record.task)
+    logger.info("task %s of %s was cancelled before it could %s", record.pk, record.task, could)
     # One that stays does no harm.
     transaction.on_commit(partial(cancel_message, record), using, robust=True)
     transaction.on_commit(partial(send, task_finished, backend, result), using, robust=True)
