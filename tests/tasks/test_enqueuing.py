@@ -214,6 +214,8 @@ def test_unknown_options_raise_a_type_error() -> None:
 
 
 def test_a_changed_task_keeps_what_was_not_changed() -> None:
+    with pytest.raises(InvalidTask, match=r"run_after: 999999999 days.* outside the calendar"):
+        defined.add.using(run_after=timedelta.max)
     later = defined.try_thrice.using(run_after=timedelta(hours=1), attempts=5)
     assert later.run_after is not None and later.run_after > timezone.now() + timedelta(minutes=59)
     assert (later.attempts, later.backoff, later.discard_on) == (

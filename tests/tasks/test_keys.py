@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from django.test import override_settings
 
 from mailrail import testing
 from mailrail.layers import DurableLayer
+from mailrail.moments import aware
 from mailrail.tasks import ChannelBackend, TaskRecord, control, enqueue_many
 from mailrail.tasks.compat import InvalidTask, task_backends, task_enqueued
 from mailrail.tasks.errors import TaskLost
@@ -221,3 +222,13 @@ def test_a_key_can_be_in_settings_and_is_pickled() -> None:
         assert defined.add.enqueue(1).id == defined.add.enqueue(2).id
     task = defined.add.using(key="sum", while_running=True)
     assert pickle.loads(pickle.dumps(task)) == copy.deepcopy(task) == task  # noqa: S301 - it is our own
+
+
+def test_run_after_and_expires_may_be_aware_without_use_tz(settings: Any) -> None:
+    settings.USE_TZ = False
+    soon, later = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (55, 60))
+    first = defined.once.using(run_after=later, expires=later).enqueue(1)
+    assert defined.once.using(run_after=soon, expires=soon).enqueue(1).id == first.id
+    record = TaskRecord.objects.using(database()).get(pk=first.id)
+    assert record.run_after is not None and record.expires_at is not None
+    assert (aware(record.run_after), aware(record.expires_at)) == (soon, later)

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
-from mailrail.moments import from_now
+from mailrail.moments import as_django, from_now
 
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -71,7 +71,9 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         for name, value in read.items():
             object.__setattr__(self, name, value)
         if isinstance(self.run_after, timedelta):
-            object.__setattr__(self, "run_after", from_now(self.run_after.total_seconds()))
+            object.__setattr__(self, "run_after", _moment_after(self.run_after))
+        elif isinstance(self.run_after, datetime):
+            object.__setattr__(self, "run_after", as_django(self.run_after))
         Task.__post_init__(self)
 
     def __reduce__(self) -> Any:
@@ -110,6 +112,15 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         """Return a copy of the task with other options. ``run_after`` may be a ``timedelta`` from now."""
         changes = {name: value for name, value in locals().items() if name != "self" and value is not None}
         return replace(self, **changes)
+
+
+def _moment_after(wait: timedelta) -> datetime:
+    try:
+        return from_now(wait.total_seconds())
+    except OverflowError:
+        raise InvalidTask(
+            f"run_after: {wait} from now is outside the calendar. Give a shorter time."
+        ) from None
 
 
 def task(
