@@ -224,6 +224,9 @@ def test_a_cancelled_task_that_runs_is_told_apart_and_has_no_buttons(staff: Clie
     text = staff.get(page(result.id)).text
     assert "running, cancelled" in text and 'name="decision"' not in text
     assert "it is cancelled already" in decide(staff, result, "cancel").text
+    TaskRecord.objects.using(on).filter(pk=result.id).update(status="FAILED")
+    text = staff.get(page(result.id)).text
+    assert 'value="retry"' in text and 'value="copy"' in text
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
     def _shown(self, request: HttpRequest, task: TaskRecord) -> dict[str, Any]:
         is_whole = "whole" in request.GET
+        is_stopping = task.status == RUNNING and task.cancelled_at is not None
         errors = [
             (
                 breakable(str(error.get("class", ""))),
@@ -274,7 +275,7 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
             "decisions": [
                 (name, action.label)
                 for name, action in ACTIONS.items()
-                if task.status in action.statuses and task.cancelled_at is None and self._may(request, action)
+                if task.status in action.statuses and not is_stopping and self._may(request, action)
             ],
         }
 
