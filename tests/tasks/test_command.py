@@ -123,6 +123,15 @@ def test_all_failed_tasks_can_be_retried_and_all_that_wait_be_cancelled() -> Non
     assert not testing.tasks()
 
 
+def test_all_but_those_whose_key_is_taken_are_retried_and_these_are_counted() -> None:
+    for _ in range(2):
+        cancel(defined.once.enqueue(1))
+    defined.once.enqueue(1)
+    error = io.StringIO()
+    call_command("tasks", "retry", "--all", stdout=io.StringIO(), stderr=error)
+    assert error.getvalue() == "2 not retried: another task with its key waits, or runs\n"
+
+
 def test_a_cancelled_task_does_not_run(on_layer: DurableLayer) -> None:
     result = defined.add.enqueue(1)
     assert report("cancel", result.id) == {"cancelled": [result.id], "refused": {}}

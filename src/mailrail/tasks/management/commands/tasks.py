@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import SUPPRESS
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -138,6 +139,10 @@ class Command(PipedCommand):
         if refused and options["ids"]:
             reasons = "; ".join(f"{id}: {reason}" for id, reason in refused.items())
             raise CommandError(f"Not {done}: {reasons}")
+        for reason, count in Counter(
+            refused.values()
+        ).items():  # with --all no error, as they have changed since
+            self.stderr.write(f"{count:,} not {done}: {reason}")
 
     def _prune(self, options: dict[str, Any]) -> None:
         age = options["older_than"]
