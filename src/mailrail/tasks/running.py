@@ -123,6 +123,8 @@ def _stop(attempt: TaskAttempt) -> None:
         logger.exception(
             "%s of %s was interrupted, which cannot be written", attempt.record.id, attempt.record.task
         )
+        if attempt.message.outcome is None:  # the message would count it, and the next claim by that
+            attempt.message.release(RETRY_SOON_S, "it was interrupted")
 
 
 def _settle(attempt: TaskAttempt) -> None:
