@@ -9,11 +9,10 @@ from typing import Any
 from django.db import OperationalError, connections, transaction
 
 from .errors import WouldDeadlock
-from .transient import sqlstate_of
+from .transient import is_lock_timeout
 
 LOCK_TIMEOUT_S = 5.0
 """Seconds to wait for a lock, which the caller's own transaction may hold."""
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def unpooled(connection: Any) -> Any:
@@ -57,7 +56,7 @@ def outside_the_transaction(using: str, hint: str) -> Iterator[None]:
                 cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
             yield
     except OperationalError as error:
-        if sqlstate_of(error) != _LOCK_NOT_AVAILABLE:
+        if not is_lock_timeout(error):
             raise
         raise WouldDeadlock(
             "immediately=True waits for something that a transaction holds: most likely this one, which has sent the "

@@ -126,6 +126,11 @@ def sqlstate_of(error: BaseException) -> str | None:
     return None
 
 
+def is_lock_timeout(error: BaseException) -> bool:
+    """Tell whether PostgreSQL has ended a statement because it has waited too long for a lock."""
+    return sqlstate_of(error) == "55P03"
+
+
 def _of_redis(error: BaseException, names: list[str]) -> Remedy | None:
     code = next((_OF_A_CLASS[name] for name in names if name in _OF_A_CLASS), None)
     if code is None and "ResponseError" in names:

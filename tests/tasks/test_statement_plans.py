@@ -44,7 +44,7 @@ def test_attempts_read_their_own_records_however_many_wait(
         assert all(attempts.begin_together(starts, "postgres"))
     begun = {"item_dispatch": 0, "item_token": 5, "item_fence": 2e9, "item_is_killable": False}
     items = [{"item_id": id, **begun, **ENDED} for id in ids]
-    statement = attempts._statement(template, "postgresql", "id")
+    statement = attempts._statement(template, "postgresql", "id", is_bounded=True)
     values = {"items": json.dumps(items), "many": GROUP, "now": timezone.now(), "ids": ids}
     cursor.execute("BEGIN")
     nodes = prepared_plan_of(cursor, statement, values)

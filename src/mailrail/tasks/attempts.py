@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connections, models
+from django.db import OperationalError, connections, models
 from django.db.models import Value
 from django.db.models.base import ModelState
 from django.db.models.functions import Coalesce
@@ -23,7 +23,9 @@ from django.utils import timezone
 from mailrail.moments import as_django
 from mailrail.prepared_statements import execute_prepared
 from mailrail.second_connection import is_in_transaction
+from mailrail.transient import is_lock_timeout
 
+from .aside import write_aside
 from .grouping import Answer, Company, GroupedWrites, Item
 from .inserting import prepared_moment, stored_moment
 from .json_values import dumps
@@ -32,6 +34,8 @@ from .models import FAILED, READY, RUNNING, SUCCESSFUL, UNFINISHED, JsonTextFiel
 PLAN_CACHE_S = 5.0
 """Seconds for which PostgreSQL keeps the plans of the statements below."""
 _TABLE = "mailrail_tasks_taskrecord"
+_LOCK_BOUND = ", set_config('lock_timeout', '200ms', true) AS bound"
+"""Bounds the wait of one statement for a record that somebody's transaction has locked, without a further statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ async def abegin(start: Start, using: str) -> TaskRecord | None:
 
 def begin_together(starts: Sequence[Start], using: str) -> list[TaskRecord | None]:
     """Write that attempts begin, as ``begin`` does, in one statement."""
-    return _begin(using, starts)
+    return _begin(using, True, starts)
 
 
 def end(outcome: End, using: str, company: Company | None = None) -> bool:
@@ -101,26 +105,47 @@ async def aend(outcome: End, using: str) -> bool:
 
 
 class _Joining(GroupedWrites[Item, Answer]):
-    """Write together, but for a thread that has a transaction open: others must not wait for its commit."""
+    """Write together, but for what would keep the others waiting: an open transaction, or a locked record.
 
-    def __init__(self, write: Callable[[str, Sequence[Item]], Sequence[Answer]], using: str) -> None:
-        super().__init__(partial(write, using))
+    ``patient``: whether a thread waits for a locked record as long as that takes. Raises ``OperationalError`` for
+    such a record otherwise, and always in a coroutine, as these share a thread.
+    """
+
+    def __init__(
+        self, write: Callable[[str, bool, Sequence[Item]], Sequence[Answer]], using: str, patient: bool
+    ) -> None:
+        super().__init__(partial(write, using, True))
         self._using = using
+        self._write_alone = partial(write, using, not patient)
+        self._write_aside = partial(write, using, True)
 
     def __call__(self, item: Item, company: Company | None = None) -> Answer:
         if is_in_transaction(self._using):
-            return self._write([item])[0]
-        return super().__call__(item, company)
+            return self._write_alone([item])[0]
+        try:
+            return super().__call__(item, company)
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
+        return self._write_alone([item])[0]
+
+    async def acall(self, item: Item) -> Answer:
+        try:
+            return await super().acall(item)
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
+        return (await write_aside(self._write_aside, [item]))[0]
 
 
 @lru_cache
 def _begun(using: str) -> _Joining[Start, TaskRecord | None]:
-    return _Joining(_begin, using)
+    return _Joining(_begin, using, patient=False)
 
 
 @lru_cache
 def _ended(using: str) -> _Joining[End, bool]:
-    return _Joining(_end, using)
+    return _Joining(_end, using, patient=True)
 
 
 # Names of the values differ from those of the columns, so that RETURNING can name these without a table: SQLite knows
@@ -132,7 +157,7 @@ UPDATE {_TABLE} AS r SET
     status = '{RUNNING}', token = i.item_token, fence = i.item_fence, worker_ids = {{workers}},
     is_killable = i.item_is_killable,
     started_at = COALESCE(r.started_at, %(now)s), last_attempted_at = %(now)s
-FROM ({{items}} LIMIT %(many)s) AS i
+FROM ({{items}} LIMIT %(many)s) AS i{{bound}}
 WHERE {{found}}r.id = i.item_id AND r.dispatch = i.item_dispatch AND r.status NOT IN ('{FAILED}', '{SUCCESSFUL}')
     AND (r.fence IS NULL OR r.fence <= i.item_fence)
     AND (r.expires_at IS NULL OR r.expires_at > %(now)s OR r.started_at IS NOT NULL)
@@ -147,7 +172,7 @@ UPDATE {_TABLE} AS r SET
     finished_at = i.item_finished_at, kept_until = i.item_kept_until,
     run_after = COALESCE(i.item_run_after, r.run_after),
     worker_ids = CASE WHEN i.item_run_after IS NULL THEN r.worker_ids ELSE {{workers}} END
-FROM ({{items}} LIMIT %(many)s) AS i
+FROM ({{items}} LIMIT %(many)s) AS i{{bound}}
 WHERE {{found}}r.id = i.item_id AND r.token = i.item_token
     AND r.status NOT IN ('{READY}', '{FAILED}', '{SUCCESSFUL}')
     AND (r.cancelled_at IS NULL OR i.item_status <> '{READY}')
@@ -185,7 +210,7 @@ _WORKERS = {
 
 
 @lru_cache
-def _statement(template: str, vendor: str, columns: str) -> str:
+def _statement(template: str, vendor: str, columns: str, is_bounded: bool = False) -> str:
     types = _START_TYPES if template is _BEGIN else _END_TYPES
     if vendor == "postgresql":
         typed = ", ".join(f"item_{name} {kind}" for name, kind in types.items())
@@ -196,10 +221,11 @@ def _statement(template: str, vendor: str, columns: str) -> str:
         values = ", ".join(f"json_extract(value, '$.item_{name}') AS item_{name}" for name in types)
         items = f"SELECT {values} FROM json_each(%(items)s)"
     workers = _WORKERS.get((template, vendor), "")
-    return template.format(items=items, found=found, workers=workers, columns=columns)
+    bound = _LOCK_BOUND if is_bounded and vendor == "postgresql" else ""
+    return template.format(items=items, found=found, workers=workers, columns=columns, bound=bound)
 
 
-def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
+def _begin(using: str, is_bounded: bool, starts: Sequence[Start]) -> list[TaskRecord | None]:
     items = [
         {
             "item_id": start.id.hex,
@@ -212,7 +238,7 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
         }
         for start in starts
     ]
-    rows = _execute(_BEGIN, items, using, _all_columns())
+    rows = _execute(_BEGIN, items, using, _all_columns(), is_bounded)
     by_id = {record.id: record for record in (_record(row, using) for row in rows)}
     if is_in_transaction(using):
         for record in by_id.values():
@@ -225,7 +251,7 @@ def _begin(using: str, starts: Sequence[Start]) -> list[TaskRecord | None]:
     ]
 
 
-def _end(using: str, ends: Sequence[End]) -> list[bool]:
+def _end(using: str, is_bounded: bool, ends: Sequence[End]) -> list[bool]:
     items = [
         {
             "item_id": end.id.hex,
@@ -242,14 +268,21 @@ def _end(using: str, ends: Sequence[End]) -> list[bool]:
         }
         for end in ends
     ]
-    written = {str(id).replace("-", "") for (id,) in _execute(_END, items, using, "id")}
+    rows = _execute(_END, items, using, "id", is_bounded)
+    written = {str(id).replace("-", "") for (id,) in rows}
     return [end.id.hex in written for end in ends]
 
 
-def _execute(template: str, items: list[dict[str, Any]], using: str, columns: str) -> list[Any]:
-    """Execute one of the two statements, and return its rows."""
+def _execute(
+    template: str, items: list[dict[str, Any]], using: str, columns: str, is_bounded: bool
+) -> list[Any]:
+    """Execute one of the two statements, and return its rows. ``is_bounded``: not waiting for locks.
+
+    The bound would last until the end of a transaction, and so does not apply in one.
+    """
     connection = connections[using]
-    statement = _statement(template, connection.vendor, columns)
+    bounded = is_bounded and not is_in_transaction(using)
+    statement = _statement(template, connection.vendor, columns, bounded)
     values: dict[str, Any] = {
         "items": json.dumps(items),
         "many": len(items),
@@ -347,7 +380,11 @@ def fail_waiting(record: TaskRecord, error: dict[str, str], kept_until: datetime
     Tells whether it was not changed meanwhile.
     """
     unchanged = TaskRecord._base_manager.using(using).filter(
-        pk=record.pk, dispatch=record.dispatch, token=record.token, status__in=UNFINISHED
+        pk=record.pk,
+        dispatch=record.dispatch,
+        token=record.token,
+        status__in=UNFINISHED,
+        expires_at=record.expires_at,  # a twin that joins it may give it more time
     )
     return bool(
         unchanged.update(

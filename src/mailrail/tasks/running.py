@@ -13,7 +13,7 @@ from django.utils import timezone
 from mailrail import Channel, LostClaim
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
-from mailrail.transient import is_transient
+from mailrail.transient import is_lock_timeout, is_transient
 from mailrail.worker import IncomingMessage
 from mailrail.worker.atomic import finishing
 
@@ -33,6 +33,8 @@ from .transactions import closing_transactions
 
 RETRY_SOON_S = 5.0
 """Seconds until a message is due again whose record could not be written."""
+LOCKED_AGAIN_S = 1.0
+"""Seconds until a message is due again whose record somebody's transaction has locked."""
 DATABASE_TIMEOUT_S = 20.0
 """Seconds in which the end of an attempt waits for a database that is away: else the task has run in vain."""
 
@@ -233,7 +235,8 @@ async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
 def _release_or_raise(message: IncomingMessage, error: Exception) -> None:
     if not is_transient(error):
         raise error
-    message.release(RETRY_SOON_S, f"its record cannot be written just now: {error}")
+    seconds = LOCKED_AGAIN_S if is_lock_timeout(error) else RETRY_SOON_S
+    message.release(seconds, f"its record cannot be written just now: {error}")
 
 
 def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend) -> TaskRecord | None:
@@ -331,13 +334,14 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
 
 
 async def _awrite(attempt: TaskAttempt, end: End) -> bool:
-    """Write the end of the attempt of a coroutine, as ``_write`` does."""
+    """Write the end of the attempt of a coroutine, as ``_write`` does, and wait for a locked record."""
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
     while True:
         try:
             return await attempts.aend(end, using) or await write_aside(_look_again, attempt, end)
         except Exception as error:
-            if not is_transient(error) or time.monotonic() >= until:
+            is_over = time.monotonic() >= until and not is_lock_timeout(error)
+            if not is_transient(error) or is_over:
                 raise
         await asyncio.sleep(0.5)
 
