@@ -16,7 +16,7 @@ from django.test import override_settings
 from mailrail import testing
 from mailrail.layers import DurableLayer
 from mailrail.moments import aware
-from mailrail.tasks import ChannelBackend, TaskRecord, control, enqueue_many
+from mailrail.tasks import ChannelBackend, TaskRecord, control, enqueue_many, running
 from mailrail.tasks.compat import InvalidTask, task_backends, task_enqueued
 from mailrail.tasks.errors import TaskLost
 from mailrail.tasks.keys import HOLDER, _holder
@@ -140,6 +140,20 @@ def test_the_earlier_time_and_the_later_expiry_of_two_twins_hold(
     testing.advance(70)
     testing.drain()
     assert defined.ran == [1, 1]
+
+
+def test_an_expired_twin_that_is_joined_before_it_has_failed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = defined.once.using(expires=30).enqueue(1)
+    testing.advance(31)
+    real, joined = running.fail, list[str]()
+
+    def join_first(record: Any, why: Exception, backend: Any) -> bool:
+        joined.append(defined.once.using(expires=600).enqueue(1).id)
+        return real(record, why, backend)
+
+    monkeypatch.setattr(running, "fail", join_first)
+    testing.drain()
+    assert joined == [first.id] and defined.ran == [1]
 
 
 def test_twins_among_the_calls_of_enqueue_many_are_one(enqueued: list[str]) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.utils import timezone
 
 from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.routing import Routing
-from mailrail.tasks import TaskRecord, cancel
+from mailrail.tasks import TaskRecord, cancel, keys
 from mailrail.worker import Worker
 
 from . import defined
@@ -82,6 +83,32 @@ def test_others_end_while_a_record_is_locked_whose_attempt_runs(
         until(lambda: not unfinished.exists())
     thread.join(30)
     assert not thread.is_alive() and records.get(pk=locked.id).status == "SUCCESSFUL"
+
+
+def test_a_twin_begins_after_the_commit_of_the_transaction_that_was_given_its_result() -> None:
+    first = defined.once.enqueue(1)
+    with transaction.atomic("postgres"):
+        assert defined.once.enqueue(1).id == first.id
+        drain_beside()
+        assert defined.ran == []
+    testing.advance(2)
+    testing.drain()
+    assert defined.ran == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"expires": 900}])
+def test_a_holder_that_begins_between_two_looks_is_not_joined(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = defined.once.using(expires=600).enqueue(1)
+    holder, waits = TaskRecord.objects.using("postgres").filter(pk=first.id), keys._waits
+
+    def begin_then_look(record: TaskRecord) -> bool:
+        holder.update(started_at=timezone.now())
+        return waits(record)
+
+    monkeypatch.setattr(keys, "_waits", begin_then_look)
+    assert defined.once.using(**options).enqueue(1).id != first.id
 
 
 def until(condition: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connections, transaction
 
 from mailrail import Channel, LayerUnavailable
 
@@ -28,6 +28,9 @@ WHERE namespace = %(namespace)s AND queue = %(queue)s AND "key" = %(key)s AND ta
     (started_at IS NULL AND status = 'READY') OR (status IN ('READY', 'RUNNING') AND while_running = 1))
 """
 """Finds the record that holds a key. SQLite takes the index only if its condition, ``HOLDS_KEY``, is repeated."""
+_WAITING = """
+SELECT * FROM mailrail_tasks_taskrecord WHERE id = %(id)s AND status = 'READY' AND started_at IS NULL"""
+"""Finds the holder of a key once more, if it waits still."""
 
 
 def insert_or_find_twins(records: Sequence[TaskRecord], using: str) -> dict[UUID, TaskRecord]:
@@ -49,26 +52,45 @@ def insert_or_find_twins(records: Sequence[TaskRecord], using: str) -> dict[UUID
 
 
 def _holder(record: TaskRecord, using: str) -> TaskRecord | None:
-    """Return the record that holds the key of another one; ``None`` if it has just been freed."""
+    """Return the record that holds the key of another one; ``None`` if it has just been freed.
+
+    On PostgreSQL, one that waits is locked until the end of the transaction. So it begins when the caller's changes can
+    be seen. The lock is the weakest that will do: callers wait for each other only where both change the record.
+    """
     values = {name: getattr(record, name) for name in ("namespace", "queue", "key", "task")}
-    return next(iter(TaskRecord._base_manager.using(using).raw(HOLDER, values)), None)
+    holder = next(iter(TaskRecord._base_manager.using(using).raw(HOLDER, values)), None)
+    if holder is None or not _waits(holder) or connections[using].vendor != "postgresql":
+        return holder  # on SQLite, the caller has locked the database since it tried to store its own
+    lock = "FOR NO KEY UPDATE" if any(_is_changed(holder, record)) else "FOR SHARE"
+    values = {"id": holder.pk}
+    return next(iter(TaskRecord._base_manager.using(using).raw(f"{_WAITING} {lock}", values)), None)
+
+
+def _waits(holder: TaskRecord) -> bool:
+    return holder.status == READY and holder.started_at is None
 
 
 def join_twins(records: Iterable[TaskRecord], twins: Mapping[UUID, TaskRecord], using: str) -> None:
     """Let each waiting twin have the earlier time and the later expiry of the two, as messages with a key have."""
     for record in records:
         twin = twins.get(record.id)
-        if twin is not None and twin.status == READY and twin.started_at is None:
+        if twin is not None and _waits(twin):
             _join(twin, record, using)
 
 
-def _join(twin: TaskRecord, record: TaskRecord, using: str) -> None:
+def _is_changed(twin: TaskRecord, record: TaskRecord) -> tuple[bool, bool]:
+    """Tell whether a twin gets an earlier time, and whether a later expiry."""
     is_earlier = twin.run_after is not None and (
         record.run_after is None or record.run_after < twin.run_after
     )
     is_kept_longer = twin.expires_at is not None and (
         record.expires_at is None or record.expires_at > twin.expires_at
     )
+    return is_earlier, is_kept_longer
+
+
+def _join(twin: TaskRecord, record: TaskRecord, using: str) -> None:
+    is_earlier, is_kept_longer = _is_changed(twin, record)
     if not (is_earlier or is_kept_longer):
         return
     twin.run_after = record.run_after if is_earlier else twin.run_after

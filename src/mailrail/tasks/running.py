@@ -259,8 +259,9 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
             fail(record, TaskCancelled(why), backend)
         return None
     if is_ours and record.started_at is None and record.expires_at is not None and record.expires_at <= now:
-        fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend)
-        return None
+        if fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend):
+            return None
+        return _begin_late(message, start, backend)  # a twin has just given it more time
     if record.run_after is not None and record.run_after > now:  # reconciliation has sent the message
         message.release(seconds_between(now, record.run_after), "its time has not come")
         return None
