@@ -123,7 +123,16 @@ def statistics(backlog: None, django_db_blocker: Any, request: pytest.FixtureReq
 
 
 CLAIMS = ["claim", "claim_from_floor", "claim_of_many", "claim_of_many_from_floor"]
-CLAIMING = [*CLAIMS, "next_due", "recover_claims", "park", "places", "advance_lanes", "drop_expired"]
+CLAIMING = [
+    *CLAIMS,
+    "next_due",
+    "recover_claims",
+    "park",
+    "places",
+    "parked_lanes",
+    "advance_lanes",
+    "drop_expired",
+]
 SETTLING = ["finish", "finish_in_lanes", "renew", "give_back", "bury", "cancel"]
 
 
@@ -181,6 +190,7 @@ def test_counts_above_the_limit_are_estimated() -> None:
         ("next_due", {}, 20),
         ("places", {"channels": ["full"], "lanes": ["full"]}, 10),
         ("places", {"channels": ["full"], "lanes": ["fresh"]}, 3 * 1000 + 20),
+        ("parked_lanes", {"channel": "", "lane": ""}, 10),
         ("finish_in_lanes", {}, 10),
         ("give_back", {}, 10),
     ],

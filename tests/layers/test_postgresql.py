@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,10 +22,13 @@ from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A
 from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.layers.store import ClaimCall, Unconfirmed
 from mailrail.messages import Message, Rate
+from mailrail.routing import route
+from mailrail.worker import maintenance
 
 from ..listed import waiting_on
 from ..plans import buffers, forget_statistics, plan_of, prepared_plan_of, rows
 from ..processes import until
+from ..worker.test_worker import Running, Seen
 from .test_plans import CLAIMING, SETTLING, VALUES
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
@@ -399,6 +403,46 @@ class TestLanes:
         for places in order.values():
             assert places == sorted(places)
         assert layer.stats() == {}
+
+
+class TestPlaces:
+    """Several places in one lane, and transactions that are open for long."""
+
+    @pytest.mark.parametrize("verb", ["cancel", "send its twin"])
+    def test_one_that_was_locked_while_a_place_became_free_gets_it_with_the_next_maintenance(
+        self, layer: Any, elsewhere: Any, verb: str
+    ) -> None:
+        send(layer, lane="l", places=1)
+        parked = send(layer, lane="l", places=1, key="k", lifetime=60)
+        [running] = claim(layer)
+        with transaction.atomic("postgres"):
+            if verb == "cancel":
+                assert layer.cancel("work", [parked]) == [parked]
+                transaction.set_rollback(True, "postgres")
+            else:
+                assert send(layer, lane="l", places=1, key="k", lifetime=600) == parked
+            assert elsewhere(layer.finish, [running]) == []
+            elsewhere(layer.maintain)  # cannot have it yet
+        layer.maintain()
+        assert [m.id for m in claim(layer)] == [parked]
+
+    def test_a_worker_does_this_maintenance(self, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+        send(layer, lane="l", places=1)
+        with connections["postgres"].cursor() as cursor:
+            cursor.execute("UPDATE mailrail_message SET held = 1")
+        seen = Seen()
+        with Running(layer, route("work", seen)):
+            until(lambda: len(seen) == 1)
+
+    def test_maintenance_gives_no_more_than_the_places_of_each_lane(self, layer: Any) -> None:
+        layer.enqueue([Message("work", {}, lane=f"l{n % 150}", places=2) for n in range(600)])
+        with connections["postgres"].cursor() as cursor:
+            cursor.execute("UPDATE mailrail_message SET held = 1")
+        layer.maintain()
+        layer.maintain()
+        claims = claim(layer, 1000)
+        assert Counter(m.lane for m in claims) == {f"l{n}": 2 for n in range(150)}
 
 
 def waits_for_a_lock(layer: Any) -> bool:

@@ -322,6 +322,10 @@ class DurableLayer(Capabilities):
         rows = sorted(row for row in self._store.workers() if owns(row[0], self._names.prefix))
         return [WorkerInfo(self._names.bare(id), _info(details), age) for id, details, age in rows]
 
+    def maintain(self) -> None:
+        """Set right what an interrupted process or another transaction left behind; workers call it once a minute."""
+        self._store.maintain()
+
     def concerns(self) -> list[str]:
         """Return what of the storage's own settings may lose messages, in words; asks the storage.
 

@@ -156,6 +156,10 @@ class Store(Protocol):
     def beat(self, worker: str, info: Content | None) -> None:
         """Keep a worker's sign of life, or (``None``) forget it."""
 
+    def maintain(self) -> None:
+        """Set right what other transactions may have left behind; workers call this once a minute."""
+        return
+
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         """Return the workers that gave a sign of life lately: id, info as JSON, and how many seconds ago."""
 

@@ -186,7 +186,8 @@ class Worker:
 
     def _look(self) -> None:
         """Look at all channels, once a minute. A host that is away hides no channel of the others."""
-        do_all([*self._looks(), *(partial(self._report_unrouted, host) for host in self.layer.each_host())])
+        reports = (partial(self._report_unrouted, host) for host in self.layer.each_host())
+        do_all([self.layer.maintain, *self._looks(), *reports])
 
     def _looks(self) -> Iterator[Callable[[], None]]:
         """Return what finds the channels of patterns, host by host."""

@@ -18,6 +18,9 @@ from .statements import STATEMENTS
 Place: TypeAlias = Sequence[Any]
 """Channel, lane (``None``: in none) and number."""
 
+LANES_AT_ONCE = 100
+"""The server has memory for some thousand locks of all transactions (manual, ``max_locks_per_transaction``)."""
+
 
 def lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
     for number in sorted(map(lane_number, lanes)):  # sorted: two senders cannot wait for each other

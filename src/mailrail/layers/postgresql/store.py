@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +35,7 @@ from ..store import (
 )
 from ..waiting import NotifiedWaiting
 from .claims import PostgresqlClaims
-from .lanes import advance_lanes, finish_in_lanes, give_places, lock_lanes, not_found
+from .lanes import LANES_AT_ONCE, advance_lanes, finish_in_lanes, give_places, lock_lanes, not_found
 from .listener import Listener
 from .rows import columns_of, enqueued, runs, token_columns
 from .session import MOST_TRIES, PostgresqlSession
@@ -209,6 +210,17 @@ class PostgresqlStore(DatabaseStore):
         self._session.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER})
         if info is not None:
             self._session.execute(STATEMENTS["heartbeat"], {"id": worker, "details": encode(info, "info")})
+
+    def maintain(self) -> None:
+        """Give away the places that are free while messages of their lanes are parked. Whoever gave them back passed
+        over messages that another transaction had locked, or ended before this."""
+        behind = {"channel": "", "lane": ""}
+        while rows := self._session.execute(STATEMENTS["parked_lanes"], behind):
+            lanes = [(channel, lane) for channel, lane, has_room in rows if has_room]
+            for begin in range(0, len(lanes), LANES_AT_ONCE):
+                self._session.write(partial(give_places, lanes=lanes[begin : begin + LANES_AT_ONCE]))
+            channel, lane, _ = rows[-1]
+            behind = {"channel": channel, "lane": lane}
 
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         return self._session.execute(STATEMENTS["workers"], {"forgotten": WORKER_FORGOTTEN_AFTER})
