@@ -139,7 +139,7 @@ def test_the_page_of_a_task_tells_everything_and_runs_nothing(staff: Client, on:
 
 
 def test_arguments_and_results_are_for_those_who_may_see_them() -> None:
-    result = defined.do.enqueue("the secret")
+    result = defined.do.using(lane="the secret lane", key="the secret key").enqueue("the secret")
     testing.drain()
     client = colleague("view_taskrecord")
     text = client.get(page(result.id)).text
@@ -150,7 +150,7 @@ def test_arguments_and_results_are_for_those_who_may_see_them() -> None:
     User.objects.get(username="colleague").user_permissions.add(
         Permission.objects.get(codename="view_task_arguments")
     )
-    assert client.get(page(result.id)).text.count("the secret") == 2
+    assert client.get(page(result.id)).text.count("the secret") == 4
 
 
 def test_a_long_text_is_cut_and_shown_on_demand(staff: Client) -> None:

@@ -167,7 +167,7 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
         ),
         (
             pgettext_lazy("tasks", "Options"),
-            {"fields": (("backend", "priority", "lane", "key", "timeout"), ("shown_options", "workers"))},
+            {"fields": (("backend", "priority", "timeout"), ("shown_options", "workers"))},
         ),
     )
     readonly_fields = ("id", "title", "shown_status", "attempts", "shown_options", "workers")
@@ -334,6 +334,8 @@ def _contents(task: TaskRecord, is_whole: bool) -> list[tuple[Any, ShownText]]:
         (pgettext_lazy("tasks", "keyword arguments"), task.kwargs),
         (pgettext_lazy("tasks", "progress"), task.progress),
         (pgettext_lazy("tasks", "metadata"), task.metadata),
+        (pgettext_lazy("tasks", "lane"), task.lane),  # this one and the key may be functions of the arguments
+        (pgettext_lazy("tasks", "key"), task.key),
     ]
     shown = [(label, value) for label, value in values if value]
     if task.status not in (READY, RUNNING, FAILED):
