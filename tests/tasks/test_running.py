@@ -17,10 +17,10 @@ from django.utils import timezone
 from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.reconciliation import reconcilers
-from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, attempts, enqueue_many, running
+from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, attempts, cancel, enqueue_many, running
 from mailrail.tasks.attempt import start_of
 from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished, task_started
-from mailrail.tasks.errors import TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
+from mailrail.tasks.errors import TaskCancelled, TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
 from mailrail.worker import IncomingMessage
 
 from . import defined
@@ -456,6 +456,23 @@ def test_a_time_limit_that_could_not_be_written_counts_as_an_attempt(
     assert (result.status, result.attempts) == (["FAILED", "SUCCESSFUL"][attempts_left - 1], attempts_left)
     assert [error.exception_class for error in result.errors] == [TimeoutError]
     assert [what[0] for what in heard if what[0] == "finished"] == ["finished"]
+
+
+def test_a_task_that_is_cancelled_as_its_time_limit_ends_it_has_failed_as_cancelled(
+    monkeypatch: pytest.MonkeyPatch, heard: list[tuple[Any, ...]]
+) -> None:
+    result, end = defined.hang_async.using(attempts=2).enqueue(""), attempts.end
+
+    def cancel_first(*arguments: Any) -> bool:
+        cancel(result)
+        return end(*arguments)
+
+    monkeypatch.setattr(attempts, "end", cancel_first)
+    run(result)
+    assert (result.status, result.attempts) == ("FAILED", 1)
+    [error] = result.errors
+    assert error.exception_class is TaskCancelled and "0.2 seconds" in error.traceback
+    assert [what[0] for what in heard] == ["started", "finished"]
 
 
 def test_a_task_that_has_begun_in_time_is_tried_again_after_its_expiry() -> None:

@@ -101,7 +101,10 @@ def count_time_limit(*, message: IncomingMessage, error: str, timed_out: bool, *
     rows = TaskRecord.objects.using(backend.database).filter(pk=start.id, token=start.token)
     if (record := rows.first()) is not None:
         attempt = TaskAttempt(message, record, backend)
-        attempt.conclude(attempts.end(attempt.fail(TimeoutError(error)), backend.database))
+        end = attempt.fail(TimeoutError(error))
+        if attempt.again_in is not None:
+            attempt.again_in = RETRY_SOON_S  # when its message comes
+        attempt.conclude(attempts.end(end, backend.database) or running.look_again(attempt, end))
 
 
 @receiver(message_buried, dispatch_uid="mailrail.tasks.buried")

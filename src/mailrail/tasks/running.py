@@ -326,7 +326,7 @@ def _write(attempt: TaskAttempt, end: End) -> bool:
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
     while True:
         try:
-            return attempts.end(end, using, company_of(attempt.message)) or _look_again(attempt, end)
+            return attempts.end(end, using, company_of(attempt.message)) or look_again(attempt, end)
         except Exception as error:
             if not is_transient(error) or time.monotonic() >= until or connections[using].in_atomic_block:
                 raise
@@ -339,7 +339,7 @@ async def _awrite(attempt: TaskAttempt, end: End) -> bool:
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
     while True:
         try:
-            return await attempts.aend(end, using) or await write_aside(_look_again, attempt, end)
+            return await attempts.aend(end, using) or await write_aside(look_again, attempt, end)
         except Exception as error:
             is_over = time.monotonic() >= until and not is_lock_timeout(error)
             if not is_transient(error) or is_over:
@@ -347,7 +347,7 @@ async def _awrite(attempt: TaskAttempt, end: End) -> bool:
         await asyncio.sleep(0.5)
 
 
-def _look_again(attempt: TaskAttempt, end: End) -> bool:
+def look_again(attempt: TaskAttempt, end: End) -> bool:
     """Find out why an end could not be written. If the task is cancelled and was to run again, end it for good."""
     using = attempt.backend.database
     if end.status == READY and attempts.is_cancelled(end.id, end.token, using):
