@@ -752,6 +752,31 @@ class TestLanesWithSeveralPlaces:
         layer.finish([got])
         assert len(claim(layer)) == 1
 
+    def test_a_plain_lane_of_the_same_name_is_another_one(self, layer: DurableLayer) -> None:
+        placed = [send(layer, lane="l", places=2)]
+        running = claim(layer)
+        plain = [send(layer, lane="l") for _ in range(2)]
+        placed += [send(layer, lane="l", places=2) for _ in range(2)]
+        ran = ids(running)
+        for _ in range(6):
+            for message in running:
+                assert layer.finish([message]) == []
+            running = claim(layer)
+            assert len(set(ids(running)) & set(ids(plain))) <= 1
+            ran += ids(running)
+        assert sorted(ran) == sorted(ids(placed + plain)) and layer.stats() == {}
+
+    def test_a_plain_lane_that_waits_keeps_its_order_beside_places_of_its_name(
+        self, layer: DurableLayer
+    ) -> None:
+        plain = [send(layer, lane="l") for _ in range(3)]
+        placed = send(layer, lane="l", places=1)
+        ran = [first := claim(layer)]
+        assert set(ids(first)) == {plain[0].id, placed.id}
+        while ran[-1]:
+            ran.append(layer.claim("w1", {"work": 5}, LEASE, finished=ran[-1]).claims or claim(layer))
+        assert [id for some in ran for id in ids(some) if id != placed.id] == ids(plain)
+
     def test_a_thousand_in_a_full_lane_do_not_keep_others_waiting(self, layer: DurableLayer) -> None:
         layer.enqueue([Message("work", {"n": n}, lane="full", places=2) for n in range(2500)])
         other = send(layer, lane="other", places=2)

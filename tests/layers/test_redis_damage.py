@@ -25,6 +25,7 @@ TAG = b"{mailrail:asgi:bad}"
 BOTH = {"bad": 10, "good": 10}
 TYPES = {
     name.replace("parked:<lane>", "parked:p")
+    .replace("placed:<lane>", "placed:p")
     .replace("<priority>", "0")
     .replace("<lane>", "l")
     .replace("<class>", "ValueError"): kind
@@ -174,7 +175,7 @@ def test_a_key_of_another_type_stops_its_channel_only(
     claims = layer.claim("w", BOTH, 15).claims
     assert [claim.channel for claim in claims].count("good") == 1
     assert layer.poll([*BOTH]) is not None or not claims
-    if ":dead:" not in name and ":lane:" not in name and name not in (":parked:p", ":places"):
+    if ":dead:" not in name and ":lane:" not in name and name not in (":parked:p", ":placed:p", ":places"):
         assert layer.unreadable() != []
     told = [record.getMessage() for record in caplog.records if "channel bad" in record.getMessage()]
     assert len(told) <= 1 and all("WRONGTYPE" in text for text in told)

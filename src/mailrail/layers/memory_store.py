@@ -124,7 +124,7 @@ class MemoryStore(Store):
                 lane = message.channel, message.lane
                 if room[message.channel] > 0 and running[lane] < (message.places or math.inf):
                     room[message.channel] -= 1
-                    running[lane] += 1
+                    running[lane] += bool(message.places)
                     claims.append(self._lease(message, call))
             return Leased(claims, lost)
 

@@ -39,10 +39,12 @@ end
 
 -- Out of its lane, and the next one of that may be claimed.
 local function leave_lane(hash_tag, id, s)
-    call('ZREM', hash_tag .. ':lane:' .. s.lane, id)
     if s.place >= 0 then
-        advance(hash_tag, s.lane)
-    elseif call('ZREM', hash_tag .. ':parked:' .. s.lane, id) == 0 then
+        call('ZREM', hash_tag .. ':lane:' .. s.lane, id)
+        return advance(hash_tag, s.lane)
+    end
+    call('ZREM', hash_tag .. ':placed:' .. s.lane, id)
+    if call('ZREM', hash_tag .. ':parked:' .. s.lane, id) == 0 then
         give_place(hash_tag, s.lane)
     else
         call('ZREM', hash_tag .. ':held', id)
@@ -52,10 +54,10 @@ end
 -- A message whose state was lost has left a lane whose name was lost with it. Those that wait behind it know the name.
 local function leave_unknown_lane(hash_tag, id)
     for _, other in ipairs(call('ZRANGE', hash_tag .. ':held', 0, -1)) do
-        local lane = state_of(hash_tag, other).lane
-        if lane ~= '' and call('ZREM', hash_tag .. ':lane:' .. lane, id) == 1 then
-            advance(hash_tag, lane)
-            return give_place(hash_tag, lane)
+        local s = state_of(hash_tag, other)
+        local names = s.place < 0 and ':placed:' or ':lane:'
+        if s.lane ~= '' and call('ZREM', hash_tag .. names .. s.lane, id) == 1 then
+            return (s.place < 0 and give_place or advance)(hash_tag, s.lane)
         end
     end
 end

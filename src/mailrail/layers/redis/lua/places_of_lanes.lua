@@ -7,7 +7,7 @@ local taken = {} -- by hash tag and lane: how many places are
 
 -- Those that have a place are claimed. Any other that is listed has lost its lease, or its state.
 local function count_taken(hash_tag, lane)
-    local key, number = hash_tag .. ':lane:' .. lane, 0
+    local key, number = hash_tag .. ':placed:' .. lane, 0
     for _, id in ipairs(call('ZRANGE', key, 0, -1)) do
         if call('ZSCORE', hash_tag .. ':claimed', id) then number = number + 1 else call('ZREM', key, id) end
     end
@@ -60,7 +60,7 @@ local function take_places(hash_tag, ids)
     for _, id in ipairs(ids) do
         local s = state_of_placed[id]
         if s then
-            call('ZADD', hash_tag .. ':lane:' .. s.lane, 0, id)
+            call('ZADD', hash_tag .. ':placed:' .. s.lane, 0, id)
             if taken[hash_tag .. ':' .. s.lane] < -s.place then give_place(hash_tag, s.lane) end
         end
     end

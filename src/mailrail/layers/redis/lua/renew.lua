@@ -12,7 +12,7 @@ for i, id, token in each_claim(ARGV[1]) do
         if s.place < 0 then -- it may have lost its place by then
             call('ZREM', hash_tag .. ':held', id)
             call('ZREM', hash_tag .. ':parked:' .. s.lane, id)
-            call('ZADD', hash_tag .. ':lane:' .. s.lane, 0, id)
+            call('ZADD', hash_tag .. ':placed:' .. s.lane, 0, id)
         end
         call('ZREM', hash_tag .. ':expires', id)
     end

@@ -8,7 +8,8 @@
 --   :due:<priority> zset   id -> due: what may be claimed then
 --   :claimed        zset   id -> end of its lease
 --   :held           zset   id -> due: behind another message of its lane
---   :lane:<lane>    zset   id -> place: all of a lane that are not finished; of one with several places, those that have one
+--   :lane:<lane>    zset   id -> place: all of a lane that are not finished
+--   :placed:<lane>  zset   id -> 0: of a lane with several places, those that have one
 --   :parked:<lane>  zset   id -> due, less what its priority is worth: of a lane with several places, those also in :held
 --   :places         string there has been a lane with several places here
 --   :errors         hash   id -> how its last run failed, of what waits for the next one, or runs
