@@ -287,9 +287,10 @@ def _count_unwritten(
     why = "An attempt has failed, as at its time limit, and that could not be written. The worker's log has its error."
     end = replace(attempt.fail(TimeoutError(why)), token=record.token or 0)
     attempt.again_in = None if attempt.again_in is None else 0.0
-    was_written = attempts.end(end, backend.database)
-    attempt.conclude(was_written)
-    return attempts.begin(start, backend.database) if was_written and end.status == READY else None
+    if not attempts.end(end, backend.database):
+        return _begin_late(message, start, backend)  # it was changed meanwhile
+    attempt.conclude(True)
+    return attempts.begin(start, backend.database) if end.status == READY else None
 
 
 def _is_lost(message: IncomingMessage) -> bool:
