@@ -137,6 +137,14 @@ class TestCancelling:
         assert traceback in result.errors[0].traceback and len(ended) == 1
         assert result.task.get_result(result.id).status == "FAILED"
 
+    def test_a_cancelled_task_that_is_interrupted_has_ended_and_receivers_hear_it(
+        self, ended: list[Any]
+    ) -> None:
+        result = defined.cancel_itself.enqueue("interrupt", looks=False)
+        testing.drain(raise_errors=False)
+        result.refresh()
+        assert (result.status, len(ended)) == ("FAILED", 1)
+
     @pytest.mark.parametrize(
         ("what", "status", "kind"),
         [

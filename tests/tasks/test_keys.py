@@ -187,6 +187,21 @@ def test_without_results_the_message_has_the_key(on_layer: DurableLayer) -> None
     assert sorted(defined.ran, key=str) == [(1, 0), 1, 2, 3]
 
 
+def test_a_lane_keeps_its_order_where_only_some_calls_have_a_key() -> None:
+    calls: list[tuple[tuple[int], dict[str, Any]]] = [
+        ((0,), {}),
+        ((1,), {}),
+        ((0,), {}),
+        ((0,), {}),
+        ((2,), {}),
+        ((0,), {}),
+    ]
+    enqueue_many(defined.once_alone.using(lane="x"), calls)
+    while testing.drain():
+        pass
+    assert defined.ran == [args[0] for args, _ in calls]
+
+
 def test_a_holder_of_a_key_is_found_by_the_index_that_makes_it_unique() -> None:
     using = database()
     first = defined.once.enqueue(1)

@@ -14,6 +14,7 @@ from mailrail import testing
 from mailrail.layers import DurableLayer
 from mailrail.tasks import control, enqueue_many, rates
 from mailrail.tasks.compat import InvalidTask, task_backends
+from mailrail.tasks.errors import TaskExpired
 
 from . import defined
 
@@ -64,6 +65,31 @@ def test_what_waits_for_its_rate_is_claimed_once_for_each_place_and_asks_the_buc
     assert testing.drain() == []
     testing.advance(1)
     assert [ran.outcome for ran in testing.drain()] == ["finished"]
+
+
+@pytest.mark.parametrize("task", [defined.rated, defined.rated_async])
+def test_a_task_over_its_rate_fails_when_it_expires_and_takes_no_token(
+    task: Any, on_layer: DurableLayer
+) -> None:
+    limited = task.using(rate="1/h", expires=10, key="a")
+    task.using(rate="1/h").enqueue(1)
+    testing.drain()
+    expires = limited.enqueue(2)
+    testing.drain()
+    assert limited.enqueue(3).id == expires.id
+    testing.advance(12)
+    testing.drain()
+    expires.refresh()
+    assert expires.status == "FAILED" and expires.errors[0].exception_class is TaskExpired
+    assert limited.enqueue(4).id != expires.id
+    testing.drain()
+    assert defined.ran == [1]
+
+
+def test_a_task_without_a_token_always_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = rates.TaskRate("tasks.default", "a.b:1000/s")
+    monkeypatch.setattr(limited, "_tokens", lambda item: False)
+    assert limited.admit() > 0
 
 
 def test_a_rate_is_of_a_task_in_all_queues_and_of_what_a_call_says() -> None:

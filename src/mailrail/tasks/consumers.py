@@ -56,7 +56,7 @@ _options: dict[str, Any] = {
 @consumer(CHANNELS, run="^async$", **_options)
 async def run_coroutine(message: IncomingMessage) -> None:
     """Run the task ``{"id": …, "run": "async"}``, or ``{"task": …, "run": "async"}``, on the event loop."""
-    if "rate" in message.content and not await amay_start(message):
+    if "rate" in message.content and not await amay_start(message, running.seconds_left):
         return
     if "task" in message.content:
         await run_unrecorded_async(message)
@@ -79,7 +79,7 @@ def run_function_apart(message: IncomingMessage) -> None:
 @consumer(CHANNELS, **_options)
 def run_function(message: IncomingMessage) -> None:
     """Run the task ``{"id": …}``, or the one without a record ``{"task": …}``, on a thread."""
-    if "rate" in message.content and not may_start(message):
+    if "rate" in message.content and not may_start(message, running.seconds_left):
         return
     if "task" in message.content:
         run_unrecorded(message)

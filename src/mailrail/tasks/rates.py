@@ -11,7 +11,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 
@@ -20,6 +20,7 @@ from mailrail.routing import Rate
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
+from .aside import write_aside
 from .grouping import GroupedWrites
 
 MAX_WAIT_S = 3600.0
@@ -29,6 +30,7 @@ MIN_GRID_S, MAX_GRID_S = 0.1, 1.0
 RETRY_SOON_S = 5.0
 """Seconds until a task is due again whose bucket could not be asked."""
 MAX_BUCKET_LENGTH = 255
+SecondsLeft = Callable[[IncomingMessage], float]
 
 
 def rate_of(task: str, rate: str) -> str:
@@ -77,7 +79,7 @@ class TaskRate:
         return 0.0 if is_granted else self._reserve()
 
     def _reserve(self) -> float:
-        """Return the seconds until the next place in the line of this process."""
+        """Return the seconds, more than 0, until the next place in the line of this process."""
         with self._lock:
             now = time.monotonic()
             place = max(now, self._closed_until, self._line_end + self._spacing)
@@ -85,7 +87,7 @@ class TaskRate:
                 wait = random.uniform(MAX_WAIT_S / 2, MAX_WAIT_S)
             else:
                 self._line_end, wait = place, place - now
-        return math.ceil(wait / self._grid) * self._grid
+        return max(math.ceil(wait / self._grid), 1) * self._grid  # 0 would mean a token
 
 
 @lru_cache(maxsize=1000)
@@ -102,24 +104,31 @@ def forget() -> None:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def may_start(message: IncomingMessage) -> bool:
-    """Tell whether the task of a message may start now; otherwise the message is released until its place."""
+def may_start(message: IncomingMessage, seconds_left: SecondsLeft) -> bool:
+    """Tell whether the task of a message may start now; otherwise the message is released until its place.
+
+    ``seconds_left``: returns those in which the task may start at all.
+    """
     try:
         wait = _of(message).admit()
     except Exception as error:
         _release(message, error)
         return False
-    return _is_admitted(message, wait)
+    if wait > 0:
+        _wait(message, wait, seconds_left)
+    return wait <= 0
 
 
-async def amay_start(message: IncomingMessage) -> bool:
+async def amay_start(message: IncomingMessage, seconds_left: SecondsLeft) -> bool:
     """Tell whether the coroutine of a message may start now, as ``may_start`` does."""
     try:
         wait = await _of(message).aadmit()
     except Exception as error:
         _release(message, error)
         return False
-    return _is_admitted(message, wait)
+    if wait > 0:
+        await write_aside(_wait, message, wait, seconds_left)
+    return wait <= 0
 
 
 def give_back(message: IncomingMessage) -> None:
@@ -132,11 +141,16 @@ def _of(message: IncomingMessage) -> TaskRate:
     return known_rate(message.channel, message.content["rate"])
 
 
-def _is_admitted(message: IncomingMessage, wait: float) -> bool:
-    if wait > 0:
+def _wait(message: IncomingMessage, wait: float, seconds_left: SecondsLeft) -> None:
+    """Release a message until its place, or until its task expires. One that has expired is done."""
+    try:
+        left = seconds_left(message)
+    except Exception as error:
+        _release(message, error)
+        return
+    if left > 0:
         text = f"its task has used up its rate, {message.content['rate']}"
-        message.release(wait, text, is_logged=True)
-    return wait <= 0
+        message.release(min(wait, left), text, is_logged=True)
 
 
 def _release(message: IncomingMessage, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -120,7 +121,9 @@ def _conclude(attempt: TaskAttempt, end: End) -> None:
 def _stop(attempt: TaskAttempt) -> None:
     """Write that an attempt was interrupted. If that cannot be written, the next attempt begins all the same."""
     try:
-        _write(attempt, attempt.stop())
+        was_written = _write(attempt, attempt.stop())
+        if attempt.is_cancelled:  # so this was its end
+            attempt.conclude(was_written)
     except Exception:
         logger.exception(
             "%s of %s was interrupted, which cannot be written", attempt.record.id, attempt.record.task
@@ -291,6 +294,25 @@ def _count_unwritten(
         return _begin_late(message, start, backend)  # it was changed meanwhile
     attempt.conclude(True)
     return attempts.begin(start, backend.database) if end.status == READY else None
+
+
+def seconds_left(message: IncomingMessage) -> float:
+    """Return the seconds until the task of a message expires, 0 if it has done so and has failed now.
+
+    Infinity: it does not expire, or its message does that.
+    """
+    start, backend = start_of(message), backend_of(message.content)
+    if start is None or "task" in message.content:
+        return math.inf
+    waiting = TaskRecord.objects.using(backend.database).filter(
+        pk=start.id, dispatch=start.dispatch, status=READY, started_at=None
+    )
+    if (record := waiting.first()) is None or record.expires_at is None:
+        return math.inf
+    left = seconds_between(timezone.now(), record.expires_at)
+    if left <= 0 and not fail(record, TaskExpired(f"Its time was over at {record.expires_at}."), backend):
+        return RETRY_SOON_S  # it was changed in this very moment
+    return max(left, 0.0)
 
 
 def _is_lost(message: IncomingMessage) -> bool:

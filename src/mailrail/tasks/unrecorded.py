@@ -5,7 +5,6 @@ The worker counts its attempts, drops it when its time is over, and keeps it amo
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from inspect import iscoroutinefunction
@@ -96,18 +95,28 @@ def _send(
     if len(contents) == 1:  # one statement
         [(lane, key)] = places
         return [channel.send(contents[0], lane=lane, key=key, **options)]
-    alike: dict[Place, list[int]] = defaultdict(list)
-    for number, place in enumerate(places):
-        alike[place].append(number)
     ids: dict[int, UUID] = {}
     with transaction.atomic(options["using"], savepoint=False):
-        for (lane, key), numbers in alike.items():
+        for (lane, key), numbers in _groups(places):
             if key is None:
                 sent = channel.send_many([contents[n] for n in numbers], lane=lane, **options)
             else:
                 sent = [channel.send(contents[n], lane=lane, key=key, **options) for n in numbers]
             ids.update(zip(numbers, sent, strict=True))
     return [ids[number] for number in range(len(contents))]
+
+
+def _groups(places: Sequence[Place]) -> list[tuple[Place, list[int]]]:
+    """Return the numbers of messages that are sent together, by their place. Each lane keeps its order."""
+    groups: list[tuple[Place, list[int]]] = []
+    newest: dict[Any, tuple[Place, list[int]]] = {}  # by lane; without one no order is kept
+    for number, place in enumerate(places):
+        row = place if place[0] is None else place[0]
+        if row not in newest or newest[row][0] != place:
+            newest[row] = (place, [])
+            groups.append(newest[row])
+        newest[row][1].append(number)
+    return groups
 
 
 # -- results, which are kept nowhere -----------------------------------------------------------------------------------
