@@ -426,6 +426,26 @@ class TestPlaces:
         layer.maintain()
         assert [m.id for m in claim(layer)] == [parked]
 
+    @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+    def test_a_transaction_that_sees_the_past_gives_places_after_its_commit(
+        self, layer: Any, elsewhere: Any, of_new_sessions: Any, level: str
+    ) -> None:
+        sent = [send(layer, lane="l", places=2) for _ in range(4)]
+        first, second = claim(layer)
+        statements: list[str] = []
+
+        def note(execute: Any, sql: str, *rest: Any) -> Any:
+            statements.append(sql)
+            return execute(sql, *rest)
+
+        of_new_sessions(default_transaction_isolation=level)
+        with connections["postgres"].execute_wrapper(note), transaction.atomic("postgres"):
+            claim(layer, channel="other")  # takes the snapshot
+            assert elsewhere(layer.finish, [second]) == []
+            assert layer.finish([first]) == []
+        assert statements.count(STATEMENTS["lock_places"]) == 2  # in vain, and after the commit
+        assert {m.id for m in claim(layer)} == {*sent[2:]}
+
     def test_a_worker_does_this_maintenance(self, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
         send(layer, lane="l", places=1)

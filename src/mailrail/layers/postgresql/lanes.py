@@ -12,7 +12,7 @@ from ...messages import Message
 from ...prepared_statements import execute_prepared
 from ..store import ClaimName
 from .rows import lane_columns, lane_number, text_columns, token_columns
-from .session import MOST_TRIES, PLANS_LAST_S
+from .session import MOST_TRIES, PLANS_LAST_S, PostgresqlSession
 from .statements import STATEMENTS
 
 Place: TypeAlias = Sequence[Any]
@@ -49,31 +49,41 @@ def places_of(messages: Iterable[Message]) -> Iterable[Place]:
 def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
     """After messages are gone from these places: the next of each lane may be claimed."""
     places = list(gone)
-    give_places(cursor, {(channel, lane) for channel, lane, seq in places if lane is not None and seq == 0})
     columns = _lowest_places(place for place in places if place[2])
     if columns["lanes"] and _advance(cursor, columns) and cursor.db.in_atomic_block:
         # What its caller's transaction cannot see, it cannot let go.
         transaction.on_commit(
             partial(_look_again, cursor.db.alias, columns), using=cursor.db.alias, robust=True
         )
+    # last, so that nobody who has the lock of such a lane waits for one who has locked a message
+    give_places(cursor, {(channel, lane) for channel, lane, seq in places if lane is not None and seq == 0})
 
 
 def give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int:
-    """Give the free places of lanes that have several to what waits there. Returns how many messages were moved."""
-    if not lanes:
-        return 0
+    """Give the free places of lanes that have several to what waits there. Returns how many messages were moved.
+
+    In a transaction with an old snapshot, which does not show what others have given, this is done after the commit.
+    """
+    moved = _give_places(cursor, lanes) if lanes else 0
+    if moved is None:
+        using = cursor.db.alias
+        transaction.on_commit(partial(_give_after_commit, using, [*lanes]), using=using, robust=True)
+    return moved or 0
+
+
+def _give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int | None:
+    """``None``: the snapshot is that of the transaction's beginning, so nothing was locked or moved."""
     numbers = sorted(lane_number(lane, lock="mailrail places") for lane in lanes)
     cursor.execute(STATEMENTS["lock_places"], {"lanes": numbers})
-    [(moved, is_blind)] = execute_prepared(cursor.db, STATEMENTS["places"], text_columns(lanes), PLANS_LAST_S)
-    if is_blind and cursor.db.in_atomic_block:
-        look_again = partial(_give_again, cursor.db.alias, list(lanes))
-        transaction.on_commit(look_again, using=cursor.db.alias, robust=True)
+    if not cursor.fetchall():
+        return None
+    [(moved,)] = execute_prepared(cursor.db, STATEMENTS["places"], text_columns(lanes), PLANS_LAST_S)
     return int(moved)
 
 
-def _give_again(using: str, lanes: Collection[tuple[str, str]]) -> None:
-    with transaction.atomic(using), connections[using].cursor() as cursor:
-        give_places(cursor, lanes)
+def _give_after_commit(using: str, lanes: Collection[tuple[str, str]]) -> None:
+    """If this fails, or is in a transaction of that kind again, the next maintenance does it."""
+    PostgresqlSession(using).write(partial(_give_places, lanes=lanes))
 
 
 def _advance(cursor: Any, columns: dict[str, list[Any]]) -> bool:

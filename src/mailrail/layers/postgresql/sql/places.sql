@@ -1,7 +1,7 @@
 -- Give the free places of these lanes to what is due there: the highest priority first, then the oldest due. What gets
 -- none is parked: out of the index that claims read, until somebody gives a place back. Who runs this holds the locks
 -- of the lanes (lock_places.sql) since before its snapshot, so that it sees each place that is taken. Returns how many
--- messages it has moved, and whether the snapshot is that of the transaction's beginning.
+-- messages it has moved.
 \set channels '{noop,mail}'
 \set lanes '{tenant-3,tenant-4}'
 WITH
@@ -44,5 +44,4 @@ WITH
             lane_seq = CASE WHEN m.id = ANY (ARRAY (SELECT id FROM next)) THEN 0 END
         WHERE m.id = ANY (ARRAY (SELECT id FROM next UNION SELECT id FROM fresh)) RETURNING m.channel, m.held),
     told AS (SELECT pg_notify('mailrail', channel) FROM (SELECT DISTINCT channel FROM moved WHERE held = 0) AS channels)
-SELECT (SELECT count(*) FROM moved) + 0 * (SELECT count(*) FROM told),
-    current_setting('transaction_isolation') <> 'read committed';
+SELECT (SELECT count(*) FROM moved) + 0 * (SELECT count(*) FROM told);
