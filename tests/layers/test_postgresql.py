@@ -426,6 +426,18 @@ class TestPlaces:
         layer.maintain()
         assert [m.id for m in claim(layer)] == [parked]
 
+    def test_who_cancels_in_a_long_transaction_holds_up_nobody_in_the_lane(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        sent = [send(layer, lane="l", places=2) for _ in range(3)]
+        [running] = claim(layer, 1)  # the second has a place, too
+        with transaction.atomic("postgres"):
+            assert layer.cancel("work", [sent[1]]) == [sent[1]]
+            assert [m.id for m in elsewhere(claim, layer, finished=[running])] == [sent[2]]
+            parked = [elsewhere(send, layer, lane="l", places=2) for _ in range(2)]
+            assert elsewhere(claim, layer) == []
+        assert {m.id for m in claim(layer)} == {parked[0]}
+
     @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
     def test_a_transaction_that_sees_the_past_gives_places_after_its_commit(
         self, layer: Any, elsewhere: Any, of_new_sessions: Any, level: str

@@ -46,8 +46,11 @@ def places_of(messages: Iterable[Message]) -> Iterable[Place]:
     return ((m.channel, m.lane, m.lane_seq) for m in messages)
 
 
-def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
-    """After messages are gone from these places: the next of each lane may be claimed."""
+def advance_lanes(cursor: Any, gone: Iterable[Place], after_commit: bool = False) -> None:
+    """After messages are gone from these places: the next of each lane may be claimed.
+
+    ``after_commit``: take no lock of a lane with several places now, as this transaction may be open for long.
+    """
     places = list(gone)
     columns = _lowest_places(place for place in places if place[2])
     if columns["lanes"] and _advance(cursor, columns) and cursor.db.in_atomic_block:
@@ -56,7 +59,8 @@ def advance_lanes(cursor: Any, gone: Iterable[Place]) -> None:
             partial(_look_again, cursor.db.alias, columns), using=cursor.db.alias, robust=True
         )
     # last, so that nobody who has the lock of such a lane waits for one who has locked a message
-    give_places(cursor, {(channel, lane) for channel, lane, seq in places if lane is not None and seq == 0})
+    give = give_places_after_commit if after_commit else give_places
+    give(cursor, {(channel, lane) for channel, lane, seq in places if lane is not None and seq == 0})
 
 
 def give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int:
@@ -66,9 +70,16 @@ def give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int:
     """
     moved = _give_places(cursor, lanes) if lanes else 0
     if moved is None:
-        using = cursor.db.alias
-        transaction.on_commit(partial(_give_after_commit, using, [*lanes]), using=using, robust=True)
+        give_places_after_commit(cursor, lanes)
     return moved or 0
+
+
+def give_places_after_commit(cursor: Any, lanes: Collection[tuple[str, str]]) -> None:
+    """Give them in a transaction of its own. If that fails, the next maintenance does it."""
+    if lanes:
+        session = PostgresqlSession(cursor.db.alias)
+        give = partial(session.write, partial(_give_places, lanes=[*lanes]))
+        transaction.on_commit(give, using=cursor.db.alias, robust=True)
 
 
 def _give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int | None:
@@ -79,11 +90,6 @@ def _give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int | None:
         return None
     [(moved,)] = execute_prepared(cursor.db, STATEMENTS["places"], text_columns(lanes), PLANS_LAST_S)
     return int(moved)
-
-
-def _give_after_commit(using: str, lanes: Collection[tuple[str, str]]) -> None:
-    """If this fails, or is in a transaction of that kind again, the next maintenance does it."""
-    PostgresqlSession(using).write(partial(_give_places, lanes=lanes))
 
 
 def _advance(cursor: Any, columns: dict[str, list[Any]]) -> bool:

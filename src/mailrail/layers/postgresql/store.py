@@ -16,6 +16,7 @@ from django.db import connections, transaction
 
 from ...errors import LayerUnavailable
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode
+from ...second_connection import is_in_transaction
 from ..buckets import refill
 from ..deferred_sends import with_record
 from ..rows import SHIFTED, read_dead, read_message, read_summary
@@ -137,12 +138,13 @@ class PostgresqlStore(DatabaseStore):
 
     def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
         values = {"channel": channel, "ids": list(ids)}
+        is_callers = is_in_transaction(self._session.using)
 
         def move_them(cursor: Any) -> list[UUID]:
             if move == "cancel":
                 cursor.execute(STATEMENTS["cancel"], values)
                 gone = cursor.fetchall()
-                advance_lanes(cursor, (place for _, *place in gone))
+                advance_lanes(cursor, (place for _, *place in gone), after_commit=is_callers)
                 return [id for id, *_ in gone]
             if move == "requeue":
                 _requeue(cursor, channel, values)
