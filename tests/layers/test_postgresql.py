@@ -18,6 +18,7 @@ from django.db import OperationalError, connections, transaction
 
 from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
+from mailrail.layers.postgresql.rows import lane_number
 from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A_ROW, Level, ScanFloor
 from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.layers.store import ClaimCall, Unconfirmed
@@ -425,6 +426,26 @@ class TestPlaces:
             elsewhere(layer.maintain)  # cannot have it yet
         layer.maintain()
         assert [m.id for m in claim(layer)] == [parked]
+
+    @pytest.mark.parametrize("verb", ["retry", "release"])
+    def test_a_claim_is_given_back_together_with_its_place(
+        self, layer: Any, elsewhere: Any, verb: str
+    ) -> None:
+        send(layer, lane="l", places=1)
+        waiting = send(layer, lane="l", places=1)
+        [running] = claim(layer)
+        give_back = {
+            "retry": lambda: layer.retry(running, 60, "no"),
+            "release": lambda: layer.release([running], 60),
+        }
+        lane = lane_number(("work", "l"), lock="mailrail places")
+        with transaction.atomic("postgres"):
+            connections["postgres"].cursor().execute(STATEMENTS["lock_places"], {"lanes": [lane]})
+            giving = elsewhere.submit(give_back[verb])
+            until(lambda: waits_for_a_lock(layer), what="the lane")
+            assert layer.stats()["work"].claimed == 1
+        giving.result(30)
+        assert [m.id for m in claim(layer)] == [waiting]
 
     def test_who_cancels_in_a_long_transaction_holds_up_nobody_in_the_lane(
         self, layer: Any, elsewhere: Any

@@ -101,14 +101,14 @@ class PostgresqlStore(DatabaseStore):
             leases = values["leases"]
             values = {"channels": list(leases), "leases": list(leases.values())}
             return self._session.execute_prepared(STATEMENTS["renew"], {**token_columns(claims), **values})
-        return self._give_back({**token_columns(claims), **values})
+        return self._give_back(claims, values)
 
-    def _give_back(self, values: Mapping[str, Any]) -> Sequence[ClaimName]:
-        """Should this end before places are given to others, what was given back makes a claim look for them."""
+    def _give_back(self, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
+        """Where a claim has one of several places, the next of its lane gets it in the same transaction."""
+        values = {**token_columns(claims), **values}
+        if any(claim.lane_seq == 0 for claim in claims):
+            return self._session.write(lambda cursor: _give_back_with_places(cursor, values))
         rows = self._session.execute(STATEMENTS["give_back"], values)
-        lanes = {(channel, lane) for id, _, channel, lane in rows if id is None}
-        if lanes:
-            self._session.write(lambda cursor: give_places(cursor, lanes))
         return [(id, token) for id, token, *_ in rows if id is not None]
 
     def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
@@ -266,6 +266,13 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
             return twin_id
         # The twin was claimed between the statements.
     raise LayerUnavailable(f"Somebody claims {row['key']!r} as often as it is sent. Try again.")
+
+
+def _give_back_with_places(cursor: Any, values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    cursor.execute(STATEMENTS["give_back"], values)
+    rows = cursor.fetchall()
+    give_places(cursor, {(channel, lane) for id, _, channel, lane in rows if id is None})
+    return [(id, token) for id, token, *_ in rows if id is not None]
 
 
 def _bury(cursor: Any, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
