@@ -596,6 +596,17 @@ class TestWhatIsStored:
         layer.discard("work", [d.message.id for d in dead_on(layer, "work")])
         assert layer.stats() == {} and bare.keys("*") == []
 
+    def test_nothing_is_left_of_a_lane_with_places_once_a_claim_has_found_nothing(
+        self, layer: Any, bare: Any
+    ) -> None:
+        for _ in range(2):  # the second time, the limit holds again
+            first, second = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+            for id in (first, second):
+                [got] = claim(layer)
+                assert got.id == id
+                layer.finish([got])
+            assert claim(layer) == [] and layer.stats() == {} and bare.keys("*") == []
+
     def test_a_waiting_message_takes_little_room(self, layer: Any, bare: Any) -> None:
         content = {"id": "x" * 100}
         layer.enqueue([Message("work", content) for _ in range(20_000)])

@@ -70,6 +70,8 @@ local function choose(i, hash_tag, room, chosen, stay)
         end
         if #found == 0 and call('EXISTS', key) == 0 then call('ZREM', hash_tag .. ':levels', priority) end
     end
+    -- Whoever sends to a lane with several places sets it again.
+    if #chosen == 0 and call('EXISTS', hash_tag .. ':state') == 0 then call('DEL', hash_tag .. ':places') end
 end
 
 local function is_before(a, b)

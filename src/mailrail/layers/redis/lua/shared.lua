@@ -11,7 +11,7 @@
 --   :lane:<lane>    zset   id -> place: all of a lane that are not finished
 --   :placed:<lane>  zset   id -> 0: of a lane with several places, those that have one
 --   :parked:<lane>  zset   id -> due, less what its priority is worth: of a lane with several places, those also in :held
---   :places         string there has been a lane with several places here
+--   :places         string there has been a lane with several places here since the channel was last found empty
 --   :errors         hash   id -> how its last run failed, of what waits for the next one, or runs
 --   :keys           hash   key -> id, until the message is first claimed
 --   :expires        zset   id -> expires, of what is not claimed
