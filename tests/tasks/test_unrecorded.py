@@ -104,7 +104,7 @@ def test_a_task_that_fails_for_the_last_time_is_a_dead_message_that_can_run_agai
     task: Any, what: str, kind: type, listens: bool, request: pytest.FixtureRequest
 ) -> None:
     ended = request.getfixturevalue("ended") if listens else []
-    task.using(attempts=2, backoff=10).enqueue(what)
+    task.using(attempts=2, backoff=[10]).enqueue(what)
     testing.drain(raise_errors=False)
     assert len(defined.ran) == 1 and not dead() and not ended
     testing.advance(10)
