@@ -494,6 +494,22 @@ class TestScripts:
         assert layer.claim("w", {"work": 1}, LEASE, finished=claims) == ([], [], [])
         assert layer.stats() == {}
 
+    @pytest.mark.parametrize("more", [10, 0], ids=["places are free", "the lane is full"])
+    def test_a_claim_from_a_lane_costs_the_same_however_many_have_a_place(
+        self, layer: Any, bare: Any, more: int
+    ) -> None:
+        costs = []
+        for number in (5, 50):
+            channel = f"c{number}"
+            layer.enqueue([Message(channel, {}, lane="l", places=number + more) for _ in range(number)])
+            assert len(claim(layer, 100, channel)) == number
+            send(layer, channel, lane="l", places=number + more)
+            bare.config_resetstat()
+            assert len(claim(layer, 100, channel)) == (1 if more else 0)
+            stats = bare.info("commandstats")
+            costs.append(sum(stat["calls"] for name, stat in stats.items() if name.startswith("cmdstat_z")))
+        assert costs[0] == costs[1] > 0
+
 
 class TestServersOfOtherLanguages:
     @pytest.fixture
