@@ -34,6 +34,9 @@ def cursor(request: pytest.FixtureRequest, settings: Any) -> Iterator[Any]:
 def test_attempts_read_their_own_records_however_many_wait(
     cursor: Any, template: str, is_analyzed: bool
 ) -> None:
+    server: Any = connections["postgres"]
+    if not is_analyzed and server.pg_version < 160000:
+        pytest.skip("PostgreSQL 15 reads the table until it has been analyzed")
     forget_statistics(cursor, "mailrail_tasks_taskrecord")
     enqueue_many(defined.add, [((n,), {}) for n in range(WAITING)])
     if is_analyzed:
