@@ -382,7 +382,7 @@ def _import_consumers(mistakes: Mistakes) -> None:
 
 
 def _is_own(route: Route) -> bool:
-    module = getattr(route.target, "__module__", "")
+    module = getattr(route.target, "__module__", None) or ""  # a built-in method has none
     return module == "mailrail" or module.startswith("mailrail.")
 
 

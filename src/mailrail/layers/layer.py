@@ -36,7 +36,7 @@ from .base import COUNTED, Capabilities, Lease
 from .deferred_sends import DeferredSend, is_in_transaction, with_record
 from .lost_replies import UnconfirmedClaims
 from .names import names_with
-from .store import ClaimCall, ClaimName, Listing, Settlement, Store, Unconfirmed
+from .store import ClaimCall, ClaimName, Listing, Maintained, Settlement, Store, Unconfirmed
 
 if TYPE_CHECKING:
     from .outbox import Outbox
@@ -324,7 +324,8 @@ class DurableLayer(Capabilities):
 
     def maintain(self) -> None:
         """Set right what an interrupted process or another transaction left behind; workers call it once a minute."""
-        self._store.maintain()
+        if isinstance(self._store, Maintained):
+            self._store.maintain()
 
     def concerns(self) -> list[str]:
         """Return what of the storage's own settings may lose messages, in words; asks the storage.

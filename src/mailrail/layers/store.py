@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
 from ..messages import Content, Granted, Message, MessageSummary, Place, Rate, State, Statement, new_token
@@ -156,15 +156,19 @@ class Store(Protocol):
     def beat(self, worker: str, info: Content | None) -> None:
         """Keep a worker's sign of life, or (``None``) forget it."""
 
-    def maintain(self) -> None:
-        """Set right what other transactions may have left behind; workers call this once a minute."""
-        return
-
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         """Return the workers that gave a sign of life lately: id, info as JSON, and how many seconds ago."""
 
     def shift(self, seconds: float) -> None:
         """Move every stored time back, for tests."""
+
+
+@runtime_checkable
+class Maintained(Protocol):
+    """Set right what other transactions may have left behind. Only some stores have to."""
+
+    def maintain(self) -> None:
+        """Look for it, and set it right; workers call this once a minute."""
 
 
 class DatabaseStore(Store, Protocol):
