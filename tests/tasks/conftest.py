@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mailrail.layers import DurableLayer, get_layer
+from mailrail.tasks import ChannelBackend
+from mailrail.tasks.compat import task_finished
 
 from ..servers import ValkeyServer
 
@@ -38,3 +40,16 @@ def on_layer(request: pytest.FixtureRequest, settings: Any) -> Iterator[DurableL
     settings.CHANNEL_LAYERS = layer_settings(request.param, request)
     yield get_layer()
     get_layer().stop_listening()
+
+
+@pytest.fixture
+def ended() -> Iterator[list[Any]]:
+    """The results of which receivers hear that they are finished."""
+    heard: list[Any] = []
+
+    def note(task_result: Any, **facts: Any) -> None:
+        heard.append(task_result)
+
+    task_finished.connect(note, sender=ChannelBackend)
+    yield heard
+    task_finished.disconnect(note, sender=ChannelBackend)

@@ -19,9 +19,9 @@ from mailrail.cancelling import cancel_messages
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.moments import seconds_between
 from mailrail.routing import Routing
-from mailrail.tasks import ChannelBackend, TaskRecord, acancel, attempts, cancel, control, watching
+from mailrail.tasks import TaskRecord, acancel, attempts, cancel, control, watching
 from mailrail.tasks.attempt import start_of
-from mailrail.tasks.compat import InvalidTask, TaskResultDoesNotExist, task_backends, task_finished
+from mailrail.tasks.compat import InvalidTask, TaskResultDoesNotExist, task_backends
 from mailrail.tasks.errors import TaskCancelled
 from mailrail.testing.messages import send_deferred
 from mailrail.worker import IncomingMessage, Worker
@@ -35,19 +35,6 @@ UNKNOWN = "01234567-89ab-7def-8123-456789abcdef"
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
     defined.ran.clear()
-
-
-@pytest.fixture
-def ended() -> Iterator[list[Any]]:
-    """The results of which receivers hear that they are finished."""
-    heard: list[Any] = []
-
-    def note(task_result: Any, **facts: Any) -> None:
-        heard.append(task_result)
-
-    task_finished.connect(note, sender=ChannelBackend)
-    yield heard
-    task_finished.disconnect(note, sender=ChannelBackend)
 
 
 def using() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-from collections.abc import Iterator
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -22,7 +21,6 @@ from mailrail.tasks.compat import (
     TaskResultDoesNotExist,
     task_backends,
     task_enqueued,
-    task_finished,
     task_started,
 )
 from mailrail.tasks.errors import TaskDiscarded, TaskLost, TaskNotFound
@@ -44,19 +42,6 @@ def dead() -> list[Any]:
     layer = get_layer()
     page = layer.list_messages(["tasks.default"], 100, "dead")
     return layer.get("tasks.default", [summary.id for summary in page], dead=True)
-
-
-@pytest.fixture
-def ended() -> Iterator[list[Any]]:
-    """The results of which receivers hear that they are finished."""
-    heard: list[Any] = []
-
-    def note(task_result: Any, **facts: Any) -> None:
-        heard.append(task_result)
-
-    task_finished.connect(note, sender=ChannelBackend)
-    yield heard
-    task_finished.disconnect(note, sender=ChannelBackend)
 
 
 @both
