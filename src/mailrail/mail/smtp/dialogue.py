@@ -159,8 +159,8 @@ class Dialogue:
             content, self._following.commands if self._following else []
         )
         yield write
-        read = Read(self._link, Stage.DOT, self._timeouts.dot, is_early=True)
-        self._apply_reply(transaction, write, (yield read))
+        reply = yield Read(self._link, Stage.DOT, self._timeouts.dot)
+        self._apply_reply(transaction, write, reply)
 
     def _apply_reply(self, transaction: Transaction, write: Write, reply: Reply) -> None:
         """Apply what the reply to the dot means."""

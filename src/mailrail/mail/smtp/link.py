@@ -210,11 +210,12 @@ class Handshake(Step):
 
 
 class Read(Step):
-    """Wait for the next reply. ``is_early``: it is asked for just now, so that a first look would be in vain."""
+    """Wait for the next reply. A poll tells when to look: a look before that is nearly always in vain."""
 
-    def __init__(self, link: Link, stage: Stage, timeout: float, is_early: bool = False) -> None:
+    def __init__(self, link: Link, stage: Stage, timeout: float) -> None:
         self.link, self.stage, self.timeout = link, stage, timeout
-        self._is_early = is_early
+        self._is_told = False
+        """Has something come, as far as a poll can tell?"""
         self.result: Reply | None = None
 
     def attempt(self) -> int:
@@ -223,11 +224,12 @@ class Read(Step):
                 raise ConnectionLost(
                     f"The server closed the connection ({self.stage}){self._heard()}", self.stage
                 )
-            if self._is_early and not self.link.has_pending:
-                self._is_early = False
+            if not self._is_told and not self.link.has_pending:
+                self._is_told = True
                 return IN
             if events := self.link.receive(self.stage):
                 return events
+            self._is_told = False
         self.result = reply
         return 0
 
