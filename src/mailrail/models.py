@@ -111,9 +111,9 @@ class StoredMessage(MessageFields):
                 name="mailrail_unplaced",
                 condition=models.Q(held=0, places__isnull=False, lane_seq__isnull=True),
             ),
-            # for counts of held messages, which the first index leaves out
+            # for counts and pages of held messages, which the first index leaves out; in the order of pages
             models.Index(
-                fields=["channel", "due"],
+                fields=["channel", "due", "id"],
                 name="mailrail_held",
                 condition=models.Q(held=1),
             ),
