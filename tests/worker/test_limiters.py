@@ -52,17 +52,18 @@ class Budget(Limiter):
 def test_a_limiter_that_cannot_be_made_keeps_its_own_channel_waiting_until_it_can(
     layer: DurableLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tenants, seen, others = list[str](), Seen(), Seen()
+    tenants, asked, seen, others = list[str](), list[str](), Seen(), Seen()
 
     def make(channel: str, layer: DurableLayer) -> Budget:
         if not tenants:
+            asked.append(channel)
             raise LookupError("no such tenant")
         return Budget(channel, layer, 5)
 
     send(layer, n=5)
     layer.enqueue([Message("other", {"n": n}) for n in range(3)])
     with Running(layer, route("work", seen, limiter=make), route("other", others)):
-        until(lambda: len(others) == 3 and layer.stats().keys() == {"work"})
+        until(lambda: len(others) == 3 and layer.stats().keys() == {"work"} and asked)
         assert not seen
         tenants.append("one")
         until(lambda: len(seen) == 5)
