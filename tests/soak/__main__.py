@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from ..servers import PostgresServer
+from .timetables import difference
 
 
 def main() -> int:
@@ -23,6 +24,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=300.0, help="Messages per second, of all senders.")
     options = parser.parse_args()
     print(f"seed: {options.seed}", flush=True)
+    if found := difference(options.seed, options.minutes * 6):  # a tenth of the time
+        print(f"BROKEN: {found}")
+        return 1
     server, folder = PostgresServer(), Path(tempfile.mkdtemp(prefix="mailrail-soak-"))
     broken = True
     try:

@@ -1,0 +1,1 @@
+"""Run tasks and send messages by a timetable."""
