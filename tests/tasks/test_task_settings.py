@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
@@ -95,28 +92,6 @@ def test_results_are_removed_after_their_time_by_whatever_queue_a_worker_serves(
         assert TaskRecord.objects.count() == left
     assert TaskRecord.objects.get().pk.hex == waiting.id.replace("-", "")
     assert prune("default") == 0
-
-
-@pytest.mark.django_db(transaction=True)
-def test_pruning_on_sqlite_waits_for_no_other_writer_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does it need BEGIN IMMEDIATE: another connection writes after the look at what is to be deleted."""
-    connection: Any = connections["default"]
-    connection.close()
-    monkeypatch.setattr(connection, "transaction_mode", None, raising=False)
-    result = defined.do.enqueue("x")
-    testing.drain()
-    testing.advance(8 * 86400)
-
-    def write_between(execute: Any, sql: str, *args: Any) -> Any:
-        answer = execute(sql, *args)
-        if sql.startswith("SELECT"):
-            with closing(sqlite3.connect(connection.settings_dict["NAME"])) as other, other:
-                other.execute("UPDATE mailrail_tasks_taskrecord SET lane = 'x'")
-        return answer
-
-    with connection.execute_wrapper(write_between):
-        assert prune("default") == 1
-    assert not TaskRecord.objects.filter(pk=result.id).exists()
 
 
 def test_a_package_whose_init_has_a_task_can_be_an_installed_app(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import router, transaction
+from django.db import router
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from mailrail.addresses import normal_form
+from mailrail.write_transactions import write_transaction
 
 from .addresses import Entry, LineProblem, Reading, read_list
 from .inviting import invite_many
@@ -96,7 +97,7 @@ def confirm(batch: InvitationBatch, **fields: Any) -> bool:
     out. Raises as ``invite_many`` does.
     """
     database = router.db_for_write(get_invitation_model())
-    with transaction.atomic(using=database):
+    with write_transaction(database):
         rows = InvitationBatch.objects.using(database).select_for_update(of=("self",), no_key=True)
         row = rows.select_related("sender").get(pk=batch.pk)
         if row.confirmed_at is not None:

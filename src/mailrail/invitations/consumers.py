@@ -11,7 +11,7 @@ import django
 from django.apps import apps
 from django.core import mail as django_mail
 from django.core.mail import EmailMultiAlternatives
-from django.db import router, transaction
+from django.db import router
 from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
@@ -20,6 +20,7 @@ from mailrail import Channel, Discard
 from mailrail.addresses import with_ascii_domains
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
+from mailrail.write_transactions import write_transaction
 
 from .models import InvitationStatus, get_invitation_model, written_invitations
 from .signals import invitation_sent
@@ -117,7 +118,7 @@ def _queue_together(invitations: Sequence[Any]) -> None:
     """Queue the emails and store the time in one transaction, without those that another worker has mailed."""
     emails = {invitation.pk: compose(invitation) for invitation in invitations}
     rows = written_invitations().filter(pk__in=emails, sent=None)
-    with transaction.atomic(rows.db):
+    with write_transaction(rows.db):
         generations = dict(rows.order_by("pk").select_for_update().values_list("pk", "generation"))
         left = [each for each in invitations if generations.get(each.pk) == each.generation]
         _mailer().send_messages([emails[invitation.pk] for invitation in left])

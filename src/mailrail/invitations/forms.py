@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
-from django.db import router, transaction
+from django.db import router
 from django.template.defaultfilters import filesizeformat
 from django.utils.functional import lazy
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail import Channel
+from mailrail.write_transactions import write_transaction
 
 from . import addresses, bulk
 from .limits import check_limits
@@ -64,7 +65,7 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         if not commit:
             return super().save(commit=False)
         database = router.db_for_write(type(self.instance), instance=self.instance)
-        with transaction.atomic(using=database):
+        with write_transaction(database):
             self._check(database)
             invitation = super().save()
             Channel("send-invite").send({"id": invitation.pk}, unique=True, using=database)

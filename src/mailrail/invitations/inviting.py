@@ -13,7 +13,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ValidationError
-from django.db import router, transaction
+from django.db import router
 from django.utils import timezone
 from django.utils.translation import get_supported_language_variant
 from django.utils.translation import gettext as _
@@ -23,6 +23,7 @@ from mailrail import options as checked
 from mailrail.addresses import normal_form
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
+from mailrail.write_transactions import write_transaction
 
 from . import addresses
 from .errors import InvitationClosed
@@ -66,7 +67,7 @@ def invite(
     _clean(invitation)
     check_rights(sender, invitation)
     database = router.db_for_write(model, instance=invitation)
-    with transaction.atomic(using=database):
+    with write_transaction(database):
         check_limits(every_invitation(database), sender, [invitation.email])
         invitation.save(using=database)
         Channel("send-invite").send(invitation.content, unique=True, using=database)
@@ -98,7 +99,7 @@ def invite_many(
     _clean(first)
     check_rights(sender, first)
     database = router.db_for_write(model)
-    with transaction.atomic(using=database):
+    with write_transaction(database):
         check_limits(every_invitation(database), sender, recipients)
         invitations: list[Any] = model._default_manager.using(database).bulk_create(
             (model(email=email, sender=sender, **options) for email in recipients),
@@ -117,7 +118,7 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
     """
     model, database = type(invitation), router.db_for_write(type(invitation), instance=invitation)
     now = timezone.now()
-    with transaction.atomic(using=database):
+    with write_transaction(database):
         rows = model._base_manager.using(database)
         row = rows.select_for_update(of=("self",), no_key=True).select_related("sender").get(pk=invitation.pk)
         if row.status in (InvitationStatus.ACCEPTED, InvitationStatus.REVOKED):

@@ -20,6 +20,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
 from mailrail.conf import settings
+from mailrail.write_transactions import write_transaction
 
 from . import accepting
 from .accepting import LinkState
@@ -77,7 +78,7 @@ class InvitationSignUp(View):
     def _made(self, form: Any, invitation: Any) -> bool:
         """Create the account and accept, both or neither, without revealing whether an account has the address."""
         try:
-            with transaction.atomic(using=router.db_for_write(get_user_model())):
+            with write_transaction(router.db_for_write(get_user_model())):
                 if invitation.accept(form.save()):
                     return True
                 transaction.set_rollback(True, using=router.db_for_write(get_user_model()))

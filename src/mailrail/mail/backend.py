@@ -15,7 +15,7 @@ from django.conf import settings as django_settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import Error as AnyDatabaseError
-from django.db import connections, router, transaction
+from django.db import connections, router
 from django.utils.log import AdminEmailHandler
 
 from mailrail import LayerUnavailable
@@ -24,6 +24,7 @@ from mailrail.log import logger_of
 from mailrail.options import Mistakes
 from mailrail.terminal import counted
 from mailrail.worker import ExecutionContext, current_execution
+from mailrail.write_transactions import write_transaction
 
 from .errors import CannotQueue
 from .mailers.config import Queueing, configured
@@ -120,7 +121,7 @@ class EmailBackend(Queueing, BaseEmailBackend):
             with ThreadPoolExecutor(1) as aside:
                 return aside.submit(copy_context().run, self._queue_aside, messages, execution).result()
         try:
-            with transaction.atomic(router.db_for_write(Email)):
+            with write_transaction(router.db_for_write(Email)):
                 return self._queue(messages, execution)
         except (AnyDatabaseError, LayerUnavailable) as error:
             _complain(len(messages), error)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+
+from mailrail.write_transactions import write_transaction
 
 from .models import FINAL, TaskRecord
 from .overview import pages_of_ids
@@ -37,11 +38,7 @@ def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
 def _delete_first(over: QuerySet[TaskRecord]) -> int:
     """Delete the first of these records in one transaction, and return how many."""
     records, using = TaskRecord.objects.using(over.db), over.db
-    if connections[using].vendor == "sqlite":
-        # In one statement: a transaction that has read may not write once another process has written since
-        # (SQLITE_BUSY_SNAPSHOT). BEGIN IMMEDIATE would help, too, and takes a setting.
-        return records.filter(pk__in=over.values("pk")[:CHUNK_SIZE]).delete()[0]
-    with transaction.atomic(using):
+    with write_transaction(using):
         ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
         records.filter(pk__in=ids).delete()
     return len(ids)

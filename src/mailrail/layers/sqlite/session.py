@@ -14,6 +14,7 @@ from typing import Any
 from django.db import OperationalError, connections, transaction
 
 from ...transient import Remedy, remedy_for
+from ...write_transactions import write_transaction
 from ..tables import tables_are_missing
 
 LOCK_PATIENCE_S = 30.0
@@ -79,15 +80,9 @@ class SqliteSession:
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
-        """Take the write lock at the start: a transaction that reads first and writes later may fail half-way."""
-        connection = self.connection
-        connection.ensure_connection()  # which sets the mode that the settings ask for
-        mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
+        """Open a ``write_transaction``, and wait for the lock as long as other writes of the layer do."""
         with ExitStack() as stack:
-            try:
-                patiently(lambda: stack.enter_context(transaction.atomic(self.using)), self.using)
-            finally:
-                connection.transaction_mode = mode
+            patiently(lambda: stack.enter_context(write_transaction(self.using)), self.using)
             yield
 
     def breaker(self) -> Callable[[], None]:

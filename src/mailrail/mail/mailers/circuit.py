@@ -16,6 +16,7 @@ from django.utils import timezone
 from mailrail import Channel
 from mailrail.moments import from_now, seconds_between
 from mailrail.storable import storable
+from mailrail.write_transactions import write_transaction
 
 from ..models import MailerState
 from . import circuit_log, reopening, throttle, watching
@@ -158,10 +159,9 @@ def note_pause(mailer: str, using: str | None = None, reason: str = "") -> None:
     """Record that a person has paused a mailer."""
     using = using or router.db_for_write(MailerState)
     throttle.cancel_reservations(mailer, using)
-    MailerState.objects.using(using).update_or_create(
-        pk=mailer,
-        defaults={"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None},
-    )
+    values = {"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None}
+    with write_transaction(using):
+        MailerState.objects.using(using).update_or_create(pk=mailer, defaults=values)
     look_again(using)
 
 

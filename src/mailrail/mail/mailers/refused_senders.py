@@ -19,6 +19,7 @@ from django.utils.dateparse import parse_datetime
 from mailrail.addresses import bare
 from mailrail.log import logger_of
 from mailrail.moments import seconds_between
+from mailrail.write_transactions import write_transaction
 
 from ..compose.authors import sender_of
 from ..delivery.outcomes import SENDER_REFUSED
@@ -105,9 +106,9 @@ class RefusedSenders:
 
     def _write(self, row: RefusedSender) -> None:
         values = {"reason": row.reason, "in_a_row": row.sender in self._in_a_row, "since": row.since}
-        _, is_new = RefusedSender.objects.using(self._using).update_or_create(
-            mailer=row.mailer, sender=row.sender, defaults=values
-        )
+        rows = RefusedSender.objects.using(self._using)
+        with write_transaction(self._using):
+            _, is_new = rows.update_or_create(mailer=row.mailer, sender=row.sender, defaults=values)
         if is_new:
             text = (
                 "Mailer %r: its server refuses the sender %s, whose mail is held until somebody allows it: %s"

@@ -29,6 +29,7 @@ from mailrail import options as checked
 from mailrail.second_connection import outside_the_transaction
 from mailrail.storable import storable
 from mailrail.worker import ExecutionContext
+from mailrail.write_transactions import write_transaction
 
 from ..compose.authors import mailboxes, sender_of
 from ..compose.message_ids import new_message_id
@@ -295,7 +296,7 @@ def _store_missing(made: Sequence[NewEmail], execution: ExecutionContext, option
     The others' messages may have been lost with the process, after its commit.
     """
     using = router.db_for_write(Email)
-    with tables_said_missing(using), transaction.atomic(using):
+    with tables_said_missing(using), write_transaction(using):
         numbers, known = _numbered([new.columns for new in made], execution, using)
         if missing := [new for new in made if new.columns["key"] not in known]:
             _store(missing, options)

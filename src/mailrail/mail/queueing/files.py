@@ -18,6 +18,7 @@ from django.utils import timezone
 from mailrail.conf import settings
 from mailrail.moments import seconds_between
 from mailrail.namespace import current
+from mailrail.write_transactions import write_transaction
 
 from ..models import Email, EmailFile, File
 
@@ -111,8 +112,11 @@ def drop_unneeded(digests: Iterable[str], using: str) -> int:
     Somebody may queue an email with such a file at the same time. Either that transaction has the row first, and the
     file stays. Or it finds no row, and stores the file again.
     """
-    with transaction.atomic(using):
-        rows = File.objects.using(using).filter(pk__in=digests).order_by("pk").select_for_update()
+    candidates = set(digests)
+    if not candidates:  # nearly always, and SQLite's write lock is one for all
+        return 0
+    with write_transaction(using):
+        rows = File.objects.using(using).filter(pk__in=candidates).order_by("pk").select_for_update()
         is_elsewhere = ExpressionWrapper(Q(data=None), output_field=BooleanField())
         stored = dict(rows.values_list("pk", is_elsewhere))
         # A statement of its own, after the rows are locked: it sees what those have committed who held them before.

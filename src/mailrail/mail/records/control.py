@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import router, transaction
+from django.db import router
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from mailrail import uuid7
 from mailrail.moments import seconds_between
+from mailrail.write_transactions import write_transaction
 
 from ..delivery.load import defect_of
 from ..delivery.outcomes import add_event, is_ambiguous
@@ -140,7 +141,7 @@ def _change(
     """
     using = router.db_for_write(Email)
     changed = Changed()
-    with transaction.atomic(using):
+    with write_transaction(using):
         for id in sorted(set(_ids(emails))):  # sorted: no two callers wait for each other
             email = Email.objects.using(using).select_for_update().filter(pk=id).first()
             if email is None:

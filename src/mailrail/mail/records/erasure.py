@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.apps import apps
-from django.db import connections, models, router, transaction
+from django.db import connections, models, router
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
 from django.utils import timezone
 
 from mailrail.addresses import bare, spellings
+from mailrail.write_transactions import write_transaction
 
 from ..delivery.outcomes import add_event
 from ..delivery.recipient_states import FINAL_FOR_RECIPIENT, status_by_recipients
@@ -99,7 +100,7 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
             entries = log.filter(content_type__model="email", object_id__in=[str(id) for id in page])
             entries.update(object_repr=ERASED)
         for id in page:
-            with transaction.atomic(using):
+            with write_transaction(using):
                 digests = _erase_one(id, address, using, erased)
             drop_unneeded(digests, using)
     if log is not None:
@@ -108,7 +109,7 @@ def erase(address: str, using: str, *, forget_suppression: bool = False) -> Eras
     if forget_suppression:
         suppressions.forget(address, using)
     else:
-        with transaction.atomic(using):
+        with write_transaction(using):
             suppressions.keep_hashed(address, using)
     return erased
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from django.db import router, transaction
+from django.db import router
 from django.db.models import Q
 from django.utils import timezone
+
+from mailrail.write_transactions import write_transaction
 
 from ..delivery.outcomes import add_event, is_ambiguous
 from ..mailers import circuit
@@ -80,7 +82,7 @@ def _pages(old: str, using: str) -> Iterator[list[UUID]]:
 
 def _move_page(ids: list[UUID], new: str, using: str, ambiguous: bool) -> Moved:
     moved = left = 0
-    with transaction.atomic(using):
+    with write_transaction(using):
         # By their ids alone: the planner may find the status or the namespace by an index, which has all that waits.
         rows = Email._base_manager.using(using).filter(pk__in=ids).order_by("pk")
         for email in rows.defer("content").select_for_update():

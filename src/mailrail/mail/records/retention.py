@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from uuid import UUID
 
-from django.db import models, transaction
+from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from mailrail.moments import aware, seconds_between
+from mailrail.write_transactions import write_transaction
 
 from ..models import FINAL, Email, EmailFile
 from ..queueing.files import drop_unneeded
@@ -42,7 +43,7 @@ def prune_bodies(before: datetime, using: str) -> Iterator[int]:
     """Remove the content of emails that are final since before that moment. Yields how many after each chunk."""
     waiting = with_content(before, using).order_by("changed_at").select_for_update(skip_locked=True)
     while True:
-        with transaction.atomic(using):
+        with write_transaction(using):
             ids = list(waiting.values_list("pk", flat=True)[:CHUNK_SIZE])
             digests = empty(ids, using)
         drop_unneeded(digests, using)
@@ -70,7 +71,7 @@ def delete_final(ids: Collection[UUID], using: str, before: datetime | None = No
     emails = Email.objects.using(using).filter(pk__in=ids, status__in=FINAL)
     if before is not None:
         emails = emails.filter(changed_at__lt=before)
-    with transaction.atomic(using):
+    with write_transaction(using):
         locked = list(emails.order_by("pk").select_for_update(skip_locked=True).values_list("pk", flat=True))
         digests = delete(locked, using)
     drop_unneeded(digests, using)
