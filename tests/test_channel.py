@@ -70,19 +70,19 @@ class TestWithARecord:
     """Where the layer has no way of its own to store both."""
 
     def test_both_are_stored(self, layer: DurableLayer) -> None:
-        id = Channel("work")._send_with(a_group("a"), {"n": 1}, priority=7, using="default")
+        id = Channel("work").send_with_record(a_group("a"), {"n": 1}, priority=7, using="default")
         assert [(m.id, m.content, m.priority) for m in stored(layer)] == [(id, {"n": 1}, 7)]
         assert Group.objects.get().name == "a"
 
     def test_a_rollback_takes_both(self, layer: DurableLayer) -> None:
         with rolled_back():
-            Channel("work")._send_with(a_group("a"), {"n": 1}, using="default")
+            Channel("work").send_with_record(a_group("a"), {"n": 1}, using="default")
         assert contents(layer) == [] and not Group.objects.exists()
 
     def test_a_record_that_is_refused_leaves_no_message(self, layer: DurableLayer) -> None:
         Group.objects.create(name="taken")
         with pytest.raises(IntegrityError):
-            Channel("work")._send_with(a_group("taken"), {"n": 1}, using="default")
+            Channel("work").send_with_record(a_group("taken"), {"n": 1}, using="default")
         assert contents(layer) == []
 
 

@@ -169,7 +169,7 @@ class TestSendsWithTheirRecord:
 
     def test_they_are_stored_together(self, layer: Any, bound: str, elsewhere: Any) -> None:
         with CaptureQueriesContext(connections["postgres"]) as captured:
-            Channel("work")._send_with(a_group("50 % \u00e9';--"), {"n": "50 % \u00e9';--"}, priority=7)
+            Channel("work").send_with_record(a_group("50 % \u00e9';--"), {"n": "50 % \u00e9';--"}, priority=7)
         assert len(captured) == (1 if bound == "by the client" else 4)  # with its BEGIN and COMMIT
         assert groups() == ["50 % \u00e9';--"]
         [message] = elsewhere(claim, layer)
@@ -179,20 +179,20 @@ class TestSendsWithTheirRecord:
         self, layer: Any, bound: str, elsewhere: Any
     ) -> None:
         with rolled_back():
-            Channel("work")._send_with(a_group("a"), {"n": 1})
+            Channel("work").send_with_record(a_group("a"), {"n": 1})
         with transaction.atomic("postgres"):
-            Channel("work")._send_with(a_group("b"), {"n": 2})
+            Channel("work").send_with_record(a_group("b"), {"n": 2})
             assert elsewhere(groups) == [] and elsewhere(claim, layer) == []
         assert groups() == ["b"] and contents(elsewhere(claim, layer)) == [{"n": 2}]
 
     def test_a_record_that_is_refused_leaves_no_message(self, layer: Any, bound: str) -> None:
         Group.objects.using("postgres").create(name="taken")
         with pytest.raises(IntegrityError):
-            Channel("work")._send_with(a_group("taken"), {"n": 1})
+            Channel("work").send_with_record(a_group("taken"), {"n": 1})
         with transaction.atomic("postgres"):
             with pytest.raises(IntegrityError), transaction.atomic("postgres"):
-                Channel("work")._send_with(a_group("taken"), {"n": 2})
-            Channel("work")._send_with(a_group("free"), {"n": 3})
+                Channel("work").send_with_record(a_group("taken"), {"n": 2})
+            Channel("work").send_with_record(a_group("free"), {"n": 3})
         assert contents(claim(layer)) == [{"n": 3}]
 
     def test_a_refusal_spoils_the_transaction_it_happened_in(self, layer: Any, bound: str) -> None:
@@ -200,7 +200,7 @@ class TestSendsWithTheirRecord:
         with transaction.atomic("postgres"):
             Channel("work").send({"n": 1})
             with pytest.raises(IntegrityError):
-                Channel("work")._send_with(a_group("taken"), {"n": 2})
+                Channel("work").send_with_record(a_group("taken"), {"n": 2})
             with pytest.raises(transaction.TransactionManagementError):
                 Channel("work").send({"n": 3})
         assert claim(layer) == []
@@ -210,7 +210,7 @@ class TestSendsWithTheirRecord:
             cursor.execute("ALTER TABLE mailrail_message ADD CONSTRAINT calm CHECK (priority < 7)")
         try:
             with pytest.raises(IntegrityError):
-                Channel("work")._send_with(a_group("a"), {}, priority=7)
+                Channel("work").send_with_record(a_group("a"), {}, priority=7)
         finally:
             with connections["postgres"].cursor() as cursor:
                 cursor.execute("ALTER TABLE mailrail_message DROP CONSTRAINT calm")

@@ -96,6 +96,27 @@ class Channel:
         options = _options(delay, at, expires, priority, None, lane, headers, attempts)
         return self._send(list(contents), options, unique, using, immediately)
 
+    def send_with_record(
+        self,
+        record: Statement,
+        content: Content,
+        *,
+        at: datetime | None = None,
+        priority: int = 0,
+        unique: bool = False,
+        using: str | None = None,
+    ) -> UUID:
+        """Execute the INSERT of the record that a message is about, send the message, and return its id: both, or none.
+
+        ``record``: the statement, without a semicolon, and its values, such as ``("INSERT INTO shop_order (number)
+        VALUES (%(number)s)", {"number": 7})``. It runs on the database ``using``. Where that is the layer's, and
+        PostgreSQL, both take one round trip; a transaction of their own takes four. The other options are as for
+        ``send``. Raises what the database raises for the record, too.
+        """
+        options = _options(None, at, None, priority, None, None, None)
+        [id] = self.layer.send_with_record(record, self._messages([content], options, unique), using)
+        return id
+
     async def asend(self, content: Content, **options: Any) -> UUID:
         """Send a message from async code; options as for ``send``."""
         return await sync_to_async(self.send)(content, **options)
@@ -107,27 +128,6 @@ class Channel:
     def unique_id(self, content: Content) -> UUID:
         """Return the id that a message with this content has if it is sent with ``unique=True``."""
         return id_of_content(self.name, content)
-
-    def _send_with(
-        self,
-        record: Statement,
-        content: Content,
-        *,
-        at: datetime | None = None,
-        priority: int = 0,
-        unique: bool = False,
-        using: str | None = None,
-    ) -> UUID:
-        """Store the record that a message is about, and send the message: both, or none. Returns the message's id.
-
-        For the mail queue: not public, as it takes SQL of its caller.
-
-        ``record``: an INSERT with its values (``%(name)s``) for the database ``using``. Where that is the layer's, and
-        PostgreSQL, all of it is one round trip; a transaction of its own would be four. Options as for ``send``.
-        """
-        options = _options(None, at, None, priority, None, None, None)
-        [id] = self.layer.send_with_record(record, self._messages([content], options, unique), using)
-        return id
 
     def _send(
         self,

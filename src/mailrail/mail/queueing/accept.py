@@ -262,7 +262,7 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
 
 def _store_one(new: NewEmail, using: str, options: Options) -> None:
     """Store the record and its message in one round trip, where possible: the caller waits for this."""
-    Channel(channel_of(options.mailer))._send_with(
+    Channel(channel_of(options.mailer)).send_with_record(
         insert_with_message(new),
         content_for(new.columns["id"]),
         at=options.send_at,

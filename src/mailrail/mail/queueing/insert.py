@@ -77,7 +77,7 @@ class NewEmails:
 
 
 def insert_with_message(new: NewEmail) -> tuple[str, Columns]:
-    """Return the INSERT of one record, for ``Channel._send_with``; only for PostgreSQL."""
+    """Return the INSERT of one record, for ``Channel.send_with_record``; only for PostgreSQL."""
     columns, holes = ", ".join(new.columns), ", ".join(f"%(email_{name})s" for name in new.columns)
     values = {f"email_{name}": text for name, text in zip(new.columns, _texts(new), strict=True)}
     return f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})", values
