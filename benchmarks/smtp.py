@@ -102,6 +102,9 @@ class _Envelopes:
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         self.accepted += outcome.fate is Fate.ACCEPTED
 
+    def stop(self) -> None:
+        self._left = 0
+
 
 def _ours(port: int, count: int, connections: int) -> None:
     source = _Envelopes(count)

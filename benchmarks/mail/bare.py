@@ -40,6 +40,9 @@ class EnvelopeSource:
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         pass  # the server counts
 
+    def stop(self) -> None:
+        self._waiting.clear()
+
 
 def main() -> None:
     count, connections = map(int, sys.argv[1:])

@@ -180,7 +180,7 @@ def test_a_batch_that_joins_as_the_group_runs_dry_is_sent(
                 return busy
 
         group._driver.close()
-        group._driver = RunningDry(group._source, is_shared=True)
+        group._driver = RunningDry(group, is_shared=True)
         first._under_way = 1  # as if an email had not ended: the group, not the batch, is over
         threads.submit(group.send, first, 1, None).result(20)
         assert sending[0].result(20) == [] and not second.ids

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..mailers.logins import Login
 from ..smtp import Connection, DeliveryOutcome, Envelope, SmtpError, SmtpServer, close_all, drive, pool_of
-from ..smtp.driver import ClosableSource, Driver
+from ..smtp.driver import Driver
 from ..smtp.errors import PoolExhausted
 from ..smtp.link import Step
 from .source import EmailSource, commit_together
@@ -34,9 +34,8 @@ class BatchGroup:
         self._errors: dict[EmailSource, list[SmtpError]] = {}  # why connections failed while it was a member
         self._leader: EmailSource | None = None
         self._has_news = False
-        self._is_closed = False
-        self._source = ClosableSource(self)
-        self._driver = Driver(self._source, is_shared=True)
+        self._is_closed = False  # for good
+        self._driver = Driver(self, is_shared=True)
         self._connections: list[Connection] = []
         self._idle: list[Connection] = []
         self._is_written = True  # all that has ended on the connections
@@ -46,7 +45,7 @@ class BatchGroup:
     @property
     def is_closed(self) -> bool:
         """Tell whether no batch can join any more: it is over, has failed, or others wait for its connections."""
-        if self._is_closed or self._driver.failure is not None:
+        if self._is_closed:
             return True
         return bool(self._connections) and pool_of(self._server).has_waiting
 
@@ -134,7 +133,7 @@ class BatchGroup:
         return True
 
     def _work(self, connection: Connection) -> Generator[Step, Any, None]:
-        error = yield from connection.work(self._source)
+        error = yield from connection.work(self)
         if error is not None:
             self._note(error)
         self._idle.append(connection)
@@ -190,17 +189,17 @@ class BatchGroup:
         with self._changed:
             for batch in batches:
                 del self._members[batch], self._errors[batch]
-            self._is_closed = not self._members
+            self._is_closed = self._is_closed or not self._members
             self._is_written = self._is_written and unwritten is None
             self._changed.notify_all()
 
     # -- what the driver asks for -----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return sum(map(len, [*self._members]))
+        return 0 if self._is_closed else sum(map(len, [*self._members]))
 
     def next(self) -> Envelope | None:
-        for batch in [*self._members]:
+        for batch in () if self._is_closed else [*self._members]:
             if (envelope := batch.next()) is not None:
                 return envelope
         return None
@@ -210,6 +209,9 @@ class BatchGroup:
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         envelope.ref.source.ended(envelope, outcome)
+
+    def stop(self) -> None:
+        self._is_closed = True
 
 
 _groups: dict[tuple[str, SmtpServer, str], BatchGroup] = {}

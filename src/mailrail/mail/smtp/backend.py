@@ -225,9 +225,10 @@ class _Batch:
         self._silent = silent
         self.failure: Exception | None = None
         self.sent = 0
+        self._is_stopped = False
 
     def __len__(self) -> int:
-        return 0 if self.failure else len(self._waiting)
+        return 0 if self.failure or self._is_stopped else len(self._waiting)
 
     def next(self) -> Envelope | None:
         if not len(self):
@@ -248,6 +249,9 @@ class _Batch:
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         return [self.failure is None for _ in envelopes]
+
+    def stop(self) -> None:
+        self._is_stopped = True
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _MessageRef = envelope.ref

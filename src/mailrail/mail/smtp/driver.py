@@ -15,27 +15,11 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from .connection import Connection
-from .envelope import Envelope, EnvelopeSource
+from .envelope import EnvelopeSource
 from .errors import SmtpError
 from .link import CHUNK_BYTES, CommitPoint, Link, Step
 
 Work = Generator[Step, Any, Any]
-
-
-class ClosableSource:
-    """Wrap a source so that it can be closed: the envelopes left in it stay there."""
-
-    def __init__(self, source: EnvelopeSource) -> None:
-        self._source = source
-        self.before_data_end = source.before_data_end
-        self.ended = source.ended
-        self.is_closed = False
-
-    def __len__(self) -> int:
-        return 0 if self.is_closed else len(self._source)
-
-    def next(self) -> Envelope | None:
-        return None if self.is_closed else self._source.next()
 
 
 class Transfer:
@@ -62,7 +46,7 @@ class Driver:
 
     def __init__(
         self,
-        source: ClosableSource | None = None,
+        source: EnvelopeSource | None = None,
         executor: Executor | None = None,
         is_shared: bool = False,
     ) -> None:
@@ -235,14 +219,14 @@ class Driver:
         asking, self._asking = self._asking, []
         envelopes = [transfer.step.envelope for transfer in asking if isinstance(transfer.step, CommitPoint)]
         assert self._source is not None
-        if self._executor is not None and not self._source.is_closed:
+        if self._executor is not None and self.failure is None:
             self._group = asking
             self._asked = self._executor.submit(self._source.before_data_end, envelopes)
             self._asked.add_done_callback(self._wake_up)
             return
         try:
             answers = (
-                [False] * len(asking) if self._source.is_closed else self._source.before_data_end(envelopes)
+                self._source.before_data_end(envelopes) if self.failure is None else [False] * len(asking)
             )
         except Exception as error:
             answers = self._no_answer(error, asking)
@@ -269,7 +253,7 @@ class Driver:
         """Keep the error, to be raised when the other transfers have ended."""
         self.failure = self.failure or error
         if self._source is not None:
-            self._source.is_closed = True
+            self._source.stop()
 
     def _answer(self, group: Sequence[Transfer], answers: Sequence[bool]) -> None:
         _note_quiet([transfer.step.link for transfer in group if transfer.step is not None])
@@ -307,7 +291,6 @@ def send_all(
 
     Whatever ``before_data_end`` raises refuses all final dots, ends the connections and is raised then.
     """
-    closable = ClosableSource(source)
     used = connections[: len(source)]  # none is opened for nothing
-    results = Driver(closable, executor).run([connection.work(closable) for connection in used])
+    results = Driver(source, executor).run([connection.work(source) for connection in used])
     return [result for result in results if result is not None]

@@ -150,3 +150,6 @@ class EnvelopeSource(Protocol):
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         """Take in the outcome of an envelope: called once for each that was taken."""
+
+    def stop(self) -> None:
+        """Hand out nothing more, as something has failed: what waits stays in the source."""
