@@ -22,6 +22,7 @@ from django.test import RequestFactory
 from django.utils.translation import override
 
 from mailrail.mail.admin.translations import EVENTS
+from mailrail.mail.delivery import events
 from scripts.catalogues import CHINESE, TEMPLATES, forms_of, problems, update
 from scripts.compile_catalogues import DEMO, PACKAGE, ROOT, compile_all, compiled, read, sources
 
@@ -146,15 +147,9 @@ def test_every_event_that_records_tell_is_known() -> None:
     told: set[str] = set()
     for path in (PACKAGE / "mail").rglob("*.py"):
         tree = ast.parse(path.read_text())
-        constants = {
-            target.id: node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        constants = {**vars(events), **_constants(tree)}
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            if getattr(call.func, "id", "") in ("add_event", "_set_status"):
+            if getattr(call.func, "id", "") in ("add_event", "hold", "_set_status"):
                 told |= set(_literals(call.args[2], constants))
         for pair in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
             for key, value in zip(pair.keys, pair.values, strict=True):
@@ -162,6 +157,16 @@ def test_every_event_that_records_tell_is_known() -> None:
                     told |= set(_literals(value, constants))
     assert len(told) > 10
     assert told == set(EVENTS)
+
+
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    return {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _literals(node: ast.expr, constants: dict[str, Any]) -> Iterator[str]:

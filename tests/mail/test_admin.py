@@ -23,7 +23,8 @@ from mailrail import keyset_admin, mail
 from mailrail.mail import Email, Status
 from mailrail.mail.admin import translations
 from mailrail.mail.admin.contents import ShownPart
-from mailrail.mail.delivery.outcomes import apply_outcome, fail
+from mailrail.mail.delivery.answers import apply_outcome
+from mailrail.mail.delivery.outcomes import fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import MailerState, Suppression

@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email
-from mailrail.mail.delivery.outcomes import apply_outcome, fail, missing_file
+from mailrail.mail.delivery.answers import apply_outcome
+from mailrail.mail.delivery.outcomes import fail, missing_file
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers.config import delivering
 from mailrail.mail.mailers.refused_senders import RefusedSenders

@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
-from mailrail.mail.delivery.outcomes import Result, add_event, fail
+from mailrail.mail.delivery.events import add_event
+from mailrail.mail.delivery.outcomes import Result, fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, Status, Suppression
 from mailrail.mail.records import control

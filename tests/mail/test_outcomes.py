@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from mailrail import mail
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery.outcomes import accept, apply_outcome
+from mailrail.mail.delivery.answers import accept, apply_outcome
 from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.mail.smtp import DeliveryOutcome, Fate

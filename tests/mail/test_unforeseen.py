@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import outcomes, sending, smtp_transport, source, triage
+from mailrail.mail.delivery import answers, events, outcomes, retries, sending, smtp_transport, source, triage
 from mailrail.mail.mailers import failover, rates
 
 from ..listed import dead_on, get_one, waiting_on
@@ -113,7 +113,7 @@ def test_the_others_leave_and_the_bad_one_is_counted_and_held(
     go_on()
     email = bad()
     assert email.status == Status.HELD and "KeyError" in email.events[-1]["why"]
-    assert email.attempts == outcomes.MAX_UNFORESEEN_ATTEMPTS and len(server.mails) == 4
+    assert email.attempts == retries.MAX_UNFORESEEN_ATTEMPTS and len(server.mails) == 4
     assert get_layer().stats() == {}
 
 
@@ -121,11 +121,11 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, outcomes, "accept")
+        break_for_the_bad(broken, answers, "accept")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
-    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == outcomes.AMBIGUOUS
+    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == events.AMBIGUOUS
     assert set(Email.objects.exclude(pk=bad().pk).values_list("status")) == {(Status.SENT,)}
     get_layer().shift(60)
     work()

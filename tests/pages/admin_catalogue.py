@@ -19,7 +19,8 @@ from mailrail.invitations import invite
 from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.mail import Email
-from mailrail.mail.delivery.outcomes import apply_outcome, fail
+from mailrail.mail.delivery.answers import apply_outcome
+from mailrail.mail.delivery.outcomes import fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import circuit
 from mailrail.mail.mailers.policies import UNNAMED

@@ -14,7 +14,7 @@ from django.utils import timezone
 from mailrail.health import Problem, register
 from mailrail.moments import from_now, seconds_between
 
-from .delivery.outcomes import domain_of
+from .delivery.recipient_states import domain_of
 from .mailers.circuit import OUTAGE
 from .mailers.config import alias_of
 from .mailers.policies import policy_of

@@ -13,8 +13,9 @@ from ..mailers.refused_senders import RefusedSenders
 from ..models import Email, Status
 from ..smtp import SmtpError
 from ..smtp.errors import AuthenticationRefused
+from .answers import asks_for_less
 from .messages import ClaimedMessages
-from .outcomes import Result, asks_for_less
+from .outcomes import Result
 from .writer import Note, OutcomeWriter
 
 ACCEPTED = {Status.SENT, Status.PARTIAL}

@@ -26,7 +26,7 @@ from ..queueing.accept import announce
 from ..records import reading
 from . import outcomes
 from .messages import ClaimedMessages
-from .outcomes import RETRY_SOON_S
+from .retries import RETRY_SOON_S
 from .sending import Sending
 from .triage import FINAL_OR_HELD, triage
 from .writer import OutcomeWriter

@@ -34,6 +34,7 @@ from ..smtp.backend import IS_QUEUED, REFUSED
 from ..smtp.errors import Unsendable
 from ..smtp.replies import Reply, Stage
 from ..smtp.transactions import overflow, without
+from .answers import apply_outcome
 from .attempt import Attempt
 from .backend_errors import (
     UNDEFINED_STATUS,
@@ -45,8 +46,8 @@ from .backend_errors import (
     text_with_server,
 )
 from .load import Loaded
-from .outcomes import Result, apply_outcome, hold_for_its_sender, waiting
-from .recipient_states import may_go_on
+from .outcomes import Result, hold_for_its_sender
+from .recipient_states import may_go_on, waiting
 
 logger = logger_of("mailrail.mail")
 

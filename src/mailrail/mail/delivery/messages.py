@@ -14,7 +14,7 @@ from mailrail.log import logger_of
 from mailrail.worker import IncomingMessage
 
 from ..models import Email
-from .outcomes import MAX_UNFORESEEN_ATTEMPTS, delay_after
+from .retries import MAX_UNFORESEEN_ATTEMPTS, delay_after
 
 logger = logger_of("mailrail.mail")
 

@@ -12,7 +12,8 @@ from mailrail.tracebacks import first_line
 
 from ..models import Email, Status
 from ..smtp.log_recipients import masked, named
-from .outcomes import AMBIGUOUS, HELD_AMBIGUOUS, Result
+from .events import AMBIGUOUS, HELD_AMBIGUOUS
+from .outcomes import Result
 
 logger = logger_of("mailrail.mail")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from mailrail.addresses import bare
+
 from ..mailers.policies import policy_of
 from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Fate
@@ -13,6 +15,29 @@ from ..smtp.replies import Kind, Stage, classify, is_too_many
 FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
 UNDER_WAY = "under_way"
 """Of a recipient: the final dot of its transaction may have left."""
+
+
+def domain_of(address: str) -> str:
+    """Return the domain of an address as rates know it."""
+    return bare(address).rpartition("@")[2]
+
+
+def waiting(email: Email) -> list[str]:
+    """Return the recipients that have no final outcome yet."""
+    return [
+        recipient["address"]
+        for recipient in email.recipients
+        if recipient["status"] not in FINAL_FOR_RECIPIENT
+    ]
+
+
+def is_ambiguous(email: Email) -> bool:
+    """Tell whether a recipient who waits for it may have it already. Then no other mailer may send it."""
+    return any(
+        recipient.get("ambiguous")
+        for recipient in email.recipients
+        if recipient["status"] not in FINAL_FOR_RECIPIENT
+    )
 
 
 def status_by_recipients(recipients: Any) -> Status:
@@ -36,11 +61,8 @@ def mark_under_way(email: Email, addresses: Collection[str]) -> None:
 
 def under_way(email: Email) -> set[str]:
     """Return those who are so marked; if nobody is, all who wait."""
-    return {recipient["address"] for recipient in email.recipients if UNDER_WAY in recipient} or {
-        recipient["address"]
-        for recipient in email.recipients
-        if recipient["status"] not in FINAL_FOR_RECIPIENT
-    }
+    marked = {recipient["address"] for recipient in email.recipients if UNDER_WAY in recipient}
+    return marked or {*waiting(email)}
 
 
 def may_go_on(outcome: DeliveryOutcome, mailer: str) -> bool:

@@ -20,6 +20,7 @@ from .attempt import Attempt
 from .django_transport import DjangoTransport
 from .load import Loaded, in_portions, load_messages
 from .messages import ClaimedMessages
+from .retries import RETRY_SOON_S
 from .smtp_transport import SmtpTransport
 from .transport import Transport
 from .writer import OutcomeWriter
@@ -69,7 +70,7 @@ class Sending:
             attempt.end(outage, stands_in)
             if outage:
                 return left + unwelcome, outage
-            self._messages.release_all(left, outcomes.RETRY_SOON_S, "its connection broke")
+            self._messages.release_all(left, RETRY_SOON_S, "its connection broke")
             return unwelcome, "its sender is refused"
         finally:
             attempt.give_login_back()
@@ -163,7 +164,7 @@ class Sending:
                 outcomes.missing_file(it, now, f"a file is missing: {error}", mailer)
                 for it, error in batch.missing
             ),
-            *(outcomes.await_storage(it, now, str(error), mailer) for it, error in batch.later),
+            *(outcomes.defer(it, now, mailer, why=str(error)) for it, error in batch.later),
         )
         self._writer.write([*results])
         for email, error in batch.later:

@@ -23,11 +23,13 @@ from ..smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
 from ..smtp.errors import EightBitNotOffered, NotCommitted
 from ..smtp.replies import Stage
 from ..smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
-from . import outcomes
+from . import answers, outcomes
+from .answers import apply_outcome
 from .attempt import Attempt
 from .load import Loaded
-from .outcomes import Result, apply_outcome, waiting
-from .recipient_states import mark_under_way, may_go_on
+from .outcomes import Result
+from .recipient_states import mark_under_way, may_go_on, waiting
+from .retries import RETRY_SOON_S
 from .writer import Note, OutcomeWriter, write_together
 
 logger = logger_of("mailrail.mail")
@@ -134,9 +136,9 @@ class EmailSource:
         try:
             wait, reason = self._admission.take_another(email, domains - ref.paid, self._attempt.using)
         except Exception as error:  # not here: another email of this connection may be at its final dot
-            wait, reason = outcomes.RETRY_SOON_S, f"its rate cannot be asked: {error}"
+            wait, reason = RETRY_SOON_S, f"its rate cannot be asked: {error}"
         if wait:
-            self._add(outcomes.put_off(email, timezone.now(), wait, reason, self._mailer))
+            self._add(outcomes.defer(email, timezone.now(), self._mailer, delay=wait, why=reason))
             return None
         ref = ref._replace(rest=tuple(rest), is_split=True, paid=ref.paid - domains)
         return replace(envelope, recipients=recipients, ref=ref)
@@ -227,7 +229,7 @@ class EmailSource:
         if is_accepted and not outcome.refused and not ref.is_split and outcome.reply is not None:
             email = ref.loaded.email
             self._results.append(
-                outcomes.accept(email, outcome.reply, timezone.now(), self._mailer, self._senders)
+                answers.accept(email, outcome.reply, timezone.now(), self._mailer, self._senders)
             )
             return
         if is_accepted and ref.most:
@@ -280,7 +282,7 @@ class EmailSource:
         for envelope in begun:
             email = envelope.ref.loaded.email
             reason = self.mailer_out or "no connection was left for the other recipients"
-            result = outcomes.put_off(email, timezone.now(), outcomes.RETRY_SOON_S, reason, self._mailer)
+            result = outcomes.defer(email, timezone.now(), self._mailer, delay=RETRY_SOON_S, why=reason)
             result.mailer_out = self.mailer_out
             self._add(result)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from django.db import connections, transaction
 
-from ..delivery.outcomes import is_ambiguous
+from ..delivery.recipient_states import is_ambiguous
 from ..models import Email
 from .config import alias_of
 from .policies import policy_of

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from mailrail import Channel
 from mailrail.routing import Rate
 
-from ..delivery.outcomes import domain_of, waiting
+from ..delivery.recipient_states import domain_of, waiting
 from ..models import Email
 from .channels import channel_of
 from .policies import policy_of
