@@ -321,6 +321,24 @@ def test_a_pool_that_stays_in_use_is_an_smtp_exception() -> None:
         assert isinstance(error, smtplib.SMTPException) and "Raise pool_size" in str(error)
 
 
+def test_equal_options_mean_one_server_and_wrong_ones_are_told_each_time() -> None:
+    """Options that were right once say nothing of others that Python holds to be equal to them."""
+
+    def made(**options: Any) -> EmailBackend:
+        alias: dict[str, Any] = {"alias": "default"} if HAS_MAILERS else {}
+        return EmailBackend(host="127.0.0.1", port=1, ignore_extensions=["SIZE"], **alias, **options)
+
+    server = made(pool_size=1, max_age=1.0).server
+    assert made(pool_size=1, max_age=1.0).server is server
+    changed = made(pool_size=1, max_age=1.0)
+    changed.host = "localhost"
+    assert changed.server != server and changed.server.host == "localhost"
+    for wrong in ({"pool_size": True}, {"pool_size": 1.0}, {"pool_size": [1]}, {"max_age": True}):
+        for _ in range(2):
+            with pytest.raises(TypeError, match=f"^{next(iter(wrong))} must be"):
+                made(**wrong)
+
+
 def test_through_djangos_settings() -> None:
     path = "mailrail.mail.smtp.EmailBackend"
     with ScriptedServer() as server:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.core.mail import EmailMessage
@@ -65,24 +66,10 @@ class EmailBackend(smtp.EmailBackend):
         super().__init__(*args, **{"alias": None, **kwargs})
         self._token = token
         self._context = ssl_context
-        mistakes, options = Mistakes(), dict[str, Any]()
-        for name, value in (("pool_size", pool_size), ("max_messages", max_messages)):
-            with mistakes.noted():
-                options[name] = checked.whole_number(name, value)
-        times = {"pool_timeout": pool_timeout, "max_age": max_age, "check_after": check_after}
-        for name, time in times.items():
-            with mistakes.noted():
-                options[name] = checked.seconds(name, time)
-        with mistakes.noted():
-            options["ignored_extensions"] = check_extensions("ignore_extensions", ignore_extensions)
-        if max_recipients is not None:
-            with mistakes.noted():
-                options["max_recipients"] = checked.whole_number("max_recipients", max_recipients)
-        if local_hostname is not None:
-            with mistakes.noted():
-                options["local_hostname"] = check_local_hostname("local_hostname", local_hostname)
-        mistakes.raise_any()
-        self._options = options
+        if isinstance(ignore_extensions, list | set):
+            ignore_extensions = tuple(ignore_extensions)
+        given = (pool_size, max_messages, max_recipients, pool_timeout, max_age, check_after)
+        self._options = _check_options(*given, ignore_extensions, local_hostname)
         self._pool: Pool | None = None
 
     @property
@@ -174,10 +161,52 @@ class EmailBackend(smtp.EmailBackend):
         )
 
 
+def _check_options(*given: Any) -> Mapping[str, Any]:
+    """Return the options of the server. Django makes a backend for each email; equal options are checked once."""
+    try:
+        hash(given)
+    except TypeError:  # no right option is like that
+        return _checked(*given)
+    return _checked_once(*given)
+
+
+def _checked(
+    pool_size: Any,
+    max_messages: Any,
+    max_recipients: Any,
+    pool_timeout: Any,
+    max_age: Any,
+    check_after: Any,
+    ignore_extensions: Any,
+    local_hostname: Any,
+) -> Mapping[str, Any]:
+    """Check the options, and raise one error for all that are wrong."""
+    mistakes, options = Mistakes(), dict[str, Any]()
+    numbers = {"pool_size": pool_size, "max_messages": max_messages, "max_recipients": max_recipients}
+    for name, number in numbers.items():
+        if number is not None or name != "max_recipients":
+            with mistakes.noted():
+                options[name] = checked.whole_number(name, number)
+    times = {"pool_timeout": pool_timeout, "max_age": max_age, "check_after": check_after}
+    for name, time in times.items():
+        with mistakes.noted():
+            options[name] = checked.seconds(name, time)
+    with mistakes.noted():
+        options["ignored_extensions"] = check_extensions("ignore_extensions", ignore_extensions)
+    if local_hostname is not None:
+        with mistakes.noted():
+            options["local_hostname"] = check_local_hostname("local_hostname", local_hostname)
+    mistakes.raise_any()
+    return options
+
+
+_checked_once = lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is no 1
+
+
 def server_of(backend: smtp.EmailBackend, **more: Any) -> SmtpServer:
-    """Return the server that a backend with Django's options means."""
+    """Return the server that a backend with Django's options means: the same object for equal options."""
     tls: Tls = "implicit" if backend.use_ssl else "starttls" if backend.use_tls else "none"
-    return SmtpServer(
+    return _server(
         host=str(backend.host),
         port=int(backend.port),
         tls=tls,
@@ -185,9 +214,17 @@ def server_of(backend: smtp.EmailBackend, **more: Any) -> SmtpServer:
         password=backend.password or "",
         certfile=_path(backend.ssl_certfile),
         keyfile=_path(backend.ssl_keyfile),
-        timeouts=Timeouts().capped(backend.timeout),
+        timeouts=_timeouts(backend.timeout),
         **{"local_hostname": DNS_NAME.get_fqdn(), **more},
     )
+
+
+_server = lru_cache(maxsize=64)(SmtpServer)
+
+
+@lru_cache(maxsize=64)
+def _timeouts(seconds: float | None) -> Timeouts:
+    return Timeouts().capped(seconds)
 
 
 def _path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str | None:

@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -116,6 +116,14 @@ class SmtpServer:
     """Seconds after which a connection is replaced when it comes back."""
     check_after: float = 15.0
     """Seconds of idleness after which a connection is asked, by NOOP, whether it still is one."""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Compute it once, as each email asks for its server several times."""
+        return hash(tuple(getattr(self, name.name) for name in dataclasses.fields(self)))
 
     @property
     def port_advice(self) -> str:
