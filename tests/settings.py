@@ -150,3 +150,5 @@ if smtp_port := os.environ.get("MAILRAIL_TEST_SMTP_PORT"):  # workers that tests
 if "MAILRAIL_TEST_MAIL_ON" in os.environ:
     DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
 MAILRAIL = {"BASE_URL": "https://testserver.example", "SHUTDOWN_TIMEOUT": 10.0}
+if "MAILRAIL_TEST_LEASE" in os.environ:  # seconds, of workers that tests start
+    MAILRAIL["LEASE"] = float(os.environ["MAILRAIL_TEST_LEASE"])

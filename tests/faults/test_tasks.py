@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from mailrail.layers import DurableLayer, get_layer
 from mailrail.tasks import TaskRecord, cancel, enqueue_many
 from mailrail.tasks.compat import InvalidTask, task_backends
 from mailrail.tasks.errors import TaskCancelled
+from mailrail.tasks.models import TaskStep
 
 from ..processes import Ledger, until, workers
-from ..tasks import defined
+from ..tasks import defined, stepped
 from ..tasks.conftest import layer_settings
 from .conftest import is_empty
 
@@ -28,6 +30,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 
 THREADS = 4
 ROUNDS = 3
+STEP_ROUNDS = int(os.environ.get("MAILRAIL_TEST_STEP_ROUNDS", "1"))
+"""Rounds of killed steps on each layer; ``make soak`` has more."""
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
@@ -223,3 +227,37 @@ def test_a_task_cancelled_hard_is_killed_and_has_failed_as_cancelled_and_its_nei
         assert "Its process was killed while it ran" in result.errors[-1].traceback
         assert not cancel(result, hard=True)
     assert is_empty(layer) and worker.log.count("killing the process of message") == 2
+
+
+@pytest.mark.parametrize("of", range(STEP_ROUNDS))
+def test_kill_9_between_a_step_and_its_record_repeats_that_step_alone_and_an_atomic_one_never(
+    layer: DurableLayer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, of: int
+) -> None:
+    """Each of the 25 tasks is killed once or twice in its twenty steps."""
+    monkeypatch.setenv("MAILRAIL_TEST_LEASE", "1")
+    using, may_be_atomic = records().db, layer.joins_transactions
+    task: Any = stepped.die_between_steps.using(isolate=True)  # type: ignore[call-arg,unused-ignore]
+    seeds = [random.getrandbits(32) for _ in range(25)]
+    results = enqueue_many(task, [((seed, using, may_be_atomic), {}) for seed in seeds])
+    with workers(ledger, "tasks.default", "--threads", "4") as [worker]:
+        until(lambda: statuses() == {"SUCCESSFUL": 25})
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    done = Counter((line.id, line.what) for line in ledger.lines())
+    done.update(
+        (id, f"step-{number}")
+        for id, number, _ in map(str.split, Group.objects.using(using).values_list("name", flat=True))
+    )
+    for result, seed in zip(results, seeds, strict=True):
+        first, second = (stepped.dies_in(seed, attempt) or 0 for attempt in (1, 2))
+        killed = (
+            [first, second] if second >= first else [first]
+        )  # the second attempt does no step that is kept
+        again = Counter(number for number in killed if not (may_be_atomic and number % 2 == 0))
+        expected = {number: 1 + again[number] for number in range(stepped.STEPS)}
+        assert {number: done[result.id, f"step-{number}"] for number in range(stepped.STEPS)} == expected, (
+            seed
+        )
+        result.refresh()
+        assert (result.return_value, result.attempts) == (190, 1 + len(killed)), seed
+    assert TaskStep.objects.using(using).count() == 25 * stepped.STEPS

@@ -19,7 +19,7 @@ from mailrail.tasks.admin import TaskRecordAdmin
 from mailrail.tasks.compat import task_backends
 from mailrail.testing import sent
 
-from . import defined
+from . import defined, stepped
 from .conftest import layer_settings
 
 LIST = "/admin/mailrail_tasks/taskrecord/"
@@ -269,3 +269,19 @@ def test_the_pages_speak_chinese(staff: Client) -> None:
     with translation.override("zh-hans"):
         text = staff.get(page(result.id)).text
     assert "重新运行" in text and "参数和结果" in text
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_listed_and_their_values_shown_to_those_who_may_see_results(staff: Client) -> None:
+    stepped.body = lambda context: context.step("charge", lambda: EVIL)
+    result = stepped.run.enqueue()
+    testing.drain()
+    shown = staff.get(page(result.id)).text
+    assert "Steps that are done" in shown and "<h3>charge</h3>" in shown
+    assert (
+        EVIL not in shown and shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    )  # and as the return value
+    shown = colleague("view_taskrecord").get(page(result.id)).text
+    assert "<h3>charge</h3>" in shown and "alert(1)" not in shown

@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.formats import number_format
 from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -29,16 +30,19 @@ from mailrail.keyset_admin import (
     breakable,
     short_time,
 )
+from mailrail.moments import seconds_between
 from mailrail.record_links import link_records
 from mailrail.terminal import single_line
 
 from . import control
 from .models import FAILED, FINAL, READY, RUNNING, STATUSES, TaskRecord
-from .overview import last_error
+from .overview import last_error, steps_of
 from .queues import PREFIX, known_channels, queue_of, used_databases
 
 __all__ = ["TaskRecordAdmin"]
 
+MAX_SHOWN_STEPS = 200
+"""Steps on the page of a task, the newest."""
 MAX_LISTED_CHARACTERS = 120
 """Characters of an error in a row of the list."""
 NOT_LISTED = ("args", "kwargs", "return_value", "metadata", "progress", "options")
@@ -272,6 +276,7 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
             "shown_name": breakable(str(task)),
             "contents": _contents(task, is_whole) if _may_see_contents(request) else None,
             "attempt_errors": errors,  # "errors" are those of Django's form
+            "steps": _steps(task, is_whole, _may_see_contents(request)),
             "decisions": [
                 (name, action.label)
                 for name, action in ACTIONS.items()
@@ -341,6 +346,23 @@ def _contents(task: TaskRecord, is_whole: bool) -> list[tuple[Any, ShownText]]:
     if task.status not in (READY, RUNNING, FAILED):
         shown.append((pgettext_lazy("tasks", "return value"), task.return_value))
     return [(label, ShownText.of_json(value, is_whole)) for label, value in shown]
+
+
+def _steps(
+    task: TaskRecord, is_whole: bool, has_values: bool
+) -> list[tuple[str, Any, str, ShownText | None]]:
+    """Return the name of each step, when it was kept, the seconds that it took, and its value for those who may."""
+    newest = steps_of(task).reverse()
+    steps = (newest if has_values else newest.defer("value"))[:MAX_SHOWN_STEPS]
+    return [
+        (
+            breakable(step.name),
+            short_time(step.finished_at),
+            number_format(seconds_between(step.started_at, step.finished_at), 3),
+            ShownText.of_json(step.value, is_whole) if has_values else None,
+        )
+        for step in reversed(steps)
+    ]
 
 
 def _objects(value: Any, kind: type[Any]) -> list[Any]:

@@ -31,6 +31,7 @@ from .models import FAILED, READY, SUCCESSFUL, TaskRecord
 from .options import Effective
 from .results import result_of, update
 from .retrying import is_discarded, logger, wait_after
+from .steps import Steps
 from .transactions import write_beside
 from .watching import RunState, watcher
 
@@ -119,7 +120,11 @@ class TaskAttempt:
         if not self.result.task.takes_context:
             return self.result.args
         context = ChannelContext(
-            task_result=self.result, _message=self.message, _state=self.state, _save=self._save
+            task_result=self.result,
+            _message=self.message,
+            _state=self.state,
+            _save=self._save,
+            _steps=Steps(self.record, self.state, self.backend, is_atomic=self.options.atomic),
         )
         return [context, *self.result.args]
 

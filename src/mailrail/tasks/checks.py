@@ -6,6 +6,8 @@ mailrail.tasks.E003  ENQUEUE_ON_COMMIT is set, which nobody reads: enqueueing fo
 mailrail.tasks.E004  "mailrail.tasks" or "mailrail" is not in INSTALLED_APPS
 mailrail.tasks.E005  the alias that DATABASE names is not in DATABASES
 mailrail.tasks.E006  atomic is set, and the layer is not in the database of the records
+mailrail.tasks.E007  a task calls context.step or context.each, and has results=False or atomic=True
+mailrail.tasks.E008  a task calls context.step(…, atomic=True), and the layer is not in the database of the records
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from django.core.checks import CheckMessage, Error, register
 from mailrail import InvalidSettings
 
 from .compat import HAS_BACKPORT, InvalidTask
+from .definition import imported_tasks
 from .queues import MAX_QUEUE_NAME_LENGTH, is_queue_name, our_backends
+from .step_calls import step_calls
 
 if TYPE_CHECKING:
     from .backend import ChannelBackend
@@ -51,17 +55,36 @@ def check_backend(backend: ChannelBackend) -> Iterator[CheckMessage]:
             hint=f"Known aliases: {', '.join(map(repr, django_settings.DATABASES))}.",
             id="mailrail.tasks.E005",
         )
-    elif backend.task_options.names_atomic:
-        yield from _check_atomic(backend)
+        return
+    if backend.task_options.names_atomic and (mistake := _atomic_mistake(backend)):
+        yield Error(f"TASKS[{backend.alias!r}]['OPTIONS']: {mistake}", id="mailrail.tasks.E006")
+    yield from _check_steps(backend)
 
 
-def _check_atomic(backend: ChannelBackend) -> Iterator[CheckMessage]:
+def _atomic_mistake(backend: ChannelBackend) -> str:
     try:
         backend.check_atomic()
     except InvalidTask as error:
-        yield Error(f"TASKS[{backend.alias!r}]['OPTIONS']: {error}", id="mailrail.tasks.E006")
+        return str(error)
     except InvalidSettings:
         pass  # of the layer: checks of its own tell it
+    return ""
+
+
+def _check_steps(backend: ChannelBackend) -> Iterator[CheckMessage]:
+    """Yield what is wrong with the steps of tasks that are imported by now."""
+    for task in imported_tasks(backend.alias):
+        options = backend.task_options.effective(task, task.module_path)
+        calls = step_calls(task)
+        if calls and (options.atomic or not options.results):
+            wrong = "atomic=True" if options.atomic else "results=False"
+            yield Error(
+                f"{task.module_path} calls context.{calls[0].method}(), and has {wrong}: none of its steps is kept.",
+                hint=f"Leave {wrong} out, also of OPTIONS, or leave out the steps.",
+                id="mailrail.tasks.E007",
+            )
+        elif any(call.is_atomic for call in calls) and (mistake := _atomic_mistake(backend)):
+            yield Error(f"Steps of {task.module_path}: {mistake}", id="mailrail.tasks.E008")
 
 
 def _check_queues(backend: ChannelBackend) -> Iterator[CheckMessage]:

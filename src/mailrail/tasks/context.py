@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailrail.worker import IncomingMessage
 
@@ -13,6 +13,9 @@ from .aside import write_aside
 from .compat import InvalidTask, TaskContext
 from .json_values import normalized
 from .watching import RunState
+
+if TYPE_CHECKING:
+    from .steps import Steps
 
 SAVE_EVERY_S = 1.0
 """Seconds between two writes of ``progress``; what comes in between is written with the next one, or at the end."""
@@ -29,6 +32,7 @@ class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
     # None: the task has no record.
     _state: RunState | None = field(repr=False, compare=False)
     _save: Save | None = field(repr=False, compare=False)
+    _steps: Steps | None = field(repr=False, compare=False)
     _saved_at: list[float] = field(default_factory=lambda: [float("-inf")], repr=False, compare=False)
 
     @property
@@ -88,6 +92,47 @@ class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
     async def asave(self) -> None:
         """Write progress and metadata from a coroutine, as ``save`` does."""
         await write_aside(self.save)
+
+    def step(
+        self, name: str, function: Callable[..., Any], /, *args: Any, atomic: bool = False, **kwargs: Any
+    ) -> Any:
+        """Call the function once for all attempts of the task, and return what it has returned.
+
+        ``name``: one for each step, of 1 to 255 characters. What the function returns is kept as JSON, at most 64 KiB.
+        If it raises, nothing is kept, and the next attempt calls it again. ``atomic``: what it writes into the database
+        of the layer is committed together with its result, so exactly once.
+
+        Raises ``InvalidTask`` if the task has ``results=False`` or ``atomic=True``, or if the layer is in no database
+        and the step is atomic. Raises ``ValueError`` for a name that comes twice,
+        ``mailrail.tasks.errors.StepNotKept`` for a result that cannot be kept, and ``mailrail.LostClaim`` if another
+        worker has the task. A cancelled task does not begin another step: it raises
+        ``mailrail.tasks.errors.TaskCancelled``.
+        """
+        return self._steps_of("context.step()").step(name, function, args, kwargs, atomic)
+
+    async def astep(
+        self, name: str, function: Callable[..., Any], /, *args: Any, atomic: bool = False, **kwargs: Any
+    ) -> Any:
+        """Call an async function once for all attempts, as ``step`` does. A plain function runs on a thread."""
+        return await self._steps_of("context.astep()").astep(name, function, args, kwargs, atomic)
+
+    def each(self, name: str, items: Any, chunk: int = 500) -> Iterator[Any]:
+        """Yield the items; the next attempt goes on behind the last chunk that this one has finished.
+
+        ``items``: a queryset, which is read by chunks in the order of its primary keys. It may also be a list, which
+        has to be the same in each attempt. A chunk is finished when the loop asks for the item behind it. Raises what
+        ``step`` raises, and ``TypeError`` for items in which a loop cannot go on.
+        """
+        return self._steps_of("context.each()").each(name, items, chunk)
+
+    def aeach(self, name: str, items: Any, chunk: int = 500) -> AsyncIterator[Any]:
+        """Yield the items to a coroutine, as ``each`` does: ``async for row in context.aeach(…)``."""
+        return self._steps_of("context.aeach()").aeach(name, items, chunk)
+
+    def _steps_of(self, what: str) -> Steps:
+        self._writer(what)
+        assert self._steps is not None
+        return self._steps
 
     def _note(self, done: float, total: float | None, text: str) -> None:
         self._writer("context.progress()")

@@ -179,6 +179,17 @@ def find_task(path: str) -> Any | None:
     return found if isinstance(found, Task) else None
 
 
+def imported_tasks(backend: str) -> list[Any]:
+    """Return the tasks of a backend that modules hold which are imported by now, in the order of their paths."""
+    found = {}
+    for module in list(sys.modules.values()):
+        for value in list(getattr(module, "__dict__", {}).values()):
+            # Of the type, as isinstance would ask a lazy object for its class.
+            if issubclass(type(value), Task) and value.backend == backend:
+                found[value.module_path] = value
+    return [found[path] for path in sorted(found)]
+
+
 def check_importable(task: Any) -> Any:
     """Return the task that a worker will find at the dotted path of this one. Raises ``InvalidTask``."""
     path = task.module_path

@@ -6,16 +6,26 @@
         ├── TaskDiscarded      the task raised Discard, or an exception that its discard_on names
         ├── TaskExpired        its time was over before it could run
         ├── TaskLost           its worker processes died, or stopped renewing the lease, while it ran
-        └── TaskNotFound       the worker's code has no such task
+        ├── TaskNotFound       the worker's code has no such task
+        └── StepNotKept        a step has run, and what it returned cannot be kept
 
-``TaskResult.errors`` names one of these in ``exception_class_path``. No code raises them.
+``TaskResult.errors`` names one of these in ``exception_class_path``. Only the steps of a task raise any:
+``StepNotKept``, and ``TaskCancelled`` before the next step of a task that was cancelled.
 """
 
 from __future__ import annotations
 
 from mailrail import MailrailError
 
-__all__ = ["TaskCancelled", "TaskDiscarded", "TaskExpired", "TaskFailure", "TaskLost", "TaskNotFound"]
+__all__ = [
+    "StepNotKept",
+    "TaskCancelled",
+    "TaskDiscarded",
+    "TaskExpired",
+    "TaskFailure",
+    "TaskLost",
+    "TaskNotFound",
+]
 
 
 class TaskFailure(MailrailError):
@@ -40,3 +50,10 @@ class TaskLost(TaskFailure):
 
 class TaskNotFound(TaskFailure):
     """Say that the worker's code has no task at the dotted path that was enqueued."""
+
+
+class StepNotKept(TaskFailure, TypeError, ValueError):
+    """Say that a step has returned what is no JSON, or too long.
+
+    The step has run, so the task fails at once: the next attempt would run the step again, for the same end.
+    """

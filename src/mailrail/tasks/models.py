@@ -181,6 +181,32 @@ class TaskRecord(models.Model):
         return single_line(f"{self.task} {self.id}")
 
 
+class TaskStep(models.Model):
+    """What a step of a task has returned, or how far a loop of ``context.each`` is. It goes with its record.
+
+    ``value``: of a loop, its ``Position``. Attempts write steps only by ``kept_steps.keep``, which is fenced.
+    """
+
+    # Without a constraint in the database: it would cost something for each record that is removed, with steps or not.
+    task = models.ForeignKey(
+        TaskRecord, models.CASCADE, related_name="steps", db_constraint=False, db_index=False
+    )
+    name = models.CharField(max_length=255)
+    is_loop = models.BooleanField(default=False, db_default=False)
+    value = JsonTextField(null=True, default=None, db_default=None)
+    started_at = MomentField()
+    finished_at = MomentField()
+
+    class Meta:
+        verbose_name = pgettext_lazy("tasks", "step")
+        verbose_name_plural = pgettext_lazy("tasks", "steps")
+        default_permissions = ()
+        constraints = (models.UniqueConstraint(fields=["task", "name"], name="mailrail_tasks_step"),)
+
+    def __str__(self) -> str:
+        return single_line(self.name)
+
+
 def first_id(moment: datetime) -> UUID:
     """Return the lowest id of records that were made at that moment: a UUIDv7 begins with milliseconds (RFC 9562
     5.7)."""

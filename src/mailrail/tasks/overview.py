@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from mailrail.tracebacks import first_line
 
-from .models import TaskRecord
+from .models import TaskRecord, TaskStep
 from .queues import used_databases
 
 IDS_PER_PAGE = 500
@@ -71,5 +71,16 @@ _DETAILS = (
 
 
 def details(record: TaskRecord) -> dict[str, Any]:
-    """Return all that a record says."""
-    return summary(record) | {name: getattr(record, name) for name in _DETAILS}
+    """Return all that a record says, with its steps."""
+    steps = [_step(step) for step in steps_of(record)]
+    return summary(record) | {name: getattr(record, name) for name in _DETAILS} | {"steps": steps}
+
+
+def steps_of(record: TaskRecord) -> QuerySet[TaskStep]:
+    """Return the steps of a record, in the order in which they were first kept."""
+    return TaskStep.objects.using(record._state.db).filter(task=record.pk).order_by("pk")
+
+
+def _step(step: TaskStep) -> dict[str, Any]:
+    names = ("name", "is_loop", "started_at", "finished_at", "value")
+    return {name: getattr(step, name) for name in names}

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from mailrail.write_transactions import write_transaction
 
-from .models import FINAL, TaskRecord
+from .models import FINAL, TaskRecord, TaskStep
 from .overview import pages_of_ids
 
 CHUNK_SIZE = 500
@@ -40,15 +40,21 @@ def _delete_first(over: QuerySet[TaskRecord]) -> int:
     records, using = TaskRecord.objects.using(over.db), over.db
     with write_transaction(using):
         ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
-        records.filter(pk__in=ids).delete()
-    return len(ids)
+        return _delete(records.filter(pk__in=ids))
+
+
+def _delete(records: QuerySet[TaskRecord]) -> int:
+    """Delete records and their steps, and return how many records. ``delete()`` would read them whole before."""
+    TaskStep.objects.using(records.db).filter(task__in=records.values("pk")).delete()
+    return int(records._raw_delete(records.db))
 
 
 def prune_ended(using: str, before: datetime) -> int:
     """Delete records that ended before that moment, whatever their time, and return how many."""
     records, deleted = TaskRecord.objects.using(using), 0
     for page in pages_of_ids(using, status__in=FINAL, finished_at__lt=before):
-        deleted += records.filter(pk__in=page, status__in=FINAL).delete()[0]
+        with write_transaction(using):
+            deleted += _delete(records.filter(pk__in=page, status__in=FINAL))
     return deleted
 
 

@@ -80,7 +80,9 @@ class UnrecordedAttempt:
         args, kwargs = content.get("args", ()), content.get("kwargs", {})
         if self.task.takes_context:
             args = [
-                ChannelContext(task_result=self.result, _message=self.message, _state=None, _save=None),
+                ChannelContext(
+                    task_result=self.result, _message=self.message, _state=None, _save=None, _steps=None
+                ),
                 *args,
             ]
         return args, kwargs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from django.db import connections, transaction
@@ -14,7 +14,12 @@ from mailrail.log import logger_of
 from mailrail.second_connection import is_in_transaction, outside_the_transaction
 from mailrail.worker.connections import start_anew
 
+from .compat import InvalidTask
+
 logger = logger_of("mailrail.tasks")
+
+_WRITING = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "TRUNCATE"})
+"""First words of statements that write."""
 
 
 @contextmanager
@@ -35,6 +40,37 @@ def closing_transactions(path: str) -> Iterator[None]:
             f"{path} has ended inside a transaction, which has been rolled back, on: {', '.join(left)}. "
             "Commit, or leave the block of transaction.atomic()."
         )
+
+
+def open_blocks() -> dict[str, int]:
+    """Return how many blocks of ``transaction.atomic`` are open on this thread, by the alias of their database.
+
+    A transaction that ``set_autocommit(False)`` has begun counts as a database without a block.
+    """
+    return {connection.alias: len(connection.atomic_blocks) for connection in _open()}
+
+
+@contextmanager
+def writing_only_into(using: str, what: str) -> Iterator[None]:
+    """Refuse statements of this thread that write into other databases while the block runs, by ``InvalidTask``.
+
+    ``what``: how the error calls the block. A statement that writes is known by its first word.
+    """
+
+    def look(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+        if isinstance(sql, str) and sql.lstrip("( \n").partition(" ")[0].upper() in _WRITING:
+            other = repr(context["connection"].alias)
+            raise InvalidTask(
+                f"{what} has atomic=True and writes into the database {other}. What it returns is kept in {using!r}, "
+                f"so both cannot be committed at once. Write into {other} in a step of its own, without atomic."
+            )
+        return execute(sql, params, many, context)
+
+    with ExitStack() as stack:
+        for connection in connections.all():
+            if connection.alias != using:
+                stack.enter_context(connection.execute_wrapper(look))
+        yield
 
 
 def _open() -> Iterator[Any]:

@@ -348,17 +348,29 @@ def finishing(message: IncomingMessage, layer: DurableLayer) -> Iterator[None]:
     def committed() -> None:
         message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
 
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(layer.atomic())
-        except OUTAGES as error:
-            raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
-        stack.enter_context(run.undoable(layer))
+    with undoable_transaction(layer):
         transaction.on_commit(committed, using=layer.using)  # before the block's own hooks: those may raise
         yield
         if layer.finish([message.claim]):
             raise LostClaim(f"{message!r} was claimed by another worker meanwhile; what it wrote is undone.")
     committed()  # also where a TestCase's transaction around this one never commits
+
+
+@contextmanager
+def undoable_transaction(layer: DurableLayer) -> Iterator[None]:
+    """Run the block in a transaction of the layer's database, which the time limit of a sync consumer undoes.
+
+    Raises ``Later`` if there can be no transaction just now.
+    """
+    run = _current_run.get()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(layer.atomic())
+        except OUTAGES as error:
+            raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
+        if run is not None:
+            stack.enter_context(run.undoable(layer))
+        yield
 
 
 @contextmanager

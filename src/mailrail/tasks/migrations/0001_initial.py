@@ -1,3 +1,4 @@
+import django.db.models.deletion
 import django.utils.timezone
 import mailrail.namespace
 import mailrail.tasks.models
@@ -60,6 +61,24 @@ class Migration(migrations.Migration):
                 'permissions': (('view_task_arguments', 'Can view the arguments and results of tasks'), ('retry_task', 'Can run tasks again'), ('cancel_task', 'Can cancel tasks')),
                 'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('key__gt', ''), models.Q(models.Q(('started_at', None), ('status', 'READY')), models.Q(('status__in', ('READY', 'RUNNING')), ('while_running', 1)), _connector='OR')), fields=('namespace', 'queue', 'key', 'task'), name='mailrail_tasks_key')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TaskStep',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(max_length=255)),
+                ('is_loop', models.BooleanField(db_default=False, default=False)),
+                ('value', models.TextField(db_default=None, null=True)),
+                ('started_at', models.DateTimeField()),
+                ('finished_at', models.DateTimeField()),
+                ('task', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='mailrail_tasks.taskrecord')),
+            ],
+            options={
+                'verbose_name': 'step',
+                'verbose_name_plural': 'steps',
+                'default_permissions': (),
+                'constraints': [models.UniqueConstraint(fields=('task', 'name'), name='mailrail_tasks_step')],
             },
         ),
     ]

@@ -101,8 +101,11 @@ class Command(PipedCommand):
     def _print(self, record: TaskRecord) -> None:
         facts = overview.details(record)
         for name, value in facts.items():
-            if name not in ("error", "errors") and value not in (None, "", {}, []):
+            if name not in ("error", "errors", "steps") and value not in (None, "", {}, []):
                 self.stdout.write(single_line(f"{name}: {_plain(value)}"))
+        for step in facts["steps"]:
+            when, value = for_people(step["finished_at"]), _plain(step["value"])
+            self.stdout.write(single_line(f"step {step['name']}: {when}: {value}"))
         for number, error in enumerate(facts["errors"], 1):
             self.stdout.write(single_line(f"error {number}: {error.get('class', '')}"))
             text = escape_control_characters(str(error.get("traceback", "")).strip())
