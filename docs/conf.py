@@ -23,6 +23,7 @@ settings.configure(
         "mailrail.mail",
         "mailrail.invitations",
         "mailrail.tasks",
+        "mailrail.schedule",
         "django.contrib.admin",
         "django.contrib.auth",
         "django.contrib.contenttypes",

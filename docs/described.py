@@ -95,6 +95,7 @@ CHECKS = (
     "mailrail.mail.server_checks",
     "mailrail.mail.unused",
     "mailrail.tasks.checks",
+    "mailrail.schedule.checks",
     "mailrail.invitations.checks",
 )
 """The modules with system checks; each has a table of their ids in its docstring."""

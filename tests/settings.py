@@ -79,6 +79,7 @@ INSTALLED_APPS = [
     "mailrail.invitations",
     "mailrail.mail",
     "mailrail.tasks",
+    "mailrail.schedule",
     "tests.project",
     "channels",
     "django.contrib.admin",

@@ -42,10 +42,9 @@ def test_databases_that_can_are_fine() -> None:
 @pytest.mark.usefixtures("poor")
 def test_each_app_is_named_with_what_its_database_lacks_and_what_is_possible() -> None:
     problems = check_databases()
-    assert [each.id for each in problems] == ["mailrail.E010"] * 4
-    for error, name in zip(
-        problems, ("mailrail", "mailrail.invitations", "mailrail.mail", "mailrail.tasks"), strict=True
-    ):
+    assert [each.id for each in problems] == ["mailrail.E010"] * 5
+    names = ("mailrail", "mailrail.invitations", "mailrail.mail", "mailrail.tasks", "mailrail.schedule")
+    for error, name in zip(problems, names, strict=True):
         assert error.msg.startswith(f"The tables of \"{name}\" lie in the database 'default'")
         assert "INSERT … ON CONFLICT" in error.msg and "FOR NO KEY UPDATE" in error.msg
         assert "unique indexes" in error.msg and "migrate --database messages" in (error.hint or "")
@@ -76,6 +75,7 @@ def test_a_router_that_sends_the_messages_elsewhere_and_leaves_email_behind_is_t
         "mailrail.mail",
         "mailrail.invitations",
         "mailrail.tasks",
+        "mailrail.schedule",
     }
 
 

@@ -13,7 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, register
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
-APPS = ("mailrail", "mailrail_mail", "mailrail_tasks", "mailrail_invitations")
+APPS = ("mailrail", "mailrail_mail", "mailrail_tasks", "mailrail_schedule", "mailrail_invitations")
 _NONE = "django.db.backends.dummy"
 """The engine of a project without DATABASES; the check of the layers reports that."""
 _ROUTER = """

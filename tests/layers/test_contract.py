@@ -947,8 +947,9 @@ class TestOperations:
         second = send(layer)
         assert claim(layer) == [] and layer.poll(["work"]) is None
         assert layer.claim("w", {"work": 1}, LEASE, finished=[running]) == ([], [], [])
-        assert layer.stats()["work"].paused
+        assert layer.stats()["work"].paused and layer.paused() == {"work"}
         layer.resume("work")
+        assert layer.paused() == set()
         assert ids(claim(layer)) == [second.id]
 
     def test_stats_count_each_state(self, layer: DurableLayer) -> None:

@@ -300,6 +300,11 @@ class DurableLayer(Capabilities):
             )
         return stats
 
+    def paused(self) -> set[str]:
+        """Return the channels that are paused, without counting anything."""
+        begins = self._names.prefix
+        return {self._names.bare(name) for name in self._store.count(0).paused if owns(name, begins)}
+
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         return self._store.move("cancel", self._names.channel(channel), [*dict.fromkeys(ids)])
 

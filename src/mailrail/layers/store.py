@@ -151,7 +151,7 @@ class Store(Protocol):
         """Return the names of the channels in use; or the classes of the errors of which others died in these."""
 
     def count(self, most: int) -> Counts:
-        """Count what there is on all channels; numbers above ``most`` may be estimates."""
+        """Count what there is on all channels; numbers above ``most`` may be estimates. 0: only the paused count."""
 
     def beat(self, worker: str, info: Content | None) -> None:
         """Keep a worker's sign of life, or (``None``) forget it."""

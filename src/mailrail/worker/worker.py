@@ -33,6 +33,7 @@ from .log import logger
 from .maintenance import Maintenance, do_all
 from .pools import Threads
 from .recycling import RecyclingLimits
+from .services import ServiceThreads
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
@@ -85,6 +86,7 @@ class Worker:
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
         self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._look, self.plans)
+        self._services = ServiceThreads(layer, self._lifecycle.stopping)
         self._unrouted: set[str] = set()
         self._project = identity()
 
@@ -101,6 +103,8 @@ class Worker:
         if self._lifecycle.state is State.RUNNING:
             self._serve_known()
             self._maintenance.start(only_look=self._lifecycle.drain)
+            if not self._lifecycle.drain:
+                self._services.start()
         try:
             if self._loop:
                 self._loop.run()
@@ -108,6 +112,7 @@ class Worker:
                 self._run_loops()
         finally:
             self._maintenance.stop()
+            self._services.stop()
             self._threads.close()
             self._shared.event_loop.close()
             self.layer.stop_listening()

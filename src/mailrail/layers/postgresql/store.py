@@ -190,8 +190,10 @@ class PostgresqlStore(DatabaseStore):
 
     def count(self, most: int) -> Counts:
         execute = self._session.execute
-        dead = dict(execute(STATEMENTS["dead_counts"], {"most": most}))
         paused = {channel for (channel,) in execute(STATEMENTS["paused"], {})}
+        if not most:
+            return Counts({}, {}, paused)
+        dead = dict(execute(STATEMENTS["dead_counts"], {"most": most}))
         live = {channel: counts for channel, *counts in execute(STATEMENTS["stats"], {"most": most})}
         for channel, counts in live.items():
             for place, kind in enumerate(("ready", "scheduled")):

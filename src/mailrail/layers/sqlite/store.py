@@ -186,10 +186,11 @@ class SqliteStore(DatabaseStore):
 
     def count(self, most: int) -> Counts:
         read = self._session.read
+        paused = {name for (name,) in read(STATEMENTS["paused"])}
+        if not most:
+            return Counts({}, {}, paused)
         live = {channel: counts for channel, *counts in read(STATEMENTS["stats"], now=time.time())}
-        return Counts(
-            live, dict(read(STATEMENTS["dead_counts"])), {name for (name,) in read(STATEMENTS["paused"])}
-        )
+        return Counts(live, dict(read(STATEMENTS["dead_counts"])), paused)
 
     def beat(self, worker: str, info: Content | None) -> None:
         now, gone = time.time(), worker if info is None else ""

@@ -1,0 +1,84 @@
+"""What system checks say of the schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from mailrail.schedule import registry
+from mailrail.schedule.checks import check_schedule
+from mailrail.schedule.times import Every
+
+from .conftest import declare
+
+ADD = "tests.tasks.defined.add"
+
+
+def said() -> list[tuple[str, str]]:
+    return [(str(message.id).removeprefix("mailrail.schedule."), message.msg) for message in check_schedule()]
+
+
+def test_entries_that_can_run_are_no_message() -> None:
+    declare(name="task", task=ADD)
+    declare(name="message")
+    assert not said()
+
+
+@pytest.mark.parametrize(
+    ("options", "id", "text"),
+    [
+        (
+            {"task": "tests.tasks.defined.nowhere"},
+            "E003",
+            "there is no task at 'tests.tasks.defined.nowhere'",
+        ),
+        ({"task": "tests.tasks.defined.in_lane", "overlap": "queue"}, "E004", "has a lane, or concurrency"),
+        ({"task": "tests.tasks.defined.limited", "overlap": "queue"}, "E004", "has a lane, or concurrency"),
+        ({"channel": "nobody"}, "W001", "No route for channel 'nobody'"),
+    ],
+)
+def test_an_entry_that_cannot_run_is_named(options: dict[str, Any], id: str, text: str) -> None:
+    declare(**options)
+    [(found, message)] = said()
+    assert found == id and message.startswith("job: ") and text in message
+
+
+def test_a_task_whose_records_are_in_another_database_is_an_error(settings: Any) -> None:
+    settings.TASKS = {
+        "default": {"BACKEND": "mailrail.tasks.ChannelBackend", "OPTIONS": {"DATABASE": "other"}}
+    }
+    declare(task=ADD)
+    [(id, message)] = said()
+    assert id == "E003" and "in the database 'other', and the schedule is in 'default'" in message
+
+
+def test_apps_that_are_missing_are_named() -> None:
+    declare(task=ADD)
+    with override_settings(INSTALLED_APPS=["mailrail", "mailrail.schedule"]):
+        assert said() == [("E002", "The schedule needs 'mailrail.tasks' in INSTALLED_APPS.")]
+    with override_settings(INSTALLED_APPS=["mailrail.schedule"]):
+        assert said() == [("E002", "The schedule needs 'mailrail' in INSTALLED_APPS.")]
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wrong_entries"
+    folder.mkdir()
+    folder.joinpath("__init__.py").touch()
+    text = "from mailrail.schedule import periodic\nperiodic('every day', channel='index')(print)\n"
+    folder.joinpath("tasks.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_are_imported", False)
+    monkeypatch.setattr(registry, "_broken", [])
+    with override_settings(INSTALLED_APPS=["mailrail", "mailrail.schedule", "wrong_entries"]):
+        [(id, message)] = said()
+    assert id == "E001" and message.startswith("wrong_entries.tasks cannot be imported: ValueError: The cron")
+
+
+def test_times_that_are_seconds_need_no_package() -> None:
+    declare(times=Every(10))
+    assert not said()
