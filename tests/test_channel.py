@@ -266,9 +266,9 @@ class TestWhatIsStored:
         self, layer: DurableLayer, expires: Callable[[], Any]
     ) -> None:
         id = Channel("work").send({}, expires=expires())
-        layer.shift(30)
+        layer.advance_time(30)
         assert [m.id for m in stored(layer)] == [id]
-        layer.shift(31)
+        layer.advance_time(31)
         claimed = layer.claim("w", {"work": 1}, 15.0)
         assert claimed.claims == [] and [m.id for m in claimed.expired] == [id]
 

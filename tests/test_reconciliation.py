@@ -195,7 +195,7 @@ class TestFinding:
     def test_one_worker_at_a_time_looks(self, layer: DurableLayer, settings: Any) -> None:
         settings.MAILRAIL = {"RECONCILE_EVERY": 60}
         assert [take_turn(layer) for _ in range(3)] == [True, False, False]
-        layer.shift(61)
+        layer.advance_time(61)
         assert [take_turn(layer) for _ in range(2)] == [True, False]
 
     def test_not_at_all_if_the_settings_say_so(self, one_layer: DurableLayer, settings: Any) -> None:

@@ -282,7 +282,7 @@ class TestNobodyWaits:
         Channel("work").send({"n": 2}, lane="l")
         Channel("work").send({"n": 3}, key="gone", expires=1)
         Channel("work").send({"n": 4}, key="gone in a lane", lane="m", expires=1)
-        layer.shift(2)
+        layer.advance_time(2)
         with transaction.atomic("postgres"):
             Channel("work").send({}, key="k", lane="l")
             Channel("work").send({}, key="gone", expires=1)
@@ -434,7 +434,7 @@ class TestAtomicConsumers:
             assert rows == booked.sends(layer) and all(how == WHOLE for how in rows.values())
             stats = layer.stats()["book"]
             assert len(rows) + stats.ready + stats.claimed == len(ids)
-            layer.shift(2)
+            layer.advance_time(2)
         with start(ledger, "book", "--drain") as worker:
             assert worker.wait() == 0
         assert booked.rows() == booked.sends(layer) == dict.fromkeys(ids, WHOLE)

@@ -1,9 +1,9 @@
 """What the contract of a layer promises (``mailrail.layers.base``), played through with a plain list.
 
 The state machine asks a layer and this model the same and compares. Time is a whole number of seconds that only
-``shift`` moves; real time, which runs a little meanwhile, never decides anything here. So the model predicts what the
-contract determines, and only checks what the contract leaves open (``Model.claimed``): which of two messages that are
-due at the same moment comes first.
+``advance_time`` moves; real time, which runs a little meanwhile, never decides anything here. So the model predicts
+what the contract determines, and only checks what the contract leaves open (``Model.claimed``): which of two messages
+that are due at the same moment comes first.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class TestWaiting:
     def test_a_lapsed_lease_is_ready(self, layer: DurableLayer) -> None:
         layer.enqueue([Message("work", {})])
         claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert layer.list_messages(["work"], 10, state="claimed") == []
         [listed] = layer.list_messages(["work"], 10, state="ready")
         assert (listed.state, listed.worker) == ("ready", "w1")

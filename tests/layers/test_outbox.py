@@ -237,7 +237,7 @@ class TestRelaying:
         server.stop()
         Channel("work").send({"n": 1}, delay=100, expires=1000)
         Channel("work").send({"n": 2}, delay=30)
-        outbox._store.shift(60)
+        outbox._store.advance_time(60)
         server.start()
         assert outbox.relay() == 2
         overdue, later = waiting_on(layer, "work")
@@ -284,7 +284,7 @@ class TestRelaying:
         [claim] = outbox._store.claim("died", {outbox.channel: 1}, LEASE).claims
         layer.enqueue([outbox._read(claim)])
         assert outbox.relay() == 0
-        outbox._store.shift(LEASE + 1)
+        outbox._store.advance_time(LEASE + 1)
         assert outbox.relay() == 1
         [claim] = layer.claim("w", {"work": 9}, 15.0).claims
         assert claim.id == id and layer.finish([claim]) == []
@@ -316,11 +316,11 @@ class TestRelaying:
             with pytest.raises(LayerUnavailable, match=f"127.0.0.1:{server.port}"):
                 layer.outbox.relay()
             work(up)
-            layer.outbox.store.shift(PARTS_REST)
+            layer.outbox.store.advance_time(PARTS_REST)
         assert len(ran) == len(set(ran)) == 40 * len(up)
         assert in_outbox(layer.outbox) == 80 * len(down)
         server.start()
-        layer.outbox.store.shift(60)
+        layer.outbox.store.advance_time(60)
         assert layer.outbox.relay() == 80 * len(down)
         work(names)
         assert sorted(ran) == sorted(ids)

@@ -107,7 +107,7 @@ class TestSeveralConnections:
         """A row that changed while its lock was waited for is looked at again, token and all."""
         send(layer, lane=lane)
         [stale] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
 
         def settle() -> list[Message]:
             if verb == "finished by a claim":

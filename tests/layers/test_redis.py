@@ -111,7 +111,7 @@ class TestHosts:
         with own_server.client() as client:
             assert 0 < len(client.keys("*:body")) < 20
         assert sorted(layer.stats()) == sorted(names)
-        layer.shift(5)
+        layer.advance_time(5)
         got = layer.claim("w", dict.fromkeys(names, 5), LEASE).claims
         assert sorted(m.id for m in got) == sorted(sent)
         assert layer.claim("w", dict.fromkeys(names, 5), LEASE, got[:10]) == ([], [], [])
@@ -314,7 +314,7 @@ class TestOutages:
         own_server.start()
         assert layer.finish([running]) == []
         left = {m.id for m in waiting_on(layer, "work", 100)} | {d.message.id for d in dead_on(layer, "work")}
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         while got := claim(layer, 50):
             left |= {m.id for m in got}
             layer.finish(got)

@@ -220,7 +220,7 @@ class TestLeases:
             claimed = usual_claim(*args)
             if claimed.claims and not late[0]:
                 late[0] = 50.0  # as after a network that kept the answer back
-                layer.shift(50)
+                layer.advance_time(50)
             return claimed
 
         def consume(message: IncomingMessage) -> None:
@@ -309,7 +309,7 @@ class TestTelling:
                 return usual_bury(*args)
             failed.append(True)
             late[0] = 61.0  # the outage outlasts the lease
-            layer.shift(61)
+            layer.advance_time(61)
             [claim] = layer.claim("other", {"work": 1}, 60.0).claims
             layer.finish([claim])
             raise LayerUnavailable("the connection broke")

@@ -232,7 +232,7 @@ class TestConsumers:
         send(layer)
         for _ in range(4):
             work(layer, route("work", consume))
-            layer.shift(61)
+            layer.advance_time(61)
         assert attempts == [1, 2, 3] and layer.stats() == {}
 
     def test_retry_at_the_last_attempt_is_buried(self, layer: DurableLayer) -> None:
@@ -350,7 +350,7 @@ class TestConsumers:
             else:
                 work(layer, entry)
             assert not dead_on(layer, "work") and layer.poll(["work"]) == pytest.approx(60, abs=20)
-            layer.shift(60)
+            layer.advance_time(60)
         # Of the batch, the consumer has finished one: the two others came again, together.
         assert seen == [(1, False)] * (5 if kind == "batch" else 2)
 
@@ -404,7 +404,7 @@ class TestConsumers:
         try:
             for _ in range(6):
                 work(layer, route("work", consume))
-                layer.shift(4000)
+                layer.advance_time(4000)
         finally:
             message_retried.disconnect(retried)
         assert dead_on(layer, "work")[0].message.attempt == 5
@@ -543,10 +543,10 @@ class TestRouting:
         assert layer.stats()["work"].scheduled == 1
         assert 0 < (layer.poll(["work"]) or 0) <= 1
         assert "no route of channel 'work' matches" in caplog.text
-        layer.shift(500)
+        layer.advance_time(500)
         work(layer, route("work", Seen(), kind=r"^paid$"))
         assert layer.poll(["work"]) == pytest.approx(500, abs=5)
-        layer.shift(100_000)
+        layer.advance_time(100_000)
         work(layer, route("work", Seen(), kind=r"^paid$"))
         assert layer.poll(["work"]) == pytest.approx(3600, abs=5)
         assert waiting_on(layer, "work")[0].attempt == 0
@@ -844,7 +844,7 @@ class TestLeases:
         # one at a time: this worker has no room to claim it again itself
         with Running(layer, route("work", consume, lease=60, concurrency=1)):
             entered.wait(20)
-            layer.shift(61)
+            layer.advance_time(61)
             [other] = layer.claim("other", {"work": 1}, 60.0).claims
             caplog.set_level(logging.WARNING, "mailrail")
             gate.set()
@@ -864,7 +864,7 @@ class TestLeases:
         def room(share: Share) -> tuple[dict[str, int], int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
-                layer.shift(61)
+                layer.advance_time(61)
             return usual_room(share)
 
         usual_clock, usual_room = leases.clock, Share.room
@@ -1197,7 +1197,7 @@ class TestTelling:
 
     def test_expired_messages_are_told(self, layer: DurableLayer, told: list[Any]) -> None:
         send(layer, lifetime=5)
-        layer.shift(6)
+        layer.advance_time(6)
         work(layer, route("work", Seen()))
         assert told == [("finished", "work", 0, "expired")]
 
@@ -1304,7 +1304,7 @@ class TestOnTheDatabase:
         begin, stolen = layer.atomic, []
 
         def begin_too_late() -> Any:
-            layer.shift(61)
+            layer.advance_time(61)
             stolen.extend(layer.claim("other", {"work": 1}, 60.0).claims)
             return begin()
 
@@ -1406,7 +1406,7 @@ class TestOnTheDatabase:
         work(layer, consumer)
         [message] = waiting_on(layer, "work")
         assert (message.attempt, seen) == (0, [])
-        layer.shift(2)
+        layer.advance_time(2)
         assert not work(layer, consumer).should_recycle
         assert [m.attempt for m in seen] == [1] and layer.stats() == {}
 
@@ -1511,7 +1511,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
         assert retried.getMessage().endswith("because='ValueError: column b does not exist'")
     assert retried.error == found.error  # type: ignore[attr-defined]
 
-    layer.shift(3600.0)
+    layer.advance_time(3600.0)
     work(layer, route("work", fail, attempts=2))
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
     assert "\n  Traceback" in buried.getMessage(), "indented, as all lines but the first"
@@ -1536,7 +1536,7 @@ def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the
     bad, good = send(layer, n=2)
     for _ in range(3):
         work(layer, route("work", seen))
-        layer.shift(36_000.0)
+        layer.advance_time(36_000.0)
     assert [message.id for message in seen] == [good.id]
     [dead] = dead_on(layer, "work")
     assert dead.message.id == bad.id and "ValueError" in dead.error and dead.message.attempt == 2

@@ -346,9 +346,9 @@ class DurableLayer(Capabilities):
         """
         return []
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Move every stored time back, as if so many seconds had passed. For tests."""
-        self._store.shift(seconds)
+        self._store.advance_time(seconds)
         self.wake()
 
     # -- waiting ------------------------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ class MemoryStore(Store):
             seen = [(id, info, time.time() - at) for id, (info, at) in self._workers.items()]
         return [row for row in seen if row[2] < WORKER_FORGOTTEN_AFTER]
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         with self._lock:
             self._messages = {id: _older(m, seconds) for id, m in self._messages.items()}
             self._dead = {id: _older(m, seconds) for id, m in self._dead.items()}

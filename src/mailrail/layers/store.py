@@ -159,7 +159,7 @@ class Store(Protocol):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         """Return the workers that gave a sign of life lately: id, info as JSON, and how many seconds ago."""
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Move every stored time back, for tests."""
 
 

@@ -16,5 +16,5 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
     if sent(MAIL, layer=layer):  # elsewhere, the test may have no database
         advance_mail(seconds)
     advance_tasks(seconds, durable_layer)
-    durable_layer.shift(seconds)
+    durable_layer.advance_time(seconds)
     MOVED[durable_layer] = MOVED.get(durable_layer, 0.0) + seconds

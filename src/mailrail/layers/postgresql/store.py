@@ -19,7 +19,7 @@ from ...messages import Content, Granted, Message, MessageSummary, Rate, Stateme
 from ...second_connection import is_in_transaction
 from ..buckets import refill
 from ..deferred_sends import with_record
-from ..rows import SHIFTED, read_dead, read_message, read_summary
+from ..rows import TABLES_WITH_TIMES, read_dead, read_message, read_summary
 from ..store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -229,12 +229,12 @@ class PostgresqlStore(DatabaseStore):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         return self._session.execute(STATEMENTS["workers"], {"forgotten": WORKER_FORGOTTEN_AFTER})
 
-    def shift(self, seconds: float) -> None:
-        def shift(cursor: Any) -> None:
-            for table in SHIFTED:
-                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+    def advance_time(self, seconds: float) -> None:
+        def age(cursor: Any) -> None:
+            for table in TABLES_WITH_TIMES:
+                cursor.execute(STATEMENTS[f"age_{table}"], {"seconds": seconds})
 
-        self._session.write(shift)
+        self._session.write(age)
         self._claims.scan_floor.forget()
 
     def atomic(self) -> AbstractContextManager[None]:

@@ -139,6 +139,6 @@ class RedisShards(Store):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         return self.of("workers").workers()
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         for store in self.stores:
-            store.shift(seconds)
+            store.advance_time(seconds)

@@ -343,17 +343,17 @@ class RedisStore(Store):
         rows = self._run_on_workers("workers", WORKER_FORGOTTEN_AFTER)
         return [(id.decode("utf-8", "replace"), text, float(age)) for id, text, age in rows]
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         calls: list[Call] = [([self.keys.hash_tag(name)], [seconds]) for name in self.channel_list.read()]
-        run_all(self.server, "shift", calls)
+        run_all(self.server, "age_channel", calls)
         buckets = {
             key
             for node in self.server.nodes()
             for pattern in self.keys.all_buckets()
             for key in node.ask("KEYS", pattern)  # slow: it is for tests
         }
-        run_all(self.server, "shift_bucket", [([bucket], [seconds]) for bucket in buckets])
-        self._run_on_workers("shift_workers", seconds)
+        run_all(self.server, "age_bucket", [([bucket], [seconds]) for bucket in buckets])
+        self._run_on_workers("age_workers", seconds)
 
 
 def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

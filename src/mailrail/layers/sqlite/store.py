@@ -17,7 +17,7 @@ from uuid import UUID
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, row_of, uuid7
 from ..buckets import refill
 from ..deferred_sends import with_record
-from ..rows import SHIFTED, read_dead, read_message, read_summary
+from ..rows import TABLES_WITH_TIMES, read_dead, read_message, read_summary
 from ..store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -206,10 +206,10 @@ class SqliteStore(DatabaseStore):
         now = time.time()
         return self._session.read(STATEMENTS["workers"], now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         with self._session.write() as cursor:
-            for table in SHIFTED:
-                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+            for table in TABLES_WITH_TIMES:
+                cursor.execute(STATEMENTS[f"age_{table}"], {"seconds": seconds})
 
     def atomic(self) -> AbstractContextManager[None]:
         return self._session.atomic()
