@@ -110,8 +110,8 @@ class DurableLayer(Capabilities):
         """A transaction on the layer's database, in which a consumer runs and ``finish`` is the last statement."""
         raise NotImplementedError(f"{type(self).__name__} keeps no messages in a database.")
 
-    def breaker(self) -> Callable[[], None]:
-        """Inside ``atomic()``: returns what undoes that transaction at once, from another thread.
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Inside ``atomic()``: return what aborts that transaction at once, from another thread.
 
         Needed where others would wait for it (``has_one_writer``). Elsewhere one that is abandoned hinders nobody: the
         ``finish`` at its end finds the claim lost, and undoes it.

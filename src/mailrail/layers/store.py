@@ -177,6 +177,6 @@ class DatabaseStore(Store, Protocol):
     def atomic(self) -> AbstractContextManager[None]:
         """Open a transaction in which a consumer runs."""
 
-    def breaker(self) -> Callable[[], None]:
-        """Inside ``atomic()``: return what undoes that transaction at once, from another thread, where others wait."""
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Inside ``atomic()``: return what aborts that transaction at once, from another thread, where others wait."""
         return lambda: None

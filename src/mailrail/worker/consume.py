@@ -100,8 +100,8 @@ class ConsumerRun:
 
     __slots__ = (
         "_abandoned",
+        "_abort_transaction",
         "_lock",
-        "_undo",
         "arguments",
         "channel",
         "holds_thread",
@@ -131,7 +131,7 @@ class ConsumerRun:
         self.on_limit: Callable[[float], object] | None = None  # told what ``ask_limit`` has found
         self.report_limit: Callable[[float | None], None] | None = None  # the supervisor ends this run
         self._lock = threading.Lock()
-        self._undo: Callable[[], None] | None = None  # while its transaction is open
+        self._abort_transaction: Callable[[], None] | None = None  # while its transaction is open
         self._abandoned = False
 
     @property
@@ -225,17 +225,17 @@ class ConsumerRun:
         self.fail(error, timed_out=True)
 
     @contextmanager
-    def undoable(self, layer: DurableLayer) -> Iterator[None]:
-        """Inside its transaction: ``abandon`` undoes that, from any thread, until the end of the block."""
+    def abortable(self, layer: DurableLayer) -> Iterator[None]:
+        """Inside its transaction: ``abandon`` aborts that, from any thread, until the end of the block."""
         with self._lock:
             if self._abandoned:
                 raise _RollBack
-            self._undo = layer.breaker()
+            self._abort_transaction = layer.transaction_aborter()
         try:
             yield
         finally:
             with self._lock:
-                self._undo = None
+                self._abort_transaction = None
         if self._abandoned:
             raise _RollBack
 
@@ -243,8 +243,8 @@ class ConsumerRun:
         """Nobody waits for it any more: let go of what its transaction has locked."""
         with self._lock:
             self._abandoned = True
-            if self._undo is not None:
-                self._undo()
+            if self._abort_transaction is not None:
+                self._abort_transaction()
 
 
 def runs_of_batch(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
@@ -369,7 +369,7 @@ def undoable_transaction(layer: DurableLayer) -> Iterator[None]:
         except OUTAGES as error:
             raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
         if run is not None:
-            stack.enter_context(run.undoable(layer))
+            stack.enter_context(run.abortable(layer))
         yield
 
 
@@ -386,7 +386,7 @@ def _transaction(run: ConsumerRun, layer: DurableLayer) -> Iterator[None]:
                 )
             raise _RollBack from error
         run.begin()
-        with run.undoable(layer):
+        with run.abortable(layer):
             yield
 
 

@@ -85,8 +85,8 @@ class SqliteSession:
             patiently(lambda: stack.enter_context(write_transaction(self.using)), self.using)
             yield
 
-    def breaker(self) -> Callable[[], None]:
-        """Roll back and close: whatever the abandoned code does from then on, it does not do to the database."""
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Return what rolls back and closes: the database gets nothing that the abandoned code does from then on."""
         connection = self.connection
         raw = connection.connection
 
@@ -94,7 +94,7 @@ class SqliteSession:
             with suppress(sqlite3.Error):  # closed by now
                 raw.interrupt()
 
-        def undo() -> None:
+        def abort() -> None:
             connection.needs_rollback = True  # Django refuses statements from here on, a COMMIT too
             interrupting = threading.Timer(STATEMENT_GRACE, interrupt)
             interrupting.start()
@@ -102,7 +102,7 @@ class SqliteSession:
                 raw.rollback()  # waits for the statement that runs, if one does
             interrupting.cancel()
 
-        return undo
+        return abort
 
 
 def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:

@@ -214,8 +214,8 @@ class SqliteStore(DatabaseStore):
     def atomic(self) -> AbstractContextManager[None]:
         return self._session.atomic()
 
-    def breaker(self) -> Callable[[], None]:
-        return self._session.breaker()
+    def transaction_aborter(self) -> Callable[[], None]:
+        return self._session.transaction_aborter()
 
     def _change(self) -> object:
         # The value differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA
