@@ -178,7 +178,7 @@ def test_a_rate_that_cannot_be_asked_keeps_its_own_channel_waiting_and_no_other(
     assert share.room()[0] == {"other": 4} and share.awaited()[0] == ["other"]
 
 
-@pytest.mark.parametrize("ending", [Event.DRIED_UP, Event.TOLD_TO_STOP])
+@pytest.mark.parametrize("ending", [Event.NOTHING_DUE, Event.TOLD_TO_STOP])
 def test_a_loop_ends_with_its_worker_also_while_its_server_is_away(ending: Event) -> None:
     worker = shared(threads=1)
     loop = ClaimLoop(worker, due())

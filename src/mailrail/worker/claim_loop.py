@@ -73,7 +73,7 @@ class ClaimLoop:
         self.layer = layer
         self.share = shared.capacity.share_of(layer)
         self.running: set[ConsumerRun] = set()
-        self.dry_at = 0.0  # time.monotonic() when it began to look, and found nothing due
+        self.empty_at = 0.0  # time.monotonic() when it began to look, and found nothing due
         self._shared = shared
         self._worker = shared.lifecycle
         self._lifecycle = Lifecycle(shared.lifecycle)
@@ -128,7 +128,7 @@ class ClaimLoop:
         except Exception as error:
             # A fault of ours or of a layer must not end what runs: it is told, and tried again.
             self.share.stop_waiting()
-            self._lifecycle.recover(error, self._worker)
+            self._lifecycle.back_off(error, self._worker)
         else:
             if self._lifecycle.is_failing:
                 self._lifecycle.succeeded()
@@ -339,18 +339,18 @@ class ClaimLoop:
     def _wait(self, seen: int) -> None:
         """Sleep until something is due, a consumer ended, or a limit is over."""
         state = self._lifecycle.state
-        if self._is_dry() or (state is State.STOPPING and not (self.running or self._held)):
+        if self._is_drained() or (state is State.STOPPING and not (self.running or self._held)):
             return
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
         capacity = self._shared.capacity
         is_told = capacity.recycling is None and not capacity.is_shared
-        longest = DRAIN_WAIT if self.dry_at else LONGEST_WAIT if is_told else LOOK_EVERY_S
+        longest = DRAIN_WAIT if self.empty_at else LONGEST_WAIT if is_told else LOOK_EVERY_S
         until = min([until, self._worker.deadline, *(run.look_at for run in self.running)])
         timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:
             self.layer.wait(channels, timeout, seen)
 
-    def _is_dry(self) -> bool:
+    def _is_drained(self) -> bool:
         """With ``drain``: nothing due and nothing running means the end."""
         worker, began = self._worker, time.monotonic()
         if not worker.drain or self._has_work:
@@ -359,8 +359,8 @@ class ClaimLoop:
             return True
         if self.layer.poll(self.share.drainable()) == 0 or (self._shared.layer.outbox and self._relay()):
             return False
-        self.dry_at = began
-        worker.dry_up()
+        self.empty_at = began
+        worker.end_if_nothing_due()
         return self._lifecycle.state in ENDING
 
     def _relay(self) -> bool:

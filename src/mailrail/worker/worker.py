@@ -79,7 +79,7 @@ class Worker:
         self._adopted = list(adopted or ())
         self._lifecycle = WorkerLifecycle(drain or adopted is not None)
         if adopted is not None:
-            self._lifecycle.on(Event.DRIED_UP)
+            self._lifecycle.on(Event.NOTHING_DUE)
         self._threads = Threads(threads or settings.threads, layer)
         capacity = Capacity(layer, self.plans, self._threads, recycling)
         self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs, report_limit)
@@ -134,7 +134,7 @@ class Worker:
                 try:
                     self._assign()
                 except Exception as error:  # as in a loop's round
-                    self._lifecycle.recover(error, self._lifecycle)
+                    self._lifecycle.back_off(error, self._lifecycle)
                 else:
                     if self._lifecycle.is_failing:
                         self._lifecycle.succeeded()
@@ -164,7 +164,7 @@ class Worker:
                 self._start(shard, names)
         self._adopted.clear()
         if self._lifecycle.drain and not self._loops:
-            self._lifecycle.on(Event.DRIED_UP)
+            self._lifecycle.on(Event.NOTHING_DUE)
 
     def _start(self, shard: DurableLayer, channels: Sequence[str]) -> None:
         loop = ClaimLoop(self._shared, shard, [c for c in self._adopted if c.channel in channels])
