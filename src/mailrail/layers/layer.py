@@ -170,7 +170,7 @@ class DurableLayer(Capabilities):
         self, call: ClaimCall, tokens: Sequence[int]
     ) -> tuple[list[Message], Sequence[ClaimName]] | None:
         """Lease anew what earlier calls have leased; if there is something, only settle beside it."""
-        found = self._store.recover(call, tokens)
+        found = self._store.recover_claims(call, tokens)
         self._unconfirmed.confirmed(call.worker, call.limits.keys() - {*call.unreached})
         if not found:
             return None

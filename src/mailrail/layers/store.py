@@ -56,7 +56,9 @@ class ClaimCall:
     token: int = field(default_factory=new_token)
     expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
     unconfirmed: list[Unconfirmed] = field(default_factory=list)  # parts that failed while others did not
-    unreached: list[str] = field(default_factory=list)  # channels whose server did not answer ``recover``
+    unreached: list[str] = field(
+        default_factory=list
+    )  # channels whose server did not answer ``recover_claims``
 
     @property
     def longest_lease(self) -> float:
@@ -110,7 +112,7 @@ class Store(Protocol):
     def claim(self, call: ClaimCall) -> Leased:
         """Settle what is finished, drop what has expired into ``call.expired``, and lease what is due."""
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         """Lease anew, under new tokens, what these tokens of ours have leased; only where ``loses_replies``."""
         return []
 

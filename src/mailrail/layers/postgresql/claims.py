@@ -119,7 +119,7 @@ class PostgresqlClaims:
 
         return self._session.write(drop)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         values = {
             "channels": list(call.limits),
             "leases": [call.leases[channel] for channel in call.limits],

@@ -87,8 +87,8 @@ class PostgresqlStore(DatabaseStore):
     def claim(self, call: ClaimCall) -> Leased:
         return self._claims.claim(call)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        return self._claims.recover(call, tokens)
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return self._claims.recover_claims(call, tokens)
 
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]

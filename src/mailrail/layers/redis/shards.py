@@ -81,11 +81,11 @@ class RedisShards(Store):
             lost += leased.lost
         return Leased(claims, lost)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         return [
             claim
             for store, names in self.by_store(call.limits).items()
-            for claim in store.recover(
+            for claim in store.recover_claims(
                 replace(call, limits={name: call.limits[name] for name in names}), tokens
             )
         ]

@@ -170,7 +170,7 @@ class RedisStore(Store):
     def _messages(self, channels: Sequence[str], batch: bytes) -> list[Message]:
         return read_batch(channels, batch, self._cipher)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         """Each call of the script gets a token of its own, never one of the claims to come. If its reply is lost as
         well, its token must not name messages that run by then."""
         wanted = b"".join(map(token_bytes, tokens))
