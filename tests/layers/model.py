@@ -335,14 +335,14 @@ class Model:
 
     def retry(self, claims: Sequence[Message], delay: int, alone: bool) -> set[Token]:
         def again(entry: Entry) -> None:
-            self._give_back(entry, delay)
+            self._reschedule(entry, delay)
             entry.alone = entry.alone or alone
 
         return self._settle(claims, again)
 
     def release(self, claims: Sequence[Message], delay: int) -> set[Token]:
         def untouched(entry: Entry) -> None:
-            self._give_back(entry, delay)
+            self._reschedule(entry, delay)
             entry.attempt -= 1
 
         return self._settle(claims, untouched)
@@ -374,7 +374,7 @@ class Model:
     def _lost(self, claims: Sequence[Message]) -> set[Token]:
         return {(claim.id, claim.token) for claim in claims if not self.held(claim)}
 
-    def _give_back(self, entry: Entry, delay: int) -> None:
+    def _reschedule(self, entry: Entry, delay: int) -> None:
         entry.fate, entry.due = Fate.WAITING, Due(self.now + delay)
 
     # -- operations ---------------------------------------------------------------------------------------------

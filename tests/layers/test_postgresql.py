@@ -434,17 +434,17 @@ class TestPlaces:
         send(layer, lane="l", places=1)
         waiting = send(layer, lane="l", places=1)
         [running] = claim(layer)
-        give_back = {
+        reschedule = {
             "retry": lambda: layer.retry(running, 60, "no"),
             "release": lambda: layer.release([running], 60),
         }
         lane = lane_number(("work", "l"), lock="mailrail places")
         with transaction.atomic("postgres"):
             connections["postgres"].cursor().execute(STATEMENTS["lock_places"], {"lanes": [lane]})
-            giving = elsewhere.submit(give_back[verb])
+            rescheduling = elsewhere.submit(reschedule[verb])
             until(lambda: waits_for_a_lock(layer), what="the lane")
             assert layer.stats()["work"].claimed == 1
-        giving.result(30)
+        rescheduling.result(30)
         assert [m.id for m in claim(layer)] == [waiting]
 
     def test_who_cancels_in_a_long_transaction_holds_up_nobody_in_the_lane(

@@ -54,7 +54,7 @@ def due(n: int = 1) -> InMemoryChannelLayer:
 def started(share: Share) -> ConsumerRun:
     """A consumer that runs on a thread."""
     run = ConsumerRun(PLAIN, [IncomingMessage(Message("work", {}), PLAIN)], {})
-    share.take(run)
+    share.occupy(run)
     return run
 
 
@@ -75,7 +75,7 @@ def test_one_thread_goes_round_all_loops_that_wait_for_it() -> None:
             share.done()
             for other in shares:
                 other.awaited()
-            share.give_back(run)
+            share.free(run)
             break
     assert turns == {0: 10, 1: 10, 2: 10}
 
@@ -89,10 +89,10 @@ def test_a_run_in_a_process_of_its_own_takes_a_thread_and_gives_it_back(is_async
     assert share.room() == ({"work": 1}, 1)
     run = ConsumerRun(apart, [IncomingMessage(Message("work", {}), apart)], {})
     run.is_isolated = True
-    share.take(run)
+    share.occupy(run)
     share.done()
     assert share.room() == ({}, 0)
-    share.give_back(run)
+    share.free(run)
     assert share.room() == ({"work": 1}, 1)
 
 
@@ -103,7 +103,7 @@ def test_a_loop_that_asks_and_takes_nothing_loses_no_turn() -> None:
     for _ in range(5):
         assert one.room() == ({}, 0)
     assert one.claimed_at == 0.0
-    other.give_back(running)
+    other.free(running)
     assert one.room() == ({"work": 1}, 1) and one.claimed_at > 0
 
 
@@ -121,7 +121,7 @@ def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch
     loop._try_round()
     assert waited == [True] and not loop.share.is_waiting
     assert loop._lifecycle.state is State.RECOVERING
-    one.give_back(running)
+    one.free(running)
     assert one.room() == ({"work": 1}, 1)
 
 

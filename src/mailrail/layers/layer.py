@@ -206,7 +206,7 @@ class DurableLayer(Capabilities):
         return self._settle("finish", claims)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._give_back([claim], delay=delay, alone=alone, error=_storable(error))
+        return self._reschedule([claim], delay=delay, alone=alone, error=_storable(error))
 
     def release(
         self,
@@ -215,15 +215,15 @@ class DurableLayer(Capabilities):
         lane: str | None = None,
         places: int | None = None,
     ) -> list[Message]:
-        return self._give_back(claims, delay=delay, attempts=-1, lane=lane, places=places)
+        return self._reschedule(claims, delay=delay, attempts=-1, lane=lane, places=places)
 
     def bury(self, claim: Message, error: str) -> list[Message]:
         error = _storable(error)
         return self._settle("bury", [claim], error=error, error_class=error_class(error))
 
-    def _give_back(self, claims: Sequence[Message], **values: Any) -> list[Message]:
+    def _reschedule(self, claims: Sequence[Message], **values: Any) -> list[Message]:
         unchanged = {"attempts": 0, "alone": False, "error": None, "lane": None, "places": None}
-        return self._settle("give_back", claims, **unchanged | values)
+        return self._settle("reschedule", claims, **unchanged | values)
 
     def _settle(self, settlement: Settlement, claims: Sequence[Message], **values: Any) -> list[Message]:
         """Settle claims. Returns those that were lost, as they were given."""

@@ -208,7 +208,7 @@ class MemoryStore(Store):
                     self._settle(settlement, stored, values)
                 else:
                     lost.append((claim.id, claim.token))
-        if settlement == "give_back":
+        if settlement == "reschedule":
             self.waiting.wake()
         return lost
 
@@ -216,7 +216,7 @@ class MemoryStore(Store):
         now = time.time()
         if settlement == "renew":
             self._messages[stored.id] = replace(stored, due=now + values["leases"][stored.channel])
-        elif settlement == "give_back":
+        elif settlement == "reschedule":
             self._messages[stored.id] = replace(
                 stored,
                 due=now + values["delay"],

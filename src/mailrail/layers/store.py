@@ -19,7 +19,7 @@ from .waiting import WaitStrategy
 
 ClaimName: TypeAlias = tuple[UUID, int | None]
 """Id and token of a claim."""
-Settlement: TypeAlias = Literal["renew", "finish", "give_back", "bury"]
+Settlement: TypeAlias = Literal["renew", "finish", "reschedule", "bury"]
 Move: TypeAlias = Literal["cancel", "requeue", "discard"]
 
 WORKER_FORGOTTEN_AFTER = 60.0
@@ -121,7 +121,7 @@ class Store(Protocol):
     ) -> Sequence[ClaimName]:
         """Settle claims. Returns those that were lost.
 
-        ``values``: for ``renew`` the ``leases`` by channel. For ``give_back`` ``delay``, ``attempts`` (to add),
+        ``values``: for ``renew`` the ``leases`` by channel. For ``reschedule`` ``delay``, ``attempts`` (to add),
         ``alone``, and ``error``, ``lane`` and ``places`` (``None``: as they were). For ``bury`` ``error`` and
         ``error_class``.
         """

@@ -145,7 +145,7 @@ class Share:
         """Do as many consumers of this channel run as may?"""
         return self._capacity.slots[channel] <= 0
 
-    def take(self, run: ConsumerRun) -> None:
+    def occupy(self, run: ConsumerRun) -> None:
         """A consumer starts."""
         capacity = self._capacity
         with capacity.lock:
@@ -157,12 +157,12 @@ class Share:
                 self.held += 1
                 capacity.threads.busy += 1
 
-    def give_back(self, run: ConsumerRun, slot: bool = True) -> None:
+    def free(self, run: ConsumerRun, slot: bool = True) -> None:
         """A consumer has ended, or nobody waits for it any longer: its thread is free, and with ``slot`` its slot."""
         capacity = self._capacity
         with capacity.lock:
             capacity.slots[run.channel] += slot
-            if is_free := run.holds_thread:  # else it was given back before
+            if is_free := run.holds_thread:  # else it was freed before
                 run.holds_thread = False
                 self.held -= 1
                 capacity.threads.busy -= 1

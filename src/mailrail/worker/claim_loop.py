@@ -277,7 +277,7 @@ class ClaimLoop:
         is_suspect, shared = self._is_suspect(run), self._shared
         run.is_isolated = shared.isolated_runs is not None and (is_suspect or run.route.policy.isolate)
         run.on_limit, run.report_limit = self._look_within, shared.report_limit
-        self.share.take(run)
+        self.share.occupy(run)
         try:
             self._submit(run)
         except Exception as error:  # the system has no thread, or no memory
@@ -309,14 +309,14 @@ class ClaimLoop:
         """The consumer is done: free its slot, and settle what it left."""
         if run in self.running:
             self.running.discard(run)
-            self.share.give_back(run)
+            self.share.free(run)
         for message in run.messages:
             self._settler.add(message)
 
     def _hand_over(self, ended: ConsumerRun | IncomingMessage) -> None:
         """Tell the loop that a run, or one message of its batch, has ended. The threads of the pools call this."""
         if isinstance(ended, ConsumerRun) and self._shared.capacity.is_shared:
-            self.share.give_back(ended, slot=False)  # at once, as the loop may hang just now
+            self.share.free(ended, slot=False)  # at once, as the loop may hang just now
         self._ended.append(ended)
         if len(self._ended) >= len(self.running):
             self._all_ended.set()

@@ -101,14 +101,14 @@ class PostgresqlStore(DatabaseStore):
             leases = values["leases"]
             values = {"channels": list(leases), "leases": list(leases.values())}
             return self._session.execute_prepared(STATEMENTS["renew"], {**token_columns(claims), **values})
-        return self._give_back(claims, values)
+        return self._reschedule(claims, values)
 
-    def _give_back(self, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    def _reschedule(self, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
         """Where a claim has one of several places, the next of its lane gets it in the same transaction."""
         values = {**token_columns(claims), **values}
         if any(claim.lane_seq == 0 for claim in claims):
-            return self._session.write(lambda cursor: _give_back_with_places(cursor, values))
-        rows = self._session.execute(STATEMENTS["give_back"], values)
+            return self._session.write(lambda cursor: _reschedule_with_places(cursor, values))
+        rows = self._session.execute(STATEMENTS["reschedule"], values)
         return [(id, token) for id, token, *_ in rows if id is not None]
 
     def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
@@ -270,8 +270,8 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
     raise LayerUnavailable(f"Somebody claims {row['key']!r} as often as it is sent. Try again.")
 
 
-def _give_back_with_places(cursor: Any, values: Mapping[str, Any]) -> Sequence[ClaimName]:
-    cursor.execute(STATEMENTS["give_back"], values)
+def _reschedule_with_places(cursor: Any, values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    cursor.execute(STATEMENTS["reschedule"], values)
     rows = cursor.fetchall()
     give_places(cursor, {(channel, lane) for id, _, channel, lane in rows if id is None})
     return [(id, token) for id, token, *_ in rows if id is not None]

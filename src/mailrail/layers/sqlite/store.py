@@ -112,7 +112,7 @@ class SqliteStore(DatabaseStore):
                 bound["leases"] = json.dumps(values["leases"])
             held = rows_of(cursor, STATEMENTS["held"], bound)
             cursor.execute(STATEMENTS[settlement], bound)
-            if settlement == "give_back":
+            if settlement == "reschedule":
                 give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
             return _others(claims, held)
 
