@@ -164,7 +164,7 @@ class Inspect(Protocol):
         """Undo ``pause``."""
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
-        """Give a worker's sign of life, with what others may want to know; ``None`` says goodbye."""
+        """Give a worker's sign of life, with what others may want to know; ``None`` deregisters it."""
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that gave a sign of life in the last minute, by id."""

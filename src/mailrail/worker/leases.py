@@ -156,7 +156,7 @@ class LeaseKeeper:
                 except Exception as error:
                     self._tell(error)
                     close_connections()
-            self._say_goodbye()
+            self._deregister()
 
     def _goes_on(self) -> bool:
         """Wait until claims may be due: so often that the shortest lease is never near its end."""
@@ -212,11 +212,11 @@ class LeaseKeeper:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
 
-    def _say_goodbye(self) -> None:
+    def _deregister(self) -> None:
         try:
             if self._describe is not None:
                 self._layer.heartbeat(self._worker, None)
         except OUTAGES as error:
-            logger.debug("could not say goodbye: %s", error)
+            logger.debug("the worker could not be deregistered: %s", error)
         finally:
             close_connections()

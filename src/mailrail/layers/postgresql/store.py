@@ -211,7 +211,9 @@ class PostgresqlStore(DatabaseStore):
 
     def beat(self, worker: str, info: Content | None) -> None:
         gone = worker if info is None else ""
-        self._session.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER})
+        self._session.execute(
+            STATEMENTS["deregister_worker"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER}
+        )
         if info is not None:
             self._session.execute(STATEMENTS["heartbeat"], {"id": worker, "details": encode(info, "info")})
 

@@ -197,7 +197,9 @@ class SqliteStore(DatabaseStore):
         self._session.connection.ensure_connection()
         self._file.check(self._session.connection)
         with self._session.write() as cursor:
-            cursor.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})
+            cursor.execute(
+                STATEMENTS["deregister_worker"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER}
+            )
             if info is not None:
                 bound = {"id": worker, "details": encode(info, "info"), "now": now}
                 cursor.execute(STATEMENTS["heartbeat"], bound)
