@@ -921,7 +921,7 @@ class TestOperations:
         assert layer.discard("work", [sent.id, uuid4()]) == [sent.id]
         assert dead_on(layer, "work") == [] and layer.stats() == {}
 
-    def test_known_are_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
+    def test_existing_ids_are_of_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
         claimed, dead, finished = send(layer), send(layer), send(layer)
         claims = {got.id: got for got in claim(layer)}
         layer.bury(claims[dead.id], "boom")
@@ -929,8 +929,8 @@ class TestOperations:
         waiting, scheduled = send(layer, lane="l"), send(layer, lane="l", delay=60)
         elsewhere, never = send(layer, "elsewhere"), uuid4()
         asked = [m.id for m in (claimed, dead, finished, waiting, scheduled, elsewhere)]
-        assert layer.known("work", [*asked, never]) == {claimed.id, dead.id, waiting.id, scheduled.id}
-        assert layer.known("work", []) == set() == layer.known("unheard-of", asked)
+        assert layer.existing_ids("work", [*asked, never]) == {claimed.id, dead.id, waiting.id, scheduled.id}
+        assert layer.existing_ids("work", []) == set() == layer.existing_ids("unheard-of", asked)
 
     def test_a_dead_id_may_be_sent_and_die_again(self, layer: DurableLayer) -> None:
         sent = send(layer)

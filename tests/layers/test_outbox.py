@@ -345,7 +345,7 @@ class TestRelaying:
             "It cannot be relayed, as it is not a message of the outbox",
             "mailrail.errors.MessageTooLarge",
         ]
-        assert outbox.known([large]) == {large}
+        assert outbox.existing_ids([large]) == {large}
         assert outbox.stats()[outbox.channel].dead == 3
 
     def test_the_operator_relays_and_sees_what_waits(

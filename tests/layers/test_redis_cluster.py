@@ -118,7 +118,7 @@ class TestOneLayer:
         layer._unconfirmed.note(
             ClaimCall("w", {}, {}, [], 1, unconfirmed=[Unconfirmed(1, 15.0, [finished], [])])
         )
-        monkeypatch.setattr(layer._store, "known", fail_to_ask)
+        monkeypatch.setattr(layer._store, "existing_ids", fail_to_ask)
         claimed = layer.claim("w", {"work": 5}, 15.0, [finished])
         assert len(claimed.claims) == 1 and claimed.lost == [finished]
 

@@ -133,7 +133,7 @@ class Inspect(Protocol):
     def get(self, channel: str, ids: Iterable[UUID], dead: bool = False) -> list[Message]:
         """Return the messages with these ids, whole: those that wait or are claimed, or the dead. In this order."""
 
-    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
         """Return which of these messages of a channel wait, are claimed, or are dead. By id, so cheap."""
 
     def list_channels(self) -> list[str]:

@@ -188,14 +188,13 @@ class DurableLayer(Capabilities):
         """
         ours = self._unconfirmed.may_have_finished(_named(lost, call.finished))
         try:
-            stored = {id for channel in {m.channel for m in ours} for id in self._known(channel, ours)}
+            stored = set[UUID]()
+            for channel in {m.channel for m in ours}:
+                stored |= self._store.existing_ids(channel, [m.id for m in ours if m.channel == channel])
         except (DatabaseError, LayerUnavailable):
             return lost
         gone = {(claim.id, claim.token) for claim in ours if claim.id not in stored}
         return [name for name in lost if name not in gone]
-
-    def _known(self, channel: str, messages: Iterable[Message]) -> set[UUID]:
-        return self._store.known(channel, [message.id for message in messages if message.channel == channel])
 
     def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
         channels = {claim.channel for claim in claims}
@@ -273,10 +272,10 @@ class DurableLayer(Capabilities):
         found = {message.id: message for message in self._names.own(rows)}
         return [found[id] for id in wanted if id in found]
 
-    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
         wanted = [*dict.fromkeys(ids)]
-        in_outbox = self.outbox.known(wanted) if self.outbox else set()  # first: what is there moves here
-        return in_outbox | self._store.known(self._names.channel(channel), wanted)
+        in_outbox = self.outbox.existing_ids(wanted) if self.outbox else set()  # first, as it moves here
+        return in_outbox | self._store.existing_ids(self._names.channel(channel), wanted)
 
     def list_channels(self) -> list[str]:
         return sorted(

@@ -309,7 +309,7 @@ class MemoryStore(Store):
             found = [(self._dead if is_dead else self._messages).get(id) for id in ids]
         return [message for message in found if message and message.channel == channel]
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return {m.id for is_dead in (False, True) for m in self.read(channel, ids, is_dead)}
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:

@@ -146,7 +146,7 @@ class Store(Protocol):
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         """Return whole messages, in any order."""
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         """Return which of these are stored, dead or not."""
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:

@@ -180,8 +180,8 @@ class PostgresqlStore(DatabaseStore):
         rows = self._session.execute(statement, {"channel": channel, "ids": list(ids)})
         return map(read_dead if is_dead else read_message, rows)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        rows = self._session.execute(STATEMENTS["known"], {"channel": channel, "ids": list(ids)})
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        rows = self._session.execute(STATEMENTS["existing_ids"], {"channel": channel, "ids": list(ids)})
         return {id for (id,) in rows}
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:

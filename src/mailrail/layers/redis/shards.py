@@ -119,8 +119,8 @@ class RedisShards(Store):
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         return self.of(channel).read(channel, ids, is_dead)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        return self.of(channel).known(channel, ids)
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return self.of(channel).existing_ids(channel, ids)
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
         if of_dead_in is None:

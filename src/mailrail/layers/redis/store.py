@@ -310,8 +310,8 @@ class RedisStore(Store):
                 message = (read_dead if is_dead else read_message)(channel, row, body, self._cipher)
                 yield replace(message, error=read_error(error, self._cipher))
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        return set(_ids(self._run(channel, "known", ids_of(ids), again=True)))
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return set(_ids(self._run(channel, "existing_ids", ids_of(ids), again=True)))
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
         if of_dead_in is None:

@@ -175,9 +175,9 @@ class SqliteStore(DatabaseStore):
         rows = self._session.read(STATEMENTS["get_dead" if is_dead else "get"], **bound)
         return map(read_dead if is_dead else read_message, rows)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         bound = {"channel": channel, "ids": _hex(ids)}
-        return {UUID(id) for (id,) in self._session.read(STATEMENTS["known"], **bound)}
+        return {UUID(id) for (id,) in self._session.read(STATEMENTS["existing_ids"], **bound)}
 
     def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
         statement = "list_channels" if of_dead_in is None else "error_classes"
