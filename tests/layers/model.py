@@ -216,14 +216,16 @@ class Model:
         due = Due(self.now + wish.delay) if wish.at is None else Due(self.now + wish.at, self.calls)
         life = wish.until if wish.lifetime is None else wish.lifetime
         expires = None if life is None else self.now + life
-        if twin := self._twin(wish):
-            twin.due = _earlier(twin.due, due)
-            twin.expires = None if None in (twin.expires, expires) else max(twin.expires or 0, expires or 0)
-            return twin.id
+        if waiting := self._waiting_under_key(wish):
+            waiting.due = _earlier(waiting.due, due)
+            waiting.expires = (
+                None if None in (waiting.expires, expires) else max(waiting.expires or 0, expires or 0)
+            )
+            return waiting.id
         self.entries.append(Entry(id, wish, content, self._next_place(), due, expires, self.now))
         return id
 
-    def _twin(self, wish: Wish) -> Entry | None:
+    def _waiting_under_key(self, wish: Wish) -> Entry | None:
         """The message of that key that waits and has not started."""
         waiting = self.standing(wish.channel, Fate.WAITING) if wish.key else []
         return next((e for e in waiting if e.wish.key == wish.key and not e.started), None)

@@ -132,7 +132,9 @@ class TestSeveralConnections:
         assert layer.renew([holder], LEASE) == []
         assert layer.finish([holder]) == [] and layer.stats() == {}
 
-    def test_a_twin_is_locked_until_its_sender_commits(self, layer: Any, elsewhere: Any) -> None:
+    def test_a_waiting_key_is_locked_until_the_sender_of_its_duplicate_commits(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
         id = send(layer, key="reindex 7")
         with transaction.atomic("postgres"):
             assert send(layer, key="reindex 7") == id
@@ -187,7 +189,7 @@ class TestManyChannels:
             send(layer, channel, key="k", due=float(n))
         with transaction.atomic("postgres"):
             for channel in self.CHANNELS[:-1]:
-                send(layer, channel, key="k")  # joins the twin, and locks it
+                send(layer, channel, key="k")  # a duplicate: locks the one that waits
             assert elsewhere(self.claim, layer, 1) == ["f"]
 
 
@@ -409,7 +411,7 @@ class TestLanes:
 class TestPlaces:
     """Several places in one lane, and transactions that are open for long."""
 
-    @pytest.mark.parametrize("verb", ["cancel", "send its twin"])
+    @pytest.mark.parametrize("verb", ["cancel", "send a duplicate"])
     def test_one_that_was_locked_while_a_place_became_free_gets_it_with_the_next_maintenance(
         self, layer: Any, elsewhere: Any, verb: str
     ) -> None:

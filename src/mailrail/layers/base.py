@@ -42,7 +42,7 @@ class Send(Protocol):
         """Store the messages: all or none per channel. Returns their ids, in order.
 
         A repeat of an id is harmless while the first is waiting or claimed, and runs again after it finished. A message
-        is not stored if its ``key`` waits on its channel already and has not started. The id of the waiting twin is
+        is not stored if its ``key`` waits on its channel already and has not started. The id of the one that waits is
         returned, with the earlier ``due`` and the later ``expires`` of the two.
         """
 

@@ -88,16 +88,16 @@ class MemoryStore(Store):
         self._messages[message.id] = message
         return message.id
 
-    def _merge(self, twin: Message, message: Message) -> UUID:
-        """Fold a message into the one with its key that waits: the earlier due, the later expiry."""
-        assert twin.due is not None and message.due is not None
-        forever = twin.expires is None or message.expires is None
-        self._messages[twin.id] = replace(
-            twin,
-            due=min(twin.due, message.due),
-            expires=None if forever else max(twin.expires or 0, message.expires or 0),
+    def _merge(self, waiting: Message, message: Message) -> UUID:
+        """Merge a duplicate into the message with its key that waits: the earlier due, the later expiry."""
+        assert waiting.due is not None and message.due is not None
+        forever = waiting.expires is None or message.expires is None
+        self._messages[waiting.id] = replace(
+            waiting,
+            due=min(waiting.due, message.due),
+            expires=None if forever else max(waiting.expires or 0, message.expires or 0),
         )
-        return twin.id
+        return waiting.id
 
     def _place(self, message: Message) -> int | None:
         if message.lane is None:

@@ -255,7 +255,7 @@ def _insert_all(cursor: Any, rows: Sequence[dict[str, Any]]) -> Iterator[UUID]:
 
 
 def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
-    """Return the id of what waits under this key now: ours, or the twin's."""
+    """Return the id of what waits under this key now: ours, or the one that it is a duplicate of."""
     id: UUID = row["id"]
     for _ in range(MOST_TRIES):
         cursor.execute(STATEMENTS["enqueue_with_key"], row)
@@ -264,11 +264,11 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
         cursor.execute(STATEMENTS["stored"], {"ids": [id]})
         if cursor.fetchone():  # a repeat of the id
             return id
-        cursor.execute(STATEMENTS["join_twin"], row)
-        if twin := cursor.fetchone():
-            twin_id: UUID = twin[0]
-            return twin_id
-        # The twin was claimed between the statements.
+        cursor.execute(STATEMENTS["merge_duplicate"], row)
+        if waiting := cursor.fetchone():
+            waiting_id: UUID = waiting[0]
+            return waiting_id
+        # It was claimed between the statements.
     raise LayerUnavailable(f"Somebody claims {row['key']!r} as often as it is sent. Try again.")
 
 

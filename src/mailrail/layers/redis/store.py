@@ -119,8 +119,8 @@ class RedisStore(Store):
         [message] = messages
         verb = "enqueue" if message.key or message.lane else "send"
         body = body_of(message, self._cipher.seal)
-        twins = self._run_listed(message.channel, verb, record_of(message), body)
-        return [UUID(bytes=twins[1]) if twins else message.id]
+        duplicates = self._run_listed(message.channel, verb, record_of(message), body)
+        return [UUID(bytes=duplicates[1]) if duplicates else message.id]
 
     def _insert_many(self, messages: Sequence[Message]) -> list[UUID]:
         numbers: dict[str, list[int]] = {}
@@ -135,9 +135,9 @@ class RedisStore(Store):
             for channel, of_channel in numbers.items()
         ]
         replies = zip(numbers, run_each(self.server, "enqueue", calls, again=True), strict=True)
-        for channel, twins in _succeeded(replies):
-            for place, twin in parts_of(twins, 2):
-                ids[numbers[channel][place - 1]] = UUID(bytes=twin)
+        for channel, duplicates in _succeeded(replies):
+            for number, waiting_id in parts_of(duplicates, 2):
+                ids[numbers[channel][number - 1]] = UUID(bytes=waiting_id)
         return ids
 
     # -- claiming -----------------------------------------------------------------------------------------------
