@@ -36,7 +36,7 @@ from .base import COUNTED, Capabilities, Lease
 from .deferred_sends import DeferredSend, is_in_transaction, with_record
 from .lost_replies import UnconfirmedClaims
 from .names import names_with
-from .store import ClaimCall, ClaimName, Listing, Maintained, Settlement, Store, Unconfirmed
+from .store import ClaimCall, ClaimName, Listing, Maintained, RecoversClaims, Settlement, Store, Unconfirmed
 
 if TYPE_CHECKING:
     from .outbox import Outbox
@@ -65,6 +65,7 @@ class DurableLayer(Capabilities):
         self.namespace, self.outbox = current(), None
         self.may_poll_early, self.has_one_writer = store.may_poll_early, store.has_one_writer
         self._store = store
+        self._recoverable = store if isinstance(store, RecoversClaims) else None
         self._waiting = store.waiting
         self._names = names_with(prefix)
         self._unconfirmed = UnconfirmedClaims()
@@ -139,19 +140,19 @@ class DurableLayer(Capabilities):
         call = ClaimCall(worker, limits, lease, finished, total)
         if self._names.prefix:
             call = self._names.call(call)
-        claims, lost = self._leased(call) if self._store.loses_replies else self._store.claim(call)
+        claims, lost = self._leased(call, self._recoverable) if self._recoverable else self._store.claim(call)
         self._waiting.fruitless = 0 if claims else self._waiting.fruitless + 1
         if self._names.prefix:
             claims, call.expired = self._names.own(claims), self._names.own(call.expired)
         return Claimed(claims, _named(lost, finished) if lost else [], call.expired)
 
-    def _leased(self, call: ClaimCall) -> tuple[list[Message], Sequence[ClaimName]]:
+    def _leased(self, call: ClaimCall, store: RecoversClaims) -> tuple[list[Message], Sequence[ClaimName]]:
         """Claim where a reply may be lost: what earlier calls have leased unheard takes the room of this one."""
         unconfirmed = self._unconfirmed
         call.expired += unconfirmed.take_expired(call.worker)
         try:
             tokens = unconfirmed.tokens(call.worker) if call.limits and unconfirmed.calls else []
-            recovered = self._recovered(call, tokens) if tokens else None
+            recovered = self._recovered(call, store.recover_claims(call, tokens)) if tokens else None
             claims, lost = recovered or self._store.claim(call)
             if lost and unconfirmed.calls:
                 lost = self._really_lost(call, lost)
@@ -167,10 +168,9 @@ class DurableLayer(Capabilities):
         return claims, lost
 
     def _recovered(
-        self, call: ClaimCall, tokens: Sequence[int]
+        self, call: ClaimCall, found: list[Message]
     ) -> tuple[list[Message], Sequence[ClaimName]] | None:
-        """Lease anew what earlier calls have leased; if there is something, only settle beside it."""
-        found = self._store.recover_claims(call, tokens)
+        """Return what was found of earlier calls; if there is something, only settle beside it."""
         self._unconfirmed.confirmed(call.worker, call.limits.keys() - {*call.unreached})
         if not found:
             return None
@@ -278,12 +278,11 @@ class DurableLayer(Capabilities):
         return in_outbox | self._store.existing_ids(self._names.channel(channel), wanted)
 
     def list_channels(self) -> list[str]:
-        return sorted(
-            self._names.bare(name) for name in self._store.names(None) if owns(name, self._names.prefix)
-        )
+        names = {name for name in self._store.channels() if owns(name, self._names.prefix)}
+        return sorted(map(self._names.bare, names))
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
-        return sorted({*self._store.names([*map(self._names.channel, channels)])})
+        return sorted({*self._store.error_classes([*map(self._names.channel, channels)])})
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         counts = self._store.count(most)

@@ -312,13 +312,13 @@ class MemoryStore(Store):
     def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return {m.id for is_dead in (False, True) for m in self.read(channel, ids, is_dead)}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+    def channels(self) -> Iterable[str]:
         with self._lock:
-            if of_dead_in is not None:
-                return {error_class(d.error) for d in self._dead.values() if d.channel in of_dead_in}
-            return {
-                m.channel for place in (self._messages, self._dead) for m in place.values()
-            } | self._paused
+            return {m.channel for m in (*self._messages.values(), *self._dead.values())} | self._paused
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        with self._lock:
+            return {error_class(dead.error) for dead in self._dead.values() if dead.channel in channels}
 
     def count(self, most: int) -> Counts:
         now = time.time()

@@ -1,9 +1,10 @@
 """What a technology has to do to carry messages: a ``Store``, with the 16 primitives that a layer stands on.
 
-One for another server implements these, and says how its workers wait (``waiting``). One for another database is a
-``DatabaseStore``, which has two more, and gets a branch in ``database.store_of``. ``layer.DurableLayer`` has the rest,
-once for all. Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none.
-Errors of the database or server are raised as they are, or as ``LayerUnavailable``.
+One for another server implements these, and says how its workers wait (``waiting``). Where replies may be lost,
+``RecoversClaims`` adds one. One for another database is a ``DatabaseStore``, which has two more, and gets a branch in
+``database.store_of``. ``layer.DurableLayer`` has the rest, once for all. Names that arrive here are qualified by the
+project's namespace. Ids are given once each, and never none. Errors of the database or server are raised as they are,
+or as ``LayerUnavailable``.
 """
 
 from __future__ import annotations
@@ -101,8 +102,6 @@ class Store(Protocol):
     #: As in ``Capabilities``.
     may_poll_early: bool = False
     has_one_writer: bool = False
-    #: Can a call be carried out whose reply does not come?
-    loses_replies: bool = False
 
     # -- sending and claiming -------------------------------------------------------------------------------------
 
@@ -111,10 +110,6 @@ class Store(Protocol):
 
     def claim(self, call: ClaimCall) -> Leased:
         """Settle what is finished, drop what has expired into ``call.expired``, and lease what is due."""
-
-    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        """Lease anew, under new tokens, what these tokens of ours have leased; only where ``loses_replies``."""
-        return []
 
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
@@ -149,8 +144,11 @@ class Store(Protocol):
     def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         """Return which of these are stored, dead or not."""
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        """Return the names of the channels in use; or the classes of the errors of which others died in these."""
+    def channels(self) -> Iterable[str]:
+        """Return the channels in use, as ``list_channels``, in any order; each may come twice."""
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        """Return the classes of the errors of which messages of these channels died; each may come twice."""
 
     def count(self, most: int) -> Counts:
         """Count what there is on all channels; numbers above ``most`` may be estimates. 0: only the paused count."""
@@ -163,6 +161,14 @@ class Store(Protocol):
 
     def advance_time(self, seconds: float) -> None:
         """Move every stored time back, for tests."""
+
+
+@runtime_checkable
+class RecoversClaims(Protocol):
+    """Find what was claimed by calls whose reply was lost: of a store whose server may carry out such a call."""
+
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        """Lease anew, under new tokens, what these tokens of ours have leased."""
 
 
 @runtime_checkable

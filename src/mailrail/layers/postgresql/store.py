@@ -47,7 +47,6 @@ class PostgresqlStore(DatabaseStore):
     """Keep messages in the PostgreSQL database ``using``."""
 
     may_poll_early = True
-    loses_replies = True
 
     def __init__(self, using: str) -> None:
         self._session = PostgresqlSession(using)
@@ -184,9 +183,12 @@ class PostgresqlStore(DatabaseStore):
         rows = self._session.execute(STATEMENTS["existing_ids"], {"channel": channel, "ids": list(ids)})
         return {id for (id,) in rows}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        statement = STATEMENTS["list_channels" if of_dead_in is None else "error_classes"]
-        return [name for (name,) in self._session.execute(statement, {"channels": of_dead_in})]
+    def channels(self) -> Iterable[str]:
+        return [name for (name,) in self._session.execute(STATEMENTS["list_channels"], {})]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        rows = self._session.execute(STATEMENTS["error_classes"], {"channels": channels})
+        return [error_class for (error_class,) in rows]
 
     def count(self, most: int) -> Counts:
         execute = self._session.execute

@@ -26,8 +26,6 @@ from .store import RedisStore
 class RedisShards(Store):
     """Route to the stores of the hosts."""
 
-    loses_replies = True
-
     def __init__(self, stores: Sequence[RedisStore]) -> None:
         self.stores = stores
         self._turns = count()
@@ -122,10 +120,12 @@ class RedisShards(Store):
     def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return self.of(channel).existing_ids(channel, ids)
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        if of_dead_in is None:
-            return {name for store in self.stores for name in store.names(None)}
-        return {name for store, c in self.by_store(of_dead_in).items() for name in store.names(c)}
+    def channels(self) -> Iterable[str]:
+        return [name for store in self.stores for name in store.channels()]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        parts = self.by_store(channels).items()
+        return [error_class for store, names in parts for error_class in store.error_classes(names)]
 
     def count(self, most: int) -> Counts:
         counts = [store.count(most) for store in self.stores]

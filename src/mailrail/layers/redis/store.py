@@ -73,8 +73,6 @@ class RedisStore(Store):
     others are done.
     """
 
-    loses_replies = True
-
     def __init__(self, server: Server, keys: Keys, cipher: Cipher, node: Server | None = None) -> None:
         self.server, self.keys = server, keys
         self.channel_list = ChannelList(server, keys)
@@ -313,10 +311,11 @@ class RedisStore(Store):
     def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return set(_ids(self._run(channel, "existing_ids", ids_of(ids), again=True)))
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        if of_dead_in is None:
-            return self.channel_list.read()
-        return [name_of(name) for _, names in self.run_on_each(of_dead_in, "error_classes") for name in names]
+    def channels(self) -> Iterable[str]:
+        return self.channel_list.read()
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        return [name_of(name) for _, names in self.run_on_each(channels, "error_classes") for name in names]
 
     def count(self, most: int) -> Counts:
         groups = self.server.together(self.channel_list.read())

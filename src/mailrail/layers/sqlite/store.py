@@ -179,10 +179,12 @@ class SqliteStore(DatabaseStore):
         bound = {"channel": channel, "ids": _hex(ids)}
         return {UUID(id) for (id,) in self._session.read(STATEMENTS["existing_ids"], **bound)}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        statement = "list_channels" if of_dead_in is None else "error_classes"
-        rows = self._session.read(STATEMENTS[statement], channels=json.dumps(of_dead_in))
-        return [name for (name,) in rows]
+    def channels(self) -> Iterable[str]:
+        return [name for (name,) in self._session.read(STATEMENTS["list_channels"])]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        rows = self._session.read(STATEMENTS["error_classes"], channels=json.dumps(channels))
+        return [error_class for (error_class,) in rows]
 
     def count(self, most: int) -> Counts:
         read = self._session.read
