@@ -26,7 +26,7 @@ Content: TypeAlias = dict[str, Any]
 Statement: TypeAlias = tuple[str, dict[str, Any]]
 """One statement of SQL without a semicolon at its end, and the values of its ``%(name)s``."""
 State: TypeAlias = Literal["ready", "scheduled", "claimed", "dead"]
-Place: TypeAlias = tuple[float, uuid.UUID]
+Cursor: TypeAlias = tuple[float, uuid.UUID]
 """The position of a message in a list: its time (Unix seconds), then its id."""
 
 FORMAT_VERSION = 1
@@ -105,7 +105,7 @@ class MessageSummary:
     error: str = ""  # the end of the error
 
     @property
-    def place(self) -> Place:
+    def cursor(self) -> Cursor:
         return self.at, self.id
 
 

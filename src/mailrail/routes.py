@@ -19,7 +19,7 @@ from .importing import import_named
 from .layers import DurableLayer
 from .limiters import Limiter
 from .messages import Content, Message, Rate
-from .options import LimitPerValue, Mistakes, Place
+from .options import LaneWithPlaces, LimitPerValue, Mistakes
 from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
@@ -146,7 +146,7 @@ class Plan:
         """Return the plan with ``isolate`` for all routes, but for those of batches."""
         return replace(self, routes=tuple(route.isolated() for route in self.routes))
 
-    def place_of(self, message: Message) -> Place | None:
+    def place_of(self, message: Message) -> LaneWithPlaces | None:
         """Return the lane, and its number of places, in which a message of no lane has to run, if there is a limit.
 
         Raises ``ValueError`` for a message that was sent with a lane of its own, and what ``LimitPerValue.lane_of``

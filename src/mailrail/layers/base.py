@@ -19,10 +19,10 @@ from ..messages import (
     ChannelStats,
     Claimed,
     Content,
+    Cursor,
     Granted,
     Message,
     MessageSummary,
-    Place,
     Rate,
     State,
     WorkerInfo,
@@ -120,10 +120,10 @@ class Inspect(Protocol):
         channels: Sequence[str],
         limit: int,
         state: State | None = None,
-        cursor: Place | None = None,
+        cursor: Cursor | None = None,
         error_class: str | None = None,
     ) -> list[MessageSummary]:
-        """List messages behind the place ``cursor``: those that wait or are claimed, soonest due first.
+        """List messages behind ``cursor``: those that wait or are claimed, soonest due first.
 
         ``state``: only those that are ready (due, a lapsed lease among them), scheduled (not due yet), or claimed.
         Claims are looked for among the next ``WINDOW`` due of all channels, where no index has them. Or the dead, last

@@ -20,10 +20,10 @@ from ..messages import (
     ChannelStats,
     Claimed,
     Content,
+    Cursor,
     Granted,
     Message,
     MessageSummary,
-    Place,
     Rate,
     State,
     Statement,
@@ -41,7 +41,7 @@ from .store import ClaimCall, ClaimName, Listing, Maintained, RecoversClaims, Se
 if TYPE_CHECKING:
     from .outbox import Outbox
 
-_ENDS: Mapping[bool, Place] = {
+_ENDS: Mapping[bool, Cursor] = {
     False: (float("-inf"), UUID(int=0)),
     True: (float("inf"), UUID(int=0)),
 }
@@ -259,7 +259,7 @@ class DurableLayer(Capabilities):
         channels: Sequence[str],
         limit: int,
         state: State | None = None,
-        cursor: Place | None = None,
+        cursor: Cursor | None = None,
         error_class: str | None = None,
     ) -> list[MessageSummary]:
         begin = cursor or _ENDS[state == "dead"]

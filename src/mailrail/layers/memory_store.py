@@ -298,11 +298,11 @@ class MemoryStore(Store):
             found = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
         if is_dead:
             found = [
-                s for s in found if s.place < listing.cursor and listing.error_class in (None, s.error_class)
+                s for s in found if s.cursor < listing.cursor and listing.error_class in (None, s.error_class)
             ]
-            return nlargest(listing.limit, found, key=lambda s: s.place)
-        found = [s for s in found if s.place > listing.cursor and listing.state in (None, s.state)]
-        return nsmallest(listing.limit, found, key=lambda s: s.place)
+            return nlargest(listing.limit, found, key=lambda s: s.cursor)
+        found = [s for s in found if s.cursor > listing.cursor and listing.state in (None, s.state)]
+        return nsmallest(listing.limit, found, key=lambda s: s.cursor)
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         with self._lock:

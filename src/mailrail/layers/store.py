@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
-from ..messages import Content, Granted, Message, MessageSummary, Place, Rate, State, Statement, new_token
+from ..messages import Content, Cursor, Granted, Message, MessageSummary, Rate, State, Statement, new_token
 from .waiting import WaitStrategy
 
 ClaimName: TypeAlias = tuple[UUID, int | None]
@@ -90,7 +90,7 @@ class Listing:
     channels: Sequence[str]
     limit: int
     state: State | None
-    cursor: Place
+    cursor: Cursor
     error_class: str | None
 
 

@@ -46,7 +46,7 @@ def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) ->
     """
     channels, cursor, claims = layer.list_channels(), None, list[Message]()
     while page := layer.list_messages(channels, PAGE_SIZE, "claimed", cursor):
-        cursor = page[-1].place
+        cursor = page[-1].cursor
         ids: dict[str, list[UUID]] = {}
         for summary in page:
             if summary.worker == worker and summary.id not in spared:

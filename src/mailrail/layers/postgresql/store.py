@@ -143,7 +143,7 @@ class PostgresqlStore(DatabaseStore):
             if move == "cancel":
                 cursor.execute(STATEMENTS["cancel"], values)
                 gone = cursor.fetchall()
-                advance_lanes(cursor, (place for _, *place in gone), after_commit=is_callers)
+                advance_lanes(cursor, (position for _, *position in gone), after_commit=is_callers)
                 return [id for id, *_ in gone]
             if move == "requeue":
                 _requeue(cursor, channel, values)

@@ -112,7 +112,7 @@ class RedisShards(Store):
             store.page(replace(listing, channels=c)) for store, c in self.by_store(listing.channels).items()
         ]
         found = [summary for page in pages for summary in page]
-        return sorted(found, key=lambda s: s.place, reverse=listing.state == "dead")[: listing.limit]
+        return sorted(found, key=lambda s: s.cursor, reverse=listing.state == "dead")[: listing.limit]
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         return self.of(channel).read(channel, ids, is_dead)

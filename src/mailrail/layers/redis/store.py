@@ -268,7 +268,7 @@ class RedisStore(Store):
             for channel, rows in replies
             for row, body, kind, error in parts_of(rows, 4)
         ]
-        return sorted(found, key=lambda summary: summary.place, reverse=is_dead)[: listing.limit]
+        return sorted(found, key=lambda summary: summary.cursor, reverse=is_dead)[: listing.limit]
 
     def _summary(
         self, channel: str, row: bytes, body: bytes, kind: bytes, error: bytes, is_dead: bool
