@@ -482,7 +482,7 @@ class TestPlaces:
         assert {m.id for m in claim(layer)} == {*sent[2:]}
 
     def test_a_worker_does_this_maintenance(self, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+        monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 0.05)
         send(layer, lane="l", places=1)
         with connections["postgres"].cursor() as cursor:
             cursor.execute("UPDATE mailrail_message SET held = 1")

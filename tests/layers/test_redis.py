@@ -340,7 +340,7 @@ class TestOutages:
         from mailrail.layers.redis import connections
 
         send(layer)
-        monkeypatch.setattr(connections, "IDLE_BEFORE_LOOK", 0.0)
+        monkeypatch.setattr(connections, "IDLE_BEFORE_CHECK_S", 0.0)
         bare.client_kill_filter(_type="normal", skipme=True)
         assert len(claim(layer)) == 1
 
@@ -768,7 +768,7 @@ class TestHints:
     def test_a_half_dead_connection_is_noticed(self, own_server: ValkeyServer, monkeypatch: Any) -> None:
         from mailrail.layers.redis import listener
 
-        monkeypatch.setattr(listener, "LOOK_EVERY", 0.2)
+        monkeypatch.setattr(listener, "CONNECTION_CHECK_INTERVAL_S", 0.2)
         layer: Any = RedisChannelLayer([{"address": own_server.url, "password": "secret"}])
         self.live(layer, "work")
         os.kill(own_server.pid, signal.SIGSTOP)

@@ -280,7 +280,7 @@ class TestSlotsThatMove:
     def test_nothing_runs_while_keys_are_in_two_places(
         self, layer: Any, valkey_cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cluster, "PATIENCE", 0.1)
+        monkeypatch.setattr(cluster, "SLOT_TIMEOUT_S", 0.1)
         ids = send(layer, "work", 5)
         [claim] = layer.claim("w", {"work": 1}, LEASE).claims
         source = valkey_cluster.master_of(tag("work"))

@@ -21,7 +21,7 @@ from mailrail.routing import Routing, route
 from mailrail.signals import message_finished, message_started
 from mailrail.worker import IncomingMessage, Worker, leases, settle
 from mailrail.worker.child import Job
-from mailrail.worker.maintenance import RELAY_EVERY
+from mailrail.worker.maintenance import RELAY_INTERVAL_S
 from mailrail.worker.supervisor import Supervisor
 
 from ..listed import waiting_on
@@ -379,7 +379,7 @@ class TestLocks:
 
         def consume(message: IncomingMessage) -> None:
             runs.append(message.losses)
-            time.sleep(RELAY_EVERY + 3)
+            time.sleep(RELAY_INTERVAL_S + 3)
 
         send(layer)
         with (

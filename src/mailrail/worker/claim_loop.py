@@ -32,13 +32,13 @@ from .outcomes import Outcome, OutcomeKind, log_outcome
 from .pools import EventLoop
 from .settle import Settler
 
-LONGEST_WAIT = 5.0
+LONGEST_WAIT_S = 5.0
 """Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
-LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
 """The same where nobody tells: how much memory is in use, and which threads and slots other loops need no longer."""
-DRAIN_WAIT = 0.05
+DRAIN_WAIT_S = 0.05
 """The same for one that waits for the others, to end when nothing is due on any server."""
-LONGEST_PAUSE = 0.005
+LONGEST_PAUSE_S = 0.005
 """Seconds a busy loop waits at most for more consumers to end before it talks to the layer again."""
 
 EXPIRED = Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run")
@@ -159,7 +159,7 @@ class ClaimLoop:
         if len(self._ended) < len(self.running) and (self._ended or self._has_begun):
             # One round trip settles all that have ended: wait for the others as long as the last one took.
             self._is_woken = True  # it looks by itself
-            self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
+            self._all_ended.wait(min(self._pace, LONGEST_PAUSE_S))
         self._is_woken = False  # before the look: what ends after that has to wake it anew
         if self._ended:
             self._worker.worked_at = time.monotonic()
@@ -302,7 +302,7 @@ class ClaimLoop:
 
     def _look_within(self, seconds: float) -> None:
         """Look after so many seconds at the latest: a run has just learnt its limit, and the loop may sleep longer."""
-        if seconds < LONGEST_WAIT:
+        if seconds < LONGEST_WAIT_S:
             self.layer.wake()
 
     def _end(self, run: ConsumerRun) -> None:
@@ -344,7 +344,7 @@ class ClaimLoop:
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
         capacity = self._shared.capacity
         is_told = capacity.recycling is None and not capacity.is_shared
-        longest = DRAIN_WAIT if self.empty_at else LONGEST_WAIT if is_told else LOOK_EVERY_S
+        longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
         until = min([until, self._worker.deadline, *(run.look_at for run in self.running)])
         timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:

@@ -17,12 +17,12 @@ from ..transient import OUTAGES, is_outage
 from .connections import close_connections, own_connection
 from .log import logger
 
-HEARTBEAT_EVERY = 5.0
-LONGEST_INTERVAL_S = HEARTBEAT_EVERY / 4
+HEARTBEAT_INTERVAL_S = 5.0
+LONGEST_INTERVAL_S = HEARTBEAT_INTERVAL_S / 4
 """Seconds between two looks at what is due, where no lease is short."""
 PAGE_SIZE = 1000
 """Claims that are listed together."""
-PATIENCE_S = 1.0
+RENEWAL_TIMEOUT_S = 1.0
 """Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
 
@@ -193,7 +193,7 @@ class LeaseKeeper:
             by_channel.setdefault(kept.claim.channel, []).append(kept)
         are_renewed = len(by_channel) > 1
         for group in by_channel.values() if are_renewed else ():
-            if clock() - now > PATIENCE_S:
+            if clock() - now > RENEWAL_TIMEOUT_S:
                 return False
             try:
                 self._renew_together(group, now)
@@ -208,7 +208,7 @@ class LeaseKeeper:
         self.forget(lost)
 
     def _beat(self) -> None:
-        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
+        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_INTERVAL_S:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
 

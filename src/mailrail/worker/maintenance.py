@@ -21,11 +21,11 @@ from .connections import close_connections, own_connection, tidy_after
 from .log import logger
 from .outcomes import send_signal
 
-RELAY_EVERY = 1.0
+RELAY_INTERVAL_S = 1.0
 """Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
-LOOK_EVERY = 60.0
-"""Seconds between two looks at all channels; the first comes after ``RELAY_EVERY``."""
-LONGEST_WAIT = 5.0
+SCAN_INTERVAL_S = 60.0
+"""Seconds between two looks at all channels; the first comes after ``RELAY_INTERVAL_S``."""
+LONGEST_BACKOFF_S = 5.0
 """Seconds between two looks while the layer, or the database, cannot be used."""
 
 
@@ -46,13 +46,13 @@ class Maintenance:
         self._over = over
         self._look = look
         self.channels = channels
-        self._look_at = time.monotonic() + RELAY_EVERY
+        self._look_at = time.monotonic() + RELAY_INTERVAL_S
         self._only_looks = False
         found = reconcilers(layer) if settings.reconcile_every is not None else []
         self._reconcilers = [(each, ScanPosition()) for each in found]
-        self._reconcile_at = time.monotonic() + RELAY_EVERY
+        self._reconcile_at = time.monotonic() + RELAY_INTERVAL_S
         self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
-        self._backoff = Backoff(RELAY_EVERY * 2, LONGEST_WAIT, jitter=0.25)
+        self._backoff = Backoff(RELAY_INTERVAL_S * 2, LONGEST_BACKOFF_S, jitter=0.25)
 
     def start(self, only_look: bool = False) -> None:
         """``only_look``: leave the outbox and reconciliation to others."""
@@ -76,7 +76,7 @@ class Maintenance:
         if self._backoff.failures:
             return self._backoff.delay
         if self._layer.outbox and not self._only_looks:
-            return RELAY_EVERY * random.uniform(0.75, 1)
+            return RELAY_INTERVAL_S * random.uniform(0.75, 1)
         reconcile_at = self._reconcile_at if self._reconcilers and not self._only_looks else float("inf")
         return max(0.0, min(self._look_at, reconcile_at) - time.monotonic())
 
@@ -126,7 +126,7 @@ class Maintenance:
         with own_connection(self._layer):
             self._look()
         self._look_at = (
-            time.monotonic() + LOOK_EVERY
+            time.monotonic() + SCAN_INTERVAL_S
         )  # if it has failed, the next one comes after the backoff
         for channel in self.channels:
             send_signal(worker_maintenance, channel)

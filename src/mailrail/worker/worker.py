@@ -37,7 +37,7 @@ from .services import ServiceThreads
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
-ASSIGN_EVERY_S = 0.25
+ASSIGN_INTERVAL_S = 0.25
 """Seconds between two looks at which shard has which channel: slots of a cluster move."""
 
 
@@ -146,7 +146,7 @@ class Worker:
             heart.stop()
 
     def _is_over(self) -> bool:
-        if self._loops or (self._adopted and time.monotonic() < self._lifecycle.deadline + ASSIGN_EVERY_S):
+        if self._loops or (self._adopted and time.monotonic() < self._lifecycle.deadline + ASSIGN_INTERVAL_S):
             return False  # what was adopted needs a loop if only to be given back
         return self._lifecycle.state in ENDING
 
@@ -181,8 +181,8 @@ class Worker:
 
     def _wait_for_an_end(self) -> None:
         if not self._loops:
-            self._lifecycle.stopping.wait(0.0 if self._lifecycle.state in ENDING else ASSIGN_EVERY_S)
-        until = time.monotonic() + ASSIGN_EVERY_S
+            self._lifecycle.stopping.wait(0.0 if self._lifecycle.state in ENDING else ASSIGN_INTERVAL_S)
+        until = time.monotonic() + ASSIGN_INTERVAL_S
         for _, thread in list(self._loops.values()):
             thread.join(max(0.0, until - time.monotonic()))
         self._set_loops({shard: pair for shard, pair in self._loops.items() if pair[1].is_alive()})

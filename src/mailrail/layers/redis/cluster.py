@@ -26,13 +26,13 @@ from .connections import Command, keys_of, not_sent
 from .servers import Server, options_of
 from .slots import Address, SlotMap, read_slot_map
 
-PATIENCE = 5.0
+SLOT_TIMEOUT_S = 5.0
 """Seconds that a call waits for a slot that is being moved or has no node, before it is given up."""
-SHORT_PATIENCE = 0.25
+SHORT_SLOT_TIMEOUT_S = 0.25
 """The same for calls that others need not wait for: channels of other slots."""
 ASKED_AGAIN_AFTER_S = 0.5
 """Seconds for which a slot that was found on the move is left alone by such calls."""
-PAUSE = 0.05
+POLL_INTERVAL_S = 0.05
 """Seconds between two looks meanwhile."""
 
 VERIFY_AFTER_S = 1.0
@@ -85,10 +85,12 @@ class Cluster(Server):
         return answers
 
     def _exchange(self, commands: Sequence[Command], again: bool) -> list[Any]:
-        answers = self._follow(commands, PATIENCE)
+        answers = self._follow(commands, SLOT_TIMEOUT_S)
         broken = [n for n, answer in enumerate(answers) if isinstance(answer, redis.ConnectionError)]
         if broken and again:
-            for n, answer in zip(broken, self._follow([commands[n] for n in broken], PATIENCE), strict=True):
+            for n, answer in zip(
+                broken, self._follow([commands[n] for n in broken], SLOT_TIMEOUT_S), strict=True
+            ):
                 answers[n] = answer
         return answers
 
@@ -101,15 +103,15 @@ class Cluster(Server):
         A call for such slots alone keeps nobody waiting. It asks at any time, so the end of a move is seen at once.
         """
         if not self._moving:
-            return self._marked(commands, self._follow(commands, SHORT_PATIENCE))
+            return self._marked(commands, self._follow(commands, SHORT_SLOT_TIMEOUT_S))
         now, moving = time.monotonic(), dict(self._moving)
         slots = [key_slot(keys_of(command)[0]) for command in commands]
         error = redis.exceptions.TryAgainError("")
         answers: list[Any] = [error] * len(commands)
         asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now] or [*range(len(slots))]
-        patience = 0.0 if any(slots[n] in moving for n in asked) else SHORT_PATIENCE
+        timeout = 0.0 if any(slots[n] in moving for n in asked) else SHORT_SLOT_TIMEOUT_S
         found = self._marked(
-            [commands[n] for n in asked], self._follow([commands[n] for n in asked], patience)
+            [commands[n] for n in asked], self._follow([commands[n] for n in asked], timeout)
         )
         for n, answer in zip(asked, found, strict=True):
             answers[n] = answer
@@ -171,18 +173,18 @@ class Cluster(Server):
 
     # -- routing ------------------------------------------------------------------------------------------------
 
-    def _follow(self, commands: Sequence[Command], patience: float) -> list[Any]:
+    def _follow(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         """Answers and errors, each in its place. What has not run is sent again, at once where it has moved."""
         answers: list[Any] = [None] * len(commands)
         left: Sequence[int] = range(len(commands))
-        until, round = time.monotonic() + patience, 0
+        until, round = time.monotonic() + timeout, 0
         while True:
             self._send(commands, left, answers)
             left = [n for n in left if _has_not_run(answers[n])]
             if not left or (round > 0 and time.monotonic() >= until):
                 return answers
             if round > 0 or not all(isinstance(answers[n], redis.exceptions.MovedError) for n in left):
-                time.sleep(min(PAUSE, max(patience, 0.001)))
+                time.sleep(min(POLL_INTERVAL_S, max(timeout, 0.001)))
             self._is_stale = True
             round += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import LayerUnavailable
 
-LOOK_EVERY = 1.0
+CHECK_INTERVAL_S = 1.0
 """Seconds between two looks at the file, per thread."""
 
 
@@ -25,7 +25,7 @@ class FileWatch:
         file = str(connection.settings_dict["NAME"])
         if getattr(seen, "raw", None) is not connection.connection:
             seen.raw, seen.identity, seen.at = connection.connection, _identity(file), now
-        elif now - seen.at >= LOOK_EVERY:
+        elif now - seen.at >= CHECK_INTERVAL_S:
             seen.at, identity = now, _identity(file)
             if identity is not None and identity != seen.identity:
                 raise LayerUnavailable(f"the database file {file} was replaced by another")

@@ -17,7 +17,7 @@ from ...transient import Remedy, remedy_for
 from ...write_transactions import write_transaction
 from ..tables import tables_are_missing
 
-LOCK_PATIENCE_S = 30.0
+LOCK_TIMEOUT_S = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
 STATEMENT_GRACE = 0.1
 """Seconds a statement gets to end in a transaction that is to be undone; then it is interrupted."""
@@ -45,14 +45,14 @@ class SqliteSession:
             with self.write() as cursor:
                 cursor.executemany(statement, rows)
             return
-        patience = 0.0 if connection.in_atomic_block else LOCK_PATIENCE_S
+        timeout = 0.0 if connection.in_atomic_block else LOCK_TIMEOUT_S
         with connection.cursor() as cursor:
-            patiently(lambda: cursor.execute(statement, rows[0]), self.using, patience)
+            repeat_while_locked(lambda: cursor.execute(statement, rows[0]), self.using, timeout)
 
     def read(self, statement: str, **values: Any) -> list[Any]:
         """Return the rows of a statement that only reads."""
         with connections[self.using].cursor() as cursor:
-            rows: list[Any] = patiently(lambda: rows_of(cursor, statement, values), self.using)
+            rows: list[Any] = repeat_while_locked(lambda: rows_of(cursor, statement, values), self.using)
             return rows
 
     @contextmanager
@@ -67,10 +67,10 @@ class SqliteSession:
                 elif not connection.get_autocommit():  # the caller commits by hand
                     yield cursor
                 else:
-                    patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
+                    repeat_while_locked(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
                     yield cursor
                     # In journal modes other than WAL, COMMIT waits for readers, and may be repeated.
-                    patiently(lambda: cursor.execute("COMMIT"), self.using)
+                    repeat_while_locked(lambda: cursor.execute("COMMIT"), self.using)
             except BaseException as error:
                 raw = connection.connection
                 if not connection.in_atomic_block and connection.autocommit and raw and raw.in_transaction:
@@ -82,7 +82,7 @@ class SqliteSession:
     def atomic(self) -> Iterator[None]:
         """Open a ``write_transaction``, and wait for the lock as long as other writes of the layer do."""
         with ExitStack() as stack:
-            patiently(lambda: stack.enter_context(write_transaction(self.using)), self.using)
+            repeat_while_locked(lambda: stack.enter_context(write_transaction(self.using)), self.using)
             yield
 
     def transaction_aborter(self) -> Callable[[], None]:
@@ -120,9 +120,9 @@ def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]
         raw.text_factory = usual
 
 
-def patiently(action: Callable[[], Any], using: str, patience: float = LOCK_PATIENCE_S) -> Any:
+def repeat_while_locked(action: Callable[[], Any], using: str, timeout: float = LOCK_TIMEOUT_S) -> Any:
     """Run a statement, again while the database is locked. Only for statements that are safe to repeat."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return action()
