@@ -98,7 +98,7 @@ def test_a_map_is_not_learnt_from_those_that_have_left(split: Split) -> None:
     layer = split.layer(split.hard, *split.kept)
     layer.stores[0].server._map = split.old_map
     for _ in range(20):
-        layer.stores[0].server.node_to_hear()  # after which the map is learnt again
+        layer.stores[0].server.node_to_listen_on()  # after which the map is learnt again
         layer.enqueue([Message(channel, {}) for channel in CHANNELS])
     assert not split.has_strayed and {stats.ready for stats in layer.stats().values()} == {20}
 

@@ -268,11 +268,11 @@ class MemoryStore(Store):
                 else:
                     del self._dead[message.id]
                 if move == "requeue":
-                    self._messages.setdefault(message.id, self._reborn(message))
+                    self._messages.setdefault(message.id, self._requeued(message))
         self.waiting.wake()
         return [message.id for message in found]
 
-    def _reborn(self, dead: Message) -> Message:
+    def _requeued(self, dead: Message) -> Message:
         return replace(
             dead,
             attempt=0,

@@ -67,7 +67,7 @@ class RedisListener(NotificationListener):
         new = self._awaited - self._subscribed
         for server, channels in self._parts(new):
             if server not in subscriptions:
-                subscriptions[server] = _Subscription(self._node or server.node_to_hear())
+                subscriptions[server] = _Subscription(self._node or server.node_to_listen_on())
             if subscriptions[server].add([self._hash_tag(channel) for channel in channels]):
                 self._on_notification()
         with self._growing:

@@ -129,7 +129,7 @@ class RoundRobin:
                     asked.error = answer
                     continue
                 lost, claims, dropped, is_cut_short, broken = answer
-                self._damage.tell((asked.channel, why) for _, why in parts_of(broken, 2))
+                self._damage.report((asked.channel, reason) for _, reason in parts_of(broken, 2))
                 stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
                 if is_cut_short:  # they stay lost, and are not to be leased
                     cut_short.append(

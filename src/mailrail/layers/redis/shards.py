@@ -44,7 +44,7 @@ class RedisShards(Store):
         found: dict[RedisStore, list[str]] = {}
         for channel in channels:
             found.setdefault(self.of(channel), []).append(channel)
-        return dict(sorted(found.items(), key=lambda it: it[0].server.is_doubtful))
+        return dict(sorted(found.items(), key=lambda it: it[0].server.may_hang))
 
     def parts(self, channels: Iterable[str]) -> list[tuple[Server, list[str]]]:
         """Return the channels by their servers."""

@@ -160,7 +160,7 @@ class RedisStore(Store):
             lost, claims, dropped, is_cut_short, broken = run(self.server, "claim", tags, *values)
             stale = [finished[channels[i - 1]][n - 1] for i, n in parts_of(lost, 2)]
             call.expired += self._messages(channels, dropped)
-            self._damage.tell((channels[i - 1], why) for i, why in parts_of(broken, 2))
+            self._damage.report((channels[i - 1], reason) for i, reason in parts_of(broken, 2))
             if not is_cut_short:
                 return Leased(self._messages(channels, claims), [(claim.id, claim.token) for claim in stale])
             finished = by_channel(stale)  # they stay lost, and are not to be leased
@@ -172,7 +172,7 @@ class RedisStore(Store):
         """Each call of the script gets a token of its own, never one of the claims to come. If its reply is lost as
         well, its token must not name messages that run by then."""
         wanted = b"".join(map(token_bytes, tokens))
-        groups = [(group, new_token()) for group in self.server.together(list(call.limits))]
+        groups = [(group, new_token()) for group in self.server.group_by_reach(list(call.limits))]
         calls: list[Call] = [
             (
                 [*map(self.keys.hash_tag, group)],
@@ -224,10 +224,10 @@ class RedisStore(Store):
         return self._cipher.seal(error.encode())
 
     def next_due(self, channels: Sequence[str]) -> float | None:
-        groups = self.server.together(channels)
+        groups = self.server.group_by_reach(channels)
         calls: list[Call] = [([*map(self.keys.hash_tag, group)], ()) for group in groups]
         if self._is_node:
-            replies = _settled(run_each(self.server, "poll", calls))
+            replies = _reachable(run_each(self.server, "poll", calls))
         else:
             replies = run_all(self.server, "poll", calls, again=True)
         return min((float(seconds) for seconds in replies if seconds is not None), default=None)
@@ -318,7 +318,7 @@ class RedisStore(Store):
         return [name_of(name) for _, names in self.run_on_each(channels, "error_classes") for name in names]
 
     def count(self, most: int) -> Counts:
-        groups = self.server.together(self.channel_list.read())
+        groups = self.server.group_by_reach(self.channel_list.read())
         of_list = [] if self.server.is_cluster else [self.keys.of_layer("channels")]
         calls: list[Call] = [([*map(self.keys.hash_tag, names), *of_list], names) for names in groups]
         live, dead, paused = dict[str, Sequence[Any]](), dict[str, int](), list[str]()
@@ -367,7 +367,7 @@ def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         raise error
 
 
-def _settled(replies: Sequence[Any]) -> Sequence[Any]:
+def _reachable(replies: Sequence[Any]) -> Sequence[Any]:
     """Leave out the channels whose slots are being moved. Raises if there are no others."""
     settled = [reply for reply in replies if not isinstance(reply, LayerUnavailable)]
     if replies and not settled:

@@ -114,7 +114,7 @@ class SqliteStore(DatabaseStore):
             cursor.execute(STATEMENTS[settlement], bound)
             if settlement == "reschedule":
                 give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
-            return _others(claims, held)
+            return _lost(claims, held)
 
     def next_due(self, channels: Sequence[str]) -> float | None:
         [(due,)] = self._session.read(STATEMENTS["next_due"], channels=json.dumps(channels))
@@ -302,10 +302,10 @@ def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     gone = rows_of(cursor, STATEMENTS["finish"], {"claims": tokens})
     if places := [place for _, _, *place in gone if place[1] is not None]:
         advance_lanes(cursor, places)
-    return [] if len(gone) == len(claims) else _others(claims, gone)
+    return [] if len(gone) == len(claims) else _lost(claims, gone)
 
 
-def _others(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
+def _lost(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
     """Return the claims that are not among these rows of (id, token, …)."""
     ours = {(row[0], row[1]) for row in held}
     return [(c.id, c.token) for c in claims if (c.id.hex, c.token) not in ours]
