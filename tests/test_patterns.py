@@ -214,7 +214,7 @@ def test_a_host_that_is_away_hides_no_channel_of_the_others(caplog: pytest.LogCa
     assert (text, logging.WARNING) in [(r.getMessage(), r.levelno) for r in caplog.records]
     send(shard, channel="tenant.later")
     with pytest.raises(LayerUnavailable):  # maintenance tells it
-        worker._look()
+        worker._scan()
     assert "tenant.later" in worker.plans and "channel unrouted has 1 message and no route" in caplog.text
 
 

@@ -219,7 +219,7 @@ class TestBesideAWorker:
             return Invitation.objects.filter(sent=None, created__lt=before)
 
         over = threading.Event()
-        maintenance = Maintenance(one_layer, over, look=lambda: None)
+        maintenance = Maintenance(one_layer, over, scan=lambda: None)
         maintenance.start()
         try:
             for _ in range(2):  # again and again
@@ -249,7 +249,7 @@ class TestBesideAWorker:
         for channel in (there, here):
             reconcile(channel)(lambda before: Invitation.objects.filter(sent=None, created__lt=before))
         over = threading.Event()
-        maintenance = Maintenance(layer, over, look=lambda: None)
+        maintenance = Maintenance(layer, over, scan=lambda: None)
         maintenance.start()
         try:
             [pk] = invite(ada, 1)

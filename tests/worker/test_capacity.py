@@ -151,11 +151,11 @@ def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None
     worker.layer.is_sharded = True
     loop = ClaimLoop(worker, layer := due(3))
     loop.share.serve(())  # they have moved to another shard
-    assert not loop._goes_on()
+    assert not loop._should_continue()
     loop._lifecycle.on(Event.TOLD_TO_STOP)
     loop.share.serve(["work"])  # and back
     loop._shut_down()
-    assert not loop._goes_on() and worker.lifecycle.state is State.RUNNING
+    assert not loop._should_continue() and worker.lifecycle.state is State.RUNNING
     assert (layer.stats()["work"].ready, layer.stats()["work"].claimed) == (3, 0)
 
 
@@ -203,7 +203,7 @@ def test_a_loop_sleeps_no_longer_than_the_limit_of_what_has_not_begun_yet() -> N
     loop._wait(loop.layer.wakes)
     assert 0.3 < time.monotonic() - begun < 3.0 and run.overdue_at == float("inf")
     run.begin()
-    assert run.look_at == run.overdue_at < float("inf")
+    assert run.check_at == run.overdue_at < float("inf")
 
 
 def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -> None:
@@ -213,7 +213,7 @@ def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -
     loop.share._capacity.threads.submit = lambda run, on_end: run.ask_limit()  # type: ignore[method-assign]
     seen = loop.layer.wakes
     loop._start(run)
-    assert loop.layer.wakes > seen and run.limit == 0.01 and run.look_at < time.monotonic() + 1
+    assert loop.layer.wakes > seen and run.limit == 0.01 and run.check_at < time.monotonic() + 1
 
 
 def test_a_consumer_that_no_thread_can_run_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

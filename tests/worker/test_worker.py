@@ -346,7 +346,7 @@ class TestConsumers:
         for _ in range(2):
             if kind == "isolated":
                 claims = layer.claim("w", {"work": 1}, 60.0).claims
-                Worker(layer, Routing([entry]), adopted=claims).run()
+                Worker(layer, Routing([entry]), preclaimed=claims).run()
             else:
                 work(layer, entry)
             assert not dead_on(layer, "work") and layer.poll(["work"]) == pytest.approx(60, abs=20)
@@ -978,7 +978,7 @@ class TestStopping:
         seen = Seen()
         send(layer)
         claims = layer.claim("asked", {"work": 1}, 60.0).claims
-        worker = Worker(layer, Routing([route("work", seen)]), adopted=claims)
+        worker = Worker(layer, Routing([route("work", seen)]), preclaimed=claims)
         worker.stop()
         worker.run()
         [message] = waiting_on(layer, "work")

@@ -150,7 +150,7 @@ def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> in
             [claim.channel],
             worker_id=name,
             threads=1,
-            adopted=[claim],
+            preclaimed=[claim],
             report_limit=assignments.report_limit,
         )
         assignments.run(claim, worker)

@@ -61,13 +61,13 @@ class Shared:
 
 
 class ClaimLoop:
-    """Claims the channels that a shard has. ``adopted``: run these claims first. ``describe``: see ``LeaseKeeper``."""
+    """Claim the channels that a shard has. ``preclaimed``: run these first. ``describe``: see ``LeaseKeeper``."""
 
     def __init__(
         self,
         shared: Shared,
         layer: DurableLayer,
-        adopted: Sequence[Message] = (),
+        preclaimed: Sequence[Message] = (),
         describe: Callable[[], Content] | None = None,
     ) -> None:
         self.layer = layer
@@ -77,7 +77,7 @@ class ClaimLoop:
         self._shared = shared
         self._worker = shared.lifecycle
         self._lifecycle = Lifecycle(shared.lifecycle)
-        self._adopted = list(adopted)
+        self._preclaimed = list(preclaimed)
         self._keeper = LeaseKeeper(layer, shared.worker, lambda: shared.capacity.leases, describe)
         self._settler = Settler(layer, self._keeper)
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
@@ -99,7 +99,7 @@ class ClaimLoop:
         with own_connection(self.layer):
             self._keeper.start()
             try:
-                while self._goes_on():
+                while self._should_continue():
                     self._try_round()
                 self._shut_down()
             finally:
@@ -108,7 +108,7 @@ class ClaimLoop:
                 self._shared.capacity.leave(self.share)
                 close_connections()
 
-    def _goes_on(self) -> bool:
+    def _should_continue(self) -> bool:
         state = self._lifecycle.state
         if state is State.STOPPING:
             return False
@@ -118,7 +118,7 @@ class ClaimLoop:
     @property
     def _has_work(self) -> bool:
         is_settled = not (self._ended or self._settler.finished or self._settler.others)
-        return bool(self.running or self._adopted or self._held) or not is_settled
+        return bool(self.running or self._preclaimed or self._held) or not is_settled
 
     # -- claim, consume, settle ---------------------------------------------------------------------------------
 
@@ -177,8 +177,8 @@ class ClaimLoop:
 
     def _claim(self) -> Sequence[Message]:
         """Claim for the free slots; what is finished is settled on the way."""
-        if self._adopted:
-            self._claimed, self._adopted = self._adopted, []
+        if self._preclaimed:
+            self._claimed, self._preclaimed = self._preclaimed, []
             self._keeper.keep(self._claimed)
             return self._claimed
         self._claimed = ()
@@ -256,10 +256,10 @@ class ClaimLoop:
     def _release_unstarted(self) -> None:
         """Give back what the last claim got and a fault has kept from being started: else its lease never ended."""
         runs = (*self.running, *self._held)
-        known = {message.id for run in runs for message in run.messages}
-        known.update(message.id for message in (*self._settler.finished, *self._settler.others))
+        begun = {message.id for run in runs for message in run.messages}
+        begun.update(message.id for message in (*self._settler.finished, *self._settler.others))
         for claim in self._claimed:
-            if claim.id not in known:
+            if claim.id not in begun:
                 self._settler.decide(claim, NOT_STARTED)
         self._claimed = ()
 
@@ -276,7 +276,7 @@ class ClaimLoop:
         self.running.add(run)
         is_suspect, shared = self._is_suspect(run), self._shared
         run.is_isolated = shared.isolated_runs is not None and (is_suspect or run.route.policy.isolate)
-        run.on_limit, run.report_limit = self._look_within, shared.report_limit
+        run.on_limit, run.report_limit = self._wake_within, shared.report_limit
         self.share.occupy(run)
         try:
             self._submit(run)
@@ -300,7 +300,7 @@ class ClaimLoop:
         else:
             self._shared.capacity.threads.submit(run, self._hand_over)
 
-    def _look_within(self, seconds: float) -> None:
+    def _wake_within(self, seconds: float) -> None:
         """Look after so many seconds at the latest: a run has just learnt its limit, and the loop may sleep longer."""
         if seconds < LONGEST_WAIT_S:
             self.layer.wake()
@@ -345,7 +345,7 @@ class ClaimLoop:
         capacity = self._shared.capacity
         is_told = capacity.recycling is None and not capacity.is_shared
         longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
-        until = min([until, self._worker.deadline, *(run.look_at for run in self.running)])
+        until = min([until, self._worker.deadline, *(run.check_at for run in self.running)])
         timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:
             self.layer.wait(channels, timeout, seen)
@@ -405,9 +405,9 @@ class ClaimLoop:
         self._lifecycle.on(Event.TOLD_TO_STOP)  # whatever channels it is given from now on
         if self._shared.isolated_runs is not None and self._worker.stopping.is_set():
             self._shared.isolated_runs.cancel_pending()
-        for claim in self._adopted:
+        for claim in self._preclaimed:
             self._settler.decide(claim, NOT_BEGUN)
-        self._adopted = []
+        self._preclaimed = []
         while self._has_work and time.monotonic() < self._worker.deadline:
             self._try_round()
         if self.running or self._held:

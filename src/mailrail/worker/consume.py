@@ -173,12 +173,12 @@ class ConsumerRun:
         now = time.monotonic()
         # Async ones end by themselves at the limit, unless they hold the loop.
         self._bound(CANCELLATION_GRACE if self.route.is_async else 0.0)
-        self.started_at = now  # last: another thread asks for ``look_at``
+        self.started_at = now  # last: another thread asks for ``check_at``
         for message in self.messages:
             message.started_at = now
 
     @property
-    def look_at(self) -> float:
+    def check_at(self) -> float:
         """Return when (time.monotonic()) it may be overdue at the earliest. Nobody tells when it begins."""
         if self.started_at is None and self.limit is not None:
             return time.monotonic() + self.limit

@@ -148,7 +148,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         with own_connection(self._layer):
-            while self._goes_on():
+            while self._should_continue():
                 try:
                     self._renew()
                     self._beat()
@@ -158,7 +158,7 @@ class LeaseKeeper:
                     close_connections()
             self._deregister()
 
-    def _goes_on(self) -> bool:
+    def _should_continue(self) -> bool:
         """Wait until claims may be due: so often that the shortest lease is never near its end."""
         self._woken.wait(min([*self._leases().values(), LONGEST_INTERVAL_S * 12]) / 12)
         self._woken.clear()

@@ -25,7 +25,7 @@ OnEnd = Callable[[ConsumerRun], None]
 _of_workers: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
-def is_of_worker(loop: asyncio.AbstractEventLoop) -> bool:
+def is_worker_loop(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether async consumers run on this event loop, as opposed to one of a test or a server."""
     return loop in _of_workers
 
