@@ -11,22 +11,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import connections, transaction
+from django.db import connections
 
 from .. import options as checked
 from ..conf import settings
-from ..errors import Discard, Later, LostClaim, Retry
+from ..errors import Discard, Later, Retry
 from ..layers import DurableLayer
 from ..messages import Message
 from ..policy import LimitInContent
 from ..routes import Plan, Route
 from ..signals import message_started
-from ..transient import OUTAGES
+from .atomic import RELEASED_FOR_S, RollBack, await_stray, current_run, run_atomic
 from .incoming import IncomingMessage, current_message
 from .log import logger
 from .outcomes import Outcome, OutcomeKind, send_signal
@@ -35,8 +34,6 @@ FINISHED = Outcome(OutcomeKind.FINISHED)
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
 """Seconds an async consumer gets to end once its limit is over and it was cancelled."""
-RELEASED_FOR = 1.0
-"""Seconds until a message is due again whose transaction could not be begun."""
 LOST_TOO_OFTEN = (
     "It was lost {} times: each time its worker process died, or stopped renewing the lease, while it ran. Its "
     "consumer may crash the process (a segmentation fault, os._exit, memory running out)."
@@ -215,9 +212,8 @@ class ConsumerRun:
         if self.started_at is not None:
             self.fail(error)
         for message in self.messages:
-            message.decide(
-                Outcome(OutcomeKind.RELEASED, f"its consumer was kept from running: {error!r}", RELEASED_FOR)
-            )
+            error_text = f"its consumer was kept from running: {error!r}"
+            message.decide(Outcome(OutcomeKind.RELEASED, error_text, RELEASED_FOR_S))
 
     def give_up(self) -> None:
         """The time limit is over, and nothing can stop the code that still runs."""
@@ -229,7 +225,7 @@ class ConsumerRun:
         """Inside its transaction: ``abandon`` aborts that, from any thread, until the end of the block."""
         with self._lock:
             if self._abandoned:
-                raise _RollBack
+                raise RollBack
             self._abort_transaction = layer.transaction_aborter()
         try:
             yield
@@ -237,7 +233,7 @@ class ConsumerRun:
             with self._lock:
                 self._abort_transaction = None
         if self._abandoned:
-            raise _RollBack
+            raise RollBack
 
     def abandon(self) -> None:
         """Nobody waits for it any more: let go of what its transaction has locked."""
@@ -282,16 +278,16 @@ def describe(error: BaseException, whole: bool = True) -> str:
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    before, run_before = current_message.set(None), _current_run.set(run)
+    before, run_before = current_message.set(None), current_run.set(run)
     try:
         _prepare(run)
         current_message.set(run.message)
         if run.route.policy.atomic:
-            _run_atomic(run, layer)
+            run_atomic(run, layer)
         else:
             run.begin()
             if (result := run.call()) is not None:
-                _await_stray(run, result)
+                await_stray(run, result)
         run.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
         if run.route.policy.atomic and run.is_committed:
@@ -299,103 +295,7 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
         run.fail(error)
     finally:
         current_message.reset(before)
-        _current_run.reset(run_before)
-
-
-_current_run: ContextVar[ConsumerRun | None] = ContextVar("mailrail.consumer_run", default=None)
-"""The run of the consumer on this thread."""
-
-
-class _RollBack(Exception):
-    """The message was not finished, so what its consumer wrote is undone."""
-
-
-def _run_atomic(run: ConsumerRun, layer: DurableLayer) -> None:
-    """The consumer's writes, its sends and the end of its message: all of them, or none."""
-    [message] = run.messages
-    done = False
-
-    def committed() -> None:
-        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
-
-    with suppress(_RollBack), _transaction(run, layer):
-        transaction.on_commit(
-            committed, using=layer.using
-        )  # before the consumer's own hooks: those may raise
-        _await_stray(run, run.call())
-        if message.outcome is not None and message.outcome.kind != OutcomeKind.FINISHED:
-            raise _RollBack
-        if layer.finish([message.claim]):
-            raise LostClaim(
-                f"{message!r} was claimed by another worker meanwhile; what the consumer wrote is undone."
-            )
-        done = True
-    if done:  # also where a TestCase's transaction around this one never commits
-        committed()
-
-
-@contextmanager
-def finishing(message: IncomingMessage, layer: DurableLayer) -> Iterator[None]:
-    """Commit the block together with the end of its consumer's message: both, or none.
-
-    For a sync consumer whose route does not say ``atomic``, as only some of its messages need it. At the time limit the
-    transaction is undone. Raises ``LostClaim`` if another worker has claimed the message, and ``Later`` if there can be
-    no transaction just now.
-    """
-    run = _current_run.get()
-    assert run is not None and run.message is message
-
-    def committed() -> None:
-        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
-
-    with undoable_transaction(layer):
-        transaction.on_commit(committed, using=layer.using)  # before the block's own hooks: those may raise
-        yield
-        if layer.finish([message.claim]):
-            raise LostClaim(f"{message!r} was claimed by another worker meanwhile; what it wrote is undone.")
-    committed()  # also where a TestCase's transaction around this one never commits
-
-
-@contextmanager
-def undoable_transaction(layer: DurableLayer) -> Iterator[None]:
-    """Run the block in a transaction of the layer's database, which the time limit of a sync consumer undoes.
-
-    Raises ``Later`` if there can be no transaction just now.
-    """
-    run = _current_run.get()
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(layer.atomic())
-        except OUTAGES as error:
-            raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
-        if run is not None:
-            stack.enter_context(run.abortable(layer))
-        yield
-
-
-@contextmanager
-def _transaction(run: ConsumerRun, layer: DurableLayer) -> Iterator[None]:
-    """The layer's. Waiting for it is no part of the run: no time of its limit, and no attempt if it cannot be had."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(layer.atomic())
-        except OUTAGES as error:
-            for message in run.messages:
-                message.decide(
-                    Outcome(OutcomeKind.RELEASED, f"its transaction cannot be begun: {error}", RELEASED_FOR)
-                )
-            raise _RollBack from error
-        run.begin()
-        with run.abortable(layer):
-            yield
-
-
-def _await_stray(run: ConsumerRun, result: Any) -> None:
-    """A plain function may return a coroutine (a wrapper around an async one does): it has not run yet."""
-    if inspect.iscoroutine(result):
-        asyncio.run(result)
-    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(f"{run.route.name} returned a generator: its body has not run.")
+        current_run.reset(run_before)
 
 
 async def run_on_loop(run: ConsumerRun) -> None:
