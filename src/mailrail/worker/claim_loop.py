@@ -17,12 +17,12 @@ from typing import Any
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
-from ..routes import Plan, Route
+from ..routes import Plan
 from ..transient import is_outage
 from . import leases
 from .capacity import Capacity
 from .connections import close_connections, own_connection
-from .consume import ConsumerRun, precheck, prepared, runs_of_batch
+from .consume import ConsumerRun, runs_of
 from .incoming import IncomingMessage
 from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
@@ -223,33 +223,12 @@ class ClaimLoop:
 
     def _consume(self, claims: Sequence[Message]) -> None:
         """Hand each claim, or each batch of them, to its consumer."""
-        batches: dict[Route, list[IncomingMessage]] = {}
-        unprepared: list[ConsumerRun] = []
-        for claim in claims:
-            plan = self._shared.capacity.plans[claim.channel]
-            checked = precheck(claim, plan, plan.lease)
-            if isinstance(checked, Outcome):
-                self._settler.decide(claim, checked)
-                continue
-            route, arguments = checked
-            if plan.batch is None:
-                message = IncomingMessage(claim, route, None, self._worker.stopping)
-                run = ConsumerRun(route, [message], arguments)
-                is_elsewhere = route.policy.isolate or claim.losses  # it may run in a process of its own
-                if route.policy.prepare is None or is_elsewhere:
-                    self._start(run)
-                else:
-                    unprepared.append(run)
-                continue
-            message = IncomingMessage(claim, route, self._hand_over, self._worker.stopping)
-            if claim.alone or plan.is_suspect(claim):
-                self._held.append(ConsumerRun(route, [message], {}))
+        plans, stopping = self._shared.capacity.plans, self._worker.stopping
+        for run in runs_of(claims, plans, stopping, self._hand_over, self._settler.decide):
+            if run.message is None:  # a batch, which may have to wait for a slot
+                self._held.append(run)
             else:
-                batches.setdefault(route, []).append(message)
-        for run in prepared(unprepared):
-            self._start(run)
-        for route, messages in batches.items():
-            self._held.extend(runs_of_batch(route, messages))
+                self._start(run)
         if self._held:
             self._start_held()
 

@@ -10,7 +10,7 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -243,15 +243,47 @@ class ConsumerRun:
                 self._abort_transaction()
 
 
-def runs_of_batch(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
-    """Yield runs of as many messages as the route takes at once."""
-    size = route.policy.batch or 1
-    for begin in range(0, len(messages), size):
-        yield ConsumerRun(route, messages[begin : begin + size], {})
+def runs_of(
+    claims: Sequence[Message],
+    plans: Mapping[str, Plan],
+    stopping: threading.Event,
+    on_outcome: Callable[[IncomingMessage], None],
+    reject: Callable[[Message, Outcome], None],
+) -> Iterator[ConsumerRun]:
+    """Yield the runs of claims: those of single messages, then those that had to be prepared, then batches.
+
+    ``on_outcome`` is told what becomes of messages of batches; ``reject``, what becomes of claims that are not to run.
+    """
+    batches: dict[Route, list[IncomingMessage]] = {}
+    unprepared: list[ConsumerRun] = []
+    for claim in claims:
+        plan = plans[claim.channel]
+        checked = precheck(claim, plan, plan.lease)
+        if isinstance(checked, Outcome):
+            reject(claim, checked)
+            continue
+        route, arguments = checked
+        message = IncomingMessage(claim, route, None if plan.batch is None else on_outcome, stopping)
+        if plan.batch is not None and not (claim.alone or plan.is_suspect(claim)):
+            batches.setdefault(route, []).append(message)
+            continue
+        run = ConsumerRun(route, [message], arguments)
+        # One with losses may run in a process of its own, where nothing of this one's is.
+        if plan.batch or route.policy.prepare is None or route.policy.isolate or claim.losses:
+            yield run
+        else:
+            unprepared.append(run)
+    if unprepared:
+        _prepare_messages(unprepared)
+        yield from unprepared
+    for route, messages in batches.items():
+        size = route.policy.batch or 1
+        for begin in range(0, len(messages), size):
+            yield ConsumerRun(route, messages[begin : begin + size], {})
 
 
-def prepared(runs: Sequence[ConsumerRun]) -> Sequence[ConsumerRun]:
-    """Call the ``prepare`` of the routes of these runs, once for all of their messages, and return the runs.
+def _prepare_messages(runs: Sequence[ConsumerRun]) -> None:
+    """Call the ``prepare`` of the routes of these runs, once for all of their messages.
 
     What it raises is logged: each consumer has to do without.
     """
@@ -264,7 +296,6 @@ def prepared(runs: Sequence[ConsumerRun]) -> Sequence[ConsumerRun]:
                 prepare(messages)
         except Exception:
             logger.exception("the preparation of %s messages raised", len(messages))
-    return runs
 
 
 def describe(error: BaseException, whole: bool = True) -> str:
