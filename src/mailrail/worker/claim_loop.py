@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..conf import settings
@@ -182,7 +183,11 @@ class ClaimLoop:
             self._keeper.keep(self._claimed)
             return self._claimed
         self._claimed = ()
-        limits, total = self._room()
+        if self._lifecycle.state in ENDING:
+            self.share.reconcile_unclaimed()
+            limits, total = dict[str, int](), 0
+        else:
+            limits, total = self.share.room()
         finished, self._settler.finished = self._settler.finished, []
         if not limits and not finished:
             return []
@@ -200,13 +205,6 @@ class ClaimLoop:
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.close(finished, claimed.lost)
         return self._admit(claimed)
-
-    def _room(self) -> tuple[dict[str, int], int]:
-        """Return how many messages may be claimed; none once the loop is to end."""
-        if self._lifecycle.state not in ENDING:
-            return self.share.room()
-        self.share.reconcile_unclaimed()
-        return {}, 0
 
     def _admit(self, claimed: Claimed) -> Sequence[Message]:
         """Report what expired, and give back what its channel's rate, or the threads, do not allow."""
@@ -252,32 +250,25 @@ class ClaimLoop:
                 self._start(run)
 
     def _start(self, run: ConsumerRun) -> None:
+        """Hand a run to the pool, or the process, that runs it."""
         self.running.add(run)
-        is_suspect, shared = self._is_suspect(run), self._shared
-        run.is_isolated = shared.isolated_runs is not None and (is_suspect or run.route.policy.isolate)
+        shared, claim = self._shared, run.messages[0].claim
+        isolated_runs = shared.isolated_runs if run.is_suspect or run.route.policy.isolate else None
+        run.is_isolated = isolated_runs is not None
         run.on_limit, run.report_limit = self._wake_within, shared.report_limit
         self.share.occupy(run)
         try:
-            self._submit(run)
+            if isolated_runs is not None:
+                on_answer = partial(self._isolated_run_ended, run)
+                isolated_runs.start(claim, on_answer, is_kept=not run.is_suspect)
+            elif run.route.is_async:
+                shared.event_loop.submit(run, self._hand_over)
+            else:
+                shared.capacity.threads.submit(run, self._hand_over)
         except Exception as error:  # the system has no thread, or no memory
             logger.error("%s cannot be started: %s", run.route.name, error, exc_info=error)
             run.cut_off(error)
             self._hand_over(run)
-
-    def _is_suspect(self, run: ConsumerRun) -> bool:
-        claim = run.messages[0].claim
-        return claim.losses > 0 and self._shared.capacity.plans[run.channel].is_suspect(claim)
-
-    def _submit(self, run: ConsumerRun) -> None:
-        """Hand a run to the pool, or the process, that runs it."""
-        claim, isolated = run.messages[0].claim, self._shared.isolated_runs
-        if isolated is not None and run.is_isolated:
-            is_kept = not self._is_suspect(run)
-            isolated.start(claim, lambda *answer: self._isolated_run_ended(run, *answer), is_kept)
-        elif run.route.is_async:
-            self._shared.event_loop.submit(run, self._hand_over)
-        else:
-            self._shared.capacity.threads.submit(run, self._hand_over)
 
     def _wake_within(self, seconds: float) -> None:
         """Look after so many seconds at the latest: a run has just learnt its limit, and the loop may sleep longer."""
@@ -336,19 +327,15 @@ class ClaimLoop:
             return False
         if self._lifecycle.state in ENDING:
             return True
-        if self.layer.poll(self.share.drainable()) == 0 or (self._shared.layer.outbox and self._relay()):
+        outbox = self._shared.layer.outbox
+        if self.layer.poll(self.share.drainable()) == 0:
+            return False
+        if outbox is not None and outbox.relay() > 0:
+            worker.worked_at = time.monotonic()
             return False
         self.empty_at = began
         worker.end_if_nothing_due()
         return self._lifecycle.state in ENDING
-
-    def _relay(self) -> bool:
-        """Hand on what waits in the outbox. Was there something?"""
-        outbox = self._shared.layer.outbox
-        if outbox is None or outbox.relay() == 0:
-            return False
-        self._worker.worked_at = time.monotonic()
-        return True
 
     # -- what ends early ----------------------------------------------------------------------------------------
 
@@ -367,9 +354,8 @@ class ClaimLoop:
     def _give_up(self, run: ConsumerRun) -> None:
         run.give_up()
         run.abandon()
-        logger.error(
-            "%s still runs past its time limit; this worker process will be replaced", run.route.name
-        )
+        name = run.route.name
+        logger.error("%s still runs past its time limit; this worker process will be replaced", name)
         self._end(run)
         if not run.route.is_async:
             self._shared.capacity.threads.replace_one()
@@ -397,8 +383,7 @@ class ClaimLoop:
             if self._settler.error is not None:
                 raise self._settler.error
         except Exception as error:
-            trace = None if is_outage(error) else error
-            logger.error("the layer cannot be used; %s", error, exc_info=trace)
+            logger.error("the layer cannot be used; %s", error, exc_info=not is_outage(error))
 
     def _release_running(self) -> None:
         for run in self._held:
@@ -406,9 +391,7 @@ class ClaimLoop:
                 message.decide(NOT_BEGUN)
                 self._settler.add(message)
         self._held.clear()
-        for run in [
-            run for run in self.running if not run.is_isolated
-        ]:  # those are settled by their own process
+        for run in [run for run in self.running if not run.is_isolated]:  # the others' processes settle them
             for message in run.messages:
                 message.decide(NOT_DONE)
             run.abandon()

@@ -103,6 +103,7 @@ class ConsumerRun:
         "channel",
         "holds_thread",
         "is_isolated",
+        "is_suspect",
         "limit",
         "message",
         "messages",
@@ -124,6 +125,7 @@ class ConsumerRun:
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
+        self.is_suspect = False  # it was lost so often that it must run in a process of its own
         self.is_isolated = False  # it runs in a process of its own, which settles it
         self.on_limit: Callable[[float], object] | None = None  # told what ``ask_limit`` has found
         self.report_limit: Callable[[float | None], None] | None = None  # the supervisor ends this run
@@ -264,10 +266,12 @@ def runs_of(
             continue
         route, arguments = checked
         message = IncomingMessage(claim, route, None if plan.batch is None else on_outcome, stopping)
-        if plan.batch is not None and not (claim.alone or plan.is_suspect(claim)):
+        is_suspect = claim.losses > 0 and plan.is_suspect(claim)
+        if plan.batch is not None and not (claim.alone or is_suspect):
             batches.setdefault(route, []).append(message)
             continue
         run = ConsumerRun(route, [message], arguments)
+        run.is_suspect = is_suspect
         # One with losses may run in a process of its own, where nothing of this one's is.
         if plan.batch or route.policy.prepare is None or route.policy.isolate or claim.losses:
             yield run
@@ -277,9 +281,14 @@ def runs_of(
         _prepare_messages(unprepared)
         yield from unprepared
     for route, messages in batches.items():
-        size = route.policy.batch or 1
-        for begin in range(0, len(messages), size):
-            yield ConsumerRun(route, messages[begin : begin + size], {})
+        yield from _split(route, messages)
+
+
+def _split(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
+    """Yield runs of as many messages as the route takes at once."""
+    size = route.policy.batch or 1
+    for begin in range(0, len(messages), size):
+        yield ConsumerRun(route, messages[begin : begin + size], {})
 
 
 def _prepare_messages(runs: Sequence[ConsumerRun]) -> None:
