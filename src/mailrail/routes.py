@@ -99,9 +99,8 @@ class Route:
         """Return the seconds to wait after an attempt (1 is the first): exponential with full jitter by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
-            return max(
-                float(backoff(attempt)), 0.0
-            )  # max() in this order keeps NaN, which the worker rejects
+            # max() in this order keeps NaN, which the worker rejects.
+            return max(float(backoff(attempt)), 0.0)
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
@@ -188,9 +187,8 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
 def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
     values = {getattr(route.policy, name) for route in routes}
     if name != "batch":
-        values -= {
-            None
-        }  # a missing option contradicts none, but a consumer of single messages cannot take a batch
+        # A missing option contradicts none, but a consumer of single messages cannot take a batch.
+        values -= {None}
     if len(values) > 1:
         consumers = " and ".join(sorted({route.name for route in routes}))
         raise InvalidSettings(

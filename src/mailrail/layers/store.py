@@ -57,9 +57,8 @@ class ClaimCall:
     token: int = field(default_factory=new_token)
     expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
     unconfirmed: list[Unconfirmed] = field(default_factory=list)  # parts that failed while others did not
-    unreached: list[str] = field(
-        default_factory=list
-    )  # channels whose server did not answer ``recover_claims``
+    # Channels whose server did not answer ``recover_claims``.
+    unreached: list[str] = field(default_factory=list)
 
     @property
     def longest_lease(self) -> float:
@@ -76,9 +75,8 @@ class Leased(NamedTuple):
 class Counts(NamedTuple):
     """What there is, by channel."""
 
-    live: Mapping[
-        str, Sequence[Any]
-    ]  # ready, scheduled, claimed, and seconds since the oldest ready one was due
+    # Ready, scheduled, claimed, and seconds since the oldest ready one was due.
+    live: Mapping[str, Sequence[Any]]
     dead: Mapping[str, int]
     paused: Iterable[str]
 

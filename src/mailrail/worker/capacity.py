@@ -316,9 +316,8 @@ class Share:
         moments = [limiter.open_at for limiter in self.limiters.values() if limiter.wait]
         if self._capacity.is_shared and not free:
             if self._wait_for_thread():
-                moments.append(
-                    time.monotonic() + RESERVED_FOR_S
-                )  # nobody tells when a reservation has lapsed
+                # Nobody tells when a reservation has lapsed.
+                moments.append(time.monotonic() + RESERVED_FOR_S)
             else:
                 free = self.held < self._capacity.fair  # one is left to it once something is due
         channels = [

@@ -347,9 +347,8 @@ async def run_on_loop(run: ConsumerRun) -> None:
         current_message.set(run.message)
         run.begin()
         async with scope:
-            if (
-                run.limit is not None and run.report_limit is None
-            ):  # from here on: the receivers' time is no part of the run
+            # The limit counts from here on: the time of receivers is no part of the run.
+            if run.limit is not None and run.report_limit is None:
                 scope.reschedule(asyncio.get_running_loop().time() + run.limit)
             result = run.call()
             if inspect.isawaitable(result):

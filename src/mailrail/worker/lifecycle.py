@@ -86,9 +86,8 @@ class Lifecycle:
         self.is_failing = True
         self.on(Event.FAILED)
         if self._backoff.failed():
-            trace = (
-                None if is_outage(error) else error
-            )  # somebody has to mend that one, and needs to know where
+            # Somebody has to mend that one, and needs to know where.
+            trace = None if is_outage(error) else error
             logger.error(
                 "the layer cannot be used just now, trying again until it can: %s", error, exc_info=trace
             )

@@ -125,9 +125,8 @@ class Maintenance:
             return
         with own_connection(self._layer):
             self._scan_channels()
-        self._scan_at = (
-            time.monotonic() + SCAN_INTERVAL_S
-        )  # if it has failed, the next one comes after the backoff
+        # If it has failed, the next one comes after the backoff.
+        self._scan_at = time.monotonic() + SCAN_INTERVAL_S
         for channel in self.channels:
             send_signal(worker_maintenance, channel)
         close_connections()  # not needed for a while

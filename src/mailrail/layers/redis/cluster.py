@@ -71,9 +71,8 @@ class Cluster(Server):
         self._nodes: dict[Address, Node] = {}
         self._map = SlotMap()
         self._is_stale = True
-        self._moving: dict[
-            int, float
-        ] = {}  # slots on the move, and when (time.monotonic()) to ask for them again
+        # Slots on the move, and when (time.monotonic()) to ask for them again.
+        self._moving: dict[int, float] = {}
 
     # -- what the verbs use -------------------------------------------------------------------------------------
 
@@ -201,9 +200,8 @@ class Cluster(Server):
                 by_node.setdefault(self._owner(keys_of(commands[n])[0]), []).append(n)
             except redis.RedisError as error:
                 answers[n] = error
-        for node, of_node in sorted(
-            by_node.items(), key=lambda it: it[0].may_hang
-        ):  # others need not wait for it
+        # Those that may hang come last, so that the others need not wait for them.
+        for node, of_node in sorted(by_node.items(), key=lambda it: it[0].may_hang):
             found = self._answers_of(node, [commands[n] for n in of_node])
             for n, answer in zip(of_node, found, strict=True):
                 answers[n] = answer
@@ -228,9 +226,8 @@ class Cluster(Server):
         if not found.continues(self._map):
             raise redis.exceptions.ClusterDownError(f"{node.name} may belong to another cluster by now")
         node.verified_at = time.monotonic()
-        if (
-            found.ranges != self._map.ranges
-        ):  # a replica may have been promoted whose master hangs, and answers nobody
+        # A replica may have been promoted whose master hangs, and answers nobody.
+        if found.ranges != self._map.ranges:
             self._replace_map(found)
 
     def _owner(self, key: bytes) -> Node:

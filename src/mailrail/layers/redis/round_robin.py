@@ -92,9 +92,8 @@ class RoundRobin:
         channels = list(call.limits)
         first = turn % max(1, len(channels))
         channels = channels[first:] + channels[:first]
-        if (
-            sum(call.limits.values()) > call.total and len(channels) > 1
-        ):  # then they cannot all be asked at once
+        # Then they cannot all be asked at once.
+        if sum(call.limits.values()) > call.total and len(channels) > 1:
             answers = run_each(self._server, "is_due", [([self._hash_tag(c)], ()) for c in channels])
             is_due = dict(zip(channels, answers, strict=True))  # an error counts, too: the claim will tell it
             channels = [c for c in channels if is_due[c] or c in self._finished]

@@ -192,11 +192,8 @@ def read_hosts(hosts: Any) -> list[Mapping[str, Any]]:
 def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:
     # Connections does the counting: this pool would refuse one more, not wait.
     options = {**options, "max_connections": 2**31}
-    for asynchronous in (
-        "retry",
-        "connection_class",
-        "connection_pool",
-    ):  # channels_redis's own connections get them
+    # The connections of channels_redis get these.
+    for asynchronous in ("retry", "connection_class", "connection_pool"):
         options.pop(asynchronous, None)
     # Retries are ours to decide: a claim whose answer is lost must not be repeated blindly. RESP2: the older and
     # smaller protocol has all that is needed.

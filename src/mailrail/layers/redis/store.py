@@ -149,9 +149,8 @@ class RedisStore(Store):
             channels_of(call),
         )
         tags = [self.keys.hash_tag(channel) for channel in channels]
-        while (
-            True
-        ):  # again while it has only dropped expired messages: the server does so many at once, and no more
+        # Again while it has only dropped expired messages: the server does so many at once, and no more.
+        while True:
             of_channels = [
                 (call.limits.get(c, 0), call.leases.get(c, 0.0), claims_of(finished.get(c, ())))
                 for c in channels
@@ -333,9 +332,8 @@ class RedisStore(Store):
 
     def beat(self, worker: str, info: Content | None) -> None:
         details = "" if info is None else encode(info, "info")
-        self.channel_list.add(
-            info.get("channels", ()) if info else ()
-        )  # one that is served stays on the list
+        # A channel that is served stays on the list.
+        self.channel_list.add(info.get("channels", ()) if info else ())
         self._run_on_workers("heartbeat", worker, details, WORKER_FORGOTTEN_AFTER)
 
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:

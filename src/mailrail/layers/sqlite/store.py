@@ -86,9 +86,8 @@ class SqliteStore(DatabaseStore):
         channels = json.dumps([*call.limits])
         if not call.finished and ((due := self.next_due([*call.limits])) is None or due > 0.0):
             if self._session.read(STATEMENTS["any_expired"], channels=channels, now=time.time()):
-                with (
-                    self._session.write() as cursor
-                ):  # looked first: an idle worker must not take the write lock
+                # Only now: an idle worker must not take the write lock.
+                with self._session.write() as cursor:
                     _drop_expired(cursor, channels, call)
             return Leased([], [])
         with self._session.write() as cursor:
