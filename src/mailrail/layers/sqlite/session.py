@@ -1,4 +1,8 @@
-"""Running statements on Django's connection: in the caller's transaction, or in a short one of our own."""
+"""Running statements on Django's connection: in the caller's transaction, or in a short one of our own.
+
+A connection goes on with the file that it has opened. When that was replaced (``rm db.sqlite3; manage.py migrate``, a
+backup moved into place), nobody else sees what is written. So the session looks at the file now and then.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.db import OperationalError, connections, transaction
 
+from ...errors import LayerUnavailable
 from ...transient import Remedy, remedy_for
 from ...write_transactions import write_transaction
 from ..tables import tables_are_missing
@@ -21,6 +27,8 @@ LOCK_TIMEOUT_S = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
 STATEMENT_GRACE = 0.1
 """Seconds a statement gets to end in a transaction that is to be undone; then it is interrupted."""
+FILE_CHECK_INTERVAL_S = 1.0
+"""Seconds between two looks at the database's file, per thread."""
 
 _any_text = partial(str, encoding="utf-8", errors="backslashreplace")
 
@@ -30,6 +38,7 @@ class SqliteSession:
 
     def __init__(self, using: str) -> None:
         self.using = using
+        self._of_thread = threading.local()
 
     @property
     def connection(self) -> Any:
@@ -85,6 +94,22 @@ class SqliteSession:
             repeat_while_locked(lambda: stack.enter_context(write_transaction(self.using)), self.using)
             yield
 
+    def connect(self) -> Any:
+        """Return the connection, open. Raise ``LayerUnavailable`` where connecting anew would open another file.
+
+        A missing file is waited for.
+        """
+        connection, seen, now = self.connection, self._of_thread, time.monotonic()
+        connection.ensure_connection()
+        file = str(connection.settings_dict["NAME"])
+        if getattr(seen, "raw", None) is not connection.connection:
+            seen.raw, seen.identity, seen.at = connection.connection, _identity(file), now
+        elif now - seen.at >= FILE_CHECK_INTERVAL_S:
+            seen.at, identity = now, _identity(file)
+            if identity is not None and identity != seen.identity:
+                raise LayerUnavailable(f"the database file {file} was replaced by another")
+        return connection
+
     def transaction_aborter(self) -> Callable[[], None]:
         """Return what rolls back and closes: the database gets nothing that the abandoned code does from then on."""
         connection = self.connection
@@ -103,6 +128,14 @@ class SqliteSession:
             interrupting.cancel()
 
         return abort
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    try:
+        found = Path(file).stat()
+    except OSError:  # or it is no file: ":memory:", a URI
+        return None
+    return found.st_dev, found.st_ino
 
 
 def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:

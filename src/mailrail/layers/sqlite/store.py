@@ -32,8 +32,6 @@ from ..store import (
     Settlement,
 )
 from ..waiting import PolledWaiting
-from .file import FileWatch
-from .lanes import advance_lanes, give_places
 from .session import SqliteSession, rows_of
 from .statements import ENQUEUE, STATEMENTS
 
@@ -50,7 +48,6 @@ class SqliteStore(DatabaseStore):
     def __init__(self, using: str) -> None:
         self._session = SqliteSession(using)
         self.waiting = PolledWaiting(self._change)
-        self._file = FileWatch()
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -112,7 +109,7 @@ class SqliteStore(DatabaseStore):
             held = rows_of(cursor, STATEMENTS["held"], bound)
             cursor.execute(STATEMENTS[settlement], bound)
             if settlement == "reschedule":
-                give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
+                _give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
             return _lost(claims, held)
 
     def next_due(self, channels: Sequence[str]) -> float | None:
@@ -138,7 +135,7 @@ class SqliteStore(DatabaseStore):
         with self._session.write() as cursor:
             if move == "cancel":
                 gone = rows_of(cursor, STATEMENTS["cancel"], bound)
-                advance_lanes(cursor, [place for _, *place in gone])
+                _advance_lanes(cursor, [place for _, *place in gone])
                 return [UUID(id) for id, *_ in gone]
             for id in ids if move == "requeue" else ():  # one by one: those of a lane keep the order given
                 cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
@@ -195,8 +192,7 @@ class SqliteStore(DatabaseStore):
 
     def beat(self, worker: str, info: Content | None) -> None:
         now, gone = time.time(), worker if info is None else ""
-        self._session.connection.ensure_connection()
-        self._file.check(self._session.connection)
+        self._session.connect()
         with self._session.write() as cursor:
             cursor.execute(
                 STATEMENTS["deregister_worker"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER}
@@ -224,9 +220,7 @@ class SqliteStore(DatabaseStore):
         # The value differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA
         # data_version). It is asked for 50 times a second, so it bypasses Django's cursor, which costs ten times as
         # much.
-        connection = self._session.connection
-        connection.ensure_connection()
-        self._file.check(connection)
+        connection = self._session.connect()
         with connection.wrap_database_errors:
             return connection.connection.execute("PRAGMA data_version").fetchone()
 
@@ -262,7 +256,7 @@ def _claimable(cursor: Any, values: Mapping[str, Any]) -> list[Any]:
         lanes = {(channel, lane) for _, channel, _, lane in rows if lane is not None}
         if not lanes:
             break
-        give_places(cursor, lanes)
+        _give_places(cursor, lanes)
     return rows
 
 
@@ -291,7 +285,7 @@ def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:
     rows = rows_of(cursor, STATEMENTS["drop_expired"], {"channels": channels, "now": time.time()})
     if rows:
         dropped = [read_message(row) for row in rows]
-        advance_lanes(cursor, [(m.channel, m.lane, m.lane_seq) for m in dropped])
+        _advance_lanes(cursor, [(m.channel, m.lane, m.lane_seq) for m in dropped])
         call.expired += dropped
 
 
@@ -300,8 +294,28 @@ def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     tokens = json.dumps([(claim.id.hex, claim.token) for claim in claims])
     gone = rows_of(cursor, STATEMENTS["finish"], {"claims": tokens})
     if places := [place for _, _, *place in gone if place[1] is not None]:
-        advance_lanes(cursor, places)
+        _advance_lanes(cursor, places)
     return [] if len(gone) == len(claims) else _lost(claims, gone)
+
+
+def _advance_lanes(cursor: Any, gone: Iterable[Sequence[Any]]) -> None:
+    """After messages are gone from (channel, lane, number): the next of each lane may be claimed."""
+    places = [place for place in gone if isinstance(place[1], str)]  # a blob, by hand: no lane
+    if lanes := {(channel, lane) for channel, lane, number in places if number}:
+        cursor.execute(STATEMENTS["advance_lanes"], {"lanes": json.dumps(sorted(lanes))})
+    _give_places(cursor, {(channel, lane) for channel, lane, number in places if number == 0})
+
+
+def _give_places(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
+    """Give the free places of lanes that have several to what waits there, and park the rest of it."""
+    for channel, lane in lanes:
+        bound = {"channel": channel, "lane": lane, "now": time.time()}
+        [(free,)] = rows_of(cursor, STATEMENTS["free_places"], bound)
+        if free is None:
+            continue
+        if free > 0:
+            cursor.execute(STATEMENTS["give_places"], {**bound, "free": free})
+        cursor.execute(STATEMENTS["park"], bound)
 
 
 def _lost(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
