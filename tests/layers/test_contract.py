@@ -545,44 +545,44 @@ class TestLanes:
         assert ids(claim(layer)) == [head.id]
 
     def test_bury_cancel_and_expiry_free_the_lane(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         send(layer, lane="l", lifetime=30)
-        d = send(layer, lane="l")
+        last = send(layer, lane="l")
         layer.bury(claim(layer)[0], "boom")
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         layer.release([got], delay=100)
-        layer.cancel("work", [b.id])
+        layer.cancel("work", [second.id])
         layer.advance_time(31)
         result = layer.claim("w", {"work": 5}, LEASE)
         assert len(result.expired) == 1
-        assert ids(result.claims or claim(layer)) == [d.id]
-        assert [dead.message.id for dead in dead_on(layer, "work")] == [a.id]
+        assert ids(result.claims or claim(layer)) == [last.id]
+        assert [dead.message.id for dead in dead_on(layer, "work")] == [first.id]
 
     def test_cancelling_inside_a_lane_leaves_the_head_in_place(self, layer: DurableLayer) -> None:
-        a, b, c = (send(layer, lane="l") for _ in range(3))
-        layer.cancel("work", [b.id])
+        first, second, third = (send(layer, lane="l") for _ in range(3))
+        layer.cancel("work", [second.id])
         [got] = claim(layer)
-        assert got.id == a.id
+        assert got.id == first.id
         layer.finish([got])
-        assert ids(claim(layer)) == [c.id]
+        assert ids(claim(layer)) == [third.id]
 
     def test_requeue_joins_the_tail(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         layer.bury(claim(layer)[0], "boom")
-        layer.requeue("work", [a.id])
+        layer.requeue("work", [first.id])
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         layer.finish([got])
-        assert ids(claim(layer)) == [a.id]
+        assert ids(claim(layer)) == [first.id]
 
     def test_requeue_keeps_the_order_it_is_given(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         for _ in range(2):
             layer.bury(claim(layer)[0], "boom")
-        layer.requeue("work", [b.id, a.id])
+        layer.requeue("work", [second.id, first.id])
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         assert claim(layer) == []
 
     def test_an_emptied_lane_starts_anew(self, layer: DurableLayer) -> None:
@@ -593,13 +593,13 @@ class TestLanes:
             layer.finish([got])
 
     def test_a_key_inside_a_lane(self, layer: DurableLayer) -> None:
-        a = send(layer, lane="l", key="k")
-        assert layer.enqueue([Message("work", {}, lane="l", key="k")]) == [a.id]
-        b = send(layer, lane="l")
+        first = send(layer, lane="l", key="k")
+        assert layer.enqueue([Message("work", {}, lane="l", key="k")]) == [first.id]
+        second = send(layer, lane="l")
         [got] = claim(layer)
-        assert got.id == a.id
+        assert got.id == first.id
         layer.finish([got])
-        assert ids(claim(layer)) == [b.id]
+        assert ids(claim(layer)) == [second.id]
 
 
 class TestLanesWithSeveralPlaces:
@@ -718,22 +718,22 @@ class TestLanesWithSeveralPlaces:
         assert ids(claim(layer)) == [later.id]
 
     def test_a_cancelled_message_leaves_the_others_their_turn(self, layer: DurableLayer) -> None:
-        a, b, c = (send(layer, lane="l", places=1) for _ in range(3))
+        first, second, third = (send(layer, lane="l", places=1) for _ in range(3))
         [got] = claim(layer)
-        assert got.id == a.id and claim(layer) == []
-        assert layer.cancel("work", [b.id]) == [b.id]
+        assert got.id == first.id and claim(layer) == []
+        assert layer.cancel("work", [second.id]) == [second.id]
         layer.release([got])
-        layer.cancel("work", [a.id])
-        assert ids(claim(layer)) == [c.id]
+        layer.cancel("work", [first.id])
+        assert ids(claim(layer)) == [third.id]
 
     def test_a_requeued_message_waits_for_a_place_again(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        first, second = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
         layer.bury(claim(layer)[0], "boom")
         [got] = claim(layer)
-        layer.requeue("work", [a.id])
-        assert got.id == b.id and claim(layer) == []
+        layer.requeue("work", [first.id])
+        assert got.id == second.id and claim(layer) == []
         layer.finish([got])
-        assert ids(claim(layer)) == [a.id]
+        assert ids(claim(layer)) == [first.id]
 
     def test_a_key_stays_taken_while_its_message_waits_for_a_place(self, layer: DurableLayer) -> None:
         send(layer, lane="l", places=1)

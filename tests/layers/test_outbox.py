@@ -414,12 +414,18 @@ class TestSettings:
             ):
                 Channel("work").send({"n": 1})
             assert waiting_on(layer, "work") == []
-            [error] = [e for e in run_checks(include_deployment_checks=True) if e.id == "mailrail.E008"]
+            [error] = [
+                problem
+                for problem in run_checks(include_deployment_checks=True)
+                if problem.id == "mailrail.E008"
+            ]
             assert error.msg.startswith("CHANNEL_LAYERS['default']: CONFIG['outbox'] = True needs tables")
             assert error.msg.endswith(
                 f"has no table mailrail_message: no send can be kept there. Run: {MANAGE}{migrate}"
             )
-        assert not any(e.id == "mailrail.E008" for e in run_checks(include_deployment_checks=True))
+        assert not any(
+            problem.id == "mailrail.E008" for problem in run_checks(include_deployment_checks=True)
+        )
 
     def test_a_worker_says_at_its_start_that_they_are_missing(
         self, layer: RedisChannelLayer, using: str, caplog: pytest.LogCaptureFixture

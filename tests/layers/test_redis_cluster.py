@@ -166,13 +166,13 @@ class TestOneLayer:
         second = valkey_cluster.masters[1]
         ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         try:
-            said = layer.concerns()
+            concerns = layer.concerns()
         finally:
             ask(second, "CONFIG", "SET", "maxmemory-policy", "noeviction")
-        assert [text.split(" has ")[0] for text in said if "allkeys-lru" in text] == [
+        assert [text.split(" has ")[0] for text in concerns if "allkeys-lru" in text] == [
             f"The Redis server 127.0.0.1:{second.port}"
         ]
-        assert sum("append-only" in text for text in said) == 3
+        assert sum("append-only" in text for text in concerns) == 3
 
 
 class TestSettings:

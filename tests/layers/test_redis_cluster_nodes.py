@@ -125,13 +125,13 @@ def test_whoever_hears_of_messages_on_a_node_that_has_left_listens_elsewhere(spl
 
 def test_another_cluster_is_believed_if_hosts_say_it_and_not_otherwise(split: Split) -> None:
     """The last test: it ends the cluster."""
-    unaware, told = split.layer(split.kept[0]), split.layer_from_before(split.kept[0], split.hard)
+    unaware, aware = split.layer(split.kept[0]), split.layer_from_before(split.kept[0], split.hard)
     send(unaware)
     for node in split.kept:
         node.stop(signal.SIGKILL)
     with pytest.raises(LayerUnavailable):
         unaware.enqueue([Message("work", {})])
     assert not split.has_strayed
-    told.stores[0].server._map = unaware.stores[0].server._map
-    told.enqueue([Message("work", {})])
+    aware.stores[0].server._map = unaware.stores[0].server._map
+    aware.enqueue([Message("work", {})])
     assert ask(split.hard, "DBSIZE") > 0

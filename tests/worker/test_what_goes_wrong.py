@@ -241,7 +241,7 @@ class TestLeases:
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         renewed: set[Any] = set()
-        told, gate = threading.Event(), threading.Event()
+        is_receiving, gate = threading.Event(), threading.Event()
         usual = layer.renew
 
         def renew(claims: Sequence[Message], lease: Any) -> list[Message]:
@@ -250,7 +250,7 @@ class TestLeases:
 
         def receiver(message: IncomingMessage, **facts: Any) -> None:
             if message.id == first.id:
-                told.set()
+                is_receiving.set()
                 gate.wait(20)
 
         monkeypatch.setattr(layer, "renew", renew)
@@ -259,7 +259,7 @@ class TestLeases:
         message_finished.connect(receiver, sender="work")
         try:
             with Running(layer, route("work", Seen(), lease=0.6, concurrency=1)):
-                told.wait(20)
+                is_receiving.wait(20)
                 until(lambda: second.id in renewed, timeout=10)
                 gate.set()
                 until(lambda: not layer.stats())
@@ -282,14 +282,14 @@ class TestTelling:
             return lost
 
         def receiver(outcome: str, **facts: Any) -> None:
-            told.append(outcome)
+            outcomes.append(outcome)
 
         def consume(message: IncomingMessage) -> None:
             raise RuntimeError
 
         verb = "bury" if kind == "buried" else "retry"
         answers: list[list[Message]] = []
-        told: list[str] = []
+        outcomes: list[str] = []
         usual = getattr(layer, verb)
         monkeypatch.setattr(layer, verb, lose_the_answer)
         send(layer)
@@ -299,7 +299,7 @@ class TestTelling:
         finally:
             message_finished.disconnect(receiver, sender="work")
         assert [len(lost) for lost in answers] == [0, 1]
-        assert told == [kind]
+        assert outcomes == [kind]
 
     def test_one_that_another_worker_has_had_meanwhile_is_lost(
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
@@ -315,13 +315,13 @@ class TestTelling:
             raise LayerUnavailable("the connection broke")
 
         def receiver(outcome: str, **facts: Any) -> None:
-            told.append(outcome)
+            outcomes.append(outcome)
 
         def consume(message: IncomingMessage) -> None:
             raise RuntimeError
 
         failed: list[bool] = []
-        told: list[str] = []
+        outcomes: list[str] = []
         late = [0.0]
         usual_clock, usual_bury = leases.clock, layer.bury
         for module in (leases, settle):
@@ -333,7 +333,7 @@ class TestTelling:
             work(layer, route("work", consume, attempts=1, lease=60, concurrency=1))
         finally:
             message_finished.disconnect(receiver, sender="work")
-        assert told == ["lost"]
+        assert outcomes == ["lost"]
 
     def test_receivers_that_take_their_time_take_none_of_a_consumers_limit(self, layer: DurableLayer) -> None:
         def receiver(**facts: Any) -> None:

@@ -1042,13 +1042,13 @@ class TestOutages:
 
 class TestTelling:
     @pytest.fixture
-    def told(self) -> Iterator[list[Any]]:
-        told: list[Any] = []
+    def events(self) -> Iterator[list[Any]]:
+        events: list[Any] = []
 
         def receiver(signal: Any, sender: str, message: IncomingMessage, **facts: Any) -> None:
             name = {id(s): n for n, s in signals.items()}[id(signal)]
             facts.pop("duration", None)
-            told.append((name, sender, message["n"], facts.get("outcome", "")))
+            events.append((name, sender, message["n"], facts.get("outcome", "")))
 
         signals = {
             "started": message_started,
@@ -1059,11 +1059,11 @@ class TestTelling:
         }
         for signal in signals.values():
             signal.connect(receiver)
-        yield told
+        yield events
         for signal in signals.values():
             signal.disconnect(receiver)
 
-    def test_signals_tell_each_step(self, layer: DurableLayer, told: list[Any]) -> None:
+    def test_signals_tell_each_step(self, layer: DurableLayer, events: list[Any]) -> None:
         def consume(message: IncomingMessage) -> None:
             if message["n"] == 1:
                 raise RuntimeError
@@ -1072,16 +1072,16 @@ class TestTelling:
 
         send(layer, n=3)
         work(layer, route("work", consume, attempts=2, backoff=0, concurrency=1))
-        assert [t for t in told if t[2] == 0] == [
+        assert [event for event in events if event[2] == 0] == [
             ("started", "work", 0, ""),
             ("finished", "work", 0, "finished"),
         ]
-        assert [t for t in told if t[2] == 2] == [
+        assert [event for event in events if event[2] == 2] == [
             ("started", "work", 2, ""),
             ("discarded", "work", 2, ""),
             ("finished", "work", 2, "discarded"),
         ]
-        assert [(name, outcome) for name, _, n, outcome in told if n == 1] == [
+        assert [(name, outcome) for name, _, n, outcome in events if n == 1] == [
             ("started", ""), ("retried", ""), ("finished", "retried"),
             ("started", ""), ("buried", ""), ("finished", "buried"),
         ]  # fmt: skip
@@ -1123,19 +1123,19 @@ class TestTelling:
     def test_no_receiver_keeps_an_async_consumer_from_running(
         self, layer: DurableLayer, signal: Any, fault: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        told = []
+        events = []
 
         def exits(**kwargs: Any) -> None:
-            told.append(kwargs)
+            events.append(kwargs)
             sys.exit(3)
 
         async def is_async(**kwargs: Any) -> None:
-            told.append(kwargs)
+            events.append(kwargs)
 
         query = async_unsafe(dict)  # refuses as Django's own does
 
         def uses_the_database(**kwargs: Any) -> None:
-            told.append(query(**kwargs))
+            events.append(query(**kwargs))
 
         receiver = {"exits": exits, "is async": is_async, "uses the database": uses_the_database}[fault]
 
@@ -1149,7 +1149,7 @@ class TestTelling:
             work(layer, route("work", consume, attempts=1))
         finally:
             signal.disconnect(receiver)
-        assert len(seen) == len(told) == 2 and layer.stats() == {}
+        assert len(seen) == len(events) == 2 and layer.stats() == {}
         assert ("receiver of a Mailrail signal" in caplog.text) == (fault == "exits")
 
     @pytest.mark.parametrize("is_async", [False, True])
@@ -1195,11 +1195,11 @@ class TestTelling:
         assert (record.channel, record.message_id, record.attempt) == ("work", str(good.id), 1)  # type: ignore[attr-defined]
         assert record.duration >= 0  # type: ignore[attr-defined]
 
-    def test_expired_messages_are_told(self, layer: DurableLayer, told: list[Any]) -> None:
+    def test_expired_messages_are_told(self, layer: DurableLayer, events: list[Any]) -> None:
         send(layer, lifetime=5)
         layer.advance_time(6)
         work(layer, route("work", Seen()))
-        assert told == [("finished", "work", 0, "expired")]
+        assert events == [("finished", "work", 0, "expired")]
 
 
 def test_a_job_names_its_worker() -> None:
@@ -1498,9 +1498,9 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     caplog.set_level(level, "mailrail.worker")
     [message] = send(layer)
     work(layer, route("work", fail, attempts=2, backoff=[3600.0]))
-    found = get_one(layer, "work", message.id)
-    assert found is not None and found.error.startswith("Traceback")
-    assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
+    waiting = get_one(layer, "work", message.id)
+    assert waiting is not None and waiting.error.startswith("Traceback")
+    assert waiting.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
     [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
     if level == "DEBUG":
         assert (
@@ -1509,7 +1509,7 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
         )
     else:
         assert retried.getMessage().endswith("because='ValueError: column b does not exist'")
-    assert retried.error == found.error  # type: ignore[attr-defined]
+    assert retried.error == waiting.error  # type: ignore[attr-defined]
 
     layer.advance_time(3600.0)
     work(layer, route("work", fail, attempts=2))
