@@ -178,7 +178,8 @@ class Share:
         the only channels with room from being asked for the tokens of their rates. Call ``reconcile_unclaimed`` if no
         claim follows; the next call of ``room`` does.
         """
-        self.reconcile_unclaimed()
+        if self._has_asked:
+            self.reconcile_unclaimed()
         if self._has_new:
             self._make_limiters()
         self._has_asked = bool(self.limiters)

@@ -50,7 +50,7 @@ def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route,
     if claim.losses and claim.losses >= plan.max_losses:
         return Outcome(OutcomeKind.BURIED, LOST_TOO_OFTEN.format(claim.losses))
     try:
-        if place := plan.place_of(claim):
+        if plan.limit_per_value is not None and (place := plan.place_of(claim)):
             return Outcome(OutcomeKind.PLACED, "it waits for one of the places of its value", place=place)
         return plan.match(claim) or _keep(claim, lease)
     except Exception as error:  # a project's filter may raise anything for a content it does not expect
@@ -71,12 +71,6 @@ def _reject(claim: Message, error: Exception) -> Outcome:
         return Outcome(OutcomeKind.BURIED, describe(error))
     delay = min(settings.backoff_max, settings.backoff * 2.0 ** min(claim.attempt, 60))
     return Outcome(OutcomeKind.RETRIED, describe(error), delay)
-
-
-def _fixed_limit(route: Route) -> float | None:
-    """Return the seconds that a run may take: of its route, or of the settings where the route has none, or asks."""
-    limit = route.policy.timeout
-    return settings.timeout if limit is None or callable(limit) else limit
 
 
 def _limit(route: Route, message: IncomingMessage) -> float | None:
@@ -100,6 +94,7 @@ class ConsumerRun:
         "_abort_transaction",
         "_lock",
         "arguments",
+        "asks_limit",
         "channel",
         "holds_thread",
         "is_isolated",
@@ -120,8 +115,13 @@ class ConsumerRun:
         self.arguments = arguments
         self.channel = messages[0].claim.channel
         self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
+        limit = route.policy.timeout
+        is_in_content = isinstance(limit, LimitInContent)
+        self.asks_limit = callable(limit) and not is_in_content  # a function of the project
         # Seconds this run may take; until ``ask_limit``, those of the settings where the route has a function.
-        self.limit = _fixed_limit(route) if self.asks_limit else _limit(route, messages[0])
+        self.limit = limit if isinstance(limit, int | float) else settings.timeout
+        if is_in_content:
+            self.limit = _limit(route, messages[0])
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
@@ -141,12 +141,6 @@ class ConsumerRun:
     def announce(self) -> None:
         for message in self.messages:
             send_signal(message_started, self.channel, message=message)
-
-    @property
-    def asks_limit(self) -> bool:
-        """Has the route a function for the time limit?"""
-        limit = self.route.policy.timeout
-        return callable(limit) and not isinstance(limit, LimitInContent)
 
     def ask_limit(self) -> None:
         """Ask the route's function for the limit, where the consumer runs: the claim loop must not wait for it.
@@ -320,7 +314,8 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
     before, run_before = current_message.set(None), current_run.set(run)
     try:
-        _prepare(run)
+        if message_started.receivers or run.asks_limit:
+            _prepare(run)
         current_message.set(run.message)
         if run.route.policy.atomic:
             run_atomic(run, layer)
