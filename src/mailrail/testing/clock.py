@@ -6,7 +6,7 @@ from ..layers import get_layer
 from .enqueued import advance_tasks
 from .mail import CHANNEL as MAIL
 from .mail import advance_mail
-from .messages import MOVED, send_deferred, sent
+from .messages import ADVANCED_BY, send_deferred, sent
 
 
 def advance(seconds: float, *, layer: str | None = None) -> None:
@@ -17,4 +17,4 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
         advance_mail(seconds)
     advance_tasks(seconds, durable_layer)
     durable_layer.advance_time(seconds)
-    MOVED[durable_layer] = MOVED.get(durable_layer, 0.0) + seconds
+    ADVANCED_BY[durable_layer] = ADVANCED_BY.get(durable_layer, 0.0) + seconds
