@@ -118,6 +118,7 @@ NOT_QUICK = (
     "tests/mail/test_whole_words.py::test_words_longer",
     "tests/mail/test_wrong_arguments.py::test_output",
     "tests/pages/",
+    "tests/schedule/test_schedule_admin",
     "tests/soak/",
     "tests/tasks/test_admin",
     "tests/tasks/test_plans",

@@ -88,8 +88,9 @@ async def _handle(message: Any) -> None:
         if unread:
             return unread.pop()
         is_handled.set()
-        # Wait for ever: the application gets one message only.
-        return await asyncio.get_running_loop().create_future()
+        return (
+            await asyncio.get_running_loop().create_future()
+        )  # waits for ever: the application gets one message only
 
     async def send(event: Any) -> None:
         raise RuntimeError(

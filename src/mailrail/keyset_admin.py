@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 from django.contrib import admin, messages
@@ -68,8 +68,9 @@ class KeysetChangeList(ChangeList):
     first_page = "?"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
-        # Django checks the search term itself.
-        if any(NUL in value for name, value in self.params.items() if name != SEARCH_VAR):
+        if any(
+            NUL in value for name, value in self.params.items() if name != SEARCH_VAR
+        ):  # Django checks the search term itself
             raise IncorrectLookupParameters  # PostgreSQL would raise; Django shows the list without filters
         if BEHIND in self.params:  # the links of filters leave it out, so they begin at the first page
             self.behind = self.params.pop(BEHIND)
@@ -167,11 +168,11 @@ def breakable(text: str) -> SafeString:
 _signs = re.compile(r"([@._+/=?-])(?=\w)")
 
 
-def short_time(moment: datetime | None) -> str | None:
-    """Return a time that fits into a column: the date, and below it the time of day."""
+def short_time(moment: datetime | None, zone: tzinfo | None = None) -> str | None:
+    """Return a time that fits into a column: the date, and below it the time of day. ``zone``: not the current one."""
     if moment is None:
         return None
-    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    local = timezone.localtime(moment, zone) if timezone.is_aware(moment) else moment
     date, time = date_format(local, "SHORT_DATE_FORMAT"), date_format(local, "TIME_FORMAT")
     return format_html(
         '<time class="mailrail-time" datetime="{}">{} <span>{}</span></time>', moment.isoformat(), date, time
@@ -274,8 +275,9 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> Any:
-        # Rows are not counted, so people could not know what they select.
-        if "1" in request.POST.getlist("select_across"):
+        if "1" in request.POST.getlist(
+            "select_across"
+        ):  # rows are not counted, so people could not know what they select
             self.message_user(request, gettext("Select rows of this page."), messages.ERROR)
             return None
         return super().response_action(request, queryset, *args, **kwargs)

@@ -20,9 +20,9 @@ from django.utils.module_loading import import_string
 from .moments import as_django, aware, from_now
 
 _MAX_SECONDS = timedelta(days=100 * 365).total_seconds()
-LaneWithPlaces: TypeAlias = tuple[str, int]
+Place: TypeAlias = tuple[str, int]
 """A lane, and how many of it run at once, in any order."""
-Lane: TypeAlias = str | LaneWithPlaces
+Lane: TypeAlias = str | Place
 """A lane, of which one runs at a time, in order; or one with several places."""
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 MAX_KEY_LENGTH = 255

@@ -19,7 +19,7 @@ from .importing import import_named
 from .layers import DurableLayer
 from .limiters import Limiter
 from .messages import Content, Message, Rate
-from .options import LaneWithPlaces, LimitPerValue, Mistakes
+from .options import LimitPerValue, Mistakes, Place
 from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
@@ -99,8 +99,9 @@ class Route:
         """Return the seconds to wait after an attempt (1 is the first): exponential with full jitter by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
-            # max() in this order keeps NaN, which the worker rejects.
-            return max(float(backoff(attempt)), 0.0)
+            return max(
+                float(backoff(attempt)), 0.0
+            )  # max() in this order keeps NaN, which the worker rejects
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
@@ -145,7 +146,7 @@ class Plan:
         """Return the plan with ``isolate`` for all routes, but for those of batches."""
         return replace(self, routes=tuple(route.isolated() for route in self.routes))
 
-    def place_of(self, message: Message) -> LaneWithPlaces | None:
+    def place_of(self, message: Message) -> Place | None:
         """Return the lane, and its number of places, in which a message of no lane has to run, if there is a limit.
 
         Raises ``ValueError`` for a message that was sent with a lane of its own, and what ``LimitPerValue.lane_of``
@@ -187,8 +188,9 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
 def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
     values = {getattr(route.policy, name) for route in routes}
     if name != "batch":
-        # A missing option contradicts none, but a consumer of single messages cannot take a batch.
-        values -= {None}
+        values -= {
+            None
+        }  # a missing option contradicts none, but a consumer of single messages cannot take a batch
     if len(values) > 1:
         consumers = " and ".join(sorted({route.name for route in routes}))
         raise InvalidSettings(

@@ -64,7 +64,7 @@ OF_A_WORKER = [
     "held",
     "finish",
     "renew",
-    "reschedule",
+    "give_back",
     "bury",
     "cancel",
     "advance_lanes",

@@ -29,6 +29,8 @@ from mailrail.mail.models import Suppression
 from mailrail.mail.smtp import DeliveryOutcome, Fate
 from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.messages import Message
+from mailrail.schedule import pause, run_now, schedulable
+from mailrail.schedule.models import ScheduleEntry
 from mailrail.tasks import TaskRecord
 
 from ..chromium import Windows
@@ -41,6 +43,7 @@ UNKNOWN = Reply(550, "The email account that you tried to reach does not exist."
 SPAM = Reply(554, "Message rejected as spam by Content Filtering.", "5.7.1")
 FINE = Reply(250, "OK  1764441600 4fb4d7f45d1cf-64750a8f9e5si1234567 - gsmtp", "2.0.0")
 EMAILS = "/admin/mailrail_mail/email/"
+ENTRIES = "/admin/mailrail_schedule/scheduleentry/"
 TASKS = "/admin/mailrail_tasks/taskrecord/"
 HTML = "<!doctype html><h1>Thank you</h1><p>Your order 4711 is on its way.</p>"
 
@@ -98,6 +101,7 @@ def fill() -> None:
     _invitations()
     _messages()
     _tasks()
+    _schedule()
 
 
 def _emails() -> None:
@@ -163,6 +167,21 @@ def _tasks() -> None:
     TaskRecord.objects.create(**record, run_after=now + timedelta(hours=3))
     done = {"status": "SUCCESSFUL", "return_value": {"changed": 17}, "started_at": now, "finished_at": now}
     TaskRecord.objects.create(**record, **done, worker_ids=["shop-7f9c-1-a1b2"])
+
+
+def _schedule() -> None:
+    """One entry that is on, and one that is paused."""
+    schedulable(channel="index")(print)
+    what = {
+        "cron": "30 2 * * *",
+        "channel": "index",
+        "content": {"whole": True},
+        "zone": "America/Argentina/Ushuaia",
+    }
+    for name in ("Search index of all warehouses, whole", "index"):
+        ScheduleEntry.objects.create(name=name, missed_count=12, skipped_count=1, **what)
+    run_now("index")
+    pause("index", by="boss", reason="The partner's server moves to another data centre until Monday.")
 
 
 def _raised(error: Exception) -> str:
@@ -260,10 +279,22 @@ def a_failed_task(desk: Desk) -> None:
     desk.open(f"{TASKS}{TaskRecord.objects.get(status='FAILED').pk}/change/")
 
 
+def schedule(desk: Desk) -> None:
+    desk.open(ENTRIES)
+
+
+def an_entry_of_the_schedule(desk: Desk) -> None:
+    desk.open(f"{ENTRIES}{ScheduleEntry.objects.get(paused_at=None).pk}/change/")
+
+
+def a_paused_entry_of_the_schedule(desk: Desk) -> None:
+    desk.open(f"{ENTRIES}{ScheduleEntry.objects.exclude(paused_at=None).get().pk}/change/")
+
+
 PAGES: tuple[Callable[[Desk], None], ...] = (
     *(emails, failed_emails, a_failed_email, a_deferred_email, a_sensitive_email),
     *(mailers, suppressions, a_suppression, suppressing),
     *(waiting_messages, a_waiting_message, dead_messages, a_dead_message, discarding),
     *(invitations, an_invitation, inviting),
-    *(tasks, a_failed_task),
+    *(tasks, a_failed_task, schedule, an_entry_of_the_schedule, a_paused_entry_of_the_schedule),
 )

@@ -33,7 +33,7 @@ def check_schedule(**kwargs: Any) -> list[CheckMessage]:
         return [_not_installed("mailrail")]
     return [
         *_check_modules(),
-        *(message for entry in registry.definitions().values() for message in _check_entry(entry)),
+        *(message for entry in registry.definitions().values() for message in check_entry(entry)),
     ]
 
 
@@ -54,7 +54,8 @@ def _check_modules() -> Iterator[CheckMessage]:
         )
 
 
-def _check_entry(definition: Definition) -> Iterator[CheckMessage]:
+def check_entry(definition: Definition) -> Iterator[CheckMessage]:
+    """Check an entry of code, or of the admin's form."""
     if not definition.task:
         yield from _check_channel(definition)
     elif not apps.is_installed("mailrail.tasks"):

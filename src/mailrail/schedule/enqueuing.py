@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -123,23 +124,35 @@ def _origin(definition: Definition, tick: datetime) -> dict[str, str]:
 
 def state_of(run: ScheduleTick) -> str:
     """Return how a run stands: one of ``RUN_STATES``."""
-    if run.run_id is None:
-        return ENDED
-    if run.task:
-        from mailrail.tasks.models import TaskRecord
-
-        status = (
-            TaskRecord.objects.using(database())
-            .filter(pk=run.run_id)
-            .values_list("status", flat=True)
-            .first()
-        )
-        if status is not None:
-            return _STATES_OF_TASKS[status]
-    return _state_of_message(Channel(run.channel).layer, run.channel, run.run_id)
+    return states_of([run]).get(run.run_id, ENDED)
 
 
-def _state_of_message(layer: DurableLayer, channel: str, id: UUID) -> str:
-    for message in layer.get(channel, [id]):
-        return WAITS if message.token is None else RUNS
-    return FAILED if layer.get(channel, [id], dead=True) else ENDED
+def states_of(runs: Iterable[ScheduleTick]) -> dict[UUID | None, str]:
+    """Return how runs stand, by their ids: one query for all tasks, and two look-ups for each channel of the rest."""
+    enqueued = {run.run_id: run for run in runs if run.run_id is not None}
+    states: dict[UUID | None, str] = dict.fromkeys(enqueued, ENDED)
+    tasks = _states_of_records([id for id, run in enqueued.items() if run.task])
+    by_channel: dict[str, list[UUID]] = {}
+    for id, run in enqueued.items():
+        if id not in tasks:
+            by_channel.setdefault(run.channel, []).append(id)
+    for channel, ids in by_channel.items():
+        states |= _states_of_messages(Channel(channel).layer, channel, ids)
+    return states | tasks
+
+
+def _states_of_records(ids: Sequence[UUID]) -> dict[UUID | None, str]:
+    """Return the states of tasks that have records."""
+    if not ids:
+        return {}
+    from mailrail.tasks.models import TaskRecord
+
+    rows = TaskRecord.objects.using(database()).filter(pk__in=ids).values_list("pk", "status")
+    return {id: _STATES_OF_TASKS[status] for id, status in rows}
+
+
+def _states_of_messages(layer: DurableLayer, channel: str, ids: Sequence[UUID]) -> dict[UUID | None, str]:
+    """Return the states of messages that are not finished."""
+    dead: dict[UUID | None, str] = {message.id: FAILED for message in layer.get(channel, ids, dead=True)}
+    dead.update((m.id, WAITS if m.token is None else RUNS) for m in layer.get(channel, ids))
+    return dead

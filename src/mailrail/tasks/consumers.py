@@ -152,7 +152,7 @@ def _dead_with_records(channel: str) -> Iterator[Any]:
                 yield dead
         if len(page) < DEAD_PER_PAGE:
             return
-        cursor = page[-1].cursor
+        cursor = page[-1].place
 
 
 def _fail(channel: str, id: UUID, content: dict[str, Any], error: str) -> None:
