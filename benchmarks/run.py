@@ -30,7 +30,7 @@ NAMES = {
     "mail": tuple(
         f"mail.{name}" for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle")
     ),
-    "tasks": tuple(f"tasks.{name}" for name in ("drain", "enqueue", "memory")),
+    "tasks": tuple(f"tasks.{name}" for name in ("drain", "enqueue", "memory", "batches")),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),
 }
 PROJECTS = ("mail", "tasks")

@@ -150,4 +150,4 @@ def clear() -> None:
     """Remove all messages and records."""
     empty()
     with bare() as connection:
-        connection.execute("TRUNCATE mailrail_tasks_taskrecord")
+        connection.execute("TRUNCATE mailrail_tasks_taskrecord, mailrail_tasks_batchrecord")

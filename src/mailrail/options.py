@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from django.conf import settings
+from django.db.models import Model
 from django.utils.module_loading import import_string
 
 from .moments import as_django, aware, from_now
@@ -113,6 +114,19 @@ class LimitPerValue:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise TypeError(f"{name} must be text, a number or None, not {value!r}.")
         return label(name, str(value))
+
+
+def related_object(name: str, value: Model | str | None) -> str:
+    """Return the name under which a record keeps the object that it is about: ``app_label.model:pk``, or free text."""
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise ValueError(f"{name} must be a saved object: {value!r} has no primary key yet.")
+        value = f"{value._meta.label_lower}:{value.pk}"
+    if not isinstance(value, str | None):
+        raise TypeError(f"{name} must be a saved object or a string, not {value!r}.")
+    if value and len(value) > MAX_KEY_LENGTH:
+        raise ValueError(f"{name} must be at most {MAX_KEY_LENGTH} characters, not {len(value)}.")
+    return value or ""
 
 
 def concurrency(name: str, value: Any) -> int | LimitPerValue:

@@ -14,9 +14,10 @@ import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import connections
+from django.db.models import Max, Min
 
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.tasks import TaskRecord, cancel, enqueue_many
+from mailrail.tasks import Batch, TaskRecord, batch, cancel, enqueue_many
 from mailrail.tasks.compat import InvalidTask, task_backends
 from mailrail.tasks.errors import TaskCancelled
 from mailrail.tasks.models import TaskStep
@@ -32,6 +33,7 @@ THREADS = 4
 ROUNDS = 3
 STEP_ROUNDS = int(os.environ.get("MAILRAIL_TEST_STEP_ROUNDS", "1"))
 """Rounds of killed steps on each layer; ``make soak`` has more."""
+BATCHES, MEMBERS = int(os.environ.get("MAILRAIL_FAULT_BATCHES", "3")), 100
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
@@ -261,3 +263,41 @@ def test_kill_9_between_a_step_and_its_record_repeats_that_step_alone_and_an_ato
         result.refresh()
         assert (result.return_value, result.attempts) == (190, 1 + len(killed)), seed
     assert TaskStep.objects.using(using).count() == 25 * stepped.STEPS
+
+
+def test_then_is_enqueued_once_when_all_have_ended_whenever_workers_are_killed(
+    layer: DurableLayer, ledger: Ledger
+) -> None:
+    seed = random.randrange(10_000)
+    print(f"seed {seed}")
+    chance, made = random.Random(seed), list[Batch]()
+    for _ in range(BATCHES):
+        with batch(then=defined.note, on_finish=defined.note_async) as each:
+            enqueue_many(defined.note, [((), {})] * MEMBERS)
+        made.append(each)
+        enough = ledger_size(ledger) + chance.choice([10, 50, MEMBERS - 4, MEMBERS - 1, MEMBERS])
+        with workers(ledger, "tasks.default", "--threads", "4", "--processes", "2") as [worker]:
+            until(lambda enough=enough: ledger_size(ledger) >= enough)  # type: ignore[misc]
+            worker.kill_all()
+        layer.shift(16)  # the leases of the dead lapse
+    with workers(ledger, "tasks.default", "--drain", "--threads", "8") as [worker]:
+        assert worker.wait() == 0, worker.log[-3000:]
+    for each in made:
+        assert_ended_once(each, ledger)
+    assert not layer.list_messages(["tasks.default"], 1)
+
+
+def ledger_size(ledger: Ledger) -> int:
+    return len(ledger.lines("ran"))
+
+
+def assert_ended_once(made: Batch, ledger: Ledger) -> None:
+    assert (made.progress.total, made.progress.successful) == (MEMBERS, MEMBERS)
+    members: Any = records().filter(batch_id=made.id)
+    last_end = members.aggregate(last=Max("finished_at"))["last"]
+    followers = records().filter(follows_id=made.id)
+    assert followers.count() == 2 and followers.aggregate(first=Min("started_at"))["first"] >= last_end
+    for follower in followers:
+        # It runs again only if its worker was killed.
+        assert 1 <= ledger.counts("began")[str(follower.pk)] <= len(follower.worker_ids)
+        assert (follower.status, follower.held, follower.dispatch) == ("SUCCESSFUL", 0, 0)

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backend import ChannelBackend
+    from .batches import Batch, BatchProgress, batch
     from .context import ChannelContext
     from .control import acancel, cancel
     from .definition import ChannelTask, task
     from .enqueuing import aenqueue_many, enqueue_many
-    from .models import TaskRecord
+    from .models import BatchRecord, TaskRecord
     from .results import ChannelResult
 
 __all__ = [
+    "Batch",
+    "BatchProgress",
+    "BatchRecord",
     "ChannelBackend",
     "ChannelContext",
     "ChannelResult",
@@ -28,6 +32,7 @@ __all__ = [
     "TaskRecord",
     "acancel",
     "aenqueue_many",
+    "batch",
     "cancel",
     "enqueue_many",
     "task",
@@ -35,10 +40,11 @@ __all__ = [
 
 _HOMES = {
     "backend": ("ChannelBackend",),
+    "batches": ("Batch", "BatchProgress", "batch"),
     "context": ("ChannelContext",),
     "control": ("acancel", "cancel"),
     "enqueuing": ("aenqueue_many", "enqueue_many"),
-    "models": ("TaskRecord",),
+    "models": ("BatchRecord", "TaskRecord"),
     "results": ("ChannelResult",),
     "definition": ("ChannelTask", "task"),
 }

@@ -28,6 +28,7 @@ from mailrail.keyset_admin import (
     ShownText,
     WordFilter,
     breakable,
+    few_of,
     short_time,
 )
 from mailrail.moments import seconds_between
@@ -35,11 +36,12 @@ from mailrail.record_links import link_records
 from mailrail.terminal import single_line
 
 from . import control
+from .batch_admin import BatchRecordAdmin, DatabaseFilter, OfTaskDatabasesMixin
 from .models import FAILED, FINAL, READY, RUNNING, STATUSES, TaskRecord
 from .overview import last_error, steps_of
-from .queues import PREFIX, known_channels, queue_of, used_databases
+from .queues import PREFIX, known_channels, queue_of
 
-__all__ = ["TaskRecordAdmin"]
+__all__ = ["BatchRecordAdmin", "TaskRecordAdmin"]
 
 MAX_SHOWN_STEPS = 200
 """Steps on the page of a task, the newest."""
@@ -109,18 +111,26 @@ class TaskFilter(WordFilter):
         return queryset.filter(task=self.value()) if self.value() else queryset
 
 
-class DatabaseFilter(Filter):
-    """Choose among the databases that keep tasks, if there are several. ``TaskRecordAdmin`` reads the choice."""
+class BatchFilter(Filter):
+    """Filter by the batch of which tasks are members, as the page of a batch links here."""
 
-    title = pgettext_lazy("tasks", "database")
-    parameter_name = "database"
+    title = pgettext_lazy("tasks", "batch")
+    parameter_name = "batch"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        aliases = used_databases()
-        return [(alias, alias) for alias in aliases] if len(aliases) > 1 else []
+        return [] if self.value() is None else [(str(self.value()), breakable(str(self.value())))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset
+        try:
+            id = None if self.value() is None else UUID(str(self.value()))
+        except ValueError:
+            return queryset.none()
+        if id is None:
+            return queryset
+        members = TaskRecord.objects.using(queryset.db).filter(batch_id=id)
+        ids = few_of(members, "batch_id", "status", "pk")
+        self.is_windowed = ids is None
+        return queryset.filter(batch_id=id) if ids is None else queryset.filter(pk__in=ids)
 
 
 class TaskChangeList(KeysetChangeList):
@@ -149,12 +159,12 @@ link_records(f"{PREFIX}*", TaskRecord)
 
 
 @admin.register(TaskRecord)
-class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
+class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
     """Show tasks and act on them. They are neither made, changed nor deleted here: workers remove them in time."""
 
     change_form_template = "mailrail_tasks/admin/task.html"
     list_display = ("title", "shown_status", "queue", "attempts", "reason", "enqueued", "finished")
-    list_filter = (TaskStatusFilter, QueueFilter, TaskFilter, DatabaseFilter)
+    list_filter = (TaskStatusFilter, QueueFilter, TaskFilter, BatchFilter, DatabaseFilter)
     search_fields = ("task",)
     search_help_text = _("The whole id; or a part of the task's path, which is looked for page by page.")
     actions = ("retry", "copy", "cancel")
@@ -177,11 +187,6 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
     readonly_fields = ("id", "title", "shown_status", "attempts", "shown_options", "workers")
 
     # -- the list -------------------------------------------------------------------------------------------------
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[TaskRecord]:
-        aliases, asked = used_databases(), request.GET.get(DatabaseFilter.parameter_name)
-        tasks: QuerySet[TaskRecord] = super().get_queryset(request)
-        return tasks.using(asked if asked in aliases else aliases[0]) if aliases else tasks
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Return the task with this id, whichever database keeps it."""
@@ -208,6 +213,8 @@ class TaskRecordAdmin(ReadOnlyAdminMixin, ActionAdmin):
         label = task.get_status_display()
         if task.status == RUNNING and task.cancelled_at is not None:
             label = pgettext("task", "running, cancelled")
+        elif task.status == READY and task.held:
+            label = pgettext("task", "waits for its batch")
         return format_html(
             '<span class="mailrail-status" data-status="{}">{}</span>', task.status.lower(), label
         )

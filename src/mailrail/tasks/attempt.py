@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -23,11 +21,13 @@ from mailrail.worker.isolated import is_isolated_process
 
 from .attempts import End, Start, save_progress
 from .backend import ChannelBackend
-from .compat import Task, TaskError, TaskResultStatus, task_backends, task_finished, task_started
+from .compat import Task, TaskResultStatus, task_finished, task_started
 from .context import ChannelContext
+from .ending import error_of, error_row, send
 from .errors import TaskCancelled, TaskDiscarded, TaskNotFound
 from .json_values import dumps, normalized
 from .models import FAILED, READY, SUCCESSFUL, TaskRecord
+from .named import named_by
 from .options import Effective
 from .results import result_of, update
 from .retrying import is_discarded, logger, wait_after
@@ -56,24 +56,6 @@ def start_of(message: IncomingMessage) -> Start | None:
         is_killable=is_isolated_process(),
         failures=claim.attempt - 1,
     )
-
-
-def named_by(content: Mapping[str, Any]) -> tuple[UUID, int] | None:
-    """Return the id and the dispatch of the record that a message names, if it names one."""
-    try:
-        return UUID(str(content.get("id"))), int(content.get("dispatch", 0))
-    except (TypeError, ValueError):
-        return None
-
-
-def backend_of(content: Mapping[str, Any]) -> ChannelBackend:
-    """Return the backend that enqueued a message, or one without options if settings have it no longer."""
-    alias = str(content.get("backend", "default"))
-    try:
-        backend = task_backends[alias]
-    except Exception:  # of Django, or of another package's backend
-        backend = None
-    return backend if isinstance(backend, ChannelBackend) else ChannelBackend(alias, {"QUEUES": []})
 
 
 def found_task(path: str) -> Any:
@@ -105,7 +87,8 @@ class TaskAttempt:
 
     def __post_init__(self) -> None:
         self.result = result_of(self.record)
-        self.state = RunState(self.record.id, self._token, self.backend.database, self.message)
+        batch_id = self.record.follows_id or self.record.batch_id
+        self.state = RunState(self.record.id, self._token, self.backend.database, self.message, batch_id)
         self.options: Effective = self.backend.task_options.effective(self.result.task, self.record.task)
 
     # -- running it ---------------------------------------------------------------------------------------------
@@ -257,16 +240,6 @@ class TaskAttempt:
             )
 
 
-def error_of(kind: type[BaseException], text: str) -> TaskError:
-    """Return an error as results have it."""
-    return TaskError(exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback=text)
-
-
-def error_row(error: TaskError) -> dict[str, str]:
-    """Return an error as a record keeps it."""
-    return {"class": error.exception_class_path, "traceback": error.traceback}
-
-
 def describe(error: BaseException) -> str:
     """Return the traceback of an exception, cut in its middle. Never raises, whatever the exception does."""
     try:
@@ -277,11 +250,3 @@ def describe(error: BaseException) -> str:
         return text
     half = MAX_TRACEBACK_LENGTH // 2 - 3
     return f"{text[:half]}\n…\n{text[-half:]}"
-
-
-def send(signal: Any, backend: Any, result: Any) -> None:
-    """Send a signal of ``django.tasks``. What a receiver raises is logged and changes nothing."""
-    try:
-        signal.send_robust(backend.sender, task_result=result)
-    except BaseException:  # send_robust lets SystemExit through
-        logger.exception("a receiver of a signal of tasks raised, and others may not have been told")

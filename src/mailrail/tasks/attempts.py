@@ -26,10 +26,11 @@ from mailrail.second_connection import is_in_transaction
 from mailrail.transient import is_lock_timeout
 
 from .aside import write_aside
+from .batch_ends import look_after
 from .grouping import Answer, Company, GroupedWrites, Item
 from .inserting import prepared_moment, stored_moment
 from .json_values import dumps
-from .models import FAILED, READY, RUNNING, SUCCESSFUL, UNFINISHED, JsonTextField, TaskRecord
+from .models import FAILED, READY, RUNNING, SUCCESSFUL, JsonTextField, TaskRecord
 
 PLAN_CACHE_S = 5.0
 """Seconds for which PostgreSQL keeps the plans of the statements below."""
@@ -268,9 +269,17 @@ def _end(using: str, is_bounded: bool, ends: Sequence[End]) -> list[bool]:
         }
         for end in ends
     ]
-    rows = _execute(_END, items, using, "id", is_bounded)
-    written = {str(id).replace("-", "") for (id,) in rows}
+    rows = _execute(_END, items, using, "id, batch_id", is_bounded)
+    written = {str(id).replace("-", ""): batch for id, batch in rows}
+    _look_after_batches({written.get(end.id.hex) for end in ends if end.finished_at is not None}, using)
     return [end.id.hex in written for end in ends]
+
+
+def _look_after_batches(ids: set[Any], using: str) -> None:
+    """Do what is due for the batches whose members have ended. ``ids``: as the database has them, with ``None``."""
+    ids.discard(None)
+    if ids:
+        look_after([id if isinstance(id, UUID) else UUID(id) for id in ids], using)
 
 
 def _execute(
@@ -372,29 +381,6 @@ def is_cancelled(id: UUID, token: int, using: str) -> bool:
 
 
 # -- records that are not running ------------------------------------------------------------------------------------
-
-
-def fail_waiting(record: TaskRecord, error: dict[str, str], kept_until: datetime, using: str) -> bool:
-    """Fail a record that is not finished and whose attempt, if there was one, has the same token still.
-
-    Tells whether it was not changed meanwhile.
-    """
-    unchanged = TaskRecord._base_manager.using(using).filter(
-        pk=record.pk,
-        dispatch=record.dispatch,
-        token=record.token,
-        status__in=UNFINISHED,
-        expires_at=record.expires_at,  # a twin that joins it may give it more time
-    )
-    return bool(
-        unchanged.update(
-            status=FAILED,
-            token=None,
-            errors=[*record.errors, error],
-            finished_at=timezone.now(),
-            kept_until=kept_until,
-        )
-    )
 
 
 def drop_fence(record: TaskRecord, using: str) -> None:

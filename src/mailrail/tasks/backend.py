@@ -13,7 +13,7 @@ from django.core.checks import CheckMessage
 
 from mailrail import Channel
 
-from .compat import BaseTaskBackend, InvalidTask, TaskResultDoesNotExist
+from .compat import BaseTaskBackend, InvalidTask, TaskResultDoesNotExist, task_enqueued
 from .definition import ChannelTask
 from .options import BackendOptions, atomic_mistake, conflicts
 from .queues import MAX_QUEUE_NAME_LENGTH, channel_of, is_queue_name
@@ -76,6 +76,10 @@ class ChannelBackend(BaseTaskBackend):
 
         [result] = enqueue_calls(self, task, [(args, kwargs)])
         return result
+
+    def tell_released(self, result: ChannelResult) -> None:
+        """Send ``task_enqueued`` for a task that was held back, and is not any more."""
+        task_enqueued.send_robust(self.sender, task_result=result)
 
     def get_result(self, result_id: str) -> ChannelResult:
         """Return the result with this id.

@@ -13,10 +13,11 @@ from mailrail.worker import IncomingMessage
 from mailrail.worker.connections import tidy_after, tidy_before
 
 from . import attempts
-from .attempt import backend_of, start_of
+from .attempt import start_of
 from .attempts import Start
 from .grouping import Company
 from .models import TaskRecord
+from .named import backend_of
 from .retrying import logger
 
 

@@ -20,12 +20,13 @@ from mailrail.signals import message_buried, message_discarded, message_retried,
 from mailrail.terminal import counted
 from mailrail.worker import IncomingMessage
 
-from . import attempts, retention, running
-from .attempt import TaskAttempt, backend_of, named_by, start_of
+from . import attempts, batch_ends, retention, running
+from .attempt import TaskAttempt, start_of
 from .beginning import begin_together
 from .compat import DEFAULT_TASK_QUEUE_NAME
 from .errors import TaskCancelled, TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
+from .named import backend_of, named_by
 from .queues import PREFIX, channel_of, known_channels, used_databases
 from .rates import amay_start, may_start
 from .retrying import logger
@@ -42,7 +43,10 @@ PRUNE_EVERY_S = 30.0
 """Seconds between two deletions of a process, which looks once a minute for each of its queues."""
 CHANNELS = f"{PREFIX}*"
 
-_pruned_at = float("-inf")  # time.monotonic()
+LOOK_AT_BATCHES_EVERY_S = 30.0
+"""Seconds between two looks of a process at all open batches, for the same reason."""
+
+_pruned_at = _batches_looked_at = float("-inf")  # time.monotonic()
 
 _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
@@ -181,6 +185,17 @@ def prune_records(sender: str, **kwargs: Any) -> None:
             logger.info("removed %s whose time was over", counted(deleted, "result"))
 
 
+@receiver(worker_maintenance, dispatch_uid="mailrail.tasks.batches")
+def end_batches(sender: str, **kwargs: Any) -> None:
+    """End the batches whose last worker was killed before it could: once for each look of a worker."""
+    global _batches_looked_at
+    if not sender.startswith(PREFIX) or time.monotonic() < _batches_looked_at + LOOK_AT_BATCHES_EVERY_S:
+        return
+    _batches_looked_at = time.monotonic()
+    for using in used_databases():
+        batch_ends.advance_all(using)
+
+
 # -- records whose message is missing ----------------------------------------------------------------------------------
 
 
@@ -191,7 +206,9 @@ def _reconcile(using: str) -> None:
         if using not in used_databases():
             return TaskRecord.objects.none()
         fail_dead()  # for reconciliation, a record whose message is dead has one
-        records = TaskRecord.objects.using(using).filter(status__in=UNFINISHED, pk__lt=first_id(before))
+        records = TaskRecord.objects.using(using).filter(
+            status__in=UNFINISHED, held=0, pk__lt=first_id(before)
+        )
         return records.defer("args", "kwargs", "errors")
 
     unfinished.__qualname__ = f"unfinished[{using}]"

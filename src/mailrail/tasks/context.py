@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mailrail.worker import IncomingMessage
 
 from .aside import write_aside
+from .batches import Batch
 from .compat import InvalidTask, TaskContext
 from .json_values import normalized
 from .watching import RunState
@@ -57,6 +58,17 @@ class ChannelContext(TaskContext):  # type: ignore[misc,type-arg,unused-ignore]
         """
         self._writer("context.lost")
         return self._state is not None and self._state.tell_lost()
+
+    @property
+    def batch(self) -> Batch | None:
+        """Return the batch that the task follows, or is a member of; ``None`` without one. Costs no query.
+
+        Raises ``InvalidTask`` if the task has ``results=False``.
+        """
+        self._writer("context.batch")
+        if self._state is None or self._state.batch_id is None:
+            return None
+        return Batch(self._state.batch_id, self._state.using)
 
     @property
     def metadata(self) -> dict[str, Any]:

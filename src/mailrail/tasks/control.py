@@ -14,14 +14,14 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from . import attempts, enqueuing
-from .attempt import backend_of, named_by, send
 from .compat import InvalidTask, TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
+from .ending import end_waiting, send
 from .errors import TaskCancelled
 from .models import FAILED, READY, RUNNING, SUCCESSFUL, UNFINISHED, TaskRecord, new_id
+from .named import backend_of, named_by
 from .queues import PREFIX, used_databases
 from .results import result_of
 from .retrying import logger
-from .running import end_waiting
 from .sending import cancel_message
 from .sending import send as send_messages
 
@@ -200,7 +200,13 @@ def _retry(record: TaskRecord, using: str) -> str:
     fresh: dict[str, Any] = dict.fromkeys(
         ("token", "fence", "run_after", "expires_at", "finished_at", "kept_until", "cancelled_at", "progress")
     )
-    fresh |= {"status": READY, "failures": 0, "is_cancelled_hard": False, "dispatch": record.dispatch + 1}
+    fresh |= {
+        "status": READY,
+        "failures": 0,
+        "is_cancelled_hard": False,
+        "held": 0,
+        "dispatch": record.dispatch + 1,
+    }
     try:
         with transaction.atomic(using):
             is_changed = unchanged.update(**fresh)

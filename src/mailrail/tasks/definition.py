@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.utils.module_loading import import_string
 
@@ -23,6 +23,8 @@ from .compat import (
 )
 from .options import OPTION_NAMES, Backoff, Concurrency, Exceptions, read_options
 
+FollowUp: TypeAlias = "Task | Sequence[Any]"  # type: ignore[type-arg,unused-ignore]
+"""A task that is to follow, or ``(task, args)`` or ``(task, args, kwargs)``."""
 _UNKNOWN: Any = object()
 
 
@@ -41,7 +43,8 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     it starts over all workers, such as ``"100/m"``. ``atomic``: its writes and its end commit together. ``isolate``: it
     runs in a process of its own, which is killed at its time limit. ``results=False``: it is a message alone, and
     nothing is kept of it but failures, as dead messages. ``retention``: seconds or a ``timedelta`` for which its result
-    is kept (7 days, and 30 if it failed).
+    is kept (7 days, and 30 if it failed). ``then``: a task that is enqueued once this one is successful, or
+    ``(task, args, kwargs)``.
 
     Classes and functions may be dotted paths. ``lane`` and ``key`` may be functions of the task's arguments.
     """
@@ -61,6 +64,7 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
     isolate: bool | None = None
     results: bool | None = None
     retention: float | timedelta | None = None
+    then: FollowUp | None = None
 
     def __post_init__(self) -> None:
         given = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
@@ -75,6 +79,12 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         elif isinstance(self.run_after, datetime):
             object.__setattr__(self, "run_after", as_django(self.run_after))
         Task.__post_init__(self)
+        if self.then is not None:
+            read_follow_up("then", self.then)
+            if not hasattr(self.get_backend(), "task_options"):
+                raise InvalidTask(
+                    f"then needs a backend that is mailrail.tasks.ChannelBackend, and {self.backend!r} is another one."
+                )
 
     def __reduce__(self) -> Any:
         decorated = find_task(self.module_path)
@@ -108,10 +118,23 @@ class ChannelTask(Task):  # type: ignore[misc,type-arg,unused-ignore]
         isolate: bool | None = None,
         results: bool | None = None,
         retention: float | timedelta | None = None,
+        then: FollowUp | None = None,
     ) -> ChannelTask:
         """Return a copy of the task with other options. ``run_after`` may be a ``timedelta`` from now."""
         changes = {name: value for name, value in locals().items() if name != "self" and value is not None}
         return replace(self, **changes)
+
+
+def read_follow_up(name: str, value: Any) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    """Return the task that is to follow, with its arguments. Raises ``InvalidTask`` for what is none."""
+    match value:
+        case Task():
+            return value, (), {}
+        case (Task() as follower, list() | tuple() as args):
+            return follower, args, {}
+        case (Task() as follower, list() | tuple() as args, dict() as kwargs):
+            return follower, args, kwargs
+    raise InvalidTask(f"{name} must be a task, (task, args) or (task, args, kwargs), not {value!r}.")
 
 
 def _moment_after(wait: timedelta) -> datetime:
@@ -236,7 +259,13 @@ def missing_task(path: str, values: Mapping[str, Any]) -> ChannelTask:
     function = FunctionType(gone.__code__, globals(), name, None, gone.__closure__)
     function.__module__, function.__qualname__ = module or "?", name
     stand_in = object.__new__(ChannelTask)
-    defaults = {"priority": 0, "run_after": None, "takes_context": False, **dict.fromkeys(OPTION_NAMES)}
+    defaults = {
+        "priority": 0,
+        "run_after": None,
+        "takes_context": False,
+        "then": None,
+        **dict.fromkeys(OPTION_NAMES),
+    }
     for key, value in {**defaults, **values, "func": function}.items():
         object.__setattr__(stand_in, key, value)
     return stand_in

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import iscoroutinefunction
 from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import transaction
-from django.utils import timezone
 
-from .compat import Task, task_enqueued
-from .definition import check_importable
+from .batch_membership import Block, current_block
+from .compat import InvalidTask, Task, task_enqueued
+from .followers import check_recorded, new_chains, store_rows
 from .inserting import insert
-from .json_values import normalized
 from .keys import insert_or_find_twins, join_twins
 from .models import TaskRecord
-from .options import RECORDED_OPTIONS, Effective, differing, to_json
+from .new_records import checked, new_records
+from .options import Effective
 from .results import ChannelResult, result_of
 from .sending import send
 from .unrecorded import Call, enqueue_unrecorded
@@ -53,19 +52,21 @@ def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[Channe
 
     For a call whose key is taken, that is the result of the task that has it, and nothing is enqueued.
     """
-    backend.task_options.check()
-    backend.validate_task(task)
-    decorated = check_importable(task)
-    effective = backend.task_options.effective(task, task.module_path)
+    decorated, effective = checked(backend, task)
     if not calls:
         return []
-    if effective.atomic:
-        backend.check_atomic()
+    block, then = current_block(), getattr(task, "then", None)
+    if block is not None or then is not None:
+        _check_member(backend, task, effective, block)
     if not effective.results:
         return _tell(backend, enqueue_unrecorded(task, decorated, effective, calls, backend.database))
-    template = _template(task, decorated, effective)
-    records = [_record(template, effective, args, kwargs) for args, kwargs in calls]
-    twins = store(records, backend.database)
+    records = new_records(task, decorated, effective, calls)
+    if block is not None:
+        for record in records:
+            record.batch_id = block.id
+    twins = (
+        store(records, backend.database) if then is None else _store_chains(records, task, backend.database)
+    )
     new = _tell(backend, [result_of(record, task) for record in records if record.id not in twins])
     if not twins:
         return new
@@ -73,41 +74,38 @@ def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[Channe
     return [by_id.get(str(record.id)) or result_of(twins[record.id]) for record in records]
 
 
+def _check_member(backend: Any, task: Any, effective: Effective, block: Block | None) -> None:
+    """Raise ``InvalidTask`` for a task that can be no member of this batch, or begin no chain."""
+    path = task.module_path
+    check_recorded(path, effective)
+    if block is None:
+        return
+    if getattr(task, "then", None) is not None:
+        raise InvalidTask(
+            f"{path} has then, and is enqueued inside a batch, which would not wait for what follows. Leave then out, "
+            "and let the task add the next one to its batch, or enqueue the chain outside."
+        )
+    if block.using != backend.database:
+        raise InvalidTask(
+            f"{path} keeps its record in database {backend.database!r}, and its batch is in {block.using!r}. They "
+            "commit together, and so have to be in the same one."
+        )
+
+
+def _store_chains(records: Sequence[TaskRecord], task: Any, using: str) -> Mapping[UUID, TaskRecord]:
+    """Store records as ``store`` does, each as the only member of a batch that another task follows."""
+    rows = new_chains(records, task, using)
+    with transaction.atomic(using, savepoint=False):
+        twins = store(records, using)
+        for id in rows.keys() - twins.keys():
+            store_rows(rows[id], using)
+    return twins
+
+
 def _tell(backend: Any, results: list[ChannelResult]) -> list[ChannelResult]:
     for result in results:
         task_enqueued.send(backend.sender, task_result=result)
     return results
-
-
-def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
-    """Return the columns that are the same for all calls."""
-    return {
-        "task": task.module_path,
-        "queue": task.queue_name,
-        "backend": task.backend,
-        "priority": int(task.priority),
-        "run_after": task.run_after,
-        "expires_at": effective.expires_at(),
-        "rate": effective.rate or "",
-        "timeout": effective.limit(),
-        "is_async": iscoroutinefunction(task.func),
-        "is_isolated": effective.isolate,
-        "options": to_json(differing(task, decorated, RECORDED_OPTIONS)),
-        "enqueued_at": timezone.now(),
-    }
-
-
-def _record(
-    template: Mapping[str, Any], effective: Effective, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> TaskRecord:
-    values: dict[str, Any] = {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
-    if effective.has_lane:
-        lane = effective.lane_of(template["task"], args, kwargs)
-        values["lane"], values["places"] = lane if isinstance(lane, tuple) else (lane or "", None)
-    if effective.key is not None:
-        values["key"] = effective.key_of(args, kwargs) or ""
-        values["while_running"] = int(effective.while_running)
-    return TaskRecord(**template, **values)
 
 
 def store(records: Sequence[TaskRecord], using: str) -> Mapping[UUID, TaskRecord]:

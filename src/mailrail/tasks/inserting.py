@@ -21,16 +21,19 @@ COLUMNS = (
     *("timeout", "is_async", "is_isolated", "options", "args", "kwargs", "enqueued_at", "namespace"),
 )
 """Of a new record. The database fills in the others."""
-KEYED_COLUMNS = (*COLUMNS, "key", "while_running")
-"""Of a new record with a key."""
+KEYED_COLUMNS = ("key", "while_running")
+"""Besides, of a new record with a key."""
+MEMBERS_COLUMNS = ("batch_id",)
+"""Besides, of a new record in a batch."""
 
 
 def insert(records: Sequence[TaskRecord], using: str) -> None:
-    """Store new records without keys."""
+    """Store new records without keys, either members of batches or not."""
+    columns = _columns(records)
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
-            rows = [_row(record, COLUMNS, using) for record in records[begin : begin + ROWS_PER_INSERT]]
-            cursor.execute(_statement(COLUMNS, using), [json.dumps(rows)])
+            rows = [_row(record, columns, using) for record in records[begin : begin + ROWS_PER_INSERT]]
+            cursor.execute(_statement(columns, using), [json.dumps(rows)])
     _note_stored(records, using)
 
 
@@ -39,15 +42,20 @@ def insert_unless_held(records: Sequence[TaskRecord], using: str) -> list[TaskRe
 
     On PostgreSQL, the statement waits for a transaction that has stored one with the same key, and is open still.
     """
-    statement = f"{_statement(KEYED_COLUMNS, using)} ON CONFLICT DO NOTHING RETURNING id"
+    columns = _columns(records) + KEYED_COLUMNS
+    statement = f"{_statement(columns, using)} ON CONFLICT DO NOTHING RETURNING id"
     stored: set[str] = set()
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
-            rows = [_row(record, KEYED_COLUMNS, using) for record in records[begin : begin + ROWS_PER_INSERT]]
+            rows = [_row(record, columns, using) for record in records[begin : begin + ROWS_PER_INSERT]]
             cursor.execute(statement, [json.dumps(rows)])
             stored.update(str(id).replace("-", "") for (id,) in cursor.fetchall())
     _note_stored([record for record in records if record.id.hex in stored], using)
     return [record for record in records if record.id.hex not in stored]
+
+
+def _columns(records: Sequence[TaskRecord]) -> tuple[str, ...]:
+    return COLUMNS + MEMBERS_COLUMNS if records and records[0].batch_id is not None else COLUMNS
 
 
 def _note_stored(records: Sequence[TaskRecord], using: str) -> None:

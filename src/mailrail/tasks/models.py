@@ -139,6 +139,13 @@ class TaskRecord(models.Model):
     """When the lease of that claim was to end, on the storage's clock. Of two claims of a message, the later one has
     the greater value. So an attempt of the earlier one is refused."""
 
+    batch_id = models.UUIDField(null=True, default=None, db_default=None, editable=False)
+    """The batch of which it is a member."""
+    follows_id = models.UUIDField(null=True, default=None, db_default=None, editable=False)
+    """The batch after which it is enqueued, as its ``then``, ``on_failure`` or ``on_finish``."""
+    held = models.SmallIntegerField(default=0, db_default=0, editable=False)
+    """1: that batch has not got so far, and it has no message yet. It is a number as ``while_running`` is."""
+
     namespace = namespace_field()
 
     began_in_transaction: bool = False
@@ -168,6 +175,12 @@ class TaskRecord(models.Model):
                 fields=["namespace", "kept_until"],
                 name="mailrail_tasks_kept_until",
                 condition=models.Q(kept_until__isnull=False),
+            ),
+            # Batches: whether a member is unfinished, and how many have which status.
+            models.Index(
+                fields=["batch_id", "status", "id"],
+                name="mailrail_tasks_members",
+                condition=models.Q(batch_id__isnull=False),
             ),
         )
 
@@ -205,6 +218,66 @@ class TaskStep(models.Model):
 
     def __str__(self) -> str:
         return single_line(self.name)
+
+
+class BatchRecord(models.Model):
+    """Tasks that were enqueued together, and what is enqueued once they have ended. ``mailrail.tasks.batch`` makes it.
+
+    ``then_id``, ``on_failure_id`` and ``on_finish_id``: of the records of its followers, held back until then.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    related_object = models.CharField(
+        pgettext_lazy("batch", "about"),
+        max_length=255,
+        default="",
+        db_default="",
+        help_text="app_label.model:pk",
+    )
+    then_id = models.UUIDField(null=True, default=None, db_default=None, editable=False)
+    on_failure_id = models.UUIDField(null=True, default=None, db_default=None, editable=False)
+    on_finish_id = models.UUIDField(null=True, default=None, db_default=None, editable=False)
+    created_at = MomentField(pgettext_lazy("batch", "made"), default=timezone.now)
+    failed_at = MomentField(pgettext_lazy("batch", "first failure"), null=True, default=None, db_default=None)
+    """When the first task was seen to have failed for good."""
+    finished_at = MomentField(pgettext_lazy("batch", "ended"), null=True, default=None, db_default=None)
+    """When all tasks had ended. Nothing that happens to a task later changes the batch."""
+    cancelled_at = MomentField(pgettext_lazy("batch", "cancelled"), null=True, default=None, db_default=None)
+    kept_until = MomentField(pgettext_lazy("batch", "kept until"), null=True, default=None, db_default=None)
+    total = models.IntegerField(null=True, default=None, db_default=None, editable=False)
+    """Its tasks, counted when it ended."""
+    failed = models.IntegerField(null=True, default=None, db_default=None, editable=False)
+    """Those that had failed when it ended."""
+    forgotten = models.IntegerField(default=0, db_default=0, editable=False)
+    """Successful tasks whose records had been removed when the batch was opened again, to retry the failed."""
+    namespace = namespace_field()
+
+    objects: ClassVar[models.Manager[BatchRecord]] = OwnRows()
+
+    class Meta:
+        verbose_name = pgettext_lazy("tasks", "batch")
+        verbose_name_plural = pgettext_lazy("tasks", "batches")
+        ordering = ("-id",)
+        indexes = (
+            models.Index(
+                fields=["namespace", "id"],
+                name="mailrail_tasks_open_batches",
+                condition=models.Q(finished_at__isnull=True),
+            ),
+            models.Index(
+                fields=["namespace", "kept_until"],
+                name="mailrail_tasks_old_batches",
+                condition=models.Q(kept_until__isnull=False),
+            ),
+            models.Index(
+                fields=["namespace", "related_object"],
+                name="mailrail_tasks_about",
+                condition=models.Q(related_object__gt=""),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return single_line(f"{self.related_object} {self.id}".strip())
 
 
 def first_id(moment: datetime) -> UUID:

@@ -53,6 +53,7 @@ def summary(record: TaskRecord) -> dict[str, Any]:
     return {
         "id": str(record.pk),
         "status": record.status,
+        "held": bool(record.held),
         "task": record.task,
         "queue": record.queue,
         "attempts": len(record.worker_ids),
@@ -73,7 +74,9 @@ _DETAILS = (
 def details(record: TaskRecord) -> dict[str, Any]:
     """Return all that a record says, with its steps."""
     steps = [_step(step) for step in steps_of(record)]
-    return summary(record) | {name: getattr(record, name) for name in _DETAILS} | {"steps": steps}
+    batches = {"batch": record.batch_id, "follows": record.follows_id}
+    ids = {name: None if id is None else str(id) for name, id in batches.items()}
+    return summary(record) | ids | {name: getattr(record, name) for name in _DETAILS} | {"steps": steps}
 
 
 def steps_of(record: TaskRecord) -> QuerySet[TaskStep]:

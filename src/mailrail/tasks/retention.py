@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from mailrail.write_transactions import write_transaction
 
-from .models import FINAL, TaskRecord, TaskStep
+from .followers import drop_held
+from .models import FAILED, FINAL, BatchRecord, TaskRecord, TaskStep
 from .overview import pages_of_ids
 
+_BATCH = BatchRecord._base_manager.filter(pk=OuterRef("batch_id"))
+IS_NEEDED = Exists(_BATCH.filter(finished_at=None)) | (Q(status=FAILED) & Exists(_BATCH))
+"""Records of which a batch has to know: all of one that is open, and the failed as long as they can be retried."""
 CHUNK_SIZE = 500
 """Records that one transaction deletes."""
 MAX_SECONDS_PER_TURN = 10.0
@@ -25,14 +29,30 @@ def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
 
     An index lists them by the end of their time. A chunk that another process deletes is passed by.
     """
-    over = TaskRecord.objects.using(using).filter(kept_until__lt=timezone.now()).order_by("kept_until")
+    over = (
+        TaskRecord.objects.using(using)
+        .filter(~IS_NEEDED, kept_until__lt=timezone.now())
+        .order_by("kept_until")
+    )
     deleted = 0
     while go_on():
         in_chunk = _delete_first(over)
         deleted += in_chunk
         if in_chunk < CHUNK_SIZE:
             break
+    _prune_batches(using, go_on)
     return deleted
+
+
+def _prune_batches(using: str, go_on: Callable[[], bool]) -> None:
+    """Delete batches whose time is over, with the followers that they hold back."""
+    batches = BatchRecord.objects.using(using).filter(kept_until__lt=timezone.now())
+    for batch in batches[:CHUNK_SIZE]:
+        if not go_on():
+            return
+        with write_transaction(using):
+            if batches.filter(pk=batch.pk).delete()[0]:
+                drop_held([batch.then_id, batch.on_failure_id, batch.on_finish_id], using)
 
 
 def _delete_first(over: QuerySet[TaskRecord]) -> int:
@@ -40,7 +60,7 @@ def _delete_first(over: QuerySet[TaskRecord]) -> int:
     records, using = TaskRecord.objects.using(over.db), over.db
     with write_transaction(using):
         ids = list(over.select_for_update(skip_locked=True).values_list("pk", flat=True)[:CHUNK_SIZE])
-        return _delete(records.filter(pk__in=ids))
+        return _delete(records.filter(pk__in=ids)) if ids else 0
 
 
 def _delete(records: QuerySet[TaskRecord]) -> int:
@@ -54,7 +74,7 @@ def prune_ended(using: str, before: datetime) -> int:
     records, deleted = TaskRecord.objects.using(using), 0
     for page in pages_of_ids(using, status__in=FINAL, finished_at__lt=before):
         with write_transaction(using):
-            deleted += _delete(records.filter(pk__in=page, status__in=FINAL))
+            deleted += _delete(records.filter(~IS_NEEDED, pk__in=page, status__in=FINAL))
     return deleted
 
 

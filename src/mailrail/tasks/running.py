@@ -20,15 +20,17 @@ from mailrail.worker.atomic import finishing
 
 from . import attempts
 from .aside import tell_aside, write_aside
-from .attempt import TaskAttempt, backend_of, error_of, error_row, send, start_of
+from .attempt import TaskAttempt, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
+from .batch_ends import look_after
 from .beginning import company_of, record_of
-from .compat import TaskResultStatus, task_finished
+from .compat import task_finished
+from .ending import end_waiting, send
 from .errors import TaskCancelled, TaskExpired
 from .models import READY, RUNNING, UNFINISHED, TaskRecord
+from .named import backend_of
 from .rates import give_back
-from .results import ChannelResult, result_of, update
 from .retrying import logger
 from .transactions import closing_transactions
 
@@ -253,6 +255,8 @@ def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend)
         )
         return None
     if record.status not in UNFINISHED or record.dispatch != start.dispatch:
+        if record.batch_id is not None:  # the worker that ended it may have been killed before it looked
+            look_after([record.batch_id], using)
         return None  # done, or left to a later message
     now = timezone.now()
     is_ours = record.fence is None or record.fence <= start.fence
@@ -325,20 +329,6 @@ def fail(record: TaskRecord, why: Exception, backend: ChannelBackend) -> bool:
     if result is not None:
         send(task_finished, backend, result)
     return result is not None
-
-
-def end_waiting(
-    record: TaskRecord, why: Exception, using: str, backend: ChannelBackend
-) -> ChannelResult | None:
-    """Write that a task has failed for a reason outside its code. Returns its result, or ``None`` as in ``fail``."""
-    error = error_of(type(why), f"{type(why).__qualname__}: {why}\n")
-    result = result_of(record)
-    options = backend.task_options.effective(result.task, record.task)
-    if not attempts.fail_waiting(record, error_row(error), options.kept_until("FAILED"), using):
-        return None
-    result.errors.append(error)
-    update(result, status=TaskResultStatus.FAILED, finished_at=timezone.now())
-    return result
 
 
 # -- behind it ---------------------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from mailrail.worker import IncomingMessage
 from mailrail.worker.atomic import finishing
 
 from .aside import tell_aside
-from .attempt import backend_of, describe, error_of, found_task, send
+from .attempt import describe, found_task
 from .backend import ChannelBackend
 from .compat import TaskError, TaskResultStatus, task_finished, task_started
 from .context import ChannelContext
 from .definition import changed
+from .ending import error_of, send
 from .errors import TaskDiscarded, TaskLost
+from .named import backend_of
 from .options import Effective, from_json
 from .results import ChannelResult, update
 from .retrying import is_discarded, logger, wait_after

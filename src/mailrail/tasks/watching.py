@@ -39,6 +39,8 @@ class RunState:
     token: int
     using: str
     message: IncomingMessage
+    batch_id: UUID | None = None
+    """Of the batch that the task follows, or is a member of."""
     started_at: float = field(default_factory=time.monotonic)
     is_cancelled: bool = False
     is_cancelled_hard: bool = False

@@ -20,7 +20,7 @@ class EagerBackend(ChannelBackend):
         return ChannelBackend
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:
-        from . import drain
+        from ..tasks.batch_membership import outside_batches
 
         ended: dict[str, Any] = {}
 
@@ -30,7 +30,8 @@ class EagerBackend(ChannelBackend):
         result = super().enqueue(task, args, kwargs)
         task_finished.connect(note, sender=self.sender, weak=False)
         try:
-            drain(channel_of(task.queue_name), raise_errors=False)
+            with outside_batches():
+                self._drain(task)
         finally:
             task_finished.disconnect(note, sender=self.sender)
         with suppress(TaskResultDoesNotExist):  # it has results=False
@@ -39,3 +40,12 @@ class EagerBackend(ChannelBackend):
         if result.id in ended:
             result._take(ended[result.id])
         return result
+
+    def tell_released(self, result: ChannelResult) -> None:
+        super().tell_released(result)
+        self._drain(result.task)
+
+    def _drain(self, task: Any) -> None:
+        from . import drain
+
+        drain(channel_of(task.queue_name), raise_errors=False)

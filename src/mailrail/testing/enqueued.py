@@ -29,6 +29,7 @@ _MOVED = (
     "kept_until",
     "cancelled_at",
 )
+_MOVED_OF_BATCHES = ("created_at", "failed_at", "finished_at", "kept_until", "cancelled_at")
 
 
 def tasks(task: Any = None, *, queue: str | None = None) -> list[ChannelResult]:
@@ -44,7 +45,7 @@ def tasks(task: Any = None, *, queue: str | None = None) -> list[ChannelResult]:
     found = []
     path = getattr(task, "module_path", task)
     for using in used_databases():
-        records = TaskRecord.objects.using(using).filter(status__in=UNFINISHED).order_by("pk")
+        records = TaskRecord.objects.using(using).filter(status__in=UNFINISHED, held=0).order_by("pk")
         if path is not None:
             records = records.filter(task=path)
         found += [result_of(record) for record in (records if queue is None else records.filter(queue=queue))]
@@ -83,7 +84,7 @@ def advance_tasks(seconds: float, layer: DurableLayer) -> None:
     """Move the times of all records of tasks back by ``seconds``, if there can be any: a test may have no database."""
     if not apps.is_installed("mailrail.tasks"):
         return
-    from ..tasks.models import TaskRecord
+    from ..tasks.models import BatchRecord, TaskRecord
     from ..tasks.queues import PREFIX, used_databases
     from ..tasks.rates import forget
 
@@ -96,6 +97,9 @@ def advance_tasks(seconds: float, layer: DurableLayer) -> None:
     moved = {name: F(name) - timedelta(seconds=seconds) for name in _MOVED}
     for using in used_databases():
         TaskRecord.objects.using(using).update(**moved)
+        BatchRecord.objects.using(using).update(
+            **{name: F(name) - timedelta(seconds=seconds) for name in _MOVED_OF_BATCHES}
+        )
 
 
 def _check_installed() -> None:

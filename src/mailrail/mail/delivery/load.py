@@ -64,7 +64,7 @@ class Loaded:
 
 
 @dataclass
-class Batch:
+class EmailBatch:
     """``unreadable``: never to be sent. ``missing``: their storage says that it has not got a file of theirs.
     ``later``: it does not answer now."""
 
@@ -88,8 +88,8 @@ def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
         yield portion
 
 
-def load_messages(emails: Sequence[Email], using: str) -> Batch:
-    batch = Batch()
+def load_messages(emails: Sequence[Email], using: str) -> EmailBatch:
+    batch = EmailBatch()
     large, errors = load_files([email for email in emails if email.content.get("large")], using)
     for email in emails:
         failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]

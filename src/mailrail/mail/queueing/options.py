@@ -17,8 +17,6 @@ from mailrail.namespace import current
 from ..mailers.config import alias_of, check_delivering, default_alias, may_be_composed
 from .validation import check_text
 
-MAX_LABEL_LENGTH = 255
-
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +45,7 @@ def read_options(
     words = () if isinstance(tags, str | bytes) else tuple(tags)
     if isinstance(tags, str | bytes) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"tags must be a list of strings, not {tags!r}.")
-    label = _label(about)
+    label = checked.related_object("about", about)
     if words or label:
         check_text([*words, label], "tags or about")
     mailer = alias_of(check_delivering(default_alias() if mailer is None else mailer))
@@ -72,16 +70,3 @@ def columns_of(options: Options) -> dict[str, Any]:
 
 def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:
     return None if value is None else checked.moment_or_seconds(name, value)
-
-
-def _label(about: models.Model | str | None) -> str:
-    """Return ``app_label.model:pk``."""
-    if isinstance(about, models.Model):
-        if about.pk is None:
-            raise ValueError(f"about must be a saved object: {about!r} has no primary key yet.")
-        about = f"{about._meta.label_lower}:{about.pk}"
-    if not isinstance(about, str | None):
-        raise TypeError(f"about must be a saved object or a string, not {about!r}.")
-    if about and len(about) > MAX_LABEL_LENGTH:
-        raise ValueError(f"about must be at most {MAX_LABEL_LENGTH} characters, not {len(about)}.")
-    return about or ""

@@ -14,6 +14,31 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name='BatchRecord',
+            fields=[
+                ('id', models.UUIDField(default=mailrail.tasks.models.new_id, editable=False, primary_key=True, serialize=False)),
+                ('related_object', models.CharField(db_default='', default='', help_text='app_label.model:pk', max_length=255, verbose_name='about')),
+                ('then_id', models.UUIDField(db_default=None, default=None, editable=False, null=True)),
+                ('on_failure_id', models.UUIDField(db_default=None, default=None, editable=False, null=True)),
+                ('on_finish_id', models.UUIDField(db_default=None, default=None, editable=False, null=True)),
+                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='made')),
+                ('failed_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='first failure')),
+                ('finished_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='ended')),
+                ('cancelled_at', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='cancelled')),
+                ('kept_until', models.DateTimeField(db_default=None, default=None, null=True, verbose_name='kept until')),
+                ('total', models.IntegerField(db_default=None, default=None, editable=False, null=True)),
+                ('failed', models.IntegerField(db_default=None, default=None, editable=False, null=True)),
+                ('forgotten', models.IntegerField(db_default=0, default=0, editable=False)),
+                ('namespace', models.CharField(db_default='', default=mailrail.namespace.current, editable=False, max_length=20)),
+            ],
+            options={
+                'verbose_name': 'batch',
+                'verbose_name_plural': 'batches',
+                'ordering': ('-id',),
+                'indexes': [models.Index(condition=models.Q(('finished_at__isnull', True)), fields=['namespace', 'id'], name='mailrail_tasks_open_batches'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_old_batches'), models.Index(condition=models.Q(('related_object__gt', '')), fields=['namespace', 'related_object'], name='mailrail_tasks_about')],
+            },
+        ),
+        migrations.CreateModel(
             name='TaskRecord',
             fields=[
                 ('id', models.UUIDField(default=mailrail.tasks.models.new_id, editable=False, primary_key=True, serialize=False)),
@@ -52,6 +77,9 @@ class Migration(migrations.Migration):
                 ('dispatch', models.IntegerField(db_default=0, default=0, editable=False)),
                 ('token', models.BigIntegerField(db_default=None, default=None, editable=False, null=True)),
                 ('fence', models.FloatField(db_default=None, default=None, editable=False, null=True)),
+                ('batch_id', models.UUIDField(db_default=None, default=None, editable=False, null=True)),
+                ('follows_id', models.UUIDField(db_default=None, default=None, editable=False, null=True)),
+                ('held', models.SmallIntegerField(db_default=0, default=0, editable=False)),
                 ('namespace', models.CharField(db_default='', default=mailrail.namespace.current, editable=False, max_length=20)),
             ],
             options={
@@ -59,7 +87,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'tasks',
                 'ordering': ('-id',),
                 'permissions': (('view_task_arguments', 'Can view the arguments and results of tasks'), ('retry_task', 'Can run tasks again'), ('cancel_task', 'Can cancel tasks')),
-                'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until')],
+                'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until'), models.Index(condition=models.Q(('batch_id__isnull', False)), fields=['batch_id', 'status', 'id'], name='mailrail_tasks_members')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('key__gt', ''), models.Q(models.Q(('started_at', None), ('status', 'READY')), models.Q(('status__in', ('READY', 'RUNNING')), ('while_running', 1)), _connector='OR')), fields=('namespace', 'queue', 'key', 'task'), name='mailrail_tasks_key')],
             },
         ),

@@ -177,7 +177,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     is_stopping = row["cancelled_at"] is not None and row["finished_at"] is None
-    status = f"{row['status']}{', cancelled' if is_stopping else ''}"
+    status = f"{row['status']}{', cancelled' if is_stopping else ', held' if row['held'] else ''}"
     enqueued = for_people(row["enqueued_at"])
     return row["id"], status, row["task"], row["queue"], str(row["attempts"]), enqueued, row["error"][:100]
 

@@ -1,0 +1,66 @@
+"""Make the records of calls, and check that their task can run here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.utils import timezone
+
+from .definition import check_importable
+from .json_values import normalized
+from .models import TaskRecord
+from .options import RECORDED_OPTIONS, Effective, differing, to_json
+from .unrecorded import Call
+
+
+def checked(backend: Any, task: Any) -> tuple[Any, Effective]:
+    """Return the task that a worker will find at the path of this one, and the options that apply.
+
+    Raises ``InvalidTask``, and ``InvalidSettings``.
+    """
+    backend.task_options.check()
+    backend.validate_task(task)
+    decorated = check_importable(task)
+    effective = backend.task_options.effective(task, task.module_path)
+    if effective.atomic:
+        backend.check_atomic()
+    return decorated, effective
+
+
+def new_records(task: Any, decorated: Any, effective: Effective, calls: Sequence[Call]) -> list[TaskRecord]:
+    """Return a record for each call, not stored. Raises for arguments that are no JSON."""
+    template = _template(task, decorated, effective)
+    return [_record(template, effective, args, kwargs) for args, kwargs in calls]
+
+
+def _template(task: Any, decorated: Any, effective: Effective) -> dict[str, Any]:
+    """Return the columns that are the same for all calls."""
+    return {
+        "task": task.module_path,
+        "queue": task.queue_name,
+        "backend": task.backend,
+        "priority": int(task.priority),
+        "run_after": task.run_after,
+        "expires_at": effective.expires_at(),
+        "rate": effective.rate or "",
+        "timeout": effective.limit(),
+        "is_async": iscoroutinefunction(task.func),
+        "is_isolated": effective.isolate,
+        "options": to_json(differing(task, decorated, RECORDED_OPTIONS)),
+        "enqueued_at": timezone.now(),
+    }
+
+
+def _record(
+    template: Mapping[str, Any], effective: Effective, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> TaskRecord:
+    values: dict[str, Any] = {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
+    if effective.has_lane:
+        lane = effective.lane_of(template["task"], args, kwargs)
+        values["lane"], values["places"] = lane if isinstance(lane, tuple) else (lane or "", None)
+    if effective.key is not None:
+        values["key"] = effective.key_of(args, kwargs) or ""
+        values["while_running"] = int(effective.while_running)
+    return TaskRecord(**template, **values)

@@ -1,0 +1,121 @@
+"""Batches whose members end, and are added, at the same time, with transactions that others do not see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.utils import timezone
+
+from mailrail.layers import get_layer
+from mailrail.tasks import Batch, TaskRecord, attempts, batch, batch_ends
+from mailrail.tasks.attempts import End, Start
+
+from ..plans import buffers, forget_statistics, plan_of
+from . import batched
+from .conftest import layer_settings
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+
+MEMBERS, ROUNDS, ENDED = 4, 25, 3_000
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def using(request: pytest.FixtureRequest, settings: Any) -> str:
+    settings.CHANNEL_LAYERS = layer_settings(request.param, request)
+    return str(get_layer().using)
+
+
+def running(using: str, members: int, **options: Any) -> tuple[Batch, list[End]]:
+    """Return a batch whose members have begun, and their ends."""
+    with batch(**options) as made:
+        ids = [batched.member.enqueue().id for _ in range(members)]
+    starts = [Start(TaskRecord.objects.using(using).get(pk=id).pk, 0, 5, 1e9, "worker") for id in ids]
+    assert all(attempts.begin_together(starts, using))
+    now = timezone.now()
+    return made, [End(start.id, 5, "SUCCESSFUL", [], 0, None, {}, "null", now, now) for start in starts]
+
+
+def end(member: End, using: str) -> bool:
+    """End a member by a statement of its own, as another process would."""
+    return attempts._end(using, True, [member])[0]
+
+
+@contextmanager
+def other_threads(using: str) -> Iterator[Callable[..., Any]]:
+    """Run functions on threads with connections of their own."""
+    with ThreadPoolExecutor(MEMBERS) as threads:
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            try:
+                return function(*args)
+            finally:
+                connections[using].close()
+
+        yield lambda function, *args: threads.submit(call, function, *args)
+
+
+def test_of_members_that_end_at_the_same_time_one_ends_the_batch_and_then_is_enqueued_once(
+    using: str,
+) -> None:
+    together = threading.Barrier(MEMBERS)
+
+    def end_together(ends: list[End]) -> None:
+        for member in ends:
+            together.wait()
+            assert end(member, using)
+
+    made = [running(using, MEMBERS, then=batched.then) for _ in range(ROUNDS)]
+    with other_threads(using) as start:
+        for done in [start(end_together, [ends[n] for _, ends in made]) for n in range(MEMBERS)]:
+            done.result()
+    assert all(each.record.finished_at for each, _ in made)
+    assert TaskRecord.objects.using(using).filter(task__endswith="batched.then", held=0).count() == ROUNDS
+    assert len(get_layer().list_messages(["tasks.default"], 1000)) == ROUNDS * (MEMBERS + 1)
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_a_member_whose_end_is_not_committed_keeps_the_batch_open_and_ends_it_with_its_commit(
+    using: str,
+) -> None:
+    made, [first, last] = running(using, 2, then=batched.then)
+    with other_threads(using) as start:
+        with transaction.atomic(using):
+            assert end(last, using)
+            assert start(end, first, using).result()
+            assert start(lambda: made.record.finished_at).result() is None
+        assert start(lambda: made.record.finished_at).result() is not None
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_a_batch_does_not_end_while_somebody_adds_to_it_and_no_member_waits_for_that(using: str) -> None:
+    made, [member] = running(using, 1, then=batched.then)
+    with other_threads(using) as start, made.add():
+        assert start(end, member, using).result()
+        assert start(lambda: made.progress.done).result() == 1
+        batched.member.enqueue()
+    assert made.record.finished_at is None and made.progress.total == 2
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+@pytest.mark.parametrize("is_analyzed", [False, True], ids=["statistics of an empty table", "fresh"])
+def test_a_look_reads_few_pages_however_many_members_have_ended(using: str, is_analyzed: bool) -> None:
+    with connections[using].cursor() as cursor:
+        forget_statistics(cursor, "mailrail_tasks_taskrecord", "mailrail_tasks_batchrecord")
+        with batch() as made:
+            for status, count in (("SUCCESSFUL", ENDED), ("RUNNING", MEMBERS)):
+                rows = [TaskRecord(status=status, batch_id=made.id) for _ in range(count)]
+                TaskRecord.objects.using(using).bulk_create(rows)
+        TaskRecord.objects.using(using).bulk_create(TaskRecord() for _ in range(ENDED))
+        if is_analyzed:
+            cursor.execute("ANALYZE mailrail_tasks_taskrecord, mailrail_tasks_batchrecord")
+        statement = batch_ends._statement(batch_ends._LOOK, "postgresql", batch_ends._THESE["postgresql"])
+        nodes = plan_of(cursor, statement, {"ids": [made.id.hex], "many": 1})
+    assert buffers(nodes) < 40
+    scanned = [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
+    assert "mailrail_tasks_taskrecord" not in scanned
