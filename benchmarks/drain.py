@@ -53,7 +53,7 @@ def drain(count: int, threads: int, processes: int = 1, alias: str = "default") 
     options = ("--drain", "--layer", alias, "--threads", str(threads), "--processes", str(processes))
     with running(*runworker("noop", *options)) as worker:
         rate = watch(worker, ids, alias).rate(count)
-        worker.wait()  # it says goodbye, and ends by itself
+        worker.wait()  # it deregisters, and ends by itself
     return rate
 
 

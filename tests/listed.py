@@ -22,7 +22,7 @@ def waiting_on(layer: DurableLayer, channel: str, limit: int = 100) -> list[Mess
     found: list[Message] = []
     last = None
     while len(found) < limit and (page := layer.list_messages([channel], limit, cursor=last)):
-        last = page[-1].place
+        last = page[-1].cursor
         messages = layer.get(channel, [summary.id for summary in page])
         found += [message for message in messages if message.token is None]
     return found[:limit]

@@ -266,13 +266,15 @@ class TestWhatIsStored:
         self, layer: DurableLayer, expires: Callable[[], Any]
     ) -> None:
         id = Channel("work").send({}, expires=expires())
-        layer.shift(30)
+        layer.advance_time(30)
         assert [m.id for m in stored(layer)] == [id]
-        layer.shift(31)
+        layer.advance_time(31)
         claimed = layer.claim("w", {"work": 1}, 15.0)
         assert claimed.claims == [] and [m.id for m in claimed.expired] == [id]
 
-    def test_a_waiting_key_answers_with_its_twins_id(self, layer: DurableLayer) -> None:
+    def test_a_duplicate_gets_the_id_of_the_message_that_waits_under_its_key(
+        self, layer: DurableLayer
+    ) -> None:
         first = Channel("work").send({"n": 1}, key="k")
         assert Channel("work").send({"n": 2}, key="k") == first
         assert Channel("other").send({"n": 3}, key="k") != first

@@ -314,7 +314,7 @@ class TestChannels:
         layer.claim("w", {"slow": 1}, 15.0)
         Channel("unrouted").send({})
         layer.pause("unrouted")
-        layer.shift(1)
+        layer.advance_time(1)
         head, *rows, empty = [line.split() for line in call("channels").splitlines()]
         assert head == ["channel", "ready", "scheduled", "claimed", "dead", "oldest"]
         assert rows == [

@@ -58,7 +58,7 @@ def test_every_layer_tells_that_work_is_late(layer: DurableLayer, monkeypatch: p
     monkeypatch.setattr(readiness, "get_layer", lambda alias: layer)
     layer.enqueue([Message(channel="reports", content={})])
     assert look(limit=300).is_ready
-    layer.shift(LATE)
+    layer.advance_time(LATE)
     found = look(limit=300)
     assert found.reason and found.detail
     assert found.reason.startswith("a message has been due for 40") and found.reason.endswith(
@@ -71,7 +71,7 @@ def test_every_layer_tells_that_work_is_late(layer: DurableLayer, monkeypatch: p
     layer.resume("reports")
     [claim] = layer.claim("worker", {"reports": 1}, 15.0).claims
     assert look(limit=300).is_ready, "somebody works on it"
-    layer.shift(LATE)
+    layer.advance_time(LATE)
     assert not look(limit=300).is_ready, "whoever worked on it is gone"
     layer.finish([claim])
 
@@ -79,7 +79,7 @@ def test_every_layer_tells_that_work_is_late(layer: DurableLayer, monkeypatch: p
 @pytest.mark.django_db
 def test_channels_that_nobody_here_consumes_are_others_matter() -> None:
     Channel("of-another-project").send({})
-    get_layer().shift(LATE)
+    get_layer().advance_time(LATE)
     assert look(limit=300).is_ready
 
 
@@ -106,7 +106,7 @@ def test_ready_and_late(client: Client, settings: Any) -> None:
     assert (answer.status_code, answer.json()) == (200, {"ready": True})
     assert "no-store" in answer["Cache-Control"] and "private" in answer["Cache-Control"]
     Channel("reports").send({"secret": "of the content"})
-    get_layer().shift(LATE)
+    get_layer().advance_time(LATE)
     get_layer().heartbeat("one", {})
     assert client.get("/readyz").status_code == 200, "answered a moment ago"
     views.watch.forget()
@@ -272,10 +272,10 @@ def test_check_fails_without_a_worker_and_for_late_work() -> None:
     assert check("--here") == "OK: 1 worker running\n"
     assert failure("--here", "--workers", "2") == "1 worker running on this machine, 2 are needed"
     Channel("reports").send({})
-    layer.shift(10)
+    layer.advance_time(10)
     assert check("--oldest", "100")
     assert failure("--oldest", "0").startswith("a message on reports has been due for 10 s, more than 0 s")
-    layer.shift(50)  # the workers are forgotten
+    layer.advance_time(50)  # the workers are forgotten
     assert failure() == "no workers are running"
 
 

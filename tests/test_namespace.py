@@ -75,7 +75,7 @@ def contents(layer: DurableLayer) -> set[Any]:
         *(each.message for each in dead if each),
     ]
     assert {message.channel for message in messages} == {"work", "dead"}
-    assert layer.known("work", [message.id for message in messages]) == {
+    assert layer.existing_ids("work", [message.id for message in messages]) == {
         each.id for each in waiting_on(layer, "work")
     }
     return {message.content["of"] for message in messages}

@@ -83,8 +83,8 @@ def test_the_name_of_a_pattern_means_all_its_channels(selection: Selection, chos
 def test_a_worker_serves_what_is_known_what_holds_messages_and_what_it_finds_later(
     layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+    monkeypatch.setattr(maintenance, "SCAN_INTERVAL_S", 0.05)
+    monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 0.05)
     seen = Seen()
     work = route("tenant.*", seen, known_channels=lambda: ["tenant.a"])
     send(layer, channel="tenant.b")
@@ -103,8 +103,8 @@ def test_a_worker_serves_what_is_known_what_holds_messages_and_what_it_finds_lat
 def test_a_worker_of_patterns_alone_waits_for_their_first_channel(
     layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+    monkeypatch.setattr(maintenance, "SCAN_INTERVAL_S", 0.05)
+    monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 0.05)
     seen = Seen()
     with Running(layer, route("tenant.*", seen)) as worker:
         until(lambda: layer.workers())
@@ -146,7 +146,7 @@ class CallingWhenWoken(InMemoryChannelLayer):
 def test_a_channel_found_while_the_loop_of_a_shard_is_made_has_its_lease_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(maintenance, "RELAY_EVERY", 60.0)
+    monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 60.0)
     seen, shard = Seen(), CallingWhenWoken()
     known = route("tenant.*", seen, known_channels=lambda: ["tenant.a", "tenant.elsewhere"], lease=20)
     running = Running(Sharded(shard), known)
@@ -214,7 +214,7 @@ def test_a_host_that_is_away_hides_no_channel_of_the_others(caplog: pytest.LogCa
     assert (text, logging.WARNING) in [(r.getMessage(), r.levelno) for r in caplog.records]
     send(shard, channel="tenant.later")
     with pytest.raises(LayerUnavailable):  # maintenance tells it
-        worker._look()
+        worker._scan()
     assert "tenant.later" in worker.plans and "channel unrouted has 1 message and no route" in caplog.text
 
 

@@ -86,7 +86,7 @@ def test_the_check_looks_into_databases_that_carry_messages_and_names_the_worker
     assert "CHANNEL_LAYERS['default']" in said.msg and "SECRET_KEY_FALLBACKS" in (said.hint or "")
     assert check_projects_of_databases(databases=["postgres"]) == []
     assert check_projects_of_servers() == []
-    get_layer().shift(61)
+    get_layer().advance_time(61)
     assert found() == []
 
 

@@ -195,7 +195,7 @@ class TestFinding:
     def test_one_worker_at_a_time_looks(self, layer: DurableLayer, settings: Any) -> None:
         settings.MAILRAIL = {"RECONCILE_EVERY": 60}
         assert [take_turn(layer) for _ in range(3)] == [True, False, False]
-        layer.shift(61)
+        layer.advance_time(61)
         assert [take_turn(layer) for _ in range(2)] == [True, False]
 
     def test_not_at_all_if_the_settings_say_so(self, one_layer: DurableLayer, settings: Any) -> None:
@@ -219,7 +219,7 @@ class TestBesideAWorker:
             return Invitation.objects.filter(sent=None, created__lt=before)
 
         over = threading.Event()
-        maintenance = Maintenance(one_layer, over, look=lambda: None)
+        maintenance = Maintenance(one_layer, over, scan=lambda: None)
         maintenance.start()
         try:
             for _ in range(2):  # again and again
@@ -249,7 +249,7 @@ class TestBesideAWorker:
         for channel in (there, here):
             reconcile(channel)(lambda before: Invitation.objects.filter(sent=None, created__lt=before))
         over = threading.Event()
-        maintenance = Maintenance(layer, over, look=lambda: None)
+        maintenance = Maintenance(layer, over, scan=lambda: None)
         maintenance.start()
         try:
             [pk] = invite(ada, 1)

@@ -262,27 +262,29 @@ class TestNobodyWaits:
             yield
             connections["postgres"].cursor().execute("ALTER DATABASE mailrail RESET lock_timeout")
 
-    def test_workers_pass_over_a_twin_that_a_sender_holds(self, layer: Any, elsewhere: Any) -> None:
-        twin = Channel("work").send({"n": 1}, key="k")
+    def test_workers_pass_over_a_waiting_key_that_the_sender_of_its_duplicate_has_locked(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
+        waiting = Channel("work").send({"n": 1}, key="k")
         other = Channel("work").send({"n": 2})
         elsewhere(layer.heartbeat, "w", {})
         with transaction.atomic("postgres"):
-            assert Channel("work").send({"n": 3}, key="k") == twin
+            assert Channel("work").send({"n": 3}, key="k") == waiting
             [got] = elsewhere(claim, layer)
             assert got.id == other
             assert elsewhere(layer.renew, [got], 15.0) == elsewhere(layer.finish, [got]) == []
             assert elsewhere(layer.poll, ["work"]) == 0
             assert elsewhere(layer.stats)["work"].ready == 1
-        assert [m.id for m in elsewhere(claim, layer)] == [twin]
+        assert [m.id for m in elsewhere(claim, layer)] == [waiting]
 
-    def test_workers_pass_over_a_twin_in_a_lane_and_what_has_expired(
+    def test_workers_pass_over_a_locked_key_in_a_lane_and_what_has_expired(
         self, layer: Any, elsewhere: Any
     ) -> None:
         head = Channel("work").send({"n": 1}, key="k", lane="l")
         Channel("work").send({"n": 2}, lane="l")
         Channel("work").send({"n": 3}, key="gone", expires=1)
         Channel("work").send({"n": 4}, key="gone in a lane", lane="m", expires=1)
-        layer.shift(2)
+        layer.advance_time(2)
         with transaction.atomic("postgres"):
             Channel("work").send({}, key="k", lane="l")
             Channel("work").send({}, key="gone", expires=1)
@@ -291,19 +293,21 @@ class TestNobodyWaits:
             assert claimed.claims == claimed.expired == []
         assert head in {m.id for m in elsewhere(claim, layer)}
 
-    def test_a_twin_that_a_sender_holds_is_let_go_in_its_lane_and_runs_after_the_commit(
+    def test_a_locked_key_is_let_go_in_its_lane_and_runs_after_the_commit(
         self, layer: Any, elsewhere: Any
     ) -> None:
         Channel("work").send({"n": 1}, lane="l")
         [head] = elsewhere(claim, layer)
-        twin = Channel("work").send({"n": 2}, key="k", lane="l")
+        waiting = Channel("work").send({"n": 2}, key="k", lane="l")
         assert elsewhere(claim, layer) == []  # parks it
         with transaction.atomic("postgres"):
-            assert Channel("work").send({"n": 3}, key="k", lane="l") == twin
-            assert elsewhere(Channel("work").send, {"n": 4}, key="k") == twin  # nor does another sender wait
+            assert Channel("work").send({"n": 3}, key="k", lane="l") == waiting
+            assert (
+                elsewhere(Channel("work").send, {"n": 4}, key="k") == waiting
+            )  # nor does another sender wait
             assert elsewhere(layer.finish, [head]) == []
             assert elsewhere(claim, layer) == []
-        assert [m.id for m in elsewhere(claim, layer)] == [twin]
+        assert [m.id for m in elsewhere(claim, layer)] == [waiting]
 
     def test_a_sender_never_waits_for_one_that_runs(self, layer: Any, elsewhere: Any) -> None:
         Channel("work").send({"n": 1}, key="k", lane="l")
@@ -434,7 +438,7 @@ class TestAtomicConsumers:
             assert rows == booked.sends(layer) and all(how == WHOLE for how in rows.values())
             stats = layer.stats()["book"]
             assert len(rows) + stats.ready + stats.claimed == len(ids)
-            layer.shift(2)
+            layer.advance_time(2)
         with start(ledger, "book", "--drain") as worker:
             assert worker.wait() == 0
         assert booked.rows() == booked.sends(layer) == dict.fromkeys(ids, WHOLE)

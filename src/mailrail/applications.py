@@ -88,9 +88,8 @@ async def _handle(message: Any) -> None:
         if unread:
             return unread.pop()
         is_handled.set()
-        return (
-            await asyncio.get_running_loop().create_future()
-        )  # waits for ever: the application gets one message only
+        # Wait for ever: the application gets one message only.
+        return await asyncio.get_running_loop().create_future()
 
     async def send(event: Any) -> None:
         raise RuntimeError(

@@ -68,9 +68,8 @@ class KeysetChangeList(ChangeList):
     first_page = "?"
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
-        if any(
-            NUL in value for name, value in self.params.items() if name != SEARCH_VAR
-        ):  # Django checks the search term itself
+        # Django checks the search term itself.
+        if any(NUL in value for name, value in self.params.items() if name != SEARCH_VAR):
             raise IncorrectLookupParameters  # PostgreSQL would raise; Django shows the list without filters
         if BEHIND in self.params:  # the links of filters leave it out, so they begin at the first page
             self.behind = self.params.pop(BEHIND)
@@ -275,9 +274,8 @@ class KeysetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only f
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> Any:
-        if "1" in request.POST.getlist(
-            "select_across"
-        ):  # rows are not counted, so people could not know what they select
+        # Rows are not counted, so people could not know what they select.
+        if "1" in request.POST.getlist("select_across"):
             self.message_user(request, gettext("Select rows of this page."), messages.ERROR)
             return None
         return super().response_action(request, queryset, *args, **kwargs)

@@ -26,7 +26,7 @@ Content: TypeAlias = dict[str, Any]
 Statement: TypeAlias = tuple[str, dict[str, Any]]
 """One statement of SQL without a semicolon at its end, and the values of its ``%(name)s``."""
 State: TypeAlias = Literal["ready", "scheduled", "claimed", "dead"]
-Place: TypeAlias = tuple[float, uuid.UUID]
+Cursor: TypeAlias = tuple[float, uuid.UUID]
 """The position of a message in a list: its time (Unix seconds), then its id."""
 
 FORMAT_VERSION = 1
@@ -105,7 +105,7 @@ class MessageSummary:
     error: str = ""  # the end of the error
 
     @property
-    def place(self) -> Place:
+    def cursor(self) -> Cursor:
         return self.at, self.id
 
 
@@ -374,9 +374,8 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
         return uuid.uuid5(_of_contents, name)
     front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)
     digest = hashlib.sha1(_of_contents.bytes + name.encode(), usedforsecurity=False).digest()
-    back = (
-        int.from_bytes(digest[8:16], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-    )  # those of a UUIDv5
+    # The bits of a UUIDv5.
+    back = int.from_bytes(digest[8:16], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid.UUID(int=front << 64 | back)
 
 

@@ -21,9 +21,9 @@ from django.utils.module_loading import import_string
 from .moments import as_django, aware, from_now
 
 _MAX_SECONDS = timedelta(days=100 * 365).total_seconds()
-Place: TypeAlias = tuple[str, int]
+LaneWithPlaces: TypeAlias = tuple[str, int]
 """A lane, and how many of it run at once, in any order."""
-Lane: TypeAlias = str | Place
+Lane: TypeAlias = str | LaneWithPlaces
 """A lane, of which one runs at a time, in order; or one with several places."""
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 MAX_KEY_LENGTH = 255

@@ -174,7 +174,7 @@ class Reconciler:
         by_channel: dict[str, list[UUID]] = {}
         for message in page.values():
             by_channel.setdefault(message.channel, []).append(message.id)
-        existing = {id for channel, ids in by_channel.items() for id in layer.known(channel, ids)}
+        existing = {id for channel, ids in by_channel.items() for id in layer.existing_ids(channel, ids)}
         without = {pk: message for pk, message in page.items() if message.id not in existing}
         if not without:
             return []

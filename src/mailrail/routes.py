@@ -19,7 +19,7 @@ from .importing import import_named
 from .layers import DurableLayer
 from .limiters import Limiter
 from .messages import Content, Message, Rate
-from .options import LimitPerValue, Mistakes, Place
+from .options import LaneWithPlaces, LimitPerValue, Mistakes
 from .policy import Policy
 
 Consumer: TypeAlias = Callable[..., Any]
@@ -99,9 +99,8 @@ class Route:
         """Return the seconds to wait after an attempt (1 is the first): exponential with full jitter by default."""
         backoff = settings.backoff if self.policy.backoff is None else self.policy.backoff
         if callable(backoff):
-            return max(
-                float(backoff(attempt)), 0.0
-            )  # max() in this order keeps NaN, which the worker rejects
+            # max() in this order keeps NaN, which the worker rejects.
+            return max(float(backoff(attempt)), 0.0)
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
@@ -146,7 +145,7 @@ class Plan:
         """Return the plan with ``isolate`` for all routes, but for those of batches."""
         return replace(self, routes=tuple(route.isolated() for route in self.routes))
 
-    def place_of(self, message: Message) -> Place | None:
+    def place_of(self, message: Message) -> LaneWithPlaces | None:
         """Return the lane, and its number of places, in which a message of no lane has to run, if there is a limit.
 
         Raises ``ValueError`` for a message that was sent with a lane of its own, and what ``LimitPerValue.lane_of``
@@ -188,9 +187,8 @@ def plan_of(channel: str, routes: list[Route]) -> Plan:
 def _agreed(name: str, channel: str, routes: list[Route]) -> Any:
     values = {getattr(route.policy, name) for route in routes}
     if name != "batch":
-        values -= {
-            None
-        }  # a missing option contradicts none, but a consumer of single messages cannot take a batch
+        # A missing option contradicts none, but a consumer of single messages cannot take a batch.
+        values -= {None}
     if len(values) > 1:
         consumers = " and ".join(sorted({route.name for route in routes}))
         raise InvalidSettings(

@@ -35,7 +35,7 @@ from .limiters import Limiter as Limiter
 from .log import logger_of
 from .messages import Message, check_channel_name
 from .messages import Rate as Rate  # for ``route(…, rate=Rate(…))``, and for users of a layer's buckets
-from .options import Mistakes, Place
+from .options import LaneWithPlaces, Mistakes
 from .policy import Backoff, compile_filters, read_policy
 from .routes import Consumer, Plan, Route, check_arguments, check_atomic, check_consumer, plan_of
 
@@ -207,7 +207,7 @@ class Routing:
         plans = [*self.plans.values(), *(plan_of(*pattern) for pattern in self.patterns.items())]
         self._has_limits = any(plan.limit_per_value for plan in plans)
 
-    def place_of(self, message: Message) -> Place | None:
+    def place_of(self, message: Message) -> LaneWithPlaces | None:
         """Return the place of a message that is sent, as ``Plan.place_of``; ``None`` if its worker has to tell.
 
         Raises ``ValueError`` for a message with a lane of its own.
@@ -325,7 +325,7 @@ def check_routed(channel: str, alias: str | None = None) -> None:
     )
 
 
-def place_of(message: Message, alias: str | None) -> Place | None:
+def place_of(message: Message, alias: str | None) -> LaneWithPlaces | None:
     """Return the place of a message that is sent, if this process has looked for consumers before.
 
     To look for them here would import the code of all consumers into each process that sends.

@@ -33,9 +33,8 @@ def _raised(error: str) -> str:
     """
     lines = error.splitlines()
     heads = [n for n, line in enumerate(lines) if _HEAD_OF_TRACEBACK.fullmatch(line)]
-    heads = heads or [
-        n for n, line in enumerate(lines) if line.startswith('  File "')
-    ]  # the head was cut off
+    # The head was cut off.
+    heads = heads or [n for n, line in enumerate(lines) if line.startswith('  File "')]
     if not heads:
         return ""
     frames = "  |   " if lines[heads[-1]].startswith("  +") else " "

@@ -76,7 +76,7 @@ def test_a_machine_that_slept_past_its_leases_renews_before_it_claims(
         [worker] = stack.enter_context(workers(ledger, "held", *options, command=clocks.command))
         until(lambda: ledger.lines("began"))
         os.killpg(worker.process.pid, signal.SIGSTOP)
-        layer.shift(30)
+        layer.advance_time(30)
         clocks.set(wall=30, slept=30)
         second = str(Channel("held").send({"gate": str(gate)}))
         goes_on = more(ledger)

@@ -56,7 +56,7 @@ def test_kill_9_of_workers_in_mid_drain_loses_nothing(layer: DurableLayer, ledge
             until(lambda enough=enough: len(ledger.lines("ran")) >= enough)  # type: ignore[misc]
             worker.kill_all()
         in_flight += layer.stats()["slow"].claimed
-        layer.shift(16)  # the leases of the dead lapse
+        layer.advance_time(16)  # the leases of the dead lapse
     with workers(ledger, "slow", "--drain", "--threads", str(threads)) as [worker]:
         assert worker.wait() == 0
     ran = ledger.counts()
@@ -465,7 +465,7 @@ def test_a_claim_whose_process_vanished_mid_batch_repeats_only_what_was_not_sett
     until(lambda: layer.stats()["work"].claimed == 6)
 
     def taken_over() -> object:
-        layer.shift(61)  # again: the worker may have renewed in between
+        layer.advance_time(61)  # again: the worker may have renewed in between
         return layer.claim("other", {"work": 10}, 60.0).claims
 
     try:

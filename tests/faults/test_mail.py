@@ -101,7 +101,7 @@ def finish(start: Callable[[], WorkerProcess]) -> None:
         assert worker.wait() == 0, worker.log[-3000:]
         if is_over():
             return
-        get_layer().shift(600)
+        get_layer().advance_time(600)
     raise AssertionError(Counter(Email.objects.values_list("status", flat=True)))
 
 
@@ -175,7 +175,7 @@ def test_kill_9_at_random_again_and_again(server: ScriptedServer, start: Callabl
         if n == ROUNDS - 1 or chance.random() < 0.5:
             most_copies += freeze(children, server.port)
             worker.kill_all()
-            get_layer().shift(20)  # the leases of the dead lapse
+            get_layer().advance_time(20)  # the leases of the dead lapse
             worker = worker if n == ROUNDS - 1 else start()
         else:
             [victim] = chance.sample(children, 1)
@@ -201,7 +201,7 @@ def test_a_worker_killed_between_two_transactions_of_an_email_leaves_a_doubt_abo
         Status.SENDING,
         {"sent": 200, "queued": 300},
     )
-    get_layer().shift(20)
+    get_layer().advance_time(20)
     finish(start)
     email.refresh_from_db()
     copies = Counter(recipient for each in server.mails for recipient in each.recipients)
@@ -221,7 +221,7 @@ def test_a_worker_stopped_past_its_lease_in_mid_send_sends_nothing_more_when_it_
     while holds_a_transaction():  # which keeps its emails from everybody until it goes on
         os.killpg(first.process.pid, signal.SIGCONT)
         most_copies = freeze(everybody, server.port)
-    get_layer().shift(20)
+    get_layer().advance_time(20)
     second = start()
     until(is_over, 120)
     os.killpg(first.process.pid, signal.SIGCONT)
@@ -240,7 +240,7 @@ def test_a_worker_stopped_between_load_and_dot_does_not_send_what_another_one_ha
     first = start(1)
     until(lambda: proxy._pairs, 60, "the connection of the first worker")
     os.killpg(first.process.pid, signal.SIGSTOP)
-    get_layer().shift(20)
+    get_layer().advance_time(20)
     monkeypatch.setenv("MAILRAIL_TEST_SMTP_PORT", str(server.port))
     second = start(1)
     until(is_over, 60, "the email by the second worker")
@@ -339,6 +339,6 @@ def test_an_immediate_restart_of_the_database_in_mid_send(
     until(lambda: len(server.mails) >= EMAILS // 2, what="the sending after the restart")
     most_copies += server.open_connections
     worker.kill_all()
-    get_layer().shift(20)
+    get_layer().advance_time(20)
     finish(start)
     check(server, ids, most_copies)

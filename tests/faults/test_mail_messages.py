@@ -152,7 +152,7 @@ def deliver(claimed: Message) -> None:
 def work() -> None:
     """All that is there, at once."""
     for _ in range(5):
-        get_layer().shift(7200)
+        get_layer().advance_time(7200)
         Email.objects.exclude(send_at=None).update(send_at=timezone.now())
         while claims := get_layer().claim("w", {CHANNEL: 1}, 60.0).claims:
             deliver(claims[0])
@@ -177,7 +177,7 @@ def test_a_scheduled_email_that_was_held_and_released_leaves_once(
         mail.unhold(email)
         both = sorted(sent(CHANNEL), key=lambda message: message.content.get("dispatch", 0))
         assert len(both) == 2
-        get_layer().shift(3601)
+        get_layer().advance_time(3601)
         Email.objects.update(send_at=timezone.now())
         claims = {each.id: each for each in (claim(), claim())}
         first, second = both if old_one_first else reversed(both)

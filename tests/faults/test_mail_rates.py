@@ -222,7 +222,7 @@ def test_kill_9_of_workers_while_another_mailer_stands_in(project: Project) -> N
                 worker.kill_all()
             if round == 0:
                 first_lives.close()
-            get_layer().shift(20)
+            get_layer().advance_time(20)
         started = project.start(2)
         waiting = Email.objects.filter(status__in=(Status.QUEUED, Status.SENDING))
         until(lambda: not waiting.exists(), 120)

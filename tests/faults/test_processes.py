@@ -101,9 +101,9 @@ def test_each_process_is_listed_with_what_it_does_and_a_killed_one_for_a_minute_
         ]
         assert all(row.endswith("held, ledger") for row in rows)
         worker.kill_all()
-    layer.shift(50)
+    layer.advance_time(50)
     assert len(layer.workers()) == 2  # nobody has noticed yet
-    layer.shift(10)
+    layer.advance_time(10)
     assert channels("workers") == "No workers are running.\n"
 
 

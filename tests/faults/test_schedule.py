@@ -76,7 +76,7 @@ def drain(layer: DurableLayer, ledger: Ledger) -> None:
     Routing.of_layer()
     for reconciler in reconcilers(layer):
         reconciler.run(older_than=0.0)
-    layer.shift(16)  # the leases of the dead lapse
+    layer.advance_time(16)  # the leases of the dead lapse
     before = len(ticks("task"))
     with workers(ledger, *CHANNELS, "--drain", "--threads", "8") as [worker]:
         assert worker.wait() == 0, worker.log[-3000:]

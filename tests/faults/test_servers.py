@@ -148,7 +148,7 @@ def test_kill_9_of_all_workers_again_and_again(place: Place, ledger: Ledger, see
                 worker.kill_all()
         everybody += pair
         in_flight += layer.stats()["ledger"].claimed if "ledger" in layer.stats() else 0
-        layer.shift(16)  # the leases of the dead lapse
+        layer.advance_time(16)  # the leases of the dead lapse
     with ExitStack() as stack:
         everybody += place.start(stack, ledger, "ledger", "--drain", number=1)
         assert everybody[-1].wait(200) == 0

@@ -70,7 +70,7 @@ def test_kill_9_in_the_middle_of_1000_tasks_loses_none_and_leaves_none_running(
         with workers(ledger, "tasks.default", "--threads", str(THREADS), "--processes", "2") as [worker]:
             until(lambda before=before: len(ledger.lines("ran")) >= before + 80)  # type: ignore[misc]
             worker.kill_all()
-        layer.shift(16)  # the leases of the dead lapse
+        layer.advance_time(16)  # the leases of the dead lapse
     with workers(ledger, "tasks.default", "--drain", "--threads", "16") as [worker]:
         assert worker.wait() == 0, worker.log[-3000:]
     assert statuses() == {"SUCCESSFUL": 1000}
@@ -107,7 +107,7 @@ def test_a_worker_stopped_past_its_lease_cannot_write_its_late_result(
     with workers(ledger, "tasks.default") as [first]:
         until(lambda: ledger.lines("began"))
         os.killpg(first.process.pid, signal.SIGSTOP)
-        layer.shift(16)
+        layer.advance_time(16)
         other = tmp_path / "other"
         other.mkdir()
         with workers(Ledger(other / "ledger"), "tasks.default") as [second]:
@@ -131,7 +131,7 @@ def test_a_function_past_its_time_limit_has_failed_and_is_tried_again(
     with workers(ledger, "tasks.default", "--threads", "4") as [worker]:
         until(lambda: records().get(pk=other.id).status == "FAILED")
         until(lambda: records().get(pk=result.id).failures == 1)
-        layer.shift(10)
+        layer.advance_time(10)
         until(lambda: records().get(pk=result.id).status == "SUCCESSFUL")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
@@ -151,7 +151,7 @@ def test_a_key_is_held_past_kill_9_of_the_worker_until_the_task_has_ended(
         until(lambda: ledger.lines("began"))
         worker.kill_all()
     assert task.enqueue().id == first.id
-    layer.shift(16)  # the lease of the dead lapses
+    layer.advance_time(16)  # the lease of the dead lapses
     gate.touch()
     with workers(ledger, "tasks.default", "--drain") as [worker]:
         assert worker.wait() == 0, worker.log[-3000:]
@@ -279,7 +279,7 @@ def test_then_is_enqueued_once_when_all_have_ended_whenever_workers_are_killed(
         with workers(ledger, "tasks.default", "--threads", "4", "--processes", "2") as [worker]:
             until(lambda enough=enough: ledger_size(ledger) >= enough)  # type: ignore[misc]
             worker.kill_all()
-        layer.shift(16)  # the leases of the dead lapse
+        layer.advance_time(16)  # the leases of the dead lapse
     with workers(ledger, "tasks.default", "--drain", "--threads", "8") as [worker]:
         assert worker.wait() == 0, worker.log[-3000:]
     for each in made:

@@ -325,7 +325,7 @@ def test_every_verb_but_send_works_on_a_full_server(layer: Any, server: ValkeySe
     assert layer.renew(claims, 15.0) == [] and layer.release(claims[:2]) == []
     assert layer.retry(claims[2], 0.0, "again") == [] and layer.bury(claims[3], "dead") == []
     assert layer.finish(claims[4:6]) == []
-    layer.shift(16)  # the leases of the others are over
+    layer.advance_time(16)  # the leases of the others are over
     again = layer.claim("two", {"work": 100}, 15.0).claims
     assert {claim.losses for claim in again} == {0, 1}
     assert layer.requeue("work", [claims[3].id]) == [claims[3].id]

@@ -1,9 +1,9 @@
 """What the contract of a layer promises (``mailrail.layers.base``), played through with a plain list.
 
 The state machine asks a layer and this model the same and compares. Time is a whole number of seconds that only
-``shift`` moves; real time, which runs a little meanwhile, never decides anything here. So the model predicts what the
-contract determines, and only checks what the contract leaves open (``Model.claimed``): which of two messages that are
-due at the same moment comes first.
+``advance_time`` moves; real time, which runs a little meanwhile, never decides anything here. So the model predicts
+what the contract determines, and only checks what the contract leaves open (``Model.claimed``): which of two messages
+that are due at the same moment comes first.
 """
 
 from __future__ import annotations
@@ -216,14 +216,16 @@ class Model:
         due = Due(self.now + wish.delay) if wish.at is None else Due(self.now + wish.at, self.calls)
         life = wish.until if wish.lifetime is None else wish.lifetime
         expires = None if life is None else self.now + life
-        if twin := self._twin(wish):
-            twin.due = _earlier(twin.due, due)
-            twin.expires = None if None in (twin.expires, expires) else max(twin.expires or 0, expires or 0)
-            return twin.id
+        if waiting := self._waiting_under_key(wish):
+            waiting.due = _earlier(waiting.due, due)
+            waiting.expires = (
+                None if None in (waiting.expires, expires) else max(waiting.expires or 0, expires or 0)
+            )
+            return waiting.id
         self.entries.append(Entry(id, wish, content, self._next_place(), due, expires, self.now))
         return id
 
-    def _twin(self, wish: Wish) -> Entry | None:
+    def _waiting_under_key(self, wish: Wish) -> Entry | None:
         """The message of that key that waits and has not started."""
         waiting = self.standing(wish.channel, Fate.WAITING) if wish.key else []
         return next((e for e in waiting if e.wish.key == wish.key and not e.started), None)
@@ -335,14 +337,14 @@ class Model:
 
     def retry(self, claims: Sequence[Message], delay: int, alone: bool) -> set[Token]:
         def again(entry: Entry) -> None:
-            self._give_back(entry, delay)
+            self._reschedule(entry, delay)
             entry.alone = entry.alone or alone
 
         return self._settle(claims, again)
 
     def release(self, claims: Sequence[Message], delay: int) -> set[Token]:
         def untouched(entry: Entry) -> None:
-            self._give_back(entry, delay)
+            self._reschedule(entry, delay)
             entry.attempt -= 1
 
         return self._settle(claims, untouched)
@@ -374,7 +376,7 @@ class Model:
     def _lost(self, claims: Sequence[Message]) -> set[Token]:
         return {(claim.id, claim.token) for claim in claims if not self.held(claim)}
 
-    def _give_back(self, entry: Entry, delay: int) -> None:
+    def _reschedule(self, entry: Entry, delay: int) -> None:
         entry.fate, entry.due = Fate.WAITING, Due(self.now + delay)
 
     # -- operations ---------------------------------------------------------------------------------------------

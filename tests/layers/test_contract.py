@@ -119,9 +119,9 @@ class TestSending:
     def test_a_delayed_message_waits_for_its_time(self, layer: DurableLayer) -> None:
         sent = send(layer, delay=60)
         assert claim(layer) == []
-        layer.shift(59)
+        layer.advance_time(59)
         assert claim(layer) == []
-        layer.shift(2)
+        layer.advance_time(2)
         assert ids(claim(layer)) == [sent.id]
 
     def test_due_in_the_past_is_due_now(self, layer: DurableLayer) -> None:
@@ -203,7 +203,7 @@ class TestClaiming:
     ) -> None:
         send(layer)
         assert len(claim(layer)) == 1
-        layer.shift(LEASE - 1)
+        layer.advance_time(LEASE - 1)
         assert claim(layer, worker="w2") == []
 
     def test_a_lapsed_lease_is_claimed_again_as_a_loss_without_burning_an_attempt(
@@ -211,7 +211,7 @@ class TestClaiming:
     ) -> None:
         send(layer)
         [first] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         [second] = claim(layer, worker="w2")
         assert (second.attempt, second.losses, second.worker) == (1, 1, "w2")
         assert second.token != first.token
@@ -232,7 +232,7 @@ class TestClaiming:
         send(layer, "a")
         send(layer, "b")
         layer.claim("w", {"a": 1, "b": 1}, {"a": 10.0, "b": 100.0})
-        layer.shift(50)
+        layer.advance_time(50)
         assert [m.channel for m in layer.claim("w", {"a": 1, "b": 1}, LEASE).claims] == ["a"]
 
     def test_finished_are_settled_by_the_same_call(self, layer: DurableLayer) -> None:
@@ -241,7 +241,7 @@ class TestClaiming:
         second = send(layer)
         result = layer.claim("w1", {"work": 5}, LEASE, finished=[first])
         assert ids(result.claims) == [second.id] and result.lost == []
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert ids(claim(layer)) == [second.id]
 
     def test_an_expired_lease_that_nobody_reclaimed_can_be_finished_inside_claim(
@@ -249,16 +249,16 @@ class TestClaiming:
     ) -> None:
         send(layer)
         [first] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert layer.claim("w1", {"work": 5}, LEASE, finished=[first]) == ([], [], [])
         assert claim(layer) == []
 
     def test_a_stale_finished_is_reported_lost_and_not_leased_by_that_call(self, layer: DurableLayer) -> None:
         send(layer)
         [first] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         [second] = claim(layer, worker="w2")
-        layer.shift(LEASE + 1)  # lapsed again: due, and its id is in `finished` with a stale token
+        layer.advance_time(LEASE + 1)  # lapsed again: due, and its id is in `finished` with a stale token
         result = layer.claim("w1", {"work": 5}, LEASE, finished=[first])
         assert result.claims == [] and result.lost == [first]
         [third] = claim(layer)
@@ -291,7 +291,7 @@ class TestSettling:
     def test_finish_removes(self, layer: DurableLayer) -> None:
         send(layer)
         assert layer.finish(claim(layer)) == []
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert claim(layer) == [] and layer.stats() == {}
 
     def test_retry_comes_back_later_and_keeps_the_attempt(self, layer: DurableLayer) -> None:
@@ -299,7 +299,7 @@ class TestSettling:
         [first] = claim(layer)
         assert layer.retry(first, 30, "boom", alone=True) == []
         assert claim(layer) == []
-        layer.shift(31)
+        layer.advance_time(31)
         [second] = claim(layer)
         assert (second.attempt, second.losses, second.alone) == (2, 0, True)
         layer.retry(second, 0, "boom")
@@ -312,13 +312,13 @@ class TestSettling:
         assert (second.attempt, second.losses) == (1, 0)
         layer.release([second], delay=30)
         assert claim(layer) == []
-        layer.shift(31)
+        layer.advance_time(31)
         assert claim(layer)[0].attempt == 1
 
     def test_release_after_a_loss_keeps_the_loss(self, layer: DurableLayer) -> None:
         send(layer)
         claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         layer.release(claim(layer))
         [third] = claim(layer)
         assert (third.attempt, third.losses) == (1, 1)
@@ -341,21 +341,21 @@ class TestSettling:
         )
         assert dead.message.token is None and (dead.message.key, dead.message.priority) == ("k", 4)
         assert "boom é" in dead.error and dead.buried_at == pytest.approx(time.time(), abs=5)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert claim(layer) == []
 
     def test_renew_pushes_the_lease(self, layer: DurableLayer) -> None:
         send(layer)
         claims = claim(layer)
-        layer.shift(LEASE - 1)
+        layer.advance_time(LEASE - 1)
         assert layer.renew(claims, LEASE) == []
-        layer.shift(LEASE - 1)
+        layer.advance_time(LEASE - 1)
         assert claim(layer, worker="w2") == []
 
     def test_renew_works_on_a_lapsed_lease_nobody_reclaimed(self, layer: DurableLayer) -> None:
         send(layer)
         claims = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert layer.renew(claims, LEASE) == []
         assert claim(layer, worker="w2") == []
 
@@ -369,7 +369,7 @@ class TestSettling:
     def test_a_stale_token_settles_nothing(self, layer: DurableLayer, verb: str) -> None:
         send(layer)
         [first] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         [second] = claim(layer, worker="w2")
         assert _settle(layer, verb, first) == [first]
         assert dead_on(layer, "work") == []
@@ -402,7 +402,7 @@ class TestSettling:
     ) -> None:
         sent = send(layer)
         [first] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         [second] = claim(layer)
         verbs: dict[str, Any] = {
             "renew": lambda claims: layer.renew(claims, LEASE),
@@ -437,7 +437,7 @@ class TestKeys:
     def test_the_earlier_due_wins(self, layer: DurableLayer) -> None:
         first = send(layer, key="7", delay=100)
         send(layer, key="7", delay=500)
-        layer.shift(101)
+        layer.advance_time(101)
         send(layer, key="8", delay=100)
         send(layer, key="8")
         assert sorted(m.key or "" for m in claim(layer)) == ["7", "8"]
@@ -447,7 +447,7 @@ class TestKeys:
         for key, lives in (("a", (10, 100)), ("b", (100, 10)), ("c", (10, None)), ("d", (None, 10))):
             for life in lives:
                 send(layer, key=key, lifetime=life)
-        layer.shift(50)
+        layer.advance_time(50)
         assert sorted(m.key or "" for m in claim(layer)) == ["a", "b", "c", "d"]
 
     def test_a_key_is_free_again_once_its_message_started(self, layer: DurableLayer) -> None:
@@ -465,7 +465,7 @@ class TestKeys:
         layer.release(claim(layer))
         second = send(layer, key="7")
         assert len(claim(layer)) == 2
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         third = send(layer, key="7")
         assert third.id in ids(claim(layer)) and second.id != third.id
 
@@ -477,7 +477,7 @@ class TestKeys:
         first = send(layer, key="7")
         layer.cancel("work", [first.id])
         second = send(layer, key="7", lifetime=10)
-        layer.shift(11)
+        layer.advance_time(11)
         assert claim(layer) == []
         third = send(layer, key="7")
         assert ids(claim(layer)) == [third.id] and second.id != third.id
@@ -513,7 +513,7 @@ class TestLanes:
     def test_only_what_was_really_settled_frees_its_lane(self, layer: DurableLayer) -> None:
         send(layer, lane="l"), send(layer, lane="l")
         [stale] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         [fresh] = claim(layer, worker="w2")
         result = layer.claim("w1", {"work": 5}, LEASE, finished=[stale])
         assert result.claims == [] and result.lost == [stale]
@@ -523,19 +523,19 @@ class TestLanes:
         head = send(layer, lane="l", delay=60)
         send(layer, lane="l")
         assert claim(layer) == []
-        layer.shift(61)
+        layer.advance_time(61)
         [got] = claim(layer)
         assert got.id == head.id
         layer.retry(got, 60, "boom")
         assert claim(layer) == []
-        layer.shift(61)
+        layer.advance_time(61)
         assert ids(claim(layer)) == [head.id]
 
     def test_a_lapsed_head_is_claimed_again_before_the_next(self, layer: DurableLayer) -> None:
         head = send(layer, lane="l")
         send(layer, lane="l")
         claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert ids(claim(layer, worker="w2")) == [head.id]
 
     def test_release_keeps_the_head(self, layer: DurableLayer) -> None:
@@ -545,44 +545,44 @@ class TestLanes:
         assert ids(claim(layer)) == [head.id]
 
     def test_bury_cancel_and_expiry_free_the_lane(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         send(layer, lane="l", lifetime=30)
-        d = send(layer, lane="l")
+        last = send(layer, lane="l")
         layer.bury(claim(layer)[0], "boom")
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         layer.release([got], delay=100)
-        layer.cancel("work", [b.id])
-        layer.shift(31)
+        layer.cancel("work", [second.id])
+        layer.advance_time(31)
         result = layer.claim("w", {"work": 5}, LEASE)
         assert len(result.expired) == 1
-        assert ids(result.claims or claim(layer)) == [d.id]
-        assert [dead.message.id for dead in dead_on(layer, "work")] == [a.id]
+        assert ids(result.claims or claim(layer)) == [last.id]
+        assert [dead.message.id for dead in dead_on(layer, "work")] == [first.id]
 
     def test_cancelling_inside_a_lane_leaves_the_head_in_place(self, layer: DurableLayer) -> None:
-        a, b, c = (send(layer, lane="l") for _ in range(3))
-        layer.cancel("work", [b.id])
+        first, second, third = (send(layer, lane="l") for _ in range(3))
+        layer.cancel("work", [second.id])
         [got] = claim(layer)
-        assert got.id == a.id
+        assert got.id == first.id
         layer.finish([got])
-        assert ids(claim(layer)) == [c.id]
+        assert ids(claim(layer)) == [third.id]
 
     def test_requeue_joins_the_tail(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         layer.bury(claim(layer)[0], "boom")
-        layer.requeue("work", [a.id])
+        layer.requeue("work", [first.id])
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         layer.finish([got])
-        assert ids(claim(layer)) == [a.id]
+        assert ids(claim(layer)) == [first.id]
 
     def test_requeue_keeps_the_order_it_is_given(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l"), send(layer, lane="l")
+        first, second = send(layer, lane="l"), send(layer, lane="l")
         for _ in range(2):
             layer.bury(claim(layer)[0], "boom")
-        layer.requeue("work", [b.id, a.id])
+        layer.requeue("work", [second.id, first.id])
         [got] = claim(layer)
-        assert got.id == b.id
+        assert got.id == second.id
         assert claim(layer) == []
 
     def test_an_emptied_lane_starts_anew(self, layer: DurableLayer) -> None:
@@ -593,13 +593,13 @@ class TestLanes:
             layer.finish([got])
 
     def test_a_key_inside_a_lane(self, layer: DurableLayer) -> None:
-        a = send(layer, lane="l", key="k")
-        assert layer.enqueue([Message("work", {}, lane="l", key="k")]) == [a.id]
-        b = send(layer, lane="l")
+        first = send(layer, lane="l", key="k")
+        assert layer.enqueue([Message("work", {}, lane="l", key="k")]) == [first.id]
+        second = send(layer, lane="l")
         [got] = claim(layer)
-        assert got.id == a.id
+        assert got.id == first.id
         layer.finish([got])
-        assert ids(claim(layer)) == [b.id]
+        assert ids(claim(layer)) == [second.id]
 
 
 class TestLanesWithSeveralPlaces:
@@ -639,7 +639,7 @@ class TestLanesWithSeveralPlaces:
         elif end == "bury":
             layer.bury(got, "boom")
         elif end == "expire":
-            layer.shift(LEASE + 1)
+            layer.advance_time(LEASE + 1)
         else:
             finished = [got]
         result = layer.claim("w1", {"work": 5}, LEASE, finished=finished)
@@ -654,7 +654,7 @@ class TestLanesWithSeveralPlaces:
         [got] = claim(layer)
         assert got.id == second.id
         layer.renew([got], 100.0)
-        layer.shift(31)
+        layer.advance_time(31)
         assert claim(layer) == []
         layer.finish([got])
         [again] = claim(layer)
@@ -666,7 +666,7 @@ class TestLanesWithSeveralPlaces:
         sent = [send(layer, lane="l", places=1) for _ in range(2)]
         claim(layer)
         assert claim(layer, worker="w2") == []
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         first = claim(layer, worker="w2")
         assert claim(layer, worker="w3") == []
         layer.finish(first)
@@ -679,13 +679,13 @@ class TestLanesWithSeveralPlaces:
         holder = claim(layer)
         for _ in range(3):
             assert layer.renew(holder, LEASE) == []
-            layer.shift(LEASE - 5)
+            layer.advance_time(LEASE - 5)
             assert claim(layer, worker="w2") == []
 
     def test_a_holder_that_was_late_and_settles_costs_nobody_a_place(self, layer: DurableLayer) -> None:
         sent = [send(layer, lane="l", places=1) for _ in range(3)]
         [late] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         running = claim(layer, worker="w2")
         for claims in (running, [late]) if late.id != running[0].id else (running,):
             layer.finish(claims)
@@ -714,26 +714,26 @@ class TestLanesWithSeveralPlaces:
         [got] = claim(layer)
         assert got.id == now.id
         layer.finish([got])
-        layer.shift(61)
+        layer.advance_time(61)
         assert ids(claim(layer)) == [later.id]
 
     def test_a_cancelled_message_leaves_the_others_their_turn(self, layer: DurableLayer) -> None:
-        a, b, c = (send(layer, lane="l", places=1) for _ in range(3))
+        first, second, third = (send(layer, lane="l", places=1) for _ in range(3))
         [got] = claim(layer)
-        assert got.id == a.id and claim(layer) == []
-        assert layer.cancel("work", [b.id]) == [b.id]
+        assert got.id == first.id and claim(layer) == []
+        assert layer.cancel("work", [second.id]) == [second.id]
         layer.release([got])
-        layer.cancel("work", [a.id])
-        assert ids(claim(layer)) == [c.id]
+        layer.cancel("work", [first.id])
+        assert ids(claim(layer)) == [third.id]
 
     def test_a_requeued_message_waits_for_a_place_again(self, layer: DurableLayer) -> None:
-        a, b = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        first, second = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
         layer.bury(claim(layer)[0], "boom")
         [got] = claim(layer)
-        layer.requeue("work", [a.id])
-        assert got.id == b.id and claim(layer) == []
+        layer.requeue("work", [first.id])
+        assert got.id == second.id and claim(layer) == []
         layer.finish([got])
-        assert ids(claim(layer)) == [a.id]
+        assert ids(claim(layer)) == [first.id]
 
     def test_a_key_stays_taken_while_its_message_waits_for_a_place(self, layer: DurableLayer) -> None:
         send(layer, lane="l", places=1)
@@ -817,7 +817,7 @@ class TestLanesWithSeveralPlaces:
 class TestExpiry:
     def test_expired_messages_are_dropped_and_reported(self, layer: DurableLayer) -> None:
         sent = send(layer, content={"n": 9}, lifetime=30)
-        layer.shift(31)
+        layer.advance_time(31)
         result = layer.claim("w", {"work": 5}, LEASE)
         assert result.claims == [] and ids(result.expired) == [sent.id]
         assert result.expired[0].content == {"n": 9}
@@ -827,26 +827,26 @@ class TestExpiry:
     def test_a_claim_is_safe_from_its_expiry_until_its_lease_is_over(self, layer: DurableLayer) -> None:
         send(layer, lifetime=5)
         [got] = claim(layer)
-        layer.shift(6)
+        layer.advance_time(6)
         assert layer.claim("w", {"work": 5}, LEASE).expired == []
         assert layer.finish([got]) == []
 
     def test_a_lapsed_claim_past_its_expiry_is_dropped(self, layer: DurableLayer) -> None:
         send(layer, lifetime=5)
         claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         result = layer.claim("w", {"work": 5}, LEASE)
         assert result.claims == [] and len(result.expired) == 1
 
     def test_expired_ones_ahead_do_not_hide_the_living(self, layer: DurableLayer) -> None:
         layer.enqueue([Message("work", {}, lifetime=5, priority=10) for _ in range(2500)])
-        layer.shift(6)
+        layer.advance_time(6)
         living = send(layer)
         assert ids(claim(layer, 1)) == [living.id]
 
     def test_an_expired_message_scheduled_for_later_is_dropped_too(self, layer: DurableLayer) -> None:
         send(layer, lifetime=5, delay=1000)
-        layer.shift(6)
+        layer.advance_time(6)
         assert len(layer.claim("w", {"work": 5}, LEASE).expired) == 1
 
 
@@ -897,7 +897,7 @@ class TestOperations:
     def test_requeue_gives_all_attempts_back_and_no_expiry(self, layer: DurableLayer) -> None:
         sent = send(layer, lifetime=30)
         layer.bury(claim(layer)[0], "boom")
-        layer.shift(100)
+        layer.advance_time(100)
         assert layer.requeue("work", [sent.id, uuid4()]) == [sent.id]
         [got] = claim(layer)
         assert (got.id, got.attempt, got.losses) == (sent.id, 1, 0)
@@ -908,7 +908,7 @@ class TestOperations:
         sent = send(layer)
         claim(layer)
         for _ in range(3):
-            layer.shift(LEASE + 1)
+            layer.advance_time(LEASE + 1)
             [got] = claim(layer)
         layer.bury(got, "lost 3 times")
         layer.requeue("work", [sent.id])
@@ -921,7 +921,7 @@ class TestOperations:
         assert layer.discard("work", [sent.id, uuid4()]) == [sent.id]
         assert dead_on(layer, "work") == [] and layer.stats() == {}
 
-    def test_known_are_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
+    def test_existing_ids_are_of_those_that_wait_or_are_claimed_or_dead(self, layer: DurableLayer) -> None:
         claimed, dead, finished = send(layer), send(layer), send(layer)
         claims = {got.id: got for got in claim(layer)}
         layer.bury(claims[dead.id], "boom")
@@ -929,8 +929,8 @@ class TestOperations:
         waiting, scheduled = send(layer, lane="l"), send(layer, lane="l", delay=60)
         elsewhere, never = send(layer, "elsewhere"), uuid4()
         asked = [m.id for m in (claimed, dead, finished, waiting, scheduled, elsewhere)]
-        assert layer.known("work", [*asked, never]) == {claimed.id, dead.id, waiting.id, scheduled.id}
-        assert layer.known("work", []) == set() == layer.known("unheard-of", asked)
+        assert layer.existing_ids("work", [*asked, never]) == {claimed.id, dead.id, waiting.id, scheduled.id}
+        assert layer.existing_ids("work", []) == set() == layer.existing_ids("unheard-of", asked)
 
     def test_a_dead_id_may_be_sent_and_die_again(self, layer: DurableLayer) -> None:
         sent = send(layer)
@@ -964,7 +964,7 @@ class TestOperations:
         assert (work.ready, work.scheduled, work.claimed, work.dead) == (4, 1, 2, 1)
         assert work.oldest_due is not None and 0 <= work.oldest_due < 5 and not work.paused
         assert stats["empty"].paused and stats["empty"].oldest_due is None
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert layer.stats()["work"].ready == 6  # lapsed leases are ready again
 
     def test_heartbeats(self, layer: DurableLayer) -> None:
@@ -973,10 +973,10 @@ class TestOperations:
         layer.heartbeat("a", {"pid": 3})
         assert [(w.id, w.info) for w in layer.workers()] == [("a", {"pid": 3}), ("b", {"pid": 2})]
         layer.heartbeat("b", None)
-        layer.shift(10)
+        layer.advance_time(10)
         assert [w.id for w in layer.workers()] == ["a"]
         assert layer.workers()[0].age == pytest.approx(10, abs=2)
-        layer.shift(60)
+        layer.advance_time(60)
         assert layer.workers() == []
 
 
@@ -987,9 +987,9 @@ class TestRates:
         granted, retry_after = layer.take("b", 20, rate)
         assert granted == 6 and 0 < retry_after <= 6
         assert layer.take("b", 1, rate).granted == 0
-        layer.shift(13)
+        layer.advance_time(13)
         assert layer.take("b", 20, rate).granted == 2
-        layer.shift(3600)
+        layer.advance_time(3600)
         assert layer.take("b", 20, rate).granted == 10
 
     def test_tokens_can_be_given_back(self, layer: DurableLayer) -> None:

@@ -193,7 +193,7 @@ class TestWaiting:
     def test_a_lapsed_lease_is_ready(self, layer: DurableLayer) -> None:
         layer.enqueue([Message("work", {})])
         claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         assert layer.list_messages(["work"], 10, state="claimed") == []
         [listed] = layer.list_messages(["work"], 10, state="ready")
         assert (listed.state, listed.worker) == ("ready", "w1")
@@ -225,7 +225,7 @@ class TestWaiting:
         ]
         layer.enqueue(messages)
         seen: list[MessageSummary] = []
-        while page := layer.list_messages(["a", "b"], 7, state, seen[-1].place if seen else None):
+        while page := layer.list_messages(["a", "b"], 7, state, seen[-1].cursor if seen else None):
             seen += page
         assert ids(seen) == [m.id for m in sorted(messages, key=lambda m: (m.due or 0, m.id))]
 
@@ -258,7 +258,7 @@ class TestDead:
         assert layer.list_messages(both, 10, "dead", error_class="TypeError") == []
         [first, *_] = layer.list_messages(both, 2, "dead", error_class="ValueError")
         assert first.error_class == "ValueError"
-        assert ids(layer.list_messages(both, 10, "dead", first.place, "ValueError")) == values[1::-1]
+        assert ids(layer.list_messages(both, 10, "dead", first.cursor, "ValueError")) == values[1::-1]
 
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_what_is_gone_is_not_found_by_what_it_died_of(self, layer: DurableLayer, verb: str) -> None:
@@ -282,10 +282,10 @@ class TestDead:
         for claimed in claim(layer, 20):
             layer.bury(claimed, raised(ValueError()))
         seen: list[MessageSummary] = []
-        while page := layer.list_messages(["work"], 7, "dead", seen[-1].place if seen else None, kind):
+        while page := layer.list_messages(["work"], 7, "dead", seen[-1].cursor if seen else None, kind):
             seen += page
         assert len(set(ids(seen))) == len(seen) == 20
-        assert seen == sorted(seen, key=lambda it: it.place, reverse=True)
+        assert seen == sorted(seen, key=lambda it: it.cursor, reverse=True)
 
 
 class TestFinding:

@@ -237,7 +237,7 @@ class TestRelaying:
         server.stop()
         Channel("work").send({"n": 1}, delay=100, expires=1000)
         Channel("work").send({"n": 2}, delay=30)
-        outbox._store.shift(60)
+        outbox._store.advance_time(60)
         server.start()
         assert outbox.relay() == 2
         overdue, later = waiting_on(layer, "work")
@@ -284,7 +284,7 @@ class TestRelaying:
         [claim] = outbox._store.claim("died", {outbox.channel: 1}, LEASE).claims
         layer.enqueue([outbox._read(claim)])
         assert outbox.relay() == 0
-        outbox._store.shift(LEASE + 1)
+        outbox._store.advance_time(LEASE + 1)
         assert outbox.relay() == 1
         [claim] = layer.claim("w", {"work": 9}, 15.0).claims
         assert claim.id == id and layer.finish([claim]) == []
@@ -316,11 +316,11 @@ class TestRelaying:
             with pytest.raises(LayerUnavailable, match=f"127.0.0.1:{server.port}"):
                 layer.outbox.relay()
             work(up)
-            layer.outbox.store.shift(PARTS_REST)
+            layer.outbox.store.advance_time(PARTS_REST)
         assert len(ran) == len(set(ran)) == 40 * len(up)
         assert in_outbox(layer.outbox) == 80 * len(down)
         server.start()
-        layer.outbox.store.shift(60)
+        layer.outbox.store.advance_time(60)
         assert layer.outbox.relay() == 80 * len(down)
         work(names)
         assert sorted(ran) == sorted(ids)
@@ -345,7 +345,7 @@ class TestRelaying:
             "It cannot be relayed, as it is not a message of the outbox",
             "mailrail.errors.MessageTooLarge",
         ]
-        assert outbox.known([large]) == {large}
+        assert outbox.existing_ids([large]) == {large}
         assert outbox.stats()[outbox.channel].dead == 3
 
     def test_the_operator_relays_and_sees_what_waits(
@@ -414,12 +414,18 @@ class TestSettings:
             ):
                 Channel("work").send({"n": 1})
             assert waiting_on(layer, "work") == []
-            [error] = [e for e in run_checks(include_deployment_checks=True) if e.id == "mailrail.E008"]
+            [error] = [
+                problem
+                for problem in run_checks(include_deployment_checks=True)
+                if problem.id == "mailrail.E008"
+            ]
             assert error.msg.startswith("CHANNEL_LAYERS['default']: CONFIG['outbox'] = True needs tables")
             assert error.msg.endswith(
                 f"has no table mailrail_message: no send can be kept there. Run: {MANAGE}{migrate}"
             )
-        assert not any(e.id == "mailrail.E008" for e in run_checks(include_deployment_checks=True))
+        assert not any(
+            problem.id == "mailrail.E008" for problem in run_checks(include_deployment_checks=True)
+        )
 
     def test_a_worker_says_at_its_start_that_they_are_missing(
         self, layer: RedisChannelLayer, using: str, caplog: pytest.LogCaptureFixture

@@ -133,7 +133,7 @@ CLAIMING = [
     "advance_lanes",
     "drop_expired",
 ]
-SETTLING = ["finish", "finish_in_lanes", "renew", "give_back", "bury", "cancel"]
+SETTLING = ["finish", "finish_in_lanes", "renew", "reschedule", "bury", "cancel"]
 
 
 @pytest.mark.parametrize("name", [*CLAIMING, *SETTLING, "get", "get_dead"])
@@ -192,7 +192,7 @@ def test_counts_above_the_limit_are_estimated() -> None:
         ("places", {"channels": ["full"], "lanes": ["fresh"]}, 3 * 1000 + 20),
         ("parked_lanes", {"channel": "", "lane": ""}, 10),
         ("finish_in_lanes", {}, 10),
-        ("give_back", {}, 10),
+        ("reschedule", {}, 10),
     ],
 )
 def test_100000_that_wait_in_a_full_lane_are_read_by_nobody(
@@ -208,7 +208,7 @@ def test_100000_that_wait_in_a_full_lane_are_read_by_nobody(
 
 BATCH = 200
 BUFFERS = {"claim": 30, "claim_from_floor": 30, "claim_of_many": 30, "claim_of_many_from_floor": 30}
-BUFFERS |= {"finish": 8, "finish_in_lanes": 8, "renew": 30, "give_back": 20, "bury": 25}
+BUFFERS |= {"finish": 8, "finish_in_lanes": 8, "renew": 30, "reschedule": 20, "bury": 25}
 """The most of them, of 8 KiB each, for each message of a batch."""
 
 

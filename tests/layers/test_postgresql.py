@@ -107,7 +107,7 @@ class TestSeveralConnections:
         """A row that changed while its lock was waited for is looked at again, token and all."""
         send(layer, lane=lane)
         [stale] = claim(layer)
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
 
         def settle() -> list[Message]:
             if verb == "finished by a claim":
@@ -132,7 +132,9 @@ class TestSeveralConnections:
         assert layer.renew([holder], LEASE) == []
         assert layer.finish([holder]) == [] and layer.stats() == {}
 
-    def test_a_twin_is_locked_until_its_sender_commits(self, layer: Any, elsewhere: Any) -> None:
+    def test_a_waiting_key_is_locked_until_the_sender_of_its_duplicate_commits(
+        self, layer: Any, elsewhere: Any
+    ) -> None:
         id = send(layer, key="reindex 7")
         with transaction.atomic("postgres"):
             assert send(layer, key="reindex 7") == id
@@ -187,7 +189,7 @@ class TestManyChannels:
             send(layer, channel, key="k", due=float(n))
         with transaction.atomic("postgres"):
             for channel in self.CHANNELS[:-1]:
-                send(layer, channel, key="k")  # joins the twin, and locks it
+                send(layer, channel, key="k")  # a duplicate: locks the one that waits
             assert elsewhere(self.claim, layer, 1) == ["f"]
 
 
@@ -409,7 +411,7 @@ class TestLanes:
 class TestPlaces:
     """Several places in one lane, and transactions that are open for long."""
 
-    @pytest.mark.parametrize("verb", ["cancel", "send its twin"])
+    @pytest.mark.parametrize("verb", ["cancel", "send a duplicate"])
     def test_one_that_was_locked_while_a_place_became_free_gets_it_with_the_next_maintenance(
         self, layer: Any, elsewhere: Any, verb: str
     ) -> None:
@@ -434,17 +436,17 @@ class TestPlaces:
         send(layer, lane="l", places=1)
         waiting = send(layer, lane="l", places=1)
         [running] = claim(layer)
-        give_back = {
+        reschedule = {
             "retry": lambda: layer.retry(running, 60, "no"),
             "release": lambda: layer.release([running], 60),
         }
         lane = lane_number(("work", "l"), lock="mailrail places")
         with transaction.atomic("postgres"):
             connections["postgres"].cursor().execute(STATEMENTS["lock_places"], {"lanes": [lane]})
-            giving = elsewhere.submit(give_back[verb])
+            rescheduling = elsewhere.submit(reschedule[verb])
             until(lambda: waits_for_a_lock(layer), what="the lane")
             assert layer.stats()["work"].claimed == 1
-        giving.result(30)
+        rescheduling.result(30)
         assert [m.id for m in claim(layer)] == [waiting]
 
     def test_who_cancels_in_a_long_transaction_holds_up_nobody_in_the_lane(
@@ -480,7 +482,7 @@ class TestPlaces:
         assert {m.id for m in claim(layer)} == {*sent[2:]}
 
     def test_a_worker_does_this_maintenance(self, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(maintenance, "RELAY_EVERY", 0.05)
+        monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 0.05)
         send(layer, lane="l", places=1)
         with connections["postgres"].cursor() as cursor:
             cursor.execute("UPDATE mailrail_message SET held = 1")

@@ -111,7 +111,7 @@ class TestHosts:
         with own_server.client() as client:
             assert 0 < len(client.keys("*:body")) < 20
         assert sorted(layer.stats()) == sorted(names)
-        layer.shift(5)
+        layer.advance_time(5)
         got = layer.claim("w", dict.fromkeys(names, 5), LEASE).claims
         assert sorted(m.id for m in got) == sorted(sent)
         assert layer.claim("w", dict.fromkeys(names, 5), LEASE, got[:10]) == ([], [], [])
@@ -314,7 +314,7 @@ class TestOutages:
         own_server.start()
         assert layer.finish([running]) == []
         left = {m.id for m in waiting_on(layer, "work", 100)} | {d.message.id for d in dead_on(layer, "work")}
-        layer.shift(LEASE + 1)
+        layer.advance_time(LEASE + 1)
         while got := claim(layer, 50):
             left |= {m.id for m in got}
             layer.finish(got)
@@ -340,7 +340,7 @@ class TestOutages:
         from mailrail.layers.redis import connections
 
         send(layer)
-        monkeypatch.setattr(connections, "IDLE_BEFORE_LOOK", 0.0)
+        monkeypatch.setattr(connections, "IDLE_BEFORE_CHECK_S", 0.0)
         bare.client_kill_filter(_type="normal", skipme=True)
         assert len(claim(layer)) == 1
 
@@ -768,7 +768,7 @@ class TestHints:
     def test_a_half_dead_connection_is_noticed(self, own_server: ValkeyServer, monkeypatch: Any) -> None:
         from mailrail.layers.redis import listener
 
-        monkeypatch.setattr(listener, "LOOK_EVERY", 0.2)
+        monkeypatch.setattr(listener, "CONNECTION_CHECK_INTERVAL_S", 0.2)
         layer: Any = RedisChannelLayer([{"address": own_server.url, "password": "secret"}])
         self.live(layer, "work")
         os.kill(own_server.pid, signal.SIGSTOP)

@@ -118,7 +118,7 @@ class TestOneLayer:
         layer._unconfirmed.note(
             ClaimCall("w", {}, {}, [], 1, unconfirmed=[Unconfirmed(1, 15.0, [finished], [])])
         )
-        monkeypatch.setattr(layer._store, "known", fail_to_ask)
+        monkeypatch.setattr(layer._store, "existing_ids", fail_to_ask)
         claimed = layer.claim("w", {"work": 5}, 15.0, [finished])
         assert len(claimed.claims) == 1 and claimed.lost == [finished]
 
@@ -166,13 +166,13 @@ class TestOneLayer:
         second = valkey_cluster.masters[1]
         ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         try:
-            said = layer.concerns()
+            concerns = layer.concerns()
         finally:
             ask(second, "CONFIG", "SET", "maxmemory-policy", "noeviction")
-        assert [text.split(" has ")[0] for text in said if "allkeys-lru" in text] == [
+        assert [text.split(" has ")[0] for text in concerns if "allkeys-lru" in text] == [
             f"The Redis server 127.0.0.1:{second.port}"
         ]
-        assert sum("append-only" in text for text in said) == 3
+        assert sum("append-only" in text for text in concerns) == 3
 
 
 class TestSettings:
@@ -280,7 +280,7 @@ class TestSlotsThatMove:
     def test_nothing_runs_while_keys_are_in_two_places(
         self, layer: Any, valkey_cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cluster, "PATIENCE", 0.1)
+        monkeypatch.setattr(cluster, "SLOT_TIMEOUT_S", 0.1)
         ids = send(layer, "work", 5)
         [claim] = layer.claim("w", {"work": 1}, LEASE).claims
         source = valkey_cluster.master_of(tag("work"))

@@ -98,7 +98,7 @@ def test_a_map_is_not_learnt_from_those_that_have_left(split: Split) -> None:
     layer = split.layer(split.hard, *split.kept)
     layer.stores[0].server._map = split.old_map
     for _ in range(20):
-        layer.stores[0].server.node_to_hear()  # after which the map is learnt again
+        layer.stores[0].server.node_to_listen_on()  # after which the map is learnt again
         layer.enqueue([Message(channel, {}) for channel in CHANNELS])
     assert not split.has_strayed and {stats.ready for stats in layer.stats().values()} == {20}
 
@@ -125,13 +125,13 @@ def test_whoever_hears_of_messages_on_a_node_that_has_left_listens_elsewhere(spl
 
 def test_another_cluster_is_believed_if_hosts_say_it_and_not_otherwise(split: Split) -> None:
     """The last test: it ends the cluster."""
-    unaware, told = split.layer(split.kept[0]), split.layer_from_before(split.kept[0], split.hard)
+    unaware, aware = split.layer(split.kept[0]), split.layer_from_before(split.kept[0], split.hard)
     send(unaware)
     for node in split.kept:
         node.stop(signal.SIGKILL)
     with pytest.raises(LayerUnavailable):
         unaware.enqueue([Message("work", {})])
     assert not split.has_strayed
-    told.stores[0].server._map = unaware.stores[0].server._map
-    told.enqueue([Message("work", {})])
+    aware.stores[0].server._map = unaware.stores[0].server._map
+    aware.enqueue([Message("work", {})])
     assert ask(split.hard, "DBSIZE") > 0

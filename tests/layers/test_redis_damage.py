@@ -177,10 +177,10 @@ def test_a_key_of_another_type_stops_its_channel_only(
     assert layer.poll([*BOTH]) is not None or not claims
     if ":dead:" not in name and ":lane:" not in name and name not in (":parked:p", ":placed:p", ":places"):
         assert layer.unreadable() != []
-    told = [record.getMessage() for record in caplog.records if "channel bad" in record.getMessage()]
-    assert len(told) <= 1 and all("WRONGTYPE" in text for text in told)
+    lines = [record.getMessage() for record in caplog.records if "channel bad" in record.getMessage()]
+    assert len(lines) <= 1 and all("WRONGTYPE" in text for text in lines)
     layer.claim("w", BOTH, 15)
-    assert len([record for record in caplog.records if "channel bad" in record.getMessage()]) == len(told)
+    assert len([record for record in caplog.records if "channel bad" in record.getMessage()]) == len(lines)
     layer.finish([claim for claim in claims if claim.channel == "good"])
     bare.delete(TAG + name.encode())
     layer.claim("w", BOTH, 15)

@@ -12,7 +12,7 @@ from django.db import connections
 
 from mailrail.layers import sql_files
 from mailrail.layers.postgresql.statements import STATEMENTS as POSTGRESQL
-from mailrail.layers.rows import COLUMNS, SHIFTED
+from mailrail.layers.rows import COLUMNS, TABLES_WITH_TIMES
 from mailrail.layers.sql_files import driver_form
 from mailrail.layers.sqlite.statements import ENQUEUE
 from mailrail.layers.sqlite.statements import STATEMENTS as SQLITE
@@ -53,7 +53,7 @@ def test_variants_are_as_the_script_writes_them() -> None:
 @pytest.mark.parametrize("folder", BY_NAME)
 def test_every_statement_is_used_and_every_used_one_is_there(folder: str) -> None:
     code = "".join(path.read_text("utf-8") for path in (LAYERS / folder).glob("*.py"))
-    built = {f"shift_{table}" for table in SHIFTED}
+    built = {f"age_{table}" for table in TABLES_WITH_TIMES}
     built |= {f"list_waiting_{state}" for state in ("ready", "scheduled", "claimed")}
     if folder == "postgresql":
         built |= {f"estimate_{kind}" for kind in ("ready", "scheduled", "dead")}

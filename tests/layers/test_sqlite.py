@@ -64,7 +64,7 @@ OF_A_WORKER = [
     "held",
     "finish",
     "renew",
-    "give_back",
+    "reschedule",
     "bury",
     "cancel",
     "advance_lanes",

@@ -49,7 +49,7 @@ def test_a_worker_and_its_consumers_go_on_with_the_file_that_took_the_place_of_t
         connections[database].close()
         until(lambda: len(seen) == n + 1, 10)
 
-    monkeypatch.setattr(leases, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(leases, "HEARTBEAT_INTERVAL_S", 0.2)
     layer = DatabaseChannelLayer(using=database)
     seen: list[Any] = []
     call_command("migrate", "mailrail", database=database, verbosity=0)

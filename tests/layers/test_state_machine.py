@@ -136,8 +136,8 @@ class Machine(RuleBasedStateMachine):
             store._turns = count()  # else the same steps, taken once more, would claim others
 
     @rule(seconds=st.sampled_from([40, 40, 80, 120, 400]))
-    def shift(self, seconds: int) -> None:
-        self.layer.shift(float(seconds))
+    def advance_time(self, seconds: int) -> None:
+        self.layer.advance_time(float(seconds))
         self.model.now += seconds
 
     def _own(self, name: str) -> str:
@@ -319,7 +319,7 @@ class MessageMachine(Machine):
     def die(self, worker: str, room: int) -> None:
         """A worker claims and is never heard of again: its leases lapse."""
         self._claim_some(worker, room, 20)
-        self.shift(40)
+        self.advance_time(40)
 
     @precondition(lambda self: len(self.names(Fate.DEAD)) < 8)
     @rule(worker=workers, rounds=st.integers(1, 3))
@@ -395,7 +395,7 @@ class MessageMachine(Machine):
         """Pause the channel where most things happen, and try to work."""
         self._pause("a")
         self.layer_and_model_agree()
-        self.shift(seconds)
+        self.advance_time(seconds)
         self._claim_some("w", room, 20)
         self.layer_and_model_agree()
         self._resume("a")
@@ -435,7 +435,7 @@ class MessageMachine(Machine):
     @rule()
     def drain(self) -> None:
         """Whatever waits or is claimed can be claimed and finished in the end."""
-        self.shift(FOREVER)
+        self.advance_time(FOREVER)
         self._resume("b")
         for _ in range(1 + sum(e.is_live for e in self.model.entries)):
             self.finish(self._claim_some("w", 1000, 20), "none")

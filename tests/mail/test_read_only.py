@@ -75,7 +75,7 @@ def switch(postgres_server: PostgresServer) -> Iterator[Switch]:
 def finish() -> None:
     """Work, also on what was put off; not until ambiguous email is sent again."""
     work()
-    get_layer().shift(10)
+    get_layer().advance_time(10)
     work()
 
 

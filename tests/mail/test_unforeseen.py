@@ -69,7 +69,7 @@ def bad() -> Email:
 
 def go_on(times: int = 9) -> None:
     for _ in range(times):
-        get_layer().shift(5 * 3600)
+        get_layer().advance_time(5 * 3600)
         work()
 
 
@@ -127,7 +127,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     assert bad().attempts == 1 and tracebacks(caplog)
     assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == events.AMBIGUOUS
     assert set(Email.objects.exclude(pk=bad().pk).values_list("status")) == {(Status.SENT,)}
-    get_layer().shift(60)
+    get_layer().advance_time(60)
     work()
     assert set(Email.objects.values_list("status")) == {(Status.SENT,)}
 

@@ -20,7 +20,7 @@ def make_tables() -> None:
 
 
 def record(ids: Sequence[UUID], channel: str, dies: bool = False) -> None:
-    """Sent, if this transaction commits. A twin's id was recorded before."""
+    """Sent, if this transaction commits. The id of a duplicate was recorded before."""
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO soak_sent SELECT id, %s, %s FROM unnest(%s::uuid[]) AS id ON CONFLICT DO NOTHING",

@@ -372,7 +372,7 @@ def lose_claim() -> None:
     """Let another worker claim the message, as if this one had stood still for longer than its lease."""
 
     def claim() -> None:
-        get_layer().shift(4000)
+        get_layer().advance_time(4000)
         assert get_layer().claim("another", {"tasks.default": 1}, 60.0).claims
         connections.close_all()
 

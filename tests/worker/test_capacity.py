@@ -54,7 +54,7 @@ def due(n: int = 1) -> InMemoryChannelLayer:
 def started(share: Share) -> ConsumerRun:
     """A consumer that runs on a thread."""
     run = ConsumerRun(PLAIN, [IncomingMessage(Message("work", {}), PLAIN)], {})
-    share.take(run)
+    share.occupy(run)
     return run
 
 
@@ -75,7 +75,7 @@ def test_one_thread_goes_round_all_loops_that_wait_for_it() -> None:
             share.done()
             for other in shares:
                 other.awaited()
-            share.give_back(run)
+            share.free(run)
             break
     assert turns == {0: 10, 1: 10, 2: 10}
 
@@ -89,10 +89,10 @@ def test_a_run_in_a_process_of_its_own_takes_a_thread_and_gives_it_back(is_async
     assert share.room() == ({"work": 1}, 1)
     run = ConsumerRun(apart, [IncomingMessage(Message("work", {}), apart)], {})
     run.is_isolated = True
-    share.take(run)
+    share.occupy(run)
     share.done()
     assert share.room() == ({}, 0)
-    share.give_back(run)
+    share.free(run)
     assert share.room() == ({"work": 1}, 1)
 
 
@@ -103,7 +103,7 @@ def test_a_loop_that_asks_and_takes_nothing_loses_no_turn() -> None:
     for _ in range(5):
         assert one.room() == ({}, 0)
     assert one.claimed_at == 0.0
-    other.give_back(running)
+    other.free(running)
     assert one.room() == ({"work": 1}, 1) and one.claimed_at > 0
 
 
@@ -121,7 +121,7 @@ def test_a_loop_whose_server_is_away_lets_go_of_its_wait_for_threads(monkeypatch
     loop._try_round()
     assert waited == [True] and not loop.share.is_waiting
     assert loop._lifecycle.state is State.RECOVERING
-    one.give_back(running)
+    one.free(running)
     assert one.room() == ({"work": 1}, 1)
 
 
@@ -151,11 +151,11 @@ def test_a_loop_that_ends_claims_no_more_whatever_channels_it_is_given() -> None
     worker.layer.is_sharded = True
     loop = ClaimLoop(worker, layer := due(3))
     loop.share.serve(())  # they have moved to another shard
-    assert not loop._goes_on()
+    assert not loop._should_continue()
     loop._lifecycle.on(Event.TOLD_TO_STOP)
     loop.share.serve(["work"])  # and back
     loop._shut_down()
-    assert not loop._goes_on() and worker.lifecycle.state is State.RUNNING
+    assert not loop._should_continue() and worker.lifecycle.state is State.RUNNING
     assert (layer.stats()["work"].ready, layer.stats()["work"].claimed) == (3, 0)
 
 
@@ -178,7 +178,7 @@ def test_a_rate_that_cannot_be_asked_keeps_its_own_channel_waiting_and_no_other(
     assert share.room()[0] == {"other": 4} and share.awaited()[0] == ["other"]
 
 
-@pytest.mark.parametrize("ending", [Event.DRIED_UP, Event.TOLD_TO_STOP])
+@pytest.mark.parametrize("ending", [Event.NOTHING_DUE, Event.TOLD_TO_STOP])
 def test_a_loop_ends_with_its_worker_also_while_its_server_is_away(ending: Event) -> None:
     worker = shared(threads=1)
     loop = ClaimLoop(worker, due())
@@ -203,7 +203,7 @@ def test_a_loop_sleeps_no_longer_than_the_limit_of_what_has_not_begun_yet() -> N
     loop._wait(loop.layer.wakes)
     assert 0.3 < time.monotonic() - begun < 3.0 and run.overdue_at == float("inf")
     run.begin()
-    assert run.look_at == run.overdue_at < float("inf")
+    assert run.check_at == run.overdue_at < float("inf")
 
 
 def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -> None:
@@ -213,7 +213,7 @@ def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -
     loop.share._capacity.threads.submit = lambda run, on_end: run.ask_limit()  # type: ignore[method-assign]
     seen = loop.layer.wakes
     loop._start(run)
-    assert loop.layer.wakes > seen and run.limit == 0.01 and run.look_at < time.monotonic() + 1
+    assert loop.layer.wakes > seen and run.limit == 0.01 and run.check_at < time.monotonic() + 1
 
 
 def test_a_consumer_that_no_thread_can_run_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,14 +173,14 @@ def test_tokens_that_no_claim_used_are_given_back_at_once(memory: DurableLayer) 
 
 
 def test_a_limiter_hears_of_each_claim_that_fails_also_while_the_worker_ends(memory: DurableLayer) -> None:
-    told: list[int] = []
+    counts: list[int] = []
 
     class Noting(Limiter):
         def allow(self, wanted: int) -> Allowance:
             return Allowance(wanted)
 
         def claimed(self, messages: Sequence[Message]) -> Sequence[Message]:
-            told.append(len(messages))
+            counts.append(len(messages))
             return ()
 
     class Away(InMemoryChannelLayer):
@@ -194,10 +194,10 @@ def test_a_limiter_hears_of_each_claim_that_fails_also_while_the_worker_ends(mem
     for _ in range(2):
         with pytest.raises(LayerUnavailable):
             loop._claim()
-    assert told == [0]
+    assert counts == [0]
     lifecycle.on(Event.TOLD_TO_STOP)
     loop._claim(), loop._claim()
-    assert told == [0, 0]
+    assert counts == [0, 0]
 
 
 @pytest.mark.parametrize("answer", [None, 3, (1,), Allowance(0, -5.0)])

@@ -107,7 +107,7 @@ def test_a_run_that_ends_badly_gives_its_place_to_the_next(layer: DurableLayer, 
         send(layer, content={"n": n, "tenant": "a"})
     if how == "dies":
         layer.claim("killed", {"work": 1}, 15.0)
-        layer.shift(16)
+        layer.advance_time(16)
     work(layer, route("work", consume, concurrency=(1, tenant_of), attempts=2, backoff=[3600.0]), threads=4)
     assert sorted(n for n, _ in seen) == [0, 1, 2]
     assert len(waiting_on(layer, "work")) == (0 if how == "dies" else 1)

@@ -23,19 +23,19 @@ def test_long_messages_of_several_loops_arrive_whole() -> None:
     """A message over 16 kB is written in two steps (multiprocessing.connection)."""
     ours, theirs = multiprocessing.Pipe()
     link = IsolatedRuns(ours)
-    each = 50
+    number = 50
 
     def ask(size: int) -> None:
-        for _ in range(each):
+        for _ in range(number):
             link.start(Message("work", {"text": "x" * size}), lambda answer, detail: None)
 
     loops = [threading.Thread(target=ask, args=(size,)) for size in (30_000, 40_000, 50_000)]
     for loop in loops:
         loop.start()
-    arrived = [len(theirs.recv().claim.content["text"]) for _ in range(each * len(loops))]
+    arrived = [len(theirs.recv().claim.content["text"]) for _ in range(number * len(loops))]
     for loop in loops:
         loop.join(20)
-    assert sorted(arrived) == sorted([30_000, 40_000, 50_000] * each)
+    assert sorted(arrived) == sorted([30_000, 40_000, 50_000] * number)
     ours.close()
     theirs.close()
 
@@ -94,17 +94,17 @@ def test_a_worker_in_a_thread_says_that_it_isolates_nothing(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "mailrail.layers.InMemoryChannelLayer"}}
-    seen, said = SimpleQueue[Any](), list[str]()
+    seen, lines = SimpleQueue[Any](), list[str]()
     routing = Routing([route("apart", seen.put, isolate=True), route("work", seen.put)])
     monkeypatch.setattr(Routing, "of_layer", lambda alias=None: routing)
-    with DevelopmentWorker(said.append):
+    with DevelopmentWorker(lines.append):
         Channel("apart").send({})
         assert seen.get(timeout=20).channel == "apart"
     text = (
         "isolate=True has no effect on apart: the in-memory layer has no other process. Use the database layer (leave "
         "CHANNEL_LAYERS out) to try it."
     )
-    assert said == [text]
+    assert lines == [text]
 
 
 def test_what_a_worker_asks_for_before_it_stops_can_be_started_first() -> None:

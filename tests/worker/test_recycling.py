@@ -53,7 +53,7 @@ def test_memory_counts_from_the_first_message_on() -> None:
 def test_memory_is_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
     monkeypatch.setattr(recycling, "resident", lambda: len(looks.append(0.0) or looks))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(recycling, "LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(recycling, "MEMORY_CHECK_INTERVAL_S", 3600.0)
     tight = RecyclingLimits(max_memory=10**9)
     for _ in range(100):
         tight.count(1)

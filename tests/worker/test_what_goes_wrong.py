@@ -21,7 +21,7 @@ from mailrail.routing import Routing, route
 from mailrail.signals import message_finished, message_started
 from mailrail.worker import IncomingMessage, Worker, leases, settle
 from mailrail.worker.child import Job
-from mailrail.worker.maintenance import RELAY_EVERY
+from mailrail.worker.maintenance import RELAY_INTERVAL_S
 from mailrail.worker.supervisor import Supervisor
 
 from ..listed import waiting_on
@@ -220,7 +220,7 @@ class TestLeases:
             claimed = usual_claim(*args)
             if claimed.claims and not late[0]:
                 late[0] = 50.0  # as after a network that kept the answer back
-                layer.shift(50)
+                layer.advance_time(50)
             return claimed
 
         def consume(message: IncomingMessage) -> None:
@@ -241,7 +241,7 @@ class TestLeases:
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         renewed: set[Any] = set()
-        told, gate = threading.Event(), threading.Event()
+        is_receiving, gate = threading.Event(), threading.Event()
         usual = layer.renew
 
         def renew(claims: Sequence[Message], lease: Any) -> list[Message]:
@@ -250,7 +250,7 @@ class TestLeases:
 
         def receiver(message: IncomingMessage, **facts: Any) -> None:
             if message.id == first.id:
-                told.set()
+                is_receiving.set()
                 gate.wait(20)
 
         monkeypatch.setattr(layer, "renew", renew)
@@ -259,7 +259,7 @@ class TestLeases:
         message_finished.connect(receiver, sender="work")
         try:
             with Running(layer, route("work", Seen(), lease=0.6, concurrency=1)):
-                told.wait(20)
+                is_receiving.wait(20)
                 until(lambda: second.id in renewed, timeout=10)
                 gate.set()
                 until(lambda: not layer.stats())
@@ -282,14 +282,14 @@ class TestTelling:
             return lost
 
         def receiver(outcome: str, **facts: Any) -> None:
-            told.append(outcome)
+            outcomes.append(outcome)
 
         def consume(message: IncomingMessage) -> None:
             raise RuntimeError
 
         verb = "bury" if kind == "buried" else "retry"
         answers: list[list[Message]] = []
-        told: list[str] = []
+        outcomes: list[str] = []
         usual = getattr(layer, verb)
         monkeypatch.setattr(layer, verb, lose_the_answer)
         send(layer)
@@ -299,7 +299,7 @@ class TestTelling:
         finally:
             message_finished.disconnect(receiver, sender="work")
         assert [len(lost) for lost in answers] == [0, 1]
-        assert told == [kind]
+        assert outcomes == [kind]
 
     def test_one_that_another_worker_has_had_meanwhile_is_lost(
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
@@ -309,19 +309,19 @@ class TestTelling:
                 return usual_bury(*args)
             failed.append(True)
             late[0] = 61.0  # the outage outlasts the lease
-            layer.shift(61)
+            layer.advance_time(61)
             [claim] = layer.claim("other", {"work": 1}, 60.0).claims
             layer.finish([claim])
             raise LayerUnavailable("the connection broke")
 
         def receiver(outcome: str, **facts: Any) -> None:
-            told.append(outcome)
+            outcomes.append(outcome)
 
         def consume(message: IncomingMessage) -> None:
             raise RuntimeError
 
         failed: list[bool] = []
-        told: list[str] = []
+        outcomes: list[str] = []
         late = [0.0]
         usual_clock, usual_bury = leases.clock, layer.bury
         for module in (leases, settle):
@@ -333,7 +333,7 @@ class TestTelling:
             work(layer, route("work", consume, attempts=1, lease=60, concurrency=1))
         finally:
             message_finished.disconnect(receiver, sender="work")
-        assert told == ["lost"]
+        assert outcomes == ["lost"]
 
     def test_receivers_that_take_their_time_take_none_of_a_consumers_limit(self, layer: DurableLayer) -> None:
         def receiver(**facts: Any) -> None:
@@ -379,7 +379,7 @@ class TestLocks:
 
         def consume(message: IncomingMessage) -> None:
             runs.append(message.losses)
-            time.sleep(RELAY_EVERY + 3)
+            time.sleep(RELAY_INTERVAL_S + 3)
 
         send(layer)
         with (

@@ -232,7 +232,7 @@ class TestConsumers:
         send(layer)
         for _ in range(4):
             work(layer, route("work", consume))
-            layer.shift(61)
+            layer.advance_time(61)
         assert attempts == [1, 2, 3] and layer.stats() == {}
 
     def test_retry_at_the_last_attempt_is_buried(self, layer: DurableLayer) -> None:
@@ -346,11 +346,11 @@ class TestConsumers:
         for _ in range(2):
             if kind == "isolated":
                 claims = layer.claim("w", {"work": 1}, 60.0).claims
-                Worker(layer, Routing([entry]), adopted=claims).run()
+                Worker(layer, Routing([entry]), preclaimed=claims).run()
             else:
                 work(layer, entry)
             assert not dead_on(layer, "work") and layer.poll(["work"]) == pytest.approx(60, abs=20)
-            layer.shift(60)
+            layer.advance_time(60)
         # Of the batch, the consumer has finished one: the two others came again, together.
         assert seen == [(1, False)] * (5 if kind == "batch" else 2)
 
@@ -404,7 +404,7 @@ class TestConsumers:
         try:
             for _ in range(6):
                 work(layer, route("work", consume))
-                layer.shift(4000)
+                layer.advance_time(4000)
         finally:
             message_retried.disconnect(retried)
         assert dead_on(layer, "work")[0].message.attempt == 5
@@ -543,10 +543,10 @@ class TestRouting:
         assert layer.stats()["work"].scheduled == 1
         assert 0 < (layer.poll(["work"]) or 0) <= 1
         assert "no route of channel 'work' matches" in caplog.text
-        layer.shift(500)
+        layer.advance_time(500)
         work(layer, route("work", Seen(), kind=r"^paid$"))
         assert layer.poll(["work"]) == pytest.approx(500, abs=5)
-        layer.shift(100_000)
+        layer.advance_time(100_000)
         work(layer, route("work", Seen(), kind=r"^paid$"))
         assert layer.poll(["work"]) == pytest.approx(3600, abs=5)
         assert waiting_on(layer, "work")[0].attempt == 0
@@ -844,7 +844,7 @@ class TestLeases:
         # one at a time: this worker has no room to claim it again itself
         with Running(layer, route("work", consume, lease=60, concurrency=1)):
             entered.wait(20)
-            layer.shift(61)
+            layer.advance_time(61)
             [other] = layer.claim("other", {"work": 1}, 60.0).claims
             caplog.set_level(logging.WARNING, "mailrail")
             gate.set()
@@ -864,7 +864,7 @@ class TestLeases:
         def room(share: Share) -> tuple[dict[str, int], int]:
             if entered.is_set() and not slept[0]:  # all at once, as after a SIGSTOP or a sleep of the machine
                 slept[0] = 61.0
-                layer.shift(61)
+                layer.advance_time(61)
             return usual_room(share)
 
         usual_clock, usual_room = leases.clock, Share.room
@@ -978,7 +978,7 @@ class TestStopping:
         seen = Seen()
         send(layer)
         claims = layer.claim("asked", {"work": 1}, 60.0).claims
-        worker = Worker(layer, Routing([route("work", seen)]), adopted=claims)
+        worker = Worker(layer, Routing([route("work", seen)]), preclaimed=claims)
         worker.stop()
         worker.run()
         [message] = waiting_on(layer, "work")
@@ -1042,13 +1042,13 @@ class TestOutages:
 
 class TestTelling:
     @pytest.fixture
-    def told(self) -> Iterator[list[Any]]:
-        told: list[Any] = []
+    def events(self) -> Iterator[list[Any]]:
+        events: list[Any] = []
 
         def receiver(signal: Any, sender: str, message: IncomingMessage, **facts: Any) -> None:
             name = {id(s): n for n, s in signals.items()}[id(signal)]
             facts.pop("duration", None)
-            told.append((name, sender, message["n"], facts.get("outcome", "")))
+            events.append((name, sender, message["n"], facts.get("outcome", "")))
 
         signals = {
             "started": message_started,
@@ -1059,11 +1059,11 @@ class TestTelling:
         }
         for signal in signals.values():
             signal.connect(receiver)
-        yield told
+        yield events
         for signal in signals.values():
             signal.disconnect(receiver)
 
-    def test_signals_tell_each_step(self, layer: DurableLayer, told: list[Any]) -> None:
+    def test_signals_tell_each_step(self, layer: DurableLayer, events: list[Any]) -> None:
         def consume(message: IncomingMessage) -> None:
             if message["n"] == 1:
                 raise RuntimeError
@@ -1072,16 +1072,16 @@ class TestTelling:
 
         send(layer, n=3)
         work(layer, route("work", consume, attempts=2, backoff=0, concurrency=1))
-        assert [t for t in told if t[2] == 0] == [
+        assert [event for event in events if event[2] == 0] == [
             ("started", "work", 0, ""),
             ("finished", "work", 0, "finished"),
         ]
-        assert [t for t in told if t[2] == 2] == [
+        assert [event for event in events if event[2] == 2] == [
             ("started", "work", 2, ""),
             ("discarded", "work", 2, ""),
             ("finished", "work", 2, "discarded"),
         ]
-        assert [(name, outcome) for name, _, n, outcome in told if n == 1] == [
+        assert [(name, outcome) for name, _, n, outcome in events if n == 1] == [
             ("started", ""), ("retried", ""), ("finished", "retried"),
             ("started", ""), ("buried", ""), ("finished", "buried"),
         ]  # fmt: skip
@@ -1123,19 +1123,19 @@ class TestTelling:
     def test_no_receiver_keeps_an_async_consumer_from_running(
         self, layer: DurableLayer, signal: Any, fault: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        told = []
+        events = []
 
         def exits(**kwargs: Any) -> None:
-            told.append(kwargs)
+            events.append(kwargs)
             sys.exit(3)
 
         async def is_async(**kwargs: Any) -> None:
-            told.append(kwargs)
+            events.append(kwargs)
 
         query = async_unsafe(dict)  # refuses as Django's own does
 
         def uses_the_database(**kwargs: Any) -> None:
-            told.append(query(**kwargs))
+            events.append(query(**kwargs))
 
         receiver = {"exits": exits, "is async": is_async, "uses the database": uses_the_database}[fault]
 
@@ -1149,7 +1149,7 @@ class TestTelling:
             work(layer, route("work", consume, attempts=1))
         finally:
             signal.disconnect(receiver)
-        assert len(seen) == len(told) == 2 and layer.stats() == {}
+        assert len(seen) == len(events) == 2 and layer.stats() == {}
         assert ("receiver of a Mailrail signal" in caplog.text) == (fault == "exits")
 
     @pytest.mark.parametrize("is_async", [False, True])
@@ -1195,11 +1195,11 @@ class TestTelling:
         assert (record.channel, record.message_id, record.attempt) == ("work", str(good.id), 1)  # type: ignore[attr-defined]
         assert record.duration >= 0  # type: ignore[attr-defined]
 
-    def test_expired_messages_are_told(self, layer: DurableLayer, told: list[Any]) -> None:
+    def test_expired_messages_are_told(self, layer: DurableLayer, events: list[Any]) -> None:
         send(layer, lifetime=5)
-        layer.shift(6)
+        layer.advance_time(6)
         work(layer, route("work", Seen()))
-        assert told == [("finished", "work", 0, "expired")]
+        assert events == [("finished", "work", 0, "expired")]
 
 
 def test_a_job_names_its_worker() -> None:
@@ -1304,7 +1304,7 @@ class TestOnTheDatabase:
         begin, stolen = layer.atomic, []
 
         def begin_too_late() -> Any:
-            layer.shift(61)
+            layer.advance_time(61)
             stolen.extend(layer.claim("other", {"work": 1}, 60.0).claims)
             return begin()
 
@@ -1406,7 +1406,7 @@ class TestOnTheDatabase:
         work(layer, consumer)
         [message] = waiting_on(layer, "work")
         assert (message.attempt, seen) == (0, [])
-        layer.shift(2)
+        layer.advance_time(2)
         assert not work(layer, consumer).should_recycle
         assert [m.attempt for m in seen] == [1] and layer.stats() == {}
 
@@ -1498,9 +1498,9 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
     caplog.set_level(level, "mailrail.worker")
     [message] = send(layer)
     work(layer, route("work", fail, attempts=2, backoff=[3600.0]))
-    found = get_one(layer, "work", message.id)
-    assert found is not None and found.error.startswith("Traceback")
-    assert found.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
+    waiting = get_one(layer, "work", message.id)
+    assert waiting is not None and waiting.error.startswith("Traceback")
+    assert waiting.error.rstrip().endswith(f"ValueError: {SEVERAL_LINES}")
     [retried] = [record for record in caplog.records if record.getMessage().startswith("retried")]
     if level == "DEBUG":
         assert (
@@ -1509,9 +1509,9 @@ def test_a_consumer_that_raises_is_told_by_class_and_first_line_and_its_error_is
         )
     else:
         assert retried.getMessage().endswith("because='ValueError: column b does not exist'")
-    assert retried.error == found.error  # type: ignore[attr-defined]
+    assert retried.error == waiting.error  # type: ignore[attr-defined]
 
-    layer.shift(3600.0)
+    layer.advance_time(3600.0)
     work(layer, route("work", fail, attempts=2))
     [buried] = [record for record in caplog.records if record.getMessage().startswith("buried")]
     assert "\n  Traceback" in buried.getMessage(), "indented, as all lines but the first"
@@ -1536,7 +1536,7 @@ def test_a_content_that_a_filter_stumbles_over_stops_nobody_and_is_buried_in_the
     bad, good = send(layer, n=2)
     for _ in range(3):
         work(layer, route("work", seen))
-        layer.shift(36_000.0)
+        layer.advance_time(36_000.0)
     assert [message.id for message in seen] == [good.id]
     [dead] = dead_on(layer, "work")
     assert dead.message.id == bad.id and "ValueError" in dead.error and dead.message.attempt == 2

@@ -10,7 +10,7 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.keyset_admin import ShownText, short_time
-from mailrail.messages import MessageSummary, Place
+from mailrail.messages import Cursor, MessageSummary
 from mailrail.models import BuriedMessage
 from mailrail.tracebacks import first_line
 
@@ -50,11 +50,11 @@ class DeadMessageAdmin(LayerAdmin):
     list_filter = (LayerFilter, ChannelFilter, ErrorFilter)
     actions = ("requeue", "discard")
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
+    def find_page(self, list_request: ListRequest, limit: int, cursor: Cursor | None) -> list[MessageSummary]:
         name = list_request.error_class
         error_class = "" if name == NO_EXCEPTION else name or None
         return list_request.source.layer.list_messages(
-            list_request.looked_at, limit, "dead", behind, error_class
+            list_request.looked_at, limit, "dead", cursor, error_class
         )
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from mailrail.keyset_admin import (
     is_confirmed,
 )
 from mailrail.layers import DurableLayer
-from mailrail.messages import Message, MessageSummary, Place
+from mailrail.messages import Cursor, Message, MessageSummary
 from mailrail.record_links import link_of
 from mailrail.terminal import escape_control_characters, single_line
 
@@ -66,7 +66,7 @@ class LayerChangeList(KeysetChangeList):
         try:
             list_request = ListRequest.by(request)
             source = list_request.source
-            page = self.model_admin.find_page(list_request, self.list_per_page + 1, _read_place(self.behind))
+            page = self.model_admin.find_page(list_request, self.list_per_page + 1, _read_cursor(self.behind))
             if not list_request.channel and len(list_request.in_use) > MAX_CHANNELS_LISTED:
                 text = gettext("These are messages of the first %(count)d channels only; choose one.")
                 messages.warning(request, text % {"count": MAX_CHANNELS_LISTED})
@@ -74,7 +74,7 @@ class LayerChangeList(KeysetChangeList):
             messages.error(request, escape_control_characters(str(error)))
         is_more = len(page) > self.list_per_page
         rows = [self._row(source, listed) for listed in page[: self.list_per_page]]
-        self.show(rows, _write_place(page[self.list_per_page - 1].place) if is_more else None)
+        self.show(rows, _write_cursor(page[self.list_per_page - 1].cursor) if is_more else None)
 
     def _row(self, source: Source, listed: MessageSummary) -> Any:
         row: Any = self.model(pk=str(Address(source.name, listed.channel, listed.id)), channel=listed.channel)
@@ -94,7 +94,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return []  # a message has a page of its own, and no form
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
+    def find_page(self, list_request: ListRequest, limit: int, cursor: Cursor | None) -> list[MessageSummary]:
         """Return one page of messages. Raises ``MailrailError``."""
         raise NotImplementedError
 
@@ -266,11 +266,11 @@ def _by_channel(addresses: Iterable[Address]) -> dict[tuple[str, str], list[UUID
     return ids_by_channel
 
 
-def _write_place(place: Place) -> str:
-    return f"{place[0]!r}_{place[1]}"
+def _write_cursor(cursor: Cursor) -> str:
+    return f"{cursor[0]!r}_{cursor[1]}"
 
 
-def _read_place(text: str | None) -> Place | None:
+def _read_cursor(text: str | None) -> Cursor | None:
     """Read a position from the query string. An invalid one means the beginning: ``None``."""
     at, _, id = (text or "").partition("_")
     try:

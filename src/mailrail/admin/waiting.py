@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from mailrail.cancelling import cancel_messages
 from mailrail.errors import MailrailError
 from mailrail.keyset_admin import ShownText, short_time
-from mailrail.messages import ChannelStats, MessageSummary, Place
+from mailrail.messages import ChannelStats, Cursor, MessageSummary
 from mailrail.models import StoredMessage
 from mailrail.tracebacks import first_line
 
@@ -66,9 +66,9 @@ class WaitingMessageAdmin(LayerAdmin):
             return []  # the list reports it
         return [_row(source, channel, counts) for channel, counts in stats if source.only in (None, channel)]
 
-    def find_page(self, list_request: ListRequest, limit: int, behind: Place | None) -> list[MessageSummary]:
+    def find_page(self, list_request: ListRequest, limit: int, cursor: Cursor | None) -> list[MessageSummary]:
         state: Any = list_request.state if list_request.state in STATES else None
-        return list_request.source.layer.list_messages(list_request.looked_at, limit, state, behind)
+        return list_request.source.layer.list_messages(list_request.looked_at, limit, state, cursor)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
         found = source.layer.get(address.channel, [address.id])

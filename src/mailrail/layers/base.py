@@ -19,10 +19,10 @@ from ..messages import (
     ChannelStats,
     Claimed,
     Content,
+    Cursor,
     Granted,
     Message,
     MessageSummary,
-    Place,
     Rate,
     State,
     WorkerInfo,
@@ -42,7 +42,7 @@ class Send(Protocol):
         """Store the messages: all or none per channel. Returns their ids, in order.
 
         A repeat of an id is harmless while the first is waiting or claimed, and runs again after it finished. A message
-        is not stored if its ``key`` waits on its channel already and has not started. The id of the waiting twin is
+        is not stored if its ``key`` waits on its channel already and has not started. The id of the one that waits is
         returned, with the earlier ``due`` and the later ``expires`` of the two.
         """
 
@@ -120,10 +120,10 @@ class Inspect(Protocol):
         channels: Sequence[str],
         limit: int,
         state: State | None = None,
-        cursor: Place | None = None,
+        cursor: Cursor | None = None,
         error_class: str | None = None,
     ) -> list[MessageSummary]:
-        """List messages behind the place ``cursor``: those that wait or are claimed, soonest due first.
+        """List messages behind ``cursor``: those that wait or are claimed, soonest due first.
 
         ``state``: only those that are ready (due, a lapsed lease among them), scheduled (not due yet), or claimed.
         Claims are looked for among the next ``WINDOW`` due of all channels, where no index has them. Or the dead, last
@@ -133,7 +133,7 @@ class Inspect(Protocol):
     def get(self, channel: str, ids: Iterable[UUID], dead: bool = False) -> list[Message]:
         """Return the messages with these ids, whole: those that wait or are claimed, or the dead. In this order."""
 
-    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
         """Return which of these messages of a channel wait, are claimed, or are dead. By id, so cheap."""
 
     def list_channels(self) -> list[str]:
@@ -164,7 +164,7 @@ class Inspect(Protocol):
         """Undo ``pause``."""
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
-        """Give a worker's sign of life, with what others may want to know; ``None`` says goodbye."""
+        """Give a worker's sign of life, with what others may want to know; ``None`` deregisters it."""
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that gave a sign of life in the last minute, by id."""

@@ -41,8 +41,8 @@ class DatabaseChannelLayer(LocalChannels, DurableLayer):
     def atomic(self) -> AbstractContextManager[None]:
         return self._database.atomic()
 
-    def breaker(self) -> Callable[[], None]:
-        return self._database.breaker()
+    def transaction_aborter(self) -> Callable[[], None]:
+        return self._database.transaction_aborter()
 
 
 def store_of(using: str) -> DatabaseStore:

@@ -20,10 +20,10 @@ from ..messages import (
     ChannelStats,
     Claimed,
     Content,
+    Cursor,
     Granted,
     Message,
     MessageSummary,
-    Place,
     Rate,
     State,
     Statement,
@@ -36,12 +36,12 @@ from .base import COUNTED, Capabilities, Lease
 from .deferred_sends import DeferredSend, is_in_transaction, with_record
 from .lost_replies import UnconfirmedClaims
 from .names import names_with
-from .store import ClaimCall, ClaimName, Listing, Maintained, Settlement, Store, Unconfirmed
+from .store import ClaimCall, ClaimName, Listing, Maintained, RecoversClaims, Settlement, Store, Unconfirmed
 
 if TYPE_CHECKING:
     from .outbox import Outbox
 
-_ENDS: Mapping[bool, Place] = {
+_ENDS: Mapping[bool, Cursor] = {
     False: (float("-inf"), UUID(int=0)),
     True: (float("inf"), UUID(int=0)),
 }
@@ -65,6 +65,7 @@ class DurableLayer(Capabilities):
         self.namespace, self.outbox = current(), None
         self.may_poll_early, self.has_one_writer = store.may_poll_early, store.has_one_writer
         self._store = store
+        self._recoverable = store if isinstance(store, RecoversClaims) else None
         self._waiting = store.waiting
         self._names = names_with(prefix)
         self._unconfirmed = UnconfirmedClaims()
@@ -110,8 +111,8 @@ class DurableLayer(Capabilities):
         """A transaction on the layer's database, in which a consumer runs and ``finish`` is the last statement."""
         raise NotImplementedError(f"{type(self).__name__} keeps no messages in a database.")
 
-    def breaker(self) -> Callable[[], None]:
-        """Inside ``atomic()``: returns what undoes that transaction at once, from another thread.
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Inside ``atomic()``: return what aborts that transaction at once, from another thread.
 
         Needed where others would wait for it (``has_one_writer``). Elsewhere one that is abandoned hinders nobody: the
         ``finish`` at its end finds the claim lost, and undoes it.
@@ -139,19 +140,19 @@ class DurableLayer(Capabilities):
         call = ClaimCall(worker, limits, lease, finished, total)
         if self._names.prefix:
             call = self._names.call(call)
-        claims, lost = self._leased(call) if self._store.loses_replies else self._store.claim(call)
+        claims, lost = self._leased(call, self._recoverable) if self._recoverable else self._store.claim(call)
         self._waiting.fruitless = 0 if claims else self._waiting.fruitless + 1
         if self._names.prefix:
             claims, call.expired = self._names.own(claims), self._names.own(call.expired)
         return Claimed(claims, _named(lost, finished) if lost else [], call.expired)
 
-    def _leased(self, call: ClaimCall) -> tuple[list[Message], Sequence[ClaimName]]:
+    def _leased(self, call: ClaimCall, store: RecoversClaims) -> tuple[list[Message], Sequence[ClaimName]]:
         """Claim where a reply may be lost: what earlier calls have leased unheard takes the room of this one."""
         unconfirmed = self._unconfirmed
         call.expired += unconfirmed.take_expired(call.worker)
         try:
             tokens = unconfirmed.tokens(call.worker) if call.limits and unconfirmed.calls else []
-            recovered = self._recovered(call, tokens) if tokens else None
+            recovered = self._recovered(call, store.recover_claims(call, tokens)) if tokens else None
             claims, lost = recovered or self._store.claim(call)
             if lost and unconfirmed.calls:
                 lost = self._really_lost(call, lost)
@@ -167,10 +168,9 @@ class DurableLayer(Capabilities):
         return claims, lost
 
     def _recovered(
-        self, call: ClaimCall, tokens: Sequence[int]
+        self, call: ClaimCall, found: list[Message]
     ) -> tuple[list[Message], Sequence[ClaimName]] | None:
-        """Lease anew what earlier calls have leased; if there is something, only settle beside it."""
-        found = self._store.recover(call, tokens)
+        """Return what was found of earlier calls; if there is something, only settle beside it."""
         self._unconfirmed.confirmed(call.worker, call.limits.keys() - {*call.unreached})
         if not found:
             return None
@@ -188,14 +188,13 @@ class DurableLayer(Capabilities):
         """
         ours = self._unconfirmed.may_have_finished(_named(lost, call.finished))
         try:
-            stored = {id for channel in {m.channel for m in ours} for id in self._known(channel, ours)}
+            stored = set[UUID]()
+            for channel in {m.channel for m in ours}:
+                stored |= self._store.existing_ids(channel, [m.id for m in ours if m.channel == channel])
         except (DatabaseError, LayerUnavailable):
             return lost
         gone = {(claim.id, claim.token) for claim in ours if claim.id not in stored}
         return [name for name in lost if name not in gone]
-
-    def _known(self, channel: str, messages: Iterable[Message]) -> set[UUID]:
-        return self._store.known(channel, [message.id for message in messages if message.channel == channel])
 
     def renew(self, claims: Sequence[Message], lease: Lease) -> list[Message]:
         channels = {claim.channel for claim in claims}
@@ -206,7 +205,7 @@ class DurableLayer(Capabilities):
         return self._settle("finish", claims)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._give_back([claim], delay=delay, alone=alone, error=_storable(error))
+        return self._reschedule([claim], delay=delay, alone=alone, error=_storable(error))
 
     def release(
         self,
@@ -215,15 +214,15 @@ class DurableLayer(Capabilities):
         lane: str | None = None,
         places: int | None = None,
     ) -> list[Message]:
-        return self._give_back(claims, delay=delay, attempts=-1, lane=lane, places=places)
+        return self._reschedule(claims, delay=delay, attempts=-1, lane=lane, places=places)
 
     def bury(self, claim: Message, error: str) -> list[Message]:
         error = _storable(error)
         return self._settle("bury", [claim], error=error, error_class=error_class(error))
 
-    def _give_back(self, claims: Sequence[Message], **values: Any) -> list[Message]:
+    def _reschedule(self, claims: Sequence[Message], **values: Any) -> list[Message]:
         unchanged = {"attempts": 0, "alone": False, "error": None, "lane": None, "places": None}
-        return self._settle("give_back", claims, **unchanged | values)
+        return self._settle("reschedule", claims, **unchanged | values)
 
     def _settle(self, settlement: Settlement, claims: Sequence[Message], **values: Any) -> list[Message]:
         """Settle claims. Returns those that were lost, as they were given."""
@@ -260,7 +259,7 @@ class DurableLayer(Capabilities):
         channels: Sequence[str],
         limit: int,
         state: State | None = None,
-        cursor: Place | None = None,
+        cursor: Cursor | None = None,
         error_class: str | None = None,
     ) -> list[MessageSummary]:
         begin = cursor or _ENDS[state == "dead"]
@@ -273,18 +272,17 @@ class DurableLayer(Capabilities):
         found = {message.id: message for message in self._names.own(rows)}
         return [found[id] for id in wanted if id in found]
 
-    def known(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
         wanted = [*dict.fromkeys(ids)]
-        in_outbox = self.outbox.known(wanted) if self.outbox else set()  # first: what is there moves here
-        return in_outbox | self._store.known(self._names.channel(channel), wanted)
+        in_outbox = self.outbox.existing_ids(wanted) if self.outbox else set()  # first, as it moves here
+        return in_outbox | self._store.existing_ids(self._names.channel(channel), wanted)
 
     def list_channels(self) -> list[str]:
-        return sorted(
-            self._names.bare(name) for name in self._store.names(None) if owns(name, self._names.prefix)
-        )
+        names = {name for name in self._store.channels() if owns(name, self._names.prefix)}
+        return sorted(map(self._names.bare, names))
 
     def error_classes(self, channels: Sequence[str]) -> list[str]:
-        return sorted({*self._store.names([*map(self._names.channel, channels)])})
+        return sorted({*self._store.error_classes([*map(self._names.channel, channels)])})
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         counts = self._store.count(most)
@@ -346,9 +344,9 @@ class DurableLayer(Capabilities):
         """
         return []
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Move every stored time back, as if so many seconds had passed. For tests."""
-        self._store.shift(seconds)
+        self._store.advance_time(seconds)
         self.wake()
 
     # -- waiting ------------------------------------------------------------------------------------------------

@@ -88,16 +88,16 @@ class MemoryStore(Store):
         self._messages[message.id] = message
         return message.id
 
-    def _merge(self, twin: Message, message: Message) -> UUID:
-        """Fold a message into the one with its key that waits: the earlier due, the later expiry."""
-        assert twin.due is not None and message.due is not None
-        forever = twin.expires is None or message.expires is None
-        self._messages[twin.id] = replace(
-            twin,
-            due=min(twin.due, message.due),
-            expires=None if forever else max(twin.expires or 0, message.expires or 0),
+    def _merge(self, waiting: Message, message: Message) -> UUID:
+        """Merge a duplicate into the message with its key that waits: the earlier due, the later expiry."""
+        assert waiting.due is not None and message.due is not None
+        forever = waiting.expires is None or message.expires is None
+        self._messages[waiting.id] = replace(
+            waiting,
+            due=min(waiting.due, message.due),
+            expires=None if forever else max(waiting.expires or 0, message.expires or 0),
         )
-        return twin.id
+        return waiting.id
 
     def _place(self, message: Message) -> int | None:
         if message.lane is None:
@@ -208,7 +208,7 @@ class MemoryStore(Store):
                     self._settle(settlement, stored, values)
                 else:
                     lost.append((claim.id, claim.token))
-        if settlement == "give_back":
+        if settlement == "reschedule":
             self.waiting.wake()
         return lost
 
@@ -216,7 +216,7 @@ class MemoryStore(Store):
         now = time.time()
         if settlement == "renew":
             self._messages[stored.id] = replace(stored, due=now + values["leases"][stored.channel])
-        elif settlement == "give_back":
+        elif settlement == "reschedule":
             self._messages[stored.id] = replace(
                 stored,
                 due=now + values["delay"],
@@ -268,11 +268,11 @@ class MemoryStore(Store):
                 else:
                     del self._dead[message.id]
                 if move == "requeue":
-                    self._messages.setdefault(message.id, self._reborn(message))
+                    self._messages.setdefault(message.id, self._requeued(message))
         self.waiting.wake()
         return [message.id for message in found]
 
-    def _reborn(self, dead: Message) -> Message:
+    def _requeued(self, dead: Message) -> Message:
         return replace(
             dead,
             attempt=0,
@@ -298,27 +298,27 @@ class MemoryStore(Store):
             found = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
         if is_dead:
             found = [
-                s for s in found if s.place < listing.cursor and listing.error_class in (None, s.error_class)
+                s for s in found if s.cursor < listing.cursor and listing.error_class in (None, s.error_class)
             ]
-            return nlargest(listing.limit, found, key=lambda s: s.place)
-        found = [s for s in found if s.place > listing.cursor and listing.state in (None, s.state)]
-        return nsmallest(listing.limit, found, key=lambda s: s.place)
+            return nlargest(listing.limit, found, key=lambda s: s.cursor)
+        found = [s for s in found if s.cursor > listing.cursor and listing.state in (None, s.state)]
+        return nsmallest(listing.limit, found, key=lambda s: s.cursor)
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         with self._lock:
             found = [(self._dead if is_dead else self._messages).get(id) for id in ids]
         return [message for message in found if message and message.channel == channel]
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return {m.id for is_dead in (False, True) for m in self.read(channel, ids, is_dead)}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
+    def channels(self) -> Iterable[str]:
         with self._lock:
-            if of_dead_in is not None:
-                return {error_class(d.error) for d in self._dead.values() if d.channel in of_dead_in}
-            return {
-                m.channel for place in (self._messages, self._dead) for m in place.values()
-            } | self._paused
+            return {m.channel for m in (*self._messages.values(), *self._dead.values())} | self._paused
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        with self._lock:
+            return {error_class(dead.error) for dead in self._dead.values() if dead.channel in channels}
 
     def count(self, most: int) -> Counts:
         now = time.time()
@@ -345,7 +345,7 @@ class MemoryStore(Store):
             seen = [(id, info, time.time() - at) for id, (info, at) in self._workers.items()]
         return [row for row in seen if row[2] < WORKER_FORGOTTEN_AFTER]
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         with self._lock:
             self._messages = {id: _older(m, seconds) for id, m in self._messages.items()}
             self._dead = {id: _older(m, seconds) for id, m in self._dead.items()}

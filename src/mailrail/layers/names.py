@@ -22,9 +22,8 @@ class Names:
     qualify: Callable[[str], str] = str  # a bucket or a worker
     channel: Callable[[str], str] = str  # raises ValueError for what is no name, where there is a prefix
     bare: Callable[[str], str] = str
-    stored: Callable[[Iterable[Message]], list[Message]] = (
-        list  # under the names of their channels in the store
-    )
+    # Under the names of their channels in the store.
+    stored: Callable[[Iterable[Message]], list[Message]] = list
     own: Callable[[Iterable[Any]], list[Any]] = list  # messages and summaries of the store, under bare names
 
     def call(self, call: ClaimCall) -> ClaimCall:

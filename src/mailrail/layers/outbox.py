@@ -265,9 +265,9 @@ class Outbox:
         unclaimed = (row for row in rows if row.token is None and not row.defect)
         return [self._read(row) for row in unclaimed if row.headers.get("channel") == channel]
 
-    def known(self, ids: Iterable[UUID]) -> set[UUID]:
+    def existing_ids(self, ids: Iterable[UUID]) -> set[UUID]:
         """Which of these messages wait here, or are buried here."""
-        found = self._store.known(self.channel, [self._other_id(id) for id in ids])
+        found = self._store.existing_ids(self.channel, [self._other_id(id) for id in ids])
         return {self._other_id(id) for id in found}
 
     def stats(self) -> Mapping[str, ChannelStats]:

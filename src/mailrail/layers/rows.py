@@ -16,8 +16,8 @@ COLUMNS = (
 )
 """Of a message, as all statements that return whole ones name them and ``read_message`` takes them."""
 
-SHIFTED = ("messages", "dead", "buckets", "workers")
-"""What holds times; there is a statement ``shift_…`` for each."""
+TABLES_WITH_TIMES = ("messages", "dead", "buckets", "workers")
+"""What holds times; there is a statement ``age_…`` for each, which moves them back."""
 
 
 def read_message(row: Sequence[Any]) -> Message:

@@ -1,9 +1,10 @@
 """What a technology has to do to carry messages: a ``Store``, with the 16 primitives that a layer stands on.
 
-One for another server implements these, and says how its workers wait (``waiting``). One for another database is a
-``DatabaseStore``, which has two more, and gets a branch in ``database.store_of``. ``layer.DurableLayer`` has the rest,
-once for all. Names that arrive here are qualified by the project's namespace. Ids are given once each, and never none.
-Errors of the database or server are raised as they are, or as ``LayerUnavailable``.
+One for another server implements these, and says how its workers wait (``waiting``). Where replies may be lost,
+``RecoversClaims`` adds one. One for another database is a ``DatabaseStore``, which has two more, and gets a branch in
+``database.store_of``. ``layer.DurableLayer`` has the rest, once for all. Names that arrive here are qualified by the
+project's namespace. Ids are given once each, and never none. Errors of the database or server are raised as they are,
+or as ``LayerUnavailable``.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
-from ..messages import Content, Granted, Message, MessageSummary, Place, Rate, State, Statement, new_token
+from ..messages import Content, Cursor, Granted, Message, MessageSummary, Rate, State, Statement, new_token
 from .waiting import WaitStrategy
 
 ClaimName: TypeAlias = tuple[UUID, int | None]
 """Id and token of a claim."""
-Settlement: TypeAlias = Literal["renew", "finish", "give_back", "bury"]
+Settlement: TypeAlias = Literal["renew", "finish", "reschedule", "bury"]
 Move: TypeAlias = Literal["cancel", "requeue", "discard"]
 
 WORKER_FORGOTTEN_AFTER = 60.0
@@ -56,7 +57,8 @@ class ClaimCall:
     token: int = field(default_factory=new_token)
     expired: list[Message] = field(default_factory=list)  # dropped so far, and not told yet
     unconfirmed: list[Unconfirmed] = field(default_factory=list)  # parts that failed while others did not
-    unreached: list[str] = field(default_factory=list)  # channels whose server did not answer ``recover``
+    # Channels whose server did not answer ``recover_claims``.
+    unreached: list[str] = field(default_factory=list)
 
     @property
     def longest_lease(self) -> float:
@@ -73,9 +75,8 @@ class Leased(NamedTuple):
 class Counts(NamedTuple):
     """What there is, by channel."""
 
-    live: Mapping[
-        str, Sequence[Any]
-    ]  # ready, scheduled, claimed, and seconds since the oldest ready one was due
+    # Ready, scheduled, claimed, and seconds since the oldest ready one was due.
+    live: Mapping[str, Sequence[Any]]
     dead: Mapping[str, int]
     paused: Iterable[str]
 
@@ -87,7 +88,7 @@ class Listing:
     channels: Sequence[str]
     limit: int
     state: State | None
-    cursor: Place
+    cursor: Cursor
     error_class: str | None
 
 
@@ -99,8 +100,6 @@ class Store(Protocol):
     #: As in ``Capabilities``.
     may_poll_early: bool = False
     has_one_writer: bool = False
-    #: Can a call be carried out whose reply does not come?
-    loses_replies: bool = False
 
     # -- sending and claiming -------------------------------------------------------------------------------------
 
@@ -110,16 +109,12 @@ class Store(Protocol):
     def claim(self, call: ClaimCall) -> Leased:
         """Settle what is finished, drop what has expired into ``call.expired``, and lease what is due."""
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        """Lease anew, under new tokens, what these tokens of ours have leased; only where ``loses_replies``."""
-        return []
-
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
     ) -> Sequence[ClaimName]:
         """Settle claims. Returns those that were lost.
 
-        ``values``: for ``renew`` the ``leases`` by channel. For ``give_back`` ``delay``, ``attempts`` (to add),
+        ``values``: for ``renew`` the ``leases`` by channel. For ``reschedule`` ``delay``, ``attempts`` (to add),
         ``alone``, and ``error``, ``lane`` and ``places`` (``None``: as they were). For ``bury`` ``error`` and
         ``error_class``.
         """
@@ -144,11 +139,14 @@ class Store(Protocol):
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         """Return whole messages, in any order."""
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         """Return which of these are stored, dead or not."""
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        """Return the names of the channels in use; or the classes of the errors of which others died in these."""
+    def channels(self) -> Iterable[str]:
+        """Return the channels in use, as ``list_channels``, in any order; each may come twice."""
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        """Return the classes of the errors of which messages of these channels died; each may come twice."""
 
     def count(self, most: int) -> Counts:
         """Count what there is on all channels; numbers above ``most`` may be estimates. 0: only the paused count."""
@@ -159,8 +157,16 @@ class Store(Protocol):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         """Return the workers that gave a sign of life lately: id, info as JSON, and how many seconds ago."""
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Move every stored time back, for tests."""
+
+
+@runtime_checkable
+class RecoversClaims(Protocol):
+    """Find what was claimed by calls whose reply was lost: of a store whose server may carry out such a call."""
+
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        """Lease anew, under new tokens, what these tokens of ours have leased."""
 
 
 @runtime_checkable
@@ -177,6 +183,6 @@ class DatabaseStore(Store, Protocol):
     def atomic(self) -> AbstractContextManager[None]:
         """Open a transaction in which a consumer runs."""
 
-    def breaker(self) -> Callable[[], None]:
-        """Inside ``atomic()``: return what undoes that transaction at once, from another thread, where others wait."""
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Inside ``atomic()``: return what aborts that transaction at once, from another thread, where others wait."""
         return lambda: None

@@ -151,7 +151,7 @@ def hold_what_is_dead() -> None:
 def _hold_what_is_dead_on(channel: str) -> None:
     layer, last = Channel(channel).layer, None
     while listed := layer.list_messages([channel], DEAD_PER_RUN, "dead", last):
-        last = listed[-1].place
+        last = listed[-1].cursor
         page = layer.get(channel, [summary.id for summary in listed], dead=True)
         waiting: dict[UUID | None, Email]
         waiting = {email.pk: email for email in _waiting(id_of(dead.content) for dead in page)}

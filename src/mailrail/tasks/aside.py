@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgiref.sync import sync_to_async
 
 from mailrail.worker.connections import close_connections, tidy_after, tidy_before
-from mailrail.worker.pools import at_end, is_of_worker
+from mailrail.worker.pools import at_end, is_worker_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +38,7 @@ async def tell_aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 async def _run(
     executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    if not is_of_worker(asyncio.get_running_loop()):
+    if not is_worker_loop(asyncio.get_running_loop()):
         return await sync_to_async(function)(*args, **kwargs)
     _used.add(executor)
     aside: Any = sync_to_async(_tidily(function), thread_sensitive=False, executor=executor)

@@ -156,7 +156,7 @@ def _dead_with_records(channel: str) -> Iterator[Any]:
                 yield dead
         if len(page) < DEAD_PER_PAGE:
             return
-        cursor = page[-1].place
+        cursor = page[-1].cursor
 
 
 def _fail(channel: str, id: UUID, content: dict[str, Any], error: str) -> None:

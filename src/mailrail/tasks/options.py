@@ -21,7 +21,7 @@ from mailrail import InvalidSettings
 from mailrail import options as checked
 from mailrail.conf import settings
 from mailrail.moments import from_now
-from mailrail.options import LimitPerValue, Mistakes, Place
+from mailrail.options import Lane, LimitPerValue, Mistakes
 from mailrail.routing import Rate
 
 Backoff: TypeAlias = float | timedelta | Sequence[float | timedelta] | Callable[[int], float] | str
@@ -87,7 +87,7 @@ class Effective:
         """Tell whether calls may have a lane, so that ``lane_of`` has to be asked."""
         return self.lane is not None or self.concurrency is not None
 
-    def lane_of(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | Place | None:
+    def lane_of(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Lane | None:
         """Return the lane of a call of the task at a dotted path; with the number of its places, if it has several.
 
         Raises what a function given as ``lane`` or with ``concurrency`` raises, and errors about its value.

@@ -21,7 +21,7 @@ from django.utils import timezone
 from mailrail import Channel, LostClaim
 from mailrail import options as checked
 from mailrail.transient import is_lock_timeout, is_transient
-from mailrail.worker.atomic import undoable_transaction
+from mailrail.worker.atomic import abortable_transaction
 
 from .aside import write_aside
 from .backend import ChannelBackend
@@ -103,7 +103,7 @@ class Steps:
         self._check_blocks(what)
         started_at = timezone.now()
         layer = Channel(self._state.message.channel).layer
-        with undoable_transaction(layer), writing_only_into(self._using, f"{what} of {self._path}"):
+        with abortable_transaction(layer), writing_only_into(self._using, f"{what} of {self._path}"):
             value, step = self._step(what, name, function(*args, **kwargs), started_at)
             if not keep(step, self._state.id, self._state.token, self._using, replaces=False):
                 raise self._lost(what)

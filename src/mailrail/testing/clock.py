@@ -6,7 +6,7 @@ from ..layers import get_layer
 from .enqueued import advance_tasks
 from .mail import CHANNEL as MAIL
 from .mail import advance_mail
-from .messages import MOVED, send_deferred, sent
+from .messages import ADVANCED_BY, send_deferred, sent
 
 
 def advance(seconds: float, *, layer: str | None = None) -> None:
@@ -16,5 +16,5 @@ def advance(seconds: float, *, layer: str | None = None) -> None:
     if sent(MAIL, layer=layer):  # elsewhere, the test may have no database
         advance_mail(seconds)
     advance_tasks(seconds, durable_layer)
-    durable_layer.shift(seconds)
-    MOVED[durable_layer] = MOVED.get(durable_layer, 0.0) + seconds
+    durable_layer.advance_time(seconds)
+    ADVANCED_BY[durable_layer] = ADVANCED_BY.get(durable_layer, 0.0) + seconds

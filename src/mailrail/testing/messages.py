@@ -18,13 +18,13 @@ from ..routes import Plan
 from ..routing import Routing
 from ..selection import Selection, expand
 from ..worker.consume import ConsumerRun, precheck, run_in_thread, run_on_loop
-from ..worker.incoming import IncomingMessage, moved
+from ..worker.incoming import IncomingMessage, advanced_by
 from ..worker.outcomes import EFFECTS, Outcome, OutcomeKind, log_lost, log_outcome
 
 LEASE_S = 3600.0
 MAX_LISTED = 1_000_000
 """Messages of a channel that ``sent`` returns at most."""
-MOVED: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
+ADVANCED_BY: WeakKeyDictionary[DurableLayer, float] = WeakKeyDictionary()
 """Seconds by which ``advance`` has moved the stored times of a layer."""
 
 
@@ -106,7 +106,7 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
         route, arguments = decision
         message = IncomingMessage(claim, route)
         run = ConsumerRun(route, [message], arguments)
-        with _rolled_back_on_error(), _times_moved(layer):
+        with _rolled_back_on_error(), _time_advanced(layer):
             if route.is_async:
                 async_to_sync(run_on_loop)(run)
             else:
@@ -118,13 +118,13 @@ def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) ->
 
 
 @contextmanager
-def _times_moved(layer: DurableLayer) -> Iterator[None]:
+def _time_advanced(layer: DurableLayer) -> Iterator[None]:
     """Tell the consumer's run how far ``advance`` has moved times, so that a retried message counts as the same one."""
-    token = moved.set(MOVED.get(layer, 0.0))
+    token = advanced_by.set(ADVANCED_BY.get(layer, 0.0))
     try:
         yield
     finally:
-        moved.reset(token)
+        advanced_by.reset(token)
 
 
 @contextmanager

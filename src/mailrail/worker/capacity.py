@@ -145,7 +145,7 @@ class Share:
         """Do as many consumers of this channel run as may?"""
         return self._capacity.slots[channel] <= 0
 
-    def take(self, run: ConsumerRun) -> None:
+    def occupy(self, run: ConsumerRun) -> None:
         """A consumer starts."""
         capacity = self._capacity
         with capacity.lock:
@@ -157,12 +157,12 @@ class Share:
                 self.held += 1
                 capacity.threads.busy += 1
 
-    def give_back(self, run: ConsumerRun, slot: bool = True) -> None:
+    def free(self, run: ConsumerRun, slot: bool = True) -> None:
         """A consumer has ended, or nobody waits for it any longer: its thread is free, and with ``slot`` its slot."""
         capacity = self._capacity
         with capacity.lock:
             capacity.slots[run.channel] += slot
-            if is_free := run.holds_thread:  # else it was given back before
+            if is_free := run.holds_thread:  # else it was freed before
                 run.holds_thread = False
                 self.held -= 1
                 capacity.threads.busy -= 1
@@ -178,7 +178,8 @@ class Share:
         the only channels with room from being asked for the tokens of their rates. Call ``reconcile_unclaimed`` if no
         claim follows; the next call of ``room`` does.
         """
-        self.reconcile_unclaimed()
+        if self._has_asked:
+            self.reconcile_unclaimed()
         if self._has_new:
             self._make_limiters()
         self._has_asked = bool(self.limiters)
@@ -316,9 +317,8 @@ class Share:
         moments = [limiter.open_at for limiter in self.limiters.values() if limiter.wait]
         if self._capacity.is_shared and not free:
             if self._wait_for_thread():
-                moments.append(
-                    time.monotonic() + RESERVED_FOR_S
-                )  # nobody tells when a reservation has lapsed
+                # Nobody tells when a reservation has lapsed.
+                moments.append(time.monotonic() + RESERVED_FOR_S)
             else:
                 free = self.held < self._capacity.fair  # one is left to it once something is due
         channels = [

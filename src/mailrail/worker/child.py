@@ -32,7 +32,7 @@ from .worker import Worker, new_worker_id
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-WELL = 74
+DONE = 74
 """Exit code of a worker that has done what it was to do. Not 0: with that, code of a consumer may end the process."""
 RECYCLED = 75
 """Exit code of a worker that has stopped by itself, to be replaced."""
@@ -105,7 +105,7 @@ def _prepare(job: Job) -> tuple[DurableLayer, Routing]:
     return get_layer(job.layer), routing.isolated() if job.isolate else routing
 
 
-def _heed_signals(stop: Callable[[float | None], None]) -> None:
+def _handle_signals(stop: Callable[[float | None], None]) -> None:
     signal.signal(signal.SIGTERM, _Stopper(stop, None))
     signal.signal(AT_ONCE, _Stopper(stop, 0.0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -125,12 +125,12 @@ def _run_worker(job: Job, name: str, link: Connection, still_run: Collection[UUI
         drain=job.drain,
         recycling=RecyclingLimits.of(job.max_messages, job.max_memory),
     )
-    _heed_signals(worker.stop)
+    _handle_signals(worker.stop)
     isolated_runs.listen(worker.stop)
     if still_run is not None:
         _end_leases_before(layer, name, still_run)
     worker.run()
-    return RECYCLED if worker.should_recycle else WELL
+    return RECYCLED if worker.should_recycle else DONE
 
 
 def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> int:
@@ -141,7 +141,7 @@ def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> in
     layer, routing = _prepare(job)
     assignments = Assignments(link, request.claim)
     recycling = RecyclingLimits(job.max_messages, job.max_memory)
-    _heed_signals(assignments.stop)
+    _handle_signals(assignments.stop)
     assignments.listen()
     while (claim := assignments.next()) is not None:
         worker = Worker(
@@ -150,14 +150,14 @@ def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> in
             [claim.channel],
             worker_id=name,
             threads=1,
-            adopted=[claim],
+            preclaimed=[claim],
             report_limit=assignments.report_limit,
         )
         assignments.run(claim, worker)
         recycling.count(1)
         if not request.is_kept or worker.should_recycle or recycling.reason():
             break
-    return WELL
+    return DONE
 
 
 def _end_leases_before(layer: DurableLayer, name: str, still_run: Collection[UUID]) -> None:

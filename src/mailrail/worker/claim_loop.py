@@ -12,17 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
-from ..routes import Plan, Route
+from ..routes import Plan
 from ..transient import is_outage
 from . import leases
 from .capacity import Capacity
 from .connections import close_connections, own_connection
-from .consume import ConsumerRun, precheck, prepared, runs_of_batch
+from .consume import ConsumerRun, runs_of
 from .incoming import IncomingMessage
 from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
@@ -32,13 +33,13 @@ from .outcomes import Outcome, OutcomeKind, log_outcome
 from .pools import EventLoop
 from .settle import Settler
 
-LONGEST_WAIT = 5.0
+LONGEST_WAIT_S = 5.0
 """Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
-LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
 """The same where nobody tells: how much memory is in use, and which threads and slots other loops need no longer."""
-DRAIN_WAIT = 0.05
+DRAIN_WAIT_S = 0.05
 """The same for one that waits for the others, to end when nothing is due on any server."""
-LONGEST_PAUSE = 0.005
+LONGEST_PAUSE_S = 0.005
 """Seconds a busy loop waits at most for more consumers to end before it talks to the layer again."""
 
 EXPIRED = Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run")
@@ -61,23 +62,23 @@ class Shared:
 
 
 class ClaimLoop:
-    """Claims the channels that a shard has. ``adopted``: run these claims first. ``describe``: see ``LeaseKeeper``."""
+    """Claim the channels that a shard has. ``preclaimed``: run these first. ``describe``: see ``LeaseKeeper``."""
 
     def __init__(
         self,
         shared: Shared,
         layer: DurableLayer,
-        adopted: Sequence[Message] = (),
+        preclaimed: Sequence[Message] = (),
         describe: Callable[[], Content] | None = None,
     ) -> None:
         self.layer = layer
         self.share = shared.capacity.share_of(layer)
         self.running: set[ConsumerRun] = set()
-        self.dry_at = 0.0  # time.monotonic() when it began to look, and found nothing due
+        self.empty_at = 0.0  # time.monotonic() when it began to look, and found nothing due
         self._shared = shared
         self._worker = shared.lifecycle
         self._lifecycle = Lifecycle(shared.lifecycle)
-        self._adopted = list(adopted)
+        self._preclaimed = list(preclaimed)
         self._keeper = LeaseKeeper(layer, shared.worker, lambda: shared.capacity.leases, describe)
         self._settler = Settler(layer, self._keeper)
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
@@ -99,7 +100,7 @@ class ClaimLoop:
         with own_connection(self.layer):
             self._keeper.start()
             try:
-                while self._goes_on():
+                while self._should_continue():
                     self._try_round()
                 self._shut_down()
             finally:
@@ -108,7 +109,7 @@ class ClaimLoop:
                 self._shared.capacity.leave(self.share)
                 close_connections()
 
-    def _goes_on(self) -> bool:
+    def _should_continue(self) -> bool:
         state = self._lifecycle.state
         if state is State.STOPPING:
             return False
@@ -118,7 +119,7 @@ class ClaimLoop:
     @property
     def _has_work(self) -> bool:
         is_settled = not (self._ended or self._settler.finished or self._settler.others)
-        return bool(self.running or self._adopted or self._held) or not is_settled
+        return bool(self.running or self._preclaimed or self._held) or not is_settled
 
     # -- claim, consume, settle ---------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class ClaimLoop:
         except Exception as error:
             # A fault of ours or of a layer must not end what runs: it is told, and tried again.
             self.share.stop_waiting()
-            self._lifecycle.recover(error, self._worker)
+            self._lifecycle.back_off(error, self._worker)
         else:
             if self._lifecycle.is_failing:
                 self._lifecycle.succeeded()
@@ -159,7 +160,7 @@ class ClaimLoop:
         if len(self._ended) < len(self.running) and (self._ended or self._has_begun):
             # One round trip settles all that have ended: wait for the others as long as the last one took.
             self._is_woken = True  # it looks by itself
-            self._all_ended.wait(min(self._pace, LONGEST_PAUSE))
+            self._all_ended.wait(min(self._pace, LONGEST_PAUSE_S))
         self._is_woken = False  # before the look: what ends after that has to wake it anew
         if self._ended:
             self._worker.worked_at = time.monotonic()
@@ -177,12 +178,16 @@ class ClaimLoop:
 
     def _claim(self) -> Sequence[Message]:
         """Claim for the free slots; what is finished is settled on the way."""
-        if self._adopted:
-            self._claimed, self._adopted = self._adopted, []
+        if self._preclaimed:
+            self._claimed, self._preclaimed = self._preclaimed, []
             self._keeper.keep(self._claimed)
             return self._claimed
         self._claimed = ()
-        limits, total = self._room()
+        if self._lifecycle.state in ENDING:
+            self.share.reconcile_unclaimed()
+            limits, total = dict[str, int](), 0
+        else:
+            limits, total = self.share.room()
         finished, self._settler.finished = self._settler.finished, []
         if not limits and not finished:
             return []
@@ -201,13 +206,6 @@ class ClaimLoop:
         self._settler.close(finished, claimed.lost)
         return self._admit(claimed)
 
-    def _room(self) -> tuple[dict[str, int], int]:
-        """Return how many messages may be claimed; none once the loop is to end."""
-        if self._lifecycle.state not in ENDING:
-            return self.share.room()
-        self.share.reconcile_unclaimed()
-        return {}, 0
-
     def _admit(self, claimed: Claimed) -> Sequence[Message]:
         """Report what expired, and give back what its channel's rate, or the threads, do not allow."""
         if claimed.claims:
@@ -223,43 +221,22 @@ class ClaimLoop:
 
     def _consume(self, claims: Sequence[Message]) -> None:
         """Hand each claim, or each batch of them, to its consumer."""
-        batches: dict[Route, list[IncomingMessage]] = {}
-        unprepared: list[ConsumerRun] = []
-        for claim in claims:
-            plan = self._shared.capacity.plans[claim.channel]
-            checked = precheck(claim, plan, plan.lease)
-            if isinstance(checked, Outcome):
-                self._settler.decide(claim, checked)
-                continue
-            route, arguments = checked
-            if plan.batch is None:
-                message = IncomingMessage(claim, route, None, self._worker.stopping)
-                run = ConsumerRun(route, [message], arguments)
-                is_elsewhere = route.policy.isolate or claim.losses  # it may run in a process of its own
-                if route.policy.prepare is None or is_elsewhere:
-                    self._start(run)
-                else:
-                    unprepared.append(run)
-                continue
-            message = IncomingMessage(claim, route, self._hand_over, self._worker.stopping)
-            if claim.alone or plan.is_suspect(claim):
-                self._held.append(ConsumerRun(route, [message], {}))
+        plans, stopping = self._shared.capacity.plans, self._worker.stopping
+        for run in runs_of(claims, plans, stopping, self._hand_over, self._settler.decide):
+            if run.message is None:  # a batch, which may have to wait for a slot
+                self._held.append(run)
             else:
-                batches.setdefault(route, []).append(message)
-        for run in prepared(unprepared):
-            self._start(run)
-        for route, messages in batches.items():
-            self._held.extend(runs_of_batch(route, messages))
+                self._start(run)
         if self._held:
             self._start_held()
 
     def _release_unstarted(self) -> None:
         """Give back what the last claim got and a fault has kept from being started: else its lease never ended."""
         runs = (*self.running, *self._held)
-        known = {message.id for run in runs for message in run.messages}
-        known.update(message.id for message in (*self._settler.finished, *self._settler.others))
+        begun = {message.id for run in runs for message in run.messages}
+        begun.update(message.id for message in (*self._settler.finished, *self._settler.others))
         for claim in self._claimed:
-            if claim.id not in known:
+            if claim.id not in begun:
                 self._settler.decide(claim, NOT_STARTED)
         self._claimed = ()
 
@@ -273,50 +250,43 @@ class ClaimLoop:
                 self._start(run)
 
     def _start(self, run: ConsumerRun) -> None:
+        """Hand a run to the pool, or the process, that runs it."""
         self.running.add(run)
-        is_suspect, shared = self._is_suspect(run), self._shared
-        run.is_isolated = shared.isolated_runs is not None and (is_suspect or run.route.policy.isolate)
-        run.on_limit, run.report_limit = self._look_within, shared.report_limit
-        self.share.take(run)
+        shared, claim = self._shared, run.messages[0].claim
+        isolated_runs = shared.isolated_runs if run.is_suspect or run.route.policy.isolate else None
+        run.is_isolated = isolated_runs is not None
+        run.on_limit, run.report_limit = self._wake_within, shared.report_limit
+        self.share.occupy(run)
         try:
-            self._submit(run)
+            if isolated_runs is not None:
+                on_answer = partial(self._isolated_run_ended, run)
+                isolated_runs.start(claim, on_answer, is_kept=not run.is_suspect)
+            elif run.route.is_async:
+                shared.event_loop.submit(run, self._hand_over)
+            else:
+                shared.capacity.threads.submit(run, self._hand_over)
         except Exception as error:  # the system has no thread, or no memory
             logger.error("%s cannot be started: %s", run.route.name, error, exc_info=error)
             run.cut_off(error)
             self._hand_over(run)
 
-    def _is_suspect(self, run: ConsumerRun) -> bool:
-        claim = run.messages[0].claim
-        return claim.losses > 0 and self._shared.capacity.plans[run.channel].is_suspect(claim)
-
-    def _submit(self, run: ConsumerRun) -> None:
-        """Hand a run to the pool, or the process, that runs it."""
-        claim, isolated = run.messages[0].claim, self._shared.isolated_runs
-        if isolated is not None and run.is_isolated:
-            is_kept = not self._is_suspect(run)
-            isolated.start(claim, lambda *answer: self._isolated_run_ended(run, *answer), is_kept)
-        elif run.route.is_async:
-            self._shared.event_loop.submit(run, self._hand_over)
-        else:
-            self._shared.capacity.threads.submit(run, self._hand_over)
-
-    def _look_within(self, seconds: float) -> None:
+    def _wake_within(self, seconds: float) -> None:
         """Look after so many seconds at the latest: a run has just learnt its limit, and the loop may sleep longer."""
-        if seconds < LONGEST_WAIT:
+        if seconds < LONGEST_WAIT_S:
             self.layer.wake()
 
     def _end(self, run: ConsumerRun) -> None:
         """The consumer is done: free its slot, and settle what it left."""
         if run in self.running:
             self.running.discard(run)
-            self.share.give_back(run)
+            self.share.free(run)
         for message in run.messages:
             self._settler.add(message)
 
     def _hand_over(self, ended: ConsumerRun | IncomingMessage) -> None:
         """Tell the loop that a run, or one message of its batch, has ended. The threads of the pools call this."""
         if isinstance(ended, ConsumerRun) and self._shared.capacity.is_shared:
-            self.share.give_back(ended, slot=False)  # at once, as the loop may hang just now
+            self.share.free(ended, slot=False)  # at once, as the loop may hang just now
         self._ended.append(ended)
         if len(self._ended) >= len(self.running):
             self._all_ended.set()
@@ -339,37 +309,33 @@ class ClaimLoop:
     def _wait(self, seen: int) -> None:
         """Sleep until something is due, a consumer ended, or a limit is over."""
         state = self._lifecycle.state
-        if self._is_dry() or (state is State.STOPPING and not (self.running or self._held)):
+        if self._is_drained() or (state is State.STOPPING and not (self.running or self._held)):
             return
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
         capacity = self._shared.capacity
         is_told = capacity.recycling is None and not capacity.is_shared
-        longest = DRAIN_WAIT if self.dry_at else LONGEST_WAIT if is_told else LOOK_EVERY_S
-        until = min([until, self._worker.deadline, *(run.look_at for run in self.running)])
+        longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
+        until = min([until, self._worker.deadline, *(run.check_at for run in self.running)])
         timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:
             self.layer.wait(channels, timeout, seen)
 
-    def _is_dry(self) -> bool:
+    def _is_drained(self) -> bool:
         """With ``drain``: nothing due and nothing running means the end."""
         worker, began = self._worker, time.monotonic()
         if not worker.drain or self._has_work:
             return False
         if self._lifecycle.state in ENDING:
             return True
-        if self.layer.poll(self.share.drainable()) == 0 or (self._shared.layer.outbox and self._relay()):
-            return False
-        self.dry_at = began
-        worker.dry_up()
-        return self._lifecycle.state in ENDING
-
-    def _relay(self) -> bool:
-        """Hand on what waits in the outbox. Was there something?"""
         outbox = self._shared.layer.outbox
-        if outbox is None or outbox.relay() == 0:
+        if self.layer.poll(self.share.drainable()) == 0:
             return False
-        self._worker.worked_at = time.monotonic()
-        return True
+        if outbox is not None and outbox.relay() > 0:
+            worker.worked_at = time.monotonic()
+            return False
+        self.empty_at = began
+        worker.end_if_nothing_due()
+        return self._lifecycle.state in ENDING
 
     # -- what ends early ----------------------------------------------------------------------------------------
 
@@ -388,9 +354,8 @@ class ClaimLoop:
     def _give_up(self, run: ConsumerRun) -> None:
         run.give_up()
         run.abandon()
-        logger.error(
-            "%s still runs past its time limit; this worker process will be replaced", run.route.name
-        )
+        name = run.route.name
+        logger.error("%s still runs past its time limit; this worker process will be replaced", name)
         self._end(run)
         if not run.route.is_async:
             self._shared.capacity.threads.replace_one()
@@ -405,9 +370,9 @@ class ClaimLoop:
         self._lifecycle.on(Event.TOLD_TO_STOP)  # whatever channels it is given from now on
         if self._shared.isolated_runs is not None and self._worker.stopping.is_set():
             self._shared.isolated_runs.cancel_pending()
-        for claim in self._adopted:
+        for claim in self._preclaimed:
             self._settler.decide(claim, NOT_BEGUN)
-        self._adopted = []
+        self._preclaimed = []
         while self._has_work and time.monotonic() < self._worker.deadline:
             self._try_round()
         if self.running or self._held:
@@ -418,8 +383,7 @@ class ClaimLoop:
             if self._settler.error is not None:
                 raise self._settler.error
         except Exception as error:
-            trace = None if is_outage(error) else error
-            logger.error("the layer cannot be used; %s", error, exc_info=trace)
+            logger.error("the layer cannot be used; %s", error, exc_info=not is_outage(error))
 
     def _release_running(self) -> None:
         for run in self._held:
@@ -427,9 +391,7 @@ class ClaimLoop:
                 message.decide(NOT_BEGUN)
                 self._settler.add(message)
         self._held.clear()
-        for run in [
-            run for run in self.running if not run.is_isolated
-        ]:  # those are settled by their own process
+        for run in [run for run in self.running if not run.is_isolated]:  # the others' processes settle them
             for message in run.messages:
                 message.decide(NOT_DONE)
             run.abandon()

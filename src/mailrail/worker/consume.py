@@ -10,23 +10,22 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import connections, transaction
+from django.db import connections
 
 from .. import options as checked
 from ..conf import settings
-from ..errors import Discard, Later, LostClaim, Retry
+from ..errors import Discard, Later, Retry
 from ..layers import DurableLayer
 from ..messages import Message
 from ..policy import LimitInContent
 from ..routes import Plan, Route
 from ..signals import message_started
-from ..transient import OUTAGES
+from .atomic import RELEASED_FOR_S, RollBack, await_stray, current_run, run_atomic
 from .incoming import IncomingMessage, current_message
 from .log import logger
 from .outcomes import Outcome, OutcomeKind, send_signal
@@ -35,8 +34,6 @@ FINISHED = Outcome(OutcomeKind.FINISHED)
 LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
 """Seconds an async consumer gets to end once its limit is over and it was cancelled."""
-RELEASED_FOR = 1.0
-"""Seconds until a message is due again whose transaction could not be begun."""
 LOST_TOO_OFTEN = (
     "It was lost {} times: each time its worker process died, or stopped renewing the lease, while it ran. Its "
     "consumer may crash the process (a segmentation fault, os._exit, memory running out)."
@@ -53,7 +50,7 @@ def precheck(claim: Message, plan: Plan, lease: float) -> Outcome | tuple[Route,
     if claim.losses and claim.losses >= plan.max_losses:
         return Outcome(OutcomeKind.BURIED, LOST_TOO_OFTEN.format(claim.losses))
     try:
-        if place := plan.place_of(claim):
+        if plan.limit_per_value is not None and (place := plan.place_of(claim)):
             return Outcome(OutcomeKind.PLACED, "it waits for one of the places of its value", place=place)
         return plan.match(claim) or _keep(claim, lease)
     except Exception as error:  # a project's filter may raise anything for a content it does not expect
@@ -76,12 +73,6 @@ def _reject(claim: Message, error: Exception) -> Outcome:
     return Outcome(OutcomeKind.RETRIED, describe(error), delay)
 
 
-def _fixed_limit(route: Route) -> float | None:
-    """Return the seconds that a run may take: of its route, or of the settings where the route has none, or asks."""
-    limit = route.policy.timeout
-    return settings.timeout if limit is None or callable(limit) else limit
-
-
 def _limit(route: Route, message: IncomingMessage) -> float | None:
     """Return the seconds that a run may take: of the route's function, or of the settings if it names none."""
     limit = route.policy.timeout
@@ -100,12 +91,14 @@ class ConsumerRun:
 
     __slots__ = (
         "_abandoned",
+        "_abort_transaction",
         "_lock",
-        "_undo",
         "arguments",
+        "asks_limit",
         "channel",
         "holds_thread",
         "is_isolated",
+        "is_suspect",
         "limit",
         "message",
         "messages",
@@ -122,16 +115,22 @@ class ConsumerRun:
         self.arguments = arguments
         self.channel = messages[0].claim.channel
         self.message = messages[0] if route.policy.batch is None else None  # None: it is a batch
+        limit = route.policy.timeout
+        is_in_content = isinstance(limit, LimitInContent)
+        self.asks_limit = callable(limit) and not is_in_content  # a function of the project
         # Seconds this run may take; until ``ask_limit``, those of the settings where the route has a function.
-        self.limit = _fixed_limit(route) if self.asks_limit else _limit(route, messages[0])
+        self.limit = limit if isinstance(limit, int | float) else settings.timeout
+        if is_in_content:
+            self.limit = _limit(route, messages[0])
         self.started_at: float | None = None  # time.monotonic()
         self.overdue_at = float("inf")  # when nobody waits for it any longer
         self.holds_thread = False
+        self.is_suspect = False  # it was lost so often that it must run in a process of its own
         self.is_isolated = False  # it runs in a process of its own, which settles it
         self.on_limit: Callable[[float], object] | None = None  # told what ``ask_limit`` has found
         self.report_limit: Callable[[float | None], None] | None = None  # the supervisor ends this run
         self._lock = threading.Lock()
-        self._undo: Callable[[], None] | None = None  # while its transaction is open
+        self._abort_transaction: Callable[[], None] | None = None  # while its transaction is open
         self._abandoned = False
 
     @property
@@ -142,12 +141,6 @@ class ConsumerRun:
     def announce(self) -> None:
         for message in self.messages:
             send_signal(message_started, self.channel, message=message)
-
-    @property
-    def asks_limit(self) -> bool:
-        """Has the route a function for the time limit?"""
-        limit = self.route.policy.timeout
-        return callable(limit) and not isinstance(limit, LimitInContent)
 
     def ask_limit(self) -> None:
         """Ask the route's function for the limit, where the consumer runs: the claim loop must not wait for it.
@@ -173,12 +166,12 @@ class ConsumerRun:
         now = time.monotonic()
         # Async ones end by themselves at the limit, unless they hold the loop.
         self._bound(CANCELLATION_GRACE if self.route.is_async else 0.0)
-        self.started_at = now  # last: another thread asks for ``look_at``
+        self.started_at = now  # last: another thread asks for ``check_at``
         for message in self.messages:
             message.started_at = now
 
     @property
-    def look_at(self) -> float:
+    def check_at(self) -> float:
         """Return when (time.monotonic()) it may be overdue at the earliest. Nobody tells when it begins."""
         if self.started_at is None and self.limit is not None:
             return time.monotonic() + self.limit
@@ -215,9 +208,8 @@ class ConsumerRun:
         if self.started_at is not None:
             self.fail(error)
         for message in self.messages:
-            message.decide(
-                Outcome(OutcomeKind.RELEASED, f"its consumer was kept from running: {error!r}", RELEASED_FOR)
-            )
+            error_text = f"its consumer was kept from running: {error!r}"
+            message.decide(Outcome(OutcomeKind.RELEASED, error_text, RELEASED_FOR_S))
 
     def give_up(self) -> None:
         """The time limit is over, and nothing can stop the code that still runs."""
@@ -225,37 +217,76 @@ class ConsumerRun:
         self.fail(error, timed_out=True)
 
     @contextmanager
-    def undoable(self, layer: DurableLayer) -> Iterator[None]:
-        """Inside its transaction: ``abandon`` undoes that, from any thread, until the end of the block."""
+    def abortable(self, layer: DurableLayer) -> Iterator[None]:
+        """Inside its transaction: ``abandon`` aborts that, from any thread, until the end of the block."""
         with self._lock:
             if self._abandoned:
-                raise _RollBack
-            self._undo = layer.breaker()
+                raise RollBack
+            self._abort_transaction = layer.transaction_aborter()
         try:
             yield
         finally:
             with self._lock:
-                self._undo = None
+                self._abort_transaction = None
         if self._abandoned:
-            raise _RollBack
+            raise RollBack
 
     def abandon(self) -> None:
         """Nobody waits for it any more: let go of what its transaction has locked."""
         with self._lock:
             self._abandoned = True
-            if self._undo is not None:
-                self._undo()
+            if self._abort_transaction is not None:
+                self._abort_transaction()
 
 
-def runs_of_batch(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
+def runs_of(
+    claims: Sequence[Message],
+    plans: Mapping[str, Plan],
+    stopping: threading.Event,
+    on_outcome: Callable[[IncomingMessage], None],
+    reject: Callable[[Message, Outcome], None],
+) -> Iterator[ConsumerRun]:
+    """Yield the runs of claims: those of single messages, then those that had to be prepared, then batches.
+
+    ``on_outcome`` is told what becomes of messages of batches; ``reject``, what becomes of claims that are not to run.
+    """
+    batches: dict[Route, list[IncomingMessage]] = {}
+    unprepared: list[ConsumerRun] = []
+    for claim in claims:
+        plan = plans[claim.channel]
+        checked = precheck(claim, plan, plan.lease)
+        if isinstance(checked, Outcome):
+            reject(claim, checked)
+            continue
+        route, arguments = checked
+        message = IncomingMessage(claim, route, None if plan.batch is None else on_outcome, stopping)
+        is_suspect = claim.losses > 0 and plan.is_suspect(claim)
+        if plan.batch is not None and not (claim.alone or is_suspect):
+            batches.setdefault(route, []).append(message)
+            continue
+        run = ConsumerRun(route, [message], arguments)
+        run.is_suspect = is_suspect
+        # One with losses may run in a process of its own, where nothing of this one's is.
+        if plan.batch or route.policy.prepare is None or route.policy.isolate or claim.losses:
+            yield run
+        else:
+            unprepared.append(run)
+    if unprepared:
+        _prepare_messages(unprepared)
+        yield from unprepared
+    for route, messages in batches.items():
+        yield from _split(route, messages)
+
+
+def _split(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
     """Yield runs of as many messages as the route takes at once."""
     size = route.policy.batch or 1
     for begin in range(0, len(messages), size):
         yield ConsumerRun(route, messages[begin : begin + size], {})
 
 
-def prepared(runs: Sequence[ConsumerRun]) -> Sequence[ConsumerRun]:
-    """Call the ``prepare`` of the routes of these runs, once for all of their messages, and return the runs.
+def _prepare_messages(runs: Sequence[ConsumerRun]) -> None:
+    """Call the ``prepare`` of the routes of these runs, once for all of their messages.
 
     What it raises is logged: each consumer has to do without.
     """
@@ -268,7 +299,6 @@ def prepared(runs: Sequence[ConsumerRun]) -> Sequence[ConsumerRun]:
                 prepare(messages)
         except Exception:
             logger.exception("the preparation of %s messages raised", len(messages))
-    return runs
 
 
 def describe(error: BaseException, whole: bool = True) -> str:
@@ -282,16 +312,17 @@ def describe(error: BaseException, whole: bool = True) -> str:
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
     """Run a sync consumer to its outcome, on this thread. Raises nothing."""
-    before, run_before = current_message.set(None), _current_run.set(run)
+    before, run_before = current_message.set(None), current_run.set(run)
     try:
-        _prepare(run)
+        if message_started.receivers or run.asks_limit:
+            _prepare(run)
         current_message.set(run.message)
         if run.route.policy.atomic:
-            _run_atomic(run, layer)
+            run_atomic(run, layer)
         else:
             run.begin()
             if (result := run.call()) is not None:
-                _await_stray(run, result)
+                await_stray(run, result)
         run.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
         if run.route.policy.atomic and run.is_committed:
@@ -299,103 +330,7 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
         run.fail(error)
     finally:
         current_message.reset(before)
-        _current_run.reset(run_before)
-
-
-_current_run: ContextVar[ConsumerRun | None] = ContextVar("mailrail.consumer_run", default=None)
-"""The run of the consumer on this thread."""
-
-
-class _RollBack(Exception):
-    """The message was not finished, so what its consumer wrote is undone."""
-
-
-def _run_atomic(run: ConsumerRun, layer: DurableLayer) -> None:
-    """The consumer's writes, its sends and the end of its message: all of them, or none."""
-    [message] = run.messages
-    done = False
-
-    def committed() -> None:
-        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
-
-    with suppress(_RollBack), _transaction(run, layer):
-        transaction.on_commit(
-            committed, using=layer.using
-        )  # before the consumer's own hooks: those may raise
-        _await_stray(run, run.call())
-        if message.outcome is not None and message.outcome.kind != OutcomeKind.FINISHED:
-            raise _RollBack
-        if layer.finish([message.claim]):
-            raise LostClaim(
-                f"{message!r} was claimed by another worker meanwhile; what the consumer wrote is undone."
-            )
-        done = True
-    if done:  # also where a TestCase's transaction around this one never commits
-        committed()
-
-
-@contextmanager
-def finishing(message: IncomingMessage, layer: DurableLayer) -> Iterator[None]:
-    """Commit the block together with the end of its consumer's message: both, or none.
-
-    For a sync consumer whose route does not say ``atomic``, as only some of its messages need it. At the time limit the
-    transaction is undone. Raises ``LostClaim`` if another worker has claimed the message, and ``Later`` if there can be
-    no transaction just now.
-    """
-    run = _current_run.get()
-    assert run is not None and run.message is message
-
-    def committed() -> None:
-        message.outcome = Outcome(OutcomeKind.FINISHED, settled=True)
-
-    with undoable_transaction(layer):
-        transaction.on_commit(committed, using=layer.using)  # before the block's own hooks: those may raise
-        yield
-        if layer.finish([message.claim]):
-            raise LostClaim(f"{message!r} was claimed by another worker meanwhile; what it wrote is undone.")
-    committed()  # also where a TestCase's transaction around this one never commits
-
-
-@contextmanager
-def undoable_transaction(layer: DurableLayer) -> Iterator[None]:
-    """Run the block in a transaction of the layer's database, which the time limit of a sync consumer undoes.
-
-    Raises ``Later`` if there can be no transaction just now.
-    """
-    run = _current_run.get()
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(layer.atomic())
-        except OUTAGES as error:
-            raise Later(f"its transaction cannot be begun: {error}", after=RELEASED_FOR) from error
-        if run is not None:
-            stack.enter_context(run.undoable(layer))
-        yield
-
-
-@contextmanager
-def _transaction(run: ConsumerRun, layer: DurableLayer) -> Iterator[None]:
-    """The layer's. Waiting for it is no part of the run: no time of its limit, and no attempt if it cannot be had."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(layer.atomic())
-        except OUTAGES as error:
-            for message in run.messages:
-                message.decide(
-                    Outcome(OutcomeKind.RELEASED, f"its transaction cannot be begun: {error}", RELEASED_FOR)
-                )
-            raise _RollBack from error
-        run.begin()
-        with run.undoable(layer):
-            yield
-
-
-def _await_stray(run: ConsumerRun, result: Any) -> None:
-    """A plain function may return a coroutine (a wrapper around an async one does): it has not run yet."""
-    if inspect.iscoroutine(result):
-        asyncio.run(result)
-    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(f"{run.route.name} returned a generator: its body has not run.")
+        current_run.reset(run_before)
 
 
 async def run_on_loop(run: ConsumerRun) -> None:
@@ -407,9 +342,8 @@ async def run_on_loop(run: ConsumerRun) -> None:
         current_message.set(run.message)
         run.begin()
         async with scope:
-            if (
-                run.limit is not None and run.report_limit is None
-            ):  # from here on: the receivers' time is no part of the run
+            # The limit counts from here on: the time of receivers is no part of the run.
+            if run.limit is not None and run.report_limit is None:
                 scope.reschedule(asyncio.get_running_loop().time() + run.limit)
             result = run.call()
             if inspect.isawaitable(result):

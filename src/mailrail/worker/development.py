@@ -91,10 +91,10 @@ def _environment() -> dict[str, str]:
 
 
 def _stop_process(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGTERM, RELEASE), (signal.SIGKILL, GRACE)):
+    for number, timeout in ((signal.SIGTERM, GRACE), (signal.SIGTERM, RELEASE), (signal.SIGKILL, GRACE)):
         process.send_signal(number)  # nothing happens if it has ended
         try:
-            process.wait(patience)
+            process.wait(timeout)
             break
         except subprocess.TimeoutExpired:
             continue

@@ -18,7 +18,7 @@ from ..routes import Route
 from .log import logger
 from .outcomes import Outcome, OutcomeKind
 
-moved: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
+advanced_by: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
 """Seconds by which a test has moved all stored times (``mailrail.testing.advance``), also the message's own."""
 
 
@@ -221,7 +221,7 @@ class ExecutionContext:
 
         A message whose id comes from its content has the same id when it is sent anew, so the name has the time, too.
         """
-        accepted = (self.message.claim.sent_at or 0.0) + moved.get()
+        accepted = (self.message.claim.sent_at or 0.0) + advanced_by.get()
         return f"{self.message.id}:{round(accepted * 1000)}"
 
     def ordinals(self, digest: str) -> set[int]:

@@ -17,12 +17,12 @@ from ..transient import OUTAGES, is_outage
 from .connections import close_connections, own_connection
 from .log import logger
 
-HEARTBEAT_EVERY = 5.0
-LONGEST_INTERVAL_S = HEARTBEAT_EVERY / 4
+HEARTBEAT_INTERVAL_S = 5.0
+LONGEST_INTERVAL_S = HEARTBEAT_INTERVAL_S / 4
 """Seconds between two looks at what is due, where no lease is short."""
 PAGE_SIZE = 1000
 """Claims that are listed together."""
-PATIENCE_S = 1.0
+RENEWAL_TIMEOUT_S = 1.0
 """Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
 
@@ -46,7 +46,7 @@ def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) ->
     """
     channels, cursor, claims = layer.list_channels(), None, list[Message]()
     while page := layer.list_messages(channels, PAGE_SIZE, "claimed", cursor):
-        cursor = page[-1].place
+        cursor = page[-1].cursor
         ids: dict[str, list[UUID]] = {}
         for summary in page:
             if summary.worker == worker and summary.id not in spared:
@@ -148,7 +148,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         with own_connection(self._layer):
-            while self._goes_on():
+            while self._should_continue():
                 try:
                     self._renew()
                     self._beat()
@@ -156,9 +156,9 @@ class LeaseKeeper:
                 except Exception as error:
                     self._tell(error)
                     close_connections()
-            self._say_goodbye()
+            self._deregister()
 
-    def _goes_on(self) -> bool:
+    def _should_continue(self) -> bool:
         """Wait until claims may be due: so often that the shortest lease is never near its end."""
         self._woken.wait(min([*self._leases().values(), LONGEST_INTERVAL_S * 12]) / 12)
         self._woken.clear()
@@ -193,7 +193,7 @@ class LeaseKeeper:
             by_channel.setdefault(kept.claim.channel, []).append(kept)
         are_renewed = len(by_channel) > 1
         for group in by_channel.values() if are_renewed else ():
-            if clock() - now > PATIENCE_S:
+            if clock() - now > RENEWAL_TIMEOUT_S:
                 return False
             try:
                 self._renew_together(group, now)
@@ -208,15 +208,15 @@ class LeaseKeeper:
         self.forget(lost)
 
     def _beat(self) -> None:
-        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY:
+        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_INTERVAL_S:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
 
-    def _say_goodbye(self) -> None:
+    def _deregister(self) -> None:
         try:
             if self._describe is not None:
                 self._layer.heartbeat(self._worker, None)
         except OUTAGES as error:
-            logger.debug("could not say goodbye: %s", error)
+            logger.debug("the worker could not be deregistered: %s", error)
         finally:
             close_connections()

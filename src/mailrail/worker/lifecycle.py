@@ -34,16 +34,16 @@ class Event(StrEnum):
 
     FAILED = "a round failed"
     SUCCEEDED = "a round did not fail"
-    DRIED_UP = "nothing is due, and the worker was to end then"
+    NOTHING_DUE = "nothing is due, and the worker was to end then"
     TOLD_TO_STOP = "the worker was told to stop, or is to be replaced"
 
 
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (State.RUNNING, Event.FAILED): State.RECOVERING,
-    (State.RUNNING, Event.DRIED_UP): State.DRAINING,
+    (State.RUNNING, Event.NOTHING_DUE): State.DRAINING,
     (State.RUNNING, Event.TOLD_TO_STOP): State.STOPPING,
     (State.RECOVERING, Event.SUCCEEDED): State.RUNNING,
-    (State.RECOVERING, Event.DRIED_UP): State.DRAINING,
+    (State.RECOVERING, Event.NOTHING_DUE): State.DRAINING,
     (State.RECOVERING, Event.TOLD_TO_STOP): State.STOPPING,
     (State.DRAINING, Event.TOLD_TO_STOP): State.STOPPING,
 }
@@ -81,14 +81,13 @@ class Lifecycle:
         self._backoff.succeeded()
         self.on(Event.SUCCEEDED)
 
-    def recover(self, error: Exception, until: WorkerLifecycle) -> None:
+    def back_off(self, error: Exception, until: WorkerLifecycle) -> None:
         """Say once that the server cannot be used, and wait until the next try; not beyond the worker's deadline."""
         self.is_failing = True
         self.on(Event.FAILED)
         if self._backoff.failed():
-            trace = (
-                None if is_outage(error) else error
-            )  # somebody has to mend that one, and needs to know where
+            # Somebody has to mend that one, and needs to know where.
+            trace = None if is_outage(error) else error
             logger.error(
                 "the layer cannot be used just now, trying again until it can: %s", error, exc_info=trace
             )
@@ -103,7 +102,7 @@ class Loop(Protocol):
     """What each claim loop tells the others."""
 
     layer: DurableLayer
-    dry_at: float  # time.monotonic() when it began to look, and found nothing due
+    empty_at: float  # time.monotonic() when it began to look, and found nothing due
 
     @property
     def running(self) -> AbstractSet[object]:
@@ -130,7 +129,7 @@ class WorkerLifecycle(Lifecycle):
         for loop in self.loops:
             loop.layer.wake()
 
-    def dry_up(self) -> None:
+    def end_if_nothing_due(self) -> None:
         """End if nothing was due anywhere since something last ran: consumers may send to other servers."""
-        if all(loop.dry_at > self.worked_at for loop in self.loops):
-            self.on(Event.DRIED_UP)
+        if all(loop.empty_at > self.worked_at for loop in self.loops):
+            self.on(Event.NOTHING_DUE)

@@ -21,42 +21,42 @@ from .connections import close_connections, own_connection, tidy_after
 from .log import logger
 from .outcomes import send_signal
 
-RELAY_EVERY = 1.0
+RELAY_INTERVAL_S = 1.0
 """Seconds between two looks into the outbox, for what senders could not relay right after their commit."""
-LOOK_EVERY = 60.0
-"""Seconds between two looks at all channels; the first comes after ``RELAY_EVERY``."""
-LONGEST_WAIT = 5.0
+SCAN_INTERVAL_S = 60.0
+"""Seconds between two looks at all channels; the first comes after ``RELAY_INTERVAL_S``."""
+LONGEST_BACKOFF_S = 5.0
 """Seconds between two looks while the layer, or the database, cannot be used."""
 
 
 class Maintenance:
     """Run beside a worker until ``over`` is set.
 
-    ``look`` checks all channels; ``channels`` are those that the worker serves.
+    ``scan`` checks all channels; ``channels`` are those that the worker serves.
     """
 
     def __init__(
         self,
         layer: DurableLayer,
         over: threading.Event,
-        look: Callable[[], None],
+        scan: Callable[[], None],
         channels: Collection[str] = (),
     ) -> None:
         self._layer = layer
         self._over = over
-        self._look = look
+        self._scan_channels = scan
         self.channels = channels
-        self._look_at = time.monotonic() + RELAY_EVERY
-        self._only_looks = False
+        self._scan_at = time.monotonic() + RELAY_INTERVAL_S
+        self._only_scans = False
         found = reconcilers(layer) if settings.reconcile_every is not None else []
         self._reconcilers = [(each, ScanPosition()) for each in found]
-        self._reconcile_at = time.monotonic() + RELAY_EVERY
+        self._reconcile_at = time.monotonic() + RELAY_INTERVAL_S
         self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
-        self._backoff = Backoff(RELAY_EVERY * 2, LONGEST_WAIT, jitter=0.25)
+        self._backoff = Backoff(RELAY_INTERVAL_S * 2, LONGEST_BACKOFF_S, jitter=0.25)
 
-    def start(self, only_look: bool = False) -> None:
-        """``only_look``: leave the outbox and reconciliation to others."""
-        self._only_looks = only_look
+    def start(self, only_scan: bool = False) -> None:
+        """``only_scan``: leave the outbox and reconciliation to others."""
+        self._only_scans = only_scan
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,16 +75,16 @@ class Maintenance:
         """Seconds until the next look; not in all processes at the same moment."""
         if self._backoff.failures:
             return self._backoff.delay
-        if self._layer.outbox and not self._only_looks:
-            return RELAY_EVERY * random.uniform(0.75, 1)
-        reconcile_at = self._reconcile_at if self._reconcilers and not self._only_looks else float("inf")
-        return max(0.0, min(self._look_at, reconcile_at) - time.monotonic())
+        if self._layer.outbox and not self._only_scans:
+            return RELAY_INTERVAL_S * random.uniform(0.75, 1)
+        reconcile_at = self._reconcile_at if self._reconcilers and not self._only_scans else float("inf")
+        return max(0.0, min(self._scan_at, reconcile_at) - time.monotonic())
 
     def _round(self) -> None:
         """Do what is due, and say once what cannot be done just now."""
         try:
-            own = () if self._only_looks else (self._relay, self._reconcile)
-            do_all((*own, self._look_around))
+            own = () if self._only_scans else (self._relay, self._reconcile)
+            do_all((*own, self._scan))
             self._backoff.succeeded()
         except Exception as error:
             if self._backoff.failed():
@@ -120,14 +120,13 @@ class Maintenance:
                 raise
             logger.exception("%s failed", reconciler.name)
 
-    def _look_around(self) -> None:
-        if time.monotonic() < self._look_at:
+    def _scan(self) -> None:
+        if time.monotonic() < self._scan_at:
             return
         with own_connection(self._layer):
-            self._look()
-        self._look_at = (
-            time.monotonic() + LOOK_EVERY
-        )  # if it has failed, the next one comes after the backoff
+            self._scan_channels()
+        # If it has failed, the next one comes after the backoff.
+        self._scan_at = time.monotonic() + SCAN_INTERVAL_S
         for channel in self.channels:
             send_signal(worker_maintenance, channel)
         close_connections()  # not needed for a while

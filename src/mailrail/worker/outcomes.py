@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..layers import DurableLayer
 from ..messages import Message
-from ..options import Place
+from ..options import LaneWithPlaces
 from ..signals import ChannelSignal, message_buried, message_discarded, message_finished, message_retried
 from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line
@@ -53,7 +53,7 @@ class Outcome:
     settled: bool = False  # committed already, together with the consumer's own writes
     is_logged: bool = False  # the consumer's own log says what came of it
     timed_out: bool = False  # the run was over its time limit
-    place: Place | None = None  # where a placed message waits
+    place: LaneWithPlaces | None = None  # where a placed message waits
 
 
 Settle = Callable[[DurableLayer, Sequence[Message], Outcome], list[Message]]

@@ -25,7 +25,7 @@ OnEnd = Callable[[ConsumerRun], None]
 _of_workers: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
-def is_of_worker(loop: asyncio.AbstractEventLoop) -> bool:
+def is_worker_loop(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether async consumers run on this event loop, as opposed to one of a test or a server."""
     return loop in _of_workers
 
@@ -164,16 +164,12 @@ class Threads:
                 if self._waiting and not self._is_waking:
                     self._is_waking = True
                     self._wakes.put(True)
-                self._run_one(run)
+                try:
+                    tidy_before()
+                    run_in_thread(run, self._layer)
+                    tidy_after()
+                except BaseException as error:  # neither thread nor run may be lost if one ever raises
+                    logger.exception("%s: the worker itself failed", run.route.name)
+                    run.cut_off(error)
                 on_end(run)
         close_connections()
-
-    def _run_one(self, run: ConsumerRun) -> None:
-        """None of these raises; if one ever does, it must cost neither the thread nor the message's end."""
-        try:
-            tidy_before()
-            run_in_thread(run, self._layer)
-            tidy_after()
-        except BaseException as error:
-            logger.exception("%s: the worker itself failed", run.route.name)
-            run.cut_off(error)

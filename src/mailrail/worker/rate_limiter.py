@@ -126,9 +126,8 @@ class ChannelLimiter:
             count, wait = limiter.allow(capacity)
             if count <= 0:
                 limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
-                if (
-                    limiter.times_reopened != before
-                ):  # compared after the write, so that no ``reopen`` is lost
+                # Compared after the write, so that no ``reopen`` is lost.
+                if limiter.times_reopened != before:
                     limiter.open_at = 0.0
             if not isinstance(limiter, RateLimiter):
                 self._is_told = False

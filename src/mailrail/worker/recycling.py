@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..terminal import counted
 
-LOOK_EVERY = 1.0
+MEMORY_CHECK_INTERVAL_S = 1.0
 """Seconds between two looks at the memory in use."""
 JITTER = 0.1
 """Share by which a process's limits may be lower than those asked for, so that not all processes end at once."""
@@ -50,7 +50,7 @@ class RecyclingLimits:
             return f"it has run {counted(self._started, 'message')}, its limit"
         if self._memory is None or not self._started or time.monotonic() < self._look_at:
             return None
-        self._look_at = time.monotonic() + LOOK_EVERY
+        self._look_at = time.monotonic() + MEMORY_CHECK_INTERVAL_S
         used = resident()
         if used <= self._memory:
             return None

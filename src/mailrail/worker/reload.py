@@ -141,7 +141,7 @@ class Successors:
             if each.link in ready:
                 self._read(each)
             if each.process.poll() is not None:
-                self._bury(each)
+                self._reap(each)
             elif time.monotonic() > each.kill_at:
                 each.process.kill()
         if self._start_at <= time.monotonic() and self._starting is None and not self._is_stopping:
@@ -199,7 +199,7 @@ class Successors:
         if previous is not None:
             previous.end()
 
-    def _bury(self, successor: _Successor) -> None:
+    def _reap(self, successor: _Successor) -> None:
         self._all.remove(successor)
         successor.link.close()
         was_current = successor is self._current

@@ -12,7 +12,7 @@ from .leases import LeaseKeeper, clock
 from .log import logger
 from .outcomes import EFFECTS, TOGETHER, Outcome, OutcomeKind, log_lost, log_outcome
 
-PATIENCE_S = 5.0
+SETTLE_TIMEOUT_S = 5.0
 """Seconds that one look spends on outcomes of channels that cannot be reached."""
 
 
@@ -59,7 +59,7 @@ class Settler:
         Raises it if that took long: then the server does not answer, and no channel can be reached.
         """
         groups, self.others = _alike(self.others), []
-        self._until = clock() + PATIENCE_S
+        self._until = clock() + SETTLE_TIMEOUT_S
         away, failed = set[str](), list[IncomingMessage]()
         for group in groups:
             if any(message.claim.channel in away for message in group):

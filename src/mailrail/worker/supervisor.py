@@ -21,7 +21,7 @@ from typing import Any
 from ..backoff import Backoff
 from ..conf import settings
 from ..messages import Message
-from .child import RECYCLED, START_METHOD, WELL, Job, child_main
+from .child import DONE, RECYCLED, START_METHOD, Job, child_main
 from .connections import leave_no_pools
 from .isolated import Kill, Progress, Request, RunEnd, claim_name
 from .log import logger
@@ -29,10 +29,10 @@ from .reload import AT_ONCE, KILL_WORKERS_AFTER_S, SIGNALS, Successors, has_term
 
 MAX_ISOLATED_RUNS = 4
 """Processes for single messages that run at once."""
-YOUNG = 5.0
+EARLY_DEATH_S = 5.0
 """A worker that dies before it is this old (seconds) is replaced with a growing delay."""
-LONGEST_DELAY = 30.0
-FORK_AGAIN_AFTER = 1.0
+LONGEST_DELAY_S = 30.0
+FORK_AGAIN_AFTER_S = 1.0
 """Seconds until a process is started again that could not be: no memory, too many processes or files."""
 _context: Any = multiprocessing.get_context(START_METHOD)
 
@@ -80,7 +80,7 @@ class Supervisor:
         self._kept_started = 0  # processes for isolated runs that are kept, for their names
         self._restart_at: dict[str, float] = {}
         self._died: set[str] = set()  # workers that are to be started again, and have left claims
-        self._early_deaths = Backoff(0.1, LONGEST_DELAY, jitter=0.0)
+        self._early_deaths = Backoff(0.1, LONGEST_DELAY_S, jitter=0.0)
         self._signals = 0
         self._kill_at = float("inf")
         self._lifelines = [fd for fd in (job.lifeline, job.origin and job.origin.link) if fd is not None]
@@ -155,7 +155,7 @@ class Supervisor:
             self._hang_up()
         self._start_due()
         self._report_ready()
-        self._dismiss_idle()
+        self._end_idle()
         late_at = [child.run.late_at for child in self._children if child.run]
         soon = min([*self._restart_at.values(), *late_at], default=float("inf")) - time.monotonic()
         ready = wait([*self._watched()], timeout=max(0.0, min(0.5, soon)))
@@ -164,7 +164,7 @@ class Supervisor:
                 self._lifelines.remove(lifeline)
                 self._stop()
         self._successors.step(ready)
-        self._look_after(ready)
+        self._check_children(ready)
 
     def _report_ready(self) -> None:
         """Tell the first process, once, that all workers have been started, so that it stops the earlier ones."""
@@ -172,14 +172,14 @@ class Supervisor:
             self._is_ready = True
             self._job.origin.report_ready()
 
-    def _look_after(self, ready: Sequence[Any]) -> None:
+    def _check_children(self, ready: Sequence[Any]) -> None:
         """Read what workers ask for, and notice which have ended."""
         for child in list(self._children):
             is_over = not child.process.is_alive()  # the sentinel may live on in what a consumer has forked
             if child.link in ready or is_over:
                 self._read(child)
             if is_over:
-                self._bury(child)
+                self._reap(child)
             elif child.run is not None and child.run.late_at <= time.monotonic():
                 self._kill(child, RunEnd.LATE, child.run.limit)
         if time.monotonic() > self._kill_at:
@@ -211,7 +211,7 @@ class Supervisor:
 
     def _start_worker(self, name: str) -> None:
         if not self._start(name, None) and not self._is_ending:
-            self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER
+            self._restart_at[name] = time.monotonic() + FORK_AGAIN_AFTER_S
 
     # -- isolated runs ------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Supervisor:
         self._kept_started += run.request.is_kept
         name = self._kept_started if run.request.is_kept else run.claim.id
         if not self._start(f"{self._job.worker_id}:isolated-{name}", run):
-            _tell(run, RunEnd.NOT_STARTED)
+            _answer(run, RunEnd.NOT_STARTED)
 
     def _assign(self, run: _Run) -> bool:
         """Give a run to a process that has none now. Tell whether there is one."""
@@ -234,7 +234,7 @@ class Supervisor:
                     return True
         return False
 
-    def _note(self, child: _Child, run: _Run, progress: Progress, detail: float | None) -> None:
+    def _note_progress(self, child: _Child, run: _Run, progress: Progress, detail: float | None) -> None:
         """Take in what the process of a run has told."""
         if progress is Progress.TAKEN:
             run.is_taken = True
@@ -243,7 +243,7 @@ class Supervisor:
             run.late_at = float("inf") if detail is None else time.monotonic() + detail
         else:
             child.run = None
-            _tell(run, RunEnd.ENDED)
+            _answer(run, RunEnd.ENDED)
 
     def _kill(self, child: _Child, answer: RunEnd, detail: Any) -> None:
         """Kill the process of a run. Its end is told when it has come."""
@@ -259,23 +259,23 @@ class Supervisor:
         """Kill what runs a message, or drop it if it waits for a process."""
         for run in [run for run in self._asked if run.claim.id == kill.id]:
             self._asked.remove(run)
-            _tell(run, RunEnd.KILLED, kill.reason)
+            _answer(run, RunEnd.KILLED, kill.reason)
         for child in self._children:
             if child.run is not None and child.run.claim.id == kill.id:
                 self._kill(child, RunEnd.KILLED, kill.reason)
 
-    def _conclude(self, run: _Run, code: int) -> None:
+    def _report_end(self, run: _Run, code: int) -> None:
         """Tell, or try again, what was running in a process that has ended."""
         if run.killed:
-            _tell(run, *run.killed)
-        elif not run.is_taken or (code == WELL and not run.has_begun):  # the process was about to end
+            _answer(run, *run.killed)
+        elif not run.is_taken or (code == DONE and not run.has_begun):  # the process was about to end
             run.is_taken = False
             self._asked.appendleft(run)
         else:
-            _tell(run, RunEnd.DIED)
+            _answer(run, RunEnd.DIED)
             logger.error("message %s on %s ended its process (%s)", run.claim.id, run.claim.channel, code)
 
-    def _dismiss_idle(self) -> None:
+    def _end_idle(self) -> None:
         """End what is kept for isolated runs when no worker is left to ask for any."""
         if not self._restart_at and all(child.request is not None for child in self._children):
             for child in self._children:
@@ -326,11 +326,11 @@ class Supervisor:
         """
         with suppress(EOFError, OSError):  # it is about to end; its sentinel tells
             while child.link.poll():
-                self._heed(child, child.link.recv())
+                self._handle(child, child.link.recv())
                 if child.request is None:
                     return
 
-    def _heed(self, child: _Child, sent: Request | Kill | tuple[Progress, float | None] | None) -> None:
+    def _handle(self, child: _Child, sent: Request | Kill | tuple[Progress, float | None] | None) -> None:
         """Do what a worker asks for, or note what an isolated run has come to. ``None``: a worker stops."""
         if isinstance(sent, Request):
             self._asked.append(_Run(child, sent))
@@ -339,33 +339,33 @@ class Supervisor:
         elif sent is None:
             for run in [run for run in self._asked if run.asked_by is child and not run.request.is_kept]:
                 self._asked.remove(run)  # it may have to wait; those for kept processes start now
-                _tell(run, RunEnd.NOT_STARTED)
+                _answer(run, RunEnd.NOT_STARTED)
         elif child.run is not None:
-            self._note(child, child.run, *sent)
+            self._note_progress(child, child.run, *sent)
 
-    def _bury(self, child: _Child) -> None:
+    def _reap(self, child: _Child) -> None:
         """A child has ended: tell who waits for it, or replace it."""
         self._children.remove(child)
         child.process.join()
         code = child.process.exitcode
         child.link.close()
         if child.run is not None:
-            self._conclude(child.run, code)
+            self._report_end(child.run, code)
         if child.request is not None:
             return
         self._asked = deque(run for run in self._asked if run.asked_by is not child)
-        if self._is_ending or (self._job.drain and code == WELL):
+        if self._is_ending or (self._job.drain and code == DONE):
             return
         self._replace(child, code)
 
     def _replace(self, child: _Child, code: int) -> None:
         age = time.monotonic() - child.started_at
-        if age >= YOUNG:
+        if age >= EARLY_DEATH_S:
             self._early_deaths.succeeded()
         delay = 0.0
         if code == RECYCLED:
             logger.info("%s was recycled after %.1f s; starting another", child.name, age)
-        elif code != WELL:
+        elif code != DONE:
             self._died.add(child.name)
             self._early_deaths.failed()
             delay = self._early_deaths.delay
@@ -379,8 +379,8 @@ def _signal(child: _Child, number: int) -> None:
             os.kill(child.process.pid, number)
 
 
-def _tell(run: _Run, answer: RunEnd, detail: Any = None) -> None:
-    """RunEnd the worker that has asked for a run."""
+def _answer(run: _Run, answer: RunEnd, detail: Any = None) -> None:
+    """Answer the worker that has asked for a run."""
     try:
         run.asked_by.link.send((claim_name(run.claim), answer, detail))
     except (OSError, ValueError):

@@ -37,7 +37,7 @@ from .services import ServiceThreads
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
-ASSIGN_EVERY_S = 0.25
+ASSIGN_INTERVAL_S = 0.25
 """Seconds between two looks at which shard has which channel: slots of a cluster move."""
 
 
@@ -50,9 +50,9 @@ class Worker:
     """Consumes the channels of a routing until ``stop`` is called.
 
     ``channels``: those of the routing's to serve. ``isolated_runs`` runs messages whose route has ``isolate``, and
-    those that have cost a process before; without it, they run here. ``drain``: end when nothing is due. ``adopted``:
-    run these claims and claim nothing. ``report_limit`` gets the seconds of a run that begins: who gets them ends the
-    run. ``recycling``: end when it says so, after what runs is done.
+    those that have cost a process before; without it, they run here. ``drain``: end when nothing is due.
+    ``preclaimed``: run these claims and claim nothing. ``report_limit`` gets the seconds of a run that begins: who gets
+    them ends the run. ``recycling``: end when it says so, after what runs is done.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Worker:
         threads: int | None = None,
         isolated_runs: IsolatedRuns | None = None,
         drain: bool = False,
-        adopted: Sequence[Message] | None = None,
+        preclaimed: Sequence[Message] | None = None,
         report_limit: Callable[[float | None], None] | None = None,
         recycling: RecyclingLimits | None = None,
     ) -> None:
@@ -76,16 +76,16 @@ class Worker:
         self._selection = channels
         self.plans = {c: routing.plan_for(c) for c in channels.channels(routing)}
         self._routing = routing
-        self._adopted = list(adopted or ())
-        self._lifecycle = WorkerLifecycle(drain or adopted is not None)
-        if adopted is not None:
-            self._lifecycle.on(Event.DRIED_UP)
+        self._preclaimed = list(preclaimed or ())
+        self._lifecycle = WorkerLifecycle(drain or preclaimed is not None)
+        if preclaimed is not None:
+            self._lifecycle.on(Event.NOTHING_DUE)
         self._threads = Threads(threads or settings.threads, layer)
         capacity = Capacity(layer, self.plans, self._threads, recycling)
         self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs, report_limit)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
-        self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._look, self.plans)
+        self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._scan, self.plans)
         self._services = ServiceThreads(layer, self._lifecycle.stopping)
         self._unrouted: set[str] = set()
         self._project = identity()
@@ -98,11 +98,11 @@ class Worker:
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
         if not self.layer.is_sharded:  # first, so that channels found by maintenance reach it
-            self._loop = ClaimLoop(self._shared, self.layer, self._adopted, self._describe)
+            self._loop = ClaimLoop(self._shared, self.layer, self._preclaimed, self._describe)
             self._lifecycle.loops = [self._loop]
         if self._lifecycle.state is State.RUNNING:
-            self._serve_known()
-            self._maintenance.start(only_look=self._lifecycle.drain)
+            self._serve_channels_in_use()
+            self._maintenance.start(only_scan=self._lifecycle.drain)
             if not self._lifecycle.drain:
                 self._services.start()
         try:
@@ -134,7 +134,7 @@ class Worker:
                 try:
                     self._assign()
                 except Exception as error:  # as in a loop's round
-                    self._lifecycle.recover(error, self._lifecycle)
+                    self._lifecycle.back_off(error, self._lifecycle)
                 else:
                     if self._lifecycle.is_failing:
                         self._lifecycle.succeeded()
@@ -146,28 +146,30 @@ class Worker:
             heart.stop()
 
     def _is_over(self) -> bool:
-        if self._loops or (self._adopted and time.monotonic() < self._lifecycle.deadline + ASSIGN_EVERY_S):
-            return False  # what was adopted needs a loop if only to be given back
+        if self._loops or (
+            self._preclaimed and time.monotonic() < self._lifecycle.deadline + ASSIGN_INTERVAL_S
+        ):
+            return False  # what is claimed needs a loop if only to be released
         return self._lifecycle.state in ENDING
 
     def _assign(self) -> None:
         """Tell each loop its channels, and start those that are missing."""
-        if self._lifecycle.stopping.is_set() and not self._adopted:
+        if self._lifecycle.stopping.is_set() and not self._preclaimed:
             return
         is_ending = self._lifecycle.state in ENDING
-        channels = {claim.channel for claim in self._adopted} or (() if is_ending else self.plans)
+        channels = {claim.channel for claim in self._preclaimed} or (() if is_ending else self.plans)
         shards = self.layer.shards(channels)
         for shard, (loop, _) in self._loops.items():
             loop.share.serve(shards.get(shard, ()))
         for shard, names in shards.items():
             if shard not in self._loops:
                 self._start(shard, names)
-        self._adopted.clear()
+        self._preclaimed.clear()
         if self._lifecycle.drain and not self._loops:
-            self._lifecycle.on(Event.DRIED_UP)
+            self._lifecycle.on(Event.NOTHING_DUE)
 
     def _start(self, shard: DurableLayer, channels: Sequence[str]) -> None:
-        loop = ClaimLoop(self._shared, shard, [c for c in self._adopted if c.channel in channels])
+        loop = ClaimLoop(self._shared, shard, [c for c in self._preclaimed if c.channel in channels])
         loop.share.serve(channels)
         thread = threading.Thread(
             target=loop.run, name=f"mailrail-claims-{len(self._loops) + 1}", daemon=True
@@ -181,30 +183,30 @@ class Worker:
 
     def _wait_for_an_end(self) -> None:
         if not self._loops:
-            self._lifecycle.stopping.wait(0.0 if self._lifecycle.state in ENDING else ASSIGN_EVERY_S)
-        until = time.monotonic() + ASSIGN_EVERY_S
+            self._lifecycle.stopping.wait(0.0 if self._lifecycle.state in ENDING else ASSIGN_INTERVAL_S)
+        until = time.monotonic() + ASSIGN_INTERVAL_S
         for _, thread in list(self._loops.values()):
             thread.join(max(0.0, until - time.monotonic()))
         self._set_loops({shard: pair for shard, pair in self._loops.items() if pair[1].is_alive()})
 
     # -- channels of patterns -----------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         """Look at all channels, once a minute. A host that is away hides no channel of the others."""
         reports = (partial(self._report_unrouted, host) for host in self.layer.each_host())
-        do_all([self.layer.maintain, *self._looks(), *reports])
+        do_all([self.layer.maintain, *self._host_scans(), *reports])
 
-    def _looks(self) -> Iterator[Callable[[], None]]:
+    def _host_scans(self) -> Iterator[Callable[[], None]]:
         """Return what finds the channels of patterns, host by host."""
         if self._selection.patterns(self._routing):
             for host in self.layer.each_host():
                 yield lambda host=host: self._serve(host.list_channels())  # type: ignore[misc]
 
-    def _serve_known(self) -> None:
+    def _serve_channels_in_use(self) -> None:
         """Serve from the start what the layer knows. If it cannot be asked, the look of a minute later will."""
         try:
             with own_connection(self.layer):
-                do_all(self._looks())
+                do_all(self._host_scans())
         except Exception as error:
             logger.warning(
                 "cannot ask which channels of %s hold messages, trying again in a minute: %s",
@@ -213,9 +215,9 @@ class Worker:
                 exc_info=None if is_outage(error) else error,
             )
 
-    def _serve(self, known: Iterable[str]) -> None:
+    def _serve(self, in_use: Iterable[str]) -> None:
         """Serve the channels of patterns that are not served yet."""
-        channels = self._selection.channels(self._routing, known)
+        channels = self._selection.channels(self._routing, in_use)
         plans = {c: self._routing.plan_for(c) for c in channels if c not in self.plans}
         if plans:
             self._shared.capacity.serve(plans)

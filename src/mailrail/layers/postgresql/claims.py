@@ -12,7 +12,7 @@ from typing import Any
 from ...messages import Message
 from ..rows import read_message
 from ..store import ClaimCall, Leased
-from .lanes import advance_lanes, finish_in_lanes, give_places, places_of
+from .lanes import advance_lanes, finish_in_lanes, give_places, lane_positions
 from .rows import Answer, lane_columns, name_array, plain_array, read_answer, token_columns
 from .scan_floor import ScanFloor
 from .session import MOST_TRIES, PostgresqlSession
@@ -114,12 +114,12 @@ class PostgresqlClaims:
         def drop(cursor: Any) -> list[Message]:
             cursor.execute(STATEMENTS["drop_expired"], {"channels": channels})
             dropped = [read_message(row) for row in cursor.fetchall()]
-            advance_lanes(cursor, places_of(dropped))
+            advance_lanes(cursor, lane_positions(dropped))
             return dropped
 
         return self._session.write(drop)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         values = {
             "channels": list(call.limits),
             "leases": [call.leases[channel] for channel in call.limits],

@@ -15,7 +15,7 @@ from .rows import lane_columns, lane_number, text_columns, token_columns
 from .session import MOST_TRIES, PLANS_LAST_S, PostgresqlSession
 from .statements import STATEMENTS
 
-Place: TypeAlias = Sequence[Any]
+LanePosition: TypeAlias = Sequence[Any]
 """Channel, lane (``None``: in none) and number."""
 
 LANES_AT_ONCE = 100
@@ -37,22 +37,22 @@ def not_found(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     """Return the claims that a statement did not find. It returned (id, token, channel, lane, lane_seq) of the others,
     which it has removed."""
     gone = cursor.fetchall()
-    advance_lanes(cursor, (place for _, _, *place in gone))
+    advance_lanes(cursor, (position for _, _, *position in gone))
     found = {(id, token) for id, token, *_ in gone}
     return [name for claim in claims if (name := (claim.id, claim.token)) not in found]
 
 
-def places_of(messages: Iterable[Message]) -> Iterable[Place]:
+def lane_positions(messages: Iterable[Message]) -> Iterable[LanePosition]:
     return ((m.channel, m.lane, m.lane_seq) for m in messages)
 
 
-def advance_lanes(cursor: Any, gone: Iterable[Place], after_commit: bool = False) -> None:
-    """After messages are gone from these places: the next of each lane may be claimed.
+def advance_lanes(cursor: Any, gone: Iterable[LanePosition], after_commit: bool = False) -> None:
+    """After messages are gone from these positions: the next of each lane may be claimed.
 
     ``after_commit``: take no lock of a lane with several places now, as this transaction may be open for long.
     """
-    places = list(gone)
-    columns = _lowest_places(place for place in places if place[2])
+    positions = list(gone)
+    columns = _lowest_positions(position for position in positions if position[2])
     if columns["lanes"] and _advance(cursor, columns) and cursor.db.in_atomic_block:
         # What its caller's transaction cannot see, it cannot let go.
         transaction.on_commit(
@@ -60,7 +60,7 @@ def advance_lanes(cursor: Any, gone: Iterable[Place], after_commit: bool = False
         )
     # last, so that nobody who has the lock of such a lane waits for one who has locked a message
     give = give_places_after_commit if after_commit else give_places
-    give(cursor, {(channel, lane) for channel, lane, seq in places if lane is not None and seq == 0})
+    give(cursor, {(channel, lane) for channel, lane, seq in positions if lane is not None and seq == 0})
 
 
 def give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int:
@@ -107,9 +107,9 @@ def _look_again(using: str, columns: dict[str, list[Any]]) -> None:
         _advance(cursor, columns)
 
 
-def _lowest_places(gone: Iterable[Place]) -> dict[str, list[Any]]:
+def _lowest_positions(gone: Iterable[LanePosition]) -> dict[str, list[Any]]:
     lowest: dict[tuple[str, str], int | None] = {}
-    for channel, lane, seq in sorted(gone, key=lambda place: place[2] or 0, reverse=True):
+    for channel, lane, seq in sorted(gone, key=lambda position: position[2] or 0, reverse=True):
         if lane is not None:
             lowest[channel, lane] = seq
     return lane_columns(lowest) | {"gone": [lowest[lane] for lane in sorted(lowest)]}

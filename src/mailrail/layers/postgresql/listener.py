@@ -15,7 +15,7 @@ from ...prepared_statements import is_pooled
 from ...second_connection import unpooled
 from ..notifications import NotificationListener, logger
 
-LOOK_EVERY = 10.0
+CONNECTION_CHECK_INTERVAL_S = 10.0
 """Seconds between two looks whether the connection still is one."""
 
 
@@ -54,7 +54,7 @@ class Listener(NotificationListener):
         poll.register(driver.fileno(), select.POLLIN)
         poll.register(wake_reader, select.POLLIN)
         while True:
-            events = poll.poll(LOOK_EVERY * 1000)
+            events = poll.poll(CONNECTION_CHECK_INTERVAL_S * 1000)
             if any(fd == wake_reader for fd, _ in events):
                 return True
             if not events:

@@ -48,7 +48,7 @@ class PostgresqlSession:
     def execute_prepared(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of one of the worker's statements."""
         connection = connections[self.using]
-        return self._patiently(lambda: execute_prepared(connection, statement, values, PLANS_LAST_S))
+        return self._repeat_on_conflict(lambda: execute_prepared(connection, statement, values, PLANS_LAST_S))
 
     def run(self, action: Callable[[Any], Result]) -> Result:
         """Return what an action with a cursor returns. It executes one statement."""
@@ -57,7 +57,7 @@ class PostgresqlSession:
             with connections[self.using].cursor() as cursor:
                 return action(cursor)
 
-        return self._patiently(run)
+        return self._repeat_on_conflict(run)
 
     def write(self, action: Callable[[Any], Result]) -> Result:
         """Run an action in a transaction: the caller's, if there is one, else a short one of our own."""
@@ -70,7 +70,7 @@ class PostgresqlSession:
             ):
                 return action(cursor)
 
-        return self._patiently(write)
+        return self._repeat_on_conflict(write)
 
     @contextmanager
     def _reading_committed(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class PostgresqlSession:
             if not driver.closed:
                 driver.isolation_level = usual
 
-    def _patiently(self, action: Callable[[], Result]) -> Result:
+    def _repeat_on_conflict(self, action: Callable[[], Result]) -> Result:
         """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""
         tries = 0
         while True:

@@ -19,7 +19,7 @@ from ...messages import Content, Granted, Message, MessageSummary, Rate, Stateme
 from ...second_connection import is_in_transaction
 from ..buckets import refill
 from ..deferred_sends import with_record
-from ..rows import SHIFTED, read_dead, read_message, read_summary
+from ..rows import TABLES_WITH_TIMES, read_dead, read_message, read_summary
 from ..store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -47,7 +47,6 @@ class PostgresqlStore(DatabaseStore):
     """Keep messages in the PostgreSQL database ``using``."""
 
     may_poll_early = True
-    loses_replies = True
 
     def __init__(self, using: str) -> None:
         self._session = PostgresqlSession(using)
@@ -87,8 +86,8 @@ class PostgresqlStore(DatabaseStore):
     def claim(self, call: ClaimCall) -> Leased:
         return self._claims.claim(call)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
-        return self._claims.recover(call, tokens)
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+        return self._claims.recover_claims(call, tokens)
 
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
@@ -101,14 +100,14 @@ class PostgresqlStore(DatabaseStore):
             leases = values["leases"]
             values = {"channels": list(leases), "leases": list(leases.values())}
             return self._session.execute_prepared(STATEMENTS["renew"], {**token_columns(claims), **values})
-        return self._give_back(claims, values)
+        return self._reschedule(claims, values)
 
-    def _give_back(self, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    def _reschedule(self, claims: Sequence[Message], values: Mapping[str, Any]) -> Sequence[ClaimName]:
         """Where a claim has one of several places, the next of its lane gets it in the same transaction."""
         values = {**token_columns(claims), **values}
         if any(claim.lane_seq == 0 for claim in claims):
-            return self._session.write(lambda cursor: _give_back_with_places(cursor, values))
-        rows = self._session.execute(STATEMENTS["give_back"], values)
+            return self._session.write(lambda cursor: _reschedule_with_places(cursor, values))
+        rows = self._session.execute(STATEMENTS["reschedule"], values)
         return [(id, token) for id, token, *_ in rows if id is not None]
 
     def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
@@ -144,7 +143,7 @@ class PostgresqlStore(DatabaseStore):
             if move == "cancel":
                 cursor.execute(STATEMENTS["cancel"], values)
                 gone = cursor.fetchall()
-                advance_lanes(cursor, (place for _, *place in gone), after_commit=is_callers)
+                advance_lanes(cursor, (position for _, *position in gone), after_commit=is_callers)
                 return [id for id, *_ in gone]
             if move == "requeue":
                 _requeue(cursor, channel, values)
@@ -180,13 +179,16 @@ class PostgresqlStore(DatabaseStore):
         rows = self._session.execute(statement, {"channel": channel, "ids": list(ids)})
         return map(read_dead if is_dead else read_message, rows)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        rows = self._session.execute(STATEMENTS["known"], {"channel": channel, "ids": list(ids)})
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        rows = self._session.execute(STATEMENTS["existing_ids"], {"channel": channel, "ids": list(ids)})
         return {id for (id,) in rows}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        statement = STATEMENTS["list_channels" if of_dead_in is None else "error_classes"]
-        return [name for (name,) in self._session.execute(statement, {"channels": of_dead_in})]
+    def channels(self) -> Iterable[str]:
+        return [name for (name,) in self._session.execute(STATEMENTS["list_channels"], {})]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        rows = self._session.execute(STATEMENTS["error_classes"], {"channels": channels})
+        return [error_class for (error_class,) in rows]
 
     def count(self, most: int) -> Counts:
         execute = self._session.execute
@@ -211,7 +213,9 @@ class PostgresqlStore(DatabaseStore):
 
     def beat(self, worker: str, info: Content | None) -> None:
         gone = worker if info is None else ""
-        self._session.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER})
+        self._session.execute(
+            STATEMENTS["deregister_worker"], {"id": gone, "forgotten": WORKER_FORGOTTEN_AFTER}
+        )
         if info is not None:
             self._session.execute(STATEMENTS["heartbeat"], {"id": worker, "details": encode(info, "info")})
 
@@ -229,12 +233,12 @@ class PostgresqlStore(DatabaseStore):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         return self._session.execute(STATEMENTS["workers"], {"forgotten": WORKER_FORGOTTEN_AFTER})
 
-    def shift(self, seconds: float) -> None:
-        def shift(cursor: Any) -> None:
-            for table in SHIFTED:
-                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+    def advance_time(self, seconds: float) -> None:
+        def age(cursor: Any) -> None:
+            for table in TABLES_WITH_TIMES:
+                cursor.execute(STATEMENTS[f"age_{table}"], {"seconds": seconds})
 
-        self._session.write(shift)
+        self._session.write(age)
         self._claims.scan_floor.forget()
 
     def atomic(self) -> AbstractContextManager[None]:
@@ -253,7 +257,7 @@ def _insert_all(cursor: Any, rows: Sequence[dict[str, Any]]) -> Iterator[UUID]:
 
 
 def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
-    """Return the id of what waits under this key now: ours, or the twin's."""
+    """Return the id of what waits under this key now: ours, or the one that it is a duplicate of."""
     id: UUID = row["id"]
     for _ in range(MOST_TRIES):
         cursor.execute(STATEMENTS["enqueue_with_key"], row)
@@ -262,16 +266,16 @@ def _insert_with_key(cursor: Any, row: dict[str, Any]) -> UUID:
         cursor.execute(STATEMENTS["stored"], {"ids": [id]})
         if cursor.fetchone():  # a repeat of the id
             return id
-        cursor.execute(STATEMENTS["join_twin"], row)
-        if twin := cursor.fetchone():
-            twin_id: UUID = twin[0]
-            return twin_id
-        # The twin was claimed between the statements.
+        cursor.execute(STATEMENTS["merge_duplicate"], row)
+        if waiting := cursor.fetchone():
+            waiting_id: UUID = waiting[0]
+            return waiting_id
+        # It was claimed between the statements.
     raise LayerUnavailable(f"Somebody claims {row['key']!r} as often as it is sent. Try again.")
 
 
-def _give_back_with_places(cursor: Any, values: Mapping[str, Any]) -> Sequence[ClaimName]:
-    cursor.execute(STATEMENTS["give_back"], values)
+def _reschedule_with_places(cursor: Any, values: Mapping[str, Any]) -> Sequence[ClaimName]:
+    cursor.execute(STATEMENTS["reschedule"], values)
     rows = cursor.fetchall()
     give_places(cursor, {(channel, lane) for id, _, channel, lane in rows if id is None})
     return [(id, token) for id, token, *_ in rows if id is not None]

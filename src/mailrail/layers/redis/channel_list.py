@@ -31,7 +31,7 @@ class ChannelList:
             return
         now = time.monotonic()
         new = [c for c in channels if now - self._listed_at.get(c, float("-inf")) > LISTED_FOR]
-        if not new or self._server.is_doubtful_for(self._key):  # messages of other nodes need not wait for it
+        if not new or self._server.may_hang_for(self._key):  # messages of other nodes need not wait for it
             return
         try:
             run(self._server, "list", [self._key], *new, again=True)

@@ -26,13 +26,13 @@ from .connections import Command, keys_of, not_sent
 from .servers import Server, options_of
 from .slots import Address, SlotMap, read_slot_map
 
-PATIENCE = 5.0
+SLOT_TIMEOUT_S = 5.0
 """Seconds that a call waits for a slot that is being moved or has no node, before it is given up."""
-SHORT_PATIENCE = 0.25
+SHORT_SLOT_TIMEOUT_S = 0.25
 """The same for calls that others need not wait for: channels of other slots."""
 ASKED_AGAIN_AFTER_S = 0.5
 """Seconds for which a slot that was found on the move is left alone by such calls."""
-PAUSE = 0.05
+POLL_INTERVAL_S = 0.05
 """Seconds between two looks meanwhile."""
 
 VERIFY_AFTER_S = 1.0
@@ -71,9 +71,8 @@ class Cluster(Server):
         self._nodes: dict[Address, Node] = {}
         self._map = SlotMap()
         self._is_stale = True
-        self._moving: dict[
-            int, float
-        ] = {}  # slots on the move, and when (time.monotonic()) to ask for them again
+        # Slots on the move, and when (time.monotonic()) to ask for them again.
+        self._moving: dict[int, float] = {}
 
     # -- what the verbs use -------------------------------------------------------------------------------------
 
@@ -85,10 +84,12 @@ class Cluster(Server):
         return answers
 
     def _exchange(self, commands: Sequence[Command], again: bool) -> list[Any]:
-        answers = self._follow(commands, PATIENCE)
+        answers = self._follow(commands, SLOT_TIMEOUT_S)
         broken = [n for n, answer in enumerate(answers) if isinstance(answer, redis.ConnectionError)]
         if broken and again:
-            for n, answer in zip(broken, self._follow([commands[n] for n in broken], PATIENCE), strict=True):
+            for n, answer in zip(
+                broken, self._follow([commands[n] for n in broken], SLOT_TIMEOUT_S), strict=True
+            ):
                 answers[n] = answer
         return answers
 
@@ -101,15 +102,15 @@ class Cluster(Server):
         A call for such slots alone keeps nobody waiting. It asks at any time, so the end of a move is seen at once.
         """
         if not self._moving:
-            return self._marked(commands, self._follow(commands, SHORT_PATIENCE))
+            return self._marked(commands, self._follow(commands, SHORT_SLOT_TIMEOUT_S))
         now, moving = time.monotonic(), dict(self._moving)
         slots = [key_slot(keys_of(command)[0]) for command in commands]
         error = redis.exceptions.TryAgainError("")
         answers: list[Any] = [error] * len(commands)
         asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now] or [*range(len(slots))]
-        patience = 0.0 if any(slots[n] in moving for n in asked) else SHORT_PATIENCE
+        timeout = 0.0 if any(slots[n] in moving for n in asked) else SHORT_SLOT_TIMEOUT_S
         found = self._marked(
-            [commands[n] for n in asked], self._follow([commands[n] for n in asked], patience)
+            [commands[n] for n in asked], self._follow([commands[n] for n in asked], timeout)
         )
         for n, answer in zip(asked, found, strict=True):
             answers[n] = answer
@@ -140,20 +141,20 @@ class Cluster(Server):
         self._learn_if_stale()
         return self._node(self._map.owners[key_slot(key)] or min(self._map.masters))
 
-    def is_doubtful_for(self, key: bytes) -> bool:
+    def may_hang_for(self, key: bytes) -> bool:
         """Tell whether the node that has this key may hang, without asking anybody."""
         node = self._nodes.get((self._map.owners[key_slot(key)] if self._map.ids else None) or ("", 0))
-        return node is not None and node.is_doubtful
+        return node is not None and node.may_hang
 
-    def together(self, channels: Sequence[str]) -> list[list[str]]:
+    def group_by_reach(self, channels: Sequence[str]) -> list[list[str]]:
         return [[channel] for channel in channels]
 
-    def node_to_hear(self) -> Server:
+    def node_to_listen_on(self) -> Server:
         """Return any node: what is published on one is heard on all."""
         self._learn_if_stale()
         self._is_stale = True  # whoever asks again does so because this one has failed
         masters = [self._node(address) for address in self._map.masters]
-        return random.choice([node for node in masters if not node.is_doubtful] or masters)
+        return random.choice([node for node in masters if not node.may_hang] or masters)
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         has_not_run = _has_not_run(error)
@@ -171,18 +172,18 @@ class Cluster(Server):
 
     # -- routing ------------------------------------------------------------------------------------------------
 
-    def _follow(self, commands: Sequence[Command], patience: float) -> list[Any]:
+    def _follow(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         """Answers and errors, each in its place. What has not run is sent again, at once where it has moved."""
         answers: list[Any] = [None] * len(commands)
         left: Sequence[int] = range(len(commands))
-        until, round = time.monotonic() + patience, 0
+        until, round = time.monotonic() + timeout, 0
         while True:
             self._send(commands, left, answers)
             left = [n for n in left if _has_not_run(answers[n])]
             if not left or (round > 0 and time.monotonic() >= until):
                 return answers
             if round > 0 or not all(isinstance(answers[n], redis.exceptions.MovedError) for n in left):
-                time.sleep(min(PAUSE, max(patience, 0.001)))
+                time.sleep(min(POLL_INTERVAL_S, max(timeout, 0.001)))
             self._is_stale = True
             round += 1
 
@@ -199,9 +200,8 @@ class Cluster(Server):
                 by_node.setdefault(self._owner(keys_of(commands[n])[0]), []).append(n)
             except redis.RedisError as error:
                 answers[n] = error
-        for node, of_node in sorted(
-            by_node.items(), key=lambda it: it[0].is_doubtful
-        ):  # others need not wait for it
+        # Those that may hang come last, so that the others need not wait for them.
+        for node, of_node in sorted(by_node.items(), key=lambda it: it[0].may_hang):
             found = self._answers_of(node, [commands[n] for n in of_node])
             for n, answer in zip(of_node, found, strict=True):
                 answers[n] = answer
@@ -226,10 +226,9 @@ class Cluster(Server):
         if not found.continues(self._map):
             raise redis.exceptions.ClusterDownError(f"{node.name} may belong to another cluster by now")
         node.verified_at = time.monotonic()
-        if (
-            found.ranges != self._map.ranges
-        ):  # a replica may have been promoted whose master hangs, and answers nobody
-            self._believe(found)
+        # A replica may have been promoted whose master hangs, and answers nobody.
+        if found.ranges != self._map.ranges:
+            self._replace_map(found)
 
     def _owner(self, key: bytes) -> Node:
         address = self._map.owners[key_slot(key)]
@@ -245,7 +244,7 @@ class Cluster(Server):
             self._is_stale = True
             return
         if found.continues(self._map):
-            self._believe(found)
+            self._replace_map(found)
         else:
             self._is_stale = True
 
@@ -257,54 +256,54 @@ class Cluster(Server):
 
     def _learn(self) -> None:
         """Ask one node after the other until one tells what is surely a map of this cluster."""
-        last, told = self._map, dict[Node, SlotMap]()
-        why: redis.RedisError = redis.ConnectionError("none of its nodes can be reached")
+        last, maps = self._map, dict[Node, SlotMap]()
+        last_error: redis.RedisError = redis.ConnectionError("none of its nodes can be reached")
         for node in (*self._known_nodes(), *self._seeds):
             try:
-                told[node] = found = node.slot_map()
+                maps[node] = found = node.slot_map()
             except redis.RedisError as error:
-                why = error
+                last_error = error
                 continue
-            if found.continues(last) or (not last.ids and self._votes(found, told) * 2 > len(self._seeds)):
-                self._believe(found)
+            if found.continues(last) or (not last.ids and self._votes(found, maps) * 2 > len(self._seeds)):
+                self._replace_map(found)
                 return
-        self._believe(self._likeliest(told, why))
+        self._replace_map(self._most_likely_map(maps, last_error))
 
-    def _likeliest(self, told: Mapping[Node, SlotMap], why: redis.RedisError) -> SlotMap:
+    def _most_likely_map(self, maps: Mapping[Node, SlotMap], last_error: redis.RedisError) -> SlotMap:
         """Return the map that shares the most nodes with the last one; where none shares one, that of most ``hosts``.
 
-        Raises ``why`` if there is none, and ``ConnectionError`` if two clusters have the same claim.
+        Raises ``last_error`` if there is none, and ``ConnectionError`` if two clusters have the same claim.
         """
-        kin = [node for node in told if told[node].shares(self._map)]
+        kin = [node for node in maps if maps[node].shares(self._map)]
         claims = {
-            node: (told[node].shares(self._map), self._votes(told[node], told))
-            for node in kin or [node for node in told if node in self._seeds]
+            node: (maps[node].shares(self._map), self._votes(maps[node], maps))
+            for node in kin or [node for node in maps if node in self._seeds]
         }
         if not claims:
-            raise why
+            raise last_error
         best = max(claims, key=claims.__getitem__)
         for node, claim in claims.items():
-            if claim == claims[best] and not told[node].shares(told[best]):
+            if claim == claims[best] and not maps[node].shares(maps[best]):
                 raise redis.ConnectionError(
                     f"{best.name} and {node.name} belong to different clusters. "
                     "Leave the nodes of one of them in CONFIG['hosts']"
                 )
-        return told[best]
+        return maps[best]
 
     def _known_nodes(self) -> list[Node]:
         """Those of the latest map in any order: first what answered last time, and masters before replicas."""
         nodes = [(address in self._map.replicas, self._node(address)) for address in self._map.addresses]
         random.shuffle(nodes)
-        return [node for _, node in sorted(nodes, key=lambda it: (it[1].is_doubtful, it[0]))]
+        return [node for _, node in sorted(nodes, key=lambda it: (it[1].may_hang, it[0]))]
 
-    def _votes(self, found: SlotMap, told: Mapping[Node, SlotMap]) -> int:
+    def _votes(self, found: SlotMap, maps: Mapping[Node, SlotMap]) -> int:
         """Count the ``hosts`` that tell this map, or are named in it."""
         return sum(
-            told[seed].shares(found) > 0 if seed in told else seed.address in found.addresses
+            maps[seed].shares(found) > 0 if seed in maps else seed.address in found.addresses
             for seed in self._seeds
         )
 
-    def _believe(self, found: SlotMap) -> None:
+    def _replace_map(self, found: SlotMap) -> None:
         gone = [node for address, node in self._nodes.items() if address not in found.addresses]
         self._nodes = {address: node for address, node in self._nodes.items() if node not in gone}
         self._map, self._is_stale = found, False

@@ -20,7 +20,7 @@ import redis
 
 from ...transient import Remedy, remedy_for
 
-IDLE_BEFORE_LOOK = 1.0
+IDLE_BEFORE_CHECK_S = 1.0
 """Seconds without use after which a connection is looked at before it is used again."""
 
 _SENT = "mailrail_sent"
@@ -30,12 +30,12 @@ Command: TypeAlias = Sequence[bytes | str | int | float]
 
 
 class Connections:
-    """At most ``most`` connections at once; whoever needs one more waits for its turn, ``patience`` seconds."""
+    """At most ``most`` connections at once; whoever needs one more waits for its turn, ``timeout`` seconds."""
 
-    def __init__(self, source: redis.ConnectionPool, most: int, patience: float) -> None:
+    def __init__(self, source: redis.ConnectionPool, most: int, timeout: float) -> None:
         self._source = source
         self._most = most
-        self._patience = patience
+        self._timeout = timeout
         self._forget()
 
     def _forget(self) -> None:
@@ -54,7 +54,7 @@ class Connections:
             self._forget()
         turns = self._turns
         try:
-            turns.get(timeout=self._patience)
+            turns.get(timeout=self._timeout)
         except Empty:
             raise redis.TimeoutError(f"all {self._most} connections (max_connections) are in use") from None
         try:
@@ -69,7 +69,7 @@ class Connections:
             connection, used_at = self._source.make_connection(), 0.0
         is_sent = False
         try:
-            if time.monotonic() - used_at > IDLE_BEFORE_LOOK and _is_spoilt(connection):
+            if time.monotonic() - used_at > IDLE_BEFORE_CHECK_S and _is_unusable(connection):
                 connection.disconnect()
             connection.connect()  # if it is not
             is_sent = True
@@ -109,7 +109,7 @@ def keys_of(command: Command) -> Sequence[bytes]:
     return keys  # type: ignore[no-any-return]
 
 
-def _is_spoilt(connection: Any) -> bool:
+def _is_unusable(connection: Any) -> bool:
     """Has the server closed it, or is there an answer that nobody waits for?"""
     try:
         return bool(connection.can_read(timeout=0))

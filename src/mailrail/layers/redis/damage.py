@@ -17,18 +17,18 @@ class Damage:
     """Tells of channels that cannot be claimed from, each reason once."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, bytes]] = set()
+        self._reported: set[tuple[str, bytes]] = set()
 
-    def tell(self, broken: Iterable[tuple[str, bytes]]) -> None:
+    def report(self, broken: Iterable[tuple[str, bytes]]) -> None:
         """Log channels with what the server says of them."""
-        for channel, why in broken:
-            if (channel, why) not in self._told:
-                self._told.add((channel, why))
+        for channel, reason in broken:
+            if (channel, reason) not in self._reported:
+                self._reported.add((channel, reason))
                 logger.error(
                     "nothing can be claimed from channel %s, other channels go on: %s. A key of it was overwritten; "
                     "see: manage.py channels check",
                     channel,
-                    why.decode("utf-8", "backslashreplace"),
+                    reason.decode("utf-8", "backslashreplace"),
                 )
 
 

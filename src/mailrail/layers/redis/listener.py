@@ -13,7 +13,7 @@ import redis
 from ..notifications import NotificationListener
 from .servers import ANSWER_TIMEOUT, Server
 
-LOOK_EVERY = 10.0
+CONNECTION_CHECK_INTERVAL_S = 10.0
 """Seconds between two looks whether the connections still are ones."""
 
 
@@ -67,7 +67,7 @@ class RedisListener(NotificationListener):
         new = self._awaited - self._subscribed
         for server, channels in self._parts(new):
             if server not in subscriptions:
-                subscriptions[server] = _Subscription(self._node or server.node_to_hear())
+                subscriptions[server] = _Subscription(self._node or server.node_to_listen_on())
             if subscriptions[server].add([self._hash_tag(channel) for channel in channels]):
                 self._on_notification()
         with self._growing:
@@ -81,7 +81,7 @@ class RedisListener(NotificationListener):
         for file in (wake_reader, *(s.file for s in subscriptions)):
             poll.register(file, select.POLLIN)
         while True:
-            ready = {file for file, _ in poll.poll(LOOK_EVERY * 1000)}
+            ready = {file for file, _ in poll.poll(CONNECTION_CHECK_INTERVAL_S * 1000)}
             if wake_reader in ready:
                 return not os.read(wake_reader, 1)
             for subscription in subscriptions:

@@ -92,9 +92,8 @@ class RoundRobin:
         channels = list(call.limits)
         first = turn % max(1, len(channels))
         channels = channels[first:] + channels[:first]
-        if (
-            sum(call.limits.values()) > call.total and len(channels) > 1
-        ):  # then they cannot all be asked at once
+        # Then they cannot all be asked at once.
+        if sum(call.limits.values()) > call.total and len(channels) > 1:
             answers = run_each(self._server, "is_due", [([self._hash_tag(c)], ()) for c in channels])
             is_due = dict(zip(channels, answers, strict=True))  # an error counts, too: the claim will tell it
             channels = [c for c in channels if is_due[c] or c in self._finished]
@@ -129,7 +128,7 @@ class RoundRobin:
                     asked.error = answer
                     continue
                 lost, claims, dropped, is_cut_short, broken = answer
-                self._damage.tell((asked.channel, why) for _, why in parts_of(broken, 2))
+                self._damage.report((asked.channel, reason) for _, reason in parts_of(broken, 2))
                 stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
                 if is_cut_short:  # they stay lost, and are not to be leased
                     cut_short.append(

@@ -95,7 +95,7 @@ class Server:
         return answers
 
     @property
-    def is_doubtful(self) -> bool:
+    def may_hang(self) -> bool:
         """Could the last exchange not be made, or does one take long by now?"""
         is_open = self._asked_at > self._answered_at
         return self.is_away or (is_open and time.monotonic() - self._asked_at > SLOW_AFTER_S)
@@ -133,7 +133,7 @@ class Server:
         """A subscription of redis-py, on a connection of its own."""
         return redis.Redis(connection_pool=self._pool).pubsub()
 
-    def node_to_hear(self) -> Server:
+    def node_to_listen_on(self) -> Server:
         """Return the one of them to listen on."""
         return self
 
@@ -145,18 +145,18 @@ class Server:
         """The one of them that has this key."""
         return self
 
-    def is_doubtful_for(self, key: bytes) -> bool:
+    def may_hang_for(self, key: bytes) -> bool:
         """Tell whether the one of them that has this key may hang, without asking anybody."""
-        return self.is_doubtful
+        return self.may_hang
 
-    def together(self, channels: Sequence[str]) -> list[list[str]]:
+    def group_by_reach(self, channels: Sequence[str]) -> list[list[str]]:
         """The channels by what one call of a script can reach."""
         return [list(channels)] if channels else []
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         """What to raise instead of one of redis-py's errors: it names the server."""
         unavailable = LayerUnavailable(
-            f"The Redis {self.kind} {self.name}, from CONFIG['hosts'] of the layer, cannot be used: {_said(error)}"
+            f"The Redis {self.kind} {self.name}, from CONFIG['hosts'] of the layer, cannot be used: {_explain(error)}"
         )
         unavailable.may_have_run = may_have_run(error)
         return unavailable
@@ -192,11 +192,8 @@ def read_hosts(hosts: Any) -> list[Mapping[str, Any]]:
 def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:
     # Connections does the counting: this pool would refuse one more, not wait.
     options = {**options, "max_connections": 2**31}
-    for asynchronous in (
-        "retry",
-        "connection_class",
-        "connection_pool",
-    ):  # channels_redis's own connections get them
+    # The connections of channels_redis get these.
+    for asynchronous in ("retry", "connection_class", "connection_pool"):
         options.pop(asynchronous, None)
     # Retries are ours to decide: a claim whose answer is lost must not be repeated blindly. RESP2: the older and
     # smaller protocol has all that is needed.
@@ -234,7 +231,7 @@ def _name(host: Mapping[str, Any]) -> str:
     return f"{host.get('host', 'localhost')}:{host.get('port', 6379)}{database}"
 
 
-def _said(error: redis.RedisError) -> str:
+def _explain(error: redis.RedisError) -> str:
     if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
         return f"its user may not do what the layer needs ({error}). Change the user's ACL rules."
     if isinstance(error, redis.AuthenticationError):

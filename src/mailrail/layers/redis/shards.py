@@ -26,8 +26,6 @@ from .store import RedisStore
 class RedisShards(Store):
     """Route to the stores of the hosts."""
 
-    loses_replies = True
-
     def __init__(self, stores: Sequence[RedisStore]) -> None:
         self.stores = stores
         self._turns = count()
@@ -46,7 +44,7 @@ class RedisShards(Store):
         found: dict[RedisStore, list[str]] = {}
         for channel in channels:
             found.setdefault(self.of(channel), []).append(channel)
-        return dict(sorted(found.items(), key=lambda it: it[0].server.is_doubtful))
+        return dict(sorted(found.items(), key=lambda it: it[0].server.may_hang))
 
     def parts(self, channels: Iterable[str]) -> list[tuple[Server, list[str]]]:
         """Return the channels by their servers."""
@@ -81,11 +79,11 @@ class RedisShards(Store):
             lost += leased.lost
         return Leased(claims, lost)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         return [
             claim
             for store, names in self.by_store(call.limits).items()
-            for claim in store.recover(
+            for claim in store.recover_claims(
                 replace(call, limits={name: call.limits[name] for name in names}), tokens
             )
         ]
@@ -114,18 +112,20 @@ class RedisShards(Store):
             store.page(replace(listing, channels=c)) for store, c in self.by_store(listing.channels).items()
         ]
         found = [summary for page in pages for summary in page]
-        return sorted(found, key=lambda s: s.place, reverse=listing.state == "dead")[: listing.limit]
+        return sorted(found, key=lambda s: s.cursor, reverse=listing.state == "dead")[: listing.limit]
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         return self.of(channel).read(channel, ids, is_dead)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        return self.of(channel).known(channel, ids)
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return self.of(channel).existing_ids(channel, ids)
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        if of_dead_in is None:
-            return {name for store in self.stores for name in store.names(None)}
-        return {name for store, c in self.by_store(of_dead_in).items() for name in store.names(c)}
+    def channels(self) -> Iterable[str]:
+        return [name for store in self.stores for name in store.channels()]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        parts = self.by_store(channels).items()
+        return [error_class for store, names in parts for error_class in store.error_classes(names)]
 
     def count(self, most: int) -> Counts:
         counts = [store.count(most) for store in self.stores]
@@ -139,6 +139,6 @@ class RedisShards(Store):
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         return self.of("workers").workers()
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         for store in self.stores:
-            store.shift(seconds)
+            store.advance_time(seconds)

@@ -73,8 +73,6 @@ class RedisStore(Store):
     others are done.
     """
 
-    loses_replies = True
-
     def __init__(self, server: Server, keys: Keys, cipher: Cipher, node: Server | None = None) -> None:
         self.server, self.keys = server, keys
         self.channel_list = ChannelList(server, keys)
@@ -119,8 +117,8 @@ class RedisStore(Store):
         [message] = messages
         verb = "enqueue" if message.key or message.lane else "send"
         body = body_of(message, self._cipher.seal)
-        twins = self._run_listed(message.channel, verb, record_of(message), body)
-        return [UUID(bytes=twins[1]) if twins else message.id]
+        duplicates = self._run_listed(message.channel, verb, record_of(message), body)
+        return [UUID(bytes=duplicates[1]) if duplicates else message.id]
 
     def _insert_many(self, messages: Sequence[Message]) -> list[UUID]:
         numbers: dict[str, list[int]] = {}
@@ -135,9 +133,9 @@ class RedisStore(Store):
             for channel, of_channel in numbers.items()
         ]
         replies = zip(numbers, run_each(self.server, "enqueue", calls, again=True), strict=True)
-        for channel, twins in _succeeded(replies):
-            for place, twin in parts_of(twins, 2):
-                ids[numbers[channel][place - 1]] = UUID(bytes=twin)
+        for channel, duplicates in _succeeded(replies):
+            for number, waiting_id in parts_of(duplicates, 2):
+                ids[numbers[channel][number - 1]] = UUID(bytes=waiting_id)
         return ids
 
     # -- claiming -----------------------------------------------------------------------------------------------
@@ -151,9 +149,8 @@ class RedisStore(Store):
             channels_of(call),
         )
         tags = [self.keys.hash_tag(channel) for channel in channels]
-        while (
-            True
-        ):  # again while it has only dropped expired messages: the server does so many at once, and no more
+        # Again while it has only dropped expired messages: the server does so many at once, and no more.
+        while True:
             of_channels = [
                 (call.limits.get(c, 0), call.leases.get(c, 0.0), claims_of(finished.get(c, ())))
                 for c in channels
@@ -162,7 +159,7 @@ class RedisStore(Store):
             lost, claims, dropped, is_cut_short, broken = run(self.server, "claim", tags, *values)
             stale = [finished[channels[i - 1]][n - 1] for i, n in parts_of(lost, 2)]
             call.expired += self._messages(channels, dropped)
-            self._damage.tell((channels[i - 1], why) for i, why in parts_of(broken, 2))
+            self._damage.report((channels[i - 1], reason) for i, reason in parts_of(broken, 2))
             if not is_cut_short:
                 return Leased(self._messages(channels, claims), [(claim.id, claim.token) for claim in stale])
             finished = by_channel(stale)  # they stay lost, and are not to be leased
@@ -170,11 +167,11 @@ class RedisStore(Store):
     def _messages(self, channels: Sequence[str], batch: bytes) -> list[Message]:
         return read_batch(channels, batch, self._cipher)
 
-    def recover(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
+    def recover_claims(self, call: ClaimCall, tokens: Sequence[int]) -> list[Message]:
         """Each call of the script gets a token of its own, never one of the claims to come. If its reply is lost as
         well, its token must not name messages that run by then."""
         wanted = b"".join(map(token_bytes, tokens))
-        groups = [(group, new_token()) for group in self.server.together(list(call.limits))]
+        groups = [(group, new_token()) for group in self.server.group_by_reach(list(call.limits))]
         calls: list[Call] = [
             (
                 [*map(self.keys.hash_tag, group)],
@@ -226,10 +223,10 @@ class RedisStore(Store):
         return self._cipher.seal(error.encode())
 
     def next_due(self, channels: Sequence[str]) -> float | None:
-        groups = self.server.together(channels)
+        groups = self.server.group_by_reach(channels)
         calls: list[Call] = [([*map(self.keys.hash_tag, group)], ()) for group in groups]
         if self._is_node:
-            replies = _settled(run_each(self.server, "poll", calls))
+            replies = _reachable(run_each(self.server, "poll", calls))
         else:
             replies = run_all(self.server, "poll", calls, again=True)
         return min((float(seconds) for seconds in replies if seconds is not None), default=None)
@@ -270,7 +267,7 @@ class RedisStore(Store):
             for channel, rows in replies
             for row, body, kind, error in parts_of(rows, 4)
         ]
-        return sorted(found, key=lambda summary: summary.place, reverse=is_dead)[: listing.limit]
+        return sorted(found, key=lambda summary: summary.cursor, reverse=is_dead)[: listing.limit]
 
     def _summary(
         self, channel: str, row: bytes, body: bytes, kind: bytes, error: bytes, is_dead: bool
@@ -310,16 +307,17 @@ class RedisStore(Store):
                 message = (read_dead if is_dead else read_message)(channel, row, body, self._cipher)
                 yield replace(message, error=read_error(error, self._cipher))
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
-        return set(_ids(self._run(channel, "known", ids_of(ids), again=True)))
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+        return set(_ids(self._run(channel, "existing_ids", ids_of(ids), again=True)))
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        if of_dead_in is None:
-            return self.channel_list.read()
-        return [name_of(name) for _, names in self.run_on_each(of_dead_in, "error_classes") for name in names]
+    def channels(self) -> Iterable[str]:
+        return self.channel_list.read()
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        return [name_of(name) for _, names in self.run_on_each(channels, "error_classes") for name in names]
 
     def count(self, most: int) -> Counts:
-        groups = self.server.together(self.channel_list.read())
+        groups = self.server.group_by_reach(self.channel_list.read())
         of_list = [] if self.server.is_cluster else [self.keys.of_layer("channels")]
         calls: list[Call] = [([*map(self.keys.hash_tag, names), *of_list], names) for names in groups]
         live, dead, paused = dict[str, Sequence[Any]](), dict[str, int](), list[str]()
@@ -334,26 +332,25 @@ class RedisStore(Store):
 
     def beat(self, worker: str, info: Content | None) -> None:
         details = "" if info is None else encode(info, "info")
-        self.channel_list.add(
-            info.get("channels", ()) if info else ()
-        )  # one that is served stays on the list
+        # A channel that is served stays on the list.
+        self.channel_list.add(info.get("channels", ()) if info else ())
         self._run_on_workers("heartbeat", worker, details, WORKER_FORGOTTEN_AFTER)
 
     def workers(self) -> Iterable[tuple[str, str | bytes, float]]:
         rows = self._run_on_workers("workers", WORKER_FORGOTTEN_AFTER)
         return [(id.decode("utf-8", "replace"), text, float(age)) for id, text, age in rows]
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         calls: list[Call] = [([self.keys.hash_tag(name)], [seconds]) for name in self.channel_list.read()]
-        run_all(self.server, "shift", calls)
+        run_all(self.server, "age_channel", calls)
         buckets = {
             key
             for node in self.server.nodes()
             for pattern in self.keys.all_buckets()
             for key in node.ask("KEYS", pattern)  # slow: it is for tests
         }
-        run_all(self.server, "shift_bucket", [([bucket], [seconds]) for bucket in buckets])
-        self._run_on_workers("shift_workers", seconds)
+        run_all(self.server, "age_bucket", [([bucket], [seconds]) for bucket in buckets])
+        self._run_on_workers("age_workers", seconds)
 
 
 def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -368,7 +365,7 @@ def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         raise error
 
 
-def _settled(replies: Sequence[Any]) -> Sequence[Any]:
+def _reachable(replies: Sequence[Any]) -> Sequence[Any]:
     """Leave out the channels whose slots are being moved. Raises if there are no others."""
     settled = [reply for reply in replies if not isinstance(reply, LayerUnavailable)]
     if replies and not settled:

@@ -1,4 +1,8 @@
-"""Running statements on Django's connection: in the caller's transaction, or in a short one of our own."""
+"""Running statements on Django's connection: in the caller's transaction, or in a short one of our own.
+
+A connection goes on with the file that it has opened. When that was replaced (``rm db.sqlite3; manage.py migrate``, a
+backup moved into place), nobody else sees what is written. So the session looks at the file now and then.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.db import OperationalError, connections, transaction
 
+from ...errors import LayerUnavailable
 from ...transient import Remedy, remedy_for
 from ...write_transactions import write_transaction
 from ..tables import tables_are_missing
 
-LOCK_PATIENCE_S = 30.0
+LOCK_TIMEOUT_S = 30.0
 """Seconds a write of ours waits for the database's one write lock, on top of the connection's own ``timeout``."""
 STATEMENT_GRACE = 0.1
 """Seconds a statement gets to end in a transaction that is to be undone; then it is interrupted."""
+FILE_CHECK_INTERVAL_S = 1.0
+"""Seconds between two looks at the database's file, per thread."""
 
 _any_text = partial(str, encoding="utf-8", errors="backslashreplace")
 
@@ -30,6 +38,7 @@ class SqliteSession:
 
     def __init__(self, using: str) -> None:
         self.using = using
+        self._of_thread = threading.local()
 
     @property
     def connection(self) -> Any:
@@ -45,14 +54,14 @@ class SqliteSession:
             with self.write() as cursor:
                 cursor.executemany(statement, rows)
             return
-        patience = 0.0 if connection.in_atomic_block else LOCK_PATIENCE_S
+        timeout = 0.0 if connection.in_atomic_block else LOCK_TIMEOUT_S
         with connection.cursor() as cursor:
-            patiently(lambda: cursor.execute(statement, rows[0]), self.using, patience)
+            repeat_while_locked(lambda: cursor.execute(statement, rows[0]), self.using, timeout)
 
     def read(self, statement: str, **values: Any) -> list[Any]:
         """Return the rows of a statement that only reads."""
         with connections[self.using].cursor() as cursor:
-            rows: list[Any] = patiently(lambda: rows_of(cursor, statement, values), self.using)
+            rows: list[Any] = repeat_while_locked(lambda: rows_of(cursor, statement, values), self.using)
             return rows
 
     @contextmanager
@@ -67,10 +76,10 @@ class SqliteSession:
                 elif not connection.get_autocommit():  # the caller commits by hand
                     yield cursor
                 else:
-                    patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
+                    repeat_while_locked(lambda: cursor.execute("BEGIN IMMEDIATE"), self.using)
                     yield cursor
                     # In journal modes other than WAL, COMMIT waits for readers, and may be repeated.
-                    patiently(lambda: cursor.execute("COMMIT"), self.using)
+                    repeat_while_locked(lambda: cursor.execute("COMMIT"), self.using)
             except BaseException as error:
                 raw = connection.connection
                 if not connection.in_atomic_block and connection.autocommit and raw and raw.in_transaction:
@@ -82,11 +91,27 @@ class SqliteSession:
     def atomic(self) -> Iterator[None]:
         """Open a ``write_transaction``, and wait for the lock as long as other writes of the layer do."""
         with ExitStack() as stack:
-            patiently(lambda: stack.enter_context(write_transaction(self.using)), self.using)
+            repeat_while_locked(lambda: stack.enter_context(write_transaction(self.using)), self.using)
             yield
 
-    def breaker(self) -> Callable[[], None]:
-        """Roll back and close: whatever the abandoned code does from then on, it does not do to the database."""
+    def connect(self) -> Any:
+        """Return the connection, open. Raise ``LayerUnavailable`` where connecting anew would open another file.
+
+        A missing file is waited for.
+        """
+        connection, seen, now = self.connection, self._of_thread, time.monotonic()
+        connection.ensure_connection()
+        file = str(connection.settings_dict["NAME"])
+        if getattr(seen, "raw", None) is not connection.connection:
+            seen.raw, seen.identity, seen.at = connection.connection, _identity(file), now
+        elif now - seen.at >= FILE_CHECK_INTERVAL_S:
+            seen.at, identity = now, _identity(file)
+            if identity is not None and identity != seen.identity:
+                raise LayerUnavailable(f"the database file {file} was replaced by another")
+        return connection
+
+    def transaction_aborter(self) -> Callable[[], None]:
+        """Return what rolls back and closes: the database gets nothing that the abandoned code does from then on."""
         connection = self.connection
         raw = connection.connection
 
@@ -94,7 +119,7 @@ class SqliteSession:
             with suppress(sqlite3.Error):  # closed by now
                 raw.interrupt()
 
-        def undo() -> None:
+        def abort() -> None:
             connection.needs_rollback = True  # Django refuses statements from here on, a COMMIT too
             interrupting = threading.Timer(STATEMENT_GRACE, interrupt)
             interrupting.start()
@@ -102,7 +127,15 @@ class SqliteSession:
                 raw.rollback()  # waits for the statement that runs, if one does
             interrupting.cancel()
 
-        return undo
+        return abort
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    try:
+        found = Path(file).stat()
+    except OSError:  # or it is no file: ":memory:", a URI
+        return None
+    return found.st_dev, found.st_ino
 
 
 def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:
@@ -120,9 +153,9 @@ def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]
         raw.text_factory = usual
 
 
-def patiently(action: Callable[[], Any], using: str, patience: float = LOCK_PATIENCE_S) -> Any:
+def repeat_while_locked(action: Callable[[], Any], using: str, timeout: float = LOCK_TIMEOUT_S) -> Any:
     """Run a statement, again while the database is locked. Only for statements that are safe to repeat."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return action()

@@ -17,7 +17,7 @@ from uuid import UUID
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, row_of, uuid7
 from ..buckets import refill
 from ..deferred_sends import with_record
-from ..rows import SHIFTED, read_dead, read_message, read_summary
+from ..rows import TABLES_WITH_TIMES, read_dead, read_message, read_summary
 from ..store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -32,8 +32,6 @@ from ..store import (
     Settlement,
 )
 from ..waiting import PolledWaiting
-from .file import FileWatch
-from .lanes import advance_lanes, give_places
 from .session import SqliteSession, rows_of
 from .statements import ENQUEUE, STATEMENTS
 
@@ -50,7 +48,6 @@ class SqliteStore(DatabaseStore):
     def __init__(self, using: str) -> None:
         self._session = SqliteSession(using)
         self.waiting = PolledWaiting(self._change)
-        self._file = FileWatch()
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -86,9 +83,8 @@ class SqliteStore(DatabaseStore):
         channels = json.dumps([*call.limits])
         if not call.finished and ((due := self.next_due([*call.limits])) is None or due > 0.0):
             if self._session.read(STATEMENTS["any_expired"], channels=channels, now=time.time()):
-                with (
-                    self._session.write() as cursor
-                ):  # looked first: an idle worker must not take the write lock
+                # Only now: an idle worker must not take the write lock.
+                with self._session.write() as cursor:
                     _drop_expired(cursor, channels, call)
             return Leased([], [])
         with self._session.write() as cursor:
@@ -112,9 +108,9 @@ class SqliteStore(DatabaseStore):
                 bound["leases"] = json.dumps(values["leases"])
             held = rows_of(cursor, STATEMENTS["held"], bound)
             cursor.execute(STATEMENTS[settlement], bound)
-            if settlement == "give_back":
-                give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
-            return _others(claims, held)
+            if settlement == "reschedule":
+                _give_places(cursor, {(channel, lane) for _, _, channel, lane, number in held if number == 0})
+            return _lost(claims, held)
 
     def next_due(self, channels: Sequence[str]) -> float | None:
         [(due,)] = self._session.read(STATEMENTS["next_due"], channels=json.dumps(channels))
@@ -139,7 +135,7 @@ class SqliteStore(DatabaseStore):
         with self._session.write() as cursor:
             if move == "cancel":
                 gone = rows_of(cursor, STATEMENTS["cancel"], bound)
-                advance_lanes(cursor, [place for _, *place in gone])
+                _advance_lanes(cursor, [place for _, *place in gone])
                 return [UUID(id) for id, *_ in gone]
             for id in ids if move == "requeue" else ():  # one by one: those of a lane keep the order given
                 cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
@@ -175,14 +171,16 @@ class SqliteStore(DatabaseStore):
         rows = self._session.read(STATEMENTS["get_dead" if is_dead else "get"], **bound)
         return map(read_dead if is_dead else read_message, rows)
 
-    def known(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
+    def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         bound = {"channel": channel, "ids": _hex(ids)}
-        return {UUID(id) for (id,) in self._session.read(STATEMENTS["known"], **bound)}
+        return {UUID(id) for (id,) in self._session.read(STATEMENTS["existing_ids"], **bound)}
 
-    def names(self, of_dead_in: Sequence[str] | None) -> Iterable[str]:
-        statement = "list_channels" if of_dead_in is None else "error_classes"
-        rows = self._session.read(STATEMENTS[statement], channels=json.dumps(of_dead_in))
-        return [name for (name,) in rows]
+    def channels(self) -> Iterable[str]:
+        return [name for (name,) in self._session.read(STATEMENTS["list_channels"])]
+
+    def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
+        rows = self._session.read(STATEMENTS["error_classes"], channels=json.dumps(channels))
+        return [error_class for (error_class,) in rows]
 
     def count(self, most: int) -> Counts:
         read = self._session.read
@@ -194,10 +192,11 @@ class SqliteStore(DatabaseStore):
 
     def beat(self, worker: str, info: Content | None) -> None:
         now, gone = time.time(), worker if info is None else ""
-        self._session.connection.ensure_connection()
-        self._file.check(self._session.connection)
+        self._session.connect()
         with self._session.write() as cursor:
-            cursor.execute(STATEMENTS["goodbye"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER})
+            cursor.execute(
+                STATEMENTS["deregister_worker"], {"id": gone, "forgotten": now - WORKER_FORGOTTEN_AFTER}
+            )
             if info is not None:
                 bound = {"id": worker, "details": encode(info, "info"), "now": now}
                 cursor.execute(STATEMENTS["heartbeat"], bound)
@@ -206,24 +205,22 @@ class SqliteStore(DatabaseStore):
         now = time.time()
         return self._session.read(STATEMENTS["workers"], now=now, forgotten=now - WORKER_FORGOTTEN_AFTER)
 
-    def shift(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         with self._session.write() as cursor:
-            for table in SHIFTED:
-                cursor.execute(STATEMENTS[f"shift_{table}"], {"seconds": seconds})
+            for table in TABLES_WITH_TIMES:
+                cursor.execute(STATEMENTS[f"age_{table}"], {"seconds": seconds})
 
     def atomic(self) -> AbstractContextManager[None]:
         return self._session.atomic()
 
-    def breaker(self) -> Callable[[], None]:
-        return self._session.breaker()
+    def transaction_aborter(self) -> Callable[[], None]:
+        return self._session.transaction_aborter()
 
     def _change(self) -> object:
         # The value differs after another connection's commit, in this process or elsewhere (SQLite manual, PRAGMA
         # data_version). It is asked for 50 times a second, so it bypasses Django's cursor, which costs ten times as
         # much.
-        connection = self._session.connection
-        connection.ensure_connection()
-        self._file.check(connection)
+        connection = self._session.connect()
         with connection.wrap_database_errors:
             return connection.connection.execute("PRAGMA data_version").fetchone()
 
@@ -259,7 +256,7 @@ def _claimable(cursor: Any, values: Mapping[str, Any]) -> list[Any]:
         lanes = {(channel, lane) for _, channel, _, lane in rows if lane is not None}
         if not lanes:
             break
-        give_places(cursor, lanes)
+        _give_places(cursor, lanes)
     return rows
 
 
@@ -288,7 +285,7 @@ def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:
     rows = rows_of(cursor, STATEMENTS["drop_expired"], {"channels": channels, "now": time.time()})
     if rows:
         dropped = [read_message(row) for row in rows]
-        advance_lanes(cursor, [(m.channel, m.lane, m.lane_seq) for m in dropped])
+        _advance_lanes(cursor, [(m.channel, m.lane, m.lane_seq) for m in dropped])
         call.expired += dropped
 
 
@@ -297,11 +294,31 @@ def _finish(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     tokens = json.dumps([(claim.id.hex, claim.token) for claim in claims])
     gone = rows_of(cursor, STATEMENTS["finish"], {"claims": tokens})
     if places := [place for _, _, *place in gone if place[1] is not None]:
-        advance_lanes(cursor, places)
-    return [] if len(gone) == len(claims) else _others(claims, gone)
+        _advance_lanes(cursor, places)
+    return [] if len(gone) == len(claims) else _lost(claims, gone)
 
 
-def _others(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
+def _advance_lanes(cursor: Any, gone: Iterable[Sequence[Any]]) -> None:
+    """After messages are gone from (channel, lane, number): the next of each lane may be claimed."""
+    places = [place for place in gone if isinstance(place[1], str)]  # a blob, by hand: no lane
+    if lanes := {(channel, lane) for channel, lane, number in places if number}:
+        cursor.execute(STATEMENTS["advance_lanes"], {"lanes": json.dumps(sorted(lanes))})
+    _give_places(cursor, {(channel, lane) for channel, lane, number in places if number == 0})
+
+
+def _give_places(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
+    """Give the free places of lanes that have several to what waits there, and park the rest of it."""
+    for channel, lane in lanes:
+        bound = {"channel": channel, "lane": lane, "now": time.time()}
+        [(free,)] = rows_of(cursor, STATEMENTS["free_places"], bound)
+        if free is None:
+            continue
+        if free > 0:
+            cursor.execute(STATEMENTS["give_places"], {**bound, "free": free})
+        cursor.execute(STATEMENTS["park"], bound)
+
+
+def _lost(claims: Sequence[Message], held: Iterable[Sequence[Any]]) -> Sequence[ClaimName]:
     """Return the claims that are not among these rows of (id, token, …)."""
     ours = {(row[0], row[1]) for row in held}
     return [(c.id, c.token) for c in claims if (c.id.hex, c.token) not in ours]

@@ -17,7 +17,7 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import Message, MessageSummary, Place, check_channel_name
+from mailrail.messages import Cursor, Message, MessageSummary, check_channel_name
 from mailrail.moments import for_machines, for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.piping import PipedCommand
@@ -338,9 +338,9 @@ def _add_check(actions: Any) -> None:
 
 def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
     """Yield the ids of all messages that are dead now, page by page, without those that die meanwhile."""
-    last: Place | None = None
+    last: Cursor | None = None
     while page := layer.list_messages([channel], 500, "dead", last):
-        last = page[-1].place
+        last = page[-1].cursor
         yield [summary.id for summary in page]
 
 

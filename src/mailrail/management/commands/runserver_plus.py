@@ -16,9 +16,8 @@ class _Missing(BaseCommand):
     help = "Needs django-extensions."
 
     def run_from_argv(self, argv: list[str]) -> None:
-        super().run_from_argv(
-            argv[:2]
-        )  # without its options: they are unknown here and would hide the real error
+        # Without its options: they are unknown here and would hide the real error.
+        super().run_from_argv(argv[:2])
 
     def handle(self, *args: Any, **options: Any) -> None:
         raise CommandError(

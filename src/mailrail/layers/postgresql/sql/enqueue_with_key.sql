@@ -1,5 +1,5 @@
--- Store a message with a key. DO NOTHING without a target gives way to a twin as well as to a repeat of the id. A
--- value that is named twice has to be of one type, where the server binds it.
+-- Store a message with a key. DO NOTHING without a target gives way to one that waits under that key as well as to a
+-- repeat of the id. A value that is named twice has to be of one type, where the server binds it.
 \set id 0190a0b0-c0d0-7000-8000-000000000001
 \set channel noop
 \set content '{"n": 1}'

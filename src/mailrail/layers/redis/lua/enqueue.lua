@@ -1,13 +1,13 @@
 -- uses: lanes
 -- KEYS: hash tag [, channels of this server]. ARGV: channel, then a record and a body for each message.
--- A record: id, kinds, due, expires, state. Returns, for twins, the number of the message and the twin's id.
+-- A record: id, kinds, due, expires, state. Returns, for duplicates, the number of the message and the id of the one that waits.
 local hash_tag = KEYS[1]
 local state_key, body_key = hash_tag .. ':state', hash_tag .. ':body'
 local RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4
-local twins, is_new = {}, false
+local duplicates, is_new = {}, false
 
 -- What waits under a key, and its state; nothing if that is gone without having freed it: an eviction, a hand.
-local function twin_of(key)
+local function waiting_under(key)
     local id = key ~= '' and call('HGET', hash_tag .. ':keys', key)
     local state = id and call('HGET', state_key, id)
     local s = state and read(state)
@@ -15,7 +15,7 @@ local function twin_of(key)
 end
 
 -- The earlier due and the later expiry of the two.
-local function join(id, s, due, expires)
+local function merge(id, s, due, expires)
     if call('ZSCORE', hash_tag .. ':held', id) then
         call('ZADD', hash_tag .. ':held', 'LT', due, id)
     elseif due < tonumber(call('ZSCORE', hash_tag .. ':due:' .. s.priority, id) or never) then
@@ -36,10 +36,10 @@ end
 local function store_in_order(id, state, due, expires)
     local KEYED = 2 -- as in flags.lua
     local s = read(state)
-    local twin, of_twin = twin_of(s.key)
-    if twin then
-        join(twin, of_twin, due, expires)
-        return twin
+    local waiting_id, waiting = waiting_under(s.key)
+    if waiting_id then
+        merge(waiting_id, waiting, due, expires)
+        return waiting_id
     end
     if s.key ~= '' then
         s.flags = s.flags + KEYED
@@ -69,10 +69,10 @@ for i = 2, #ARGV, 2 do
         call('HSET', body_key, id, ARGV[i + 1])
         if expires < never then call('ZADD', hash_tag .. ':expires', expires, id) end
     elseif stored then
-        twins[#twins + 1] = i / 2
-        twins[#twins + 1] = stored
+        duplicates[#duplicates + 1] = i / 2
+        duplicates[#duplicates + 1] = stored
     end
 end
 
 if is_new and KEYS[2] then call('SADD', KEYS[2], ARGV[1]) end
-return twins
+return duplicates

@@ -1,4 +1,4 @@
--- KEYS: details of the workers, when each was seen. ARGV: worker, details ('': goodbye), seconds until one is forgotten.
+-- KEYS: details of the workers, when each was seen. ARGV: worker, details ('': deregister it), seconds until one is forgotten.
 local details, seen = KEYS[1], KEYS[2]
 for _, gone in ipairs(call('ZRANGE', seen, '-inf', now - tonumber(ARGV[3]), 'BYSCORE')) do call('HDEL', details, gone) end
 call('ZREMRANGEBYSCORE', seen, '-inf', now - tonumber(ARGV[3]))

@@ -35,6 +35,6 @@ SELECT
 WHERE TRUE -- SQLite's grammar needs it between SELECT and ON CONFLICT
 ON CONFLICT (id) DO NOTHING
 ON CONFLICT (channel, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET
-    due = MIN(due, excluded.due), -- the earlier of the twins
+    due = MIN(due, excluded.due), -- the earlier of the two
     expires = MAX(expires, excluded.expires) -- the later one; NULL, never, wins: MAX with NULL is NULL
-RETURNING id; -- the twin's, if there is one; nothing for a repeat
+RETURNING id; -- of the one that waits under its key, if there is one; nothing for a repeat

@@ -1,3 +1,3 @@
--- Move stored times, for tests.
+-- Move stored times back, for tests.
 .parameter set :seconds 60
 UPDATE mailrail_dead SET expires = expires - :seconds, sent_at = sent_at - :seconds, buried_at = buried_at - :seconds;

@@ -1,5 +1,5 @@
--- Give claims back, for a retry or released. Returns those that were lost, then lanes where places are free. A join, as
--- the token that was is only in the claims: not by a hash, which is slow for hundreds, and they are seldom. With a
+-- Reschedule claims, for a retry or released. Returns those that were lost, then lanes where places are free. A join,
+-- as the token that was is only in the claims: not by a hash, which is slow for hundreds, and they are seldom. With a
 -- lane, they are of that lane from now on.
 \set ids '{0190a0b0-c0d0-7000-8000-000000000001}'
 \set tokens '{42}'

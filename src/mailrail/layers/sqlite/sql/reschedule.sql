@@ -1,4 +1,4 @@
--- Give claims back, for a retry or released. The token alone decides. With a lane, they are of that one from then on.
+-- Reschedule claims, for a retry or released. The token alone decides. With a lane, they are of that one from then on.
 .parameter set :now 1800000000
 .parameter set :delay 0
 .parameter set :attempts 0

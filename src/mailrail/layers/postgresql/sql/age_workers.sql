@@ -1,3 +1,3 @@
--- Move stored times, for tests.
+-- Move stored times back, for tests.
 \set seconds 60
 UPDATE mailrail_worker SET seen = seen - :'seconds';

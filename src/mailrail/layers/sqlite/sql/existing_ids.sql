@@ -1,4 +1,4 @@
--- Say which of these ids are known, waiting or dead.
+-- Return which of these ids exist: waiting, claimed or dead.
 .parameter set :ids '["0190a0b0c0d070008000000000000001"]'
 .parameter set :channel noop
 SELECT id FROM mailrail_message
