@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mailrail.layers import DurableLayer, get_layer
+from mailrail.moments import aware
 from mailrail.schedule import engine, registry
 from mailrail.schedule.definition import Definition
 from mailrail.schedule.enqueuing import database
@@ -66,7 +67,15 @@ def declare(**options: Any) -> Definition:
 def ticks(decision: str = "enqueued") -> list[datetime]:
     """The ticks of which this was decided, in order."""
     rows = ScheduleTick.objects.using(database()).filter(decision=decision)
-    return list(rows.order_by("tick").values_list("tick", flat=True))
+    return [in_utc(tick) for tick in rows.order_by("tick").values_list("tick", flat=True)]
+
+
+def decided_until() -> datetime:
+    return in_utc(row().decided_until)
+
+
+def in_utc(moment: datetime) -> datetime:
+    return aware(moment).astimezone(UTC)
 
 
 def row(name: str = "job") -> ScheduleEntry:

@@ -16,7 +16,7 @@ from mailrail.schedule.models import ScheduleEntry
 from mailrail.tasks import TaskRecord
 from mailrail.testing.messages import send_deferred
 
-from .conftest import NOON, declare, row, ticks
+from .conftest import NOON, declare, in_utc, row, ticks
 
 MINUTE = timedelta(minutes=1)
 ADD = "tests.tasks.defined.add"
@@ -27,12 +27,12 @@ def test_a_paused_entry_has_no_ticks_and_its_pause_is_not_missed(on_database: Du
     assert pause("job", by="Ada", reason="the partner moves") and not pause("job")
     stored = row()
     assert (stored.paused_by, stored.paused_reason) == ("Ada", "the partner moves")
-    assert not find("job").is_on and look_at(stored.decided_until + 60 * MINUTE) is None
+    assert not find("job").is_on and look_at(in_utc(stored.decided_until) + 60 * MINUTE) is None
     assert resume("job") and not resume("job")
     resumed = row()
     assert resumed.paused_at is None and resumed.paused_by == resumed.paused_reason == ""
     assert resumed.decided_until > stored.decided_until
-    look_at(resumed.decided_until)
+    look_at(in_utc(resumed.decided_until))
     assert not ticks() and row().missed_count == 0
 
 

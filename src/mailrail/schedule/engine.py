@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import F
 
 from mailrail import InvalidSettings
@@ -126,12 +126,12 @@ def _tell(name: str, error: Exception, with_trace: bool) -> None:
 def _decide(definition: Definition, row: ScheduleEntry, now: datetime) -> datetime | None:
     """Decide the ticks of an entry that are due by now, if any, and return when the next one is."""
     after = _counted_from(definition, row, now)
-    next_due = _next_after(definition.times, after)
+    next_due = _next_after(definition.times, after, now)
     if next_due is None or next_due > now:
         return next_due
     plan = plan_of(definition, ticks_between(definition.times, after, now), now)
     _carry_out(definition, row, plan)
-    return _next_after(definition.times, plan.until)
+    return _next_after(definition.times, plan.until, now)
 
 
 def _counted_from(definition: Definition, row: ScheduleEntry, now: datetime) -> datetime:
@@ -153,15 +153,27 @@ def _counted_from(definition: Definition, row: ScheduleEntry, now: datetime) -> 
 
 
 def _move(row: ScheduleEntry, **values: object) -> bool:
-    """Change a row, unless another worker has moved it, or somebody has paused it, since it was read."""
-    unchanged = ScheduleEntry.objects.using(database()).filter(
-        pk=row.pk, decided_until=row.decided_until, paused_at=None
-    )
-    return bool(unchanged.update(**values))
+    """Change a row, unless another worker moves it or has moved it, or somebody has paused it, since it was read.
+
+    On PostgreSQL, nobody waits for a row that is locked: the machine of its worker may be lost, and the server may
+    learn of that after hours. On SQLite, the statement locks the file.
+    """
+    using = database()
+    rows = ScheduleEntry.objects.using(using)
+    unchanged = rows.filter(pk=row.pk, decided_until=row.decided_until, paused_at=None)
+    with transaction.atomic(using, savepoint=False):
+        if connections[using].vendor == "postgresql":
+            unchanged = rows.filter(pk__in=unchanged.select_for_update(skip_locked=True).values("pk"))
+        return bool(unchanged.update(**values))
+
+
+def _next_after(times: Times, moment: datetime, now: datetime) -> datetime | None:
+    """Return the first tick after a moment, computed anew every hour: the zone data may have changed."""
+    return _next_in_hour(times, moment, int(now.timestamp() // 3600))
 
 
 @lru_cache(maxsize=10_000)
-def _next_after(times: Times, moment: datetime) -> datetime | None:
+def _next_in_hour(times: Times, moment: datetime, hour: int) -> datetime | None:
     return times.next(moment)
 
 
@@ -194,7 +206,7 @@ def _carry_out(definition: Definition, row: ScheduleEntry, plan: TickPlan) -> No
     """Move the row, and enqueue what runs: all of it, or nothing."""
     is_paused = channel_of(definition) in get_layer().paused()
     with transaction.atomic(database()):
-        # First, as it decides which worker goes on. On SQLite, it locks the file before anything is read.
+        # First, as it decides which worker goes on, and on SQLite locks the file before anything is read.
         if not _move(row, decided_until=as_django(plan.until)):
             return
         decided = set(_decided(definition.name, plan.run))
