@@ -63,6 +63,24 @@ def test_what_a_dead_process_had_claimed_waits_for_no_lease(
     assert sorted(line.losses for line in ledger.lines("ran")) == [0, 0, 1, 1]
 
 
+def test_what_workers_had_claimed_that_were_killed_with_their_supervisor_waits_for_no_lease(
+    layer: DurableLayer, ledger: Ledger, gate: Path
+) -> None:
+    ids = {str(id) for id in Channel("long-lease").send_many([{"gate": str(gate)}] * 2)}
+    with workers(ledger, "long-lease", *on(layer, "--threads", "2")) as [first]:
+        until(lambda: len(ledger.lines("began")) == 2 and layer.workers())
+        with workers(ledger, "long-lease", *on(layer, "--threads", "2")) as [second]:
+            until(lambda: len(layer.workers()) == 2)
+            first.kill_all()
+            recover(lambda: len(ledger.lines("began")) == 4, "a supervisor that is dead, and its process")
+            assert len(layer.workers()) == 1
+            gate.touch()
+            until(lambda: is_empty(layer))
+            end(second)
+    assert ledger.counts() == dict.fromkeys(ids, 1)
+    assert [line.losses for line in ledger.lines("ran")] == [1, 1]
+
+
 def test_concurrency_is_per_process_and_processes_are_as_many_as_asked_for(
     layer: DurableLayer, ledger: Ledger, gate: Path
 ) -> None:

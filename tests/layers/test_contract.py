@@ -13,7 +13,7 @@ from django.db import connections
 from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message, Rate, id_of_content, new_token, uuid7
-from mailrail.worker.leases import end_leases_of
+from mailrail.worker.presence import end_leases_of
 
 from ..listed import dead_on, waiting_on
 

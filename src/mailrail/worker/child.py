@@ -23,8 +23,8 @@ from ..terminal import counted
 from ..transient import OUTAGES
 from .connections import close_connections, prepare_process
 from .isolated import Assignments, IsolatedRuns, Request
-from .leases import end_leases_of
 from .log import logger
+from .presence import end_leases_of
 from .recycling import RecyclingLimits
 from .reload import AT_ONCE, SIGNALS, Invocation, Origin
 from .worker import Worker, new_worker_id
@@ -56,6 +56,7 @@ class Job:
     isolate: bool = False  # all messages but those of batches
     invocation: Invocation | None = None  # how to start it again at SIGHUP; None: stop instead
     origin: Origin | None = None  # of a successor: the first process
+    presence: str | None = None  # see Presence.name
 
 
 def child_main(
@@ -124,6 +125,7 @@ def _run_worker(job: Job, name: str, link: Connection, still_run: Collection[UUI
         isolated_runs=isolated_runs,
         drain=job.drain,
         recycling=RecyclingLimits.of(job.max_messages, job.max_memory),
+        presence=job.presence,
     )
     _handle_signals(worker.stop)
     isolated_runs.listen(worker.stop)

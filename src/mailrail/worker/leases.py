@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,12 +16,11 @@ from ..messages import Content, Message
 from ..transient import OUTAGES, is_outage
 from .connections import close_connections, own_connection
 from .log import logger
+from .presence import Neighbours
 
 HEARTBEAT_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = HEARTBEAT_INTERVAL_S / 4
 """Seconds between two looks at what is due, where no lease is short."""
-PAGE_SIZE = 1000
-"""Claims that are listed together."""
 RENEWAL_TIMEOUT_S = 1.0
 """Seconds after which a renewal that failed is not tried again channel by channel: the server does not answer."""
 
@@ -38,27 +37,9 @@ class _Kept:
     renewed_at: float  # by clock()
 
 
-def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) -> int:
-    """End the leases of a worker that is dead, so that nobody waits for their ends. Return how many there were.
-
-    ``spared``: messages that processes of their own still run for it. Whoever claims the others counts a loss, as after
-    any lease that lapsed.
-    """
-    channels, cursor, claims = layer.list_channels(), None, list[Message]()
-    while page := layer.list_messages(channels, PAGE_SIZE, "claimed", cursor):
-        cursor = page[-1].cursor
-        ids: dict[str, list[UUID]] = {}
-        for summary in page:
-            if summary.worker == worker and summary.id not in spared:
-                ids.setdefault(summary.channel, []).append(summary.id)
-        for channel, of_channel in ids.items():
-            claims += [claim for claim in layer.get(channel, of_channel) if claim.worker == worker]
-    layer.renew(claims, 0.0)
-    return len(claims)
-
-
 class LeaseKeeper:
-    """Renews every claim after a third of its lease, and gives the worker's sign of life, if ``describe`` is given.
+    """Renews every claim after a third of its lease. If ``describe`` is given, it also gives the worker's sign of life,
+    and looks whose supervisor is gone.
 
     ``leases`` returns the seconds by channel. Call ``wake`` when they have changed.
     """
@@ -83,6 +64,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
         self._beaten_at = float("-inf")
         self._backoff = Backoff(LONGEST_INTERVAL_S, LONGEST_INTERVAL_S)
+        self._neighbours = Neighbours(layer)
 
     def start(self) -> None:
         self._thread.start()
@@ -152,6 +134,7 @@ class LeaseKeeper:
                 try:
                     self._renew()
                     self._beat()
+                    self._neighbours.look()
                     self._backoff.succeeded()
                 except Exception as error:
                     self._tell(error)
@@ -211,6 +194,7 @@ class LeaseKeeper:
         if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_INTERVAL_S:
             self._layer.heartbeat(self._worker, self._describe())
             self._beaten_at = time.monotonic()
+            self._neighbours.list()
 
     def _deregister(self) -> None:
         try:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -25,6 +25,7 @@ from .child import DONE, RECYCLED, START_METHOD, Job, child_main
 from .connections import leave_no_pools
 from .isolated import Kill, Progress, Request, RunEnd, claim_name
 from .log import logger
+from .presence import Presence
 from .reload import AT_ONCE, KILL_WORKERS_AFTER_S, SIGNALS, Successors, has_terminal
 
 MAX_ISOLATED_RUNS = 4
@@ -93,6 +94,8 @@ class Supervisor:
     def run(self) -> None:
         """Returns when all workers have stopped: after a signal, or drained."""
         previous = {s: signal.signal(s, self._on_signal) for s in _handled_signals(self._job)}
+        presence = Presence(self._job.worker_id)
+        self._job = replace(self._job, presence=presence.name)
         try:
             leave_no_pools()
             gc.collect()
@@ -104,6 +107,7 @@ class Supervisor:
                 self._step()
         finally:
             gc.unfreeze()
+            presence.end()
             for s, handler in previous.items():
                 signal.signal(s, handler)
 

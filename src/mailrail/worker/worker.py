@@ -68,6 +68,7 @@ class Worker:
         preclaimed: Sequence[Message] | None = None,
         report_limit: Callable[[float | None], None] | None = None,
         recycling: RecyclingLimits | None = None,
+        presence: str | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.layer = layer
@@ -89,6 +90,7 @@ class Worker:
         self._services = ServiceThreads(layer, self._lifecycle.stopping)
         self._unrouted: set[str] = set()
         self._project = identity()
+        self._presence = presence
 
     @property
     def should_recycle(self) -> bool:
@@ -251,4 +253,5 @@ class Worker:
             "running": sum(len(loop.running) for loop in self._lifecycle.loops),
             "stopping": self._lifecycle.stopping.is_set(),
             "project": self._project,
+            "presence": self._presence,
         }

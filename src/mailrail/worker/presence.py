@@ -1,0 +1,136 @@
+"""Know for sure which supervisors of this host are gone, so that nobody waits for their leases.
+
+A supervisor binds an abstract name (unix(7)), and the processes that it forks inherit the socket. The kernel frees the
+name when the last of them has ended, however it ended. Heartbeats carry the name, and where it counts: abstract names
+belong to a network namespace of a running kernel. For anybody elsewhere, the leases decide.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+from ..layers import DurableLayer
+from ..messages import Message
+from ..terminal import counted
+from .log import logger
+
+MAX_WAIT_S = 5.0
+"""Seconds to wait for a name while another process ends the leases of its last holder."""
+POLL_INTERVAL_S = 0.02
+PAGE_SIZE = 1000
+"""Claims that are listed together."""
+
+
+class Presence:
+    """Hold the name of a supervisor until the last process that inherits it has ended.
+
+    ``name``: what heartbeats say; ``None`` where this system has no such names, or another supervisor holds this one.
+    """
+
+    def __init__(self, worker_id: str) -> None:
+        self.name: str | None = None
+        self._socket: socket.socket | None = None
+        if (here := _here()) is None:
+            return
+        name = f"{here}/{sha256(worker_id.encode()).hexdigest()[:32]}"
+        deadline = time.monotonic() + MAX_WAIT_S
+        while (bound := _bind(name)) is None and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_S)
+        if bound is not None:
+            self.name, self._socket = name, bound
+
+    def end(self) -> None:
+        """Free the name: all that was claimed is settled."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) -> int:
+    """End the leases of a worker that is dead, so that nobody waits for their ends. Return how many there were.
+
+    ``spared``: messages that processes of their own still run for it. Whoever claims the others counts a loss, as after
+    any lease that lapsed.
+    """
+    channels, cursor, claims = layer.list_channels(), None, list[Message]()
+    while page := layer.list_messages(channels, PAGE_SIZE, "claimed", cursor):
+        cursor = page[-1].cursor
+        ids: dict[str, list[UUID]] = {}
+        for summary in page:
+            if summary.worker == worker and summary.id not in spared:
+                ids.setdefault(summary.channel, []).append(summary.id)
+        for channel, of_channel in ids.items():
+            claims += [claim for claim in layer.get(channel, of_channel) if claim.worker == worker]
+    layer.renew(claims, 0.0)
+    return len(claims)
+
+
+class Neighbours:
+    """Watch the workers of this host: once their supervisor is gone, their leases end, and they are forgotten."""
+
+    def __init__(self, layer: DurableLayer) -> None:
+        self._layer = layer
+        self._names: dict[str, str] = {}
+        """What the heartbeats of workers say whose names count here, by the ids of these workers."""
+
+    def list(self) -> None:
+        """Ask the layer for the workers whose names count here."""
+        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
+        here = f"{_here()}/"
+        self._names = {
+            id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)
+        }
+
+    def look(self) -> None:
+        """End the leases of those that are gone. Where nobody is, this asks the kernel alone.
+
+        Raise what the layer raises; the next look tries again.
+        """
+        for id, name in [*self._names.items()]:
+            with _held(name) as is_gone:
+                if is_gone:
+                    count = end_leases_of(self._layer, id, ())
+                    self._layer.heartbeat(id, None)
+                    del self._names[id]
+                    logger.info("%s is gone, and had claimed %s", id, counted(count, "message"))
+
+
+@contextmanager
+def _held(name: str) -> Iterator[bool]:
+    """Hold a name in the block, if nobody else does, and tell whether that is so."""
+    bound = _bind(name)
+    try:
+        yield bound is not None
+    finally:
+        if bound is not None:
+            bound.close()
+
+
+def _bind(name: str) -> socket.socket | None:
+    """Return a socket with this name, unless another process has one."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(f"\0mailrail/{name.rpartition('/')[2]}")
+    except OSError:
+        bound.close()
+        return None
+    return bound
+
+
+@lru_cache(maxsize=1)
+def _here() -> str | None:
+    """Return where names count: the boot of this kernel, and the network namespace; ``None`` if that cannot be told."""
+    if sys.platform != "linux":  # elsewhere, workers are not forked either
+        return None
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/net').readlink()}"
+    except OSError:
+        return None

@@ -1,0 +1,118 @@
+"""Names that the kernel frees when the last process of a supervisor has ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mailrail import LayerUnavailable
+from mailrail.layers import DurableLayer, get_layer
+from mailrail.messages import Message
+from mailrail.worker import presence
+from mailrail.worker.presence import Neighbours, Presence
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's"),
+    pytest.mark.django_db(transaction=True),
+]
+
+
+@pytest.fixture
+def layer() -> DurableLayer:
+    return get_layer()
+
+
+def claimed(layer: DurableLayer, worker: str, told: Any) -> None:
+    """Let this worker have a claim of an hour and a sign of life that says what ``told`` is."""
+    layer.enqueue([Message("work", {"worker": worker})])
+    assert layer.claim(worker, {"work": 1}, 3600.0).claims
+    layer.heartbeat(worker, {"presence": told})
+
+
+def look(layer: DurableLayer) -> None:
+    neighbours = Neighbours(layer)
+    neighbours.list()
+    neighbours.look()
+
+
+def test_a_name_is_free_once_the_last_process_that_inherited_it_has_ended(layer: DurableLayer) -> None:
+    held = Presence("first")
+    assert held._socket is not None
+    heir = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[held._socket.fileno()])
+    claimed(layer, "first:0", held.name)
+    held.end()
+    look(layer)
+    assert layer.stats()["work"].claimed == 1
+    heir.kill()
+    heir.communicate()
+    look(layer)
+    assert (layer.stats()["work"].ready, layer.workers()) == (1, [])
+    [claim] = layer.claim("next", {"work": 1}, 60.0).claims
+    assert claim.losses == 1
+
+
+def test_leases_of_others_stay(layer: DurableLayer) -> None:
+    """Of those that live, of those elsewhere, and of those that say nothing of it."""
+    alive, gone = Presence("alive"), Presence("gone")
+    gone.end()
+    assert gone.name is not None
+    claimed(layer, "alive:0", alive.name)
+    claimed(layer, "elsewhere:0", f"another boot/{gone.name.partition('/')[2]}")
+    for number, told in enumerate([None, 7, "", "/"]):
+        claimed(layer, f"other-{number}:0", told)
+    look(layer)
+    assert layer.stats()["work"].claimed == len(layer.workers()) == 6
+    alive.end()
+    look(layer)
+    assert layer.stats()["work"].claimed == 5
+
+
+def test_a_look_asks_no_database_while_all_live_and_tries_again_after_an_outage(
+    layer: DurableLayer, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Presence("neighbour")
+    claimed(layer, "neighbour:0", held.name)
+    neighbours = Neighbours(layer)
+    neighbours.list()
+    with django_assert_num_queries(0):
+        neighbours.look()
+    held.end()
+    with monkeypatch.context() as away:
+        away.setattr(layer, "list_channels", raise_outage)
+        with pytest.raises(LayerUnavailable):
+            neighbours.look()
+    neighbours.look()
+    assert (layer.stats()["work"].ready, layer.workers()) == (1, [])
+    with django_assert_num_queries(0):
+        neighbours.look()
+
+
+def raise_outage() -> list[str]:
+    raise LayerUnavailable("away")
+
+
+def test_a_supervisor_of_the_same_name_waits_until_the_leases_of_the_last_one_have_ended() -> None:
+    gone = Presence("twin")
+    gone.end()
+    with ThreadPoolExecutor(1) as thread:
+        assert gone.name is not None
+        with presence._held(gone.name) as is_gone:
+            successor = thread.submit(Presence, "twin")
+            assert is_gone and not successor.done()
+        assert successor.result(20).name == gone.name
+        successor.result().end()
+
+
+def test_one_whose_name_another_holds_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "MAX_WAIT_S", 0.0)
+    first, second = Presence("same"), Presence("same")
+    assert first.name is not None and second.name is None
+    second.end()
+    first.end()
+    third = Presence("same")
+    assert third.name == first.name
+    third.end()
