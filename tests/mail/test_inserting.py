@@ -96,12 +96,13 @@ def test_what_is_queued_has_a_value_for_every_column(queueing: Callable[..., Non
     assert Email.objects.get().tags == ["changed"]
 
 
-def test_one_is_stored_with_its_message_as_many_are() -> None:
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_one_is_stored_with_its_message_as_many_are(using: str) -> None:
     emails = odd_ones()
-    with connections["postgres"].cursor() as cursor:
+    with connections[using].cursor() as cursor:
         for email in emails:
-            cursor.execute(*insert_with_message(new(email)))
-    check(emails, "postgres")
+            cursor.execute(*insert_with_message(new(email), using))
+    check(emails, using)
 
 
 @pytest.mark.parametrize("using", ["default", "postgres"])

@@ -74,24 +74,27 @@ class EmailBackend(Queueing, BaseEmailBackend):
             )
         self.fail_silently = fail_silently
         self.deliver_with = UNNAMED if deliver_with is None else deliver_with
-        mistakes = Mistakes(InvalidSettings, TypeError)
-        if deliver_with is None and configured() is not None:
+        named = [name for name in OF_A_SERVER if kwargs.get(name) is not None]
+        if named or deliver_with is None:
+            self._refuse(named, deliver_with is None, kwargs.get("alias"))
+
+    def _refuse(self, named: Sequence[str], is_unnamed: bool, alias: Any) -> None:
+        """Raise for options of a server, and for ``MAILERS`` that do not say which mailer delivers."""
+        mistakes = Mistakes()
+        if is_unnamed and configured() is not None:
             error_text = (
-                f"MAILERS[{kwargs.get('alias')!r}]['OPTIONS'] must say which mailer delivers: "
+                f"MAILERS[{alias!r}]['OPTIONS'] must say which mailer delivers: "
                 '{"deliver_with": "smtp"}, and MAILERS["smtp"] says how.'
             )
             mistakes.add(InvalidSettings(error_text))
-        with mistakes.noted():
-            self._refuse({name: kwargs.get(name) for name in OF_A_SERVER})
-        mistakes.raise_any(InvalidSettings if len(mistakes.errors) > 1 else None)
-
-    def _refuse(self, options: dict[str, Any]) -> None:
-        if named := [name for name, value in options.items() if value is not None]:
+        if named:
             where = "the EMAIL_… settings" if configured() is None else f"MAILERS[{self.deliver_with!r}]"
-            raise TypeError(
+            error_text = (
                 f"{', '.join(named)} cannot be given for email that is queued: it is delivered by what {where} says. "
                 "Set it there, or send this email by another backend."
             )
+            mistakes.add(TypeError(error_text))
+        mistakes.raise_any(InvalidSettings if len(mistakes.errors) > 1 else None)
 
     def send_messages(self, email_messages: Sequence[EmailMessage] | None) -> int:
         """Queue them, all or none. Returns how many: those without recipients are left out, as by Django's backends.

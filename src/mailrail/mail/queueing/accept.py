@@ -39,7 +39,7 @@ from ..models import Email, Status, new_id
 from .composing import addresses_in, size_composed, size_of_fields
 from .files import put_inline, store_large
 from .insert import Columns, NewEmail, NewEmails, insert_with_message
-from .options import Options, columns_of, read_options
+from .options import Options, columns_of, plain_options, read_options
 from .sensitive import decide
 from .serialize import dump
 from .validation import check_message_id, check_recipient, check_text, message_id_in
@@ -102,7 +102,7 @@ def queue_many(
 
 def queue_all(messages: Sequence[EmailMessage], mailer: str) -> None:
     """Queue emails, all or none of them, as ``queue_many`` does, and keep no records of them in memory."""
-    options = read_options(mailer, 0, None, None, (), None)
+    options = plain_options(mailer)
     if messages:
         _store(_records(messages, options), options)
 
@@ -112,7 +112,7 @@ def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionCon
 
     The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
     """
-    options = read_options(mailer, 0, None, None, (), None)
+    options = plain_options(mailer)
     made = [*_records(messages, options)]
     for new in made:
         new.columns["digest"] = digest_of(new)
@@ -261,9 +261,9 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
 
 
 def _store_one(new: NewEmail, using: str, options: Options) -> None:
-    """Store the record and its message in one round trip, where possible: the caller waits for this."""
+    """Store the record and its message, in one round trip on PostgreSQL: the caller waits for this."""
     Channel(channel_of(options.mailer)).send_with_record(
-        insert_with_message(new),
+        insert_with_message(new, using),
         content_for(new.columns["id"]),
         at=options.send_at,
         priority=options.priority,

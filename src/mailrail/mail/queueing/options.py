@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,12 +23,12 @@ class Options:
     """Hold what the emails of one call have in common."""
 
     mailer: str
-    priority: int
-    send_at: datetime | None
-    expires_at: datetime | None
-    tags: tuple[str, ...]
-    about: str
     composes: bool
+    priority: int = 0
+    send_at: datetime | None = None
+    expires_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    about: str = ""
 
 
 def read_options(
@@ -48,10 +48,16 @@ def read_options(
     label = checked.related_object("about", about)
     if words or label:
         check_text([*words, label], "tags or about")
-    mailer = alias_of(check_delivering(default_alias() if mailer is None else mailer))
-    return Options(
-        mailer, checked.priority(priority), start, end, words, label, composes=may_be_composed(mailer)
+    plain = plain_options(default_alias() if mailer is None else mailer)
+    return replace(
+        plain, priority=checked.priority(priority), send_at=start, expires_at=end, tags=words, about=label
     )
+
+
+def plain_options(mailer: str) -> Options:
+    """Return the options of emails of which nothing is told but the mailer. Raise ``InvalidSettings``."""
+    mailer = alias_of(check_delivering(mailer))
+    return Options(mailer, composes=may_be_composed(mailer))
 
 
 def columns_of(options: Options) -> dict[str, Any]:
