@@ -18,6 +18,7 @@ from mailrail.schedule.enqueuing import database
 from mailrail.schedule.models import ScheduleEntry
 from mailrail.schedule.times import Cron, Every
 from mailrail.tasks import TaskRecord
+from mailrail.testing.messages import send_deferred
 
 from .conftest import NOON, decided_until, declare, in_utc, row, ticks
 
@@ -213,6 +214,7 @@ def test_a_tick_is_skipped_while_the_last_run_waits_or_runs(
     declare(overlap="skip", **args, **what)
     look_at(NOON)
     look_at(NOON + 10 * MINUTE)
+    send_deferred(on_layer)
     last = row().last
     assert last is not None and last.run_id is not None
     look_at(NOON + 20 * MINUTE)

@@ -155,8 +155,8 @@ def _counted_from(definition: Definition, row: ScheduleEntry, now: datetime) -> 
 def _move(row: ScheduleEntry, **values: object) -> bool:
     """Change a row, unless another worker moves it or has moved it, or somebody has paused it, since it was read.
 
-    On PostgreSQL, nobody waits for a row that is locked: the machine of its worker may be lost, and the server may
-    learn of that after hours. On SQLite, the statement locks the file.
+    On PostgreSQL, nobody waits for a row that is locked. The machine of its worker may be lost, which the server may
+    learn after hours. On SQLite, the statement locks the file.
     """
     using = database()
     rows = ScheduleEntry.objects.using(using)
