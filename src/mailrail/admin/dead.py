@@ -58,10 +58,10 @@ class DeadMessageAdmin(LayerAdmin):
         )
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        found = source.layer.get(address.channel, [address.id], dead=True)
-        if not found:
+        messages = source.layer.get(address.channel, [address.id], dead=True)
+        if not messages:
             return None
-        [dead] = found
+        [dead] = messages
         return {
             **facts_of(dead, whole),
             "buried_at": moment(dead.buried_at),

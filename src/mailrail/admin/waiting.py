@@ -71,10 +71,10 @@ class WaitingMessageAdmin(LayerAdmin):
         return list_request.source.layer.list_messages(list_request.looked_at, limit, state, cursor)
 
     def shown(self, source: Source, address: Address, whole: bool) -> dict[str, Any] | None:
-        found = source.layer.get(address.channel, [address.id])
-        if not found:
+        messages = source.layer.get(address.channel, [address.id])
+        if not messages:
             return None
-        [message] = found
+        [message] = messages
         return {
             **facts_of(message, whole),
             "due": moment(message.due),

@@ -49,9 +49,9 @@ def is_in_transaction(using: str) -> bool:
 
 
 def _committed(messages: Sequence[Message], error: LayerUnavailable) -> str:
-    what = f"message {messages[0].id}" if len(messages) == 1 else f"{len(messages):,} messages"
+    name = f"message {messages[0].id}" if len(messages) == 1 else f"{len(messages):,} messages"
     return (
-        f"The transaction is committed, but {what} for channel {messages[0].channel!r} could not be sent after it: "
+        f"The transaction is committed, but {name} for channel {messages[0].channel!r} could not be sent after it: "
         f"{error}"
     )
 

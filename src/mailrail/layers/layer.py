@@ -168,16 +168,16 @@ class DurableLayer(Capabilities):
         return claims, lost
 
     def _recovered(
-        self, call: ClaimCall, found: list[Message]
+        self, call: ClaimCall, claims: list[Message]
     ) -> tuple[list[Message], Sequence[ClaimName]] | None:
         """Return what was found of earlier calls; if there is something, only settle beside it."""
         self._unconfirmed.confirmed(call.worker, call.limits.keys() - {*call.unreached})
-        if not found:
+        if not claims:
             return None
         try:
-            return found, self._store.settle("finish", call.finished, {}) if call.finished else ()
+            return claims, self._store.settle("finish", call.finished, {}) if call.finished else ()
         except (DatabaseError, LayerUnavailable):
-            tokens_now = {claim.token or 0 for claim in found}
+            tokens_now = {claim.token or 0 for claim in claims}
             call.unconfirmed += [Unconfirmed(token, call.longest_lease, (), ()) for token in tokens_now]
             raise
 
@@ -269,8 +269,8 @@ class DurableLayer(Capabilities):
     def get(self, channel: str, ids: Iterable[UUID], dead: bool = False) -> list[Message]:
         wanted = [*dict.fromkeys(ids)]
         rows = self._store.read(self._names.channel(channel), wanted, dead) if wanted else ()
-        found = {message.id: message for message in self._names.own(rows)}
-        return [found[id] for id in wanted if id in found]
+        messages = {message.id: message for message in self._names.own(rows)}
+        return [messages[id] for id in wanted if id in messages]
 
     def existing_ids(self, channel: str, ids: Iterable[UUID]) -> set[UUID]:
         wanted = [*dict.fromkeys(ids)]
@@ -382,8 +382,8 @@ class DurableLayer(Capabilities):
 
 def _named(names: Iterable[ClaimName], claims: Sequence[Message]) -> list[Message]:
     """Return those of the claims that have these names, each once."""
-    found, given = set(names), {(claim.id, claim.token): claim for claim in claims}
-    return [claim for name, claim in given.items() if name in found]
+    wanted, given = set(names), {(claim.id, claim.token): claim for claim in claims}
+    return [claim for name, claim in given.items() if name in wanted]
 
 
 def _storable(text: str) -> str:

@@ -261,8 +261,8 @@ class MemoryStore(Store):
     def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
         with self._lock:
             place = self._messages if move == "cancel" else self._dead
-            found = [m for id in ids if (m := place.get(id)) and m.channel == channel and m.token is None]
-            for message in found:
+            messages = [m for id in ids if (m := place.get(id)) and m.channel == channel and m.token is None]
+            for message in messages:
                 if move == "cancel":
                     self._remove(message)
                 else:
@@ -270,7 +270,7 @@ class MemoryStore(Store):
                 if move == "requeue":
                     self._messages.setdefault(message.id, self._requeued(message))
         self.waiting.wake()
-        return [message.id for message in found]
+        return [message.id for message in messages]
 
     def _requeued(self, dead: Message) -> Message:
         return replace(
@@ -295,19 +295,21 @@ class MemoryStore(Store):
         is_dead, now = listing.state == "dead", time.time()
         with self._lock:
             place = self._dead if is_dead else self._messages
-            found = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
+            summaries = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
         if is_dead:
-            found = [
-                s for s in found if s.cursor < listing.cursor and listing.error_class in (None, s.error_class)
+            summaries = [
+                s
+                for s in summaries
+                if s.cursor < listing.cursor and listing.error_class in (None, s.error_class)
             ]
-            return nlargest(listing.limit, found, key=lambda s: s.cursor)
-        found = [s for s in found if s.cursor > listing.cursor and listing.state in (None, s.state)]
-        return nsmallest(listing.limit, found, key=lambda s: s.cursor)
+            return nlargest(listing.limit, summaries, key=lambda s: s.cursor)
+        summaries = [s for s in summaries if s.cursor > listing.cursor and listing.state in (None, s.state)]
+        return nsmallest(listing.limit, summaries, key=lambda s: s.cursor)
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         with self._lock:
-            found = [(self._dead if is_dead else self._messages).get(id) for id in ids]
-        return [message for message in found if message and message.channel == channel]
+            messages = [(self._dead if is_dead else self._messages).get(id) for id in ids]
+        return [message for message in messages if message and message.channel == channel]
 
     def existing_ids(self, channel: str, ids: Sequence[UUID]) -> set[UUID]:
         return {m.id for is_dead in (False, True) for m in self.read(channel, ids, is_dead)}

@@ -84,7 +84,9 @@ class Outbox:
     @property
     def channel(self) -> str:
         """Where the messages wait. Layers that share a database are told apart by their aliases."""
-        alias = next((alias for alias, it in channel_layers.backends.items() if it is self._layer), "default")
+        alias = next(
+            (alias for alias, layer in channel_layers.backends.items() if layer is self._layer), "default"
+        )
         return f"mailrail.outbox.{re.sub('[^A-Za-z0-9._-]', '_', alias)[:60]}"
 
     @property
@@ -252,9 +254,9 @@ class Outbox:
             **carried,
         )
 
-    def _bury(self, claim: Message, why: str) -> None:
-        self._store.bury(claim, why)
-        logger.error("message %s of %s is buried there: %s", self._other_id(claim.id), claim.channel, why)
+    def _bury(self, claim: Message, reason: str) -> None:
+        self._store.bury(claim, reason)
+        logger.error("message %s of %s is buried there: %s", self._other_id(claim.id), claim.channel, reason)
 
     # -- operations ---------------------------------------------------------------------------------------------
 
@@ -267,8 +269,8 @@ class Outbox:
 
     def existing_ids(self, ids: Iterable[UUID]) -> set[UUID]:
         """Which of these messages wait here, or are buried here."""
-        found = self._store.existing_ids(self.channel, [self._other_id(id) for id in ids])
-        return {self._other_id(id) for id in found}
+        row_ids = self._store.existing_ids(self.channel, [self._other_id(id) for id in ids])
+        return {self._other_id(id) for id in row_ids}
 
     def stats(self) -> Mapping[str, ChannelStats]:
         """How the outbox stands, if it holds anything."""

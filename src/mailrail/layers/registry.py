@@ -30,12 +30,12 @@ def default_alias() -> str:
 
 def durable_aliases() -> list[str]:
     """The aliases whose layers have the durable verbs; the others are left to Channels."""
-    found, wrong = read_layers()
+    aliases, wrong = read_layers()
     mistakes = Mistakes(InvalidSettings)
     for error in wrong.values():
         mistakes.add(error)
     mistakes.raise_any(InvalidSettings)
-    return found
+    return aliases
 
 
 def read_layers() -> tuple[list[str], dict[str, InvalidSettings]]:
@@ -46,15 +46,15 @@ def read_layers() -> tuple[list[str], dict[str, InvalidSettings]]:
     configured, wrong = _read()
     if not configured:
         return ["default"], {}
-    found = []
+    durable = []
     for alias in configured.keys() - wrong.keys():
         try:
             if isinstance(_from_channels(alias, configured), DurableLayer):
-                found.append(alias)
+                durable.append(alias)
         except InvalidSettings as error:
             wrong[alias] = error
     places = list(configured)
-    return sorted(found, key=places.index), {alias: wrong[alias] for alias in places if alias in wrong}
+    return sorted(durable, key=places.index), {alias: wrong[alias] for alias in places if alias in wrong}
 
 
 def unbuilt_routing(alias: str) -> tuple[str | None, bool] | None:
@@ -162,8 +162,8 @@ def _misfit(where: str, configured: dict[str, Any], error: Exception) -> Invalid
     known = {
         name
         for part in layer.__mro__
-        for name, it in signature(part.__init__).parameters.items()
-        if name != "self" and it.kind in (it.POSITIONAL_OR_KEYWORD, it.KEYWORD_ONLY)
+        for name, parameter in signature(part.__init__).parameters.items()
+        if name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     mistakes = []
     if unknown := [name for name in config if name not in known]:

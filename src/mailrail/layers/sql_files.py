@@ -19,10 +19,10 @@ _PARAMETER = re.compile(r"(?<![:\w]):('?)([a-z_]+)\1")
 
 def load_statements(package: str) -> Mapping[str, str]:
     """Return the statements in a package's folder ``sql`` by the files' names, as Django's cursors take them."""
-    found = (files(package) / "sql").iterdir()
+    entries = (files(package) / "sql").iterdir()
     return {
         file.name.removesuffix(".sql"): driver_form(file.read_text("utf-8"))
-        for file in found
+        for file in entries
         if file.name.endswith(".sql")
     }
 

@@ -12,11 +12,11 @@ def lacks_tables(using: str) -> str | None:
     """What to say of a database in which one of Mailrail's tables is missing. Asks it; raises ``LayerUnavailable``."""
     try:
         with connections[using].cursor() as cursor:
-            found = connections[using].introspection.table_names(cursor)
+            tables = connections[using].introspection.table_names(cursor)
     except Error as error:
         raise LayerUnavailable(f"The database {using!r} cannot be asked for its tables: {error}") from error
     wanted = [model._meta.db_table for model in apps.get_app_config("mailrail").get_models()]
-    if not (missing := [table for table in wanted if table not in found]):
+    if not (missing := [table for table in wanted if table not in tables]):
         return None
     return (
         f"The database {using!r} has no table {missing[0]}: no send can be kept there. Run: {_migrate(using)}"

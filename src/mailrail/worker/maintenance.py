@@ -48,8 +48,8 @@ class Maintenance:
         self.channels = channels
         self._scan_at = time.monotonic() + RELAY_INTERVAL_S
         self._only_scans = False
-        found = reconcilers(layer) if settings.reconcile_every is not None else []
-        self._reconcilers = [(each, ScanPosition()) for each in found]
+        due = reconcilers(layer) if settings.reconcile_every is not None else []
+        self._reconcilers = [(reconciler, ScanPosition()) for reconciler in due]
         self._reconcile_at = time.monotonic() + RELAY_INTERVAL_S
         self._thread = threading.Thread(target=self._run, name="mailrail-maintenance", daemon=True)
         self._backoff = Backoff(RELAY_INTERVAL_S * 2, LONGEST_BACKOFF_S, jitter=0.25)

@@ -61,11 +61,11 @@ class Origin:
     @classmethod
     def take(cls) -> Origin | None:
         """Read the variable and remove it, because processes that consumers start are no successors."""
-        told = os.environ.pop(VARIABLE, None)
-        if told is None:
+        value = os.environ.pop(VARIABLE, None)
+        if value is None:
             return None
         try:
-            link, generation = map(int, told.split(":"))
+            link, generation = map(int, value.split(":"))
             os.set_inheritable(link, False)
         except (ValueError, OSError):  # inherited without the socket
             return None
@@ -121,7 +121,7 @@ class Successors:
     @property
     def links(self) -> list[socket.socket]:
         """Return the sockets to wait for; ``step`` takes those that can be read."""
-        return [each.link for each in self._all if each.link.fileno() >= 0]
+        return [successor.link for successor in self._all if successor.link.fileno() >= 0]
 
     def reload(self) -> None:
         """Have ``step`` start a successor. One that is still starting is stopped: it may have read older code."""
@@ -132,18 +132,18 @@ class Successors:
     def stop(self, *, at_once: bool) -> None:
         """Stop all successors. Safe to call from a signal handler."""
         self._is_stopping = True
-        for each in self._all:
-            each.end(at_once=at_once)
+        for successor in self._all:
+            successor.end(at_once=at_once)
 
     def step(self, ready: Sequence[Any]) -> None:
         """Read what successors report, replace those that have ended, and kill those that are overdue."""
-        for each in list(self._all):
-            if each.link in ready:
-                self._read(each)
-            if each.process.poll() is not None:
-                self._reap(each)
-            elif time.monotonic() > each.kill_at:
-                each.process.kill()
+        for successor in list(self._all):
+            if successor.link in ready:
+                self._read(successor)
+            if successor.process.poll() is not None:
+                self._reap(successor)
+            elif time.monotonic() > successor.kill_at:
+                successor.process.kill()
         if self._start_at <= time.monotonic() and self._starting is None and not self._is_stopping:
             self._start_at = float("inf")
             self._start()
@@ -163,12 +163,12 @@ class Successors:
         assert self._invocation is not None
         ours, theirs = socket.socketpair()
         self._generation += 1
-        told = {VARIABLE: f"{theirs.fileno()}:{self._generation}"}
+        variables = {VARIABLE: f"{theirs.fileno()}:{self._generation}"}
         try:
             with theirs:
                 process = subprocess.Popen(
                     self._invocation.arguments,
-                    env={**self._invocation.environment, **told},
+                    env={**self._invocation.environment, **variables},
                     cwd=self._invocation.directory,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -182,11 +182,11 @@ class Successors:
         self._all.append(self._starting)
 
     def _read(self, successor: _Successor) -> None:
-        said = successor.link.recv(64)
-        if not said:  # it is ending; ``poll`` tells when it has ended
+        report = successor.link.recv(64)
+        if not report:  # it is ending; ``poll`` tells when it has ended
             successor.link.close()
             return
-        successor.grace = float(said)
+        successor.grace = float(report)
         if successor.is_told_to_end:
             return
         logger.info(
@@ -263,10 +263,10 @@ def _first_environment() -> Mapping[str, str]:
     are set, so a successor that inherited those would not see a change of the file.
     """
     try:
-        told = os.fsdecode(Path("/proc/self/environ").read_bytes())
+        text = os.fsdecode(Path("/proc/self/environ").read_bytes())
     except OSError:
         return os.environ.copy()
-    lines = told.rstrip("\0").split("\0")
+    lines = text.rstrip("\0").split("\0")
     if not all("=" in line for line in lines):  # overwritten by a process title
         return os.environ.copy()
     return dict(line.split("=", 1) for line in lines)

@@ -135,8 +135,8 @@ def _alike(messages: Iterable[IncomingMessage]) -> Iterable[list[IncomingMessage
         outcome = message.outcome
         assert outcome is not None
         is_many = outcome.kind in TOGETHER
-        what = (outcome.kind, outcome.delay, outcome.place) if is_many else message.claim.id
-        groups.setdefault(what, []).append(message)
+        group = (outcome.kind, outcome.delay, outcome.place) if is_many else message.claim.id
+        groups.setdefault(group, []).append(message)
     return groups.values()
 
 

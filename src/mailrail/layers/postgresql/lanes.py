@@ -38,8 +38,8 @@ def not_found(cursor: Any, claims: Sequence[Message]) -> Sequence[ClaimName]:
     which it has removed."""
     gone = cursor.fetchall()
     advance_lanes(cursor, (position for _, _, *position in gone))
-    found = {(id, token) for id, token, *_ in gone}
-    return [name for claim in claims if (name := (claim.id, claim.token)) not in found]
+    removed = {(id, token) for id, token, *_ in gone}
+    return [name for claim in claims if (name := (claim.id, claim.token)) not in removed]
 
 
 def lane_positions(messages: Iterable[Message]) -> Iterable[LanePosition]:

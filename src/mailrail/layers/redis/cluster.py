@@ -109,10 +109,10 @@ class Cluster(Server):
         answers: list[Any] = [error] * len(commands)
         asked = [n for n, slot in enumerate(slots) if moving.get(slot, now) <= now] or [*range(len(slots))]
         timeout = 0.0 if any(slots[n] in moving for n in asked) else SHORT_SLOT_TIMEOUT_S
-        found = self._marked(
+        asked_answers = self._marked(
             [commands[n] for n in asked], self._follow([commands[n] for n in asked], timeout)
         )
-        for n, answer in zip(asked, found, strict=True):
+        for n, answer in zip(asked, asked_answers, strict=True):
             answers[n] = answer
         return answers
 
@@ -201,9 +201,9 @@ class Cluster(Server):
             except redis.RedisError as error:
                 answers[n] = error
         # Those that may hang come last, so that the others need not wait for them.
-        for node, of_node in sorted(by_node.items(), key=lambda it: it[0].may_hang):
-            found = self._answers_of(node, [commands[n] for n in of_node])
-            for n, answer in zip(of_node, found, strict=True):
+        for node, of_node in sorted(by_node.items(), key=lambda pair: pair[0].may_hang):
+            node_answers = self._answers_of(node, [commands[n] for n in of_node])
+            for n, answer in zip(of_node, node_answers, strict=True):
                 answers[n] = answer
                 if isinstance(answer, redis.exceptions.MovedError):
                     self._moved(answer, node)
@@ -222,13 +222,13 @@ class Cluster(Server):
     def _verify(self, node: Node) -> None:
         if not node.is_away and time.monotonic() - node.verified_at < VERIFY_AFTER_S:
             return
-        found = node.slot_map()
-        if not found.continues(self._map):
+        slot_map = node.slot_map()
+        if not slot_map.continues(self._map):
             raise redis.exceptions.ClusterDownError(f"{node.name} may belong to another cluster by now")
         node.verified_at = time.monotonic()
         # A replica may have been promoted whose master hangs, and answers nobody.
-        if found.ranges != self._map.ranges:
-            self._replace_map(found)
+        if slot_map.ranges != self._map.ranges:
+            self._replace_map(slot_map)
 
     def _owner(self, key: bytes) -> Node:
         address = self._map.owners[key_slot(key)]
@@ -239,12 +239,12 @@ class Cluster(Server):
     def _moved(self, moved: redis.exceptions.MovedError, by: Server) -> None:
         """The node that was named knows best, unless both belong to another cluster by now."""
         try:
-            found = self._node((moved.host or by.address[0], moved.port)).slot_map()
+            slot_map = self._node((moved.host or by.address[0], moved.port)).slot_map()
         except redis.RedisError:
             self._is_stale = True
             return
-        if found.continues(self._map):
-            self._replace_map(found)
+        if slot_map.continues(self._map):
+            self._replace_map(slot_map)
         else:
             self._is_stale = True
 
@@ -260,12 +260,14 @@ class Cluster(Server):
         last_error: redis.RedisError = redis.ConnectionError("none of its nodes can be reached")
         for node in (*self._known_nodes(), *self._seeds):
             try:
-                maps[node] = found = node.slot_map()
+                maps[node] = slot_map = node.slot_map()
             except redis.RedisError as error:
                 last_error = error
                 continue
-            if found.continues(last) or (not last.ids and self._votes(found, maps) * 2 > len(self._seeds)):
-                self._replace_map(found)
+            if slot_map.continues(last) or (
+                not last.ids and self._votes(slot_map, maps) * 2 > len(self._seeds)
+            ):
+                self._replace_map(slot_map)
                 return
         self._replace_map(self._most_likely_map(maps, last_error))
 
@@ -294,19 +296,19 @@ class Cluster(Server):
         """Those of the latest map in any order: first what answered last time, and masters before replicas."""
         nodes = [(address in self._map.replicas, self._node(address)) for address in self._map.addresses]
         random.shuffle(nodes)
-        return [node for _, node in sorted(nodes, key=lambda it: (it[1].may_hang, it[0]))]
+        return [node for _, node in sorted(nodes, key=lambda pair: (pair[1].may_hang, pair[0]))]
 
-    def _votes(self, found: SlotMap, maps: Mapping[Node, SlotMap]) -> int:
+    def _votes(self, slot_map: SlotMap, maps: Mapping[Node, SlotMap]) -> int:
         """Count the ``hosts`` that tell this map, or are named in it."""
         return sum(
-            maps[seed].shares(found) > 0 if seed in maps else seed.address in found.addresses
+            maps[seed].shares(slot_map) > 0 if seed in maps else seed.address in slot_map.addresses
             for seed in self._seeds
         )
 
-    def _replace_map(self, found: SlotMap) -> None:
-        gone = [node for address, node in self._nodes.items() if address not in found.addresses]
+    def _replace_map(self, slot_map: SlotMap) -> None:
+        gone = [node for address, node in self._nodes.items() if address not in slot_map.addresses]
         self._nodes = {address: node for address, node in self._nodes.items() if node not in gone}
-        self._map, self._is_stale = found, False
+        self._map, self._is_stale = slot_map, False
         for node in gone:
             node.has_left = True
             node.close()

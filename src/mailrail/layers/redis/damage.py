@@ -34,13 +34,13 @@ class Damage:
 
 def in_words(channel: str, odd: bytes, messages: int, dead: int) -> Sequence[str]:
     """Return what ``unreadable.lua`` has found on a channel."""
-    found = []
+    texts = []
     if odd:
-        found.append(f"channel {channel} cannot be used: its keys {odd.decode()} are of another type")
+        texts.append(f"channel {channel} cannot be used: its keys {odd.decode()} are of another type")
     if messages:
-        found.append(
+        texts.append(
             f"{counted(messages, 'message')} of channel {channel} cannot be read; a worker sets them aside"
         )
     if dead:
-        found.append(f"{counted(dead, 'dead message')} of channel {channel} cannot be read: discard them")
-    return found
+        texts.append(f"{counted(dead, 'dead message')} of channel {channel} cannot be read: discard them")
+    return texts

@@ -113,23 +113,23 @@ class RedisChannelLayer(EphemeralChannels, DurableLayer):
     # -- the servers' health ------------------------------------------------------------------------------------
 
     def concerns(self) -> list[str]:
-        found: list[str] = []
+        texts: list[str] = []
         try:
             for node in (node for store in self.stores for node in store.server.nodes()):
                 info = node.info("server", "memory", "persistence")
                 check_version(node.name, info)
-                found += concerns(node.name, info)
+                texts += concerns(node.name, info)
         finally:
             for store in self.stores:
                 store.server.close()  # commands ask, and then fork
-        return found
+        return texts
 
     def unreadable(self) -> list[str]:
         return [
             text
             for store in self.stores
-            for channel, found in store.run_on_each(store.channel_list.read(), "unreadable", MOST)
-            for text in in_words(channel, *found)
+            for channel, damage in store.run_on_each(store.channel_list.read(), "unreadable", MOST)
+            for text in in_words(channel, *damage)
         ]
 
 

@@ -107,25 +107,25 @@ class _Subscription:
 
     def add(self, tags: list[bytes]) -> bool:
         """Subscribe, and wait until the server has. Returns whether there was a notification meanwhile."""
-        missing, found = len(tags), False
+        missing, is_notified = len(tags), False
         with self._server.plain_words():
             self._pubsub.subscribe(*tags)
             while missing:
-                said = self._pubsub.get_message(timeout=ANSWER_TIMEOUT)
-                if said is None:
+                message = self._pubsub.get_message(timeout=ANSWER_TIMEOUT)
+                if message is None:
                     raise redis.TimeoutError("it does not answer")
-                missing -= said["type"] == "subscribe"
-                found = found or said["type"] == "message"
-        return found
+                missing -= message["type"] == "subscribe"
+                is_notified = is_notified or message["type"] == "message"
+        return is_notified
 
     def read(self) -> bool:
         """Read all that has arrived. Returns whether there was a notification."""
-        found = False
+        is_notified = False
         with self._server.plain_words():
-            while (said := self._pubsub.get_message(timeout=0)) is not None:
-                found = found or said["type"] == "message"
-                self._is_asked = self._is_asked and said["type"] != "pong"
-        return found
+            while (message := self._pubsub.get_message(timeout=0)) is not None:
+                is_notified = is_notified or message["type"] == "message"
+                self._is_asked = self._is_asked and message["type"] != "pong"
+        return is_notified
 
     def look(self) -> None:
         """Ask for a sign of life. Raises if there was none since the last look."""

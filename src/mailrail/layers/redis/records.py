@@ -125,14 +125,14 @@ def parts_of(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
 
 def read_batch(channels: Sequence[str], batch: bytes, cipher: Cipher) -> list[Message]:
     """The messages that ``batch.lua`` packs into one string."""
-    found, at = [], 0
+    messages, at = [], 0
     while at < len(batch):
         number, of_state, of_body = _BATCH_HEAD.unpack_from(batch, at)
         begin = at + _BATCH_HEAD.size
         middle = begin + _ROW.size + of_state
         at = middle + of_body
-        found.append(read_message(channels[number - 1], batch[begin:middle], batch[middle:at], cipher))
-    return found
+        messages.append(read_message(channels[number - 1], batch[begin:middle], batch[middle:at], cipher))
+    return messages
 
 
 def read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Message:

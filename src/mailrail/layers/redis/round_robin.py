@@ -34,10 +34,10 @@ class ChannelRequest:
 
 def by_channel(claims: Iterable[Message]) -> dict[str, list[Message]]:
     """Return claims by their channels, each once."""
-    found: dict[str, list[Message]] = {}
+    groups: dict[str, list[Message]] = {}
     for claim in {(claim.id, claim.token): claim for claim in claims}.values():
-        found.setdefault(claim.channel, []).append(claim)
-    return found
+        groups.setdefault(claim.channel, []).append(claim)
+    return groups
 
 
 def channels_of(call: ClaimCall) -> list[str]:
@@ -136,10 +136,10 @@ class RoundRobin:
                     )
                 else:
                     self._lost += [(claim.id, claim.token) for claim in stale]
-                found = self._read([asked.channel], claims)
-                self._claims += found
+                claimed = self._read([asked.channel], claims)
+                self._claims += claimed
                 self._call.expired.extend(self._read([asked.channel], dropped))
-                number += len(found)
+                number += len(claimed)
             part = cut_short
         return number
 

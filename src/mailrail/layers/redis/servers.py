@@ -269,18 +269,18 @@ def check_version(name: str, info: Mapping[str, str]) -> None:
 
 def concerns(name: str, info: Mapping[str, str]) -> Sequence[str]:
     """What of a server's settings may lose messages, in words."""
-    found = []
+    texts = []
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        found.append(
+        texts.append(
             f"The Redis server {name} has maxmemory-policy {policy}: when its memory is full, it deletes waiting "
             "messages, or whole channels of them, and tells nobody. Set maxmemory-policy to noeviction: then a full "
             "server refuses new messages, and keeps the ones it has."
         )
     if not int(info.get("aof_enabled", 0)):
-        found.append(
+        texts.append(
             f"The Redis server {name} keeps no append-only file: when it crashes or its machine restarts, all messages "
             "sent or finished since its last snapshot are lost or run again; without snapshots, every message is lost. "
             "Set appendonly yes (appendfsync everysec loses at most about the last second, always loses nothing)."
         )
-    return found
+    return texts

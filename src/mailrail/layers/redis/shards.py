@@ -41,10 +41,10 @@ class RedisShards(Store):
 
     def by_store(self, channels: Iterable[str]) -> dict[RedisStore, list[str]]:
         """Return the channels by their stores, those of a server that may hang last."""
-        found: dict[RedisStore, list[str]] = {}
+        groups: dict[RedisStore, list[str]] = {}
         for channel in channels:
-            found.setdefault(self.of(channel), []).append(channel)
-        return dict(sorted(found.items(), key=lambda it: it[0].server.may_hang))
+            groups.setdefault(self.of(channel), []).append(channel)
+        return dict(sorted(groups.items(), key=lambda pair: pair[0].server.may_hang))
 
     def parts(self, channels: Iterable[str]) -> list[tuple[Server, list[str]]]:
         """Return the channels by their servers."""
@@ -111,8 +111,8 @@ class RedisShards(Store):
         pages = [
             store.page(replace(listing, channels=c)) for store, c in self.by_store(listing.channels).items()
         ]
-        found = [summary for page in pages for summary in page]
-        return sorted(found, key=lambda s: s.cursor, reverse=listing.state == "dead")[: listing.limit]
+        summaries = [summary for page in pages for summary in page]
+        return sorted(summaries, key=lambda s: s.cursor, reverse=listing.state == "dead")[: listing.limit]
 
     def read(self, channel: str, ids: Sequence[UUID], is_dead: bool) -> Iterable[Message]:
         return self.of(channel).read(channel, ids, is_dead)

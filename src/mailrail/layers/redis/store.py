@@ -179,7 +179,7 @@ class RedisStore(Store):
             )
             for group, token in groups
         ]
-        found: list[Message] = []
+        recovered: list[Message] = []
         replies = run_each(self.server, "recover_claims", calls)
         for (group, token), reply in zip(groups, replies, strict=True):
             if isinstance(reply, LayerUnavailable):
@@ -187,8 +187,8 @@ class RedisStore(Store):
                 if reply.may_have_run:
                     call.unconfirmed.append(Unconfirmed(token, call.longest_lease, (), group))
             else:
-                found += self._messages(group, reply)
-        return found
+                recovered += self._messages(group, reply)
+        return recovered
 
     def settle(
         self, settlement: Settlement, claims: Sequence[Message], values: Mapping[str, Any]
@@ -262,12 +262,12 @@ class RedisStore(Store):
         else:
             state = listing.state or ""
             replies = self.run_on_each(listing.channels, "list_waiting", listing.limit, state, *bounds)
-        found = [
+        summaries = [
             self._summary(channel, row, body, kind, error, is_dead)
             for channel, rows in replies
             for row, body, kind, error in parts_of(rows, 4)
         ]
-        return sorted(found, key=lambda summary: summary.cursor, reverse=is_dead)[: listing.limit]
+        return sorted(summaries, key=lambda summary: summary.cursor, reverse=is_dead)[: listing.limit]
 
     def _summary(
         self, channel: str, row: bytes, body: bytes, kind: bytes, error: bytes, is_dead: bool
@@ -382,5 +382,5 @@ def _check_number(numbers: Mapping[str, Sequence[int]]) -> None:
             )
 
 
-def _ids(found: Iterable[bytes]) -> list[UUID]:
-    return [UUID(bytes=id) for id in found]
+def _ids(ids: Iterable[bytes]) -> list[UUID]:
+    return [UUID(bytes=id) for id in ids]

@@ -132,10 +132,10 @@ class SqliteSession:
 
 def _identity(file: str) -> tuple[int, int] | None:
     try:
-        found = Path(file).stat()
+        status = Path(file).stat()
     except OSError:  # or it is no file: ":memory:", a URI
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def rows_of(cursor: Any, statement: str, values: Mapping[str, Any]) -> list[Any]:

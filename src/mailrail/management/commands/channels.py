@@ -351,8 +351,8 @@ def _whole(layer: DurableLayer, channel: str, listed: Iterable[MessageSummary]) 
 
 def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
     """Return the whole error of a message; lists read only its end."""
-    found = layer.get(listed.channel, [listed.id]) if listed.error else []
-    return found[0].error if found else listed.error
+    messages = layer.get(listed.channel, [listed.id]) if listed.error else []
+    return messages[0].error if messages else listed.error
 
 
 def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
