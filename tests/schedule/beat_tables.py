@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.db import connections
 from django.utils import timezone
+
+from mailrail.moments import as_django
 
 _TABLES = {
     "intervalschedule": "every integer NOT NULL, period varchar(24) NOT NULL",
@@ -49,10 +52,11 @@ def create(using: str) -> None:
 
 def _insert(using: str, table: str, values: dict[str, Any]) -> int:
     names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
+    stored = [as_django(value) if isinstance(value, datetime) else value for value in values.values()]
     with connections[using].cursor() as cursor:
         cursor.execute(
             f"INSERT INTO django_celery_beat_{table} ({names}) VALUES ({marks}) RETURNING id",
-            [*values.values()],
+            stored,
         )
         return int(cursor.fetchone()[0])
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from mailrail.moments import for_people
+from mailrail.moments import aware, for_people
 
 from . import registry
 from .celery_beat_tables import BeatClocked, BeatCrontab, BeatInterval, BeatSolar, BeatTask, missing_from
@@ -97,7 +97,7 @@ def _check_due(row: BeatTask) -> None:
         raise ValueError("it is a task of Celery itself, which beat adds")
     if row.one_off and (row.total_run_count or not row.enabled):
         raise ValueError("it is one_off and has run, or was turned off: never due again")
-    if row.expires is not None and row.expires <= timezone.now():
+    if row.expires is not None and aware(row.expires) <= datetime.now(UTC):
         raise ValueError(f"it has expired at {for_people(row.expires)}: never due again")
 
 
@@ -107,7 +107,7 @@ def _check_lasting(row: BeatTask) -> None:
         raise ValueError(f"it is one_off, {_REPEATS}")
     if row.expires is not None:
         raise ValueError(f"it expires at {for_people(row.expires)}, and entries have no end")
-    if row.start_time is not None and row.start_time > timezone.now():
+    if row.start_time is not None and aware(row.start_time) > datetime.now(UTC):
         raise ValueError(f"it begins at {for_people(row.start_time)}: import it then")
 
 
