@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mailrail import InvalidSettings
+from mailrail import Discard, InvalidSettings
 from mailrail import routing as routing_module
 from mailrail.messages import Message, Rate
 from mailrail.routes import Plan, Route
@@ -687,3 +687,39 @@ def test_a_time_limit_may_be_a_function_of_the_message(value: Any, limit: float 
     assert ("the limit of the settings applies" in caplog.text) == (value in (0, "soon"))
     with pytest.raises(ValueError, match="a batch has one limit"):
         route("one", first, timeout=lambda message: 1, batch=2)
+
+
+def decided(value: Any) -> Any:
+    def decide(message: IncomingMessage, error: TimeoutError) -> Any:
+        assert "ran longer than its limit of 1 seconds" in str(error)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "delay"),
+    [
+        (7, "retried", 7.0),
+        (None, "buried", 0.0),
+        (Discard("not worth it"), "discarded", 0.0),
+        (ValueError("a bug"), "retried", 5.0),
+        ("soon", "retried", 5.0),
+    ],
+)
+def test_a_function_decides_what_becomes_of_a_message_at_its_time_limit(
+    value: Any, kind: str, delay: float, caplog: Any
+) -> None:
+    limited = route("one", first, timeout=1, backoff=[5], on_timeout=decided(value))
+    message = IncomingMessage(Message("one", {}, attempt=1), limited)
+    ConsumerRun(limited, [message], {}).give_up()
+    outcome = message.outcome
+    assert outcome and (outcome.kind, outcome.delay, outcome.timed_out) == (kind, delay, True)
+    assert ("the options of the route decide" in caplog.text) == (delay == 5.0)
+
+
+def test_what_is_no_function_cannot_decide_at_a_time_limit() -> None:
+    with pytest.raises(TypeError, match="on_timeout must be a function of a message and its TimeoutError"):
+        route("one", first, on_timeout=5)  # type: ignore[arg-type]

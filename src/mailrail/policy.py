@@ -43,6 +43,7 @@ class Policy:
     limiter: Callable[..., Any] | None = None
     known_channels: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
+    on_timeout: Callable[[Any, TimeoutError], float | None] | None = None
 
 
 def read_policy(mistakes: Mistakes, **options: Any) -> Policy:
@@ -146,6 +147,12 @@ def _preparation(name: str, value: Any) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
+def _decision(name: str, value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of a message and its TimeoutError, not {value!r}.")
+    return value  # type: ignore[no-any-return]
+
+
 _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "attempts": checked.whole_number,
     "concurrency": checked.concurrency,
@@ -158,6 +165,7 @@ _READ: Mapping[str, Callable[[str, Any], Any]] = {
     "limiter": _limiter,
     "known_channels": _function,
     "prepare": _preparation,
+    "on_timeout": _decision,
     "atomic": _true_or_false,
     "isolate": _true_or_false,
 }

@@ -46,6 +46,8 @@ logger = logger_of("mailrail")
 Routes: TypeAlias = Iterable["Route | Routes"]
 F = TypeVar("F", bound=Consumer)
 
+_NO_OPTIONS = ("channels", "consumer", "filters")
+
 
 def route(
     channels: str | Iterable[str],
@@ -62,6 +64,7 @@ def route(
     limiter: Callable[[str, DurableLayer], Limiter] | None = None,
     known_channels: Callable[[], Iterable[str]] | None = None,
     prepare: Callable[[Sequence[Any]], object] | None = None,
+    on_timeout: Callable[[Any, TimeoutError], float | None] | None = None,
     atomic: bool = False,
     isolate: bool = False,
     **filters: str,
@@ -77,12 +80,11 @@ def route(
     list of up to so many messages. And ``losses``: how often a message may be lost with its process before it is
     buried (3). If given, lost ones run among the others until half are used; else in a process of their own. A channel
     ``"tenant.*"`` is a pattern: all of that prefix, those of ``known_channels()`` and those with messages.
-    ``prepare``: called with the messages of a claim before they start. Any other keyword is a filter: a regular
-    expression for a field, its named groups become keyword arguments.
+    ``prepare``: called with the messages of a claim before they start. ``on_timeout``: called with a message and its
+    ``TimeoutError``; returns the seconds until the next attempt, or ``None`` to bury it, or raises ``Discard``. Any
+    other keyword is a filter: a regular expression for a field, its named groups become keyword arguments.
     """
-    options = dict[str, Any](attempts=attempts, backoff=backoff, timeout=timeout, rate=rate, prepare=prepare)
-    options |= {"concurrency": concurrency, "lease": lease, "batch": batch, "losses": losses}
-    options |= {"limiter": limiter, "known_channels": known_channels, "atomic": atomic, "isolate": isolate}
+    options = {name: value for name, value in locals().items() if name not in _NO_OPTIONS}
     try:
         return _read_route(channels, consumer, options, filters)
     except (TypeError, ValueError) as error:

@@ -162,6 +162,27 @@ def test_a_time_limit_and_lost_processes_end_it_as_they_end_messages(
     assert ended.pop().errors[0].exception_class is TaskLost and "lost" in dead()[0].error
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ({"discard_on": [TimeoutError]}, "discarded"),
+        ({"retry_on": [defined.Hopeless]}, "buried"),
+        ({"retry_on": [TimeoutError], "backoff": [70]}, "retried"),
+    ],
+)
+def test_options_decide_what_follows_a_time_limit(
+    options: dict[str, Any], outcome: str, ended: list[Any]
+) -> None:
+    defined.hang_async.using(results=False, attempts=3, timeout=0.02, **options).enqueue("")
+    [ran] = testing.drain(raise_errors=False)
+    assert ran.outcome == outcome and bool(dead()) == (outcome == "buried")
+    if outcome == "retried":
+        assert 60 < (get_layer().poll(["tasks.default"]) or 0) <= 70 and not ended
+    else:
+        kind = TaskDiscarded if outcome == "discarded" else TimeoutError
+        assert ended.pop().errors[0].exception_class is kind and not ended
+
+
 def test_dead_messages_without_records_are_kept_where_tasks_with_records_are_failed() -> None:
     Channel("tasks.default").send({"task": "tests.gone.task"}, attempts=1)
     testing.drain(raise_errors=False)

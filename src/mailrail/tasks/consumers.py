@@ -30,7 +30,13 @@ from .named import backend_of, named_by
 from .queues import PREFIX, channel_of, known_channels, used_databases
 from .rates import amay_start, may_start
 from .retrying import logger
-from .running_unrecorded import run_unrecorded, run_unrecorded_async, tell_buried
+from .running_unrecorded import (
+    UnrecordedAttempt,
+    run_unrecorded,
+    run_unrecorded_async,
+    tell_buried,
+    tell_discarded,
+)
 from .sending import content_of, lane_of
 
 MAX_ATTEMPTS = 1_000_000
@@ -48,12 +54,23 @@ LOOK_AT_BATCHES_EVERY_S = 30.0
 
 _pruned_at = _batches_looked_at = float("-inf")  # time.monotonic()
 
+
+def wait_after_timeout(message: IncomingMessage, error: TimeoutError) -> float | None:
+    """Return the seconds until a message comes again after its time limit, or ``None`` if it is to be buried.
+
+    Without a record the options of the task decide, and ``Discard`` may be raised. A record is written by
+    ``count_time_limit``, and says whether there is another attempt when the message comes again.
+    """
+    return UnrecordedAttempt(message).wait_after_timeout(error) if "task" in message.content else RETRY_SOON_S
+
+
 _options: dict[str, Any] = {
     "attempts": MAX_ATTEMPTS,
-    "backoff": lambda attempt: RETRY_SOON_S,  # after a time limit; the task's own is asked for its errors
+    "backoff": lambda attempt: RETRY_SOON_S,  # where no task is asked
     "known_channels": known_channels,
     "prepare": begin_together,
     "timeout": LimitInContent("timeout"),
+    "on_timeout": wait_after_timeout,
 }
 
 
@@ -128,7 +145,10 @@ def fail_killed(*, message: IncomingMessage, error: str, **kwargs: Any) -> None:
 
     In no other way is the message of a task with a record discarded.
     """
-    if not message.channel.startswith(PREFIX) or "task" in message.content:
+    if not message.channel.startswith(PREFIX):
+        return
+    if "task" in message.content:
+        tell_discarded(message, error)
         return
     if (start := start_of(message)) is None:
         return

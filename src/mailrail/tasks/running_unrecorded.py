@@ -115,10 +115,9 @@ class UnrecordedAttempt:
         if self.message.outcome is not None and self.message.outcome.settled:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", self.message)
             return
-        options = self.options or self.backend.task_options.effective(None, self.path)
-        if is_discarded(error, options, self.path):
+        if self._is_discarded(error):
             self._discard(error)
-        wait = None if self._is_last else wait_after(error, self.message.attempt, options, self.path)
+        wait = self._wait_after(error)
         if wait is None:
             self._bury(error)
         elif self.message.outcome is None:
@@ -127,15 +126,32 @@ class UnrecordedAttempt:
             values = (self.message.id, self.path, self.message.attempt, self.message.claim.max_attempts, wait)
             logger.warning(text, *values, exc_info=error)
 
+    def wait_after_timeout(self, error: TimeoutError) -> float | None:
+        """Return the seconds until the next attempt after the worker's time limit, or ``None`` if there is to be none.
+
+        Raises ``Discard`` if ``discard_on`` names the error, and what ``find`` raises.
+        """
+        self.find()
+        if self._is_discarded(error):
+            raise _as_discard(error)
+        return self._wait_after(error)
+
+    def _is_discarded(self, error: BaseException) -> bool:
+        return is_discarded(error, self._options, self.path)
+
+    def _wait_after(self, error: BaseException) -> float | None:
+        is_last = self.message.attempt >= (self.message.claim.max_attempts or 1)
+        return None if is_last else wait_after(error, self.message.attempt, self._options, self.path)
+
     @property
-    def _is_last(self) -> bool:
-        return self.message.attempt >= (self.message.claim.max_attempts or 1)
+    def _options(self) -> Effective:
+        return self.options or self.backend.task_options.effective(None, self.path)
 
     def _discard(self, error: BaseException) -> NoReturn:
         """Tell that the task is over by its own will, and let the worker drop the message."""
         if self.has_listeners and self.message.outcome is None:
             self._finish(TaskResultStatus.FAILED, error_of(TaskDiscarded, describe(error)))
-        raise error if isinstance(error, Discard) else Discard(f"{type(error).__qualname__}: {error}")
+        raise _as_discard(error)
 
     def _bury(self, error: BaseException) -> None:
         """Keep the message among the dead, and tell it; unless the worker was quicker, as the time limit was over."""
@@ -150,6 +166,10 @@ class UnrecordedAttempt:
         self.result.errors.extend(errors)
         update(self.result, status=status, finished_at=timezone.now())
         send(task_finished, self.backend, self.result)
+
+
+def _as_discard(error: BaseException) -> Discard:
+    return error if isinstance(error, Discard) else Discard(f"{type(error).__qualname__}: {error}")
 
 
 def run_unrecorded(message: IncomingMessage) -> None:
@@ -213,3 +233,11 @@ def tell_buried(message: IncomingMessage, error: str) -> None:
         return
     kind = TimeoutError if outcome is not None and outcome.timed_out else TaskLost
     attempt._finish(TaskResultStatus.FAILED, error_of(kind, error))
+
+
+def tell_discarded(message: IncomingMessage, error: str) -> None:
+    """Send ``task_finished`` for a message that was dropped at its time limit, as ``discard_on`` says."""
+    outcome = message.outcome
+    attempt = UnrecordedAttempt(message)
+    if outcome is not None and outcome.timed_out and attempt.has_listeners:
+        attempt._finish(TaskResultStatus.FAILED, error_of(TaskDiscarded, error))

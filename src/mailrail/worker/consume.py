@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -214,7 +215,29 @@ class ConsumerRun:
     def give_up(self) -> None:
         """The time limit is over, and nothing can stop the code that still runs."""
         error = TimeoutError(f"{self.route.name} ran longer than its limit of {self.limit:g} seconds.")
+        if self.route.policy.on_timeout is not None:
+            for message in self.messages:
+                if message.outcome is None:
+                    self._ask_on_timeout(self.route.policy.on_timeout, message, error)
         self.fail(error, timed_out=True)
+
+    def _ask_on_timeout(
+        self, on_timeout: Callable[..., Any], message: IncomingMessage, error: TimeoutError
+    ) -> None:
+        """Let the route's function decide what becomes of a message. If it raises, the options of the route decide."""
+        try:
+            after = on_timeout(message, error)
+            if after is None:
+                outcome = Outcome(OutcomeKind.BURIED, describe(error))
+            else:
+                after = checked.seconds("on_timeout", after)
+                outcome = message.failed(describe(error), after, alone=len(self.messages) > 1)
+        except Discard as reason:
+            outcome = Outcome(OutcomeKind.DISCARDED, describe(reason, whole=False))
+        except Exception:
+            logger.exception("on_timeout of %s raised; the options of the route decide", self.route.name)
+            return
+        message.decide(replace(outcome, timed_out=True))
 
     @contextmanager
     def abortable(self, layer: DurableLayer) -> Iterator[None]:
