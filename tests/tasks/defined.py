@@ -335,7 +335,9 @@ def once(number: int, what: str = "") -> Any:
 def once_at_a_time(context: ChannelContext, number: int, what: str = "") -> Any:
     """Enqueue a twin while this one runs, unless told otherwise, and tell its id."""
     ran.append(number)
-    if what == "twin":
+    if what == "cancelled":
+        cancel(context.task_result)
+    if what in ("twin", "cancelled"):
         return [context.task_result.id, once_at_a_time.enqueue(number).id]
     return _do(what)
 

@@ -87,6 +87,14 @@ def test_with_while_running_a_twin_of_a_running_or_retried_task_is_that_task() -
     assert second.status == "FAILED" and defined.once_at_a_time.enqueue(1).id != second.id
 
 
+def test_a_cancelled_task_keeps_its_key_while_it_still_runs_as_two_would_run_otherwise() -> None:
+    first = defined.once_at_a_time.enqueue(1, "cancelled")
+    testing.drain()
+    first.refresh()
+    assert first.return_value == [first.id, first.id] and testing.tasks() == []
+    assert defined.once_at_a_time.enqueue(1).id != first.id
+
+
 def test_expiry_and_the_death_of_workers_free_a_key(on_layer: DurableLayer) -> None:
     expired = defined.once_at_a_time.using(expires=30).enqueue(1)
     testing.advance(31)
