@@ -229,22 +229,41 @@ def test_a_cancelled_task_that_runs_is_told_apart_and_has_no_buttons(staff: Clie
     assert 'value="retry"' in text and 'value="copy"' in text
 
 
+def test_what_runs_in_a_process_of_its_own_can_be_killed_also_after_it_was_cancelled(
+    staff: Client, on: str
+) -> None:
+    isolated, other = defined.add.enqueue(1), defined.add.enqueue(2)
+    running = TaskRecord.objects.using(on).filter(pk__in=[isolated.id, other.id])
+    running.update(status="RUNNING", token=1)
+    record = running.filter(pk=isolated.id)
+    record.update(is_killable=True)
+    assert 'value="kill"' not in staff.get(page(other.id)).text
+    assert "it runs in no process of its own" in decide(staff, other, "kill").text
+    cancel(isolated)
+    assert 'value="kill"' in staff.get(page(isolated.id)).text
+    text = decide(staff, isolated, "kill").text
+    assert "Kill: 1 task." in text and 'value="kill"' not in text
+    assert record.get().is_cancelled_hard and not running.get(pk=other.id).cancelled_at
+    assert LogEntry.objects.get().get_change_message() == "Kill"
+
+
 @pytest.mark.parametrize(
     ("permissions", "allowed"),
     [
         ([], set()),
         (["view_taskrecord"], set()),
-        (["retry_task", "cancel_task"], set()),
+        (["retry_task", "cancel_task", "kill_task"], set()),
         (["view_taskrecord", "retry_task"], {"retry", "copy"}),
         (["view_taskrecord", "cancel_task"], {"cancel"}),
+        (["view_taskrecord", "kill_task"], {"kill"}),
         (["view_taskrecord", "change_taskrecord", "delete_taskrecord", "add_taskrecord"], set()),
     ],
 )
 def test_what_a_colleague_may_do(permissions: list[str], allowed: set[str]) -> None:
     client = colleague(*permissions)
-    for name in ("retry", "copy", "cancel"):
+    for name in ("retry", "copy", "cancel", "kill"):
         result = defined.add.enqueue(1)
-        if name != "cancel":
+        if name in ("retry", "copy"):
             cancel(result)
         response = client.post(page(result.id, "decide"), {"decision": name})
         assert response.status_code == (302 if name in allowed else 403), name

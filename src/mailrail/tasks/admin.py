@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -60,12 +61,27 @@ class TaskAction:
     permission: str
     statuses: tuple[str, ...]
 
+    def is_offered(self, task: TaskRecord) -> bool:
+        """Tell whether the page of a task has a button for it."""
+        is_stopping = task.status == RUNNING and task.cancelled_at is not None
+        return task.status in self.statuses and not is_stopping
+
+
+class KillAction(TaskAction):
+    """Describe the action for tasks that run in processes of their own, also if they were told to stop."""
+
+    def is_offered(self, task: TaskRecord) -> bool:
+        return task.status in self.statuses and task.is_killable and not task.is_cancelled_hard
+
 
 ACTIONS = {
     "retry": TaskAction(_("Run again"), control.retry_all, "retry_task", (FAILED,)),
     "copy": TaskAction(_("Run again as a new task"), control.run_again_all, "retry_task", FINAL),
     "cancel": TaskAction(
         pgettext_lazy("task", "Cancel"), control.cancel_all, "cancel_task", (READY, RUNNING)
+    ),
+    "kill": KillAction(
+        pgettext_lazy("task", "Kill"), partial(control.cancel_all, hard=True), "kill_task", (RUNNING,)
     ),
 }
 
@@ -167,7 +183,7 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
     list_filter = (TaskStatusFilter, QueueFilter, TaskFilter, BatchFilter, DatabaseFilter)
     search_fields = ("task",)
     search_help_text = _("The whole id; or a part of the task's path, which is looked for page by page.")
-    actions = ("retry", "copy", "cancel")
+    actions = ("retry", "copy", "cancel", "kill")
     fieldsets = (
         (None, {"fields": (("shown_status", "queue", "attempts", "failures"), ("title", "id"))}),
         (
@@ -258,6 +274,10 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
     def cancel(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
         self._decide(request, queryset.values_list("pk", flat=True), "cancel")
 
+    @admin.action(description=_("Cancel selected tasks, and kill their processes"), permissions=("kill",))
+    def kill(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
+        self._decide(request, queryset.values_list("pk", flat=True), "kill")
+
     # -- one task -------------------------------------------------------------------------------------------------
 
     def change_view(
@@ -271,7 +291,6 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
 
     def _shown(self, request: HttpRequest, task: TaskRecord) -> dict[str, Any]:
         is_whole = "whole" in request.GET
-        is_stopping = task.status == RUNNING and task.cancelled_at is not None
         errors = [
             (
                 breakable(str(error.get("class", ""))),
@@ -287,7 +306,7 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
             "decisions": [
                 (name, action.label)
                 for name, action in ACTIONS.items()
-                if task.status in action.statuses and not is_stopping and self._may(request, action)
+                if action.is_offered(task) and self._may(request, action)
             ],
         }
 
@@ -330,6 +349,9 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return self._may(request, ACTIONS["cancel"])
+
+    def has_kill_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, ACTIONS["kill"])
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -161,6 +161,7 @@ class TaskRecord(models.Model):
             ("view_task_arguments", _("Can view the arguments and results of tasks")),
             ("retry_task", _("Can run tasks again")),
             ("cancel_task", _("Can cancel tasks")),
+            ("kill_task", _("Can cancel tasks and kill their processes")),
         )
         indexes = (
             models.Index(fields=["namespace", "status", "-id"], name="mailrail_tasks_status"),

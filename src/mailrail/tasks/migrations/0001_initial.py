@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'task',
                 'verbose_name_plural': 'tasks',
                 'ordering': ('-id',),
-                'permissions': (('view_task_arguments', 'Can view the arguments and results of tasks'), ('retry_task', 'Can run tasks again'), ('cancel_task', 'Can cancel tasks')),
+                'permissions': (('view_task_arguments', 'Can view the arguments and results of tasks'), ('retry_task', 'Can run tasks again'), ('cancel_task', 'Can cancel tasks'), ('kill_task', 'Can cancel tasks and kill their processes')),
                 'indexes': [models.Index(fields=['namespace', 'status', '-id'], name='mailrail_tasks_status'), models.Index(condition=models.Q(('status__in', ('READY', 'RUNNING'))), fields=['namespace', 'queue', 'id'], name='mailrail_tasks_unfinished'), models.Index(condition=models.Q(('kept_until__isnull', False)), fields=['namespace', 'kept_until'], name='mailrail_tasks_kept_until'), models.Index(condition=models.Q(('batch_id__isnull', False)), fields=['batch_id', 'status', 'id'], name='mailrail_tasks_members')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('key__gt', ''), models.Q(models.Q(('started_at', None), ('status', 'READY')), models.Q(('status__in', ('READY', 'RUNNING')), ('while_running', 1)), _connector='OR')), fields=('namespace', 'queue', 'key', 'task'), name='mailrail_tasks_key')],
             },
