@@ -18,6 +18,8 @@ from django.db import OperationalError, connections, transaction
 
 from mailrail.errors import LayerUnavailable, WouldDeadlock
 from mailrail.layers import DatabaseChannelLayer, DurableLayer
+from mailrail.layers.postgresql import lanes
+from mailrail.layers.postgresql.lanes import passed_over
 from mailrail.layers.postgresql.rows import lane_number
 from mailrail.layers.postgresql.scan_floor import SLOW_CLAIM_S, SLOW_CLAIMS_IN_A_ROW, Level, ScanFloor
 from mailrail.layers.postgresql.statements import STATEMENTS
@@ -429,6 +431,48 @@ class TestPlaces:
         layer.maintain()
         assert [m.id for m in claim(layer)] == [parked]
 
+    @pytest.mark.parametrize("verb", ["cancel", "send its twin"])
+    def test_a_worker_looks_again_at_what_was_locked_while_a_place_became_free(
+        self, layer: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        monkeypatch.setattr(maintenance, "RELAY_INTERVAL_S", 1000.0)  # it must not be maintenance
+        gate, seen = threading.Event(), Seen()
+
+        def consume(message: Any) -> None:
+            seen(message)
+            gate.wait(30)
+
+        send(layer, lane="l", places=1)
+        with Running(layer, route("work", consume)):
+            until(lambda: len(seen) == 1)
+            parked = send(layer, lane="l", places=1, key="k", lifetime=60)
+            until(lambda: is_held(parked), what="parking")
+            with transaction.atomic("postgres"):
+                if verb == "cancel":
+                    assert layer.cancel("work", [parked]) == [parked]
+                    transaction.set_rollback(True, "postgres")
+                else:
+                    assert send(layer, lane="l", places=1, key="k", lifetime=600) == parked
+                gate.set()
+                until(lambda: passed_over("postgres").seconds_left(["work"]) is not None, what="passing over")
+            until(lambda: len(seen) == 2, timeout=30, what="the second run")
+        assert layer.poll(["work"]) is None
+
+    def test_only_claims_of_its_channel_look_again_at_a_lane(
+        self, layer: Any, elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lanes, "LOOK_AGAIN_S", 0.0)
+        send(layer, lane="l", places=1)
+        parked = send(layer, lane="l", places=1)
+        [running] = claim(layer)
+        with transaction.atomic("postgres"):
+            assert layer.cancel("work", [parked]) == [parked]
+            assert elsewhere(layer.finish, [running]) == []
+            transaction.set_rollback(True, "postgres")
+        assert layer.poll(["other"]) is None and layer.poll(["work"]) == 0
+        assert claim(layer, channel="other") == [] and layer.poll(["work"]) == 0
+        assert [m.id for m in claim(layer)] == [parked]
+
     @pytest.mark.parametrize("verb", ["retry", "release"])
     def test_a_claim_is_given_back_together_with_its_place(
         self, layer: Any, elsewhere: Any, verb: str
@@ -498,6 +542,12 @@ class TestPlaces:
         layer.maintain()
         claims = claim(layer, 1000)
         assert Counter(m.lane for m in claims) == {f"l{n}": 2 for n in range(150)}
+
+
+def is_held(id: UUID) -> bool:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT held FROM mailrail_message WHERE id = %s", [id])
+        return bool(cursor.fetchone()[0])
 
 
 def waits_for_a_lock(layer: Any) -> bool:

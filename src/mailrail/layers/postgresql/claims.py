@@ -12,7 +12,7 @@ from typing import Any
 from ...messages import Message
 from ..rows import read_message
 from ..store import ClaimCall, Leased
-from .lanes import advance_lanes, finish_in_lanes, give_places, lane_positions
+from .lanes import advance_lanes, finish_in_lanes, give_places, lane_positions, passed_over
 from .rows import Answer, lane_columns, name_array, plain_array, read_answer, token_columns
 from .scan_floor import ScanFloor
 from .session import MOST_TRIES, PostgresqlSession
@@ -27,6 +27,8 @@ class PostgresqlClaims:
         self.scan_floor = ScanFloor()
 
     def claim(self, call: ClaimCall) -> Leased:
+        if lanes := passed_over(self._session.using).due(call.limits):
+            self._session.write(lambda cursor: give_places(cursor, lanes))
         if any(message.lane is not None for message in call.finished):
             return self._claim_after_lanes(call)
         leased = self._choose(call, call.finished)

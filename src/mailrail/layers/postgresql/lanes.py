@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 from django.db import connections, transaction
@@ -20,6 +22,48 @@ LanePosition: TypeAlias = Sequence[Any]
 
 LANES_AT_ONCE = 100
 """The server has memory for some thousand locks of all transactions (manual, ``max_locks_per_transaction``)."""
+
+LOOK_AGAIN_S = 1.0
+"""Seconds until a process looks again whether what it has passed over is locked still."""
+
+
+class PassedOver:
+    """Hold the lanes of a database where this process left a place free, as what is parked was locked.
+
+    If the transaction that had locked it is rolled back, nobody else is told. So whoever claims looks again. What the
+    process cannot do as it ends, the next maintenance does.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: frozenset[tuple[str, str]] = frozenset()
+        self._look_at = 0.0  # time.monotonic()
+        self._lock = threading.Lock()
+
+    def note(self, lanes: Iterable[tuple[str, str]], passed: Iterable[tuple[str, str]]) -> None:
+        """Take in in which of these lanes something was passed over."""
+        if not passed and not self._lanes:
+            return
+        with self._lock:
+            self._lanes = (self._lanes - frozenset(lanes)).union(passed)
+            self._look_at = time.monotonic() + LOOK_AGAIN_S
+
+    def due(self, channels: Collection[str]) -> list[tuple[str, str]]:
+        """Return the lanes of these channels that are to be looked at now, as many as can be locked at once."""
+        if not self._lanes or time.monotonic() < self._look_at:
+            return []
+        return [lane for lane in self._lanes if lane[0] in channels][:LANES_AT_ONCE]
+
+    def seconds_left(self, channels: Collection[str]) -> float | None:
+        """Return the seconds until there is a lane of these channels to look at, or ``None`` if there is none."""
+        if not any(channel in channels for channel, _ in self._lanes):
+            return None
+        return max(0.0, self._look_at - time.monotonic())
+
+
+@lru_cache
+def passed_over(using: str) -> PassedOver:
+    """Return what this process has passed over in a database."""
+    return PassedOver()
 
 
 def lock_lanes(cursor: Any, lanes: Iterable[tuple[str, str]]) -> None:
@@ -88,7 +132,8 @@ def _give_places(cursor: Any, lanes: Collection[tuple[str, str]]) -> int | None:
     cursor.execute(STATEMENTS["lock_places"], {"lanes": numbers})
     if not cursor.fetchall():
         return None
-    [(moved,)] = execute_prepared(cursor.db, STATEMENTS["places"], text_columns(lanes), PLANS_LAST_S)
+    [(moved, passed)] = execute_prepared(cursor.db, STATEMENTS["places"], text_columns(lanes), PLANS_LAST_S)
+    passed_over(cursor.db.alias).note(lanes, [(channel, lane) for channel, lane in passed or ()])
     return int(moved)
 
 

@@ -36,7 +36,15 @@ from ..store import (
 )
 from ..waiting import NotifiedWaiting
 from .claims import PostgresqlClaims
-from .lanes import LANES_AT_ONCE, advance_lanes, finish_in_lanes, give_places, lock_lanes, not_found
+from .lanes import (
+    LANES_AT_ONCE,
+    advance_lanes,
+    finish_in_lanes,
+    give_places,
+    lock_lanes,
+    not_found,
+    passed_over,
+)
 from .listener import Listener
 from .rows import columns_of, enqueued, runs, token_columns
 from .session import MOST_TRIES, PostgresqlSession
@@ -119,8 +127,10 @@ class PostgresqlStore(DatabaseStore):
         return self._session.write(lambda cursor: finish_in_lanes(cursor, rest)) if rest else []
 
     def next_due(self, channels: Sequence[str]) -> float | None:
+        """Sooner than the truth where a claim is to look again at what was locked."""
         [(seconds,)] = self._session.execute_prepared(STATEMENTS["next_due"], {"channels": list(channels)})
-        return None if seconds is None else float(seconds)
+        moments = (seconds, passed_over(self._session.using).seconds_left(channels))
+        return min((float(moment) for moment in moments if moment is not None), default=None)
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
         def take(cursor: Any) -> Granted:
