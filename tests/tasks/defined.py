@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import threading
 import time
@@ -396,6 +398,67 @@ def write_and_hang(context: ChannelContext, gate: str, using: str) -> None:
         time.sleep(0.01)
 
 
+def wrapping(function: Any) -> Any:
+    """Wrap a function in a plain one, as many decorators do: around an async one, it returns a coroutine."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+@task
+@wrapping
+def wrapped(a: int) -> int:
+    ran.append(a)
+    return a
+
+
+@task
+@wrapping
+async def wrapped_async(a: int) -> int:
+    ran.append(a)
+    return a
+
+
+@task
+def generator(a: int) -> Any:
+    ran.append(a)
+    yield a
+
+
+@task
+async def generator_async(a: int) -> Any:
+    ran.append(a)
+    yield a
+
+
+def marking(function: Any) -> Any:
+    """Mark a function that returns a coroutine, where Python can."""
+    mark = getattr(inspect, "markcoroutinefunction", None)  # of Python 3.12
+    return function if mark is None else mark(function)
+
+
+@task
+@marking
+def marked_async(a: int) -> Any:
+    return wrapped_async.func(a)
+
+
+class Holder:
+    """Have functions that are no functions of a module."""
+
+    @staticmethod
+    def static(a: int) -> None: ...
+
+    def method(self, a: int) -> None: ...
+
+    def __call__(self, a: int) -> None: ...
+
+
+of_lambda = task(lambda a: a)
+of_static_method = task(Holder.static)
 not_held = task(add.func)
 """A task whose module holds another one by its path, which has the same function."""
 

@@ -18,8 +18,15 @@ from mailrail import testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.reconciliation import reconcilers
 from mailrail.tasks import ChannelBackend, ChannelResult, TaskRecord, attempts, cancel, enqueue_many, running
+from mailrail.tasks import task as make_task
 from mailrail.tasks.attempt import start_of
-from mailrail.tasks.compat import TaskResultDoesNotExist, task_backends, task_finished, task_started
+from mailrail.tasks.compat import (
+    InvalidTask,
+    TaskResultDoesNotExist,
+    task_backends,
+    task_finished,
+    task_started,
+)
 from mailrail.tasks.errors import TaskCancelled, TaskDiscarded, TaskExpired, TaskLost, TaskNotFound
 from mailrail.worker import IncomingMessage
 
@@ -52,6 +59,54 @@ def test_a_task_runs_and_its_result_can_be_read(task: Any) -> None:
     moments = [before, result.enqueued_at, result.started_at, result.finished_at, timezone.now()]
     assert moments == sorted(moments) and result.last_attempted_at == result.started_at
     assert task.get_result(result.id) == result
+
+
+@pytest.mark.parametrize("results", [True, False])
+@pytest.mark.parametrize("task", [defined.wrapped, defined.wrapped_async, defined.marked_async])
+def test_decorated_functions_run_to_their_end(task: Any, results: bool) -> None:
+    result = task.using(results=results).enqueue(7)
+    [ran] = testing.drain()
+    assert ran.outcome == "finished" and defined.ran == [7]
+    if results:
+        result.refresh()
+        assert result.return_value == 7
+
+
+@pytest.mark.parametrize("results", [True, False])
+@pytest.mark.parametrize("task", [defined.generator, defined.generator_async])
+def test_a_generator_function_has_failed_as_its_body_does_not_run(
+    task: Any, results: bool, ended: list[Any]
+) -> None:
+    task.using(results=results).enqueue(7)
+    testing.drain(raise_errors=False)
+    [error] = ended.pop().errors
+    assert "generator: its body has not run" in error.traceback and defined.ran == []
+
+
+def nested() -> Any:
+    def function(a: int) -> int:
+        return a
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(nested(), any, defined.Holder, defined.Holder(), defined.Holder().method),
+        *(partial(defined.add.func, 1), partial(defined.add_async.func, 1)),
+    ],
+)
+def test_what_is_no_function_of_a_module_is_refused_as_django_refuses_it(function: Any) -> None:
+    with pytest.raises(InvalidTask, match=r"^Task function must be defined at a module level"):
+        make_task()(function)
+
+
+@pytest.mark.parametrize("task", [defined.of_lambda, defined.of_static_method])
+def test_what_no_worker_would_find_is_refused_when_it_is_enqueued(task: Any) -> None:
+    with pytest.raises(InvalidTask, match="A worker would not find the task by its path"):
+        task.enqueue(1)
+    assert testing.drain() == []
 
 
 @pytest.mark.parametrize("task", [defined.do, defined.do_async])

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,6 +70,20 @@ def found_task(path: str) -> Any:
     if not isinstance(found, Task):
         raise TaskNotFound(f"{path!r} is no task, but {found!r}.")
     return found
+
+
+def call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the function of a task, and return its value. Raises ``TypeError`` for a generator: its body has not run.
+
+    A plain function that wraps an async one returns a coroutine, which has not run yet either. It is run here.
+    """
+    value = task.call(*args, **kwargs)
+    if value is not None:
+        if inspect.iscoroutine(value):
+            return asyncio.run(value)
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError(f"{task.module_path} returned a generator: its body has not run.")
+    return value
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mailrail.worker.atomic import finishing
 
 from . import attempts
 from .aside import tell_aside, write_aside
-from .attempt import TaskAttempt, start_of
+from .attempt import TaskAttempt, call, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
 from .batch_ends import look_after
@@ -66,7 +66,7 @@ def run_task(message: IncomingMessage) -> None:
 
 def _call(attempt: TaskAttempt) -> Any:
     with attempt.watched(), closing_transactions(attempt.record.task):
-        return attempt.result.task.call(*attempt.arguments, **attempt.result.kwargs)
+        return call(attempt.result.task, attempt.arguments, attempt.result.kwargs)
 
 
 def _run_atomic(attempt: TaskAttempt) -> None:

@@ -16,7 +16,7 @@ from mailrail.worker import IncomingMessage
 from mailrail.worker.atomic import finishing
 
 from .aside import tell_aside
-from .attempt import describe, found_task
+from .attempt import call, describe, found_task
 from .backend import ChannelBackend
 from .compat import TaskError, TaskResultStatus, task_finished, task_started
 from .context import ChannelContext
@@ -181,7 +181,7 @@ def run_unrecorded(message: IncomingMessage) -> None:
         attempt.find()
         args, kwargs = attempt.arguments
         with attempt.transaction(), closing_transactions(attempt.path):
-            value = attempt.task.call(*args, **kwargs)
+            value = call(attempt.task, args, kwargs)
     except KeyboardInterrupt:
         message.release(RETRY_SOON_S, "it was interrupted")
         raise
