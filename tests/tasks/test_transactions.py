@@ -60,6 +60,17 @@ def test_a_transaction_that_a_task_leaves_open_is_rolled_back_before_its_end_is_
         assert f"rolled back, on: '{layer.using}'" in result.errors[-1].traceback
 
 
+def test_a_transaction_is_seen_that_is_the_first_thing_a_workers_thread_does_with_a_database(
+    layer: DurableLayer,
+) -> None:
+    defined.leave_open.using(results=False, attempts=1).enqueue("block", layer.using)
+    thread = threading.Thread(target=Worker(layer, Routing.of_layer(), drain=True).run)
+    thread.start()
+    thread.join(30)
+    [dead] = layer.list_messages(["tasks.default"], 2, "dead")
+    assert f"rolled back, on: '{layer.using}'" in dead.error
+
+
 def test_a_coroutine_that_blocks_the_thread_of_sync_code_keeps_no_other_from_ending(
     layer: DurableLayer, tmp_path: Path
 ) -> None:

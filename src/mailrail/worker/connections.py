@@ -41,6 +41,11 @@ def _note_connection(**kwargs: Any) -> None:
 connection_created.connect(_note_connection, dispatch_uid="mailrail.worker.connections")
 
 
+def may_have_connected() -> bool:
+    """Tell whether the calling thread may have used a database. Of a worker's thread, which is watched, it is known."""
+    return getattr(_of_thread, "has_connected", not hasattr(_of_thread, "outages"))
+
+
 def prepare_process() -> None:
     """In a worker process, before it connects: what a database's ``OPTIONS`` need there and do not say."""
     for connection in connections.all():
