@@ -15,7 +15,7 @@ from mailrail.mail import Email, Status
 from mailrail.mail.delivery.attempt import Attempt
 from mailrail.mail.delivery.load import load_messages
 from mailrail.mail.delivery.messages import ClaimedMessages
-from mailrail.mail.delivery.source import EmailSource
+from mailrail.mail.delivery.source import EmailSource, commit_together
 from mailrail.mail.delivery.together import BatchGroup
 from mailrail.mail.delivery.writer import OutcomeWriter
 from mailrail.mail.smtp import Connection, Envelope, SmtpServer, pool_of
@@ -101,7 +101,7 @@ def test_a_batch_goes_on_over_the_connection_of_the_other_and_with_its_own_threa
         assert threads.submit(group.send, first, 1, None).result(20) == []
         [other] = sending
         assert other.result(20) == []
-        second.commit()
+        commit_together([second])
         assert server.connections == 1 and group.is_closed
         assert [it.recipients[0] for it in server.mails] == [f"to{n}@example.com" for n in range(6)]
     assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
@@ -216,7 +216,7 @@ def test_no_connection_goes_back_before_all_its_outcomes_are_committed(
         group = BatchGroup(only_one)
         assert threads.submit(group.send, first, 1, None).result(20) == []
         first.before_commit = lambda envelopes: None
-        threads.submit(first.commit).result(20)
+        threads.submit(commit_together, [first]).result(20)
         assert at_return == [(False, {Status.SENT, Status.SENDING}) if is_down else (True, {Status.SENT})]
     assert Email.objects.filter(status=Status.SENT).count() == 3
 

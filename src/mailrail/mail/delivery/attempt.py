@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from ..mailers import circuit, rates, throttle
@@ -16,7 +16,7 @@ from ..smtp.errors import AuthenticationRefused
 from .answers import asks_for_less
 from .messages import ClaimedMessages
 from .outcomes import Result
-from .writer import Note, OutcomeWriter
+from .writer import OutcomeWriter
 
 ACCEPTED = {Status.SENT, Status.PARTIAL}
 """The server has accepted it, for some recipients at least."""
@@ -46,32 +46,17 @@ class Attempt:
         self.broke = ""
         self.turned_away: list[Email] = []
         self._messages = messages
-        self._writer = writer
+        self.writer = writer
         self._slow_down: dict[str, str] = {}
         self._ended = 0
         self._begun_at = time.monotonic()
 
     def write(self, results: list[Result], intents: Collection[Email] = ()) -> set[UUID]:
         """Commit outcomes and intents. Return the ids of those that were changed meanwhile."""
-        return self._writer.write(results, intents, self._learn)
+        return self.writer.write(results, intents, self.learn)
 
-    def outcomes(self, results: list[Result]) -> tuple[OutcomeWriter, list[Result], Note]:
-        """Return results with whoever is told once they are written, for ``write_together``."""
-        return self._writer, results, self._learn
-
-    def write_patiently(self, results: list[Result]) -> None:
-        """Write outcomes also while the database is being restarted."""
-        self.patiently(lambda: self.write(results))
-
-    def patiently(self, write: Callable[[], object]) -> None:
-        """Call a function that writes outcomes, again while the database is being restarted."""
-        self._writer.patiently(write)
-
-    def changed(self, emails: Collection[Email]) -> None:
-        """Let go of emails that somebody else has changed."""
-        self._writer.changed(emails)
-
-    def _learn(self, results: Sequence[Result]) -> None:
+    def learn(self, results: Sequence[Result]) -> None:
+        """Take in what results that are written say of the mailer."""
         self._ended += len(results)
         for result in results:
             if result.slow_down:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import format_datetime
+from functools import partial
 from smtplib import (
     SMTP,
     SMTPAuthenticationError,
@@ -80,7 +81,7 @@ class DjangoTransport:
                 left.popleft()
                 outcome, why_out = _attempt(backend, current, attempt.mailer)
                 result = _apply(current.email, outcome, attempt.mailer, attempt.senders)
-                attempt.write_patiently([result])
+                attempt.writer.patiently(partial(attempt.write, [result]))
                 if result.is_part:
                     left.appendleft(current)
                 why_out = why_out or result.mailer_out
@@ -98,7 +99,7 @@ class DjangoTransport:
         if email.mailer != mailer or not (reason := self._attempt.senders.reason_to_hold(email)):
             return False
         held = hold_for_its_sender(email, timezone.now(), mailer, why=reason)
-        self._attempt.write_patiently([held])
+        self._attempt.writer.patiently(partial(self._attempt.write, [held]))
         return True
 
 

@@ -98,9 +98,10 @@ class Sending:
 
     def _moved(self, mailer: str, emails: list[Email]) -> list[Email]:
         """Return the emails that may leave by this mailer, now that their records say so."""
-        changed = failover.move(emails, mailer, self._using)
-        self._writer.changed(changed)
-        return [email for email in emails if email not in changed] if changed else emails
+        if changed := failover.move(emails, mailer, self._using):
+            self._writer.changed(changed)
+            return [email for email in emails if email not in changed]
+        return emails
 
     def _send(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], str]:
         """Send, and return what is left, and why the mailer cannot be used, if it cannot."""

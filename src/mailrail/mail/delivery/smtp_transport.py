@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from django.core.mail.backends.base import BaseEmailBackend
 
 from ..models import Email
-from ..smtp import SmtpError, SmtpServer
+from ..smtp import SmtpServer
 from ..smtp.as_django import addresses_for
 from ..smtp.errors import PoolExhausted
 from .attempt import Attempt
 from .load import Loaded
-from .source import EmailSource
+from .source import EmailSource, commit_together
 from .together import send_alone, send_together
 
 EMAILS_PER_CONNECTION = 5
@@ -35,26 +36,20 @@ class SmtpTransport:
 
     def send(self, emails: Sequence[Loaded], connections: int, keep_open: bool) -> tuple[list[Email], str]:
         """Send until no email is left or no connection works. Return what is left, and why the mailer is out."""
-        source = EmailSource(
-            emails,
-            self._attempt,
-            self._server,
-            addresses_for(self._backend),
-        )
+        attempt, server = self._attempt, self._server
+        source = EmailSource(emails, attempt, server, addresses_for(self._backend))
         try:
-            errors = self._send(source, connections, keep_open)
+            # With other batches, unless connections are counted, or whatever fails has to be due to this batch.
+            if attempt.is_alone or not keep_open:
+                errors = send_alone(source, server, connections, attempt.login, keep_open)
+            else:
+                key = (attempt.mailer, server, attempt.using)
+                errors = send_together(source, key, connections, attempt.login)
         except PoolExhausted:
             return source.left(), ""
         finally:
             source.put_off_rest()
-            self._attempt.patiently(source.commit)
-        self._attempt.heard(errors)
+            attempt.writer.patiently(partial(commit_together, [source]))
+        attempt.heard(errors)
         broken = str(errors[0]) if errors and source.left() and not source.accepted else ""
         return source.left(), source.mailer_out or broken
-
-    def _send(self, source: EmailSource, connections: int, keep_open: bool) -> list[SmtpError]:
-        """Send with other batches, unless connections are counted, or whatever fails has to be due to this batch."""
-        attempt, server = self._attempt, self._server
-        if attempt.is_alone or not keep_open:
-            return send_alone(source, server, connections, attempt.login, keep_open)
-        return send_together(source, (attempt.mailer, server, attempt.using), connections, attempt.login)

@@ -71,6 +71,7 @@ class EmailSource:
     ) -> None:
         self._waiting: deque[tuple[Loaded, bool] | Envelope] = deque((email, True) for email in emails)
         self._attempt = attempt
+        self.using = attempt.using
         self._mailer = attempt.mailer
         self._senders = attempt.senders
         self._admission = attempt.admission
@@ -134,7 +135,7 @@ class EmailSource:
         domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in offered)
         email = ref.loaded.email
         try:
-            wait, reason = self._admission.take_another(email, domains - ref.paid, self._attempt.using)
+            wait, reason = self._admission.take_another(email, domains - ref.paid, self.using)
         except Exception as error:  # not here: another email of this connection may be at its final dot
             wait, reason = RETRY_SOON_S, f"its rate cannot be asked: {error}"
         if wait:
@@ -195,11 +196,7 @@ class EmailSource:
     @property
     def outcomes(self) -> tuple[OutcomeWriter, list[Result], Note]:
         """Return the outcomes that are not written yet, for ``write_together``."""
-        return self._attempt.outcomes(self._results)
-
-    @property
-    def using(self) -> str:
-        return self._attempt.using
+        return self._attempt.writer, self._results, self._attempt.learn
 
     def _mark(self, envelope: Envelope) -> None:
         """Mark in the record who is under way, as the others are not."""
@@ -214,7 +211,7 @@ class EmailSource:
         if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
         elif isinstance(outcome.error, NotCommitted):
-            self._attempt.changed([ref.loaded.email])
+            self._attempt.writer.changed([ref.loaded.email])
         elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
             whole = [*envelope.recipients, *ref.rest]
             ref = ref._replace(rest=(), is_split=True, most=most)
@@ -285,10 +282,6 @@ class EmailSource:
             result = outcomes.defer(email, timezone.now(), self._mailer, delay=RETRY_SOON_S, why=reason)
             result.mailer_out = self.mailer_out
             self._add(result)
-
-    def commit(self) -> None:
-        """Write down what has ended. When it raises, nothing is forgotten: it may be called again."""
-        commit_together([self])
 
 
 def commit_together(sources: Collection[EmailSource], envelopes: Sequence[Envelope] = ()) -> list[bool]:

@@ -121,7 +121,8 @@ class Dialogue:
     def _begin(self) -> Generator[Step, Any, None]:
         self._current = self._take()
         if self._current is not None and self._pipelining:
-            yield self._write(Stage.MAIL, self._current.commands)
+            commands = b"".join(self._current.commands)
+            yield Write(self._link, [commands], Stage.MAIL, self._timeouts.command)
 
     def _carry(self, transaction: Transaction) -> Generator[Step, Any, None]:
         data: Reply | None
@@ -217,7 +218,7 @@ class Dialogue:
 
     def _say(self, line: bytes, stage: Stage) -> Generator[Step, Any, Reply]:
         self._link.check_quiet(stage)  # what is there already is no answer to this
-        yield self._write(stage, [line])
+        yield Write(self._link, [line], stage, self._timeouts.command)
         return (yield from self._answer(stage))
 
     def _answer(self, stage: Stage) -> Generator[Step, Any, Reply]:
@@ -258,9 +259,6 @@ class Dialogue:
         self._open_transaction = False
 
     # -- what is written ----------------------------------------------------------------------------------------
-
-    def _write(self, stage: Stage, lines: list[bytes]) -> Write:
-        return Write(self._link, [b"".join(lines)], stage, self._timeouts.command)
 
     def _content(self, content: bytes, behind: list[bytes]) -> Write:
         """Return the content with dots stuffed (RFC 5321 4.5.2), the final dot, and what is pipelined behind it."""
