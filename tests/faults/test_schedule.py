@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -68,6 +69,14 @@ def check_whole(name: str) -> list[str]:
     return [str(id) for id in runs]
 
 
+def suspend(worker: WorkerProcess) -> None:
+    """Stop all processes of a worker for three ticks."""
+    os.killpg(worker.process.pid, signal.SIGSTOP)
+    moment = time.monotonic() + 3 * PACE_S
+    until(lambda: time.monotonic() >= moment)
+    os.killpg(worker.process.pid, signal.SIGCONT)
+
+
 def drain(layer: DurableLayer, ledger: Ledger) -> None:
     """Run what is enqueued still: a worker that drains looks at no schedule.
 
@@ -83,7 +92,7 @@ def drain(layer: DurableLayer, ledger: Ledger) -> None:
     assert is_empty(layer) and len(ticks("task")) == before
 
 
-def test_each_tick_is_enqueued_once_by_four_workers_that_are_killed_at_random(
+def test_each_tick_is_enqueued_once_by_four_workers_that_are_suspended_and_killed_at_random(
     layer: DurableLayer, ledger: Ledger, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -95,6 +104,7 @@ def test_each_tick_is_enqueued_once_by_four_workers_that_are_killed_at_random(
 
         running = [begin() for _ in range(WORKERS)]
         for _ in range(ROUNDS):
+            suspend(running[0])
             wanted = len(ticks("task")) + TICKS_PER_ROUND
             until(lambda wanted=wanted: len(ticks("task")) >= wanted)  # type: ignore[misc]
             moment = time.monotonic() + chance.uniform(0, PACE_S)  # any one of a tick

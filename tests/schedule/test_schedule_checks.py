@@ -63,20 +63,31 @@ def test_apps_that_are_missing_are_named() -> None:
         assert said() == [("E002", "The schedule needs 'mailrail' in INSTALLED_APPS.")]
 
 
+@pytest.mark.parametrize(
+    ("code", "id", "text"),
+    [
+        (
+            "from mailrail.schedule import periodic\nperiodic('every day', channel='index')(print)\n",
+            "E001",
+            "ValueError: The cron",
+        ),
+        ("import a_package_that_nobody_has\n", "W002", "ModuleNotFoundError: No module named 'a_package"),
+    ],
+)
 def test_a_module_that_cannot_be_imported_is_named_with_its_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    code: str, id: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "wrong_entries"
+    name = f"wrong_entries_{id.lower()}"
+    folder = tmp_path / name
     folder.mkdir()
     folder.joinpath("__init__.py").touch()
-    text = "from mailrail.schedule import periodic\nperiodic('every day', channel='index')(print)\n"
-    folder.joinpath("tasks.py").write_text(text)
+    folder.joinpath("tasks.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_are_imported", False)
     monkeypatch.setattr(registry, "_broken", [])
-    with override_settings(INSTALLED_APPS=["mailrail", "mailrail.schedule", "wrong_entries"]):
-        [(id, message)] = said()
-    assert id == "E001" and message.startswith("wrong_entries.tasks cannot be imported: ValueError: The cron")
+    with override_settings(INSTALLED_APPS=["mailrail", "mailrail.schedule", name]):
+        [(found, message)] = said()
+    assert found == id and message.startswith(f"{name}.tasks cannot be imported: {text}")
 
 
 def test_times_that_are_seconds_need_no_package() -> None:

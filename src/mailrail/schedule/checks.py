@@ -5,6 +5,7 @@ mailrail.schedule.E002  "mailrail" is not in INSTALLED_APPS, or "mailrail.tasks"
 mailrail.schedule.E003  the task of an entry cannot be enqueued together with its tick
 mailrail.schedule.E004  overlap="queue" for a task, or a route, that has lanes of its own
 mailrail.schedule.W001  the channel of an entry has no route
+mailrail.schedule.W002  a module that may declare entries needs a package that is not installed
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ def _not_installed(app: str) -> CheckMessage:
 
 
 def _check_modules() -> Iterator[CheckMessage]:
+    """Check the modules ``tasks``. Those of apps that were made for Celery import it, and are no reason to stop."""
+    hint = "Entries of the schedule that it declares are not run."
     for broken in registry.broken_modules():
-        yield Error(
-            f"{broken.module} cannot be imported: {type(broken.error).__name__}: {broken.error}",
-            hint="Entries of the schedule that it declares are not run.",
-            id="mailrail.schedule.E001",
-        )
+        text = f"{broken.module} cannot be imported: {type(broken.error).__name__}: {broken.error}"
+        if isinstance(broken.error, ModuleNotFoundError):
+            yield Warning(text, hint=hint, id="mailrail.schedule.W002")
+        else:
+            yield Error(text, hint=hint, id="mailrail.schedule.E001")
 
 
 def check_entry(definition: Definition) -> Iterator[CheckMessage]:

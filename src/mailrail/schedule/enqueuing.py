@@ -88,13 +88,13 @@ def enqueue(definition: Definition, tick: datetime, delay: float = 0.0) -> Sched
 
 def enqueue_task(definition: Definition, tick: datetime, delay: float, lane: str | None) -> UUID:
     """Enqueue the task of an entry, and return the id of its result. Its metadata name the entry and the tick."""
+    from mailrail.tasks.models import TaskRecord
+
     task = task_of(definition)
     if lane is not None:
         task = task.using(lane=lane)
     if delay:
         task = task.using(run_after=timedelta(seconds=delay))
-    from mailrail.tasks.models import TaskRecord
-
     id = UUID(task.enqueue(*definition.args, **definition.kwargs).id)
     unmarked = TaskRecord.objects.using(database()).filter(pk=id, metadata={})
     unmarked.update(metadata=_origin(definition, tick))
