@@ -31,7 +31,7 @@ from mailrail.mail.smtp.replies import Reply, Stage
 from mailrail.messages import Message
 from mailrail.schedule import pause, run_now, schedulable
 from mailrail.schedule.models import ScheduleEntry
-from mailrail.tasks import TaskRecord
+from mailrail.tasks import BatchRecord, TaskRecord
 
 from ..chromium import Windows
 from ..listed import dead_on, waiting_on
@@ -45,6 +45,7 @@ FINE = Reply(250, "OK  1764441600 4fb4d7f45d1cf-64750a8f9e5si1234567 - gsmtp", "
 EMAILS = "/admin/mailrail_mail/email/"
 ENTRIES = "/admin/mailrail_schedule/scheduleentry/"
 TASKS = "/admin/mailrail_tasks/taskrecord/"
+BATCHES = "/admin/mailrail_tasks/batchrecord/"
 HTML = "<!doctype html><h1>Thank you</h1><p>Your order 4711 is on its way.</p>"
 
 
@@ -167,6 +168,10 @@ def _tasks() -> None:
     TaskRecord.objects.create(**record, run_after=now + timedelta(hours=3))
     done = {"status": "SUCCESSFUL", "return_value": {"changed": 17}, "started_at": now, "finished_at": now}
     TaskRecord.objects.create(**record, **done, worker_ids=["shop-7f9c-1-a1b2"])
+    BatchRecord.objects.create(related_object="shop.order:4710", finished_at=now, total=1200, failed=3)
+    then = TaskRecord.objects.create(**{**record, "task": "shop.warehouse.tasks.report"}, held=1)
+    batch = BatchRecord.objects.create(related_object="shop.order:4711", then_id=then.pk)
+    TaskRecord.objects.update(batch_id=batch.pk)
 
 
 def _schedule() -> None:
@@ -279,6 +284,14 @@ def a_failed_task(desk: Desk) -> None:
     desk.open(f"{TASKS}{TaskRecord.objects.get(status='FAILED').pk}/change/")
 
 
+def batches(desk: Desk) -> None:
+    desk.open(BATCHES)
+
+
+def an_open_batch(desk: Desk) -> None:
+    desk.open(f"{BATCHES}{BatchRecord.objects.get(finished_at=None).pk}/change/")
+
+
 def schedule(desk: Desk) -> None:
     desk.open(ENTRIES)
 
@@ -296,5 +309,6 @@ PAGES: tuple[Callable[[Desk], None], ...] = (
     *(mailers, suppressions, a_suppression, suppressing),
     *(waiting_messages, a_waiting_message, dead_messages, a_dead_message, discarding),
     *(invitations, an_invitation, inviting),
-    *(tasks, a_failed_task, schedule, an_entry_of_the_schedule, a_paused_entry_of_the_schedule),
+    *(tasks, a_failed_task, batches, an_open_batch),
+    *(schedule, an_entry_of_the_schedule, a_paused_entry_of_the_schedule),
 )

@@ -58,7 +58,7 @@ def collect(context: ChannelContext) -> list[Any]:
     return [result.return_value for result in context.batch.results()]
 
 
-@task(takes_context=True, atomic=False)
+@task(takes_context=True)
 def grow(context: ChannelContext, depth: int) -> None:
     """Add two tasks to the batch, of which each adds two."""
     ran.append(f"grow {depth}")
@@ -67,6 +67,15 @@ def grow(context: ChannelContext, depth: int) -> None:
         with context.batch.add():
             for _ in range(2):
                 grow.enqueue(depth - 1)
+
+
+@task(takes_context=True, atomic=True)
+def grow_all_or_nothing(context: ChannelContext, depth: int) -> None:
+    assert context.batch is not None
+    if depth:
+        with context.batch.add():
+            for _ in range(2):
+                grow_all_or_nothing.enqueue(depth - 1)
 
 
 @task(takes_context=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from mailrail.tasks import Batch, TaskRecord, attempts, batch, batch_ends
 from mailrail.tasks.attempts import End, Start
 
 from ..plans import buffers, forget_statistics, plan_of
+from ..processes import Ledger, until, workers
 from . import batched
 from .conftest import layer_settings
 
@@ -119,3 +121,20 @@ def test_a_look_reads_few_pages_however_many_members_have_ended(using: str, is_a
     assert buffers(nodes) < 40
     scanned = [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
     assert "mailrail_tasks_taskrecord" not in scanned
+
+
+def test_atomic_members_that_add_others_at_the_same_time_wait_for_none_of_them(
+    using: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ends are committed with what they have added, and with their messages: so nothing else looks for them."""
+    monkeypatch.setenv("MAILRAIL_TEST_LAYER", using if using == "postgres" else "default")
+    with batch(then=batched.then, on_failure=batched.on_failure) as made:
+        batched.member.enqueue("raise")
+        for _ in range(2):
+            batched.grow_all_or_nothing.enqueue(2)
+    with workers(ledger, "tasks.default", "--threads", "8") as [worker]:
+        until(lambda: made.record.finished_at is not None)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.log[-3000:]
+    assert (made.progress.total, made.progress.successful, made.progress.failed) == (15, 14, 1)
+    assert TaskRecord.objects.using(using).get(task__endswith="on_failure").held == 0

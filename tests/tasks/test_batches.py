@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from datetime import timedelta
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,12 +28,15 @@ from mailrail.tasks import (
     enqueue_many,
     retention,
 )
-from mailrail.tasks.compat import InvalidTask, task_backends
+from mailrail.tasks.compat import HAS_BACKPORT, InvalidTask, task_backends
 from mailrail.testing.messages import send_deferred
 from mailrail.worker import IncomingMessage
 
+from ..processes import ROOT
 from . import batched, defined
 from .defined import ran
+
+TASKS_OF_DJANGO = "django_tasks" if HAS_BACKPORT else "django.tasks"
 
 pytestmark = pytest.mark.usefixtures("on_layer")
 
@@ -237,21 +243,22 @@ def test_a_batch_of_another_namespace_is_not_found(settings: Any) -> None:
 def test_what_cannot_be_counted_is_refused_and_leaves_nothing(settings: Any) -> None:
     settings.TASKS = {
         **settings.TASKS,
-        "now": {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"},
+        "now": {"BACKEND": f"{TASKS_OF_DJANGO}.backends.immediate.ImmediateBackend"},
     }
-    elsewhere = batched.then
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"backend": "now"}, "batch.. needs a backend that is mailrail.tasks.ChannelBackend"),
         ({"then": batched.without_record}, "results=False, and batches count records. Set results=True"),
         ({"on_failure": batched.keyed}, "has a key, so it would not run while its twin waits"),
         ({"on_finish": "then"}, "on_finish must be a task, .task, args. or"),
-        ({"then": (elsewhere, "ab")}, "then must be a task"),
+        ({"then": (batched.then, "ab")}, "then must be a task"),
     ]
     for options, message in mistakes:
         with pytest.raises(InvalidTask, match=message), batch(**options):
             raise AssertionError
     with pytest.raises(InvalidTask, match="results=False, and batches count records"), batch():
         batched.without_record.enqueue()
+    with pytest.raises(InvalidTask, match=r"then needs a backend that is mailrail\.tasks"):
+        batched.member.using(backend="now", then=batched.then)  # type: ignore[call-arg,unused-ignore]
     with pytest.raises(InvalidTask, match="Leave then out"), batch():
         batched.member.using(then=batched.then).enqueue()  # type: ignore[call-arg,unused-ignore]
     assert not records().exists() and not BatchRecord.objects.using(using()).exists()
@@ -415,3 +422,23 @@ def test_batches_of_messages_on_other_channels_are_no_matter_of_tasks() -> None:
     with batch() as made:
         Channel("any").send({"id": 1})
     assert made.record.finished_at is not None and len(testing.sent("any")) == 1
+
+
+def test_the_examples_of_the_how_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "how-to" / "task-batches.md").read_text()
+    shop = ModuleType("shop_of_batches")
+    monkeypatch.setitem(sys.modules, shop.__name__, shop)
+    shop.links_of = lambda url: ["b", "c"] if url == "a" else []  # type: ignore[attr-defined]
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, vars(shop))
+    names = vars(shop)
+    made = names["resize_all"](Group.objects.create(name="order"), range(3))
+    with batch(then=names["add_up"]) as read:
+        names["read_page"].enqueue("a")
+    testing.drain()
+    assert names["show"](made) == (3, 3) and Batch.get(made).record.related_object.startswith("auth.group:")
+    assert records().get(pk=read.record.then_id).return_value == 3
+    chain = ("report", "fetch", "store", "announce")
+    assert [
+        records().filter(task=f"{shop.__name__}.{name}", status="SUCCESSFUL").count() for name in chain
+    ] == [1] * 4

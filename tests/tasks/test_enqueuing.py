@@ -228,7 +228,10 @@ def test_a_changed_task_keeps_what_was_not_changed() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [defined.try_thrice, defined.in_lane, defined.limited, defined.in_lane.using(priority=7, expires=3)],
+    [
+        *(defined.try_thrice, defined.in_lane, defined.limited),
+        *(defined.in_lane.using(priority=7, expires=3), defined.add.using(then=(defined.do, ("a",)))),
+    ],
 )
 def test_tasks_can_be_pickled_and_copied_deeply(made: ChannelTask) -> None:
     assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - our own

@@ -25,6 +25,7 @@ from mailrail.namespace import current
 from mailrail.prepared_statements import execute_prepared
 from mailrail.second_connection import is_in_transaction
 from mailrail.transient import is_transient
+from mailrail.write_transactions import write_transaction
 
 from .batch_membership import is_kept_open
 from .followers import drop_held
@@ -130,7 +131,7 @@ def _advance_all(ids: Iterable[UUID], using: str) -> None:
 def _advance(id: UUID, using: str) -> None:
     """Do for a batch what is due, in one transaction that has locked its row first."""
     bounded = connections[using].vendor == "postgresql" and not is_in_transaction(using)
-    with transaction.atomic(using):
+    with write_transaction(using):
         if bounded:  # somebody who adds members may hold the row for long
             with connections[using].cursor() as cursor:
                 cursor.execute("SET LOCAL lock_timeout = '200ms'")
@@ -156,10 +157,7 @@ def _lock_open(id: UUID, using: str, waits: bool) -> BatchRecord | None:
     would wait for each other. Its commit looks again.
     """
     rows = BatchRecord._base_manager.using(using).filter(pk=id, finished_at=None)
-    if connections[using].vendor == "postgresql":
-        return rows.select_for_update(no_key=True, skip_locked=not waits).first()
-    # A transaction that has read first may not write on SQLite.
-    return rows.get() if rows.update(finished_at=None) else None
+    return rows.select_for_update(no_key=True, skip_locked=not waits).first()
 
 
 def _state(id: UUID, using: str) -> tuple[bool, bool]:

@@ -9,11 +9,12 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
-from django.db.models import F, Model, QuerySet, Value
+from django.db.models import Model, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from mailrail.options import related_object
+from mailrail.write_transactions import write_transaction
 
 from . import batch_ends, control
 from .batch_membership import filling, kept_open
@@ -99,7 +100,7 @@ class Batch:
         The block is a transaction, within that of the caller. Raises ``InvalidTask`` if the batch has ended, or is
         cancelled, and for what ``batch`` refuses.
         """
-        with transaction.atomic(self.using):
+        with write_transaction(self.using):
             if not self._keep_open():
                 raise InvalidTask(
                     f"Batch {self.id} takes no more tasks: it has ended, or somebody has cancelled it. Add tasks in a "
@@ -112,10 +113,10 @@ class Batch:
     def _keep_open(self) -> bool:
         """Keep the batch from ending, and being cancelled, until the end of the transaction. Tells whether it is open.
 
-        On PostgreSQL, others may add at the same time. SQLite has one writer, and the first statement has to write.
+        On PostgreSQL, others may add at the same time. SQLite has one writer, which is this transaction.
         """
         if connections[self.using].vendor != "postgresql":
-            return bool(self._rows.filter(cancelled_at=None, finished_at=None).update(finished_at=None))
+            return self._rows.filter(cancelled_at=None, finished_at=None).exists()
         with connections[self.using].cursor() as cursor:
             cursor.execute(_SHARE, [self.id])
             return bool(cursor.fetchone() == (True,))
@@ -142,12 +143,12 @@ class Batch:
 
         If the batch has ended, that opens it again: ``then`` is enqueued once all of its tasks are successful.
         """
-        with transaction.atomic(self.using):
-            self._rows.update(forgotten=F("forgotten"))  # locks the record
+        with write_transaction(self.using):
+            record = self._rows.select_for_update(no_key=True).get()
             with kept_open(self.id):
                 changed = control.retry_all(self._ids(FAILED))
             if changed.done:
-                batch_ends.open_again(self.record, self.using)
+                batch_ends.open_again(record, self.using)
         return len(changed.done)
 
     async def aretry_failed(self) -> int:
