@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import tzdata
 from django.core.management import CommandError, call_command
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
 from mailrail.moments import aware, for_machines
-from mailrail.schedule import schedulable
+from mailrail.schedule import run_now, schedulable
 from mailrail.schedule.engine import look_at
 from mailrail.schedule.enqueuing import database
 from mailrail.schedule.models import ScheduleEntry
@@ -86,6 +88,18 @@ def test_the_last_run_its_outcome_and_what_was_missed_are_listed() -> None:
     TaskRecord.objects.using(database()).filter(pk=last.run_id).update(status="FAILED")
     found = report()["entries"][0]["last_run"]
     assert found == {"tick": for_machines(last.tick), "id": str(last.run_id), "state": "failed"}
+
+
+def test_a_long_list_takes_no_more_queries_than_a_short_one() -> None:
+    counts: list[int] = []
+    for _ in range(2):
+        name = f"job {len(counts)}"
+        made(name=name)
+        run_now(name)
+        with CaptureQueriesContext(connections[database()]) as queries:
+            assert schedule().count(", waiting") == len(counts) + 1
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
 
 
 def test_an_entry_that_cannot_run_says_why() -> None:

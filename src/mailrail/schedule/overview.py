@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 
@@ -13,14 +15,20 @@ from mailrail.terminal import counted
 from .control import EntryStatus
 from .definition import Definition
 from .describing import describe
+from .enqueuing import states_of
 from .times import Cron, Every
 from .zones import load_zone
 
 NEXT_TICKS = 5
 
 
-def summary(entry: EntryStatus) -> dict[str, Any]:
-    """Return the facts about an entry, by name; moments are datetimes."""
+def last_states(entries: Sequence[EntryStatus]) -> dict[UUID | None, str]:
+    """Return how the last runs of entries stand, by the ids of the runs."""
+    return states_of([entry.row.last for entry in entries if entry.row.last is not None])
+
+
+def summary(entry: EntryStatus, states: Mapping[UUID | None, str]) -> dict[str, Any]:
+    """Return the facts about an entry, by name; moments are datetimes. ``states``: of ``last_states``."""
     row, last = entry.row, entry.row.last
     return {
         "name": entry.name,
@@ -32,7 +40,7 @@ def summary(entry: EntryStatus) -> dict[str, Any]:
         "paused_reason": row.paused_reason,
         **(what(entry.definition) if entry.definition else {}),
         "next": entry.next_ticks(NEXT_TICKS),
-        "last_run": last and {"tick": last.tick, "id": str(last.run_id), "state": entry.state_of_last_run},
+        "last_run": last and {"tick": last.tick, "id": str(last.run_id), "state": states.get(last.run_id)},
         "missed_count": row.missed_count,
         "skipped_count": row.skipped_count,
     }
@@ -56,7 +64,7 @@ def what(definition: Definition) -> dict[str, Any]:
     }
 
 
-def lines(entry: EntryStatus) -> list[str]:
+def lines(entry: EntryStatus, states: Mapping[UUID | None, str]) -> list[str]:
     """Return the facts about an entry as lines for people; next runs are in its zone and in that of the site."""
     row, definition = entry.row, entry.definition
     text = [f"{entry.name}: {_state(entry)}{', ' + in_words(definition) if definition else ''}"]
@@ -66,7 +74,7 @@ def lines(entry: EntryStatus) -> list[str]:
         by_clocks = " = ".join(in_zone(moment, each) for each in zones)
         text.append(f"  next run: {by_clocks}")
     if row.last is not None:
-        text.append(f"  last run: {in_zone(aware(row.last.tick), None)}, {entry.state_of_last_run}")
+        text.append(f"  last run: {in_zone(aware(row.last.tick), None)}, {states.get(row.last.run_id)}")
     return [*text, f"  missed: {row.missed_count:,}, skipped: {row.skipped_count:,}"]
 
 

@@ -62,14 +62,13 @@ class Command(PipedCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         found = control.entries()
-        data = zone_data()
+        states, data = overview.last_states(found), zone_data()
         if self._json:
-            self._print_json(
-                {"entries": [overview.summary(entry) for entry in found], "zone_data": [*map(asdict, data)]}
-            )
+            entries = [overview.summary(entry, states) for entry in found]
+            self._print_json({"entries": entries, "zone_data": [*map(asdict, data)]})
             return
         for entry in found:
-            self.stdout.write("\n".join([*map(single_line, overview.lines(entry)), ""]))
+            self.stdout.write("\n".join([*map(single_line, overview.lines(entry, states)), ""]))
         if not found:
             self.stdout.write("The schedule has no entries.")
         self.stdout.write(f"Time zones: {data[0] if data else 'none'}")
@@ -97,10 +96,11 @@ class Command(PipedCommand):
             raise CommandError("Say what to change: --cron, --tz, --every, --missed, --overlap or --jitter.")
         change(options["name"], values)
         entry = control.find(options["name"])
+        states = overview.last_states([entry])
         if self._json:
-            self._print_json(overview.summary(entry))
+            self._print_json(overview.summary(entry, states))
         else:
-            self.stdout.write("\n".join(map(single_line, overview.lines(entry))))
+            self.stdout.write("\n".join(map(single_line, overview.lines(entry, states))))
 
     def _import_celery_beat(self, options: dict[str, Any]) -> None:
         planned = plan_import(options["database"], dict(options["task"]))
