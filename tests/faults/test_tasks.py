@@ -191,16 +191,32 @@ def test_isolated_tasks_that_are_killed_at_their_limit_or_die_have_failed_and_co
 
 
 @pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
-def test_an_atomic_task_past_its_time_limit_is_undone_and_keeps_no_other_waiting(
-    layer: DurableLayer, ledger: Ledger, tmp_path: Path
+@pytest.mark.parametrize("hanging", [defined.write_and_hang, stepped.hang_in_an_atomic_step])
+def test_an_atomic_task_or_step_past_its_time_limit_is_undone_and_keeps_no_other_waiting(
+    layer: DurableLayer, ledger: Ledger, tmp_path: Path, hanging: Any
 ) -> None:
-    hangs = defined.write_and_hang.enqueue(str(tmp_path / "gate"), layer.using)
+    hangs = hanging.enqueue(str(tmp_path / "gate"), layer.using)
     others = enqueue_many(defined.note, [((), {})] * 3)
     with workers(ledger, "tasks.default", "--threads", "2"):
         until(lambda: statuses() == {"SUCCESSFUL": len(others), "FAILED": 1})
     hangs.refresh()
     assert hangs.errors[0].exception_class is TimeoutError
     assert not Group.objects.using(layer.using).exists()
+
+
+@pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
+def test_a_step_before_the_time_limit_is_kept(layer: DurableLayer, ledger: Ledger, tmp_path: Path) -> None:
+    results: list[Any] = [
+        stepped.outlive_the_limit.using(isolate=isolate).enqueue(str(tmp_path / "gate"))  # type: ignore[call-arg,unused-ignore]
+        for isolate in (False, True)
+    ]
+    with workers(ledger, "tasks.default", "--threads", "2"):
+        until(lambda: records().filter(failures=1).count() == 2)
+        layer.advance_time(10)
+        until(lambda: statuses() == {"SUCCESSFUL": 2})
+    for result in results:
+        result.refresh()
+    assert [result.return_value for result in results] == [[1, 2]] * 2
 
 
 @pytest.mark.parametrize("layer", ["sqlite", "postgres"], indirect=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,33 @@ def run(context: ChannelContext, *args: Any) -> Any:
 @task(takes_context=True, attempts=3, backoff=0)
 async def run_async(context: ChannelContext, *args: Any) -> Any:
     return await body(context, *args)
+
+
+@task(takes_context=True, timeout=3.0, attempts=2)
+def outlive_the_limit(context: ChannelContext, gate: str) -> list[int]:
+    """Hang behind a step in the first attempt."""
+    return _outlive_the_limit(context, gate)
+
+
+def _outlive_the_limit(context: ChannelContext, gate: str) -> list[int]:
+    first: int = context.step("first", lambda: context.attempt)
+    while context.attempt == 1 and not Path(gate).exists():
+        time.sleep(0.01)
+    return [first, context.attempt]
+
+
+@task(takes_context=True, timeout=0.5)
+def hang_in_an_atomic_step(context: ChannelContext, gate: str, using: str) -> None:
+    _hang_in_an_atomic_step(context, gate, using)
+
+
+def _hang_in_an_atomic_step(context: ChannelContext, gate: str, using: str) -> None:
+    def write_and_hang() -> None:
+        Group.objects.using(using).create(name="hung")
+        while not Path(gate).exists():
+            time.sleep(0.01)
+
+    context.step("hangs", write_and_hang, atomic=True)
 
 
 @task(takes_context=True)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.core.management import call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from mailrail import Later, LostClaim, testing
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.tasks import TaskRecord, cancel, control, retention, task
 from mailrail.tasks.compat import InvalidTask, task_backends
 from mailrail.tasks.errors import StepNotKept, TaskCancelled
+from mailrail.tasks.kept_steps import DoneStep, keep
 from mailrail.tasks.models import TaskStep
+from mailrail.transient import is_lock_timeout
 
+from ..processes import ROOT, until
 from . import stepped
 from .conftest import LAYERS, layer_settings
 from .defined import Broken
@@ -306,6 +311,33 @@ def test_an_atomic_step_of_a_worker_that_lost_its_claim_is_rolled_back(layer: Du
     assert groups() == []
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+@pytest.mark.parametrize("layer", ["postgres"], indirect=True)
+def test_a_step_waits_for_an_attempt_that_begins_just_now_and_is_not_kept_after_it(
+    layer: DurableLayer,
+) -> None:
+    record = TaskRecord.objects.using("postgres").create(status="RUNNING", token=1)
+    now = timezone.now()
+
+    def keep_late(is_patient: bool) -> bool:
+        try:
+            return keep(DoneStep("a", False, "1", now, now), record.pk, 1, "postgres", is_patient=is_patient)
+        finally:
+            connections["postgres"].close()
+
+    with ThreadPoolExecutor(1) as other:
+        with transaction.atomic("postgres"), connections["postgres"].cursor() as cursor:
+            TaskRecord.objects.using("postgres").update(token=2)
+            with pytest.raises(OperationalError) as raised:  # what a coroutine tries again
+                other.submit(keep_late, False).result()
+            assert is_lock_timeout(raised.value)
+            kept = other.submit(keep_late, True)
+            waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            until(lambda: cursor.execute(waiting).fetchone())
+        assert kept.result() is False
+    assert not TaskStep.objects.using("postgres").exists()
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["step", "each"])
 def test_a_cancelled_task_begins_no_other_step(way: str, calls: Calls) -> None:
@@ -321,6 +353,28 @@ def test_a_cancelled_task_begins_no_other_step(way: str, calls: Calls) -> None:
     result = run(body)
     assert result.errors[-1].exception_class is TaskCancelled
     assert "it has stopped before context." in error_of(result) and len(calls) == (2 if way == "each" else 0)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+@pytest.mark.parametrize("layer", ["postgres"], indirect=True)
+def test_a_step_is_kept_although_its_connection_was_cut_meanwhile(layer: DurableLayer, calls: Calls) -> None:
+    def cut() -> None:
+        pid = connections["postgres"].connection.info.backend_pid
+
+        def terminate() -> None:
+            try:
+                with connections["postgres"].cursor() as cursor:
+                    cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            finally:
+                connections["postgres"].close()
+
+        calls()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(terminate).result()
+
+    result = run(lambda context: context.step("a", cut))
+    assert (result.status, result.attempts, len(calls)) == ("SUCCESSFUL", 1, 1)
+    assert steps(result) == {"a": None}
 
 
 # -- atomic steps ------------------------------------------------------------------------------------------------------
@@ -582,6 +636,41 @@ def test_the_command_shows_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert "step charge: " in (shown := capsys.readouterr().out) and '{"id": 7}' in shown
     call_command("tasks", "show", result.id, "--json")
     assert '"name": "charge"' in capsys.readouterr().out
+
+
+@pytest.mark.django_db
+def test_the_task_of_the_how_to_does_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "how-to" / "steps.md").read_text()
+    module = ModuleType("shop_of_steps")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    Group.objects.bulk_create(Group(name=f"line {n}") for n in range(3))
+    done: list[Any] = []
+
+    def note(what: str, value: Any = None) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            done.append(what)
+            return value
+
+        return noted
+
+    rows = SimpleNamespace(get=note("order"), filter=lambda order: Group.objects.all())
+    module.__dict__.update(
+        Order=SimpleNamespace(objects=rows),
+        Line=SimpleNamespace(objects=rows),
+        charge=note("charge", {"id": 7}),
+        book=note("book"),
+        reserve=note("reserve"),
+        parcel_is_ready=lambda order: done.count("order") == 2,
+        tell=note("tell"),
+    )
+    exec(page.split("```python\n")[1].split("```")[0], module.__dict__)
+    result = module.__dict__["ship"].enqueue(1)
+    testing.drain()
+    testing.advance(3601)
+    testing.drain()
+    result.refresh()
+    assert (result.status, result.attempts) == ("SUCCESSFUL", 1)
+    assert done == ["order", "charge", "book", *["reserve"] * 3, "order", "tell"]
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
