@@ -169,7 +169,7 @@ def test_a_channel_found_while_the_only_loop_is_made_is_served() -> None:
     running = Running(layer, route("tenant.*", seen, known_channels=lambda: ["tenant.a"]))
 
     def find(number: int) -> None:
-        if number == 1 and running.worker._maintenance._thread.is_alive():  # else it finds nothing yet
+        if number == 1 and running.worker._maintenance._thread.thread.is_alive():  # else it finds nothing yet
             running.worker._serve(["tenant.new"])
 
     layer.on_wake = find

@@ -9,13 +9,13 @@ import pytest
 
 from mailrail.layers import InMemoryChannelLayer
 from mailrail.routing import Routing
-from mailrail.worker import Worker, register_service, services
+from mailrail.worker import Worker, maintenance, register_service
 
 
 @pytest.fixture(autouse=True)
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_looks", {})
-    monkeypatch.setattr(services, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(maintenance, "_services", {})
+    monkeypatch.setattr(maintenance, "FIRST_SERVICE_BACKOFF_S", 0.001)
 
 
 def worker(**options: Any) -> Worker:

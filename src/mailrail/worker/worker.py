@@ -30,10 +30,9 @@ from .isolated import IsolatedRuns
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, State, WorkerLifecycle
 from .log import logger
-from .maintenance import Maintenance, do_all
+from .maintenance import Maintenance, ServiceThreads, do_all
 from .pools import Threads
 from .recycling import RecyclingLimits
-from .services import ServiceThreads
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
