@@ -116,8 +116,8 @@ def test_a_look_reads_few_pages_however_many_members_have_ended(using: str, is_a
         TaskRecord.objects.using(using).bulk_create(TaskRecord() for _ in range(ENDED))
         if is_analyzed:
             cursor.execute("ANALYZE mailrail_tasks_taskrecord, mailrail_tasks_batchrecord")
-        statement = batch_ends._statement(batch_ends._LOOK, "postgresql", batch_ends._THESE["postgresql"])
-        nodes = plan_of(cursor, statement, {"ids": [made.id.hex], "many": 1})
+        statement = batch_ends._statement(batch_ends._LOOK, "postgresql")
+        nodes = plan_of(cursor, statement, {"ids": [made.id.hex]})
     assert buffers(nodes) < 40
     scanned = [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
     assert "mailrail_tasks_taskrecord" not in scanned

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
+from django.db import connections
 from django.utils import timezone
 
 from mailrail import Channel, testing
@@ -23,6 +24,7 @@ from mailrail.tasks import (
     BatchRecord,
     TaskRecord,
     batch,
+    batch_ends,
     cancel,
     control,
     enqueue_many,
@@ -34,11 +36,15 @@ from mailrail.worker import IncomingMessage
 
 from ..processes import ROOT
 from . import batched, defined
+from .conftest import LAYERS
 from .defined import ran
 
 TASKS_OF_DJANGO = "django_tasks" if HAS_BACKPORT else "django.tasks"
 
-pytestmark = pytest.mark.usefixtures("on_layer")
+pytestmark = [
+    pytest.mark.usefixtures("on_layer"),
+    pytest.mark.parametrize("on_layer", LAYERS[1:], indirect=True),
+]
 
 FOLLOWERS: Any = {
     "then": batched.then,
@@ -336,15 +342,36 @@ def test_a_batch_whose_last_worker_was_killed_before_it_looked_is_ended_by_the_n
     assert drain() == ["on_finish", "then"] and len(ran) == 2
 
 
-def test_workers_look_at_open_batches_once_a_minute(
+def test_workers_look_at_open_batches_once_a_minute_some_at_a_time(
     on_layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumers(), "_batches_looked_at", float("-inf"))
-    made, other = batch_of("a"), batch_of("b")
-    records().filter(batch_id=made.id).delete()
+    monkeypatch.setattr(batch_ends, "MAX_PER_LOOK", 2)
+    made, other, last = batch_of("a"), batch_of("b"), batch_of("c")
+    records().filter(batch_id__in=(made.id, last.id)).delete()
     worker_maintenance.send("tasks.default")
-    assert made.record.finished_at is not None and other.record.finished_at is None
-    assert drain() == ["on_finish"] * 2 + ["then"] * 2
+    worker_maintenance.send("tasks.default")  # too soon
+    assert made.record.finished_at is not None
+    assert other.record.finished_at is None and last.record.finished_at is None
+    monkeypatch.setattr(consumers(), "_batches_looked_at", float("-inf"))
+    worker_maintenance.send("tasks.default")
+    assert last.record.finished_at is not None
+    assert drain() == ["on_finish"] * 3 + ["then"] * 3
+
+
+def test_a_batch_that_cannot_be_ended_keeps_no_other_from_its_end(
+    on_layer: DurableLayer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, other = batch_of("a"), batch_of("b")
+    records().filter(batch_id__in=(broken.id, other.id)).delete()
+    records().filter(pk=broken.record.then_id).update(queue="no queue")
+    if connections[using()].in_atomic_block:
+        with pytest.raises(ValueError, match="no queue"):
+            batch_ends.look_after([broken.id], using())
+    monkeypatch.setattr(batch_ends, "is_in_transaction", lambda using: False)  # as in a worker
+    batch_ends.look_after([broken.id, other.id], using())
+    assert broken.record.finished_at is None and other.record.finished_at is not None
+    assert "a batch could not be looked after; workers look again within a minute" in caplog.text
 
 
 def test_reconciliation_sends_no_message_for_a_follower_that_is_held_back(on_layer: DurableLayer) -> None:

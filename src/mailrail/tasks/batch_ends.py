@@ -8,11 +8,12 @@ A process that dies between the two has not settled its message, whose next clai
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -21,7 +22,6 @@ from django.utils import timezone
 
 from mailrail.log import logger_of
 from mailrail.moments import from_now
-from mailrail.namespace import current
 from mailrail.prepared_statements import execute_prepared
 from mailrail.second_connection import is_in_transaction
 from mailrail.transient import is_transient
@@ -37,8 +37,9 @@ from .sending import send
 
 PLAN_CACHE_S = 5.0
 """Seconds for which PostgreSQL keeps the plan of the statement that looks."""
-MAX_PER_LOOK = 500
-"""Batches that one look of a worker's maintenance ends at most."""
+MAX_PER_LOOK = 20_000
+"""Open batches that one look of a worker's maintenance asks for at most; the next look goes on behind them."""
+IDS_PER_QUERY = 500
 
 logger = logger_of("mailrail.tasks")
 
@@ -56,23 +57,21 @@ _LOOK = """
 SELECT b.id FROM mailrail_tasks_batchrecord AS b
 WHERE {chosen} AND b.finished_at IS NULL AND (
     ({ready} IS NULL AND {running} IS NULL) OR (b.failed_at IS NULL AND {failed} IS NOT NULL))
-LIMIT %(many)s
 """
 _STATE = """
 SELECT {ready} IS NOT NULL OR {running} IS NOT NULL, {failed} IS NOT NULL
 FROM mailrail_tasks_batchrecord AS b WHERE b.id = %(id)s
 """
-_THESE = {
+_CHOSEN = {
     "postgresql": "b.id = ANY (%(ids)s::uuid[])",
     "sqlite": "b.id IN (SELECT value FROM json_each(%(ids)s))",
 }
-_OURS = "b.namespace = %(namespace)s"
 
 
 @lru_cache
-def _statement(template: str, vendor: str, chosen: str = "") -> str:
+def _statement(template: str, vendor: str) -> str:
     members = {name.lower(): _ONE[vendor].format(status=name) for name in (READY, RUNNING, FAILED)}
-    return template.format(chosen=chosen, **members)
+    return template.format(chosen=_CHOSEN[vendor], **members)
 
 
 def look_after(ids: Collection[UUID], using: str) -> None:
@@ -80,13 +79,21 @@ def look_after(ids: Collection[UUID], using: str) -> None:
 
     What fails is logged, and done by a later look; but inside a transaction it raises.
     """
-    if is_in_transaction(using):
-        advance_due(ids, using)
-        if connections[using].in_atomic_block:
-            transaction.on_commit(partial(look_after, ids, using), using, robust=True)
+    if not is_in_transaction(using):
+        with _errors_logged():
+            for id in _due(ids, using):
+                with _errors_logged():
+                    _advance(id, using)
         return
+    advance_due(ids, using)
+    if connections[using].in_atomic_block:
+        transaction.on_commit(partial(look_after, ids, using), using, robust=True)
+
+
+@contextmanager
+def _errors_logged() -> Iterator[None]:
     try:
-        advance_due(ids, using)
+        yield
     except Exception as error:
         if not is_transient(error):
             logger.exception("a batch could not be looked after; workers look again within a minute")
@@ -96,36 +103,37 @@ def look_after(ids: Collection[UUID], using: str) -> None:
 
 def advance_due(ids: Collection[UUID], using: str) -> None:
     """Do for these batches what is due now. Raises what the database raises."""
-    open_ids = [id.hex for id in ids if not is_kept_open(id)]
-    if open_ids:
-        vendor = connections[using].vendor
-        these = open_ids if vendor == "postgresql" else str(open_ids).replace("'", '"')
-        values = {"ids": these, "many": len(open_ids)}
-        _advance_all(_look(_statement(_LOOK, vendor, _THESE[vendor]), values, using), using)
+    for id in _due(ids, using):
+        _advance(id, using)
 
 
-def advance_all(using: str) -> None:
-    """Do what is due for all batches of a database: whoever was to do it may have been killed."""
-    statement = _statement(_LOOK, connections[using].vendor, _OURS)
-    due = _look(statement, {"namespace": current(), "many": MAX_PER_LOOK}, using)
-    for id in due:
-        look_after([id], using)
+def look_after_open(using: str, after: UUID | None = None) -> UUID | None:
+    """Do what is due for open batches of a database, as whoever was to do it may have been killed.
+
+    ``after``: the id behind which to begin. Returns where to go on next time, ``None`` at the end of all batches.
+    """
+    rows = BatchRecord.objects.using(using).filter(finished_at=None).order_by("pk")
+    rows = rows if after is None else rows.filter(pk__gt=after)
+    ids = list(rows.values_list("pk", flat=True)[:MAX_PER_LOOK])
+    for begin in range(0, len(ids), IDS_PER_QUERY):
+        look_after(ids[begin : begin + IDS_PER_QUERY], using)
+    return ids[-1] if len(ids) == MAX_PER_LOOK else None
 
 
-def _look(statement: str, values: Mapping[str, Any], using: str) -> list[UUID]:
+def _due(ids: Collection[UUID], using: str) -> list[UUID]:
+    """Return those of these batches for which something is to be done now."""
+    hexes = [id.hex for id in ids if not is_kept_open(id)]
+    if not hexes:
+        return []
     connection = connections[using]
+    statement = _statement(_LOOK, connection.vendor)
     if connection.vendor == "postgresql":
-        rows = execute_prepared(connection, statement, values, PLAN_CACHE_S)
+        rows = execute_prepared(connection, statement, {"ids": hexes}, PLAN_CACHE_S)
     else:
         with connection.cursor() as cursor:
-            cursor.execute(statement, values)
+            cursor.execute(statement, {"ids": json.dumps(hexes)})
             rows = cursor.fetchall()
     return [id if isinstance(id, UUID) else UUID(id) for (id,) in rows]
-
-
-def _advance_all(ids: Iterable[UUID], using: str) -> None:
-    for id in ids:
-        _advance(id, using)
 
 
 def _advance(id: UUID, using: str) -> None:

@@ -53,6 +53,7 @@ LOOK_AT_BATCHES_EVERY_S = 30.0
 """Seconds between two looks of a process at all open batches, for the same reason."""
 
 _pruned_at = _batches_looked_at = float("-inf")  # time.monotonic()
+_batches_looked_at_until: dict[str, UUID | None] = {}
 
 
 def wait_after_timeout(message: IncomingMessage, error: TimeoutError) -> float | None:
@@ -213,7 +214,9 @@ def end_batches(sender: str, **kwargs: Any) -> None:
         return
     _batches_looked_at = time.monotonic()
     for using in used_databases():
-        batch_ends.advance_all(using)
+        _batches_looked_at_until[using] = batch_ends.look_after_open(
+            using, _batches_looked_at_until.get(using)
+        )
 
 
 # -- records whose message is missing ----------------------------------------------------------------------------------
