@@ -32,8 +32,7 @@ def insert(records: Sequence[TaskRecord], using: str) -> None:
     columns = _columns(records)
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
-            rows = [_row(record, columns, using) for record in records[begin : begin + ROWS_PER_INSERT]]
-            cursor.execute(_statement(columns, using), [json.dumps(rows)])
+            _execute(cursor, records[begin : begin + ROWS_PER_INSERT], columns, using)
     _note_stored(records, using)
 
 
@@ -43,12 +42,11 @@ def insert_unless_held(records: Sequence[TaskRecord], using: str) -> list[TaskRe
     On PostgreSQL, the statement waits for a transaction that has stored one with the same key, and is open still.
     """
     columns = _columns(records) + KEYED_COLUMNS
-    statement = f"{_statement(columns, using)} ON CONFLICT DO NOTHING RETURNING id"
+    ending = " ON CONFLICT DO NOTHING RETURNING id"
     stored: set[str] = set()
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
-            rows = [_row(record, columns, using) for record in records[begin : begin + ROWS_PER_INSERT]]
-            cursor.execute(statement, [json.dumps(rows)])
+            _execute(cursor, records[begin : begin + ROWS_PER_INSERT], columns, using, ending)
             stored.update(str(id).replace("-", "") for (id,) in cursor.fetchall())
     _note_stored([record for record in records if record.id.hex in stored], using)
     return [record for record in records if record.id.hex not in stored]
@@ -63,15 +61,22 @@ def _note_stored(records: Sequence[TaskRecord], using: str) -> None:
         record._state.adding, record._state.db = False, using
 
 
-def _row(record: TaskRecord, columns: tuple[str, ...], using: str) -> list[Any]:
-    values = vars(record)
-    return [
-        dumps(values[name]) if is_json else _plain(values[name], using)
-        for name, is_json in zip(columns, _are_json(columns), strict=True)
-    ]
+def _execute(
+    cursor: Any, records: Sequence[TaskRecord], columns: tuple[str, ...], using: str, ending: str = ""
+) -> None:
+    """Insert records. A value that all of them share is sent once, and the others in one JSON."""
+    rows, first = [vars(record) for record in records], vars(records[0])
+    own = tuple(name for name in columns if any(row[name] is not first[name] for row in rows))
+    shared = tuple(name for name in columns if name not in own)
+    values = [_stored(name, first[name], using) for name in shared]
+    if own:
+        values.append(json.dumps([[_stored(name, row[name], using) for name in own] for row in rows]))
+    cursor.execute(_statement(shared, own, using) + ending, values)
 
 
-def _plain(value: Any, using: str) -> Any:
+def _stored(name: str, value: Any, using: str) -> Any:
+    if name in _json_columns():
+        return dumps(value)
     if isinstance(value, UUID):
         return value.hex
     if isinstance(value, datetime):
@@ -79,21 +84,26 @@ def _plain(value: Any, using: str) -> Any:
     return value
 
 
-@lru_cache
-def _are_json(columns: tuple[str, ...]) -> tuple[bool, ...]:
-    return tuple(isinstance(TaskRecord._meta.get_field(name), JsonTextField) for name in columns)
+@lru_cache(maxsize=1)
+def _json_columns() -> frozenset[str]:
+    fields = TaskRecord._meta.concrete_fields
+    return frozenset(field.attname for field in fields if isinstance(field, JsonTextField))
 
 
 @lru_cache
-def _statement(columns: tuple[str, ...], using: str) -> str:
-    connection, into = connections[using], f"INSERT INTO {TaskRecord._meta.db_table} ({', '.join(columns)})"
-    if connection.vendor == "postgresql":
-        types = [TaskRecord._meta.get_field(name).db_type(connection) for name in columns]
-        values = ", ".join(f"(r ->> {n})::{kind}" for n, kind in enumerate(types))
-        return f"{into} SELECT {values} FROM jsonb_array_elements(%s::jsonb) AS r"
-    values = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(len(columns)))
+def _statement(shared: tuple[str, ...], own: tuple[str, ...], using: str) -> str:
+    """Return an INSERT whose values are those of the ``shared`` columns, and JSON of the rows if they have ``own``."""
+    connection = connections[using]
+    is_postgresql = connection.vendor == "postgresql"
+    types = [TaskRecord._meta.get_field(name).db_type(connection) for name in (*shared, *own)]
+    values = [f"%s::{kind}" if is_postgresql else "%s" for kind in types[: len(shared)]]
+    for n, kind in enumerate(types[len(shared) :]):
+        values.append(f"(value ->> {n})::{kind}" if is_postgresql else f"json_extract(value, '$[{n}]')")
+    elements = "jsonb_array_elements(%s::jsonb) AS r (value)" if is_postgresql else "json_each(%s)"
     # Without WHERE, SQLite would read the ON of a conflict as that of a join.
-    return f"{into} SELECT {values} FROM json_each(%s) WHERE true"
+    rows = f" FROM {elements} WHERE true" if own else " WHERE true"
+    columns = ", ".join((*shared, *own))
+    return f"INSERT INTO {TaskRecord._meta.db_table} ({columns}) SELECT {', '.join(values)}{rows}"
 
 
 def prepared_moment(moment: datetime, using: str) -> Any:

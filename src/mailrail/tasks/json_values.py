@@ -13,6 +13,10 @@ from typing import Any
 
 MAX_DEPTH = 100
 """Levels of lists and dictionaries in one another."""
+_PLAIN = frozenset((str, int, bool, type(None)))
+"""Types whose values need no look: most arguments are of them, and their path would cost more than the look."""
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+"""A shared encoder: ``json.dumps`` with options would make one for each value."""
 
 
 def normalized(value: Any, path: str, depth: int = 0) -> Any:
@@ -24,9 +28,13 @@ def normalized(value: Any, path: str, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError(f"Unsupported value: {path[:80]}… is nested deeper than {MAX_DEPTH} levels.")
     match value:
-        case Mapping():
+        case list() | tuple():
+            return _elements(value, path, depth)
+        case dict() | Mapping():
             return {
-                _key(key, path): normalized(item, f"{path}[{key!r}]", depth + 1)
+                _key(key, path): item
+                if type(item) in _PLAIN
+                else normalized(item, f"{path}[{key!r}]", depth + 1)
                 for key, item in value.items()
             }
         case bytes():
@@ -36,10 +44,17 @@ def normalized(value: Any, path: str, depth: int = 0) -> Any:
         case str() | int() | float() | bool() | None:
             return value
         case Sequence():
-            return [normalized(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
+            return _elements(value, path, depth)
     raise TypeError(
         f"Unsupported type: {type(value)} in {path}. Pass text, numbers, lists and dictionaries of them."
     )
+
+
+def _elements(values: Sequence[Any], path: str, depth: int) -> list[Any]:
+    return [
+        item if type(item) in _PLAIN else normalized(item, f"{path}[{n}]", depth + 1)
+        for n, item in enumerate(values)
+    ]
 
 
 def _key(key: Any, path: str) -> str:
@@ -60,4 +75,4 @@ def _text(value: bytes, path: str) -> str:
 
 def dumps(value: Any) -> str:
     """Return JSON in ASCII, so that every database can hold every text, NUL and halves of surrogate pairs too."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _encoder.encode(value)

@@ -29,6 +29,9 @@ class ChannelResult(TaskResult):  # type: ignore[misc,type-arg,unused-ignore]
     progress: dict[str, Any] | None = field(init=False, default=None)
     metadata: dict[str, Any] = field(init=False, default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Take the arguments as they are: they are JSON, and to look at each costs half of a result."""
+
     def refresh(self) -> None:
         """Load what the database has now."""
         self._take(self.task.get_backend().get_result(self.id))
@@ -62,7 +65,7 @@ def result_of(record: TaskRecord, task: Any = None) -> ChannelResult:
         result,
         _return_value=record.return_value,
         progress=record.progress,
-        metadata=deepcopy(record.metadata),
+        metadata=deepcopy(record.metadata) if record.metadata else {},
     )
     return result
 
@@ -95,6 +98,8 @@ def task_at(path: str, values: dict[str, Any], options: Mapping[str, Any]) -> An
         found = None
     if found is None:
         return missing_task(path, values)
+    if not options and all(getattr(found, name) == value for name, value in values.items()):
+        return found
     return changed(found, {**values, **from_json(options)})
 
 
