@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
+from django.db import models, transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -151,6 +151,9 @@ class ScheduleEntryAdmin(ActionAdmin):
     list_filter = (PausedFilter, SourceFilter)
     search_fields = ("name",)
     actions = ("pause", "resume", "run")
+    formfield_overrides: ClassVar = {
+        models.JSONField: {"widget": forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"})}
+    }
     fieldsets = (
         (None, {"fields": ("name", "target")}),
         (pgettext_lazy("schedule", "When"), {"fields": (("cron", "zone"), "seconds", "jitter")}),
@@ -205,7 +208,7 @@ class ScheduleEntryAdmin(ActionAdmin):
     def outcome(self, row: Any) -> str | None:
         return state_of_run(row.run_state)
 
-    @admin.display(description=pgettext_lazy("schedule", "runs"))
+    @admin.display(description=_("What it runs"))
     def target(self, row: Any) -> str:
         """Show what an entry runs, where the form with its select is not shown."""
         return breakable(row.task or row.channel)

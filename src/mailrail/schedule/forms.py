@@ -24,6 +24,7 @@ from .times import Cron
 from .zones import load_zone, zone_data
 
 TASK, CHANNEL = "task", "channel"
+_column: Any = ScheduleEntry._meta.get_field
 QUEUE_AND_LANES = "mailrail.schedule.E004"
 LONGEST_S = 366 * 24 * 3600
 """Seconds between two runs, and of ``jitter``, at most: as a form takes them."""
@@ -57,24 +58,14 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
     """Make and change an entry. Each mistake is shown at its field."""
 
     target = forms.ChoiceField(
-        label=pgettext_lazy("schedule", "runs"),
+        label=_("What it runs"),
         choices=target_choices,
         help_text=_("A task or a channel that code has marked with @schedulable."),
     )
-    seconds = forms.IntegerField(
-        label=pgettext_lazy("schedule", "every so many seconds"),
-        required=False,
-        min_value=SHORTEST_S,
-        max_value=LONGEST_S,
-        help_text=_("Instead of a cron expression."),
+    seconds = _column("seconds").formfield(
+        min_value=SHORTEST_S, max_value=LONGEST_S, help_text=_("Instead of a cron expression.")
     )
-    jitter = forms.FloatField(
-        label=pgettext_lazy("schedule", "jitter"),
-        initial=0,
-        min_value=0,
-        max_value=LONGEST_S,
-        help_text=pgettext_lazy("schedule", "Seconds: each run is delayed at random, by so many at most."),
-    )
+    jitter = _column("jitter").formfield(min_value=0, max_value=LONGEST_S)
 
     class Meta:
         model = ScheduleEntry

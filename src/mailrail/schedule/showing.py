@@ -32,10 +32,10 @@ SHOWN_TICKS = 10
 
 
 class NextRuns(NamedTuple):
-    """Hold the next runs: the names of the zones, and for each run its time in each of them."""
+    """Hold the next runs: the names of the zones, and for each run the zones with its time in each."""
 
     zones: list[str]
-    rows: list[list[str]]
+    rows: list[list[tuple[str, str]]]
 
 
 class PastTick(NamedTuple):
@@ -127,7 +127,8 @@ def next_runs(entry: EntryStatus) -> NextRuns:
     if isinstance(times, Cron) and times.zone not in (None, zones[0].key):
         zones.insert(0, load_zone(times.zone))
     ticks = entry.next_ticks(SHOWN_RUNS) if entry.definition else []
-    return NextRuns([zone.key for zone in zones], [[in_zone(tick, zone) for zone in zones] for tick in ticks])
+    rows = [[(zone.key, in_zone(tick, zone)) for zone in zones] for tick in ticks]
+    return NextRuns([zone.key for zone in zones], rows)
 
 
 def in_zone(moment: datetime, zone: tzinfo) -> str:
