@@ -1,12 +1,23 @@
-"""Find the exception that a traceback ends with, and its first line, for lists and logs."""
+"""Write tracebacks, and find the exception that one ends with, and its first line, for lists and logs."""
 
 from __future__ import annotations
 
 import re
+import traceback
 
 MAX_ERROR_CLASS_LENGTH = 100
+MAX_LENGTH = 20_000
 _HEAD_OF_TRACEBACK = re.compile(r"(?:  \+ Exception Group )?Traceback \(most recent call last\):")
 _CLASS = re.compile(r"(?:  \| )?([^\W\d][\w.<>]*)(?::|$)")
+
+
+def describe(error: BaseException, whole: bool = True) -> str:
+    """Return the traceback as text, its end if it is long; or what the exception says. Never raises."""
+    try:
+        text = "".join(traceback.format_exception(error)) if whole else str(error)
+    except Exception:  # whatever the exception's own methods do
+        text = f"{type(error).__qualname__} (and it cannot be shown)"
+    return text if len(text) <= MAX_LENGTH else "…" + text[-MAX_LENGTH:]
 
 
 def error_class(error: str) -> str:

@@ -297,11 +297,8 @@ class MemoryStore(Store):
             place = self._dead if is_dead else self._messages
             summaries = [_summary(m, now) for m in place.values() if m.channel in listing.channels]
         if is_dead:
-            summaries = [
-                s
-                for s in summaries
-                if s.cursor < listing.cursor and listing.error_class in (None, s.error_class)
-            ]
+            kind = listing.error_class
+            summaries = [s for s in summaries if s.cursor < listing.cursor and kind in (None, s.error_class)]
             return nlargest(listing.limit, summaries, key=lambda s: s.cursor)
         summaries = [s for s in summaries if s.cursor > listing.cursor and listing.state in (None, s.state)]
         return nsmallest(listing.limit, summaries, key=lambda s: s.cursor)

@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,13 +25,13 @@ from ..messages import Message
 from ..policy import LimitInContent
 from ..routes import Plan, Route
 from ..signals import message_started
+from ..tracebacks import describe
 from .atomic import RELEASED_FOR_S, RollBack, await_stray, current_run, run_atomic
 from .incoming import IncomingMessage, current_message
 from .log import logger
 from .outcomes import Outcome, OutcomeKind, send_signal
 
 FINISHED = Outcome(OutcomeKind.FINISHED)
-LONGEST_TRACEBACK = 20_000
 CANCELLATION_GRACE = 1.0
 """Seconds an async consumer gets to end once its limit is over and it was cancelled."""
 LOST_TOO_OFTEN = (
@@ -322,15 +321,6 @@ def _prepare_messages(runs: Sequence[ConsumerRun]) -> None:
                 prepare(messages)
         except Exception:
             logger.exception("the preparation of %s messages raised", len(messages))
-
-
-def describe(error: BaseException, whole: bool = True) -> str:
-    """The traceback as text, its end if it is long; or what the exception says. Never raises, whatever that does."""
-    try:
-        text = "".join(traceback.format_exception(error)) if whole else str(error)
-    except Exception:
-        text = f"{type(error).__qualname__} (and it cannot be shown)"
-    return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
 
 
 def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:

@@ -1,5 +1,4 @@
-"""The process above the workers. It starts them, replaces those that end and passes signals on. It runs a message that
-has cost a process before in a process of its own.
+"""The process above the workers: it starts them and isolated runs, replaces those that end, and passes signals on.
 
 It has one thread and no connections, so that forking it is safe and cheap.
 """
@@ -142,11 +141,10 @@ class Supervisor:
     def _stop(self) -> None:
         """The first time: finish what runs. The second time: give it back at once."""
         self._signals += 1
-        if self._signals == 1:
-            self._end_workers(settings.shutdown_timeout, signal.SIGTERM)
-        else:
-            self._end_workers(0.0, AT_ONCE)
-        self._successors.stop(at_once=self._signals > 1)
+        is_first = self._signals == 1
+        grace, number = (settings.shutdown_timeout, signal.SIGTERM) if is_first else (0.0, AT_ONCE)
+        self._end_workers(grace, number)
+        self._successors.stop(at_once=not is_first)
 
     def _end_workers(self, grace: float, number: signal.Signals) -> None:
         self._kill_at = min(self._kill_at, time.monotonic() + grace + KILL_WORKERS_AFTER_S)
