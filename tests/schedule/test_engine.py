@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -171,6 +172,18 @@ def test_a_clock_that_was_days_ahead_for_a_moment_stops_nothing(on_database: Dur
     look_at(NOON + 5 * MINUTE)
     look_at(NOON + 10 * MINUTE)
     assert ticks()[:1] == minutes(10) and decided_until() == NOON + 10 * MINUTE
+
+
+def test_on_postgresql_the_clock_is_the_servers(
+    on_database: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare()
+    engine.look()
+    true_time = datetime.now(UTC)
+    monkeypatch.setattr(time, "time", lambda: true_time.timestamp() + 86400)
+    engine.look()
+    is_server = connections[database()].vendor == "postgresql"
+    assert (decided_until() < true_time + HOUR) is is_server and bool(ticks()) is not is_server
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------

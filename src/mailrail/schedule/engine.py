@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from django.db import connections, transaction
-from django.db.models import F
+from django.db.models import F, FloatField, Func
 
 from mailrail import InvalidSettings
 from mailrail.layers import get_layer
@@ -61,32 +61,56 @@ class TickPlan:
     missed: int
 
 
+class _Clock(Func):
+    """The clock of PostgreSQL's server, in Unix seconds."""
+
+    template = "EXTRACT(EPOCH FROM clock_timestamp())"
+    output_field = FloatField()
+
+
 def look() -> float | None:
     """Decide what is due, and return the seconds until the next look; ``None`` for a project without entries."""
     if not registry.has_any():
         return None
-    next_due = look_at(_now())
+    rows, begun = _read(), time.monotonic()
+    now = _now(rows)
+    next_due = _decide_all(rows, now)
     retention.prune_for_a_while(database())
     pause = LOOK_EVERY_S
     if next_due is not None:
-        pause = min(pause, max(0.0, (next_due - _now()).total_seconds()))
+        seconds = (next_due - now).total_seconds() - (time.monotonic() - begun)
+        pause = min(pause, max(0.0, seconds))
     return pause + random.uniform(0, SPREAD_S)
-
-
-def _now() -> datetime:
-    return datetime.fromtimestamp(time.time(), UTC)
 
 
 def look_at(now: datetime) -> datetime | None:
     """Decide what is due at that moment, and return when the next tick is; ``None``: at no time in sight."""
-    due_at = [_decide_safely(definition, row, now) for definition, row in _active(now)]
+    return _decide_all(_read(), now)
+
+
+def _read() -> dict[str, ScheduleEntry]:
+    """Return the rows of all entries by name, in one query, which reads the server's clock, too."""
+    using = database()
+    rows = ScheduleEntry.objects.using(using).select_related("last")
+    if connections[using].vendor == "postgresql":
+        rows = rows.annotate(clock=_Clock())
+    return {row.name: row for row in rows}
+
+
+def _now(rows: Mapping[str, ScheduleEntry]) -> datetime:
+    """Return the time: that of the database server, so that one machine's wrong clock decides nothing."""
+    clock: float | None = getattr(next(iter(rows.values()), None), "clock", None)
+    return datetime.fromtimestamp(time.time() if clock is None else clock, UTC)
+
+
+def _decide_all(rows: dict[str, ScheduleEntry], now: datetime) -> datetime | None:
+    due_at = [_decide_safely(definition, row, now) for definition, row in _active(rows, now)]
     return min((moment for moment in due_at if moment is not None), default=None)
 
 
-def _active(now: datetime) -> Iterator[tuple[Definition, ScheduleEntry]]:
-    """Yield the entries that are not paused and can be followed, with their rows. One query."""
+def _active(rows: dict[str, ScheduleEntry], now: datetime) -> Iterator[tuple[Definition, ScheduleEntry]]:
+    """Yield the entries that are not paused and can be followed, with their rows."""
     declared = registry.definitions()
-    rows = {row.name: row for row in ScheduleEntry.objects.using(database()).select_related("last")}
     if missing := [definition for name, definition in declared.items() if name not in rows]:
         rows |= create_rows(missing, now)
     for row in rows.values():
@@ -204,11 +228,11 @@ def plan_of(definition: Definition, ticks: Sequence[datetime], now: datetime) ->
 
 def _carry_out(definition: Definition, row: ScheduleEntry, plan: TickPlan) -> None:
     """Move the row, and enqueue what runs: all of it, or nothing."""
-    is_paused = channel_of(definition) in get_layer().paused()
     with transaction.atomic(database()):
         # First, as it decides which worker goes on, and on SQLite locks the file before anything is read.
         if not _move(row, decided_until=as_django(plan.until)):
             return
+        is_paused = channel_of(definition) in get_layer().paused()
         decided = set(_decided(definition.name, plan.run))
         ticks = [_run(definition, row, tick, is_paused) for tick in plan.run if tick not in decided]
         _note(row, plan, ticks)
