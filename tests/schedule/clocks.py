@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -31,10 +31,10 @@ def offset(moment: datetime, zone: ZoneInfo) -> timedelta:
     return moment.astimezone(zone).utcoffset() or timedelta()
 
 
-def changes(zone: ZoneInfo, step: timedelta = timedelta(days=1)) -> Iterator[Change]:
-    """All changes from 2024 to 2030; no zone has two within a day."""
-    days = [FIRST + number * step for number in range(round((LAST - FIRST) / step) + 1)]
-    for (low, old), (high, new) in pairwise((day, offset(day, zone)) for day in days):
+def changes(zone: ZoneInfo, step: timedelta = timedelta(days=7)) -> Iterator[Change]:
+    """All changes from 2024 to 2030; no zone has two within a week."""
+    weeks = [FIRST + number * step for number in range(round((LAST - FIRST) / step) + 1)]
+    for (low, old), (high, new) in pairwise((day, offset(day, zone)) for day in weeks):
         if old != new:
             while high - low > MINUTE:
                 middle = low + (high - low) // MINUTE // 2 * MINUTE
@@ -54,10 +54,19 @@ def allowed(field: str, lowest: int, highest: int) -> frozenset[int]:
     return frozenset(values)
 
 
+@lru_cache(maxsize=1)
+def shown(zone: ZoneInfo, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+    """What a clock of the zone shows at each minute after ``start`` and until ``end``."""
+    moments = (start + number * MINUTE for number in range(1, (end - start) // MINUTE + 1))
+    return [(moment, moment.astimezone(zone).replace(tzinfo=None, fold=0)) for moment in moments]
+
+
 def due(expression: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
     """The moments after ``start`` and until ``end``, between which clocks are changed once at most."""
     fields = expression.split()
-    minutes, hours, days, months, weekdays = (allowed(field, *RANGES[n]) for n, field in enumerate(fields))
+    minutes, hours, days, months, weekdays = (
+        allowed(field, *RANGES[number]) for number, field in enumerate(fields)
+    )
 
     def matches(local: datetime) -> bool:
         return (
@@ -68,22 +77,24 @@ def due(expression: str, zone: ZoneInfo, start: datetime, end: datetime) -> list
             and local.isoweekday() % 7 in weekdays
         )
 
-    shown = [
-        (moment, moment.astimezone(zone).replace(tzinfo=None, fold=0))
-        for moment in (start + n * MINUTE for n in range(1, (end - start) // MINUTE + 1))
-    ]
+    minute_by_minute = shown(zone, start, end)
+    matching = [(moment, local) for moment, local in minute_by_minute if matches(local)]
     if fields[0].startswith("*") or fields[1].startswith("*"):
-        return [moment for moment, local in shown if matches(local)]
+        return [moment for moment, _ in matching]
     first_shown: dict[datetime, datetime] = {}
-    for moment, local in shown:
+    for moment, local in matching:
         first_shown.setdefault(local, moment)
-    found = set()
-    local, last = shown[0][1], max(local for _, local in shown)
-    while local <= last:
-        if matches(local):
-            found.add(first_shown.get(local) or next(moment for moment, later in shown if later > local))
-        local += MINUTE
-    return sorted(found)
+    # What no clock shows, although it shows both an earlier and a later time, is due at the end of the gap.
+    ends = {
+        moment
+        for (_, before), (moment, after) in pairwise(minute_by_minute)
+        if after - before > MINUTE and any(map(matches, minutes_between(before, after)))
+    }
+    return sorted({*first_shown.values(), *ends})
+
+
+def minutes_between(first: datetime, last: datetime) -> Iterator[datetime]:
+    return (first + number * MINUTE for number in range(1, (last - first) // MINUTE))
 
 
 def expressions(change: Change) -> list[str]:
