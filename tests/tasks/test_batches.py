@@ -420,6 +420,16 @@ def test_a_chain_goes_on_after_success_and_a_link_can_read_what_the_last_has_ret
     assert list(values) == [["a"], ["b"]]
 
 
+def test_batches_that_ended_long_ago_are_removed_on_request_with_all_of_their_records() -> None:
+    batch_of("a", "raise")
+    opened = batch_of("b")
+    records().filter(batch_id=opened.id).update(run_after=timezone.now() + timedelta(days=1))
+    drain()
+    retention.prune_ended(using(), timezone.now() + timedelta(seconds=1))
+    assert [*BatchRecord.objects.using(using()).values_list("pk", flat=True)] == [opened.id]
+    assert not records().exclude(batch_id=opened.id).exclude(follows_id=opened.id).exists()
+
+
 def test_a_chain_stops_at_a_failure_and_its_rest_goes_with_its_batch() -> None:
     rest: Any = batched.collect.using(then=batched.then)  # type: ignore[call-arg,unused-ignore]
     batched.member.using(then=rest).enqueue("raise")  # type: ignore[call-arg,unused-ignore]

@@ -213,7 +213,7 @@ class BatchRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
     def _decisions(self, request: HttpRequest, batch: BatchRecord) -> list[tuple[str, Any]]:
         """Return the buttons that this user may press now."""
         applies = {
-            "cancel": batch.finished_at is None and batch.cancelled_at is None,
+            "cancel": batch.finished_at is None,
             "retry": bool(_handle(batch).progress.failed),
         }
         return [

@@ -102,6 +102,11 @@ def store_rows(rows: Iterable[BatchRecord | TaskRecord], using: str) -> None:
         row.save(using=using, force_insert=True)
 
 
+def follower_ids(batch: BatchRecord) -> list[UUID | None]:
+    """Return the ids of the records of a batch's followers, ``None`` for each that it has not."""
+    return [batch.then_id, batch.on_failure_id, batch.on_finish_id]
+
+
 def drop_held(ids: Iterable[UUID | None], using: str) -> None:
     """Remove followers that will never be enqueued, and the chains that hang on them."""
     held = TaskRecord._base_manager.using(using).filter(pk__in=[id for id in ids if id is not None], held=1)
@@ -109,6 +114,6 @@ def drop_held(ids: Iterable[UUID | None], using: str) -> None:
     held.delete()
     if chains:
         rest = BatchRecord._base_manager.using(using).filter(pk__in=chains)
-        followers = [id for row in rest.values_list("then_id", "on_failure_id", "on_finish_id") for id in row]
+        followers = [id for batch in rest for id in follower_ids(batch)]
         rest.delete()
         drop_held(followers, using)

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from mailrail.write_transactions import write_transaction
 
-from .followers import drop_held
+from .followers import drop_held, follower_ids
 from .models import FAILED, FINAL, BatchRecord, TaskRecord, TaskStep
 from .overview import pages_of_ids
 
@@ -40,19 +40,19 @@ def prune(using: str, *, go_on: Callable[[], bool] = lambda: True) -> int:
         deleted += in_chunk
         if in_chunk < CHUNK_SIZE:
             break
-    _prune_batches(using, go_on)
+    _prune_batches(BatchRecord.objects.using(using).filter(kept_until__lt=timezone.now()), go_on)
     return deleted
 
 
-def _prune_batches(using: str, go_on: Callable[[], bool]) -> None:
-    """Delete batches whose time is over, with the followers that they hold back."""
-    batches = BatchRecord.objects.using(using).filter(kept_until__lt=timezone.now())
-    for batch in batches[:CHUNK_SIZE]:
-        if not go_on():
-            return
-        with write_transaction(using):
-            if batches.filter(pk=batch.pk).delete()[0]:
-                drop_held([batch.then_id, batch.on_failure_id, batch.on_finish_id], using)
+def _prune_batches(over: QuerySet[BatchRecord], go_on: Callable[[], bool]) -> None:
+    """Delete batches in chunks while ``go_on()``, with the followers that they hold back."""
+    while go_on():
+        with write_transaction(over.db):
+            chunk = list(over.select_for_update(skip_locked=True)[:CHUNK_SIZE])
+            drop_held([id for batch in chunk for id in follower_ids(batch)], over.db)
+            BatchRecord.objects.using(over.db).filter(pk__in=[batch.pk for batch in chunk]).delete()
+        if len(chunk) < CHUNK_SIZE:
+            break
 
 
 def _delete_first(over: QuerySet[TaskRecord]) -> int:
@@ -70,7 +70,8 @@ def _delete(records: QuerySet[TaskRecord]) -> int:
 
 
 def prune_ended(using: str, before: datetime) -> int:
-    """Delete records that ended before that moment, whatever their time, and return how many."""
+    """Delete records, and batches, that ended before that moment, whatever their time. Returns how many records."""
+    _prune_batches(BatchRecord.objects.using(using).filter(finished_at__lt=before), lambda: True)
     records, deleted = TaskRecord.objects.using(using), 0
     for page in pages_of_ids(using, status__in=FINAL, finished_at__lt=before):
         with write_transaction(using):
