@@ -6,6 +6,8 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from importlib.util import LazyLoader, find_spec, module_from_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -298,7 +300,7 @@ def test_a_worker_that_lost_its_claim_keeps_no_step_and_begins_no_other(
     result = run(body)
     assert result.status == "RUNNING" and list(steps(result)) == ["before"] and len(calls) == 1
     assert [text[:25] for text in raised] == ["context.step('meanwhile')", "context.step('after') of "]
-    assert "another worker has the task, or its record is gone" in raised[0]
+    assert "another worker has the task, its time limit is over, or its record is gone" in raised[0]
 
 
 @in_database
@@ -620,6 +622,9 @@ def test_steps_are_removed_with_their_record(layer: DurableLayer) -> None:
     ]
     TaskRecord.objects.using(using()).filter(pk=kept.id).delete()
     assert not TaskStep.objects.using(using()).exists()
+    run(lambda context: context.step("a", int))
+    assert retention.prune_ended(using(), timezone.now() + timedelta(hours=1)) == 1
+    assert not TaskStep.objects.using(using()).exists()
 
 
 @pytest.mark.django_db
@@ -714,6 +719,15 @@ def test_a_check_finds_steps_that_would_not_be_kept(
     assert id == "mailrail.tasks.E007" and text.startswith(
         f"{PATH}.loops calls context.aeach(), and has {wrong}"
     )
+
+
+def test_the_check_imports_no_module_that_waits_for_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("this")
+    assert spec and spec.loader
+    lazy = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "this", lazy)
+    LazyLoader(spec.loader).exec_module(lazy)
+    assert found() == [] and type(lazy) is not ModuleType
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("memory", ["mailrail.tasks.E008"]), ("sqlite", [])])

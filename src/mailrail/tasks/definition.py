@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 from django.utils.module_loading import import_string
@@ -206,8 +206,10 @@ def imported_tasks(backend: str) -> list[Any]:
     """Return the tasks of a backend that modules hold which are imported by now, in the order of their paths."""
     found = {}
     for module in list(sys.modules.values()):
-        for value in list(getattr(module, "__dict__", {}).values()):
-            # Of the type, as isinstance would ask a lazy object for its class.
+        if not issubclass(type(module), ModuleType):
+            continue
+        # Lazy modules are imported, and lazy objects made, by a usual look at one of their attributes.
+        for value in list(object.__getattribute__(module, "__dict__").values()):
             if issubclass(type(value), Task) and value.backend == backend:
                 found[value.module_path] = value
     return [found[path] for path in sorted(found)]

@@ -209,7 +209,8 @@ class Steps:
 
     def _lost(self, what: str) -> LostClaim:
         return LostClaim(
-            f"{what} of {self._path} is not kept: another worker has the task, or its record is gone."
+            f"{what} of {self._path} is not kept: another worker has the task, its time limit is over, or its record "
+            "is gone."
         )
 
     def _other_kind(self, what: str, other: str) -> ValueError:
