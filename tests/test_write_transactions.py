@@ -10,9 +10,11 @@ from typing import Any
 
 import django
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.core.mail import EmailMessage
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
+from django.test import RequestFactory
 from django.utils import timezone
 
 from mailrail import Channel, mail, testing
@@ -28,6 +30,8 @@ from mailrail.mail.backend import EmailBackend
 from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import EmailFile, File, MailerState, RefusedSender
 from mailrail.mail.records import erasure, moving, retention
+from mailrail.schedule.admin import ACTIONS
+from mailrail.schedule.models import ScheduleEntry
 from mailrail.tasks.retention import prune
 from mailrail.worker import IncomingMessage
 from mailrail.worker.incoming import current_message
@@ -56,8 +60,9 @@ def sender(settings: Any, transactional_db: None) -> User:
 
 @pytest.fixture
 def deferred(monkeypatch: pytest.MonkeyPatch, sender: User) -> None:
-    connection.ensure_connection()  # which takes the mode from the settings
-    monkeypatch.setattr(connection, "transaction_mode", None)
+    wrapper: Any = connections["default"]  # not Django's proxy, from which undoing would delete the attribute
+    wrapper.ensure_connection()  # which takes the mode from the settings
+    monkeypatch.setattr(wrapper, "transaction_mode", None)
 
 
 @contextmanager
@@ -204,6 +209,18 @@ def tasks_are_pruned(sender: User) -> Operation:
     return lambda: prune("default") == 1
 
 
+def an_entry_is_paused_in_the_admin(sender: User) -> Operation:
+    entry = ScheduleEntry(name="mine", cron="30 6 * * 1-5", task="tests.tasks.defined.add", args=[7])
+    entry.save()
+    request = RequestFactory().post("/", {"reason": "holidays"})
+    request.user = sender
+    page: Any = admin.site._registry[ScheduleEntry]
+    return then(
+        lambda: page._decide_one(request, entry, ACTIONS["pause"]),
+        ScheduleEntry.objects.exclude(paused_at=None).exists,
+    )
+
+
 @pytest.mark.parametrize(
     "prepare",
     [
@@ -223,6 +240,7 @@ def tasks_are_pruned(sender: User) -> Operation:
         a_form_invites,
         invitations_are_mailed,
         tasks_are_pruned,
+        an_entry_is_paused_in_the_admin,
     ],
     ids=lambda prepare: prepare.__name__,
 )

@@ -15,7 +15,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import models, transaction
+from django.db import models
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -26,6 +26,7 @@ from django.utils.translation import gettext_lazy as _
 from mailrail.keyset_admin import ActionAdmin, Filter, KeysetChangeList, breakable, short_time
 from mailrail.terminal import escape_control_characters, single_line
 from mailrail.transient import is_outage
+from mailrail.write_transactions import write_transaction
 
 from . import control, registry
 from .choices import ADMIN, CODE, SOURCES
@@ -307,7 +308,7 @@ class ScheduleEntryAdmin(ActionAdmin):
     def _decide_one(self, request: HttpRequest, row: ScheduleEntry, action: EntryAction) -> str:
         """Act on an entry, and return why that was refused, or an empty text."""
         try:
-            with transaction.atomic(database()):
+            with write_transaction(database()):
                 refusal = action.run(row.name, request)
                 if not refusal:
                     self.log_change(request, row, str(action.label))
