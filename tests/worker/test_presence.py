@@ -107,6 +107,15 @@ def test_a_supervisor_of_the_same_name_waits_until_the_leases_of_the_last_one_ha
         successor.result().end()
 
 
+def test_the_same_name_in_another_project_is_another_one(settings: Any) -> None:
+    first = Presence("web")
+    settings.MAILRAIL = {**settings.MAILRAIL, "NAMESPACE": "shop"}
+    second = Presence("web")
+    assert first.name and second.name and first.name != second.name
+    first.end()
+    second.end()
+
+
 def test_one_whose_name_another_holds_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "MAX_WAIT_S", 0.0)
     first, second = Presence("same"), Presence("same")

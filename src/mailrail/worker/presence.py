@@ -7,6 +7,7 @@ belong to a network namespace of a running kernel. For anybody elsewhere, the le
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -17,8 +18,11 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
+from django.conf import settings as django_settings
+
 from ..layers import DurableLayer
 from ..messages import Message
+from ..namespace import current
 from ..terminal import counted
 from .log import logger
 
@@ -40,7 +44,7 @@ class Presence:
         self._socket: socket.socket | None = None
         if (here := _here()) is None:
             return
-        name = f"{here}/{sha256(worker_id.encode()).hexdigest()[:32]}"
+        name = f"{here}/{sha256(_of_project(worker_id).encode()).hexdigest()[:32]}"
         deadline = time.monotonic() + MAX_WAIT_S
         while (bound := _bind(name)) is None and time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL_S)
@@ -122,6 +126,16 @@ def _bind(name: str) -> socket.socket | None:
         bound.close()
         return None
     return bound
+
+
+def _of_project(worker_id: str) -> str:
+    """Return what tells this worker apart from workers with the same ``--worker-id`` in other projects of this host."""
+    databases = [
+        f"{options.get('HOST')}:{options.get('PORT')}/{options.get('NAME')}"
+        for options in django_settings.DATABASES.values()
+    ]
+    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return "\0".join([worker_id, module, current(), *databases])
 
 
 @lru_cache(maxsize=1)
