@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import transaction
+from django.db import connections, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mailrail import InvalidSettings, testing
@@ -62,6 +63,22 @@ def test_a_task_is_enqueued_with_its_transaction_or_not_at_all(
     testing.drain()
     kept.refresh()
     assert kept.return_value == 2
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_postgresql_takes_a_record_and_its_message_in_one_round_trip(
+    request: pytest.FixtureRequest, settings: Any
+) -> None:
+    from .conftest import layer_settings
+
+    settings.CHANNEL_LAYERS = layer_settings("postgres", request)
+    defined.add.enqueue(1)  # what is looked up once
+    with CaptureQueriesContext(connections["postgres"]) as queries:
+        result = defined.add.enqueue(2)
+    assert len(queries) == 1
+    testing.drain()
+    result.refresh()
+    assert result.return_value == 2
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])

@@ -12,13 +12,13 @@ from django.db import transaction
 from .batch_membership import Block, current_block
 from .compat import InvalidTask, Task, task_enqueued
 from .followers import check_recorded, new_chains, store_rows
-from .inserting import insert
+from .inserting import insert, insertion_of, note_stored
 from .keys import insert_or_find_twins, join_twins
 from .models import TaskRecord
 from .new_records import checked, new_records
 from .options import Effective
 from .results import ChannelResult, result_of
-from .sending import send
+from .sending import send, send_with_record
 from .unrecorded import Call, enqueue_unrecorded
 
 
@@ -110,6 +110,10 @@ def _tell(backend: Any, results: list[ChannelResult]) -> list[ChannelResult]:
 
 def store(records: Sequence[TaskRecord], using: str) -> Mapping[UUID, TaskRecord]:
     """Store records and their messages. Return the twins of those that were not stored, by the ids of these."""
+    if len(records) == 1 and not (records[0].key or records[0].lane):
+        send_with_record(records[0], insertion_of(records[0], using), using)
+        note_stored(records, using)
+        return {}
     keyed = [record for record in records if record.key]
     with transaction.atomic(using, savepoint=False):
         insert([record for record in records if not record.key] if keyed else records, using)

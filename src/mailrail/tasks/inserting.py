@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from django.db import connections, models
@@ -14,6 +14,8 @@ from django.db import connections, models
 from .json_values import dumps
 from .models import JsonTextField, TaskRecord
 
+Insertion: TypeAlias = tuple[str, dict[str, Any]]
+"""An INSERT and its values, as ``Channel.send_with_record`` takes them."""
 ROWS_PER_INSERT = 1000
 """Records that one INSERT stores."""
 COLUMNS = (
@@ -33,7 +35,7 @@ def insert(records: Sequence[TaskRecord], using: str) -> None:
     with connections[using].cursor() as cursor:
         for begin in range(0, len(records), ROWS_PER_INSERT):
             _execute(cursor, records[begin : begin + ROWS_PER_INSERT], columns, using)
-    _note_stored(records, using)
+    note_stored(records, using)
 
 
 def insert_unless_held(records: Sequence[TaskRecord], using: str) -> list[TaskRecord]:
@@ -48,7 +50,7 @@ def insert_unless_held(records: Sequence[TaskRecord], using: str) -> list[TaskRe
         for begin in range(0, len(records), ROWS_PER_INSERT):
             _execute(cursor, records[begin : begin + ROWS_PER_INSERT], columns, using, ending)
             stored.update(str(id).replace("-", "") for (id,) in cursor.fetchall())
-    _note_stored([record for record in records if record.id.hex in stored], using)
+    note_stored([record for record in records if record.id.hex in stored], using)
     return [record for record in records if record.id.hex not in stored]
 
 
@@ -56,7 +58,8 @@ def _columns(records: Sequence[TaskRecord]) -> tuple[str, ...]:
     return COLUMNS + MEMBERS_COLUMNS if records and records[0].batch_id is not None else COLUMNS
 
 
-def _note_stored(records: Sequence[TaskRecord], using: str) -> None:
+def note_stored(records: Sequence[TaskRecord], using: str) -> None:
+    """Let new records know that the database has them."""
     for record in records:
         record._state.adding, record._state.db = False, using
 
@@ -64,14 +67,24 @@ def _note_stored(records: Sequence[TaskRecord], using: str) -> None:
 def _execute(
     cursor: Any, records: Sequence[TaskRecord], columns: tuple[str, ...], using: str, ending: str = ""
 ) -> None:
-    """Insert records. A value that all of them share is sent once, and the others in one JSON."""
+    statement, values = _insertion(records, columns, using)
+    cursor.execute(statement + ending, values)
+
+
+def insertion_of(record: TaskRecord, using: str) -> Insertion:
+    """Return the INSERT of one new record without a key, for ``Channel.send_with_record``."""
+    return _insertion([record], _columns([record]), using)
+
+
+def _insertion(records: Sequence[TaskRecord], columns: tuple[str, ...], using: str) -> Insertion:
+    """Return an INSERT of records. A value that all of them share is sent once, and the others in one JSON."""
     rows, first = [vars(record) for record in records], vars(records[0])
     own = tuple(name for name in columns if any(row[name] is not first[name] for row in rows))
     shared = tuple(name for name in columns if name not in own)
-    values = [_stored(name, first[name], using) for name in shared]
+    values = {f"record_{name}": _stored(name, first[name], using) for name in shared}
     if own:
-        values.append(json.dumps([[_stored(name, row[name], using) for name in own] for row in rows]))
-    cursor.execute(_statement(shared, own, using) + ending, values)
+        values["records"] = json.dumps([[_stored(name, row[name], using) for name in own] for row in rows])
+    return _statement(shared, own, using), values
 
 
 def _stored(name: str, value: Any, using: str) -> Any:
@@ -96,10 +109,15 @@ def _statement(shared: tuple[str, ...], own: tuple[str, ...], using: str) -> str
     connection = connections[using]
     is_postgresql = connection.vendor == "postgresql"
     types = [TaskRecord._meta.get_field(name).db_type(connection) for name in (*shared, *own)]
-    values = [f"%s::{kind}" if is_postgresql else "%s" for kind in types[: len(shared)]]
+    values = [
+        f"%(record_{name})s::{kind}" if is_postgresql else f"%(record_{name})s"
+        for name, kind in zip(shared, types, strict=False)
+    ]
     for n, kind in enumerate(types[len(shared) :]):
         values.append(f"(value ->> {n})::{kind}" if is_postgresql else f"json_extract(value, '$[{n}]')")
-    elements = "jsonb_array_elements(%s::jsonb) AS r (value)" if is_postgresql else "json_each(%s)"
+    elements = (
+        "jsonb_array_elements(%(records)s::jsonb) AS r (value)" if is_postgresql else "json_each(%(records)s)"
+    )
     # Without WHERE, SQLite would read the ON of a conflict as that of a join.
     rows = f" FROM {elements} WHERE true" if own else " WHERE true"
     columns = ", ".join((*shared, *own))

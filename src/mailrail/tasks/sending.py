@@ -10,6 +10,7 @@ from mailrail import Channel
 from mailrail.moments import aware
 from mailrail.options import Lane
 
+from .inserting import Insertion
 from .models import TaskRecord
 from .queues import channel_of
 from .rates import rate_of
@@ -29,6 +30,18 @@ def send(records: Iterable[TaskRecord], using: str) -> None:
             unique=True,
             using=using,
         )
+
+
+def send_with_record(record: TaskRecord, insertion: Insertion, using: str) -> None:
+    """Store a new record that has no lane, and send its message: both, or none, and in one round trip if possible."""
+    Channel(channel_of(record.queue)).send_with_record(
+        insertion,
+        content_of(record),
+        at=record.run_after and aware(record.run_after),
+        priority=record.priority,
+        unique=True,
+        using=using,
+    )
 
 
 def lane_of(record: TaskRecord) -> Lane | None:
