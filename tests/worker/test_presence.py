@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +27,17 @@ pytestmark = [
 @pytest.fixture
 def layer() -> DurableLayer:
     return get_layer()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let the system refuse any further file or socket to this process."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def claimed(layer: DurableLayer, worker: str, told: Any) -> None:
@@ -69,6 +83,33 @@ def test_leases_of_others_stay(layer: DurableLayer) -> None:
     alive.end()
     look(layer)
     assert layer.stats()["work"].claimed == 5
+
+
+def test_a_name_that_its_worker_has_no_more_says_nothing_of_its_leases(layer: DurableLayer) -> None:
+    """As after a deployment that changes the settings, and so the name, of a worker with a ``--worker-id``."""
+    earlier = Presence("web")
+    layer.heartbeat("web:0", {"presence": earlier.name})
+    neighbours = Neighbours(layer)
+    neighbours.list()
+    earlier.end()
+    claimed(layer, "web:0", f"{earlier.name}2")
+    neighbours.look()
+    assert (layer.stats()["work"].claimed, len(layer.workers())) == (1, 1)
+
+
+def test_a_system_without_such_names_leaves_all_to_leases(layer: DurableLayer) -> None:
+    """Neither a start nor a look waits or fails where no socket can be made."""
+    gone = Presence("gone")
+    gone.end()
+    claimed(layer, "gone:0", gone.name)
+    neighbours = Neighbours(layer)
+    neighbours.list()
+    with no_more_files():
+        assert Presence("none").name is None
+        neighbours.look()
+    assert layer.stats()["work"].claimed == 1
+    neighbours.look()
+    assert layer.stats()["work"].claimed == 0
 
 
 def test_a_look_asks_no_database_while_all_live_and_tries_again_after_an_outage(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from errno import EADDRINUSE
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -46,8 +47,12 @@ class Presence:
             return
         name = f"{here}/{sha256(_of_project(worker_id).encode()).hexdigest()[:32]}"
         deadline = time.monotonic() + MAX_WAIT_S
-        while (bound := _bind(name)) is None and time.monotonic() < deadline:
-            time.sleep(POLL_INTERVAL_S)
+        try:
+            while (bound := _bind(name)) is None and time.monotonic() < deadline:
+                time.sleep(POLL_INTERVAL_S)
+        except OSError as error:  # such as by RestrictAddressFamilies (systemd.exec(5))
+            logger.info("this system gives supervisors no abstract names, so leases decide alone: %s", error)
+            return
         if bound is not None:
             self.name, self._socket = name, bound
 
@@ -86,11 +91,7 @@ class Neighbours:
 
     def list(self) -> None:
         """Ask the layer for the workers whose names count here."""
-        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
-        here = f"{_here()}/"
-        self._names = {
-            id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)
-        }
+        self._names = self._told()
 
     def look(self) -> None:
         """End the leases of those that are gone. Where nobody is, this asks the kernel alone.
@@ -100,16 +101,29 @@ class Neighbours:
         for id, name in [*self._names.items()]:
             with _held(name) as is_gone:
                 if is_gone:
-                    count = end_leases_of(self._layer, id, ())
-                    self._layer.heartbeat(id, None)
+                    self._end(id, name)
                     del self._names[id]
-                    logger.info("%s is gone, and had claimed %s", id, counted(count, "message"))
+
+    def _told(self) -> dict[str, str]:
+        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
+        here = f"{_here()}/"
+        return {id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)}
+
+    def _end(self, id: str, name: str) -> None:
+        """End the leases of a worker that is gone, unless it has ended by itself, or another one has its id by now."""
+        if self._told().get(id) == name:
+            count = end_leases_of(self._layer, id, ())
+            self._layer.heartbeat(id, None)
+            logger.info("%s is gone, and had claimed %s", id, counted(count, "message"))
 
 
 @contextmanager
 def _held(name: str) -> Iterator[bool]:
     """Hold a name in the block, if nobody else does, and tell whether that is so."""
-    bound = _bind(name)
+    try:
+        bound = _bind(name)
+    except OSError:  # just now, nothing can be told
+        bound = None
     try:
         yield bound is not None
     finally:
@@ -118,13 +132,15 @@ def _held(name: str) -> Iterator[bool]:
 
 
 def _bind(name: str) -> socket.socket | None:
-    """Return a socket with this name, unless another process has one."""
+    """Return a socket with this name, unless another process has one. Raise ``OSError`` where that cannot be told."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         bound.bind(f"\0mailrail/{name.rpartition('/')[2]}")
-    except OSError:
+    except OSError as error:
         bound.close()
-        return None
+        if error.errno == EADDRINUSE:
+            return None
+        raise
     return bound
 
 
