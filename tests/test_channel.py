@@ -79,6 +79,14 @@ class TestWithARecord:
             Channel("work").send_with_record(a_group("a"), {"n": 1}, using="default")
         assert contents(layer) == [] and not Group.objects.exists()
 
+    @pytest.mark.parametrize(
+        "record", [None, "", b"x", (), ("INSERT",), ("INSERT", None), ("INSERT", [1]), (b"INSERT", {})]
+    )
+    def test_what_is_no_statement_with_its_values_is_refused(self, layer: DurableLayer, record: Any) -> None:
+        with pytest.raises(TypeError, match=r"^record must be \(statement, \{name: value\}\), not "):
+            Channel("work").send_with_record(record, {"n": 1}, using="default")
+        assert contents(layer) == []
+
     def test_a_record_that_is_refused_leaves_no_message(self, layer: DurableLayer) -> None:
         Group.objects.create(name="taken")
         with pytest.raises(IntegrityError):

@@ -185,6 +185,17 @@ class TestSendsWithTheirRecord:
             assert elsewhere(groups) == [] and elsewhere(claim, layer) == []
         assert groups() == ["b"] and contents(elsewhere(claim, layer)) == [{"n": 2}]
 
+    @pytest.mark.parametrize("end", [";", " -- the last word", " -- ;\n;"])
+    def test_the_end_of_a_statement_swallows_no_message(self, layer: Any, bound: str, end: str) -> None:
+        statement, values = a_group("a")
+        Channel("work").send_with_record((statement + end, values), {"n": 1})
+        assert (groups(), contents(claim(layer))) == (["a"], [{"n": 1}])
+
+    def test_values_may_have_names_of_our_own(self, layer: Any, bound: str) -> None:
+        statement = "INSERT INTO auth_group (id, name) VALUES (%(id)s, %(content)s)"
+        Channel("work").send_with_record((statement, {"id": 7, "content": "a"}), {"n": 1})
+        assert (groups(), contents(claim(layer))) == (["a"], [{"n": 1}])
+
     def test_a_record_that_is_refused_leaves_no_message(self, layer: Any, bound: str) -> None:
         Group.objects.using("postgres").create(name="taken")
         with pytest.raises(IntegrityError):

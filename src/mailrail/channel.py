@@ -108,12 +108,13 @@ class Channel:
     ) -> UUID:
         """Execute the INSERT of the record that a message is about, send the message, and return its id: both, or none.
 
-        ``record``: the statement, without a semicolon, and its values, such as ``("INSERT INTO shop_order (number)
-        VALUES (%(number)s)", {"number": 7})``. It runs on the database ``using``. Where that is the layer's, and
-        PostgreSQL, both take one round trip; a transaction of their own takes four. The other options are as for
-        ``send``. Raises what the database raises for the record, too.
+        ``record``: the statement and its values, such as ``("INSERT INTO shop_order (number) VALUES (%(number)s)",
+        {"number": 7})``. It runs on the database ``using``. Where that is the layer's, and PostgreSQL, both take one
+        round trip; a transaction of their own takes four. So does one whose values have names such as ``id``. The
+        other options are as for ``send``. Raises what the database raises for the record, too.
         """
         options = _options(None, at, None, priority, None, None, None)
+        _check_record(record)
         [id] = self.layer.send_with_record(record, self._messages([content], options, unique), using)
         return id
 
@@ -219,6 +220,14 @@ def _until(expires: float | timedelta | datetime) -> dict[str, Any]:
     if isinstance(expires, datetime):
         return {"expires": aware(checked.moment("expires", expires)).timestamp()}
     return {"lifetime": checked.seconds("expires", expires)}
+
+
+def _check_record(record: Statement) -> None:
+    if isinstance(record, tuple) and len(record) == 2:
+        statement, values = record
+        if isinstance(statement, str) and isinstance(values, dict):
+            return
+    raise TypeError(f"record must be (statement, {{name: value}}), not {record!r}.")
 
 
 def _check_headers(headers: Content) -> Content:

@@ -78,13 +78,12 @@ class PostgresqlStore(DatabaseStore):
         manual, 55.2.2.1). The extended protocol, which binds values on the server, takes one at a time."""
         using = self._session.using
         features: Any = connections[using].features
-        if not is_plain or features.uses_server_side_binding:
+        statement, values = record
+        row = enqueued(messages[0]) if is_plain and not features.uses_server_side_binding else None
+        if row is None or values.keys() & row.keys():
             with with_record(using, record):
                 return self.insert(messages)
-        statement, values = record
-        both, row = f"{statement};{STATEMENTS['enqueue']}", enqueued(messages[0])
-        if shared := values.keys() & row.keys():
-            raise ValueError(f"The record's values have names of a message's: {', '.join(sorted(shared))}.")
+        both = f"{statement}\n;{STATEMENTS['enqueue']}"  # the line end also ends a comment of the first
         with transaction.mark_for_rollback_on_error(using):
             self._session.execute(both, {**values, **row})
         return [messages[0].id]
