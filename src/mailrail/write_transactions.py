@@ -35,3 +35,24 @@ def _immediate(connection: Any) -> Iterator[None]:
         yield
     finally:
         connection.transaction_mode = mode
+
+
+@contextmanager
+def reading_committed(using: str) -> Iterator[None]:
+    """Let a transaction that the block opens on PostgreSQL see in each statement what others have committed before it.
+
+    OPTIONS or the role may ask for another isolation level. A transaction that is open already keeps its own.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql" or connection.in_atomic_block or not connection.get_autocommit():
+        yield
+        return
+    from psycopg import IsolationLevel
+
+    driver = connection.connection
+    usual, driver.isolation_level = driver.isolation_level, IsolationLevel.READ_COMMITTED
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.isolation_level = usual

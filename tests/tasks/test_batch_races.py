@@ -7,14 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
 from django.utils import timezone
+from psycopg import IsolationLevel
 
 from mailrail.layers import get_layer
-from mailrail.tasks import Batch, TaskRecord, attempts, batch, batch_ends
+from mailrail.tasks import Batch, TaskRecord, attempts, batch, batch_ends, control
 from mailrail.tasks.attempts import End, Start
 
 from ..plans import buffers, forget_statistics, plan_of
@@ -102,6 +104,88 @@ def test_a_batch_does_not_end_while_somebody_adds_to_it_and_no_member_waits_for_
         assert start(lambda: made.progress.done).result() == 1
         batched.member.enqueue()
     assert made.record.finished_at is None and made.progress.total == 2
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_that_sees_the_past_leaves_the_end_of_a_batch_to_its_commit(
+    using: str, level: str
+) -> None:
+    (made, [member]), (other, [last]) = (running(using, 1, then=batched.then) for _ in range(2))
+    with other_threads(using) as start, transaction.atomic(using):
+        connections[using].cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        assert made.progress.running == 1  # takes the snapshot
+        start(add_to, made).result()
+        assert end(member, using) and end(last, using)
+        with batch() as empty:
+            pass
+        assert empty.record.finished_at is not None
+    assert made.record.finished_at is None and made.progress.ready == 1
+    assert other.record.finished_at is not None
+
+
+def add_to(made: Batch) -> None:
+    with made.add():
+        batched.member.enqueue()
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_a_look_that_has_waited_for_whoever_adds_sees_what_was_added_at_any_isolation_level(
+    using: str,
+) -> None:
+    made, [member] = running(using, 1, then=batched.then)
+
+    def end_at_repeatable_read() -> bool:
+        connections[using].ensure_connection()
+        connections[using].connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        return end(member, using)
+
+    def is_waiting() -> bool:
+        with connections[using].cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+            return bool(cursor.fetchone()[0])
+
+    with other_threads(using) as start:
+        with made.add():
+            done = start(end_at_repeatable_read)
+            until(lambda: done.done() or is_waiting())
+            batched.member.enqueue()
+        assert done.result()
+    assert made.record.finished_at is None and made.progress.ready == 1
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_a_batch_does_not_end_if_somebody_retries_a_failed_member_in_that_moment(
+    using: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, [failed, last] = running(using, 2, then=batched.then)
+    assert end(replace(failed, status="FAILED"), using)
+    count = batch_ends.counts_of
+    with other_threads(using) as start:
+
+        def retry_and_count(*args: Any) -> Any:
+            assert start(control.retry_all, [failed.id]).result().done
+            return count(*args)
+
+        monkeypatch.setattr(batch_ends, "counts_of", retry_and_count)
+        assert end(last, using)
+    assert made.record.finished_at is None
+    assert TaskRecord.objects.using(using).get(task__endswith="batched.then").held == 1
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_a_batch_whose_last_member_ended_while_somebody_added_in_vain_ends_at_once(using: str) -> None:
+    made, [member] = running(using, 1, then=batched.then)
+
+    def add_in_vain(start: Callable[..., Any]) -> None:
+        with made.add():
+            assert start(end, member, using).result()
+            assert start(lambda: made.record.finished_at).result() is None
+            raise ZeroDivisionError
+
+    with other_threads(using) as start, pytest.raises(ZeroDivisionError):
+        add_in_vain(start)
+    assert made.record.finished_at is not None
 
 
 @pytest.mark.parametrize("using", ["postgres"], indirect=True)

@@ -14,7 +14,8 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from mailrail.options import related_object
-from mailrail.write_transactions import write_transaction
+from mailrail.second_connection import is_in_transaction
+from mailrail.write_transactions import reading_committed, write_transaction
 
 from . import batch_ends, control
 from .batch_membership import filling, kept_open
@@ -100,14 +101,19 @@ class Batch:
         The block is a transaction, within that of the caller. Raises ``InvalidTask`` if the batch has ended, or is
         cancelled, and for what ``batch`` refuses.
         """
-        with write_transaction(self.using):
-            if not self._keep_open():
-                raise InvalidTask(
-                    f"Batch {self.id} takes no more tasks: it has ended, or somebody has cancelled it. Add tasks in a "
-                    "task of the batch, or make another one."
-                )
-            with filling(self.id, self.using):
-                yield self
+        try:
+            with write_transaction(self.using):
+                if not self._keep_open():
+                    raise InvalidTask(
+                        f"Batch {self.id} takes no more tasks: it has ended, or somebody has cancelled it. Add tasks "
+                        "in a task of the batch, or make another one."
+                    )
+                with filling(self.id, self.using):
+                    yield self
+        except Exception:
+            if not is_in_transaction(self.using):  # the last member may have ended meanwhile
+                batch_ends.look_after([self.id], self.using)
+            raise
         batch_ends.look_after([self.id], self.using)
 
     def _keep_open(self) -> bool:
@@ -143,7 +149,7 @@ class Batch:
 
         If the batch has ended, that opens it again: ``then`` is enqueued once all of its tasks are successful.
         """
-        with write_transaction(self.using):
+        with reading_committed(self.using), write_transaction(self.using):
             record = self._rows.select_for_update(no_key=True).get()
             with kept_open(self.id):
                 changed = control.retry_all(self._ids(FAILED))
@@ -197,4 +203,4 @@ def batch(
         store_rows([record, *followers], using)
         with filling(record.pk, using):
             yield Batch(record.pk, using)
-        batch_ends.advance_due([record.pk], using)
+        batch_ends.advance_due([record.pk], using, are_new=True)

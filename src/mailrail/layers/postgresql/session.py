@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from django.db import OperationalError, ProgrammingError, connections, transaction
@@ -14,6 +13,7 @@ from django.db import OperationalError, ProgrammingError, connections, transacti
 from ...prepared_statements import execute_prepared
 from ...second_connection import is_in_transaction
 from ...transient import Remedy, remedy_for, sqlstate_of
+from ...write_transactions import reading_committed
 from ..tables import tables_are_missing
 
 MOST_TRIES = 10
@@ -64,30 +64,13 @@ class PostgresqlSession:
 
         def write() -> Result:
             with (
-                self._reading_committed(),
+                reading_committed(self.using),
                 transaction.atomic(self.using, savepoint=False),
                 connections[self.using].cursor() as cursor,
             ):
                 return action(cursor)
 
         return self._repeat_on_conflict(write)
-
-    @contextmanager
-    def _reading_committed(self) -> Iterator[None]:
-        """Open a transaction in which each statement sees what others have committed before it. OPTIONS or the role may
-        ask for another isolation level. Lanes and token buckets would go wrong, or fail, on an old snapshot."""
-        if is_in_transaction(self.using):
-            yield
-            return
-        from psycopg import IsolationLevel
-
-        driver = connections[self.using].connection
-        usual, driver.isolation_level = driver.isolation_level, IsolationLevel.READ_COMMITTED
-        try:
-            yield
-        finally:
-            if not driver.closed:
-                driver.isolation_level = usual
 
     def _repeat_on_conflict(self, action: Callable[[], Result]) -> Result:
         """Again after a deadlock or a serialization failure, if the transaction is ours: nothing has happened."""
