@@ -71,7 +71,7 @@ class Route:
 
     @cached_property
     def is_async(self) -> bool:
-        return _is_async(self.function)
+        return is_async_function(self.function)
 
     def isolated(self) -> Route:
         """Return the route with ``isolate``, unless its consumer takes batches."""
@@ -238,5 +238,6 @@ def check_arguments(consumer: Consumer, filters: Mapping[str, re.Pattern[str]]) 
         ) from None
 
 
-def _is_async(function: Consumer) -> bool:
+def is_async_function(function: Consumer) -> bool:
+    """Tell whether calling it returns a coroutine: an async function, or an object with such a ``__call__``."""
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from enum import IntEnum
+from functools import partial
 from importlib.util import LazyLoader, find_spec, module_from_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.core.management import call_command
 from django.db import OperationalError, connections, transaction
+from django.db.models import F, Window
+from django.db.models.functions import RowNumber
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.safestring import mark_safe
 
 from mailrail import Later, LostClaim, testing
 from mailrail.layers import DurableLayer, get_layer
@@ -50,6 +56,13 @@ class Calls(list[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.append((args, kwargs))
         return {"args": args, **kwargs}
+
+
+class Awaited:
+    """An object that is called as a coroutine function is."""
+
+    async def __call__(self, *args: Any) -> Any:
+        return args
 
 
 @pytest.fixture
@@ -113,12 +126,18 @@ def test_the_next_attempt_gets_back_what_a_step_returned_and_does_it_no_more(
 def test_the_first_attempt_gets_the_same_types_as_the_next_one() -> None:
     seen = []
 
+    class Colour(IntEnum):
+        RED = 1
+
+    value = {"t": (1, b"x"), "s": [mark_safe("s"), Colour.RED]}
+
     def body(context: Any) -> None:
-        seen.append(context.step("a", lambda: {"t": (1, b"x")}))
+        kept = context.step("a", lambda: value)
+        seen.append((kept, [type(item) for item in kept["s"]]))
         fail_once(context)
 
     run(body)
-    assert seen == [{"t": [1, "x"]}] * 2
+    assert seen == [({"t": [1, "x"], "s": ["s", 1]}, [str, int])] * 2
 
 
 @pytest.mark.django_db
@@ -185,6 +204,7 @@ def test_a_person_who_runs_a_failed_task_again_finds_its_steps_kept(calls: Calls
     [
         (lambda: ..., "Unsupported type: <class 'function'> in what context.step('a') returned"),
         ({"x": [float("nan")]}, "what context.step('a') returned['x'][0] is nan"),
+        ([10**5_000], "what context.step('a') returned is no JSON: Exceeds the limit"),
         ("é" * 20_000, "returned 120,002 bytes of JSON, and 65,536 can be kept. Store it in a row or a file"),
     ],
 )
@@ -226,7 +246,20 @@ async def coroutine() -> None:
         (lambda context: list(context.each("a", iter([1]))), "needs a queryset or a list, not <list_iter"),
         (lambda context: list(context.each("a", [1], chunk=0)), "chunk of context.each('a') must be a whole"),
         (lambda context: list(context.each("a", Group.objects.all()[:5])), "a queryset that is sliced"),
+        (
+            lambda context: context.step("a", partial(asyncio.sleep, 1)),
+            "sleep is async. Write: await context.astep",
+        ),
+        (lambda context: context.step("a", Awaited()), "Awaited is async. Write: await context.astep"),
         (lambda context: list(context.each("a", Group.objects.values("name"))), "Use only() instead"),
+        (
+            lambda context: list(context.each("a", Group.objects.select_for_update())),
+            "a chunk is read outside of one. Lock each row in the transaction of its own work",
+        ),
+        (
+            lambda context: list(context.each("a", Group.objects.annotate(n=Window(RowNumber())))),
+            "a window function sees the rows of one chunk only",
+        ),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(body: Any, text: str) -> None:
@@ -449,6 +482,21 @@ def test_a_step_in_a_transaction_that_may_be_rolled_back_is_refused(
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_atomic", [False, True])
+def test_sync_code_of_a_coroutine_does_no_step_in_its_transaction(is_atomic: bool, calls: Calls) -> None:
+    def step_inside(context: Any) -> None:
+        with transaction.atomic():
+            context.step("a", calls, atomic=is_atomic)
+
+    async def body(context: Any) -> None:
+        await sync_to_async(step_inside)(context)
+
+    result = run(body, of=stepped.run_async)
+    assert "a transaction is open on 'default'" in error_of(result)
+    assert calls == [] and steps(result) == {}
+
+
+@pytest.mark.django_db(transaction=True)
 def test_the_loop_may_have_a_transaction_for_each_row() -> None:
     def body(context: Any) -> None:
         for number in context.each("a", [1, 2]):
@@ -497,7 +545,7 @@ def test_a_list_goes_on_by_numbers_and_is_done_only_once(length: int) -> None:
     seen = []
 
     def body(context: Any) -> None:
-        for item in context.each("list", range(length), chunk=2):
+        for item in context.each("list", deque(range(length)), chunk=2):
             seen.append(item)
             if item == 2 and context.attempt == 1:
                 raise Broken
@@ -523,6 +571,40 @@ def test_primary_keys_of_other_types_are_kept() -> None:
     assert seen == [names[0], *names]
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("change", ["delete", "copy"])
+def test_a_loop_goes_on_behind_rows_that_its_code_has_removed_or_copied(change: str) -> None:
+    Group.objects.bulk_create(Group(name=f"{n}") for n in range(5))
+    old, seen = Group.objects.filter(name__in="01234"), []
+
+    def body(context: Any) -> None:
+        for group in context.each("groups", old, chunk=2):
+            seen.append(group.name)
+            if change == "delete":
+                group.delete()
+            else:
+                group.pk, group.name = None, f"copy of {group.name}"
+                group.save(force_insert=True)
+
+    assert run(body).status == "SUCCESSFUL" and seen == list("01234")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("chunk", [1, 2, 3, 10])
+def test_a_row_that_a_join_repeats_is_not_cut_off_by_the_end_of_a_chunk(chunk: int) -> None:
+    permissions = Permission.objects.order_by("pk")[:3]
+    for name in ("a", "b", "c"):
+        Group.objects.create(name=name).permissions.set(permissions)
+    rows = Group.objects.annotate(permission=F("permissions"))
+    seen: list[tuple[str, int]] = []
+
+    def body(context: Any) -> None:
+        seen.extend((row.name, row.permission) for row in context.each("groups", rows, chunk=chunk))
+
+    run(body)
+    assert sorted(seen) == [(name, permission.pk) for name in "abc" for permission in permissions]
+
+
 # -- coroutines --------------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +618,8 @@ def test_steps_and_loops_of_coroutines(on_layer: DurableLayer, calls: Calls) -> 
 
     async def body(context: Any) -> Any:
         values = await asyncio.gather(*(context.astep(f"double-{n}", double, n) for n in range(3)))
+        await context.astep("object", Awaited())
+        await context.astep("sync", sync_to_async(str), 1)
         plain = await context.astep("plain", lambda: using())
         async for item in context.aeach("items", [1, 2, 3], chunk=2):
             seen.append(item)

@@ -13,7 +13,7 @@ from typing import Any
 
 MAX_DEPTH = 100
 """Levels of lists and dictionaries in one another."""
-_PLAIN = frozenset((str, int, bool, type(None)))
+PLAIN = frozenset((str, int, bool, type(None)))
 """Types whose values need no look: most arguments are of them, and their path would cost more than the look."""
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 """A shared encoder: ``json.dumps`` with options would make one for each value."""
@@ -33,7 +33,7 @@ def normalized(value: Any, path: str, depth: int = 0) -> Any:
         case dict() | Mapping():
             return {
                 _key(key, path): item
-                if type(item) in _PLAIN
+                if type(item) in PLAIN
                 else normalized(item, f"{path}[{key!r}]", depth + 1)
                 for key, item in value.items()
             }
@@ -52,7 +52,7 @@ def normalized(value: Any, path: str, depth: int = 0) -> Any:
 
 def _elements(values: Sequence[Any], path: str, depth: int) -> list[Any]:
     return [
-        item if type(item) in _PLAIN else normalized(item, f"{path}[{n}]", depth + 1)
+        item if type(item) in PLAIN else normalized(item, f"{path}[{n}]", depth + 1)
         for n, item in enumerate(values)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from django.db.models import QuerySet
@@ -57,37 +57,44 @@ class LoopSource(ABC):
         )
 
     @abstractmethod
-    def behind(self, position: Position) -> Sequence[Any]:
-        """Return the next chunk."""
+    def next_chunk(self, position: Position) -> tuple[Sequence[Any], Position]:
+        """Return the chunk that begins at a position, and the position at its end."""
 
-    @abstractmethod
-    def position_after(self, position: Position, chunk: Sequence[Any]) -> Position:
-        """Return the position at the end of a chunk that begins at ``position``."""
+    def worked_through(self, position: Position) -> Position:
+        """Return the position at the end of a chunk whose items were worked through."""
+        return position
 
 
 class _Items(LoopSource):
-    def behind(self, position: Position) -> Sequence[Any]:
-        return list(self._items[position.count : position.count + self._size])
+    def next_chunk(self, position: Position) -> tuple[Sequence[Any], Position]:
+        end = min(position.count + self._size, len(self._items))
+        chunk = [self._items[n] for n in range(position.count, end)]  # not all sequences have slices
+        return chunk, Position(None, end)
 
-    def position_after(self, position: Position, chunk: Sequence[Any]) -> Position:
-        count = position.count + len(chunk)
-        return Position(None, count, count >= len(self._items))
+    def worked_through(self, position: Position) -> Position:
+        return replace(position, is_done=position.count >= len(self._items))  # it may have grown
 
 
 class _Rows(LoopSource):
     """The rows of a queryset by their primary keys: rows that come or go meanwhile shift no others."""
 
-    def behind(self, position: Position) -> Sequence[Any]:
+    def next_chunk(self, position: Position) -> tuple[Sequence[Any], Position]:
         rows = self._items.order_by("pk")
         if not rows.query.standard_ordering:  # of a queryset that was reversed
             rows = rows.reverse()
         if position.behind is not None:
             rows = rows.filter(pk__gt=self._items.model._meta.pk.to_python(position.behind))
-        return list(rows[: self._size])
-
-    def position_after(self, position: Position, chunk: Sequence[Any]) -> Position:
-        behind = chunk[-1]._meta.pk.value_to_string(chunk[-1]) if chunk else position.behind
-        return Position(behind, position.count + len(chunk), len(chunk) < self._size)
+        chunk = list(rows[: self._size + 1])
+        if not chunk:
+            return chunk, replace(position, is_done=True)
+        beyond, last = chunk[self._size :], chunk[: self._size][-1]
+        behind = last._meta.pk.value_to_string(last)
+        if beyond and beyond[0].pk == last.pk:  # a join repeats the row, and the chunk would end amid that
+            chunk = [row for row in chunk if row.pk != last.pk] + list(rows.filter(pk=last.pk))
+        else:
+            del chunk[self._size :]
+        is_done = not beyond and len(chunk) < self._size
+        return chunk, Position(behind, position.count + len(chunk), is_done)
 
 
 def _mistake(rows: QuerySet[Any]) -> str:
@@ -100,6 +107,16 @@ def _mistake(rows: QuerySet[Any]) -> str:
     if not issubclass(rows._iterable_class, ModelIterable):
         return (
             "a queryset of values() or values_list() has no primary key to go on behind. Use only() instead."
+        )
+    if rows.query.select_for_update:
+        return (
+            "select_for_update() locks until the end of a transaction, and a chunk is read outside of one. Lock each "
+            "row in the transaction of its own work."
+        )
+    if any(getattr(value, "contains_over_clause", False) for value in rows.query.annotations.values()):
+        return (
+            "a window function sees the rows of one chunk only, not those before it. Compute it in a step before, or "
+            "give a list of keys."
         )
     if type(rows.model._meta.pk).__name__ == "CompositePrimaryKey":
         return "its primary key has several columns, and a loop goes on by one. Give a list of keys instead."

@@ -7,10 +7,11 @@ unless it is atomic.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import datetime
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -20,6 +21,7 @@ from django.utils import timezone
 
 from mailrail import Channel, LostClaim
 from mailrail import options as checked
+from mailrail.routes import is_async_function
 from mailrail.transient import is_lock_timeout, is_transient
 from mailrail.worker.atomic import abortable_transaction
 
@@ -27,7 +29,7 @@ from .aside import write_aside
 from .backend import ChannelBackend
 from .compat import InvalidTask
 from .errors import StepNotKept, TaskCancelled
-from .json_values import dumps, normalized
+from .json_values import PLAIN, dumps, normalized
 from .kept_steps import DoneStep, Kept, keep, load
 from .loops import LoopSource, Position
 from .models import TaskRecord
@@ -52,11 +54,11 @@ class Steps:
         self._state = state
         self._backend = backend
         self._is_atomic = is_atomic
-        self._asked: set[str] = set()
+        self._asked: dict[str, object] = {}
         self._loaded: dict[str, Kept] | None = None
-        # In a test, a task runs inside the test's transaction. Coroutines have none on this thread.
-        blocks = open_blocks() if record.began_in_transaction else {}
-        self._outer_blocks = None if record.is_async else blocks
+        # In a test, a task runs inside the test's transaction; of a coroutine, that is open on another thread.
+        in_test = record.began_in_transaction
+        self._outer_blocks = None if in_test and record.is_async else open_blocks() if in_test else {}
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -64,11 +66,11 @@ class Steps:
         """Return what the function returns, or has returned in an earlier attempt."""
         what = self._begin(f"step({name!r})", name)
         self._check_function(what, function, atomic)
-        if iscoroutinefunction(function):
-            raise TypeError(f"{what}: {function.__qualname__} is async. Write: await context.astep(…).")
+        if is_async_function(function):
+            raise TypeError(f"{what}: {_name_of(function)} is async. Write: await context.astep(…).")
         kept = self._kept()
         if name in kept:
-            return self._value(what, kept[name])
+            return self._value(what, kept.pop(name))  # nobody asks for it again
         self._check_goes_on(what)
         if atomic:
             return self._run_atomic(what, name, function, args, kwargs)
@@ -86,12 +88,12 @@ class Steps:
         self._check_function(what, function, atomic)
         kept = await self._akept()
         if name in kept:
-            return self._value(what, kept[name])
+            return self._value(what, kept.pop(name))  # nobody asks for it again
         self._check_goes_on(what)
         if atomic:
             return await sync_to_async(self._run_atomic)(what, name, function, args, kwargs)
         started_at = timezone.now()
-        value = (function if iscoroutinefunction(function) else sync_to_async(function))(*args, **kwargs)
+        value = (function if is_async_function(function) else sync_to_async(function))(*args, **kwargs)
         while isawaitable(value):
             value = await value
         value, step = self._step(what, name, value, started_at)
@@ -120,10 +122,10 @@ class Steps:
         position, started_at = self._position(what, name, self._kept()), timezone.now()
         while not position.is_done:
             self._check_goes_on(what)
-            rows = source.behind(position)
+            rows, position = source.next_chunk(position)
             yield from rows
             self._check_blocks(what)
-            position = source.position_after(position, rows)
+            position = source.worked_through(position)
             self._write(what, DoneStep(name, True, dumps(position.to_json()), started_at, timezone.now()))
 
     def aeach(self, name: str, items: Any, chunk: int) -> AsyncIterator[Any]:
@@ -135,10 +137,10 @@ class Steps:
         position, started_at = self._position(what, name, await self._akept()), timezone.now()
         while not position.is_done:
             self._check_goes_on(what)
-            rows = await sync_to_async(source.behind)(position)
+            rows, position = await sync_to_async(source.next_chunk)(position)
             for row in rows:
                 yield row
-            position = source.position_after(position, rows)
+            position = source.worked_through(position)
             await self._awrite(
                 what, DoneStep(name, True, dumps(position.to_json()), started_at, timezone.now())
             )
@@ -161,12 +163,12 @@ class Steps:
                 "out of the task, and write context.step(…, atomic=True) instead."
             )
         checked.label("name of a step", name)
-        if name in self._asked:
+        mine = object()
+        if self._asked.setdefault(name, mine) is not mine:  # in one step, as two threads may ask at once
             raise ValueError(
                 f"{what} of {self._path} comes twice in one run, and a name can have one result. Give each step a name "
                 f'of its own; in a loop, with the number or the key: f"{name[:40]}-{{pk}}".'
             )
-        self._asked.add(name)
         return what
 
     def _check_function(self, what: str, function: Any, atomic: bool) -> None:
@@ -177,10 +179,10 @@ class Steps:
             )
         if not atomic:
             return
-        if iscoroutinefunction(function):
+        if is_async_function(function):
             raise InvalidTask(
                 f"{what} of {self._path}: atomic=True needs a plain function, as Django's transactions are not async, "
-                f"and {function.__qualname__} is. Leave atomic out, or give a plain function: it runs on a thread."
+                f"and {_name_of(function)} is. Leave atomic out, or give a plain function: it runs on a thread."
             )
         try:
             self._backend.check_atomic()
@@ -224,12 +226,12 @@ class Steps:
     def _using(self) -> str:
         return self._state.using
 
-    def _kept(self) -> Mapping[str, Kept]:
+    def _kept(self) -> dict[str, Kept]:
         if self._loaded is None:
             self._loaded = load(self._state.id, self._using)
         return self._loaded
 
-    async def _akept(self) -> Mapping[str, Kept]:
+    async def _akept(self) -> dict[str, Kept]:
         return self._kept() if self._loaded is not None else await write_aside(self._kept)
 
     def _value(self, what: str, kept: Kept) -> Any:
@@ -238,17 +240,23 @@ class Steps:
         return kept.value
 
     def _step(self, what: str, name: str, value: Any, started_at: datetime) -> tuple[Any, DoneStep]:
-        """Return a value in types of JSON, and the step to be written. Raises ``StepNotKept``."""
+        """Return a value as a later attempt gets it, and the step to be written. Raises ``StepNotKept``."""
+        returned = f"what {what} returned"
         try:
-            value = normalized(value, f"what {what} returned")
+            value = normalized(value, returned)
         except (TypeError, ValueError) as error:
             raise StepNotKept(str(error)) from None
-        text = dumps(value)
+        try:
+            text = dumps(value)
+        except ValueError as error:  # a number of more digits than Python turns into text
+            raise StepNotKept(f"{returned} is no JSON: {error}") from None
         if len(text) > MAX_VALUE_BYTES:
             raise StepNotKept(
                 f"{what} of {self._path} returned {len(text):,} bytes of JSON, and {MAX_VALUE_BYTES:,} can be kept. "
                 "Store it in a row or a file, and return its key or its name."
             )
+        if type(value) not in PLAIN:  # inside may be subclasses of text and of numbers
+            value = json.loads(text)
         return value, DoneStep(name, False, text, started_at, timezone.now())
 
     def _keep_value(self, what: str, name: str, value: Any, started_at: datetime) -> Any:
@@ -288,3 +296,8 @@ class Steps:
             await asyncio.sleep(RETRY_INTERVAL_S)
         if not is_ours:
             raise self._lost(what)
+
+
+def _name_of(function: Any) -> str:
+    function = getattr(function, "func", function)  # of functools.partial
+    return getattr(function, "__qualname__", type(function).__qualname__)
