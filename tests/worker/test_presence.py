@@ -69,6 +69,39 @@ def test_a_name_is_free_once_the_last_process_that_inherited_it_has_ended(layer:
     assert claim.losses == 1
 
 
+FAMILY = """
+import os, sys
+from mailrail.worker.presence import Presence
+held = Presence("family")
+ready, told = os.pipe()
+if os.fork() == 0:  # a worker
+    if os.fork() == 0:  # what a consumer has left behind
+        os.write(told, b"!")
+        sys.stdin.read()
+    elif sys.argv[1] == "worker":
+        sys.stdin.read()
+    os._exit(0)
+os.read(ready, 1)
+if sys.argv[1] != "worker":
+    os.wait()
+print(held.name, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("survivor", "is_free"), [("worker", False), ("a process of its consumer", True)])
+def test_a_worker_keeps_the_name_and_what_its_consumers_fork_does_not(survivor: str, is_free: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FAMILY, survivor], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as family:
+        assert family.stdout is not None
+        name = family.stdout.readline().strip()
+        family.wait()
+        with presence._held(name) as is_gone:
+            assert is_gone is is_free
+        family.communicate()
+
+
 def test_leases_of_others_stay(layer: DurableLayer) -> None:
     """Of those that live, of those elsewhere, and of those that say nothing of it."""
     alive, gone = Presence("alive"), Presence("gone")
@@ -157,10 +190,13 @@ def test_the_same_name_in_another_project_is_another_one(settings: Any) -> None:
     second.end()
 
 
-def test_one_whose_name_another_holds_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_whose_name_another_holds_does_without_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(presence, "MAX_WAIT_S", 0.0)
     first, second = Presence("same"), Presence("same")
     assert first.name is not None and second.name is None
+    assert "has the worker id 'same'" in caplog.text
     second.end()
     first.end()
     third = Presence("same")

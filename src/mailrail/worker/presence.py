@@ -18,6 +18,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
+from weakref import WeakSet
 
 from django.conf import settings as django_settings
 
@@ -30,6 +31,10 @@ from .log import logger
 MAX_WAIT_S = 5.0
 """Seconds to wait for a name while another process ends the leases of its last holder."""
 POLL_INTERVAL_S = 0.02
+NAME_IS_TAKEN = (
+    "another supervisor of this host has the worker id %r, or a process that it has left behind. "
+    "Leases alone decide what becomes of our claims"
+)
 PAGE_SIZE = 1000
 """Claims that are listed together."""
 
@@ -43,6 +48,7 @@ class Presence:
     def __init__(self, worker_id: str) -> None:
         self.name: str | None = None
         self._socket: socket.socket | None = None
+        self._generation = 0
         if (here := _here()) is None:
             return
         name = f"{here}/{sha256(_of_project(worker_id).encode()).hexdigest()[:32]}"
@@ -53,13 +59,36 @@ class Presence:
         except OSError as error:  # such as by RestrictAddressFamilies (systemd.exec(5))
             logger.info("this system gives supervisors no abstract names, so leases decide alone: %s", error)
             return
-        if bound is not None:
-            self.name, self._socket = name, bound
+        if bound is None:
+            logger.warning(NAME_IS_TAKEN, worker_id)
+            return
+        self.name, self._socket = name, bound
+        _presences.add(self)
+
+    def inherit(self) -> None:
+        """Keep the name in a forked process of the supervisor, but not in what that one's consumers fork.
+
+        Such a process may outlive all workers, as those of a ``ProcessPoolExecutor`` do whose owner was killed.
+        """
+        self._generation += 1
+        if self._generation > 1:
+            self.end()
 
     def end(self) -> None:
         """Free the name: all that was claimed is settled."""
         if self._socket is not None:
             self._socket.close()
+
+
+_presences: WeakSet[Presence] = WeakSet()
+
+
+def _inherit() -> None:
+    for held in [*_presences]:
+        held.inherit()
+
+
+os.register_at_fork(after_in_child=_inherit)
 
 
 def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) -> int:
