@@ -154,7 +154,7 @@ PAST, FUTURE = (datetime(year, 5, 1, 12, tzinfo=UTC) for year in (2020, 2090))
         ),
         (
             {"interval": {"every": 9000, "period": "days"}},
-            "seconds must be more than zero and at most ten years",
+            "seconds must be zero or more, and ten years at most",
         ),
         (
             {"solar": {"event": "sunset", "latitude": "52.5", "longitude": "13.4"}, "enabled": True},
@@ -181,7 +181,7 @@ PAST, FUTURE = (datetime(year, 5, 1, 12, tzinfo=UTC) for year in (2020, 2090))
             {"args": '[{"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}]'},
             "args has an object that only Celery's JSON knows",
         ),
-        ({"args": "[NaN]"}, "args must hold what JSON has"),
+        ({"args": "[NaN]"}, "args[0] is nan, which JSON"),
         ({"untimed": True}, "it has no times"),
         ({"crontab": {}, "interval": {"every": 1, "period": "days"}}, "it has interval_id and crontab_id"),
         ({"untimed": True, "crontab_id": 99}, "its crontab_id names no row"),

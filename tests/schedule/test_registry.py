@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.test import override_settings
@@ -25,6 +27,14 @@ def test_a_task_and_a_channel_are_declared_with_their_names_and_stay_what_they_a
     assert (often.task, often.channel, often.times, often.content) == ("", "index", Every(300), {"all": True})
 
 
+def test_an_entry_keeps_what_it_was_declared_with_in_types_that_can_be_sent() -> None:
+    args = [(1, 2)]
+    periodic("0 3 * * *", args=args, jitter=timedelta(seconds=5))(defined.add)
+    args.clear()
+    entry = registry.definitions()[ADD]
+    assert (entry.args, entry.jitter) == ([[1, 2]], 5.0)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -42,7 +52,30 @@ def test_a_task_and_a_channel_are_declared_with_their_names_and_stay_what_they_a
         (
             lambda: periodic("0 3 * * *", kwargs={"a": {1}})(defined.add),
             TypeError,
-            "kwargs must hold what JSON",
+            r"'set'> in kwargs\['a'\]",
+        ),
+        (lambda: periodic("0 3 * * *", kwargs={1: 2})(defined.add), TypeError, "as the key 1 of kwargs"),  # type: ignore[dict-item]
+        (lambda: periodic("0 3 * * *", kwargs=[])(defined.add), TypeError, "kwargs must be a dict"),  # type: ignore[arg-type]
+        (lambda: periodic("0 3 * * *", args=[float("nan")])(defined.add), ValueError, r"args\[0\] is nan"),
+        (
+            lambda: periodic("0 3 * * *", channel="index", content={1: 2})(len),  # type: ignore[dict-item]
+            TypeError,
+            "content has the key 1",
+        ),
+        (
+            lambda: periodic("0 3 * * *", channel="index", content=[])(len),  # type: ignore[arg-type]
+            TypeError,
+            "content must be a dict",
+        ),
+        (
+            lambda: periodic("0 3 * * *", channel="index", content={"a": "\ud800"})(len),
+            TypeError,
+            'content."a". holds half a surrogate',
+        ),
+        (
+            lambda: periodic("0 3 * * *", tz=ZoneInfo("Europe/Berlin"))(defined.add),  # type: ignore[arg-type]
+            TypeError,
+            "tz must be a name such as",
         ),
         (
             lambda: periodic("0 3 * * *", missed="all")(defined.add),
@@ -53,7 +86,10 @@ def test_a_task_and_a_channel_are_declared_with_their_names_and_stay_what_they_a
         (lambda: periodic("0 3 * * *", channel="index", args=[1])(len), ValueError, "A message has content"),
         (lambda: every(seconds=9), ValueError, "at least 10"),
         (lambda: every(seconds=10.5), ValueError, "whole seconds"),
-        (lambda: every(minutes="5"), TypeError, "minutes must be seconds"),  # type: ignore[arg-type]
+        (lambda: every(minutes="5"), TypeError, "minutes must be a number"),  # type: ignore[arg-type]
+        (lambda: every(minutes=timedelta(minutes=5)), TypeError, "minutes must be a number"),  # type: ignore[arg-type]
+        (lambda: every(days=1e12), ValueError, "days must be zero or more, and ten years at most"),
+        (lambda: every(seconds=float("nan")), ValueError, "seconds must be zero or more"),
         (lambda: schedulable(len), TypeError, "stands above @task"),
     ],
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 from django.conf import settings
 
 from mailrail import options as checked
+from mailrail.messages import encode
 from mailrail.options import Mistakes
 
 from .choices import ALL, MAX_NAME_LENGTH, MISSED, ONCE, OVERLAP, SKIP
-from .times import Cron, Every
+from .times import LONGEST_S, Cron, Every
 
 Times: TypeAlias = Cron | Every
 SHORTEST_S = 10
@@ -32,9 +33,13 @@ def every(
 
     Raises ``TypeError`` and ``ValueError``, for less than 10 seconds and for a part of a second too.
     """
-    for name, value in {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days}.items():
-        checked.seconds(name, value)
-    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days}
+    for name, value in parts.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number, not {value!r}.")
+        if not 0 <= value <= LONGEST_S:
+            raise ValueError(f"{name} must be zero or more, and ten years at most, not {value!r}.")
+    length = timedelta(**parts)
     if length < timedelta(seconds=SHORTEST_S) or length.microseconds:
         raise ValueError(
             f"every() needs whole seconds, at least {SHORTEST_S}, such as minutes=5, not {length}."
@@ -68,14 +73,10 @@ class Definition:
             with mistakes.noted():
                 _check_choice(option, value, [name for name, _ in choices])
         with mistakes.noted():
-            checked.seconds("jitter", self.jitter)
-        for option, held, kind in (
-            ("args", self.args, list | tuple),
-            ("kwargs", self.kwargs, Mapping),
-            ("content", self.content, Mapping),
-        ):
+            object.__setattr__(self, "jitter", checked.seconds("jitter", self.jitter))
+        for option, kind in (("args", list | tuple), ("kwargs", Mapping), ("content", Mapping)):
             with mistakes.noted():
-                _check_json(option, held, kind)
+                object.__setattr__(self, option, _sendable(option, getattr(self, option), kind))
         for error in self._contradictions():
             mistakes.add(error)
         mistakes.raise_any()
@@ -112,10 +113,15 @@ def _check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{option} must be {', '.join(map(repr, choices))}, not {value!r}.")
 
 
-def _check_json(option: str, value: Any, kind: Any) -> None:
+def _sendable(option: str, value: Any, kind: Any) -> Any:
+    """Return a copy of the value in types of JSON, by the rules of tasks or of messages. Raises what sending raises."""
     if not isinstance(value, kind):
         raise TypeError(f"{option} must be a {'dict' if kind is Mapping else 'list'}, not {value!r}.")
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{option} must hold what JSON has, and {error}.") from error
+    if option == "content":
+        encode(dict(value))
+        return deepcopy(dict(value))
+    if not value:
+        return value
+    from mailrail.tasks.json_values import normalized
+
+    return normalized(value, option)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ def periodic(
     tz: str | None = None,
     missed: str = ONCE,
     overlap: str = SKIP,
-    jitter: float = 0.0,
+    jitter: float | timedelta = 0.0,
     channel: str | None = None,
     content: Mapping[str, Any] | None = None,
     args: Sequence[Any] = (),
@@ -82,12 +83,13 @@ def periodic(
     """
     _check_installed("periodic")
     times = _times(when, tz)
-    options = dict[str, Any](missed=missed, overlap=overlap, jitter=jitter, args=args, kwargs=kwargs or {})
+    options = dict[str, Any](missed=missed, overlap=overlap, jitter=jitter, args=args)
+    options |= {"kwargs": {} if kwargs is None else kwargs, "content": {} if content is None else content}
 
     def declare(decorated: F) -> F:
         target = _target("periodic", decorated, channel)
         label = target["task"] or target["channel"] if name is None else name
-        register(Definition(name=label, times=times, content=content or {}, **target, **options), _place())
+        register(Definition(name=label, times=times, **target, **options), _place())
         return decorated
 
     return declare

@@ -25,7 +25,7 @@ from itertools import count, takewhile
 from .zones import load_zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_S = 10 * 366 * 24 * 3600
+LONGEST_S = 10 * 366 * 24 * 3600
 _MAX_LENGTH = 200
 _FIELDS = 'five fields (minute, hour, day of month, month, day of week), such as "*/5 * * * *"'
 
@@ -46,6 +46,8 @@ class Cron:
         if mistake := _mistake_of(self.expression):
             raise ValueError(f"The cron expression must have {_FIELDS}, not {self.expression!r}: {mistake}.")
         if self.zone is not None:
+            if not isinstance(self.zone, str):
+                raise TypeError(f'tz must be a name such as "Europe/Berlin", not {self.zone!r}.')
             load_zone(self.zone)
 
     def ticks(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
@@ -69,7 +71,7 @@ class Every:
     def __post_init__(self) -> None:
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
             raise TypeError(f"seconds must be a number, not {self.seconds!r}.")
-        if not 0 < self.seconds <= _LONGEST_S:
+        if not 0 < self.seconds <= LONGEST_S:
             raise ValueError(f"seconds must be more than zero and at most ten years, not {self.seconds!r}.")
 
     def ticks(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
