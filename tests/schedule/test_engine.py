@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
 from mailrail.layers import DurableLayer
 from mailrail.moments import as_django
-from mailrail.schedule import engine, registry, retention
+from mailrail.schedule import control, engine, registry, retention
 from mailrail.schedule.choices import ADMIN
 from mailrail.schedule.engine import look_at
 from mailrail.schedule.enqueuing import database
@@ -21,7 +22,7 @@ from mailrail.schedule.times import Cron, Every
 from mailrail.tasks import TaskRecord
 from mailrail.testing.messages import send_deferred
 
-from .conftest import NOON, decided_until, declare, in_utc, row, ticks
+from .conftest import LAYERS, NOON, decided_until, declare, in_utc, row, ticks
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 ADD = "tests.tasks.defined.add"
@@ -70,6 +71,46 @@ def test_a_tick_is_decided_once_by_all_who_have_read_the_same_row(on_database: D
     assert ticks() == minutes(10) and TaskRecord.objects.using(database()).count() == 1
 
 
+def test_a_run_of_people_that_begins_during_a_look_is_the_last_one(on_database: DurableLayer) -> None:
+    definition = declare(task=ADD, args=[1], overlap="skip")
+    look_at(NOON)
+    read = row()
+    control.run_now("job")
+    engine._decide(definition, read, NOON + 10 * MINUTE)
+    look_at(NOON + 10 * MINUTE)
+    last = row().last
+    assert not ticks() and ticks("overlapped") == minutes(10)
+    assert last is not None and last.decision == "by hand"
+
+
+def test_a_run_of_people_locks_the_entry_before_the_key_of_its_task_as_workers_do(
+    on_database: DurableLayer,
+) -> None:
+    declare(task=ADD, args=[1])
+    look_at(NOON)
+    with CaptureQueriesContext(connections[database()]) as queries:
+        control.run_now("job")
+    written = [each["sql"] for each in queries if each["sql"].startswith(("UPDATE", "INSERT", "WITH"))]
+    assert written[0].startswith('UPDATE "mailrail_schedule_scheduleentry"')
+
+
+@pytest.mark.parametrize("on_database", [LAYERS[1]], indirect=True)
+def test_without_statistics_an_entry_is_moved_by_its_key_however_many_there_are(
+    on_database: DurableLayer,
+) -> None:
+    declare()
+    look_at(NOON)
+    with CaptureQueriesContext(connections[database()]) as queries:
+        engine._move(row(), decided_until=as_django(NOON))
+    [update] = [each["sql"] for each in queries if each["sql"].startswith("UPDATE")]
+    with connections[database()].cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_bitmapscan = off")
+        cursor.execute(f"EXPLAIN {update}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert plan.count("Index Cond: (id = ") == 2, plan
+
+
 @pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 @pytest.mark.parametrize("on_database", ["postgres"], indirect=True)
 def test_an_entry_that_a_lost_worker_has_locked_keeps_no_other_from_running(
@@ -91,14 +132,24 @@ def test_an_entry_that_a_lost_worker_has_locked_keeps_no_other_from_running(
     assert row("locked").last is not None and TaskRecord.objects.using(database()).count() == 2
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError])
 def test_what_fails_in_mid_tick_leaves_no_trace_and_is_done_by_the_next_look(
-    on_database: DurableLayer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: type[Exception],
+    on_database: DurableLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     declare(task=ADD)
     declare(name="other", task=ADD)
     look_at(NOON)
     usual: Callable[..., Any] = engine._note
-    monkeypatch.setattr(engine, "_note", lambda row, *rest: 1 / 0 if row.name == "job" else usual(row, *rest))
+
+    def fail(row: ScheduleEntry, *rest: Any) -> Any:
+        if row.name == "job":
+            raise error
+        return usual(row, *rest)
+
+    monkeypatch.setattr(engine, "_note", fail)
     for _ in range(3):
         look_at(NOON + 10 * MINUTE)
     assert TaskRecord.objects.using(database()).count() == 1 and row("other").last is not None

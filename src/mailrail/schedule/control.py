@@ -122,6 +122,8 @@ def run_now(name: str) -> UUID:
     if entry.definition is None:
         raise UnknownEntry(f"The entry {name!r} cannot run. {entry.problem}")
     with transaction.atomic(database()):
+        # First, as workers lock the row before the key of the task.
+        _rows(entry.row).update(last=None)
         run = enqueue(entry.definition, datetime.now(UTC))
         run.decision = BY_HAND
         run.save(using=database(), force_insert=True)

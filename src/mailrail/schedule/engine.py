@@ -23,7 +23,7 @@ from mailrail.layers import get_layer
 from mailrail.log import logger_of
 from mailrail.moments import as_django, aware, for_people
 from mailrail.terminal import counted
-from mailrail.transient import is_outage
+from mailrail.transient import is_transient
 
 from . import registry, retention
 from .choices import ALL, ENQUEUED, ONCE, OVERLAPPED, PAUSED, SKIP
@@ -134,7 +134,7 @@ def _decide_safely(definition: Definition, row: ScheduleEntry, now: datetime) ->
         _told.pop(definition.name, None)
         return due_at
     except Exception as error:
-        if is_outage(error):
+        if is_transient(error):  # a file that a function of the task cannot find is none
             raise
         _tell(definition.name, error, with_trace=not isinstance(error, InvalidSettings))
         return None
@@ -177,17 +177,21 @@ def _counted_from(definition: Definition, row: ScheduleEntry, now: datetime) -> 
 
 
 def _move(row: ScheduleEntry, **values: object) -> bool:
-    """Change a row, unless another worker moves it or has moved it, or somebody has paused it, since it was read.
+    """Change a row, unless another worker moves it or has moved it, or people have paused or run it, since it was read.
 
     On PostgreSQL, nobody waits for a row that is locked. The machine of its worker may be lost, which the server may
     learn after hours. On SQLite, the statement locks the file.
     """
     using = database()
-    rows = ScheduleEntry.objects.using(using)
-    unchanged = rows.filter(pk=row.pk, decided_until=row.decided_until, paused_at=None)
+    rows = ScheduleEntry._base_manager.using(using)
+    unchanged = rows.filter(
+        pk=row.pk, decided_until=row.decided_until, paused_at=None, last=row.last and row.last.pk
+    )
     with transaction.atomic(using, savepoint=False):
         if connections[using].vendor == "postgresql":
-            unchanged = rows.filter(pk__in=unchanged.select_for_update(skip_locked=True).values("pk"))
+            free = unchanged.select_for_update(skip_locked=True)
+            # Twice by its key alone: without statistics, PostgreSQL would run the subquery for each row of the table.
+            unchanged = rows.filter(pk=row.pk, pk__in=free.values("pk"))
         return bool(unchanged.update(**values))
 
 
