@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
 from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mailrail import Channel, testing
@@ -237,6 +238,9 @@ def test_a_batch_says_what_it_is_about_and_is_found_by_its_id() -> None:
     assert Batch.get(str(made.id)) == made
     with pytest.raises(BatchRecord.DoesNotExist):
         Batch.get(made.id.hex[::-1])
+    for id in ("7", 7, None):
+        with pytest.raises(ValueError, match=r"Batch.get\(\) needs the id of a batch, which is a UUID, not"):
+            Batch.get(id)  # type: ignore[arg-type]
 
 
 def test_a_batch_of_another_namespace_is_not_found(settings: Any) -> None:
@@ -420,6 +424,15 @@ def test_a_chain_goes_on_after_success_and_a_link_can_read_what_the_last_has_ret
     assert list(values) == [["a"], ["b"]]
 
 
+def test_six_chains_cost_as_many_queries_as_two(django_assert_num_queries: Any) -> None:
+    chained: Any = batched.member.using(then=batched.then)  # type: ignore[call-arg,unused-ignore]
+    with CaptureQueriesContext(connections[using()]) as of_two:
+        enqueue_many(chained, [(("a",), {}), (("b",), {})])
+    with django_assert_num_queries(len(of_two), connection=connections[using()]):
+        enqueue_many(chained, [((str(n),), {}) for n in range(6)])
+    assert drain() == ["then"] * 8
+
+
 def test_batches_that_ended_long_ago_are_removed_on_request_with_all_of_their_records() -> None:
     batch_of("a", "raise")
     opened = batch_of("b")
@@ -449,8 +462,13 @@ def test_tasks_run_as_they_are_enqueued_end_their_batch_with_its_block() -> None
         with batch(**FOLLOWERS) as made:
             assert batched.member.enqueue("a").status == "SUCCESSFUL"
             batched.grow.enqueue(1)
+            many = enqueue_many(batched.member, [(("b",), {}), (("c",), {})])
+            assert [(result.status, result.return_value) for result in many] == [
+                ("SUCCESSFUL", "b"),
+                ("SUCCESSFUL", "c"),
+            ]
             assert made.record.finished_at is None
-        assert made.progress.successful == 4
+        assert made.progress.successful == 6
     assert ran[0] == "member a" and set(ran[-2:]) == {"on_finish", "then"}
 
 

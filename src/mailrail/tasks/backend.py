@@ -72,10 +72,16 @@ class ChannelBackend(BaseTaskBackend):
 
         Raises ``InvalidTask``, and ``TypeError`` or ``ValueError`` with the path of an argument that is no JSON.
         """
+        [result] = self.enqueue_many(task, [(args, kwargs)])
+        return result
+
+    def enqueue_many(
+        self, task: Any, calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]
+    ) -> list[ChannelResult]:
+        """Store a task once for each call, as ``enqueue`` does, all or none of them."""
         from .enqueuing import enqueue_calls
 
-        [result] = enqueue_calls(self, task, [(args, kwargs)])
-        return result
+        return enqueue_calls(self, task, calls)
 
     def tell_released(self, result: ChannelResult) -> None:
         """Send ``task_enqueued`` for a task that was held back, and is not any more."""

@@ -55,7 +55,10 @@ class Batch:
     @classmethod
     def get(cls, id: UUID | str) -> Batch:
         """Return the batch with this id. Raises ``BatchRecord.DoesNotExist``, and ``ValueError`` for no UUID."""
-        wanted = id if isinstance(id, UUID) else UUID(id)
+        try:
+            wanted = id if isinstance(id, UUID) else UUID(id)
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(f"Batch.get() needs the id of a batch, which is a UUID, not {id!r}.") from None
         for using in used_databases():
             if BatchRecord.objects.using(using).filter(pk=wanted).exists():
                 return cls(wanted, using)

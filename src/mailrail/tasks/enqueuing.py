@@ -27,12 +27,13 @@ def enqueue_many(task: Any, calls: Iterable[Call]) -> list[ChannelResult]:
 
     Raises what ``enqueue`` raises, and ``TypeError`` for a task of another backend.
     """
-    backend = task.get_backend() if isinstance(task, Task) else None
+    backend: Any = task.get_backend() if isinstance(task, Task) else None
     if not hasattr(backend, "task_options"):
         raise TypeError(
             f"enqueue_many() needs a task whose backend is mailrail.tasks.ChannelBackend, not {task!r}."
         )
-    return enqueue_calls(backend, task, [_call(call) for call in calls])
+    results: list[ChannelResult] = backend.enqueue_many(task, [_call(call) for call in calls])
+    return results
 
 
 async def aenqueue_many(task: Any, calls: Iterable[Call]) -> list[ChannelResult]:
@@ -97,8 +98,7 @@ def _store_chains(records: Sequence[TaskRecord], task: Any, using: str) -> Mappi
     rows = new_chains(records, task, using)
     with transaction.atomic(using, savepoint=False):
         twins = store(records, using)
-        for id in rows.keys() - twins.keys():
-            store_rows(rows[id], using)
+        store_rows([row for id, chain in rows.items() if id not in twins for row in chain], using)
     return twins
 
 

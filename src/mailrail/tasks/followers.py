@@ -5,6 +5,7 @@ So nothing of the caller's code runs when a batch ends, and a follower that cann
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -97,9 +98,12 @@ def new_chains(
 
 
 def store_rows(rows: Iterable[BatchRecord | TaskRecord], using: str) -> None:
-    """Store new rows."""
+    """Store new rows, all of a table in one statement."""
+    by_model: dict[Any, list[Any]] = defaultdict(list)
     for row in rows:
-        row.save(using=using, force_insert=True)
+        by_model[type(row)].append(row)
+    for model, alike in by_model.items():
+        model._base_manager.using(using).bulk_create(alike)
 
 
 def follower_ids(batch: BatchRecord) -> list[UUID | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ..tasks.backend import ChannelBackend
@@ -19,7 +18,9 @@ class EagerBackend(ChannelBackend):
     def sender(self) -> type[ChannelBackend]:
         return ChannelBackend
 
-    def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:
+    def enqueue_many(
+        self, task: Any, calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]
+    ) -> list[ChannelResult]:
         from ..tasks.batch_membership import outside_batches
 
         ended: dict[str, Any] = {}
@@ -27,19 +28,16 @@ class EagerBackend(ChannelBackend):
         def note(*, task_result: Any, **facts: Any) -> None:
             ended[task_result.id] = task_result
 
-        result = super().enqueue(task, args, kwargs)
+        results = super().enqueue_many(task, calls)
         task_finished.connect(note, sender=self.sender, weak=False)
         try:
             with outside_batches():
                 self._drain(task)
         finally:
             task_finished.disconnect(note, sender=self.sender)
-        with suppress(TaskResultDoesNotExist):  # it has results=False
-            result.refresh()
-            return result
-        if result.id in ended:
-            result._take(ended[result.id])
-        return result
+        for result in results:
+            _refresh(result, ended)
+        return results
 
     def tell_released(self, result: ChannelResult) -> None:
         super().tell_released(result)
@@ -49,3 +47,12 @@ class EagerBackend(ChannelBackend):
         from . import drain
 
         drain(channel_of(task.queue_name), raise_errors=False)
+
+
+def _refresh(result: ChannelResult, ended: Mapping[str, Any]) -> None:
+    """Let a result say what has become of its task. ``ended``: results that have ended, by their ids."""
+    try:
+        result.refresh()
+    except TaskResultDoesNotExist:  # it has results=False
+        if result.id in ended:
+            result._take(ended[result.id])
