@@ -165,6 +165,22 @@ def test_a_look_asks_no_database_while_all_live_and_tries_again_after_an_outage(
         neighbours.look()
 
 
+def test_many_that_another_worker_has_noticed_cost_one_query(
+    layer: DurableLayer, django_assert_num_queries: Any
+) -> None:
+    held = Presence("many")
+    for number in range(5):
+        claimed(layer, f"many:{number}", held.name)
+    first, second = Neighbours(layer), Neighbours(layer)
+    first.list()
+    second.list()
+    held.end()
+    first.look()
+    assert (layer.stats()["work"].ready, layer.workers()) == (5, [])
+    with django_assert_num_queries(1):
+        second.look()
+
+
 def raise_outage() -> list[str]:
     raise LayerUnavailable("away")
 

@@ -120,7 +120,11 @@ class Neighbours:
 
     def list(self) -> None:
         """Ask the layer for the workers whose names count here."""
-        self._names = self._told()
+        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
+        here = f"{_here()}/"
+        self._names = {
+            id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)
+        }
 
     def look(self) -> None:
         """End the leases of those that are gone. Where nobody is, this asks the kernel alone.
@@ -128,21 +132,18 @@ class Neighbours:
         Raise what the layer raises; the next look tries again.
         """
         for id, name in [*self._names.items()]:
-            with _held(name) as is_gone:
-                if is_gone:
-                    self._end(id, name)
-                    del self._names[id]
-
-    def _told(self) -> dict[str, str]:
-        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
-        here = f"{_here()}/"
-        return {id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)}
+            if self._names.get(id) == name:  # still, as ``_end`` lists them anew
+                with _held(name) as is_gone:
+                    if is_gone:
+                        self._end(id, name)
 
     def _end(self, id: str, name: str) -> None:
         """End the leases of a worker that is gone, unless it has ended by itself, or another one has its id by now."""
-        if self._told().get(id) == name:
+        self.list()
+        if self._names.get(id) == name:
             count = end_leases_of(self._layer, id, ())
             self._layer.heartbeat(id, None)
+            del self._names[id]
             logger.info("%s is gone, and had claimed %s", id, counted(count, "message"))
 
 
