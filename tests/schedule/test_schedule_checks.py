@@ -22,7 +22,7 @@ def said() -> list[tuple[str, str]]:
 
 
 def test_entries_that_can_run_are_no_message() -> None:
-    declare(name="task", task=ADD)
+    declare(name="task", task=ADD, args=[1])
     declare(name="message")
     assert not said()
 
@@ -35,8 +35,18 @@ def test_entries_that_can_run_are_no_message() -> None:
             "E003",
             "there is no task at 'tests.tasks.defined.nowhere'",
         ),
-        ({"task": "tests.tasks.defined.in_lane", "overlap": "queue"}, "E004", "has a lane, or concurrency"),
-        ({"task": "tests.tasks.defined.limited", "overlap": "queue"}, "E004", "has a lane, or concurrency"),
+        (
+            {"task": "tests.tasks.defined.in_lane", "overlap": "queue", "args": [1, 2]},
+            "E004",
+            "has a lane, or concurrency",
+        ),
+        (
+            {"task": "tests.tasks.defined.limited", "overlap": "queue", "args": [1, 2]},
+            "E004",
+            "has a lane, or concurrency",
+        ),
+        ({"task": ADD, "kwargs": {"a": 1, "c": 2}}, "E005", "got an unexpected keyword argument 'c'"),
+        ({"task": "tests.tasks.defined.count"}, "E005", "missing a required argument: 'last'"),
         ({"channel": "nobody"}, "W001", "No route for channel 'nobody'"),
     ],
 )
@@ -71,13 +81,19 @@ def test_apps_that_are_missing_are_named() -> None:
             "E001",
             "ValueError: The cron",
         ),
+        (
+            "from mailrail.schedule import periodic\nfrom mailrail.tasks import task\n\n"
+            "@periodic('0 2 * * *')\n@task\ndef first(): ...\n\n@periodic('0 25 * * *')\n@task\ndef second(): ...\n",
+            "E001",
+            "ValueError: The cron expression '0 25 * * *' is wrong",
+        ),
         ("import a_package_that_nobody_has\n", "W002", "ModuleNotFoundError: No module named 'a_package"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_with_its_error(
     code: str, id: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    name = f"wrong_entries_{id.lower()}"
+    name = f"wrong_entries_{abs(hash(code))}"
     folder = tmp_path / name
     folder.mkdir()
     folder.joinpath("__init__.py").touch()

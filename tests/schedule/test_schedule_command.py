@@ -150,7 +150,7 @@ def test_an_entry_of_people_is_changed() -> None:
     [
         (
             ["--cron", "61 * * * *"],
-            "The entry 'job' was not changed. The cron expression must have five fields",
+            "The entry 'job' was not changed. The cron expression '61 * * * *' is wrong: Bad minute. It needs",
         ),
         (["--tz", "Mars"], "The entry 'job' was not changed. tz must be the name of a time zone"),
         (["--every", "5"], "The entry 'job' was not changed. every() needs whole seconds, at least 10"),

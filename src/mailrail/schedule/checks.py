@@ -4,6 +4,7 @@ mailrail.schedule.E001  a module that may declare entries cannot be imported, or
 mailrail.schedule.E002  "mailrail" is not in INSTALLED_APPS, or "mailrail.tasks" is not, and an entry runs a task
 mailrail.schedule.E003  the task of an entry cannot be enqueued together with its tick
 mailrail.schedule.E004  overlap="queue" for a task, or a route, that has lanes of its own
+mailrail.schedule.E005  the args and kwargs of an entry do not fit its task
 mailrail.schedule.W001  the channel of an entry has no route
 mailrail.schedule.W002  a module that may declare entries needs a package that is not installed
 """
@@ -11,6 +12,7 @@ mailrail.schedule.W002  a module that may declare entries needs a package that i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from django.apps import apps
@@ -23,7 +25,7 @@ from mailrail.routing import Routing
 from . import registry
 from .choices import QUEUE
 from .definition import Definition
-from .enqueuing import task_of
+from .enqueuing import bind_arguments, task_of
 
 
 @register()
@@ -32,10 +34,11 @@ def check_schedule(**kwargs: Any) -> list[CheckMessage]:
     """Check the entries that code declares; those of the admin are checked by its form."""
     if not apps.is_installed("mailrail"):
         return [_not_installed("mailrail")]
-    return [
-        *_check_modules(),
-        *(message for entry in registry.definitions().values() for message in check_entry(entry)),
+    broken = {each.module for each in registry.broken_modules()}
+    entries = [
+        entry for entry in registry.definitions().values() if entry.task.rpartition(".")[0] not in broken
     ]
+    return [*_check_modules(), *chain.from_iterable(map(check_entry, entries)), *chain.from_iterable(map(_check_arguments, entries))]
 
 
 def _not_installed(app: str) -> CheckMessage:
@@ -76,6 +79,21 @@ def _check_task(definition: Definition) -> Iterator[CheckMessage]:
     effective = task.get_backend().task_options.effective(task, task.module_path)
     if definition.overlap == QUEUE and effective.has_lane:
         yield _has_lanes(definition, f"{definition.task} has a lane, or concurrency=(number, function)")
+
+
+def _check_arguments(definition: Definition) -> Iterator[CheckMessage]:
+    if not definition.task or not apps.is_installed("mailrail.tasks"):
+        return
+    try:
+        bind_arguments(task_of(definition), definition)
+    except InvalidSettings:
+        return  # E003 reports it
+    except TypeError as error:
+        yield Error(
+            f"{definition.name}: {definition.task} does not take these args and kwargs: {error}.",
+            hint="Write args=[…] and kwargs={…} in periodic() as the function of the task takes them.",
+            id="mailrail.schedule.E005",
+        )
 
 
 def _check_channel(definition: Definition) -> Iterator[CheckMessage]:

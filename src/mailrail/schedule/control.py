@@ -82,7 +82,7 @@ def find(name: str) -> EntryStatus:
     if row is None and name in declared:
         row = create_rows([declared[name]], datetime.now(UTC))[name]
     if row is None:
-        raise UnknownEntry(f"The schedule has no entry {name!r}.")
+        raise UnknownEntry(f"The schedule has no entry {name!r}: manage.py schedule lists them.")
     return entry_of(row, declared)
 
 

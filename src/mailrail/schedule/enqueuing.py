@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -49,7 +50,11 @@ def task_of(definition: Definition) -> Any:
     """Return the task of an entry. Raises ``InvalidSettings`` if workers cannot enqueue it together with its tick."""
     from mailrail.tasks.definition import find_task
 
-    task = find_task(definition.task)
+    try:
+        task = find_task(definition.task)
+    except Exception as error:  # a module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidSettings(f"{definition.name}: {definition.task} cannot be imported: {reason}") from error
     if task is None:
         raise InvalidSettings(f"{definition.name}: there is no task at {definition.task!r}.")
     backend: Any = task.get_backend()
@@ -64,6 +69,12 @@ def task_of(definition: Definition) -> Any:
             f"schedule is in {database()!r}, that of the default layer. A tick and its task must commit together."
         )
     return task
+
+
+def bind_arguments(task: Any, definition: Definition) -> None:
+    """Raise ``TypeError`` unless the function of a task takes the arguments of an entry."""
+    context = (None,) if task.takes_context else ()
+    signature(task.func).bind(*context, *definition.args, **definition.kwargs)
 
 
 def enqueue(definition: Definition, tick: datetime, delay: float = 0.0) -> ScheduleTick:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from . import registry
 from .checks import check_entry
 from .choices import ALL, SKIP
 from .definition import SHORTEST_S, Definition
-from .enqueuing import database, task_of
+from .enqueuing import bind_arguments, database, task_of
 from .entries import definition_of
 from .models import ScheduleEntry
 from .times import Cron
@@ -179,16 +178,10 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
             self.add_error("overlap" if message.id == QUEUE_AND_LANES else "target", message.msg)
         if definition.task and not self.errors:
             try:
-                _bind(task_of(definition), definition)
+                bind_arguments(task_of(definition), definition)
             except TypeError as error:
                 text = _("The task does not take these arguments: %(error)s.")
                 self.add_error("args", ValidationError(text, params={"error": error}))
-
-
-def _bind(task: Any, definition: Definition) -> None:
-    """Raise ``TypeError`` unless the function of a task takes the arguments."""
-    context = (None,) if task.takes_context else ()
-    inspect.signature(task.func).bind(*context, *definition.args, **definition.kwargs)
 
 
 def texts_of(value: Any) -> Iterator[str]:
