@@ -1,4 +1,4 @@
-"""Let commands end quietly when their reader stops, as in ``manage.py mailq | head``, and print tables."""
+"""Let commands end without a traceback where people can see why without one, and print tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
+from .missing_tables import migration_for, with_migration
 from .terminal import single_line
 
 BROKEN_PIPE_STATUS = 141
@@ -16,7 +18,7 @@ BROKEN_PIPE_STATUS = 141
 
 
 class PipedCommand(BaseCommand):
-    """End without a traceback when nobody reads the output any more."""
+    """End without a traceback when nobody reads the output any more, and when a table of ours is missing."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
@@ -26,6 +28,10 @@ class PipedCommand(BaseCommand):
             # What is still buffered would raise again when Python ends (Python's manual, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE_STATUS)
+        except DatabaseError as error:
+            if migration_for(error):
+                raise CommandError(with_migration(error)) from error
+            raise
         return output
 
     def print_table(self, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from django.core.checks import WARNING
 from django.core.mail import send_mail
 from django.core.mail.backends import smtp as djangos
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, transaction
 
 from mailrail.checks import check_settings
@@ -261,12 +261,14 @@ def test_sending_without_the_tables_says_what_to_do(settings: Any) -> None:
         cursor.execute("ALTER TABLE mailrail_mail_email RENAME TO mailrail_mail_gone")
     with pytest.raises(OperationalError) as raised, transaction.atomic():
         send_mail("Hello", "A body.", "me@example.com", ["you@example.com"])
-    with pytest.raises(OperationalError) as looked, transaction.atomic():
+    with (
+        pytest.raises(CommandError, match=r"mailrail_mail_email\. Run: .* mailrail_mail$"),
+        transaction.atomic(),
+    ):
         call_command("mailq")
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE mailrail_mail_gone RENAME TO mailrail_mail_email")
     assert raised.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]
-    assert looked.value.__notes__ == ["Run: python manage.py migrate mailrail_mail"]
 
 
 @pytest.mark.parametrize(

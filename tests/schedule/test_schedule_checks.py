@@ -15,6 +15,18 @@ from mailrail.schedule.times import Every
 from .conftest import declare
 
 ADD = "tests.tasks.defined.add"
+SECOND_IS_WRONG = """
+from mailrail.schedule import periodic
+from mailrail.tasks import task
+
+@periodic("0 2 * * *")
+@task
+def first(): ...
+
+@periodic("0 25 * * *")
+@task
+def second(): ...
+"""
 
 
 def said() -> list[tuple[str, str]]:
@@ -82,8 +94,7 @@ def test_apps_that_are_missing_are_named() -> None:
             "ValueError: The cron",
         ),
         (
-            "from mailrail.schedule import periodic\nfrom mailrail.tasks import task\n\n"
-            "@periodic('0 2 * * *')\n@task\ndef first(): ...\n\n@periodic('0 25 * * *')\n@task\ndef second(): ...\n",
+            SECOND_IS_WRONG,
             "E001",
             "ValueError: The cron expression '0 25 * * *' is wrong",
         ),

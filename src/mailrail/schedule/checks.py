@@ -38,7 +38,11 @@ def check_schedule(**kwargs: Any) -> list[CheckMessage]:
     entries = [
         entry for entry in registry.definitions().values() if entry.task.rpartition(".")[0] not in broken
     ]
-    return [*_check_modules(), *chain.from_iterable(map(check_entry, entries)), *chain.from_iterable(map(_check_arguments, entries))]
+    return [
+        *_check_modules(),
+        *chain.from_iterable(map(check_entry, entries)),
+        *chain.from_iterable(map(_check_arguments, entries)),
+    ]
 
 
 def _not_installed(app: str) -> CheckMessage:

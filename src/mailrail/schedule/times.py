@@ -44,7 +44,9 @@ class Cron:
         if not isinstance(self.expression, str):
             raise TypeError(f"The cron expression must be a text of {_FIELDS}, not {self.expression!r}.")
         if mistake := _mistake_of(self.expression):
-            raise ValueError(f"The cron expression {self.expression!r} is wrong: {mistake}. It needs {_FIELDS}.")
+            raise ValueError(
+                f"The cron expression {self.expression!r} is wrong: {mistake}. It needs {_FIELDS}."
+            )
         if self.zone is not None:
             if not isinstance(self.zone, str):
                 raise TypeError(f'tz must be a name such as "Europe/Berlin", not {self.zone!r}.')

@@ -7,7 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import transaction
+from django.db import OperationalError, ProgrammingError, transaction
+
+from mailrail.missing_tables import migration_for
 
 from .batch_membership import Block, current_block
 from .compat import InvalidTask, Task, task_enqueued
@@ -65,9 +67,16 @@ def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[Channe
     if block is not None:
         for record in records:
             record.batch_id = block.id
-    twins = (
-        store(records, backend.database) if then is None else _store_chains(records, task, backend.database)
-    )
+    try:
+        twins = (
+            store(records, backend.database)
+            if then is None
+            else _store_chains(records, task, backend.database)
+        )
+    except (OperationalError, ProgrammingError) as error:
+        if migration := migration_for(error):
+            error.add_note(f"Run: {migration}")
+        raise
     new = _tell(backend, [result_of(record, task) for record in records if record.id not in twins])
     if not twins:
         return new

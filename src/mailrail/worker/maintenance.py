@@ -16,6 +16,7 @@ from typing import TypeAlias
 from ..backoff import Backoff
 from ..conf import settings
 from ..layers import DurableLayer
+from ..missing_tables import migration_for, with_migration
 from ..reconciliation import Reconciler, ScanPosition, reconcilers, take_turn
 from ..signals import worker_maintenance
 from ..transient import is_outage
@@ -196,8 +197,9 @@ class _Service:
             self._backoff.succeeded()
         except Exception as error:
             if self._backoff.failed():
-                trace = None if is_outage(error) else error
-                logger.error("%s has to wait, trying again: %s", self._name, error, exc_info=trace)
+                trace = None if is_outage(error) or migration_for(error) else error
+                text = with_migration(error)
+                logger.error("%s has to wait, trying again: %s", self._name, text, exc_info=trace)
             pause = self._backoff.delay
         if pause is None or pause > KEEP_CONNECTION_S or self._backoff.failures:
             close_connections()

@@ -26,6 +26,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail import options as checked
+from mailrail.missing_tables import migration_for
 from mailrail.second_connection import outside_the_transaction
 from mailrail.storable import storable
 from mailrail.worker import ExecutionContext
@@ -250,7 +251,7 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
     emails = NewEmails(using)
     for each in new:
         emails.add(each)
-    with tables_said_missing(using):
+    with tables_said_missing():
         if emails.single is not None:
             _store_one(emails.single, using, options)
             return
@@ -273,7 +274,7 @@ def _store_one(new: NewEmail, using: str, options: Options) -> None:
 
 
 @contextmanager
-def tables_said_missing(using: str) -> Iterator[None]:
+def tables_said_missing() -> Iterator[None]:
     """Add what to do to an error that says "no such table", or that comes from an event loop."""
     try:
         yield
@@ -283,10 +284,8 @@ def tables_said_missing(using: str) -> Iterator[None]:
         )
         raise
     except (OperationalError, ProgrammingError) as error:
-        text = str(error)
-        if "mailrail_mail_" in text and ("no such table" in text or "does not exist" in text):
-            database = "" if using == "default" else f" --database {using}"
-            error.add_note(f"Run: python manage.py migrate mailrail_mail{database}")
+        if migration := migration_for(error):
+            error.add_note(f"Run: {migration}")
         raise
 
 
@@ -296,7 +295,7 @@ def _store_missing(made: Sequence[NewEmail], execution: ExecutionContext, option
     The others' messages may have been lost with the process, after its commit.
     """
     using = router.db_for_write(Email)
-    with tables_said_missing(using), write_transaction(using):
+    with tables_said_missing(), write_transaction(using):
         numbers, known = _numbered([new.columns for new in made], execution, using)
         if missing := [new for new in made if new.columns["key"] not in known]:
             _store(missing, options)

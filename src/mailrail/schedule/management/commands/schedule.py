@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError
 
 from mailrail.errors import MailrailError
 from mailrail.moments import for_machines
@@ -19,7 +18,6 @@ from mailrail.schedule.celery_beat import PlannedEntry, apply_import, plan_impor
 from mailrail.schedule.changing import change
 from mailrail.schedule.choices import MISSED, OVERLAP
 from mailrail.schedule.control import EntryStatus
-from mailrail.schedule.models import ScheduleEntry
 from mailrail.schedule.zones import zone_data
 from mailrail.terminal import as_json, counted, escape_control_characters, single_line
 
@@ -53,10 +51,6 @@ class Command(PipedCommand):
             act(options)
         except (MailrailError, ValueError) as error:
             raise CommandError(escape_control_characters(str(error))) from error
-        except DatabaseError as error:
-            if ScheduleEntry._meta.db_table in str(error):
-                error.add_note("Run: python manage.py migrate mailrail_schedule")
-            raise
 
     # -- looking ------------------------------------------------------------------------------------------------
 

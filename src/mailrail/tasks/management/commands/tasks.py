@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError
 
 from mailrail.errors import MailrailError
 from mailrail.moments import for_machines, for_people, from_now
@@ -68,10 +67,6 @@ class Command(PipedCommand):
             act(options)
         except MailrailError as error:
             raise CommandError(escape_control_characters(str(error))) from error
-        except DatabaseError as error:
-            if TaskRecord._meta.db_table in str(error):
-                error.add_note("Run: python manage.py migrate mailrail_tasks")
-            raise
 
     # -- looking ------------------------------------------------------------------------------------------------
 
