@@ -16,7 +16,7 @@ from django.utils import timezone
 from psycopg import IsolationLevel
 
 from mailrail.layers import get_layer
-from mailrail.tasks import Batch, TaskRecord, attempts, batch, batch_ends, control
+from mailrail.tasks import Batch, BatchRecord, TaskRecord, attempts, batch, batch_ends, control
 from mailrail.tasks.attempts import End, Start
 
 from ..plans import buffers, forget_statistics, plan_of
@@ -129,26 +129,43 @@ def add_to(made: Batch) -> None:
         batched.member.enqueue()
 
 
+def at_repeatable_read(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function on a thread whose connection begins transactions at that level."""
+    connection = connections["postgres"]
+    connection.ensure_connection()
+    connection.connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    return function(*args)
+
+
+def is_waiting(using: str) -> bool:
+    """Tell whether somebody waits for a lock."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("using", ["postgres"], indirect=True)
+def test_whoever_adds_waits_for_a_change_of_the_batch_at_any_isolation_level(using: str) -> None:
+    made, _ = running(using, 1)
+    with other_threads(using) as start:
+        with transaction.atomic(using):
+            BatchRecord.objects.using(using).update(failed_at=timezone.now())
+            done = start(at_repeatable_read, add_to, made)
+            until(lambda: done.done() or is_waiting(using))
+        done.result()
+    assert made.progress.total == 2
+
+
 @pytest.mark.parametrize("using", ["postgres"], indirect=True)
 def test_a_look_that_has_waited_for_whoever_adds_sees_what_was_added_at_any_isolation_level(
     using: str,
 ) -> None:
     made, [member] = running(using, 1, then=batched.then)
 
-    def end_at_repeatable_read() -> bool:
-        connections[using].ensure_connection()
-        connections[using].connection.isolation_level = IsolationLevel.REPEATABLE_READ
-        return end(member, using)
-
-    def is_waiting() -> bool:
-        with connections[using].cursor() as cursor:
-            cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
-            return bool(cursor.fetchone()[0])
-
     with other_threads(using) as start:
         with made.add():
-            done = start(end_at_repeatable_read)
-            until(lambda: done.done() or is_waiting())
+            done = start(at_repeatable_read, end, member, using)
+            until(lambda: done.done() or is_waiting(using))
             batched.member.enqueue()
         assert done.result()
     assert made.record.finished_at is None and made.progress.ready == 1

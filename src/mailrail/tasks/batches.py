@@ -105,7 +105,7 @@ class Batch:
         cancelled, and for what ``batch`` refuses.
         """
         try:
-            with write_transaction(self.using):
+            with reading_committed(self.using), write_transaction(self.using):
                 if not self._keep_open():
                     raise InvalidTask(
                         f"Batch {self.id} takes no more tasks: it has ended, or somebody has cancelled it. Add tasks "
