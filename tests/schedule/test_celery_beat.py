@@ -240,3 +240,8 @@ def test_missing_tables_and_columns_are_named() -> None:
     missing = r"no django_celery_beat_clockedschedule, django_celery_beat_periodictask\.expire_seconds\. Name"
     with pytest.raises(CommandError, match=missing):
         run()
+
+
+def test_a_database_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CommandError, match=r"There is no database 'old'\. Name one of DATABASES: default"):
+        run("--database", "old")

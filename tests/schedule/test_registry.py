@@ -84,6 +84,11 @@ def test_an_entry_keeps_what_it_was_declared_with_in_types_that_can_be_sent() ->
         ),
         (lambda: periodic("0 3 * * *", content={"a": 1})(defined.add), ValueError, "it needs channel="),
         (lambda: periodic("0 3 * * *", channel="index", args=[1])(len), ValueError, "A message has content"),
+        (
+            lambda: periodic("0 3 * * *")(defined.add.using(priority=7)),
+            ValueError,
+            "what using.. has changed would be lost",
+        ),
         (lambda: every(seconds=9), ValueError, "at least 10"),
         (lambda: every(seconds=10.5), ValueError, "whole seconds"),
         (lambda: every(minutes="5"), TypeError, "minutes must be a number"),  # type: ignore[arg-type]

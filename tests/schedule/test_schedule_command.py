@@ -172,7 +172,16 @@ def test_a_zone_has_no_effect_on_seconds_and_is_refused() -> None:
         schedule("change", "job", "--tz", "Asia/Tokyo")
 
 
-def test_an_entry_of_code_is_changed_there() -> None:
+def test_a_zone_beside_seconds_is_refused() -> None:
+    made()
+    with pytest.raises(CommandError, match="It counts seconds, and has no time zone"):
+        schedule("change", "job", "--every", "60", "--tz", "Asia/Tokyo")
+
+
+@pytest.mark.parametrize("was_made_before", [False, True])
+def test_an_entry_of_code_is_changed_there(was_made_before: bool) -> None:
+    if was_made_before:
+        made()
     declare()
     with pytest.raises(
         CommandError, match=r"'job' is declared by code. Change it there; here it can be paused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -114,3 +115,11 @@ def test_a_mistake_is_shown_at_its_field(field: str, changed: dict[str, str]) ->
 @pytest.mark.parametrize("args", ["[NaN]", "[1e999]"])
 def test_numbers_that_json_does_not_have_are_refused(args: str) -> None:
     assert not form(args=args).is_valid()
+
+
+def test_without_the_package_that_reads_them_cron_expressions_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    declare()
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    assert "pip install" in form(cron="17 4 * * *").errors["cron"][0]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
 
 from mailrail.moments import aware, for_people
@@ -52,6 +52,8 @@ def plan_import(using: str, renamed: Mapping[str, str] | None = None) -> list[Pl
     ``renamed``: for tasks of Celery, the paths of tasks that take their place. Raises ``ValueError`` if tables or
     columns are missing.
     """
+    if using not in connections:
+        raise ValueError(f"There is no database {using!r}. Name one of DATABASES: {', '.join(connections)}.")
     if missing := missing_from(using):
         raise ValueError(
             f"The database {using!r} does not have the tables of django-celery-beat 2.9: there is no "

@@ -92,7 +92,7 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
         if expression:
             try:
                 Cron(expression)
-            except ValueError as error:
+            except (ValueError, ImportError) as error:  # without the extra, there is no cronsim
                 raise ValidationError(str(error)) from error
         return expression
 
@@ -166,7 +166,7 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
             return
         try:
             definition = definition_of(self.instance, {})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             self.add_error(None, str(error))
             return
         if definition is not None:

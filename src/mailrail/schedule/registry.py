@@ -198,7 +198,20 @@ def _target(decorator: str, decorated: Any, channel: str | None) -> dict[str, An
             f"{decorator}() needs a task, so it stands above @task; or above a consumer with channel=…. Not "
             f"{decorated!r}."
         )
+    _check_is_of_module(decorator, decorated)
     return {"task": path, "channel": ""}
+
+
+def _check_is_of_module(decorator: str, task: Any) -> None:
+    """Raise ``ValueError`` for a copy made by ``using``: workers enqueue what the module holds."""
+    function = getattr(task, "func", None)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    found = getattr(module, getattr(function, "__qualname__", ""), task)
+    if getattr(found, "func", None) is function and found != task:
+        raise ValueError(
+            f"{decorator}() takes {task.module_path} as its module holds it: what using() has changed would be lost. "
+            "Give these options to @task, or to a task of their own."
+        )
 
 
 def _place() -> str:
