@@ -1,4 +1,4 @@
-"""Run tasks and send messages by a timetable.
+"""Run tasks and send messages by the clock.
 
     @periodic("*/5 * * * *", tz="Europe/Berlin")
     @task

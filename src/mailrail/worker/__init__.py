@@ -14,7 +14,7 @@ Where to look, in the order in which a message meets them:
   ``RECOVERING``: it waits, and tries again. (SMTP servers that are down: ``mail.mailers.circuit``.)
 - ``supervisor`` starts worker processes. ``isolated`` asks it for one where a route says ``isolate``, and where a
   message has cost a process before.
-- ``maintenance`` runs what apps do beside the work, such as the timetable of ``mailrail.schedule``.
+- ``maintenance`` runs what apps do beside the work, such as the schedule of ``mailrail.schedule``.
 """
 
 from .incoming import ExecutionContext, IncomingMessage, current_execution

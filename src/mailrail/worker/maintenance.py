@@ -1,7 +1,7 @@
 """What a worker process does beside the work, each on a thread of its own, as it may take long.
 
 Maintenance relays the outbox, reconciles records and messages, and finds channels that nobody serves. Services are
-what apps register, such as the timetable of ``mailrail.schedule``.
+what apps register, such as the schedule of ``mailrail.schedule``.
 """
 
 from __future__ import annotations
