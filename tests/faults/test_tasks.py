@@ -194,16 +194,25 @@ def test_isolated_tasks_that_are_killed_at_their_limit_or_die_have_failed_and_co
 
 
 @pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("hanging", [defined.write_and_hang, stepped.hang_in_an_atomic_step])
+@pytest.mark.parametrize(
+    "hanging",
+    [
+        defined.write_and_hang,
+        stepped.hang_in_an_atomic_step,
+        stepped.hang_in_an_atomic_step_of_a_coroutine,
+    ],
+)
 def test_an_atomic_task_or_step_past_its_time_limit_is_undone_and_keeps_no_other_waiting(
     layer: DurableLayer, ledger: Ledger, tmp_path: Path, hanging: Any
 ) -> None:
-    hangs = hanging.enqueue(str(tmp_path / "gate"), layer.using)
+    """The second one takes the write lock once the first is undone, and the claim loop waits for that, too."""
+    hang = [hanging.enqueue(str(tmp_path / "gate"), layer.using) for _ in range(2)]
     others = enqueue_many(defined.note, [((), {})] * 3)
-    with workers(ledger, "tasks.default", "--threads", "2"):
-        until(lambda: statuses() == {"SUCCESSFUL": len(others), "FAILED": 1})
-    hangs.refresh()
-    assert hangs.errors[0].exception_class is TimeoutError
+    with workers(ledger, "tasks.default", "--threads", "3"):
+        until(lambda: statuses() == {"SUCCESSFUL": len(others), "FAILED": len(hang)})
+    for result in hang:
+        result.refresh()
+        assert result.errors[0].exception_class is TimeoutError
     assert not Group.objects.using(layer.using).exists()
 
 

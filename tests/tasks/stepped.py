@@ -53,12 +53,22 @@ def hang_in_an_atomic_step(context: ChannelContext, gate: str, using: str) -> No
 
 
 def _hang_in_an_atomic_step(context: ChannelContext, gate: str, using: str) -> None:
-    def write_and_hang() -> None:
-        Group.objects.using(using).create(name="hung")
-        while not Path(gate).exists():
-            time.sleep(0.01)
+    context.step("hangs", _write_and_hang, gate, using, atomic=True)
 
-    context.step("hangs", write_and_hang, atomic=True)
+
+@task(takes_context=True, timeout=0.5)
+async def hang_in_an_atomic_step_of_a_coroutine(context: ChannelContext, gate: str, using: str) -> None:
+    await _hang_in_an_atomic_step_of_a_coroutine(context, gate, using)
+
+
+async def _hang_in_an_atomic_step_of_a_coroutine(context: ChannelContext, gate: str, using: str) -> None:
+    await context.astep("hangs", _write_and_hang, gate, using, atomic=True)
+
+
+def _write_and_hang(gate: str, using: str) -> None:
+    Group.objects.using(using).create(name="hung")
+    while not Path(gate).exists():
+        time.sleep(0.01)
 
 
 @task(takes_context=True)

@@ -16,7 +16,7 @@ from mailrail.conf import settings
 from mailrail.moments import seconds_between
 from mailrail.transient import is_lock_timeout, is_transient
 from mailrail.worker import IncomingMessage
-from mailrail.worker.atomic import finishing
+from mailrail.worker.atomic import RollBack, finishing
 
 from . import attempts
 from .aside import tell_aside, write_aside
@@ -58,6 +58,8 @@ def run_task(message: IncomingMessage) -> None:
     except KeyboardInterrupt:
         _stop(attempt)
         raise
+    except RollBack:  # its transaction was aborted, by who has decided what comes of the run
+        return
     except BaseException as error:
         _conclude(attempt, attempt.fail(error))
     else:
@@ -86,6 +88,8 @@ def _run_atomic(attempt: TaskAttempt) -> None:
     except LostClaim:
         attempt.conclude(False)
         return
+    except RollBack:
+        raise
     except BaseException as error:
         if message.outcome is not None and message.outcome.settled:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", message)
@@ -159,6 +163,8 @@ async def run_task_async(message: IncomingMessage) -> None:
     except KeyboardInterrupt:
         await write_aside(_stop, attempt)
         raise
+    except RollBack:  # as in ``run_task``
+        return
     except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is not None and current.cancelling():
             raise

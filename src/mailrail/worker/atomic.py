@@ -24,7 +24,7 @@ RELEASED_FOR_S = 1.0
 """Seconds until a message is due again whose transaction, or whose consumer, was kept from beginning."""
 
 current_run: ContextVar[ConsumerRun | None] = ContextVar("mailrail.consumer_run", default=None)
-"""The run of the consumer on this thread."""
+"""The run of the consumer on this thread, or in this coroutine."""
 
 
 class RollBack(Exception):
@@ -55,7 +55,7 @@ def finishing(message: IncomingMessage, layer: DurableLayer) -> Iterator[None]:
 
 @contextmanager
 def abortable_transaction(layer: DurableLayer) -> Iterator[None]:
-    """Run the block in a transaction of the layer's database, which the time limit of a sync consumer aborts.
+    """Run the block in a transaction of the layer's database, which the time limit of its consumer aborts.
 
     Raises ``Later`` if there can be no transaction just now.
     """

@@ -10,7 +10,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..signals import message_started
 from ..tracebacks import describe
 from .atomic import RELEASED_FOR_S, RollBack, await_stray, current_run, run_atomic
 from .incoming import IncomingMessage, current_message
+from .lock_watch import lock_watch
 from .log import logger
 from .outcomes import Outcome, OutcomeKind, send_signal
 
@@ -246,7 +247,12 @@ class ConsumerRun:
                 raise RollBack
             self._abort_transaction = layer.transaction_aborter()
         try:
-            yield
+            with lock_watch.watching(self) if layer.has_one_writer else nullcontext():
+                yield
+        except Exception as error:
+            if self._abandoned:  # so it may be of a connection that was closed meanwhile
+                raise RollBack from error
+            raise
         finally:
             with self._lock:
                 self._abort_transaction = None
@@ -348,7 +354,7 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
 
 async def run_on_loop(run: ConsumerRun) -> None:
     """Run an async consumer to its outcome, on this event loop. Raises nothing."""
-    scope, before = asyncio.timeout(None), current_message.set(None)
+    scope, before, run_before = asyncio.timeout(None), current_message.set(None), current_run.set(run)
     try:
         if message_started.receivers or run.asks_limit:
             await sync_to_async(_prepare_aside)(run)
@@ -365,6 +371,7 @@ async def run_on_loop(run: ConsumerRun) -> None:
     except TimeoutError as error:
         if scope.expired():
             run.give_up()
+            run.abandon()  # what it has left on a thread may hold a transaction open
         else:
             run.fail(error)
     except BaseException as error:
@@ -372,6 +379,7 @@ async def run_on_loop(run: ConsumerRun) -> None:
     finally:
         with suppress(ValueError):  # destroyed unfinished, in another context
             current_message.reset(before)
+            current_run.reset(run_before)
 
 
 def _prepare(run: ConsumerRun) -> None:
