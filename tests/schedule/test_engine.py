@@ -132,6 +132,23 @@ def test_an_entry_that_a_lost_worker_has_locked_keeps_no_other_from_running(
     assert row("locked").last is not None and TaskRecord.objects.using(database()).count() == 2
 
 
+@pytest.mark.parametrize("on_layer", [LAYERS[2]], indirect=True)
+@pytest.mark.parametrize(
+    "what", [{"task": "tests.tasks.defined.send_alone", "args": [1, 2]}, {"channel": "ledger"}]
+)
+def test_what_leaves_no_record_is_sent_to_redis_before_the_tick_commits_and_once_if_that_fails(
+    what: dict[str, Any], on_layer: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(**what)
+    look_at(NOON)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_note", lambda *args: 1 / 0)
+        look_at(NOON + 10 * MINUTE)
+    look_at(NOON + 10 * MINUTE)
+    channels = [what.get("channel", "tasks.default")]
+    assert len(on_layer.list_messages(channels, 9)) == 1 and ticks() == minutes(10)
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError])
 def test_what_fails_in_mid_tick_leaves_no_trace_and_is_done_by_the_next_look(
     error: type[Exception],

@@ -98,7 +98,11 @@ def enqueue(definition: Definition, tick: datetime, delay: float = 0.0) -> Sched
 
 
 def enqueue_task(definition: Definition, tick: datetime, delay: float, lane: str | None) -> UUID:
-    """Enqueue the task of an entry, and return the id of its result. Its metadata name the entry and the tick."""
+    """Enqueue the task of an entry, and return the id of its result. Its metadata name the entry and the tick.
+
+    One without a result, on a server apart, is sent at once, as messages are: nothing else would know of it.
+    """
+    from mailrail.tasks.enqueuing import enqueue_calls
     from mailrail.tasks.models import TaskRecord
 
     task = task_of(definition)
@@ -106,10 +110,21 @@ def enqueue_task(definition: Definition, tick: datetime, delay: float, lane: str
         task = task.using(lane=lane)
     if delay:
         task = task.using(run_after=timedelta(seconds=delay))
-    id = UUID(task.enqueue(*definition.args, **definition.kwargs).id)
+    is_apart = not get_layer().joins_transactions
+    if is_apart and _is_message_alone(task):
+        task = task.using(key=" ".join(_origin(definition, tick).values()))
+    call = (definition.args, definition.kwargs)
+    [result] = enqueue_calls(task.get_backend(), task, [call], immediately=is_apart)
+    id = UUID(result.id)
     unmarked = TaskRecord.objects.using(database()).filter(pk=id, metadata={})
     unmarked.update(metadata=_origin(definition, tick))
     return id
+
+
+def _is_message_alone(task: Any) -> bool:
+    """Tell whether a task has neither a record nor a key of its own."""
+    effective = task.get_backend().task_options.effective(task, task.module_path)
+    return not effective.results and effective.key is None
 
 
 def send_message(definition: Definition, tick: datetime, delay: float, lane: str | None) -> UUID:

@@ -50,9 +50,12 @@ def _call(call: Any) -> Call:
     raise TypeError(f"enqueue_many() needs (args, kwargs) for each call, such as ((7,), {{}}), not {call!r}.")
 
 
-def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[ChannelResult]:
+def enqueue_calls(
+    backend: Any, task: Any, calls: Sequence[Call], *, immediately: bool = False
+) -> list[ChannelResult]:
     """Store a record and a message for each call, or a message alone, and return the results.
 
+    ``immediately``: send a message alone before the caller's transaction commits, and whatever becomes of it.
     For a call whose key is taken, that is the result of the task that has it, and nothing is enqueued.
     """
     decorated, effective = checked(backend, task)
@@ -62,7 +65,8 @@ def enqueue_calls(backend: Any, task: Any, calls: Sequence[Call]) -> list[Channe
     if block is not None or then is not None:
         _check_member(backend, task, effective, block)
     if not effective.results:
-        return _tell(backend, enqueue_unrecorded(task, decorated, effective, calls, backend.database))
+        alone = enqueue_unrecorded(task, decorated, effective, calls, backend.database, immediately)
+        return _tell(backend, alone)
     records = new_records(task, decorated, effective, calls)
     if block is not None:
         for record in records:

@@ -36,7 +36,12 @@ MAX_KEY_LENGTH = 255
 
 
 def enqueue_unrecorded(
-    task: Any, decorated: Any, effective: Effective, calls: Sequence[Call], using: str
+    task: Any,
+    decorated: Any,
+    effective: Effective,
+    calls: Sequence[Call],
+    using: str,
+    immediately: bool = False,
 ) -> list[ChannelResult]:
     """Send a message for each call, and return their results. They can be looked at only by receivers of signals."""
     shared, now = _shared(task, decorated, effective), timezone.now()
@@ -48,6 +53,7 @@ def enqueue_unrecorded(
         "expires": effective.expires_at(),
         "attempts": effective.attempts,
         "using": using,
+        "immediately": immediately,
     }
     ids = _send(Channel(channel_of(task.queue_name)), contents, places, options)
     return [_waiting_result(task, id, content, now) for id, content in zip(ids, contents, strict=True)]
