@@ -20,7 +20,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture
 def registered() -> Any:
-    """Consumers that a block registers are gone afterwards."""
+    """Consumers that a block registers are gone afterwards; those of apps are imported before."""
+    Routing.of_layer()
     before = list(_registered)
     yield
     _registered[:] = before

@@ -17,11 +17,15 @@ mailrail.W005  a lease so long or short that recovery or renewal suffers
 mailrail.W006  a layer's server may lose messages, or cannot be asked (with --deploy)
 mailrail.W007  Channels is used, and no layer has groups
 mailrail.W008  a consumer gets nothing, as one before it takes all messages of its channel
+mailrail.W009  the module tasks of an app declares entries of the schedule, whose app is not installed
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
@@ -47,6 +51,9 @@ from .routing import Routing
 
 QUEUES = "mailrail.mail.backend.EmailBackend"
 RESERVED = ("mailrail.", "tasks.")
+_USES_SCHEDULE = re.compile(
+    rb"^(from mailrail\.schedule |import mailrail\.schedule|from mailrail import .*schedule)", re.M
+)
 
 
 @register()
@@ -55,7 +62,14 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """Check everything that needs no connection. Each mistake is reported once, and hides only dependent checks."""
     messages = list(_check_keys())
     texts = {message.msg for message in messages}
-    for part in (_check_middleware, _check_layers, _check_order, _check_mail_app, _check_tenants):
+    for part in (
+        _check_middleware,
+        _check_layers,
+        _check_order,
+        _check_mail_app,
+        _check_schedule_app,
+        _check_tenants,
+    ):
         for message in part():
             if message.msg not in texts:
                 texts.add(message.msg)
@@ -276,6 +290,22 @@ def _check_mail_app() -> Iterable[CheckMessage]:
             hint='Add "mailrail.mail" to INSTALLED_APPS, and migrate.',
             id="mailrail.E007",
         )
+
+
+def _check_schedule_app() -> Iterable[CheckMessage]:
+    """Look into the modules ``tasks`` without importing them: without the app, perhaps nobody ever does."""
+    if apps.is_installed("mailrail.schedule"):
+        return
+    for config in apps.get_app_configs():
+        spec = PathFinder.find_spec(f"{config.name}.tasks", getattr(config.module, "__path__", ()))
+        path = Path(spec.origin or "") if spec is not None else Path()
+        if path.suffix == ".py" and _USES_SCHEDULE.search(path.read_bytes()):
+            yield Warning(
+                f'{config.name}.tasks uses mailrail.schedule, and "mailrail.schedule" is not in INSTALLED_APPS: no '
+                "worker looks at the entries that it declares.",
+                hint='Add "mailrail.schedule" to INSTALLED_APPS, and run: python manage.py migrate',
+                id="mailrail.W009",
+            )
 
 
 def _check_tenants() -> Iterable[CheckMessage]:

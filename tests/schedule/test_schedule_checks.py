@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from mailrail.checks import check_settings
 from mailrail.schedule import registry
 from mailrail.schedule.checks import check_schedule
 from mailrail.schedule.times import Every
@@ -120,3 +121,24 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_error(
 def test_times_that_are_seconds_need_no_package() -> None:
     declare(times=Every(10))
     assert not said()
+
+
+def test_an_app_that_declares_entries_without_the_schedule_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, code in {"with_entries": SECOND_IS_WRONG, "without_entries": "import json\n"}.items():
+        tmp_path.joinpath(name).mkdir()
+        tmp_path.joinpath(name, "__init__.py").touch()
+        tmp_path.joinpath(name, "tasks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def warned(*names: str) -> list[str]:
+        with override_settings(INSTALLED_APPS=["mailrail", *names, "without_entries"]):
+            return [message.msg for message in check_settings() if message.id == "mailrail.W009"]
+
+    [text] = warned("with_entries")
+    assert text.startswith(
+        'with_entries.tasks uses mailrail.schedule, and "mailrail.schedule" is not in INSTALLED_APPS'
+    )
+    assert not warned("with_entries", "mailrail.schedule")
+    assert not warned()
