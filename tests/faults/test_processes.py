@@ -67,13 +67,13 @@ def test_what_workers_had_claimed_that_were_killed_with_their_supervisor_waits_f
     layer: DurableLayer, ledger: Ledger, gate: Path
 ) -> None:
     ids = {str(id) for id in Channel("long-lease").send_many([{"gate": str(gate)}] * 2)}
-    with workers(ledger, "long-lease", *on(layer, "--threads", "2")) as [first]:
-        until(lambda: len(ledger.lines("began")) == 2 and layer.workers())
+    with workers(ledger, "long-lease", *on(layer, "--threads", "2", "--isolate")) as [first]:
+        until(lambda: len(ledger.lines("began")) == 2 and len(layer.workers()) == 3)
         with workers(ledger, "long-lease", *on(layer, "--threads", "2")) as [second]:
-            until(lambda: len(layer.workers()) == 2)
+            until(lambda: len(layer.workers()) == 4)
             first.kill_all()
             recover(lambda: len(ledger.lines("began")) == 4, "a supervisor that is dead, and its process")
-            assert len(layer.workers()) == 1
+            until(lambda: len(layer.workers()) == 1, 40, "the end of those of its isolated runs")
             gate.touch()
             until(lambda: is_empty(layer))
             end(second)

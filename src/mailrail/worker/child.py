@@ -154,6 +154,7 @@ def _run_isolated(job: Job, name: str, link: Connection, request: Request) -> in
             threads=1,
             preclaimed=[claim],
             report_limit=assignments.report_limit,
+            presence=job.presence,
         )
         assignments.run(claim, worker)
         recycling.count(1)
