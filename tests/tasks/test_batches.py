@@ -337,6 +337,20 @@ def test_a_follower_that_waits_can_be_cancelled_alone() -> None:
     assert drain() == ["on_finish"]
 
 
+def test_a_follower_that_was_cancelled_and_is_retried_waits_for_its_batch_again() -> None:
+    with batch(**FOLLOWERS) as made:
+        batched.member.enqueue("raise")
+        batched.member.using(run_after=timedelta(seconds=60)).enqueue("b")  # type: ignore[arg-type,unused-ignore]
+    ids = [id for id in (made.record.on_failure_id, made.record.on_finish_id) if id is not None]
+    assert [cancel(id) for id in ids] == [True, True]
+    assert control.retry_all(ids[1:]).done == ids[1:]
+    assert drain() == []
+    assert control.retry_all(ids[:1]).done == ids[:1]
+    assert drain() == ["on_failure"]  # the batch has got so far
+    testing.advance(61)
+    assert drain() == ["on_failure", "on_finish"]
+
+
 # -- what may go wrong in between --------------------------------------------------------------------------------------
 
 

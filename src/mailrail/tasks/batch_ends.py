@@ -226,6 +226,15 @@ def open_again(batch: BatchRecord, using: str) -> None:
     batch.save(using=using)
 
 
+def is_held_still(follower: TaskRecord, using: str) -> bool:
+    """Tell whether the batch of a held follower has not got so far, and keep it from that until the commit."""
+    if follower.follows_id is None:
+        return False
+    opened = BatchRecord._base_manager.using(using).filter(pk=follower.follows_id, finished_at=None)
+    batch = opened.select_for_update(no_key=True).first()
+    return batch is not None and (follower.pk != batch.on_failure_id or batch.failed_at is None)
+
+
 def counts_of(id: UUID, using: str) -> Counter[str]:
     """Count the members whose records are kept, by status."""
     members = TaskRecord._base_manager.using(using).filter(batch_id=id).order_by()

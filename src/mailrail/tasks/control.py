@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from . import attempts, enqueuing
+from .batch_ends import is_held_still
 from .compat import InvalidTask, TaskResult, TaskResultDoesNotExist, task_enqueued, task_finished
 from .ending import end_waiting, send
 from .errors import TaskCancelled
@@ -204,7 +205,7 @@ def _retry(record: TaskRecord, using: str) -> str:
         "status": READY,
         "failures": 0,
         "is_cancelled_hard": False,
-        "held": 0,
+        "held": int(bool(record.held) and is_held_still(record, using)),
         "dispatch": record.dispatch + 1,
     }
     try:
@@ -216,7 +217,8 @@ def _retry(record: TaskRecord, using: str) -> str:
         return _QUICKER
     for name, value in fresh.items():
         setattr(record, name, value)
-    send_messages([record], using)
+    if not record.held:
+        send_messages([record], using)
     logger.info("task %s of %s is to run again, by hand", record.pk, record.task)
     return ""
 
