@@ -142,3 +142,10 @@ def test_an_app_that_declares_entries_without_the_schedule_is_named(
     )
     assert not warned("with_entries", "mailrail.schedule")
     assert not warned()
+
+
+def test_a_layer_that_cannot_be_used_is_no_mistake_of_each_entry(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "mailrail.layers.Misspelt"}}
+    declare(task=ADD, args=[1])
+    assert not said()
+    assert [message.id for message in check_settings()].count("mailrail.E002") == 1

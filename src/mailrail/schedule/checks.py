@@ -25,7 +25,7 @@ from mailrail.routing import Routing
 from . import registry
 from .choices import QUEUE
 from .definition import Definition
-from .enqueuing import bind_arguments, task_of
+from .enqueuing import bind_arguments, database, task_of
 
 
 @register()
@@ -34,6 +34,10 @@ def check_schedule(**kwargs: Any) -> list[CheckMessage]:
     """Check the entries that code declares; those of the admin are checked by its form."""
     if not apps.is_installed("mailrail"):
         return [_not_installed("mailrail")]
+    try:
+        database()
+    except InvalidSettings:
+        return [*_check_modules()]  # mailrail.E002 and E003 report the layer
     broken = {each.module for each in registry.broken_modules()}
     entries = [
         entry for entry in registry.definitions().values() if entry.task.rpartition(".")[0] not in broken
