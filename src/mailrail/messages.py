@@ -24,7 +24,7 @@ from .namespace import Qualified, qualified
 
 Content: TypeAlias = dict[str, Any]
 Statement: TypeAlias = tuple[str, dict[str, Any]]
-"""One statement of SQL without a semicolon at its end, and the values of its ``%(name)s``."""
+"""One statement of SQL, and the values of its ``%(name)s``."""
 State: TypeAlias = Literal["ready", "scheduled", "claimed", "dead"]
 Cursor: TypeAlias = tuple[float, uuid.UUID]
 """The position of a message in a list: its time (Unix seconds), then its id."""
