@@ -112,6 +112,11 @@ def test_a_mistake_is_shown_at_its_field(field: str, changed: dict[str, str]) ->
     assert [*form(**changed).errors] == [field]
 
 
+@pytest.mark.parametrize("args", ["[" + "9" * 5000 + "]", "[" * 100_000, "[" * 800 + "]" * 800], ids=len)
+def test_json_that_python_cannot_read_is_refused_at_its_field(args: str) -> None:
+    assert [*form(args=args).errors] == ["args"] or "nested deeper" in str(form(args=args).errors)
+
+
 @pytest.mark.parametrize("args", ["[NaN]", "[1e999]"])
 def test_numbers_that_json_does_not_have_are_refused(args: str) -> None:
     assert not form(args=args).is_valid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -48,6 +49,15 @@ def target_of(entry: Any) -> str:
 
 class JsonField(forms.JSONField):
     """Show halves of surrogate pairs as JSON writes them, as no page can hold them otherwise."""
+
+    def to_python(self, value: Any) -> Any:
+        """Refuse numbers that are too long, and lists that are nested too deep, as Django's field does not."""
+        try:
+            read = super().to_python(value)
+            deque(texts_of(read), maxlen=0)
+        except (ValueError, RecursionError) as error:
+            raise ValidationError(self.error_messages["invalid"], code="invalid") from error
+        return read
 
     def prepare_value(self, value: Any) -> str:
         return str(super().prepare_value(value)).encode("utf-8", "backslashreplace").decode()
