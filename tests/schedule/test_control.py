@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from mailrail.layers import DurableLayer
 from mailrail.schedule import UnknownEntry, pause, resume, run_now
@@ -16,7 +18,7 @@ from mailrail.schedule.models import ScheduleEntry
 from mailrail.tasks import TaskRecord
 from mailrail.testing.messages import send_deferred
 
-from .conftest import NOON, declare, in_utc, row, ticks
+from .conftest import NOON, decided_until, declare, in_utc, row, ticks
 
 MINUTE = timedelta(minutes=1)
 ADD = "tests.tasks.defined.add"
@@ -34,6 +36,18 @@ def test_a_paused_entry_has_no_ticks_and_its_pause_is_not_missed(on_database: Du
     assert resumed.decided_until > stored.decided_until
     look_at(in_utc(resumed.decided_until))
     assert not ticks() and row().missed_count == 0
+
+
+def test_on_postgresql_an_entry_is_resumed_by_the_clock_of_the_server(
+    on_database: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare()
+    pause("job")
+    ahead = time.time() + 86400
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    resume("job")
+    is_server = connections[database()].vendor == "postgresql"
+    assert (decided_until().timestamp() < ahead - 3600) is is_server
 
 
 @pytest.mark.parametrize("what", [{"task": ADD, "args": [1]}, {"channel": "ledger"}])

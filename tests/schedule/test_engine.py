@@ -254,6 +254,16 @@ def test_on_postgresql_the_clock_is_the_servers(
     assert (decided_until() < true_time + HOUR) is is_server and bool(ticks()) is not is_server
 
 
+def test_a_tick_that_new_zone_data_has_moved_is_due_when_that_data_says(
+    on_database: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare()
+    look_at(NOON + MINUTE)
+    monkeypatch.setattr(engine, "_next_in_hour", lambda times, moment, hour: NOON + 5 * MINUTE)
+    assert look_at(NOON + 6 * MINUTE) == NOON + 10 * MINUTE
+    assert not ticks() and decided_until() == NOON + MINUTE
+
+
 # -- changes -----------------------------------------------------------------------------------------------------------
 
 

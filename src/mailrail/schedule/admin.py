@@ -24,6 +24,7 @@ from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from mailrail.keyset_admin import ActionAdmin, Filter, KeysetChangeList, breakable, short_time
+from mailrail.moments import as_django
 from mailrail.terminal import escape_control_characters, single_line
 from mailrail.transient import is_outage
 from mailrail.write_transactions import write_transaction
@@ -31,6 +32,7 @@ from mailrail.write_transactions import write_transaction
 from . import control, registry
 from .choices import ADMIN, CODE, SOURCES
 from .enqueuing import database
+from .entries import server_time
 from .forms import ScheduleEntryForm
 from .models import ScheduleEntry
 from .showing import (
@@ -267,6 +269,8 @@ class ScheduleEntryAdmin(ActionAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save what the form has changed, as workers write the state of the row meanwhile."""
         fields = {"task", "channel", *form.changed_data} - {"target"}
+        if not change:
+            obj.decided_until = as_django(server_time())
         obj.save(using=database(), update_fields=fields if change else None)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

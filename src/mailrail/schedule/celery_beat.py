@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from mailrail.moments import aware, for_people
+from mailrail.moments import as_django, aware, for_people
 
 from . import registry
 from .celery_beat_tables import BeatClocked, BeatCrontab, BeatInterval, BeatSolar, BeatTask, missing_from
@@ -20,7 +20,7 @@ from .celery_crontab import FIELDS, expression_of
 from .choices import ADMIN
 from .definition import Definition
 from .enqueuing import database
-from .entries import definition_of
+from .entries import definition_of, server_time
 from .models import ScheduleEntry
 from .zones import load_zone
 
@@ -66,8 +66,13 @@ def plan_import(using: str, renamed: Mapping[str, str] | None = None) -> list[Pl
 
 
 def apply_import(planned: Sequence[PlannedEntry]) -> int:
-    """Store the planned entries, all of them or none, and return their number."""
-    entries = [each.entry for each in planned if each.entry is not None]
+    """Store the planned entries, all of them or none, and return their number.
+
+    Nothing before now was missed: so far, beat has run them, or nobody wanted them to run.
+    """
+    entries, now = [each.entry for each in planned if each.entry is not None], as_django(server_time())
+    for entry in entries:
+        entry.decided_until = now
     with transaction.atomic(database()):
         ScheduleEntry.objects.using(database()).bulk_create(entries)
     return len(entries)
@@ -86,10 +91,8 @@ def _planned(
         definition = definition_of(entry, {})
     except (ValueError, TypeError) as error:
         return PlannedEntry(row.name, refusal=str(error))
-    # Nothing before now was missed: so far, beat has run it, or nobody wanted it to run.
-    entry.decided_until = timezone.now()
     if not row.enabled:
-        entry.paused_at, entry.paused_reason = entry.decided_until, "off in django-celery-beat"
+        entry.paused_at, entry.paused_reason = timezone.now(), "off in django-celery-beat"
     return PlannedEntry(row.name, entry, definition, notes=[*_notes(row)])
 
 

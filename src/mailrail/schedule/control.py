@@ -13,13 +13,14 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from mailrail import MailrailError
+from mailrail.moments import as_django
 
 from . import registry
 from .choices import BY_HAND, CODE
 from .definition import Definition
 from .engine import logger
 from .enqueuing import database, enqueue, state_of
-from .entries import create_rows, definition_of
+from .entries import create_rows, definition_of, server_time
 from .models import ScheduleEntry
 
 
@@ -80,7 +81,7 @@ def find(name: str) -> EntryStatus:
     declared, using = registry.definitions(), database()
     row = ScheduleEntry.objects.using(using).select_related("last").filter(name=name).first()
     if row is None and name in declared:
-        row = create_rows([declared[name]], datetime.now(UTC))[name]
+        row = create_rows([declared[name]], server_time())[name]
     if row is None:
         raise UnknownEntry(f"The schedule has no entry {name!r}: manage.py schedule lists them.")
     return entry_of(row, declared)
@@ -105,7 +106,8 @@ def resume(name: str) -> bool:
     Raises ``UnknownEntry``.
     """
     row = find(name).row
-    values = {"paused_at": None, "paused_by": "", "paused_reason": "", "decided_until": timezone.now()}
+    now = as_django(server_time())
+    values = {"paused_at": None, "paused_by": "", "paused_reason": "", "decided_until": now}
     is_changed = bool(_rows(row).filter(paused_at__isnull=False).update(**values))
     if is_changed:
         logger.info("%s is resumed", name)

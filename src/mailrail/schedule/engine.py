@@ -29,7 +29,7 @@ from . import registry, retention
 from .choices import ALL, ENQUEUED, ONCE, OVERLAPPED, PAUSED, SKIP
 from .definition import Definition, Times
 from .enqueuing import RUNS, WAITS, channel_of, database, enqueue, state_of
-from .entries import create_rows, definition_of
+from .entries import create_rows, definition_of, server_time
 from .models import ScheduleEntry, ScheduleTick
 
 LOOK_EVERY_S = 10.0
@@ -98,9 +98,9 @@ def _read() -> dict[str, ScheduleEntry]:
 
 
 def _now(rows: Mapping[str, ScheduleEntry]) -> datetime:
-    """Return the time: that of the database server, so that one machine's wrong clock decides nothing."""
+    """Return the time as ``server_time`` does, from rows that have brought it."""
     clock: float | None = getattr(next(iter(rows.values()), None), "clock", None)
-    return datetime.fromtimestamp(time.time() if clock is None else clock, UTC)
+    return server_time() if clock is None else datetime.fromtimestamp(clock, UTC)
 
 
 def _decide_all(rows: dict[str, ScheduleEntry], now: datetime) -> datetime | None:
@@ -153,7 +153,10 @@ def _decide(definition: Definition, row: ScheduleEntry, now: datetime) -> dateti
     next_due = _next_after(definition.times, after, now)
     if next_due is None or next_due > now:
         return next_due
-    plan = plan_of(definition, ticks_between(definition.times, after, now), now)
+    ticks = ticks_between(definition.times, after, now)
+    if not ticks:  # since the next tick was computed, the zone data has changed
+        return definition.times.next(after)
+    plan = plan_of(definition, ticks, now)
     _carry_out(definition, row, plan)
     return _next_after(definition.times, plan.until, now)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
+
+from django.db import connections
 
 from mailrail.moments import as_django
 
@@ -56,6 +59,16 @@ def _times(cron: str, zone: str, seconds: int | None) -> Cron | Every:
     if bool(cron) == (seconds is not None):
         raise ValueError("Give a cron expression, or seconds: one of the two.")
     return Cron(cron, zone or None) if seconds is None else every(seconds=seconds)
+
+
+def server_time() -> datetime:
+    """Return the time of PostgreSQL's server, so that one machine's wrong clock decides nothing; else that of here."""
+    connection = connections[database()]
+    if connection.vendor != "postgresql":
+        return datetime.fromtimestamp(time.time(), UTC)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")
+        return datetime.fromtimestamp(cursor.fetchone()[0], UTC)
 
 
 def create_rows(definitions: Iterable[Definition], now: datetime) -> dict[str, ScheduleEntry]:
