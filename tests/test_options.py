@@ -25,7 +25,7 @@ from mailrail.mail.checks import check_mail, check_policies, check_sensitive
 from mailrail.mail.checks import check_storage as check_mail_storage
 from mailrail.mail.mailers.policies import build as build_policies
 from mailrail.mail.smtp import EmailBackend
-from mailrail.options import days_argument, seconds_argument, whole_number_argument
+from mailrail.options import days_argument, related_object, seconds_argument, whole_number_argument
 from mailrail.reconciliation import reconcile
 from mailrail.routing import Routing, route
 
@@ -340,3 +340,11 @@ def test_a_layer_without_mistakes_is_made_once(settings: Any) -> None:
     assert isinstance(get_layer(), DatabaseChannelLayer) and get_layer() is get_layer()
     with pytest.raises(InvalidSettings, match="prefix"):
         RedisChannelLayer(prefix=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["order\0", "\ud800"])
+def test_what_a_record_is_about_is_text_that_every_database_holds(text: str) -> None:
+    with pytest.raises(
+        ValueError, match="about must be text without NUL and halves of surrogate pairs, not '"
+    ):
+        related_object("about", text)

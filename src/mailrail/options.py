@@ -7,6 +7,7 @@ Each check names the option, and raises ``TypeError`` for a wrong type and ``Val
 from __future__ import annotations
 
 import inspect
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,8 @@ def related_object(name: str, value: Model | str | None) -> str:
         raise TypeError(f"{name} must be a saved object or a string, not {value!r}.")
     if value and len(value) > MAX_KEY_LENGTH:
         raise ValueError(f"{name} must be at most {MAX_KEY_LENGTH} characters, not {len(value)}.")
+    if value and re.search("[\0\ud800-\udfff]", value):
+        raise ValueError(f"{name} must be text without NUL and halves of surrogate pairs, not {value!r}.")
     return value or ""
 
 
