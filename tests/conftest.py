@@ -29,6 +29,7 @@ from mailrail.layers import (
     get_layer,
 )
 from mailrail.routing import Routing
+from mailrail.worker import maintenance
 
 from .emptying import end_of_test
 from .processes import Ledger
@@ -199,6 +200,14 @@ def emptied_quickly() -> Iterator[None]:
     """pytest-django makes a ``TransactionTestCase`` of each test with ``transaction=True``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", end_of_test)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_services() -> Iterator[None]:
+    """Workers within a test's process look at no schedule: its entries are those of any test before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maintenance, "_services", {})
         yield
 
 

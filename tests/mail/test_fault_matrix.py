@@ -57,7 +57,9 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from mailrail.mail.smtp.server import Timeouts
 
     monkeypatch.setattr(backend, "Timeouts", lambda: Timeouts(*[0.2] * 7))
+    backend._timeouts.cache_clear()  # those of tests before
     yield
+    backend._timeouts.cache_clear()
     close_pools()
 
 
