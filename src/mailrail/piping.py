@@ -11,7 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from .missing_tables import migration_for, with_migration
-from .terminal import single_line
+from .moments import for_machines
+from .terminal import as_json, single_line
 
 BROKEN_PIPE_STATUS = 141
 """Exit code of a program that SIGPIPE ends, as shells report it: 128 and the number of the signal."""
@@ -45,3 +46,18 @@ class PipedCommand(BaseCommand):
             self.stdout.write(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
+
+
+class JsonCommand(PipedCommand):
+    """Print for people, or as JSON with ``--json``: ``handle`` sets ``_json``."""
+
+    _json = False
+
+    def _say(self, text: str, **facts: Any) -> None:
+        if self._json:
+            self._print_json(facts)
+        else:
+            self.stdout.write(text)
+
+    def _print_json(self, value: Any) -> None:
+        self.stdout.write(as_json(value, for_machines))

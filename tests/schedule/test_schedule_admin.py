@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
@@ -25,6 +25,7 @@ from mailrail.schedule.times import Cron
 from mailrail.tasks import TaskRecord
 from mailrail.testing import sent
 
+from ..staff import colleague
 from ..tasks import defined
 from .conftest import declare
 
@@ -48,14 +49,6 @@ def marked() -> None:
 @pytest.fixture
 def staff(admin_client: Client) -> Client:
     return admin_client
-
-
-def colleague(*permissions: str) -> Client:
-    user = User.objects.create_user("colleague", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def page(name: str, view: str = "change") -> str:

@@ -19,6 +19,7 @@ from mailrail.tasks.admin import TaskRecordAdmin
 from mailrail.tasks.compat import task_backends
 from mailrail.testing import sent
 
+from ..staff import colleague
 from . import defined, stepped
 from .conftest import layer_settings
 
@@ -43,14 +44,6 @@ def on(request: pytest.FixtureRequest, settings: Any) -> str:
 @pytest.fixture
 def staff(admin_client: Client) -> Client:
     return admin_client
-
-
-def colleague(*permissions: str) -> Client:
-    user = User.objects.create_user("colleague", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def page(id: Any, name: str = "change") -> str:

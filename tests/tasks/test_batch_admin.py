@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
@@ -16,6 +16,7 @@ from mailrail import testing
 from mailrail.tasks import Batch, batch
 from mailrail.tasks.compat import task_backends
 
+from ..staff import colleague
 from . import batched
 from .conftest import layer_settings
 
@@ -34,14 +35,6 @@ def on(request: pytest.FixtureRequest, settings: Any) -> str:
     settings.CHANNEL_LAYERS = layer_settings(request.param, request)
     backend: Any = task_backends["default"]
     return str(backend.database)
-
-
-def colleague(*permissions: str) -> Client:
-    user = User.objects.create_user("colleague", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def page(made: Batch, name: str = "change") -> str:

@@ -18,20 +18,20 @@ from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Cursor, Message, MessageSummary, check_channel_name
-from mailrail.moments import for_machines, for_people, from_timestamp
+from mailrail.moments import for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
-from mailrail.piping import PipedCommand
+from mailrail.piping import JsonCommand
 from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 from mailrail.selection import expand
 from mailrail.signals import channel_paused, channel_resumed
-from mailrail.terminal import as_json, counted, escape_control_characters
+from mailrail.terminal import counted, escape_control_characters
 
 _COLUMNS = ("ready", "scheduled", "claimed", "dead", "oldest_due")
 
 
-class Command(PipedCommand):
+class Command(JsonCommand):
     help = (
         "Show the state of the channels, and act on them: waiting, dead, requeue, discard, cancel, pause, resume, "
         "workers, check, relay, reconcile."
@@ -299,17 +299,6 @@ class Command(PipedCommand):
             )
         sent = {reconciler.name: reconciler.run(options["older_than"]) for reconciler in found_reconcilers}
         self._say("\n".join(f"{name}: {number} sent again" for name, number in sent.items()), sent=sent)
-
-    # -- printing -----------------------------------------------------------------------------------------------
-
-    def _say(self, text: str, **facts: Any) -> None:
-        if self._json:
-            self._print_json(facts)
-        else:
-            self.stdout.write(text)
-
-    def _print_json(self, value: Any) -> None:
-        self.stdout.write(as_json(value, for_machines))
 
 
 def _add_check(actions: Any) -> None:

@@ -10,21 +10,20 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from mailrail.errors import MailrailError
-from mailrail.moments import for_machines
 from mailrail.options import seconds_argument, whole_number_argument
-from mailrail.piping import PipedCommand
+from mailrail.piping import JsonCommand
 from mailrail.schedule import control, overview
 from mailrail.schedule.celery_beat import PlannedEntry, apply_import, plan_import
 from mailrail.schedule.changing import change
 from mailrail.schedule.choices import MISSED, OVERLAP
 from mailrail.schedule.control import EntryStatus
 from mailrail.schedule.zones import zone_data
-from mailrail.terminal import as_json, counted, escape_control_characters, single_line
+from mailrail.terminal import counted, escape_control_characters, single_line
 
 _COLUMNS = ("cron", "zone", "seconds", "missed", "overlap", "jitter")
 
 
-class Command(PipedCommand):
+class Command(JsonCommand):
     help = "Show the schedule, and act on its entries: list, run, pause, resume, change, import-celery-beat."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -114,17 +113,6 @@ class Command(PipedCommand):
                 f"{counted(possible, 'entry', 'entries')} can be made of {counted(len(planned), 'row')}. Nothing was "
                 "written: to do it, give --apply. Stop beat first, as otherwise both run them."
             )
-
-    # -- printing -----------------------------------------------------------------------------------------------
-
-    def _say(self, text: str, **facts: Any) -> None:
-        if self._json:
-            self._print_json(facts)
-        else:
-            self.stdout.write(text)
-
-    def _print_json(self, value: Any) -> None:
-        self.stdout.write(as_json(value, for_machines))
 
 
 def _add_change(actions: Any) -> None:

@@ -14,17 +14,17 @@ from uuid import UUID
 from django.core.management.base import CommandError, CommandParser
 
 from mailrail.errors import MailrailError
-from mailrail.moments import for_machines, for_people, from_now
+from mailrail.moments import for_people, from_now
 from mailrail.options import days_argument, whole_number_argument
-from mailrail.piping import PipedCommand
+from mailrail.piping import JsonCommand
 from mailrail.tasks import control, overview, retention
 from mailrail.tasks.control import TaskChanges
 from mailrail.tasks.models import FAILED, STATUSES, UNFINISHED, TaskRecord
 from mailrail.tasks.queues import used_databases
-from mailrail.terminal import as_json, counted, escape_control_characters, single_line
+from mailrail.terminal import counted, escape_control_characters, single_line
 
 
-class Command(PipedCommand):
+class Command(JsonCommand):
     help = "Show tasks, the newest first, and act on them: list, show, retry, cancel, prune."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -151,17 +151,6 @@ class Command(PipedCommand):
             else:
                 removed += retention.prune_ended(using, from_now(-age.total_seconds()))
         self._say(f"{counted(removed, 'result')} removed", removed=removed)
-
-    # -- printing -----------------------------------------------------------------------------------------------
-
-    def _say(self, text: str, **facts: Any) -> None:
-        if self._json:
-            self._print_json(facts)
-        else:
-            self.stdout.write(text)
-
-    def _print_json(self, value: Any) -> None:
-        self.stdout.write(as_json(value, for_machines))
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
