@@ -107,7 +107,7 @@ def test_what_waits_is_listed_with_when_and_by_whom(layer: DurableLayer, staff: 
     claim(layer)
     later, ready = Message("other", {"id": 77}, delay=100.0), Message("work", {}, priority=3)
     layer.enqueue([later]), layer.enqueue([ready])
-    layer.pause("other")
+    layer.pause("other", by="ada", reason="the \u202ebooks")
     response = staff.get(WAITING)
     assert ids(response) == [ready.id, running.id, later.id]
     assert "w1" in response.text and "{&quot;id&quot;:77}" in response.text
@@ -118,6 +118,7 @@ def test_what_waits_is_listed_with_when_and_by_whom(layer: DurableLayer, staff: 
         "1",
     )
     assert counts["other"]["paused"] and not counts["work"]["paused"]
+    assert re.search(r"paused since .* by ada: the \\u202ebooks", response.text)
     for state, id in (("ready", ready.id), ("claimed", running.id), ("scheduled", later.id)):
         shown = staff.get(WAITING, {"state": state})
         assert ids(shown) == [id] and shown.context["channel_counts"] == []

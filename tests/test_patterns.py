@@ -242,23 +242,26 @@ def printed(*arguments: str) -> str:
 
 
 def test_commands_take_the_name_of_a_pattern_for_all_its_channels(routed: InMemoryChannelLayer) -> None:
-    calls: list[tuple[str, str]] = []
+    calls: list[tuple[str, str, str | None]] = []
 
     def tell(name: str) -> Any:
-        return lambda sender, **kwargs: calls.append((name, sender))
+        return lambda sender, **kwargs: calls.append((name, sender, kwargs.get("reason")))
 
     pause, resume = tell("paused"), tell("resumed")
     channel_paused.connect(pause)
     channel_resumed.connect(resume)
     try:
         ids = [Channel(f"tenant.{name}").send({"id": name}) for name in "ab"]
-        text = printed("channels", "pause", "tenant")
+        text = printed("channels", "pause", "tenant", "--reason", "why")
         assert text == "tenant.a, tenant.b are paused: messages are kept, and nobody claims them.\n"
         assert all(routed.stats()[f"tenant.{name}"].paused for name in "ab")
         assert printed("channels", "resume", "tenant") == (
             "tenant.a, tenant.b are resumed: workers claim their messages again.\n"
         )
-        assert calls == [(f"{what}d", f"tenant.{name}") for what in ("pause", "resume") for name in "ab"]
+        because = {"pause": "why", "resume": None}
+        assert calls == [
+            (f"{what}d", f"tenant.{name}", why) for what, why in because.items() for name in "ab"
+        ]
     finally:
         channel_paused.disconnect(pause)
         channel_resumed.disconnect(resume)

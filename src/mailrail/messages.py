@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from .conf import settings
 from .errors import MessageTooLarge
 from .namespace import Qualified, qualified
+from .pauses import Pause
 
 Content: TypeAlias = dict[str, Any]
 Statement: TypeAlias = tuple[str, dict[str, Any]]
@@ -126,7 +127,11 @@ class ChannelStats:
     claimed: int = 0
     dead: int = 0
     oldest_due: float | None = None
-    paused: bool = False
+    pause: Pause | None = None
+
+    @property
+    def paused(self) -> bool:
+        return self.pause is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .moments import aware, from_timestamp
 from .namespace import MAX_PREFIX_LENGTH
+from .pauses import MAX_BY_LENGTH
 from .tracebacks import MAX_ERROR_CLASS_LENGTH
 
 
@@ -166,6 +167,8 @@ class PausedChannel(models.Model):
 
     channel = models.CharField(max_length=99 + MAX_PREFIX_LENGTH, primary_key=True)
     since = Instant(db_default=0.0)
+    paused_by = models.CharField(max_length=MAX_BY_LENGTH, db_default="")
+    reason = models.TextField(db_default="")
 
     class Meta:
         db_table = "mailrail_pause"

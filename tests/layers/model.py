@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from mailrail.messages import ChannelStats, Claimed, Message, Rate
+from mailrail.pauses import Pause
 
 Token: TypeAlias = tuple[UUID, int | None]
 """What a claim is settled by: the message's id and the claim's token."""
@@ -198,11 +199,11 @@ class Model:
         live, dead = self.standing(channel, Fate.WAITING, Fate.CLAIMED), self.standing(channel, Fate.DEAD)
         ready = [self.now - e.due.at for e in live if e.due.at <= self.now]
         scheduled = sum(e.fate is Fate.WAITING and e.due.at > self.now for e in live)
-        is_paused = channel in self.paused
-        if not (live or dead or is_paused):
+        pause = Pause(None) if channel in self.paused else None
+        if not (live or dead or pause):
             return None
         claimed = sum(map(self.is_leased, live))
-        return ChannelStats(len(ready), scheduled, claimed, len(dead), max(ready, default=None), is_paused)
+        return ChannelStats(len(ready), scheduled, claimed, len(dead), max(ready, default=None), pause)
 
     # -- sending ------------------------------------------------------------------------------------------------
 

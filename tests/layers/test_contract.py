@@ -13,6 +13,7 @@ from django.db import connections
 from mailrail.errors import MessageTooLarge
 from mailrail.layers import DurableLayer
 from mailrail.messages import Message, Rate, id_of_content, new_token, uuid7
+from mailrail.pauses import Pause
 from mailrail.worker.presence import end_leases_of
 
 from ..listed import dead_on, waiting_on
@@ -947,10 +948,38 @@ class TestOperations:
         second = send(layer)
         assert claim(layer) == [] and layer.poll(["work"]) is None
         assert layer.claim("w", {"work": 1}, LEASE, finished=[running]) == ([], [], [])
-        assert layer.stats()["work"].paused and layer.paused() == {"work"}
+        assert layer.stats()["work"].paused and {*layer.paused()} == {"work"}
         layer.resume("work")
-        assert layer.paused() == set()
+        assert layer.paused() == {}
         assert ids(claim(layer)) == [second.id]
+
+    def test_a_pause_tells_since_when_by_whom_and_why(self, layer: DurableLayer) -> None:
+        layer.pause("work", by="alice", reason="the \N{SNOWMAN} server\nmoves")
+        pause = layer.stats()["work"].pause
+        assert pause is not None and layer.paused() == {"work": pause}
+        assert (pause.by, pause.reason) == ("alice", "the \N{SNOWMAN} server\nmoves")
+        assert pause.since is not None and abs(time.time() - pause.since) < 60
+        layer.pause("work", by="bob")
+        assert layer.paused() == {"work": pause}  # bob gave no reason, so alice's stands
+        layer.pause("work", by="bob", reason="not yet")
+        assert layer.paused() == {"work": Pause(pause.since, "bob", "not yet")}
+        layer.advance_time(100)
+        assert layer.paused()["work"].since == pytest.approx(pause.since - 100)
+        layer.resume("work")
+        layer.pause("work")
+        again = layer.paused()["work"]
+        assert (again.by, again.reason) == ("", "") and again.since is not None and again.since >= pause.since
+
+    def test_who_and_why_of_a_pause_are_texts_of_bounded_length(self, layer: DurableLayer) -> None:
+        layer.pause("work", "b" * 200, "\0\ud800" + "\N{SNOWMAN}" * 998)
+        with pytest.raises(ValueError, match=r"reason has 1,001 characters: say it in at most 1,000\."):
+            layer.pause("work", reason="r" * 1001)
+        with pytest.raises(ValueError, match="by has 201 characters"):
+            layer.pause("work", by="b" * 201)
+        with pytest.raises(TypeError, match="reason must be a string, not None"):
+            layer.pause("work", reason=None)  # type: ignore[arg-type]
+        [pause] = layer.paused().values()
+        assert (len(pause.by), len(pause.reason), pause.reason[-1]) == (200, 1000, "\N{SNOWMAN}")
 
     def test_stats_count_each_state(self, layer: DurableLayer) -> None:
         for n in range(7):

@@ -458,7 +458,10 @@ class MessageMachine(Machine):
         }
         assert set(stats) == set(expected)
         for name, found in stats.items():
-            assert replace(found, oldest_due=None) == replace(expected[name], oldest_due=None)
+            assert found.paused == expected[name].paused
+            assert replace(found, oldest_due=None, pause=None) == replace(
+                expected[name], oldest_due=None, pause=None
+            )
             self._check_age(found, expected[name])
 
     def _check_age(self, found: ChannelStats, expected: ChannelStats) -> None:

@@ -510,7 +510,7 @@ def test_a_mailer_is_paused_and_resumed(staff: Client, on: str) -> None:
     state = MailerState.objects.get()
     assert (state.mailer, state.paused_by, state.reason) == (mailer, "person", EVIL)
     text = staff.get(MAILERS).text
-    assert EVIL not in text and "paused; its email waits" in text
+    assert EVIL not in text and "paused by admin; its email waits" in text
     staff.post(MAILERS + "switch/", {"mailer": mailer, "what": "resume"})
     assert not MailerState.objects.exists()
     assert staff.post(MAILERS + "switch/", {"mailer": "nowhere", "what": "pause"}).status_code == 404

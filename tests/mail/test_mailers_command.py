@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from getpass import getuser
 from io import StringIO
 
 import pytest
@@ -10,8 +11,10 @@ from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 
 from mailrail import InvalidSettings, mail
+from mailrail.layers import get_layer
 from mailrail.mail import Email
 from mailrail.mail.mailers import circuit, throttle
+from mailrail.mail.mailers.channels import channel_of
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance, drain
@@ -37,13 +40,13 @@ def test_how_each_mailer_stands(queueing: Configure, policy: Configure, second: 
     second("third", 27)
     assert told() == f"{MAILER}: works\nbackup: works\nthird: works\n"
     circuit.trip(alias_of(MAILER), "nobody answers", "default")
-    mail.pause("backup", reason="the bill is not paid")
+    mail.pause("backup", reason="the bill is not paid", by="bob")
     throttle.slow_down("third", "example.com", 10.0, "421 too fast", "default")
     first, backup, third = told().splitlines()
     assert first.startswith(f"{MAILER}: out since 20") and first.endswith(
         "nobody answers; its mail goes by backup"
     )
-    assert backup.startswith("backup: paused since 20") and backup.endswith(": the bill is not paid")
+    assert backup.startswith("backup: paused since 20") and backup.endswith(" by bob: the bill is not paid")
     assert third == "third: works; slowed down to 5 emails a second for mail to example.com: 421 too fast"
 
 
@@ -51,7 +54,10 @@ def test_pause_and_resume(queueing: Configure) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
         assert "paused since" in told("pause", MAILER, "--reason", "moving house")
-        assert MailerState.objects.get().reason == "moving house"
+        state = MailerState.objects.get()
+        assert (state.person, state.reason) == (getuser(), "moving house")
+        pause = get_layer().paused()[channel_of(alias_of(MAILER))]
+        assert (pause.by, pause.reason) == (getuser(), "moving house")
         EmailMessage("Hello", "A body.\n", "me@example.com", ["you@example.com"]).send()
         drain("mailrail.mail")
         advance(2)

@@ -165,11 +165,11 @@ def test_a_pause_and_a_resume_at_once_leave_no_channel_paused_without_a_record(
     layer = get_layer()
     pause, resume = layer.pause, layer.resume
 
-    def pause_late(channel: str) -> None:
+    def pause_late(channel: str, by: str = "", reason: str = "") -> None:
         with monkeypatch.context() as patch:
             patch.setattr(layer, "pause", pause)
             mail.resume(MAILER)
-        pause(channel)
+        pause(channel, by, reason)
 
     def resume_and_meet_a_batch(channel: str) -> None:
         resume(channel)

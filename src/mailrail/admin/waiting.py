@@ -18,6 +18,8 @@ from mailrail.errors import MailrailError
 from mailrail.keyset_admin import ShownText, short_time
 from mailrail.messages import ChannelStats, Cursor, MessageSummary
 from mailrail.models import StoredMessage
+from mailrail.pauses import Pause
+from mailrail.terminal import single_line
 from mailrail.tracebacks import first_line
 
 from .filters import STATES, ChannelFilter, LayerFilter, StateFilter
@@ -122,7 +124,24 @@ def _row(source: Source, channel: str, stats: ChannelStats) -> dict[str, Any]:
     numbers = {name: _number(getattr(stats, name)) for name in ("ready", "scheduled", "claimed", "dead")}
     oldest = None if stats.oldest_due is None else timedelta(seconds=round(stats.oldest_due))
     query = urlencode({"layer": source.name, "channel": channel})
-    return {"channel": channel, "query": query, "oldest_due": oldest, "paused": stats.paused, **numbers}
+    pause = {"paused": stats.paused, "pause": "" if stats.pause is None else _describe(stats.pause)}
+    return {"channel": channel, "query": query, "oldest_due": oldest, **pause, **numbers}
+
+
+def _describe(pause: Pause) -> str:
+    """Return since when, by whom and why, in the language of the reader."""
+    texts = {
+        "since": short_time(moment(pause.since)) or "",
+        "by": single_line(pause.by),
+        "reason": single_line(pause.reason),
+    }
+    if pause.by and pause.reason:
+        text = gettext("since %(since)s by %(by)s: %(reason)s")
+    elif pause.by:
+        text = gettext("since %(since)s by %(by)s")
+    else:
+        text = gettext("since %(since)s: %(reason)s") if pause.reason else gettext("since %(since)s")
+    return text % texts
 
 
 def _number(value: int) -> str:

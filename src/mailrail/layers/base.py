@@ -161,8 +161,12 @@ class Inspect(Protocol):
     def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         """Forget dead messages. Returns the ids found."""
 
-    def pause(self, channel: str) -> None:
-        """Let nobody claim from this channel; what is claimed goes on, sends are kept."""
+    def pause(self, channel: str, by: str = "", reason: str = "") -> None:
+        """Let nobody claim from this channel; what is claimed goes on, sends are kept.
+
+        ``by`` (at most 200 characters) and ``reason`` (1,000) are for people. A channel that is paused stays paused
+        since then, by whom and why; another call that gives a reason replaces ``by`` and ``reason``.
+        """
 
     def resume(self, channel: str) -> None:
         """Undo ``pause``."""

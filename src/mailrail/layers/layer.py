@@ -31,6 +31,7 @@ from ..messages import (
     check_channel_name,
 )
 from ..namespace import current, owns
+from ..pauses import Pause, new_pause
 from ..tracebacks import error_class
 from .base import COUNTED, Capabilities, Lease
 from .deferred_sends import DeferredSend, is_in_transaction, with_record
@@ -286,22 +287,21 @@ class DurableLayer(Capabilities):
 
     def stats(self, most: int = COUNTED) -> dict[str, ChannelStats]:
         counts = self._store.count(most)
-        paused = {*counts.paused}
         stats: dict[str, ChannelStats] = {}
-        for name in sorted({*counts.live, *counts.dead, *paused}):
+        for name in sorted({*counts.live, *counts.dead, *counts.paused}):
             if not owns(name, self._names.prefix):
                 continue
             ready, scheduled, claimed, oldest = counts.live.get(name, (0, 0, 0, None))
             dead, oldest = counts.dead.get(name, 0), oldest if ready else None
             stats[self._names.bare(name)] = ChannelStats(
-                ready, scheduled, claimed, dead, oldest, name in paused
+                ready, scheduled, claimed, dead, oldest, counts.paused.get(name)
             )
         return stats
 
-    def paused(self) -> set[str]:
+    def paused(self) -> dict[str, Pause]:
         """Return the channels that are paused, without counting anything."""
-        begins = self._names.prefix
-        return {self._names.bare(name) for name in self._store.count(0).paused if owns(name, begins)}
+        pauses = self._store.count(0).paused.items()
+        return {self._names.bare(name): pause for name, pause in pauses if owns(name, self._names.prefix)}
 
     def cancel(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         return self._store.move("cancel", self._names.channel(channel), [*dict.fromkeys(ids)])
@@ -312,11 +312,11 @@ class DurableLayer(Capabilities):
     def discard(self, channel: str, ids: Iterable[UUID]) -> list[UUID]:
         return self._store.move("discard", self._names.channel(channel), [*dict.fromkeys(ids)])
 
-    def pause(self, channel: str) -> None:
-        self._store.pause(self._names.channel(check_channel_name(channel)), True)
+    def pause(self, channel: str, by: str = "", reason: str = "") -> None:
+        self._store.pause(self._names.channel(check_channel_name(channel)), new_pause(by, reason))
 
     def resume(self, channel: str) -> None:
-        self._store.pause(self._names.channel(channel), False)
+        self._store.pause(self._names.channel(channel), None)
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
         self._store.beat(self._names.qualify(worker), info)

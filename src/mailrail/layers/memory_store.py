@@ -24,6 +24,7 @@ from ..messages import (
     decode,
     encode,
 )
+from ..pauses import Pause, changed_pause
 from ..tracebacks import error_class
 from .buckets import refill
 from .store import (
@@ -56,7 +57,7 @@ class MemoryStore(Store):
         self._messages: dict[UUID, Message] = {}
         self._unstarted: dict[tuple[str, str], UUID] = {}  # (channel, key) -> id
         self._dead: dict[UUID, Message] = {}
-        self._paused: set[str] = set()
+        self._paused: dict[str, Pause] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._workers: dict[str, tuple[str, float]] = {}
 
@@ -130,7 +131,7 @@ class MemoryStore(Store):
 
     def _claimable(self, channels: Iterable[str], besides: set[UUID]) -> list[Message]:
         now = time.time()
-        open_channels = set(channels) - self._paused
+        open_channels = set(channels) - self._paused.keys()
         heads = self._heads()
         return sorted(
             (
@@ -161,7 +162,7 @@ class MemoryStore(Store):
         return heads
 
     def _drop_expired(self, channels: Iterable[str]) -> list[Message]:
-        now, channels = time.time(), set(channels) - self._paused
+        now, channels = time.time(), set(channels) - self._paused.keys()
         expired = [
             m
             for m in self._messages.values()
@@ -284,12 +285,13 @@ class MemoryStore(Store):
             buried_at=None,
         )
 
-    def pause(self, channel: str, is_paused: bool) -> None:
-        if is_paused:
-            self._paused.add(channel)
-        else:
-            self._paused.discard(channel)
+    def pause(self, channel: str, pause: Pause | None) -> None:
+        if pause is None:
+            self._paused.pop(channel, None)
             self.waiting.wake()
+            return
+        with self._lock:
+            self._paused[channel] = changed_pause(self._paused.get(channel), pause, time.time())
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         is_dead, now = listing.state == "dead", time.time()
@@ -313,7 +315,7 @@ class MemoryStore(Store):
 
     def channels(self) -> Iterable[str]:
         with self._lock:
-            return {m.channel for m in (*self._messages.values(), *self._dead.values())} | self._paused
+            return {m.channel for m in (*self._messages.values(), *self._dead.values())} | {*self._paused}
 
     def error_classes(self, channels: Sequence[str]) -> Iterable[str]:
         with self._lock:
@@ -330,7 +332,7 @@ class MemoryStore(Store):
                 row[3] = max(row[3], now - (message.due or 0))
             for message in self._dead.values():
                 dead[message.channel] = dead.get(message.channel, 0) + 1
-            return Counts(live, dead, set(self._paused))
+            return Counts(live, dead, dict(self._paused))
 
     def beat(self, worker: str, info: Content | None) -> None:
         with self._lock:
@@ -353,6 +355,9 @@ class MemoryStore(Store):
                 for name, bucket in self._buckets.items()
             }
             self._workers = {id: (info, at - seconds) for id, (info, at) in self._workers.items()}
+            self._paused = {
+                name: replace(p, since=(p.since or 0.0) - seconds) for name, p in self._paused.items()
+            }
 
 
 def _readable(message: Message) -> Message:

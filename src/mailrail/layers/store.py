@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 from uuid import UUID
 
 from ..messages import Content, Cursor, Granted, Message, MessageSummary, Rate, State, Statement, new_token
+from ..pauses import Pause
 from .waiting import WaitStrategy
 
 ClaimName: TypeAlias = tuple[UUID, int | None]
@@ -78,7 +79,7 @@ class Counts(NamedTuple):
     # Ready, scheduled, claimed, and seconds since the oldest ready one was due.
     live: Mapping[str, Sequence[Any]]
     dead: Mapping[str, int]
-    paused: Iterable[str]
+    paused: Mapping[str, Pause]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,8 @@ class Store(Protocol):
     def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
         """Cancel messages that nobody has claimed; requeue or discard dead ones. Returns the ids found."""
 
-    def pause(self, channel: str, is_paused: bool) -> None:
-        """Pause a channel, or resume it."""
+    def pause(self, channel: str, pause: Pause | None) -> None:
+        """Pause a channel from now on, or (``None``) resume it. If it is paused, a new reason replaces who and why."""
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         """List a page, in order."""

@@ -100,10 +100,10 @@ def sending(before: datetime) -> QuerySet[Email]:
 
 
 @receiver(channel_paused, dispatch_uid="mailrail.mail.paused")
-def note_pause(*, sender: str, **kwargs: Any) -> None:
+def note_pause(*, sender: str, by: str = "", reason: str = "", **kwargs: Any) -> None:
     """Record that a person has paused the channel of a mailer."""
     if is_mail(sender) and (mailer := mailer_of(sender)) is not None:
-        circuit.note_pause(mailer)
+        circuit.note_pause(mailer, reason=reason, by=by)
 
 
 @receiver(channel_resumed, dispatch_uid="mailrail.mail.resumed")

@@ -330,6 +330,7 @@ class MailerState(models.Model):
     paused_by = models.CharField(
         _("paused by"), max_length=10, db_default="", help_text=_("person, outage, or nobody")
     )
+    person = models.CharField(_("paused by whom"), max_length=200, default="", db_default="")
     reason = models.TextField(pgettext_lazy("email", "reason"), db_default="")
     since = MomentField(pgettext_lazy("email", "since"), default=timezone.now)
     probe_at = MomentField(_("next try"), null=True, db_default=None)

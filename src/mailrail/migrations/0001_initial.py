@@ -60,6 +60,8 @@ class Migration(migrations.Migration):
             fields=[
                 ('channel', models.CharField(max_length=121, primary_key=True, serialize=False)),
                 ('since', mailrail.models.Instant(db_default=0.0)),
+                ('paused_by', models.CharField(db_default='', max_length=200)),
+                ('reason', models.TextField(db_default='')),
             ],
             options={
                 'db_table': 'mailrail_pause',

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..pauses import Pause as Pause
+
 
 class Count(NamedTuple):
     """A number; ``is_estimate``: it stands above what is counted, and may be off."""
@@ -18,15 +20,6 @@ class Count(NamedTuple):
 
 
 NONE = Count(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Say since when something is paused, by whom and why; empty texts: it was not said."""
-
-    since: float | None
-    by: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

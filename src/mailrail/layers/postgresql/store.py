@@ -16,6 +16,7 @@ from django.db import connections, transaction
 
 from ...errors import LayerUnavailable
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode
+from ...pauses import Pause
 from ...second_connection import is_in_transaction
 from ..buckets import refill
 from ..deferred_sends import with_record
@@ -161,13 +162,16 @@ class PostgresqlStore(DatabaseStore):
 
         return self._session.write(move_them)
 
-    def pause(self, channel: str, is_paused: bool) -> None:
-        def pause(cursor: Any) -> None:
-            cursor.execute(STATEMENTS["pause" if is_paused else "resume"], {"channel": channel})
-            if not is_paused:
+    def pause(self, channel: str, pause: Pause | None) -> None:
+        def change(cursor: Any) -> None:
+            if pause is not None:
+                who_and_why = {"paused_by": pause.by, "reason": pause.reason}
+                cursor.execute(STATEMENTS["pause"], {"channel": channel, **who_and_why})
+            else:
+                cursor.execute(STATEMENTS["resume"], {"channel": channel})
                 cursor.execute(STATEMENTS["notify"], {"channel": channel})
 
-        self._session.write(pause)
+        self._session.write(change)
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         is_dead = listing.state == "dead"
@@ -201,7 +205,7 @@ class PostgresqlStore(DatabaseStore):
 
     def count(self, most: int) -> Counts:
         execute = self._session.execute
-        paused = {channel for (channel,) in execute(STATEMENTS["paused"], {})}
+        paused = {channel: Pause(*pause) for channel, *pause in execute(STATEMENTS["paused"], {})}
         if not most:
             return Counts({}, {}, paused)
         dead = dict(execute(STATEMENTS["dead_counts"], {"most": most}))

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement
+from ...pauses import Pause
 from ..store import ClaimCall, ClaimName, Counts, Leased, Listing, Move, Settlement, Store
 from ..waiting import NotifiedWaiting
 from .keys import channel_of
@@ -104,8 +105,8 @@ class RedisShards(Store):
     def move(self, move: Move, channel: str, ids: Sequence[UUID]) -> list[UUID]:
         return self.of(channel).move(move, channel, ids)
 
-    def pause(self, channel: str, is_paused: bool) -> None:
-        self.of(channel).pause(channel, is_paused)
+    def pause(self, channel: str, pause: Pause | None) -> None:
+        self.of(channel).pause(channel, pause)
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         pages = [
@@ -131,7 +132,7 @@ class RedisShards(Store):
         counts = [store.count(most) for store in self.stores]
         live = {name: row for part in counts for name, row in part.live.items()}
         dead = {name: number for part in counts for name, number in part.dead.items()}
-        return Counts(live, dead, [name for part in counts for name in part.paused])
+        return Counts(live, dead, {name: pause for part in counts for name, pause in part.paused.items()})
 
     def beat(self, worker: str, info: Content | None) -> None:
         self.of("workers").beat(worker, info)

@@ -23,6 +23,7 @@ from ...messages import (
     encode,
     new_token,
 )
+from ...pauses import Pause
 from ...tracebacks import error_class
 from ..store import (
     ERROR_LENGTH,
@@ -245,11 +246,12 @@ class RedisStore(Store):
             return _ids(self._run_listed(channel, move, ids_of(ids), again=False))
         return _ids(self._run(channel, move, ids_of(ids)))
 
-    def pause(self, channel: str, is_paused: bool) -> None:
-        if is_paused:
-            self._run_listed(channel, "pause")
-        else:
+    def pause(self, channel: str, pause: Pause | None) -> None:
+        if pause is None:
             self._run(channel, "resume", again=True)
+        else:
+            who_and_why = [self._sealed(text) if text else b"" for text in (pause.by, pause.reason)]
+            self._run_listed(channel, "pause", *who_and_why)
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         at, id = listing.cursor
@@ -320,15 +322,19 @@ class RedisStore(Store):
         groups = self.server.group_by_reach(self.channel_list.read())
         of_list = [] if self.server.is_cluster else [self.keys.of_layer("channels")]
         calls: list[Call] = [([*map(self.keys.hash_tag, names), *of_list], names) for names in groups]
-        live, dead, paused = dict[str, Sequence[Any]](), dict[str, int](), list[str]()
+        live, dead, paused = dict[str, Sequence[Any]](), dict[str, int](), dict[str, Pause]()
         for names, rows in zip(groups, run_all(self.server, "stats", calls, again=True), strict=True):
             for name, row in zip(names, rows, strict=True):
                 if any(row[:5]):
-                    *live[name], dead[name], is_paused, oldest = row
+                    *live[name], dead[name], is_paused, oldest, pause = row
                     live[name] = [*live[name], float(oldest or 0)]
-                    paused += [name] if is_paused else []
+                    if is_paused:
+                        paused[name] = self._pause(*pause)
         self.channel_list.forget_unused(live)
         return Counts(live, dead, paused)
+
+    def _pause(self, since: bytes, by: bytes, reason: bytes) -> Pause:
+        return Pause(float(since), self._preview(by), self._preview(reason))
 
     def beat(self, worker: str, info: Content | None) -> None:
         details = "" if info is None else encode(info, "info")

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from ...messages import Content, Granted, Message, MessageSummary, Rate, Statement, encode, row_of, uuid7
+from ...pauses import Pause
 from ..buckets import refill
 from ..deferred_sends import with_record
 from ..rows import TABLES_WITH_TIMES, read_dead, read_message, read_summary
@@ -141,10 +142,13 @@ class SqliteStore(DatabaseStore):
                 cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id.hex, "now": time.time()})
             return [UUID(id) for (id,) in rows_of(cursor, STATEMENTS["discard"], bound)]
 
-    def pause(self, channel: str, is_paused: bool) -> None:
+    def pause(self, channel: str, pause: Pause | None) -> None:
         with self._session.write() as cursor:
-            statement = STATEMENTS["pause" if is_paused else "resume"]
-            cursor.execute(statement, {"channel": channel, "now": time.time()})
+            if pause is None:
+                cursor.execute(STATEMENTS["resume"], {"channel": channel})
+            else:
+                who_and_why = {"paused_by": pause.by, "reason": pause.reason}
+                cursor.execute(STATEMENTS["pause"], {"channel": channel, "now": time.time(), **who_and_why})
 
     def page(self, listing: Listing) -> list[MessageSummary]:
         is_dead = listing.state == "dead"
@@ -184,7 +188,7 @@ class SqliteStore(DatabaseStore):
 
     def count(self, most: int) -> Counts:
         read = self._session.read
-        paused = {name for (name,) in read(STATEMENTS["paused"])}
+        paused = {name: Pause(*pause) for name, *pause in read(STATEMENTS["paused"])}
         if not most:
             return Counts({}, {}, paused)
         live = {channel: counts for channel, *counts in read(STATEMENTS["stats"], now=time.time())}

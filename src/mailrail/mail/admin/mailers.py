@@ -14,14 +14,13 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext, pgettext, pgettext_lazy
 
 from mailrail.keyset_admin import ReadOnlyAdminMixin
+from mailrail.pauses import MAX_BY_LENGTH, MAX_REASON_LENGTH
 from mailrail.terminal import escape_control_characters
 
 from ..mailers import circuit
 from ..mailers.config import delivering
 from ..mailers.refused_senders import allow_sender, refused_senders
 from ..models import MailerState
-
-MAX_REASON_LENGTH = 1000
 
 
 def _may_allow(request: HttpRequest) -> bool:
@@ -39,6 +38,7 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         states = {state.pk: state for state in MailerState.objects.all()}
         for state in states.values():
             state.reason = escape_control_characters(state.reason or "")
+            state.person = escape_control_characters(state.person)
         refused = list(refused_senders())
         for row in refused:
             row.reason = escape_control_characters(row.reason or "")
@@ -77,7 +77,8 @@ class MailerStateAdmin(ReadOnlyAdminMixin, admin.ModelAdmin):  # type: ignore[ty
         if action not in ("pause", "resume") or not (may_leave if action == "pause" else is_known):
             raise Http404
         if action == "pause":
-            circuit.pause(mailer, using, request.POST.get("reason", "")[:MAX_REASON_LENGTH].replace("\0", ""))
+            reason = request.POST.get("reason", "")[:MAX_REASON_LENGTH].replace("\0", "")
+            circuit.pause(mailer, using, reason, request.user.get_username()[:MAX_BY_LENGTH])
             done, text = pgettext("email", "Pause"), gettext("%(mailer)s is paused: its email waits.")
         else:
             circuit.resume(mailer, using)

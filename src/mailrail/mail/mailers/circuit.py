@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from mailrail import Channel
 from mailrail.moments import from_now, seconds_between
+from mailrail.pauses import MAX_REASON_LENGTH, new_pause
 from mailrail.storable import storable
 from mailrail.write_transactions import write_transaction
 
@@ -141,25 +142,25 @@ def half_open(mailer: str, using: str) -> None:
     reopening.reopen(mailer)
 
 
-def pause(mailer: str, using: str | None = None, reason: str = "") -> None:
+def pause(mailer: str, using: str | None = None, reason: str = "", by: str = "") -> None:
     """Let nothing leave by this mailer until ``resume``, nor by the mailers that stand in for it in an outage.
 
-    The layer pauses its channel; the record says why. ``using``: alias of the database; by default the one that the
-    emails are in. Raises ``InvalidSettings`` for a mailer that there is not: whoever pauses it believes that nothing
-    leaves.
+    The layer pauses its channel; the record says why and by whom. ``using``: alias of the database; by default the one
+    that the emails are in. ``by``: at most 200 characters; ``reason``: 1,000. Raises ``InvalidSettings`` for a mailer
+    that there is not: whoever pauses it believes that nothing leaves.
     """
-    if not isinstance(reason, str):
-        raise TypeError(f"reason must be a string, not {reason!r}.")
+    new_pause(by, reason)  # raises for a wrong one
     mailer, using = alias_of(check_delivering(mailer)), using or router.db_for_write(MailerState)
-    note_pause(mailer, using, reason)
+    note_pause(mailer, using, reason, by)
     keep_paused(mailer, using)
 
 
-def note_pause(mailer: str, using: str | None = None, reason: str = "") -> None:
+def note_pause(mailer: str, using: str | None = None, reason: str = "", by: str = "") -> None:
     """Record that a person has paused a mailer."""
     using = using or router.db_for_write(MailerState)
     throttle.cancel_reservations(mailer, using)
-    values = {"paused_by": PERSON, "reason": storable(reason), "since": timezone.now(), "probe_at": None}
+    texts = {"person": storable(by), "reason": storable(reason)}
+    values = {"paused_by": PERSON, **texts, "since": timezone.now(), "probe_at": None}
     with write_transaction(using):
         MailerState.objects.using(using).update_or_create(pk=mailer, defaults=values)
     look_again(using)
@@ -190,8 +191,10 @@ def note_resume(mailer: str, using: str | None = None) -> None:
 def keep_paused(mailer: str, using: str) -> None:
     """Pause the channel of a mailer whose record says so. A ``resume`` meanwhile wins."""
     channel = channel_of(mailer)
-    Channel(channel).layer.pause(channel)
-    if not MailerState.objects.using(using).filter(pk=mailer, paused_by=PERSON).exists():
+    states = MailerState.objects.using(using).filter(pk=mailer, paused_by=PERSON)
+    if (state := states.first()) is not None:
+        Channel(channel).layer.pause(channel, state.person, state.reason[:MAX_REASON_LENGTH])
+    if not states.exists():
         _resume_channel(mailer)
 
 

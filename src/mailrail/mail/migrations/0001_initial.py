@@ -59,6 +59,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('mailer', models.CharField(max_length=122, primary_key=True, serialize=False, verbose_name='mailer')),
                 ('paused_by', models.CharField(db_default='', help_text='person, outage, or nobody', max_length=10, verbose_name='paused by')),
+                ('person', models.CharField(db_default='', default='', max_length=200, verbose_name='paused by whom')),
                 ('reason', models.TextField(db_default='', verbose_name='reason')),
                 ('since', models.DateTimeField(default=django.utils.timezone.now, verbose_name='since')),
                 ('probe_at', models.DateTimeField(db_default=None, null=True, verbose_name='next try')),

@@ -17,9 +17,10 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import Cursor, Message, MessageSummary, check_channel_name
+from mailrail.messages import ChannelStats, Cursor, Message, MessageSummary, check_channel_name
 from mailrail.moments import for_people, from_timestamp
 from mailrail.options import seconds_argument, whole_number_argument
+from mailrail.pauses import Pause, describe_pause, os_user
 from mailrail.piping import JsonCommand
 from mailrail.project import strangers, warning_of
 from mailrail.reconciliation import reconcilers
@@ -56,6 +57,8 @@ class Command(JsonCommand):
                 action.add_argument("ids", nargs="*", type=UUID, metavar="id", help="Id of a message.")
             if name in ("requeue", "discard"):
                 action.add_argument("--all", action="store_true", help="All dead messages of the channel.")
+            if name == "pause":
+                action.add_argument("--reason", default="", help="Why it is paused, for others to read.")
             if name in ("waiting", "dead"):
                 action.add_argument("--limit", type=whole_number_argument, default=20, help="Default: 20.")
         actions.add_parser("workers", help="list the running workers")
@@ -96,10 +99,10 @@ class Command(JsonCommand):
             routed |= {layer.outbox.channel}
         routed |= self._served(stats.keys() - routed)
         if self._json:
-            self._print_json({name: {**asdict(s), "routed": name in routed} for name, s in stats.items()})
+            self._print_json({name: _channel_facts(s, name in routed) for name, s in stats.items()})
             return
         rows = [
-            (name, *(_number(getattr(s, column)) for column in _COLUMNS), _remarks(name in routed, s.paused))
+            (name, *(_number(getattr(s, column)) for column in _COLUMNS), _remarks(name in routed, s.pause))
             for name, s in stats.items()
         ]
         self.print_table(
@@ -254,9 +257,10 @@ class Command(JsonCommand):
         self._say_which(cancelled, "cancelled", options)
 
     def _pause(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        by, reason = os_user(), options["reason"]
         for channel in options["channels"]:
-            layer.pause(channel)
-            channel_paused.send_robust(channel)
+            layer.pause(channel, by, reason)
+            channel_paused.send_robust(channel, by=by, reason=reason)
         names = ", ".join(options["channels"])
         is_paused = "is paused" if len(options["channels"]) == 1 else "are paused"
         self._say(f"{names} {is_paused}: messages are kept, and nobody claims them.", paused=True)
@@ -377,5 +381,13 @@ def _number(value: float | None) -> str:
     return f"{value:.0f} s" if isinstance(value, float) else f"{value:,}"
 
 
-def _remarks(routed: bool, paused: bool) -> str:
-    return ", ".join(["paused"] * paused + ["no route"] * (not routed))
+def _channel_facts(stats: ChannelStats, routed: bool) -> dict[str, Any]:
+    pause: dict[str, Any] | None = None
+    if stats.pause is not None:
+        pause = {**asdict(stats.pause), "since": from_timestamp(stats.pause.since or 0.0)}
+    return {**asdict(stats), "paused": stats.paused, "pause": pause, "routed": routed}
+
+
+def _remarks(routed: bool, pause: Pause | None) -> str:
+    pauses = [] if pause is None else [f"paused {describe_pause(pause)}"]
+    return ", ".join(pauses + ["no route"] * (not routed))

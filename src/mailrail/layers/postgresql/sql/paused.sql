@@ -1,2 +1,2 @@
--- List the channels that are paused.
-SELECT channel FROM mailrail_pause;
+-- List the channels that are paused: since when, by whom and why.
+SELECT channel, since, paused_by, reason FROM mailrail_pause;

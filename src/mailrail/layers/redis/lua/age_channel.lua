@@ -12,6 +12,7 @@ local function older_state(state)
     return pack(s)
 end
 
+if call('EXISTS', hash_tag .. ':paused') == 1 then call('HINCRBYFLOAT', hash_tag .. ':paused', 'since', -seconds) end
 for _, suffix in ipairs({ ':claimed', ':held', ':expires', ':dead' }) do older(hash_tag .. suffix) end
 for _, priority in ipairs(call('ZRANGE', hash_tag .. ':levels', 0, -1)) do older(hash_tag .. ':due:' .. priority) end
 for _, class in ipairs(call('SMEMBERS', hash_tag .. ':error_classes')) do older(hash_tag .. ':dead:' .. class) end

@@ -15,7 +15,7 @@
 --   :errors         hash   id -> how its last run failed, of what waits for the next one, or runs
 --   :keys           hash   key -> id, until the message is first claimed
 --   :expires        zset   id -> expires, of what is not claimed
---   :paused         string
+--   :paused         hash   since, by, reason: the channel is paused
 --   :dead           zset   id -> buried at
 --   :dead:<class>   zset   likewise, of those that died of errors of that class
 --   :error_class    hash   id -> that class

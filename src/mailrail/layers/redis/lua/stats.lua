@@ -1,5 +1,6 @@
 -- KEYS: hash tags [, channels of this server]. ARGV: channels. Takes those of which there is nothing from the list.
--- Returns for each channel: ready, scheduled, claimed, dead, paused, and the age of the oldest due, as text.
+-- Returns for each channel: ready, scheduled, claimed, dead, paused, the age of the oldest due, as text, and, if it is
+-- paused, since when, by whom and why.
 local rows = {}
 for i, channel in ipairs(ARGV) do
     local hash_tag = KEYS[i]
@@ -16,7 +17,8 @@ for i, channel in ipairs(ARGV) do
     end
     local claimed = call('ZCOUNT', hash_tag .. ':claimed', '(' .. string.format('%.17g', now), '+inf')
     local dead, paused = call('ZCARD', hash_tag .. ':dead'), call('EXISTS', hash_tag .. ':paused')
-    rows[i] = { ready, later, claimed, dead, paused, string.format('%.6f', now - oldest) }
+    local pause = paused == 1 and call('HMGET', hash_tag .. ':paused', 'since', 'by', 'reason') or {}
+    rows[i] = { ready, later, claimed, dead, paused, string.format('%.6f', now - oldest), pause }
     if KEYS[#ARGV + 1] and ready + later + claimed + dead + paused == 0 then
         call('SREM', KEYS[#ARGV + 1], channel)
     end

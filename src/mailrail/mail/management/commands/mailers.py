@@ -9,6 +9,7 @@ from django.db import router
 
 from mailrail.errors import InvalidSettings
 from mailrail.moments import for_people
+from mailrail.pauses import os_user
 from mailrail.piping import PipedCommand
 from mailrail.terminal import counted, single_line
 
@@ -69,14 +70,14 @@ class Command(PipedCommand):
             if verb != "resume" or not MailerState.objects.using(using).filter(pk=alias_of(mailer)).exists():
                 backend_of(mailer)
             if verb == "pause":
-                circuit.pause(mailer, using, reason)
+                circuit.pause(mailer, using, reason, os_user())
             elif verb == "allow":
                 self.stdout.write(
                     f"{counted(allow_sender(mailer, sender, using), 'held email')} taken off hold."
                 )
             else:
                 circuit.resume(mailer, using)
-        except InvalidSettings as error:
+        except (InvalidSettings, ValueError) as error:
             raise CommandError(str(error)) from None
         self.stdout.write(single_line(f"{mailer}: {_state_text(alias_of(mailer), using)}"))
 
@@ -107,6 +108,7 @@ def _state_text(mailer: str, using: str) -> str:
 def _stopped(state: MailerState) -> str:
     since = f"since {for_people(state.since)}"
     state_label = "paused" if state.paused_by == circuit.PERSON else "out"
+    since += f" by {state.person}" if state.person else ""
     return f"{state_label} {since}" + (f": {state.reason}" if state.reason else "")
 
 

@@ -82,8 +82,9 @@ class Command(PipedCommand):
         for entry in report["mailers"]:
             self.stdout.write("")
             probe = f", next try {_until(entry['next_try'])}" if entry["next_try"] else ""
+            person = f" ({entry['person']})" if entry["person"] else ""
             self._say(
-                f"Mailer {entry['mailer'] or 'default'} is paused by {entry['paused_by'] or 'nobody'} since "
+                f"Mailer {entry['mailer'] or 'default'} is paused by {entry['paused_by'] or 'nobody'}{person} since "
                 f"{for_people(entry['since'])}{probe}: {entry['reason'] or 'no reason given'}"
             )
         for entry in report["refused_senders"]:
@@ -156,6 +157,7 @@ def _state_facts(state: MailerState) -> dict[str, Any]:
     return {
         "mailer": state.mailer,
         "paused_by": state.paused_by,
+        "person": state.person,
         "reason": state.reason,
         "since": state.since,
         "next_try": state.probe_at,

@@ -1,0 +1,3 @@
+-- Move stored times back, for tests.
+\set seconds 60
+UPDATE mailrail_pause SET since = since - :'seconds';
