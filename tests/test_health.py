@@ -77,6 +77,27 @@ def test_every_layer_tells_that_work_is_late(layer: DurableLayer, monkeypatch: p
 
 
 @pytest.mark.django_db
+def test_all_late_channels_are_named_the_latest_first_and_none_in_public(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    routing = Routing([route(["reports", "thumbs"], print)])
+    monkeypatch.setattr(Routing, "of_layer", classmethod(lambda cls, alias=None: routing))
+    Channel("thumbs").send({})
+    get_layer().advance_time(100)
+    Channel("reports").send({})
+    get_layer().advance_time(LATE)
+    found = look(limit=300, workers=1)
+    kinds = [(problem.kind, problem.name) for problem in found.problems]
+    assert kinds == [("channel", "thumbs"), ("channel", "reports"), ("workers", "")]
+    [latest, later, _] = found.problems
+    assert latest.since and later.since and later.since - latest.since == pytest.approx(100, abs=30)
+    assert found.detail and "a message on thumbs has been due for 50" in found.detail
+    assert "a message on reports has been due for 40" in found.detail
+    assert found.reason and found.reason.startswith("a message has been due for 50")
+    assert found.reason.endswith(" s, more than 300 s; no workers are running")
+
+
+@pytest.mark.django_db
 def test_channels_that_nobody_here_consumes_are_others_matter() -> None:
     Channel("of-another-project").send({})
     get_layer().advance_time(LATE)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.db import Error
 
@@ -14,7 +15,7 @@ from ..applications import serves
 from ..errors import MailrailError
 from ..layers import DurableLayer, default_alias, get_layer
 from ..log import logger_of
-from ..messages import ChannelStats
+from ..messages import ChannelStats, WorkerInfo
 from ..routing import Routing
 from ..terminal import counted
 from .rules import Problem, apply_rules
@@ -28,6 +29,8 @@ MAX_COUNTED = 1_000
 query each. Only the oldest message matters here."""
 ANSWER_TIMEOUT_S = 2.0
 """Seconds that a check may take before other requests report that the layer does not answer."""
+LAYER_ERRORS = (MailrailError, Error, OSError)
+"""What a layer that cannot be used raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,14 @@ class Readiness:
 
     @property
     def reason(self) -> str | None:
-        """Return the problems for the public: they name no server, channel, mailer or content."""
-        return "; ".join(problem.reason for problem in self.problems) or None
+        """Return the problems for the public: they name no server, channel, mailer or content.
+
+        Of several channels, or of several mailers, only the first is told: without names the others say no more.
+        """
+        worst: dict[str, str] = {}
+        for problem in self.problems:
+            worst.setdefault(problem.kind if problem.name else problem.reason, problem.reason)
+        return "; ".join(worst.values()) or None
 
     @property
     def detail(self) -> str | None:
@@ -52,13 +61,21 @@ class Readiness:
         return "; ".join(problem.detail for problem in self.problems) or None
 
 
+class Observed(NamedTuple):
+    """Hold what a check asks of a layer. ``stats``: also those of its outbox. ``workers``: none if none are needed."""
+
+    stats: Mapping[str, ChannelStats]
+    workers: Sequence[WorkerInfo]
+
+
 def look(
     alias: str | None = None, limit: float | None = None, workers: int | None = 0, *, here: bool = False
 ) -> Readiness:
     """Check the layer, its workers and the rules of apps.
 
-    The layer is a problem if it cannot be used, or if a message has been due for more than ``limit`` seconds. So are
-    fewer than ``workers`` running workers (with ``here``: on this machine), and whatever an app's rule finds.
+    The layer is a problem if it cannot be used. So is each channel with a message that has been due for more than
+    ``limit`` seconds. So are fewer than ``workers`` running workers (with ``here``: on this machine), and whatever an
+    app's rule finds.
 
     Paused channels are ignored, and so are channels without a consumer in this project. ``limit=None`` means no limit
     and no rules. ``workers=None`` needs one worker where this project has a consumer. The rules apply to the default
@@ -66,24 +83,52 @@ def look(
     """
     try:
         layer = get_layer(alias)
-        late = list(_late(layer, alias, limit))
-        least = _needed(layer, alias) if workers is None else workers
-        living = _living(layer, here) if least else 0
-    except (MailrailError, Error, OSError) as error:
-        reason = f"the layer {alias or default_alias()!r} cannot be used"
-        return Readiness((Problem(reason, f"{reason}: {error}"),))
+        needed = _needed(layer, alias) if workers is None else workers
+        observed = observe(layer, MAX_COUNTED, with_workers=needed > 0)
+        return assess(observed, alias, limit, needed, here=here)
+    except LAYER_ERRORS as error:
+        return unusable(alias, error)
+
+
+def observe(layer: DurableLayer, most: int, *, with_workers: bool = True) -> Observed:
+    """Ask a layer for what a check needs. ``most``: as in ``stats``. Raises ``LAYER_ERRORS``."""
+    stats = {**layer.stats(most), **(layer.outbox.stats(most) if layer.outbox else {})}
+    return Observed(stats, layer.workers() if with_workers else ())
+
+
+def assess(
+    observed: Observed,
+    alias: str | None,
+    limit: float | None,
+    workers: int | None,
+    *,
+    here: bool = False,
+) -> Readiness:
+    """Check what was observed of a layer, as ``look``. Raises ``LAYER_ERRORS``: the routing may be at fault."""
+    layer = get_layer(alias)
+    needed = _needed(layer, alias) if workers is None else workers
+    late = () if limit is None else _late(_awaited(layer, alias, observed.stats), limit)
+    living = _living(observed.workers, here)
     rules = () if limit is None or alias not in (None, default_alias()) else apply_rules(limit)
-    return Readiness((*late, *_too_few(living, least, here), *rules), living)
+    return Readiness((*late, *_too_few(living, needed, here), *rules), living)
 
 
-def _late(layer: DurableLayer, alias: str | None, limit: float | None) -> Iterator[Problem]:
-    stats = {**layer.stats(MAX_COUNTED), **(layer.outbox.stats() if layer.outbox else {})}
-    awaited = _awaited(layer, alias, stats)
-    channel, seconds = max(awaited.items(), key=lambda item: item[1], default=("", 0.0))
-    if limit is None or seconds <= limit:
-        return
-    text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
-    yield Problem(f"a message {text}", f"a message on {channel} {text}")
+def unusable(alias: str | None, error: Exception) -> Readiness:
+    """Return that a layer cannot be used."""
+    reason = f"the layer {alias or default_alias()!r} cannot be used"
+    return Readiness((Problem(reason, f"{reason}: {error}", kind="layer", name=alias or default_alias()),))
+
+
+def _late(awaited: Mapping[str, float], limit: float) -> Iterator[Problem]:
+    """Yield the channels whose oldest message has been due for more than ``limit`` seconds, the latest first."""
+    now = time.time()
+    for channel, seconds in sorted(awaited.items(), key=lambda item: (-item[1], item[0])):
+        if seconds <= limit:
+            return
+        text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
+        yield Problem(
+            f"a message {text}", f"a message on {channel} {text}", now - seconds, "channel", channel
+        )
 
 
 def _needed(layer: DurableLayer, alias: str | None) -> int:
@@ -91,9 +136,9 @@ def _needed(layer: DurableLayer, alias: str | None) -> int:
     return int(bool(routing.plans or routing.patterns) or layer.outbox is not None)
 
 
-def _living(layer: DurableLayer, here: bool) -> int:
+def _living(workers: Sequence[WorkerInfo], here: bool) -> int:
     host = socket.gethostname()
-    return sum(not here or worker.info.get("host") == host for worker in layer.workers())
+    return sum(not here or worker.info.get("host") == host for worker in workers)
 
 
 def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
@@ -101,7 +146,7 @@ def _too_few(living: int, least: int, here: bool) -> Iterator[Problem]:
         where = " on this machine" if here else ""
         running = f"{counted(living, 'worker')} running" if living else "no workers are running"
         text = f"{running}{where}" + (f", {least} are needed" if least > 1 else "")
-        yield Problem(text, text)
+        yield Problem(text, text, kind="workers")
 
 
 def _awaited(layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats]) -> dict[str, float]:

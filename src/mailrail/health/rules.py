@@ -15,11 +15,16 @@ from ..errors import MailrailError
 class Problem:
     """Describe a problem. ``reason`` is public: it names no server, channel, mailer or content.
 
-    ``detail`` is for operators: it has the names, or the text of the error.
+    ``detail`` is for operators: it has the names, or the text of the error. ``since``: Unix seconds, if that is known.
+    ``kind`` says what has the problem: ``"layer"``, ``"channel"``, ``"workers"``, ``"mailer"``, ``"email"``, or a word
+    of the app. ``name`` is that of the channel or mailer. A rule yields the worst of a kind first.
     """
 
     reason: str
     detail: str
+    since: float | None = None
+    kind: str = ""
+    name: str = ""
 
 
 Rule: TypeAlias = Callable[[float], Iterable[Problem]]
@@ -45,5 +50,10 @@ def apply_rules(limit: float) -> Iterator[Problem]:
         try:
             yield from rule(limit)
         except (MailrailError, Error, OSError) as error:
-            reason = f"{rule.__name__.replace('_', ' ')}: this cannot be found out"
-            yield Problem(reason, f"{reason}: {error}")
+            yield unknown(rule.__name__, error)
+
+
+def unknown(name: str, error: Exception) -> Problem:
+    """Return the problem that a function of an app, with this name, could not find out what it was asked."""
+    reason = f"{name.replace('_', ' ')}: this cannot be found out"
+    return Problem(reason, f"{reason}: {error}", kind="unknown")

@@ -25,6 +25,7 @@ from django.db import Error, connections, transaction
 from ..errors import InvalidSettings, LayerUnavailable
 from ..log import logger_of
 from ..messages import ChannelStats, Message, check_channel_name, encode
+from .base import COUNTED
 from .database import DatabaseChannelLayer
 from .layer import DurableLayer
 
@@ -272,9 +273,9 @@ class Outbox:
         row_ids = self._store.existing_ids(self.channel, [self._other_id(id) for id in ids])
         return {self._other_id(id) for id in row_ids}
 
-    def stats(self) -> Mapping[str, ChannelStats]:
+    def stats(self, most: int = COUNTED) -> Mapping[str, ChannelStats]:
         """How the outbox stands, if it holds anything."""
-        return {name: stats for name, stats in self._store.stats().items() if name == self.channel}
+        return {name: stats for name, stats in self._store.stats(most).items() if name == self.channel}
 
 
 def _lane_of(message: Message) -> str:

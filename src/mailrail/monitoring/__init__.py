@@ -1,4 +1,37 @@
 """Observe the channels, mailers, workers and long work of a project, for people on call.
 
-``manage.py channels --watch`` and ``mailrail.dashboard`` show the same facts (``facts``). Apps register what they know.
+``manage.py channels --watch`` and ``mailrail.dashboard`` show the same facts (``facts``). Apps register what they know
+(``registry``), ``sample`` asks all of it once, and ``sampler`` shares the answer among all who ask.
 """
+
+from __future__ import annotations
+
+from .facts import (
+    ChannelFacts,
+    Count,
+    FlowFacts,
+    Pause,
+    SlotFacts,
+    TroubleFacts,
+    WorkerFacts,
+    WorkFacts,
+)
+from .registry import register_flows, register_work
+from .sample import Sample
+from .sampler import alatest, latest
+
+__all__ = [
+    "ChannelFacts",
+    "Count",
+    "FlowFacts",
+    "Pause",
+    "Sample",
+    "SlotFacts",
+    "TroubleFacts",
+    "WorkFacts",
+    "WorkerFacts",
+    "alatest",
+    "latest",
+    "register_flows",
+    "register_work",
+]

@@ -1,0 +1,102 @@
+"""Take a sample of all that people on call watch: one question for each thing, however much there is of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..conf import settings
+from ..health import Problem, Readiness
+from ..health.readiness import LAYER_ERRORS, assess, observe, unusable
+from ..health.rules import unknown
+from ..layers import default_alias, get_layer
+from ..messages import WorkerInfo
+from .channels import Severity, by_need, channel_facts, severity
+from .facts import ChannelFacts, FlowFacts, TroubleFacts, WorkerFacts, WorkFacts
+from .registry import registered_flows, registered_work
+
+MAX_COUNTED = 100
+"""Messages counted exactly per state and channel; larger numbers are estimates."""
+
+Fact = TypeVar("Fact")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Hold what was found out at a moment (Unix seconds), of the layer with this alias.
+
+    Channels that need somebody come first. Where the layer cannot be used, ``health`` says so and there are none.
+    """
+
+    at: float
+    layer: str
+    health: Readiness
+    channels: tuple[ChannelFacts, ...] = ()
+    workers: tuple[WorkerFacts, ...] = ()
+    flows: tuple[FlowFacts, ...] = ()
+    work: tuple[WorkFacts, ...] = ()
+    troubles: tuple[TroubleFacts, ...] = ()
+
+    @property
+    def late(self) -> frozenset[str]:
+        """Return the names of the channels that are a problem."""
+        return frozenset(problem.name for problem in self.health.problems if problem.kind == "channel")
+
+    def severity(self, channel: ChannelFacts) -> Severity:
+        """Tell how much one of the channels needs somebody."""
+        return severity(channel, self.late)
+
+
+def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
+    """Take a sample. Raises nothing that a layer or a database raises: the health says what cannot be found out.
+
+    The health is that of ``channels check``: with ``MAILRAIL["READY_OLDEST_DUE"]``, and at least one worker where this
+    project has a consumer. Flows and long work are the same whatever the layer, so only the default one has them.
+    """
+    at, alias = time.time(), layer_alias or default_alias()
+    problems: list[Problem] = []
+    health, channels, workers = _of_layer(layer_alias, most)
+    flows: list[FlowFacts] = []
+    work: list[WorkFacts] = []
+    if alias == default_alias():
+        flows = _gathered(registered_flows(), problems)
+        work = _gathered(registered_work(), problems)
+    health = Readiness((*health.problems, *problems), health.workers)
+    late = {problem.name for problem in health.problems if problem.kind == "channel"}
+    return Sample(at, alias, health, by_need(channels, late), tuple(workers), tuple(flows), tuple(work))
+
+
+def _of_layer(alias: str | None, most: int) -> tuple[Readiness, list[ChannelFacts], list[WorkerFacts]]:
+    try:
+        layer = get_layer(alias)
+        observed = observe(layer, most)
+        channels = channel_facts(layer, alias, observed.stats, most)
+        health = assess(observed, alias, settings.ready_oldest_due, None)
+        return health, channels, [_worker(worker) for worker in observed.workers]
+    except LAYER_ERRORS as error:
+        return unusable(alias, error), [], []
+
+
+def _gathered(functions: Iterable[Callable[[], Iterable[Fact]]], problems: list[Problem]) -> list[Fact]:
+    """Return what functions of apps yield, and add to ``problems`` those that fail."""
+    facts: list[Fact] = []
+    for function in functions:
+        try:
+            facts += function()
+        except LAYER_ERRORS as error:
+            problems.append(unknown(function.__name__, error))
+    return facts
+
+
+def _worker(worker: WorkerInfo) -> WorkerFacts:
+    info = worker.info
+    pid = info.get("pid")
+    return WorkerFacts(
+        worker.id,
+        str(info.get("host", "")),
+        pid if isinstance(pid, int) else None,
+        age=worker.age,
+        is_stopping=bool(info.get("stopping")),
+    )
