@@ -28,7 +28,8 @@ NAMES = {
         *("admin", "admin_messages", "admin_invitations"),
     ),
     "mail": tuple(
-        f"mail.{name}" for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle")
+        f"mail.{name}"
+        for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle", "long_queue")
     ),
     "tasks": tuple(f"tasks.{name}" for name in ("drain", "enqueue", "memory", "batches")),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),
