@@ -139,17 +139,18 @@ def has_ended(pid: int, worker: WorkerProcess) -> bool:
 
 
 def holds_a_transaction() -> bool:
-    """Does one stand open, once the statements that were under way have ended?"""
+    """Does one stand open, once the statements that were under way have ended, or wait for a lock of one?"""
 
     def states() -> set[str]:
         with connections["postgres"].cursor() as cursor:
             cursor.execute(
-                "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "SELECT CASE WHEN wait_event_type = 'Lock' THEN 'waits for a transaction' ELSE state END "
+                "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             return {state for (state,) in cursor.fetchall()}
 
     until(lambda: "active" not in states(), what="the end of the statements under way")
-    return "idle in transaction" in states()
+    return not states().isdisjoint({"idle in transaction", "waits for a transaction"})
 
 
 def connections_of(pid: int, port: int) -> int:
