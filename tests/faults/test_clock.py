@@ -38,11 +38,11 @@ def test_a_jump_of_the_workers_clock_by_an_hour_changes_nothing(
     layer: DurableLayer, ledger: Ledger, gate: Path, clocks: Clocks, jump: float
 ) -> None:
     held = str(Channel("narrow").send({"gate": str(gate)}))
-    ids = {str(id) for id in Channel("slow").send_many([{"seconds": 0.01}] * 3000)}
+    ids = {str(id) for id in Channel("slow").send_many([{"seconds": 0.03}] * 1000)}
     options = on(layer, "--processes", "2", "--threads", "4")
     channels = ("narrow", "slow", "ledger", "relay", "clock")
     with workers(ledger, *channels, *options, number=2, command=clocks.command) as pair:
-        until(lambda: held in ledger.counts("began") and len(ledger.counts()) >= 500)
+        until(lambda: held in ledger.counts("began") and len(ledger.counts()) >= 170)
         clocks.set(wall=jump)
         recover(more(ledger), "a jump of the clock")
         seen = str(Channel("clock").send({}))

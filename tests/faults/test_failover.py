@@ -72,12 +72,12 @@ def is_accepted(layer: Any, message: Message, refusals: list[str]) -> bool:
 
 def test_workers_go_on_by_themselves_with_what_the_replica_had(topology: Any, ledger: Ledger) -> None:
     layer: Any = RedisChannelLayer(**topology.config)
-    ids = {str(id) for id in layer.enqueue([Message("slow", {"seconds": 0.01}) for _ in range(1500)])}
+    ids = {str(id) for id in layer.enqueue([Message("slow", {"seconds": 0.03}) for _ in range(500)])}
     refusals: list[str] = []
     late = Message("slow", {"seconds": 0.0})
     with ExitStack() as stack:
         pair = start("redis", stack, ledger, "slow")
-        until(lambda: len(ledger.counts()) >= 300)
+        until(lambda: len(ledger.counts()) >= 100)
         wait_for_copies(topology.master, TAG)
         topology.master.stop(signal.SIGKILL)
         begun = time.monotonic()

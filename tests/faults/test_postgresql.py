@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-SLOW = {"seconds": 0.01}
+SLOW = {"seconds": 0.03}
 """For "slow": so that work is left when a fault is over."""
 
 
@@ -59,7 +59,7 @@ def start(stack: ExitStack, ledger: Ledger, *arguments: str, number: int = 2) ->
 def test_a_restart_of_the_server_in_mid_drain(
     layer: Any, ledger: Ledger, postgres_server: PostgresServer, how: signal.Signals
 ) -> None:
-    ids = {str(id) for id in Channel("slow").send_many([SLOW] * 3000)}
+    ids = {str(id) for id in Channel("slow").send_many([SLOW] * 1000)}
     with ExitStack() as stack:
         pair = start(stack, ledger, "slow")
         for share in (0.2, 0.5):
@@ -142,7 +142,7 @@ def test_an_error_of_the_disk_loses_nothing(
     layer: Any, ledger: Ledger, postgres_server: PostgresServer
 ) -> None:
     """SQLSTATE 53100 from a trigger: what a server without room says to every write."""
-    ids = {str(id) for id in Channel("slow").send_many([SLOW] * 1000)}
+    ids = {str(id) for id in Channel("slow").send_many([SLOW] * 400)}
     with ExitStack() as stack, postgres_server.connect(dbname="mailrail") as admin:
         [worker] = start(stack, ledger, "slow", number=1)
         until(lambda: len(ledger.counts()) >= 50)

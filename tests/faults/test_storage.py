@@ -68,7 +68,7 @@ def test_a_standing_snapshot_loses_nothing_and_claims_do_not_read_all_it_keeps(
     """Each claim that began at the front of the index would read past all that is dead there."""
     with standing_snapshot(postgres_server):
         leave_dead_rows(postgres_server)
-        ids = {str(id) for id in Channel("ledger").send_many([{}] * 20_000)}
+        ids = {str(id) for id in Channel("ledger").send_many([{}] * 5_000)}
         before = looks(postgres_server)
         begun = time.monotonic()
         options = on(layer, "--processes", "2", "--threads", "4")
@@ -143,12 +143,12 @@ def messages_on(server: PostgresServer, disk: Path) -> Iterator[psycopg.Connecti
 
 def test_a_full_disk_is_waited_out(layer: Any, ledger: Ledger, postgres_server: PostgresServer) -> None:
     with small_disk() as disk, messages_on(postgres_server, disk):
-        ids = {str(id) for id in Channel("slow").send_many([{"seconds": 0.01}] * 6000)}
+        ids = {str(id) for id in Channel("slow").send_many([{"seconds": 0.03}] * 2000)}
         with workers(ledger, "slow", "ledger", *on(layer, "--processes", "2"), number=2) as pair:
-            until(lambda: len(ledger.counts()) >= 500)
+            until(lambda: len(ledger.counts()) >= 170)
             filler = fill(disk)
             with pytest.raises(OperationalError, match="No space left on device"):
-                Channel("ledger").send_many([{"text": "x" * 1000}] * 20_000)
+                Channel("ledger").send_many([{"text": "x" * 1000}] * 5_000)
             until(lambda: any("No space left on device" in worker.log for worker in pair))
             filler.unlink()
             recover(more(ledger), "a full disk, which has room again,")
@@ -178,9 +178,9 @@ def test_a_database_that_is_read_only_for_a_while_is_waited_out(
 ) -> None:
     """Longer than a lease: no claim is renewed, none is lost, and what was done is not done again."""
     ids = {str(Channel("held").send({"gate": str(gate)}))}
-    ids |= {str(id) for id in Channel("slow").send_many([{"seconds": 0.01}] * 1000)}
+    ids |= {str(id) for id in Channel("slow").send_many([{"seconds": 0.03}] * 400)}
     with workers(ledger, "slow", "held", *on(layer)) as [worker]:
-        until(lambda: ledger.lines("began") and len(ledger.counts()) >= 100)
+        until(lambda: ledger.lines("began") and len(ledger.counts()) >= 40)
         with read_only(postgres_server):
             until(lambda: "leases cannot be renewed just now" in worker.log)
             until(lambda: "the layer cannot be used just now" in worker.log)
