@@ -96,6 +96,7 @@ CHECKS = (
     "mailrail.mail.unused",
     "mailrail.tasks.checks",
     "mailrail.schedule.checks",
+    "mailrail.dashboard.checks",
     "mailrail.invitations.checks",
 )
 """The modules with system checks; each has a table of their ids in its docstring."""

@@ -80,6 +80,7 @@ INSTALLED_APPS = [
     "mailrail.mail",
     "mailrail.tasks",
     "mailrail.schedule",
+    "mailrail.dashboard",
     "tests.project",
     "channels",
     "django.contrib.admin",

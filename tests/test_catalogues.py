@@ -28,7 +28,14 @@ from scripts.compile_catalogues import DEMO, PACKAGE, ROOT, compile_all, compile
 
 from .visible import WORD, texts
 
-OURS = ("mailrail", "mailrail_invitations", "mailrail_mail", "mailrail_schedule", "mailrail_tasks")
+OURS = (
+    "mailrail",
+    "mailrail_dashboard",
+    "mailrail_invitations",
+    "mailrail_mail",
+    "mailrail_schedule",
+    "mailrail_tasks",
+)
 UNTRANSLATED = ("ID", "id", "Mailrail", "Message-ID", "app_label.model:pk", "worker")
 CATALOGUES = [pytest.param(source, id=str(source.relative_to(ROOT).parent)) for source in sources()]
 IN_CHINESE = [param for param in CATALOGUES if "zh_Hans" in str(param.id)]

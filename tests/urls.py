@@ -5,6 +5,7 @@ from django.urls import include, path
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("mailrail.health.urls")),
+    path("mailrail/", include("mailrail.dashboard.urls")),
     path("invites/", include("mailrail.invitations.urls")),
     path("accounts/", include("django.contrib.auth.urls")),
 ]

@@ -1,0 +1,49 @@
+"""Link what the live page shows to the pages of the admin, for those who may see them."""
+
+from __future__ import annotations
+
+from django.urls import NoReverseMatch, reverse
+from django.utils.http import urlencode
+
+from .viewers import Viewer
+
+
+def waiting_messages(viewer: Viewer, layer: str, channel: str) -> str:
+    """Return the URL of the list of a channel's waiting messages; empty if this viewer has none."""
+    return _list(viewer, "mailrail", "storedmessage", layer=layer, channel=channel)
+
+
+def dead_messages(viewer: Viewer, layer: str, channel: str, error: str = "") -> str:
+    """Return the URL of the list of a channel's dead messages, of those with one exception, or nothing."""
+    return _list(viewer, "mailrail", "buriedmessage", layer=layer, channel=channel, error=error)
+
+
+def emails(viewer: Viewer, mailer: str, status: str = "") -> str:
+    """Return the URL of the list of a mailer's emails, or nothing."""
+    return _list(viewer, "mailrail_mail", "email", mailer=mailer, status=status)
+
+
+def mailers(viewer: Viewer) -> str:
+    """Return the URL of the admin's page of mailers, or nothing."""
+    return _list(viewer, "mailrail_mail", "mailerstate")
+
+
+def record(viewer: Viewer, model: str, pk: str) -> str:
+    """Return the URL of a record's page, or nothing. ``model``: ``app_label.model``."""
+    app, _, name = model.lower().partition(".")
+    return _url(viewer, app, name, "change", pk)
+
+
+def _list(viewer: Viewer, app: str, model: str, **filters: str) -> str:
+    url = _url(viewer, app, model, "changelist")
+    used = {name: value for name, value in filters.items() if value}
+    return f"{url}?{urlencode(used)}" if url and used else url
+
+
+def _url(viewer: Viewer, app: str, model: str, name: str, *args: str) -> str:
+    if not viewer.may(f"{app}.view_{model}"):
+        return ""
+    try:
+        return reverse(f"admin:{app}_{model}_{name}", args=args)
+    except NoReverseMatch:  # the project's URLs have no admin
+        return ""
