@@ -26,7 +26,7 @@ from mailrail.mail.delivery.outcomes import Result, fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import failover
 from mailrail.mail.models import Email, Status
-from mailrail.mail.records import control, moving, overview, reading
+from mailrail.mail.records import control, flow, moving, overview, reading
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 
@@ -206,6 +206,14 @@ def test_the_overview_and_the_check(emails: list[Email]) -> None:
     check(lambda: overview.failures("postgres"), 10, 10)
     check(lambda: list(health.mail_in_time(60.0)), QUEUED, 20)
     check(lambda: list(health.mailers_out(60.0)), 1, 10)
+
+
+def test_the_flow_of_mailers(emails: list[Email], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads some of those that wait, and none of those that ended long ago."""
+    check(flow.mail_flow, QUEUED, 8, 1)
+    monkeypatch.setattr(flow, "MAX_READ", 50)
+    monkeypatch.setattr(flow._Flow, "stats", {})  # of the layer, whose plans tests of its own look at
+    check(flow.mail_flow, 50, 8, 1)
 
 
 def test_reconciliation(emails: list[Email]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -17,15 +16,12 @@ from mailrail.moments import from_now, seconds_between
 from .delivery.recipient_states import domain_of
 from .mailers.circuit import OUTAGE
 from .mailers.config import alias_of
-from .mailers.policies import policy_of
-from .mailers.throttle import MAX_RESERVATION_S
-from .models import Email, MailerState, MailerThrottle, Status
+from .mailers.rates import limits_in_use
+from .models import Email, MailerState, Status
 from .records.overview import MAX_COUNTED, due_at
 
 PAGE_SIZE = 500
 """Emails that are read at once."""
-RESERVATION_GRACE_S = 60.0
-"""Seconds after the last reservation in which emails still ask for the next ones."""
 
 
 class _Queued(NamedTuple):
@@ -76,7 +72,7 @@ def _late(before: datetime) -> _Queued | None:
     if not due:
         return None
     paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
-    limits = _limits_in_use(using, due)
+    limits = limits_in_use({mailer for row in due for mailer in row.mailers}, using)
     waiting = (row for row in due if not row.mailers & paused and not _waits_for_a_rate(row, limits))
     return min(waiting, key=lambda row: row.due_at, default=None)
 
@@ -95,22 +91,6 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
         if len(rows) < PAGE_SIZE:
             return
         last = rows[-1].id
-
-
-def _limits_in_use(using: str, rows: Sequence[_Queued]) -> set[tuple[str, str]]:
-    """Return the mailers and recipient domains ("": all) whose rates email waits for."""
-    now, limits = time.time(), set()
-    for pace in MailerThrottle.objects.using(using).exclude(reservations={}):
-        ends = [end for line in pace.reservations.values() for end in line.values()]
-        if max(ends, default=0.0) > now - RESERVATION_GRACE_S:
-            limits.add((pace.mailer, pace.domain))
-    for mailer in {mailer for row in rows for mailer in row.mailers}:
-        policy = policy_of(mailer)
-        for domain, rates in {"": policy.rate, **policy.rates}.items():
-            # Reservations that are farther away are not stored.
-            if any(rate.seconds / rate.count > MAX_RESERVATION_S for rate in rates):
-                limits.add((mailer, domain))
-    return limits
 
 
 def _waits_for_a_rate(row: _Queued, limits: set[tuple[str, str]]) -> bool:

@@ -7,7 +7,7 @@ from heapq import merge
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from mailrail.tracebacks import first_line
 
@@ -17,10 +17,10 @@ from .queues import used_databases
 IDS_PER_PAGE = 500
 
 
-def newest(limit: int, **conditions: Any) -> list[TaskRecord]:
-    """Return the records that were enqueued last, the newest first. ``conditions``: as for ``filter``."""
+def newest(limit: int, *either: Q, **conditions: Any) -> list[TaskRecord]:
+    """Return the records that were enqueued last, the newest first. ``either`` and ``conditions``: as for ``filter``."""
     found = [
-        records.filter(**conditions).order_by("-pk").defer("args", "kwargs", "return_value")[:limit]
+        records.filter(*either, **conditions).order_by("-pk").defer("args", "kwargs", "return_value")[:limit]
         for records in _databases()
     ]
     return list(merge(*found, key=lambda record: record.pk, reverse=True))[:limit]

@@ -17,10 +17,10 @@ from mailrail import Channel
 from mailrail.routing import Rate
 
 from ..delivery.recipient_states import domain_of, waiting
-from ..models import Email
+from ..models import Email, MailerThrottle
 from .channels import channel_of
 from .policies import policy_of
-from .throttle import Overflow, known_slowed, note_wait, reserve, slowed
+from .throttle import MAX_RESERVATION_S, Overflow, are_in_use, known_slowed, note_wait, reserve, slowed
 
 MAX_NAME_LENGTH = 255
 """Characters of a bucket's name."""
@@ -141,6 +141,25 @@ def limits_of_all(mailer: str, using: str) -> Sequence[Limit]:
     return limits
 
 
+def limits_in_use(
+    mailers: Iterable[str], using: str, throttles: Iterable[MailerThrottle] | None = None
+) -> set[tuple[str, str]]:
+    """Return the mailers and recipient domains (``ALL``: all) whose rates email waits for.
+
+    ``mailers``: those that have email. ``throttles``: the rows with reservations, if they have been read.
+    """
+    if throttles is None:
+        throttles = MailerThrottle.objects.using(using).exclude(reservations={})
+    limits = {(row.mailer, row.domain) for row in throttles if are_in_use(row)}
+    for mailer in mailers:
+        policy = policy_of(mailer)
+        for domain, rates in {ALL: policy.rate, **policy.rates}.items():
+            # Reservations that are farther away are not stored.
+            if any(rate.seconds / rate.count > MAX_RESERVATION_S for rate in rates):
+                limits.add((mailer, domain))
+    return limits
+
+
 def take_of_all(limits: Sequence[Limit], count: int) -> tuple[int, float, Limit | None]:
     """Take as many tokens of each limit as all of them allow. Return how many, the wait for the next, and whose."""
     taken, retry_after = Counter[Limit](), dict[Limit, float]()
@@ -221,3 +240,8 @@ def slowest_configured(mailer: str, domain: str) -> float:
     policy = policy_of(mailer)
     rates = policy.rates.get(domain, ()) if domain else policy.rate
     return rates[0].count / rates[0].seconds if rates else float("inf")
+
+
+def slowest_configured_of_all(mailer: str) -> float:
+    """Return the emails per second of the rate of all email that is lowest in the long run; infinite without one."""
+    return min((rate.count / rate.seconds for rate in policy_of(mailer).rate), default=float("inf"))

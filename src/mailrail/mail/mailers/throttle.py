@@ -35,6 +35,8 @@ CACHE_S = 1.0
 """Seconds for which a process trusts what it has read, so that not every batch costs a query."""
 MAX_RESERVATION_S = 900.0
 """Seconds ahead for which times are reserved. Emails beyond come again then, in the same order."""
+RESERVATION_GRACE_S = 60.0
+"""Seconds after the last reservation in which emails still ask for the next ones."""
 GRID_S = 0.2
 """Seconds: reservations closer together than that are moved to the same moment, as one batch."""
 MAX_TRIES = 20
@@ -78,7 +80,26 @@ def known_slowed(mailer: str, using: str) -> Mapping[str, float]:
 
 
 def pace_of(row: MailerThrottle) -> float:
-    return max(MIN_PACE_PER_S, row.pace * row.share)
+    return _pace(row, row.share)
+
+
+def pace_now(row: MailerThrottle) -> float | None:
+    """Return the emails a second as a batch would have them now, ``None`` if it is as fast as before. Writes nothing."""
+    share = _share_after(row, _quiet_periods(row))
+    return None if share == 1 else _pace(row, share)
+
+
+def _pace(row: MailerThrottle, share: float) -> float:
+    return max(MIN_PACE_PER_S, row.pace * share)
+
+
+def _quiet_periods(row: MailerThrottle) -> int:
+    return int(seconds_between(row.changed_at, timezone.now()) / RECOVERS_EVERY)
+
+
+def _share_after(row: MailerThrottle, periods: int) -> float:
+    share = row.share + RECOVERS_BY * max(0, periods)
+    return 1.0 if share > 0.999 else share
 
 
 def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) -> None:
@@ -102,13 +123,12 @@ def slow_down(mailer: str, domain: str, pace: float, reason: str, using: str) ->
 
 def _recovers(row: MailerThrottle, using: str) -> bool:
     """Raise the share after some quiet, and return whether it is whole again."""
-    periods = int(seconds_between(row.changed_at, timezone.now()) / RECOVERS_EVERY)
-    if periods < 1:
+    if (periods := _quiet_periods(row)) < 1:
         return False
-    row.share = min(1.0, row.share + RECOVERS_BY * periods)
+    row.share = _share_after(row, periods)
     row.changed_at = after(row.changed_at, RECOVERS_EVERY * periods)
-    if row.share > 0.999:
-        row.share, row.since = 1.0, None
+    if row.share == 1:
+        row.since = None
     if _save(row, using, "share", "since", "changed_at") and row.share == 1:
         logger.warning("Mailer %r is as fast as before%s.", row.mailer or "default", to(row.domain))
         MailerThrottle.objects.using(using).filter(
@@ -173,6 +193,12 @@ def cancel_reservations(mailer: str, using: str) -> None:
     """Drop all reservations: the mailer stops or starts, so that its mail waits for something else."""
     rows = MailerThrottle.objects.using(using).filter(mailer=mailer)
     rows.exclude(reservations={}).update(reservations={}, version=F("version") + 1)
+
+
+def are_in_use(row: MailerThrottle) -> bool:
+    """Tell whether email waits for a reservation, or will ask for the next ones within ``RESERVATION_GRACE_S``."""
+    ends = [end for line in row.reservations.values() for end in line.values()]
+    return max(ends, default=0.0) > time.time() - RESERVATION_GRACE_S
 
 
 # -- mail that waits for a rate of all mail of its mailer: it is not claimed -----------------------------------------

@@ -23,7 +23,7 @@ OPEN = (Status.QUEUED.value, Status.SENDING.value, Status.HELD.value)
 
 @dataclass(frozen=True)
 class Waiting:
-    """The emails of one status and mailer, among the oldest ``MAX_COUNTED`` of that status; ``more``: there are others.
+    """The emails of one status and mailer, among the oldest of that status that were read; ``more``: there are others.
 
     ``later``: those of them whose time (``send_at``) has not come. ``deferred``: those whose last attempt failed, and
     whose next one has not come. ``due``: the others. ``oldest``: since when the first of those is due.
@@ -68,22 +68,24 @@ class Failure:
     summary: str
 
 
-def waiting(using: str, status: str | None = None, mailer: str | None = None) -> list[Waiting]:
-    """Return the emails that have not ended, by status and mailer."""
-    groups = [group for name in OPEN if status in (None, name) for group in _waiting(name, using)]
+def waiting(
+    using: str, status: str | None = None, mailer: str | None = None, most: int = MAX_COUNTED
+) -> list[Waiting]:
+    """Return the emails that have not ended, by status and mailer. Reads the oldest ``most`` of each status."""
+    groups = [group for name in OPEN if status in (None, name) for group in _waiting(name, using, most)]
     return [group for group in groups if mailer in (None, group.mailer)]
 
 
-def _waiting(status: str, using: str) -> list[Waiting]:
+def _waiting(status: str, using: str, most: int) -> list[Waiting]:
     """Counted here: a query that groups them again looks each of them up, or reads the whole table for that."""
     emails = Email.objects.using(using).filter(status=status).order_by("pk")
-    rows = list(emails.values_list("mailer", "send_at", "next_try_at", "created_at")[: MAX_COUNTED + 1])
+    rows = list(emails.values_list("mailer", "send_at", "next_try_at", "created_at")[: most + 1])
     now = timezone.now()
     by_mailer: dict[str, list[_Times]] = {}
-    for mailer, send_at, next_try_at, created_at in rows[:MAX_COUNTED]:
+    for mailer, send_at, next_try_at, created_at in rows[:most]:
         by_mailer.setdefault(mailer, []).append(_Times(send_at, next_try_at, created_at))
     return [
-        _waiting_of(status, mailer, by_mailer[mailer], now, len(rows) > MAX_COUNTED)
+        _waiting_of(status, mailer, by_mailer[mailer], now, len(rows) > most)
         for mailer in sorted(by_mailer)
     ]
 

@@ -42,4 +42,9 @@ def masked(text: str) -> str:
     how = settings.mail_log_recipients
     if how == "full" or "@" not in text:
         return text
-    return _ADDRESS.sub(r"…@\2" if how == "domain" else "…", text)
+    return _ADDRESS.sub(r"…@\2", text) if how == "domain" else without_addresses(text)
+
+
+def without_addresses(text: str) -> str:
+    """Return the text with an ellipsis in place of each address."""
+    return _ADDRESS.sub("…", text) if "@" in text else text
