@@ -57,11 +57,13 @@ def test_each_email_waits_for_one_reason(queueing: Configure) -> None:
     advance(30)
     assert waiting() == {"time": 2, "retry": 3, "worker": 4}
     assert of().oldest_due == pytest.approx(30, abs=5)
-    mail.pause(MAILER, reason="Ask ann@example.com first")
+    mail.pause(MAILER, reason="Ask ann@example.com first", by="ann")
     assert waiting() == {"time": 2, "retry": 3, "pause": 4}
     pause = of().pause
     assert pause is not None and pause.since is not None
-    assert pause.reason == "Ask … first", "nobody's address is on a page for everybody on call"
+    assert (pause.by, pause.reason) == ("ann", "Ask … first"), (
+        "nobody's address is on a page for everybody on call"
+    )
     mail.resume(MAILER)
     assert waiting() == {"time": 2, "retry": 3, "worker": 4} and of().pause is None
 

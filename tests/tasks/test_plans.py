@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from mailrail.keyset_admin import MAX_SORTED_ROWS, SCAN_WINDOW_ROWS
-from mailrail.tasks import retention
+from mailrail.tasks import retention, work
 
 from ..plans import plan_of, rows
 from .conftest import layer_settings
@@ -117,3 +117,13 @@ def test_the_page_of_a_task_reads_that_one(admin_client: Client) -> None:
 def test_what_was_kept_long_enough_is_found_by_its_time() -> None:
     pages = iter([True])
     check(nodes_of(lambda: retention.prune("postgres", go_on=lambda: next(pages, False))), PAGE + 10)
+
+
+def test_long_work_is_found_among_those_that_run_and_the_open_batches() -> None:
+    """200 run, one of which tells its progress."""
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "UPDATE mailrail_tasks_taskrecord SET progress = '{}' WHERE status = 'RUNNING' AND id = %s",
+            [id_of(1000)],
+        )
+    check(nodes_of(lambda: list(work.long_tasks())), COUNT // 1000 + 1)

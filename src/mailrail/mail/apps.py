@@ -16,3 +16,4 @@ class MailConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, health, unused  # noqa: F401 - register theirs
+        from .records import flow  # noqa: F401 - likewise

@@ -19,7 +19,7 @@ class TasksConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401 - registers its own
+        from . import checks, work  # noqa: F401 - register theirs
 
         message_cancelled.connect(_cancel_task, dispatch_uid="mailrail.tasks.cancelled")
 

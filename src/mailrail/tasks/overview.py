@@ -18,7 +18,7 @@ IDS_PER_PAGE = 500
 
 
 def newest(limit: int, *either: Q, **conditions: Any) -> list[TaskRecord]:
-    """Return the records that were enqueued last, the newest first. ``either`` and ``conditions``: as for ``filter``."""
+    """Return the records that were enqueued last, the newest first. The others: as for ``filter``."""
     found = [
         records.filter(*either, **conditions).order_by("-pk").defer("args", "kwargs", "return_value")[:limit]
         for records in _databases()

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from heapq import merge
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.db.models import Q
 from django.utils.translation import pgettext_lazy
 
 from mailrail.moments import aware, from_now
-from mailrail.monitoring.facts import NONE, Count, WorkFacts
+from mailrail.monitoring import Count, WorkFacts, register_work
+from mailrail.monitoring.facts import NONE
 from mailrail.monitoring.tally import Tally
 from mailrail.terminal import single_line
 
@@ -28,6 +29,7 @@ LONG_S = 10.0
 """Seconds after which a running task is long work, also without progress."""
 
 
+@register_work
 def long_tasks() -> Iterator[WorkFacts]:
     """Yield the running tasks that tell their progress, or run for more than ``LONG_S``; the newest first."""
     is_long = Q(progress__isnull=False) | Q(last_attempted_at__lt=from_now(-LONG_S))
@@ -39,7 +41,7 @@ def _task(record: TaskRecord) -> WorkFacts:
     done, total = _whole_numbers(progress.get("done"), progress.get("total"))
     text = str(progress.get("text") or "")
     return WorkFacts(
-        kind=pgettext_lazy("tasks", "task"),
+        kind=cast(str, pgettext_lazy("tasks", "task")),
         title=single_line(f"{record.task}: {text}" if text else record.task),
         model=record._meta.label_lower,
         pk=str(record.pk),
@@ -60,6 +62,7 @@ def _whole_numbers(done: Any, total: Any) -> tuple[int, int | None]:
     return round(100 * done / total), 100
 
 
+@register_work
 def open_batches() -> Iterator[WorkFacts]:
     """Yield the batches that have not ended, the newest first."""
     found = [
@@ -81,7 +84,7 @@ def _batch(record: BatchRecord, counts: Counter[str] | None) -> WorkFacts:
         done, failed = Count(counts[SUCCESSFUL] + record.forgotten), Count(counts[FAILED])
         total = Count(counts.total() + record.forgotten)
     return WorkFacts(
-        kind=pgettext_lazy("tasks", "batch"),
+        kind=cast(str, pgettext_lazy("tasks", "batch")),
         title=str(record),
         model=record._meta.label_lower,
         pk=str(record.pk),

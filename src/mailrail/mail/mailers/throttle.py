@@ -84,7 +84,7 @@ def pace_of(row: MailerThrottle) -> float:
 
 
 def pace_now(row: MailerThrottle) -> float | None:
-    """Return the emails a second as a batch would have them now, ``None`` if it is as fast as before. Writes nothing."""
+    """Return the emails a second that a batch would find now; ``None``: as fast as before. Writes nothing."""
     share = _share_after(row, _quiet_periods(row))
     return None if share == 1 else _pace(row, share)
 

@@ -20,7 +20,8 @@ from django.utils.translation import pgettext_lazy
 
 from mailrail import Channel
 from mailrail.moments import aware, from_now, seconds_between
-from mailrail.monitoring.facts import NONE, Count, FlowFacts, Pause
+from mailrail.monitoring import Count, FlowFacts, Pause, register_flows
+from mailrail.monitoring.facts import NONE
 from mailrail.terminal import single_line
 
 from ..mailers import failover, rates, throttle
@@ -42,6 +43,7 @@ FAILED_WITHIN_S = 3600.0
 Reason: TypeAlias = Literal["time", "retry", "rate", "pause", "outage", "connection", "worker"]
 
 
+@register_flows
 def mail_flow() -> list[FlowFacts]:
     """Return the facts of each mailer of the settings, and of each that has email that waits, or a state."""
     flow = _Flow(router.db_for_read(Email) or DEFAULT_DB_ALIAS)
@@ -90,7 +92,9 @@ class _Flow:
         return Counter(mailer for name in NOT_FOR_ALL for mailer in self._failed_of(name))
 
     def _failed_of(self, status: str) -> Iterable[str]:
-        rows = Email.objects.using(self.using).filter(status=status, changed_at__gt=from_now(-FAILED_WITHIN_S))
+        rows = Email.objects.using(self.using).filter(
+            status=status, changed_at__gt=from_now(-FAILED_WITHIN_S)
+        )
         return rows.order_by("-changed_at").values_list("mailer", flat=True)[:MAX_READ]
 
 
@@ -124,7 +128,7 @@ def _facts_of(mailer: str, flow: _Flow) -> FlowFacts:
         pause=_pause(state) if keeps == "pause" else None,
         outage=_pause(state) if state is not None and state.paused_by != PERSON else None,
         stands_in="" if carrier is None or carrier == mailer else shown_alias(carrier),
-        next_probe_at=state.probe_at and aware(state.probe_at).timestamp() if state else None,
+        next_probe_at=aware(state.probe_at).timestamp() if state and state.probe_at else None,
         seconds_left=_seconds_left(backlog.due.n, pace) if carrier is not None else None,
     )
 
@@ -137,7 +141,11 @@ def shown_alias(mailer: str) -> str:
 def _pause(state: MailerState | None) -> Pause | None:
     if state is None:
         return None
-    return Pause(aware(state.since).timestamp(), reason=without_addresses(single_line(state.reason or "")))
+    return Pause(
+        aware(state.since).timestamp(),
+        state.person,
+        reason=without_addresses(single_line(state.reason or "")),
+    )
 
 
 # -- what waits, and what keeps it ------------------------------------------------------------------------------------
@@ -154,10 +162,12 @@ def _backlog_of(mailer: str, flow: _Flow) -> _Backlog:
         return _Backlog(Count(group.later), Count(group.deferred), NONE, Count(group.due), oldest)
     apart = max(0, group.due - channel.ready - channel.claimed) if has_domain else 0
     if not group.more:
-        return _Backlog(Count(group.later), Count(group.deferred), Count(apart), Count(group.due - apart), oldest)
-    scheduled = _in_proportion(channel.scheduled, (group.later, group.deferred, apart))
+        return _Backlog(
+            Count(group.later), Count(group.deferred), Count(apart), Count(group.due - apart), oldest
+        )
+    time, retry, rate = _in_proportion(channel.scheduled, (group.later, group.deferred, apart))
     due = Count(max(group.due - apart, channel.ready), is_estimate=True)
-    return _Backlog(*scheduled, due, max(filter(None, (oldest, channel.oldest_due)), default=None))
+    return _Backlog(time, retry, rate, due, max(filter(None, (oldest, channel.oldest_due)), default=None))
 
 
 def _in_proportion(total: int, parts: tuple[int, int, int]) -> list[Count]:
@@ -192,25 +202,27 @@ def _pace(mailer: str, flow: _Flow) -> tuple[float | None, str]:
     """Return the emails a second at most, and what slows them: the server, a rate of all, rates of domains."""
     slowed = {row.domain: row for row in flow.throttles if row.mailer == mailer and row.share < 1}
     paces = {domain: pace for domain, row in slowed.items() if (pace := throttle.pace_now(row)) is not None}
-    configured_pace, pace = rates.slowest_configured_of_all(mailer), paces.pop(rates.ALL, None)
-    texts: list[str] = []
-    if pace is not None and pace <= configured_pace:
+    of_settings, pace = rates.slowest_configured_of_all(mailer), paces.pop(rates.ALL, None)
+    texts: list[Any] = []
+    if pace is not None and pace <= of_settings:
         texts.append(_asked_for_less(slowed[rates.ALL]))
-    elif configured_pace < float("inf"):
-        pace = configured_pace
-        texts.append(pgettext_lazy("email", "the rate of its settings"))
-    texts += [format_lazy("{}: {:.3g}/s: {}", domain, paces[domain], _asked_for_less(slowed[domain])) for domain in paces]
-    texts += [
-        format_lazy("{}: {}", domain, pgettext_lazy("email", "the rate of its settings"))
-        for name, domain in sorted(flow.limits)
-        if name == mailer and domain and domain not in paces
-    ]
+    elif of_settings < float("inf"):
+        pace = of_settings
+        texts.append(_ITS_RATE)
+    for domain, pace_of_domain in paces.items():
+        texts.append(format_lazy("{}: {:.3g}/s: {}", domain, pace_of_domain, _asked_for_less(slowed[domain])))
+    of_domains = [domain for name, domain in sorted(flow.limits) if name == mailer and domain]
+    texts += [format_lazy("{}: {}", domain, _ITS_RATE) for domain in of_domains if domain not in paces]
+    # Translated when it is shown, as people who read the same sample may have several languages.
     return pace, cast(str, format_lazy("; ".join(["{}"] * len(texts)), *texts)) if texts else ""
 
 
-def _asked_for_less(row: MailerThrottle) -> str:
+_ITS_RATE = pgettext_lazy("email", "the rate of its settings")
+
+
+def _asked_for_less(row: MailerThrottle) -> Any:
     reply = without_addresses(single_line(row.reason))
-    return cast(str, format_lazy(pgettext_lazy("email", "the server asks for less: {reply}"), reply=reply))
+    return format_lazy(pgettext_lazy("email", "the server asks for less: {reply}"), reply=reply)
 
 
 def _seconds_left(due: int, pace: float | None) -> float | None:

@@ -85,8 +85,7 @@ def _waiting(status: str, using: str, most: int) -> list[Waiting]:
     for mailer, send_at, next_try_at, created_at in rows[:most]:
         by_mailer.setdefault(mailer, []).append(_Times(send_at, next_try_at, created_at))
     return [
-        _waiting_of(status, mailer, by_mailer[mailer], now, len(rows) > most)
-        for mailer in sorted(by_mailer)
+        _waiting_of(status, mailer, by_mailer[mailer], now, len(rows) > most) for mailer in sorted(by_mailer)
     ]
 
 
