@@ -17,7 +17,7 @@ from django.db import OperationalError, connection, connections
 from django.test import AsyncClient, Client
 
 from mailrail import Channel
-from mailrail.health import Problem, Readiness, look, readiness, register, rules, views
+from mailrail.health import Problem, Readiness, look, readiness, register, register_outages, rules, views
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message
 from mailrail.routing import Routing, route
@@ -31,6 +31,7 @@ LATE = 400.0
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No answer of an earlier test, no rules of apps; one consumer, of the channel "reports"."""
     monkeypatch.setattr(rules, "_rules", [])
+    monkeypatch.setattr(rules, "_outages", [])
     monkeypatch.setattr(
         Routing, "of_layer", classmethod(lambda cls, alias=None: Routing([route("reports", print)]))
     )
@@ -181,6 +182,31 @@ def test_apps_add_rules_and_one_that_fails_is_a_problem_of_its_own(
         "a shop is closed; shelves full: this cannot be found out"
     )
     assert look().is_ready, "without a limit, no rule is asked"
+
+
+@pytest.mark.django_db
+def test_outages_count_from_their_first_second_for_people_and_later_for_load_balancers(
+    client: Client, settings: Any
+) -> None:
+    get_layer().heartbeat("one", {})
+
+    @register_outages
+    def shops_out(limit: float) -> list[Problem]:
+        return [Problem("a shop is shut", "the shop in Elm Street is shut")] if limit < 60 else []
+
+    register_outages(shops_out)
+    assert failure() == "the shop in Elm Street is shut"
+    get_layer().heartbeat("here", {"host": socket.gethostname()})
+    assert check("--here"), "a probe of workers fails for late work alone"
+    assert check("--oldest", "60") and failure("--oldest", "59")
+    assert client.get("/readyz").status_code == 200, "300 seconds have not passed"
+    settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": 50.0}
+    views.watch.forget()
+    assert client.get("/readyz").json()["reason"] == "a shop is shut"
+    settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": None}
+    views.watch.forget()
+    assert client.get("/readyz").status_code == 200
+    assert failure() == "the shop in Elm Street is shut"
 
 
 def test_a_server_that_is_not_there_and_no_word_on_where(client: Client, settings: Any, caplog: Any) -> None:

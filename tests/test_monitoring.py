@@ -39,6 +39,7 @@ LATE = 400.0
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No sample of an earlier test, nothing of apps; consumers of two channels."""
     monkeypatch.setattr(rules, "_rules", [])
+    monkeypatch.setattr(rules, "_outages", [])
     monkeypatch.setattr(registry, "_flows", [])
     monkeypatch.setattr(registry, "_work", [])
     routing = Routing([route("reports", print), route("quiet", print)])

@@ -62,7 +62,8 @@ class Settings:
     """How often workers look for records whose message is missing. ``None``: only ``channels reconcile`` does."""
     ready_oldest_due: float | None = 300.0
     """How long a message or an email may have been due, or a mailer out, before ``/readyz`` and ``channels check``
-    report it. ``None``: for any time; ``/readyz`` then needs no workers either."""
+    report it. The latter reports an outage at once, unless ``--here`` is given. ``None``: for any time; ``/readyz``
+    then needs no workers either."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
     deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"

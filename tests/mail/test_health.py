@@ -23,6 +23,7 @@ from mailrail.mail.mailers import circuit, circuit_log
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.moments import aware
+from mailrail.monitoring.sample import sample
 from mailrail.routing import Routing
 from mailrail.testing import advance
 from mailrail.worker import Worker
@@ -98,7 +99,8 @@ def test_a_server_that_is_down_is_told_to_everybody_who_asks(
     settings.MAILRAIL = {**settings.MAILRAIL, "READY_OLDEST_DUE": None}
     views.watch.forget()
     assert client.get("/readyz").json() == {"ready": True}, "no outage of mail takes a site away"
-    assert check() == ""
+    told = check()
+    assert told.startswith(f"mailer '{MAILER}' has been out for 66") and "an email" not in told
 
 
 def test_the_check_for_machines_names_each_problem(queueing: Configure, away: int) -> None:
@@ -110,7 +112,33 @@ def test_the_check_for_machines_names_each_problem(queueing: Configure, away: in
     with pytest.raises(CommandError):
         call_command("channels", "check", "--json", stdout=out)
     [problem] = json.loads(out.getvalue())["problems"]
-    assert problem.startswith(f"mailer '{MAILER}' has been out for 400 s, more than 300 s: nobody answers")
+    assert problem.startswith(f"mailer '{MAILER}' has been out for 400 s: nobody answers")
+
+
+def test_an_outage_is_told_from_its_first_second_but_takes_no_site_away(
+    client: Client, queueing: Configure
+) -> None:
+    queueing(25)
+    assert check() == ""
+    circuit.trip(alias_of(MAILER), "nobody answers", Email.objects.db)
+    assert check() == f"mailer '{MAILER}' has been out for 0 s: nobody answers"
+    assert check("--oldest", "300") == ""
+    [problem] = sample().health.problems
+    assert (problem.kind, problem.name, problem.reason) == ("mailer", MAILER, "a mailer has been out for 0 s")
+    assert problem.since == aware(MailerState.objects.get().since).timestamp()
+    assert client.get("/readyz").json() == {"ready": True}
+    circuit.reset(alias_of(MAILER), Email.objects.db)
+    assert check() == "" and sample().health.is_ready
+
+
+def test_each_mailer_with_late_email_is_named(queueing: Configure) -> None:
+    queueing(25)
+    mail.queue_many(messages(2))
+    pass_time(400)
+    emails = list(Email.objects.order_by("pk"))
+    Email.objects.filter(pk=emails[1].pk).update(mailer="bulk")
+    late = sorted(problem.name for problem in sample().health.problems if problem.kind == "email")
+    assert late == sorted(["bulk", MAILER])
 
 
 def test_what_a_person_has_paused_is_no_alarm(queueing: Configure) -> None:

@@ -69,23 +69,28 @@ class Observed(NamedTuple):
 
 
 def look(
-    alias: str | None = None, limit: float | None = None, workers: int | None = 0, *, here: bool = False
+    alias: str | None = None,
+    limit: float | None = None,
+    workers: int | None = 0,
+    *,
+    here: bool = False,
+    outages_from: float | None = None,
 ) -> Readiness:
     """Check the layer, its workers and the rules of apps.
 
     The layer is a problem if it cannot be used. So is each channel with a message that has been due for more than
-    ``limit`` seconds. So are fewer than ``workers`` running workers (with ``here``: on this machine), and whatever an
-    app's rule finds.
+    ``limit`` seconds. So are fewer than ``workers`` running workers (with ``here``: on this machine). So is what
+    has been out for ``outages_from`` seconds (a mailer, say), and whatever else an app's rule finds.
 
-    Paused channels are ignored, and so are channels without a consumer in this project. ``limit=None`` means no limit
-    and no rules. ``workers=None`` needs one worker where this project has a consumer. The rules apply to the default
-    layer. Raises nothing.
+    Paused channels are ignored, and so are channels without a consumer in this project. ``limit=None``: late work is
+    no problem; ``outages_from=None``: outages are none. ``workers=None`` needs one worker where this project has a
+    consumer. The rules apply to the default layer. Raises nothing.
     """
     try:
         layer = get_layer(alias)
         needed = _needed(layer, alias) if workers is None else workers
         observed = observe(layer, MAX_COUNTED, with_workers=needed > 0)
-        return assess(observed, alias, limit, needed, here=here)
+        return assess(observed, alias, limit, needed, here=here, outages_from=outages_from)
     except LAYER_ERRORS as error:
         return unusable(alias, error)
 
@@ -103,13 +108,14 @@ def assess(
     workers: int | None,
     *,
     here: bool = False,
+    outages_from: float | None = None,
 ) -> Readiness:
     """Check what was observed of a layer, as ``look``. Raises ``LAYER_ERRORS``: the routing may be at fault."""
     layer = get_layer(alias)
     needed = _needed(layer, alias) if workers is None else workers
     late = () if limit is None else _late(_awaited(layer, alias, observed.stats), limit)
     living = _living(observed.workers, here)
-    rules = () if limit is None or alias not in (None, default_alias()) else apply_rules(limit)
+    rules = apply_rules(limit, outages_from) if alias in (None, default_alias()) else ()
     return Readiness((*late, *_too_few(living, needed, here), *rules), living)
 
 

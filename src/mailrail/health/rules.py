@@ -1,4 +1,8 @@
-"""Register rules of apps for ``look``: functions that yield problems."""
+"""Register rules of apps for ``look``: functions that yield problems.
+
+Late work and outages are two things. How late work may be is for the project to say, so a rule needs a limit. What is
+out does not work at all, and people on call want to know at once, whatever the limit is.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +32,14 @@ class Problem:
 
 
 Rule: TypeAlias = Callable[[float], Iterable[Problem]]
-"""Takes the seconds for which work may be due, and yields a problem for work that has been due longer."""
+"""Takes seconds. Yields a problem for work that has been due for longer, or for what has been out for longer."""
 
 _rules: list[Rule] = []
+_outages: list[Rule] = []
 
 
 def register(rule: Rule) -> Rule:
-    """Make ``look`` apply this rule whenever it has a limit; used as a decorator.
+    """Make ``look`` apply this rule of late work whenever it has a limit; used as a decorator.
 
     An app registers its rules in ``AppConfig.ready``. A database error or Mailrail error that a rule raises becomes a
     problem.
@@ -44,13 +49,26 @@ def register(rule: Rule) -> Rule:
     return rule
 
 
-def apply_rules(limit: float) -> Iterator[Problem]:
-    """Yield the problems that the registered rules find."""
-    for rule in _rules:
-        try:
-            yield from rule(limit)
-        except (MailrailError, Error, OSError) as error:
-            yield unknown(rule.__name__, error)
+def register_outages(rule: Rule) -> Rule:
+    """Make ``look`` apply this rule of outages, as ``register``; ``look`` says from which length on they count."""
+    if rule not in _outages:
+        _outages.append(rule)
+    return rule
+
+
+def apply_rules(limit: float | None, outages_from: float | None) -> Iterator[Problem]:
+    """Yield the problems that the registered rules find: outages, then late work. ``None``: none of them."""
+    for rules, seconds in ((_outages, outages_from), (_rules, limit)):
+        if seconds is not None:
+            for rule in rules:
+                yield from _problems(rule, seconds)
+
+
+def _problems(rule: Rule, seconds: float) -> Iterator[Problem]:
+    try:
+        yield from rule(seconds)
+    except (MailrailError, Error, OSError) as error:
+        yield unknown(rule.__name__, error)
 
 
 def unknown(name: str, error: Exception) -> Problem:

@@ -17,7 +17,7 @@ from .readiness import Readiness, Watch, look
 def _look() -> Readiness:
     """Check readiness. Without a limit, only an unusable layer makes the site unready."""
     limit = settings.ready_oldest_due
-    return look(limit=limit, workers=0 if limit is None else None)
+    return look(limit=limit, workers=0 if limit is None else None, outages_from=limit)
 
 
 watch = Watch(_look)
@@ -38,7 +38,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 @_page
 def readyz(request: HttpRequest) -> JsonResponse:
-    """Answer 503 with a reason if the layer cannot be used or work is late (``MAILRAIL["READY_OLDEST_DUE"]``)."""
+    """Answer 503 if the layer cannot be used, or work is late or a mailer out (``MAILRAIL["READY_OLDEST_DUE"]``)."""
     readiness = watch.ask()
     if readiness.is_ready:
         return JsonResponse({"ready": True})

@@ -10,8 +10,8 @@ from uuid import UUID
 from django.db import DEFAULT_DB_ALIAS, router
 from django.utils import timezone
 
-from mailrail.health import Problem, register
-from mailrail.moments import from_now, seconds_between
+from mailrail.health import Problem, register, register_outages
+from mailrail.moments import aware, from_now, seconds_between
 
 from .delivery.recipient_states import domain_of
 from .mailers.circuit import OUTAGE
@@ -43,38 +43,47 @@ class _Queued(NamedTuple):
         return due_at(self.send_at, self.next_try_at, self.created_at)
 
 
-@register
+@register_outages
 def mailers_out(limit: float) -> Iterator[Problem]:
     """Yield the mailers that have been out for more than ``limit`` seconds; those a person has paused are left out."""
     states = MailerState.objects.using(_using()).filter(paused_by=OUTAGE)
-    for state in states.filter(since__lt=from_now(-limit)).order_by("pk"):
-        text = f"has been out for {seconds_between(state.since, timezone.now()):.0f} s, more than {limit:g} s"
-        yield Problem(f"a mailer {text}", f"mailer {state.mailer or 'default'!r} {text}: {state.reason}")
+    more = f", more than {limit:g} s" if limit else ""
+    for state in states.filter(since__lt=from_now(-limit)).order_by("since", "pk"):
+        text = f"has been out for {seconds_between(state.since, timezone.now()):.0f} s{more}"
+        yield _problem("mailer", state.mailer, "a mailer", text, state.since, f": {state.reason}")
 
 
 @register
 def mail_in_time(limit: float) -> Iterator[Problem]:
-    """Yield a problem if an email has been due for more than ``limit`` seconds, among the oldest that are queued.
+    """Yield the mailers with an email that has been due for more than ``limit`` seconds, the latest first.
 
-    Left out are those whose next attempt has not come, whose mailer a person has paused, or that wait for a rate.
+    Only the oldest emails that are queued are looked at. Left out are those whose next attempt has not come, whose
+    mailer a person has paused, or that wait for a rate.
     """
-    late = _late(from_now(-limit))
-    if late is not None:
-        seconds = seconds_between(late.due_at, timezone.now())
-        text = f"has been due for {seconds:.0f} s, more than {limit:g} s"
-        yield Problem(f"an email {text}", f"an email of mailer {late.mailer or 'default'!r} {text}")
+    for late in _late(from_now(-limit)):
+        text = f"has been due for {seconds_between(late.due_at, timezone.now()):.0f} s, more than {limit:g} s"
+        yield _problem("email", late.mailer, "an email", text, late.due_at)
 
 
-def _late(before: datetime) -> _Queued | None:
-    """Return the email that has been due for longest, if that was before the moment."""
+def _problem(kind: str, mailer: str, public: str, text: str, since: datetime, reason: str = "") -> Problem:
+    name = mailer or "default"
+    who = f"mailer {name!r}" if kind == "mailer" else f"an email of mailer {name!r}"
+    return Problem(f"{public} {text}", f"{who} {text}{reason}", aware(since).timestamp(), kind, name)
+
+
+def _late(before: datetime) -> list[_Queued]:
+    """Return the email of each mailer that has been due for longest, if that was before the moment; latest first."""
     using = _using()
     due = [row for row in _made_before(before, using) if seconds_between(row.due_at, before) > 0]
     if not due:
-        return None
+        return []
     paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
     limits = limits_in_use({mailer for row in due for mailer in row.mailers}, using)
-    waiting = (row for row in due if not row.mailers & paused and not _waits_for_a_rate(row, limits))
-    return min(waiting, key=lambda row: row.due_at, default=None)
+    late: dict[str, _Queued] = {}
+    for row in sorted(due, key=lambda row: row.due_at):
+        if row.mailer not in late and not row.mailers & paused and not _waits_for_a_rate(row, limits):
+            late[row.mailer] = row
+    return list(late.values())
 
 
 def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:

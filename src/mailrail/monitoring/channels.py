@@ -9,7 +9,7 @@ from ..applications import serves
 from ..layers import DurableLayer, default_alias
 from ..messages import ChannelStats
 from ..routing import Routing
-from .facts import ChannelFacts, Count, Pause
+from .facts import ChannelFacts, Count
 
 Severity: TypeAlias = Literal["bad", "warn", "ok"]
 
@@ -46,7 +46,7 @@ def _facts_of(name: str, layer: str, stats: ChannelStats, most: int, *, is_route
         Count(stats.claimed, stats.claimed > most),
         Count(stats.dead, stats.dead > most),
         oldest_due=stats.oldest_due,
-        pause=Pause(None) if stats.paused else None,
+        pause=stats.pause,
         is_routed=is_routed,
     )
 

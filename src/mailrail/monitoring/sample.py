@@ -52,8 +52,9 @@ class Sample:
 def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
     """Take a sample. Raises nothing that a layer or a database raises: the health says what cannot be found out.
 
-    The health is that of ``channels check``: with ``MAILRAIL["READY_OLDEST_DUE"]``, and at least one worker where this
-    project has a consumer. Flows and long work are the same whatever the layer, so only the default one has them.
+    The health is that of ``channels check``: work is late after ``MAILRAIL["READY_OLDEST_DUE"]``, and outages count
+    from their first second. A project with consumers needs a worker. Flows and long work are the same whatever the
+    layer, so only the default one has them.
     """
     at, alias = time.time(), layer_alias or default_alias()
     problems: list[Problem] = []
@@ -73,7 +74,7 @@ def _of_layer(alias: str | None, most: int) -> tuple[Readiness, list[ChannelFact
         layer = get_layer(alias)
         observed = observe(layer, most)
         channels = channel_facts(layer, alias, observed.stats, most)
-        health = assess(observed, alias, settings.ready_oldest_due, None)
+        health = assess(observed, alias, settings.ready_oldest_due, None, outages_from=0.0)
         return health, channels, [_worker(worker) for worker in observed.workers]
     except LAYER_ERRORS as error:
         return unusable(alias, error), [], []

@@ -175,7 +175,11 @@ class Command(JsonCommand):
     def _check(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         oldest = options["oldest"]
         limit = settings.ready_oldest_due if oldest is None else oldest
-        readiness = look(options["layer"], limit, options["workers"], here=options["here"])
+        # With --here it probes the workers of a container, which an outage of a mail server must not restart.
+        outages_from = 0.0 if oldest is None and not options["here"] else limit
+        readiness = look(
+            options["layer"], limit, options["workers"], here=options["here"], outages_from=outages_from
+        )
         problems = [*(problem.detail for problem in readiness.problems), *self._unreadable(layer)]
         if self._json or not problems:
             text = f"OK: {counted(readiness.workers, 'worker')} running"
@@ -315,7 +319,7 @@ def _add_check(actions: Any) -> None:
         type=seconds_argument,
         metavar="SECONDS",
         help="Longest time that a message or an email may be due, or a mailer out (default: "
-        "MAILRAIL['READY_OLDEST_DUE']).",
+        "MAILRAIL['READY_OLDEST_DUE'], and no time for a mailer).",
     )
     action.add_argument(
         "--workers",
