@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 from mailrail.dashboard.viewers import VIEW, Viewer
@@ -22,4 +23,4 @@ def observed(*channels: ChannelFacts, problems: tuple[Problem, ...] = (), **fact
 
 
 def viewer(*permissions: str, language: str = "en") -> Viewer:
-    return Viewer(frozenset((VIEW, *permissions)), language, "UTC")
+    return Viewer(frozenset((VIEW, *permissions)), language, UTC)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import resolve_url
@@ -41,3 +43,19 @@ def _login_url() -> str:
         except NoReverseMatch:
             pass
     return url
+
+
+def session_user(request: HttpRequest, other: Any = None) -> Any:
+    """Return the user of the request's session as the session and the user are now, for requests without middleware.
+
+    ``other``: the user whom a middleware of the project has found in another way, read again if there is no session.
+    """
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if key:
+        request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+        user = get_user(request)
+        if user.is_authenticated:
+            return user
+    if key or other is None or not other.is_authenticated:
+        return None
+    return type(other)._default_manager.filter(pk=other.pk, is_active=True).first()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mailrail.layers import default_alias, durable_aliases
-from mailrail.monitoring import latest
+from mailrail.monitoring import alatest, latest
 from mailrail.monitoring.sample import Sample
 
 from . import channels_section, mail_section, trouble_section, work_section, workers_section
@@ -49,10 +49,17 @@ class Page:
 
 def samples() -> tuple[Sample, ...]:
     """Return a sample of each layer that keeps messages, the default one first."""
+    return tuple(latest(alias) for alias in _aliases())
+
+
+async def asamples() -> tuple[Sample, ...]:
+    """Return what ``samples`` does, and let a thread ask."""
+    return tuple([await alatest(alias) for alias in _aliases()])
+
+
+def _aliases() -> list[str]:
     first = default_alias()
-    return tuple(
-        latest(alias) for alias in sorted(durable_aliases(), key=lambda alias: (alias != first, alias))
-    )
+    return sorted(durable_aliases(), key=lambda alias: (alias != first, alias))
 
 
 def build(samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> Page:
@@ -74,18 +81,25 @@ class Pages:
     """Keep the pages of the last samples, so that many open pages cost one build a second."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._samples: tuple[Sample, ...] = ()
-        self._built: dict[tuple[Viewer, PageQuery], Page] = {}
+        self._building = threading.Lock()
+        self._kept: tuple[tuple[Sample, ...], dict[tuple[Viewer, PageQuery], Page]] = ((), {})
+
+    def known(self, samples: tuple[Sample, ...], viewer: Viewer, query: PageQuery) -> Page | None:
+        """Return the page of these samples if it is built already."""
+        kept_samples, built = self._kept
+        return built.get((viewer, query)) if _are_same(samples, kept_samples) else None
 
     def get(self, samples: tuple[Sample, ...], viewer: Viewer, query: PageQuery) -> Page:
         """Return the page of these samples, built once for equal viewers and queries."""
-        with self._lock:
-            if len(self._built) >= MAX_VARIANTS or not _are_same(samples, self._samples):
-                self._samples, self._built = samples, {}
-            page = self._built.get((viewer, query))
+        with self._building:
+            page = self.known(samples, viewer, query)
             if page is None:
-                page = self._built[viewer, query] = build(samples, viewer, query)
+                page = build(samples, viewer, query)
+                kept_samples, built = self._kept
+                is_full = len(built) >= MAX_VARIANTS
+                if is_full or not _are_same(samples, kept_samples):
+                    self._kept = (samples, {})
+                self._kept[1][viewer, query] = page
             return page
 
 
@@ -98,4 +112,5 @@ pages = Pages()
 
 def page_for(viewer: Viewer, query: PageQuery) -> Page:
     """Return the page as it is now."""
-    return pages.get(samples(), viewer, query)
+    taken = samples()
+    return pages.known(taken, viewer, query) or pages.get(taken, viewer, query)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.apps import apps
 from django.contrib.auth import get_permission_codename
@@ -35,7 +35,7 @@ class Viewer:
 
     grants: frozenset[str]
     language: str
-    zone: str
+    zone: tzinfo
     prefix: str = "/"
 
     def may(self, permission: str) -> bool:
@@ -47,7 +47,7 @@ class Viewer:
         prefix = get_script_prefix()
         set_script_prefix(self.prefix)
         try:
-            with translation.override(self.language), timezone.override(ZoneInfo(self.zone)):
+            with translation.override(self.language), timezone.override(self.zone):
                 yield
         finally:
             set_script_prefix(prefix)
@@ -62,7 +62,7 @@ def grants_of(user: Any) -> frozenset[str]:
 def viewer_of(user: Any) -> Viewer:
     """Return the viewer of a request, whose language and time zone are active."""
     language = translation.get_language() or "en"
-    return Viewer(grants_of(user), language, timezone.get_current_timezone_name(), get_script_prefix())
+    return Viewer(grants_of(user), language, timezone.get_current_timezone(), get_script_prefix())
 
 
 def _views_of_admin() -> Iterator[str]:
