@@ -64,6 +64,12 @@ class Settings:
     """How long a message or an email may have been due, or a mailer out, before ``/readyz`` and ``channels check``
     report it. The latter reports an outage at once, unless ``--here`` is given. ``None``: for any time; ``/readyz``
     then needs no workers either."""
+    history: float = 14 * 86400.0
+    """How long it is kept what happened on channels and mailers, for people on call: by minutes for two days at most,
+    then by hours."""
+    release: str = ""
+    """Names the version of the project's code that a process runs, such as the hash of a commit: up to 100 characters.
+    Workers that run another one than the rest are marked."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
     deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"
@@ -133,6 +139,8 @@ _KIND_NAMES = {
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]?)", re.IGNORECASE | re.ASCII)
 _DOMAIN = re.compile(r"(?=.{1,190}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{,19}|")
+MAX_RELEASE_LENGTH = 100
+"""Characters of the name of a release."""
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _ONE_OF = {
     "UNROUTED": ("keep", "raise"),
@@ -173,6 +181,11 @@ def _check(key: str, kind: str, value: Any) -> None:
     if key == "MAIL_MESSAGE_ID_DOMAIN" and value is not None and not _DOMAIN.fullmatch(str(value)):
         raise InvalidSettings(
             f"MAILRAIL['MAIL_MESSAGE_ID_DOMAIN'] must be a domain in ASCII, such as 'example.com', not {value!r}."
+        )
+    if key == "RELEASE" and not (len(str(value)) <= MAX_RELEASE_LENGTH and str(value or "-").isprintable()):
+        raise InvalidSettings(
+            f"MAILRAIL['RELEASE'] must be printable text of up to {MAX_RELEASE_LENGTH} characters, such as "
+            f"'2026.11.3' or the hash of a commit, not {value!r}."
         )
     if key == "NAMESPACE" and not _NAMESPACE.fullmatch(str(value)):
         raise InvalidSettings(

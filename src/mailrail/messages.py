@@ -142,6 +142,11 @@ class WorkerInfo:
     info: Content
     age: float
 
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether its host has said that it was killed."""
+        return bool(self.info.get("gone"))
+
 
 class Granted(NamedTuple):
     """Hold the result of ``take``: tokens granted, and seconds until the next one if some were refused."""

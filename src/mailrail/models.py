@@ -203,3 +203,53 @@ class LiveWorker(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class HistoryRecord(models.Model):
+    """Store what happened in a series within a minute or an hour (``mailrail.layers.history``)."""
+
+    pk = models.CompositePrimaryKey("kind", "name", "start", "span")
+    kind = models.CharField(max_length=10, db_default="")
+    name = models.CharField(max_length=255 + MAX_PREFIX_LENGTH, db_default="")
+    start = models.BigIntegerField(db_default=0)  # Unix seconds
+    span = models.IntegerField(db_default=60)  # seconds
+    sent = models.IntegerField(db_default=0)
+    done = models.IntegerField(db_default=0)
+    retried = models.IntegerField(db_default=0)
+    buried = models.IntegerField(db_default=0)
+    expired = models.IntegerField(db_default=0)
+    longest_wait = models.FloatField(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_history"
+        default_permissions = ()
+        # for rates of all series, and to merge and to forget
+        indexes = (models.Index(fields=["span", "start"], name="mailrail_history_start"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.start}"
+
+
+for _bucket in range(24):  # histograms: of the seconds from due to claim, and of the run
+    HistoryRecord.add_to_class(f"wait{_bucket}", models.IntegerField(db_default=0))
+    HistoryRecord.add_to_class(f"run{_bucket}", models.IntegerField(db_default=0))
+
+
+class Trouble(models.Model):
+    """Store a group of what went wrong: an exception on a channel, or a reply to a mailer."""
+
+    pk = models.CompositePrimaryKey("kind", "name", "what")
+    kind = models.CharField(max_length=10, db_default="")
+    name = models.CharField(max_length=255 + MAX_PREFIX_LENGTH, db_default="")
+    what = models.CharField(max_length=300, db_default="")
+    count = models.IntegerField(db_default=0)
+    buried = models.IntegerField(db_default=0)  # of count, ended for good
+    first_at = Instant(db_default=0.0)
+    last_at = Instant(db_default=0.0)
+
+    class Meta:
+        db_table = "mailrail_trouble"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.what}"

@@ -37,6 +37,11 @@ def first_line(error: str) -> str:
     return _raised(error).removeprefix("  | ") or error.strip().partition("\n")[0]
 
 
+def storable_error(text: str) -> str:
+    """Return text as every store takes it: no zero bytes (PostgreSQL), no halves of surrogate pairs (UTF-8)."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
 def _raised(error: str) -> str:
     """Return the line of a traceback that names the exception, or nothing.
 

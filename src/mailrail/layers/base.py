@@ -27,6 +27,7 @@ from ..messages import (
     State,
     WorkerInfo,
 )
+from .history import MINUTE, HistoryRow, Series, TroubleRow
 
 Lease: TypeAlias = float | Mapping[str, float]
 """Seconds for all claims, or seconds per channel."""
@@ -174,8 +175,37 @@ class Inspect(Protocol):
     def heartbeat(self, worker: str, info: Content | None) -> None:
         """Give a worker's sign of life, with what others may want to know; ``None`` deregisters it."""
 
-    def workers(self) -> list[WorkerInfo]:
-        """Return the workers that gave a sign of life in the last minute, by id."""
+    def workers(self, lost: bool = False) -> list[WorkerInfo]:
+        """Return the workers that gave a sign of life in the last minute, by id.
+
+        ``lost``: with those that have not, and those that were killed, for ten minutes. Who stops leaves the list.
+        """
+
+
+class Record(Protocol):
+    """Keep what workers did, by series, and what went wrong (``history``). Moments are Unix seconds."""
+
+    def record(self, rows: Sequence[HistoryRow], troubles: Sequence[TroubleRow] = ()) -> None:
+        """Add counts to the minutes of series, and to groups of troubles. Do not repeat what may have been stored."""
+
+    def history(self, series: Series, since: float, until: float, step: int = MINUTE) -> list[HistoryRow]:
+        """Sum up a series in steps of so many seconds, oldest first, without steps in which nothing happened.
+
+        The first step contains ``since``. Of what is older than two days only hours are known, so a smaller ``step``
+        finds all of an hour in its first step. Raises ``ValueError`` for a step that is no number of whole minutes.
+        """
+
+    def recent(self, since: float) -> dict[Series, HistoryRow]:
+        """Sum up the minutes from that of ``since`` on, of each series in which something happened."""
+
+    def troubles(self, since: float = 0.0, limit: int = 100) -> list[TroubleRow]:
+        """Return the groups of what went wrong that have grown since then, last one first."""
+
+    def prune_history(self) -> None:
+        """Merge old minutes into hours, and forget what is older than ``MAILRAIL["HISTORY"]``.
+
+        Workers call it once a minute, several at once.
+        """
 
 
 class Capabilities:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..messages import Rate
+
+
+class Bucket(NamedTuple):
+    """Hold what a bucket had when it was last filled (Unix seconds)."""
+
+    tokens: float
+    filled_at: float
 
 
 def refill(tokens: float, elapsed: float, n: int, rate: Rate) -> tuple[float, int, float]:

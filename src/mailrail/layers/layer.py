@@ -6,7 +6,6 @@ transaction of their caller, or wait in the outbox. ``base`` says what the verbs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -32,20 +31,19 @@ from ..messages import (
 )
 from ..namespace import current, owns
 from ..pauses import Pause, new_pause
-from ..tracebacks import error_class
+from ..tracebacks import error_class, storable_error
 from .base import COUNTED, Capabilities, Lease
 from .deferred_sends import DeferredSend, is_in_transaction, with_record
+from .history import MINUTE, HistoryRow, Series, TroubleRow
 from .lost_replies import UnconfirmedClaims
 from .names import names_with
 from .store import ClaimCall, ClaimName, Listing, Maintained, RecoversClaims, Settlement, Store, Unconfirmed
+from .work_history import WorkHistory
 
 if TYPE_CHECKING:
     from .outbox import Outbox
 
-_ENDS: Mapping[bool, Cursor] = {
-    False: (float("-inf"), UUID(int=0)),
-    True: (float("inf"), UUID(int=0)),
-}
+_ENDS: Mapping[bool, Cursor] = {False: (float("-inf"), UUID(int=0)), True: (float("inf"), UUID(int=0))}
 """Where lists begin: those of the dead go back in time."""
 
 
@@ -69,6 +67,7 @@ class DurableLayer(Capabilities):
         self._recoverable = store if isinstance(store, RecoversClaims) else None
         self._waiting = store.waiting
         self._names = names_with(prefix)
+        self._work_history = WorkHistory(store, self._names)
         self._unconfirmed = UnconfirmedClaims()
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ class DurableLayer(Capabilities):
         return self._settle("finish", claims)
 
     def retry(self, claim: Message, delay: float, error: str, alone: bool = False) -> list[Message]:
-        return self._reschedule([claim], delay=delay, alone=alone, error=_storable(error))
+        return self._reschedule([claim], delay=delay, alone=alone, error=storable_error(error))
 
     def release(
         self,
@@ -218,7 +217,7 @@ class DurableLayer(Capabilities):
         return self._reschedule(claims, delay=delay, attempts=-1, lane=lane, places=places)
 
     def bury(self, claim: Message, error: str) -> list[Message]:
-        error = _storable(error)
+        error = storable_error(error)
         return self._settle("bury", [claim], error=error, error_class=error_class(error))
 
     def _reschedule(self, claims: Sequence[Message], **values: Any) -> list[Message]:
@@ -319,16 +318,31 @@ class DurableLayer(Capabilities):
         self._store.pause(self._names.channel(channel), None)
 
     def heartbeat(self, worker: str, info: Content | None) -> None:
-        self._store.beat(self._names.qualify(worker), info)
+        self._work_history.heartbeat(worker, info)
 
-    def workers(self) -> list[WorkerInfo]:
-        rows = sorted(row for row in self._store.workers() if owns(row[0], self._names.prefix))
-        return [WorkerInfo(self._names.bare(id), _info(details), age) for id, details, age in rows]
+    def workers(self, lost: bool = False) -> list[WorkerInfo]:
+        return self._work_history.workers(lost)
+
+    def record(self, rows: Sequence[HistoryRow], troubles: Sequence[TroubleRow] = ()) -> None:
+        self._work_history.record(rows, troubles)
+
+    def history(self, series: Series, since: float, until: float, step: int = MINUTE) -> list[HistoryRow]:
+        return self._work_history.history(series, since, until, step)
+
+    def recent(self, since: float) -> dict[Series, HistoryRow]:
+        return self._work_history.recent(since)
+
+    def troubles(self, since: float = 0.0, limit: int = 100) -> list[TroubleRow]:
+        return self._work_history.troubles(since, limit)
+
+    def prune_history(self) -> None:
+        self._work_history.prune_history()
 
     def maintain(self) -> None:
-        """Set right what an interrupted process or another transaction left behind; workers call it once a minute."""
+        """Set right what was left behind, and merge or forget old history; workers call it once a minute."""
         if isinstance(self._store, Maintained):
             self._store.maintain()
+        self.prune_history()
 
     def concerns(self) -> list[str]:
         """Return what of the storage's own settings may lose messages, in words; asks the storage.
@@ -384,17 +398,3 @@ def _named(names: Iterable[ClaimName], claims: Sequence[Message]) -> list[Messag
     """Return those of the claims that have these names, each once."""
     wanted, given = set(names), {(claim.id, claim.token): claim for claim in claims}
     return [claim for name, claim in given.items() if name in wanted]
-
-
-def _storable(text: str) -> str:
-    """Return text as every store takes it: no zero bytes (PostgreSQL), no halves of surrogate pairs (UTF-8)."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-
-
-def _info(details: str | bytes) -> Content:
-    """Return what a worker has told; nothing, if that cannot be read."""
-    try:
-        info = json.loads(details)
-    except ValueError:
-        return {}
-    return info if isinstance(info, dict) else {}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest, nsmallest
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from ..messages import (
@@ -26,7 +26,8 @@ from ..messages import (
 )
 from ..pauses import Pause, changed_pause
 from ..tracebacks import error_class
-from .buckets import refill
+from .buckets import Bucket, refill
+from .memory_history import MemoryHistory
 from .store import (
     ERROR_LENGTH,
     PREVIEW_LENGTH,
@@ -43,22 +44,18 @@ from .store import (
 from .waiting import PolledWaiting
 
 
-class _Bucket(NamedTuple):
-    tokens: float
-    filled_at: float
-
-
 class MemoryStore(Store):
     """Hold messages in dictionaries, behind one lock."""
 
     def __init__(self) -> None:
         self.waiting = PolledWaiting(lambda: None)  # whoever changes something wakes
+        self.history = MemoryHistory()
         self._lock = threading.RLock()
         self._messages: dict[UUID, Message] = {}
         self._unstarted: dict[tuple[str, str], UUID] = {}  # (channel, key) -> id
         self._dead: dict[UUID, Message] = {}
         self._paused: dict[str, Pause] = {}
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
         self._workers: dict[str, tuple[str, float]] = {}
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -252,9 +249,9 @@ class MemoryStore(Store):
 
     def take(self, bucket: str, n: int, rate: Rate) -> Granted:
         with self._lock:
-            held = self._buckets.get(bucket, _Bucket(rate.count, time.time()))
+            held = self._buckets.get(bucket, Bucket(rate.count, time.time()))
             tokens, granted, retry_after = refill(held.tokens, time.time() - held.filled_at, n, rate)
-            self._buckets[bucket] = _Bucket(tokens, time.time())
+            self._buckets[bucket] = Bucket(tokens, time.time())
             return Granted(granted, retry_after)
 
     # -- what people ask for ------------------------------------------------------------------------------------
@@ -350,14 +347,13 @@ class MemoryStore(Store):
         with self._lock:
             self._messages = {id: _older(m, seconds) for id, m in self._messages.items()}
             self._dead = {id: _older(m, seconds) for id, m in self._dead.items()}
-            self._buckets = {
-                name: bucket._replace(filled_at=bucket.filled_at - seconds)
-                for name, bucket in self._buckets.items()
-            }
+            self._buckets = {n: Bucket(b.tokens, b.filled_at - seconds) for n, b in self._buckets.items()}
             self._workers = {id: (info, at - seconds) for id, (info, at) in self._workers.items()}
-            self._paused = {
-                name: replace(p, since=(p.since or 0.0) - seconds) for name, p in self._paused.items()
-            }
+            pauses = (
+                (name, replace(p, since=(p.since or 0.0) - seconds)) for name, p in self._paused.items()
+            )
+            self._paused = dict(pauses)
+        self.history.advance_time(seconds)
 
 
 def _readable(message: Message) -> Message:

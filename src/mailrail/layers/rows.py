@@ -16,7 +16,16 @@ COLUMNS = (
 )
 """Of a message, as all statements that return whole ones name them and ``read_message`` takes them."""
 
-TABLES_WITH_TIMES = ("messages", "dead", "buckets", "workers", "pauses")
+TABLES_WITH_TIMES = (
+    "messages",
+    "dead",
+    "buckets",
+    "workers",
+    "pauses",
+    "history",
+    "history_again",
+    "troubles",
+)
 """What holds times; there is a statement ``age_…`` for each, which moves them back."""
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 _COMMENT = re.compile(r"--.*")
 _FOR_THE_SHELL = ("\\", ".")
 """What lines of the shells' own commands begin with."""
-_PARAMETER = re.compile(r"(?<![:\w]):('?)([a-z_]+)\1")
+_PARAMETER = re.compile(r"(?<![:\w]):('?)([a-z_]+\d*)\1")
 
 
 def load_statements(package: str) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from ..messages import Content, Cursor, Granted, Message, MessageSummary, Rate, State, Statement, new_token
 from ..pauses import Pause
+from .history import HistoryStore
 from .waiting import WaitStrategy
 
 ClaimName: TypeAlias = tuple[UUID, int | None]
@@ -24,8 +25,10 @@ ClaimName: TypeAlias = tuple[UUID, int | None]
 Settlement: TypeAlias = Literal["renew", "finish", "reschedule", "bury"]
 Move: TypeAlias = Literal["cancel", "requeue", "discard"]
 
-WORKER_FORGOTTEN_AFTER = 60.0
-"""Seconds of silence after which a worker is no longer listed."""
+WORKER_FORGOTTEN_AFTER = 600.0
+"""Seconds of silence after which nobody knows of a worker any more."""
+WORKER_LOST_AFTER = 60.0
+"""Seconds of silence after which a worker does not count as living."""
 PREVIEW_LENGTH = 500
 """Characters of a content that lists read; bytes, on Redis."""
 ERROR_LENGTH = 2000
@@ -98,6 +101,8 @@ class Store(Protocol):
 
     #: How ``wait`` hears of what others have stored: ``PolledWaiting`` or ``NotifiedWaiting``.
     waiting: WaitStrategy
+    #: What keeps the history beside the messages.
+    history: HistoryStore
     #: As in ``Capabilities``.
     may_poll_early: bool = False
     has_one_writer: bool = False

@@ -37,6 +37,7 @@ from ..store import (
 )
 from ..waiting import NotifiedWaiting
 from .claims import PostgresqlClaims
+from .history import PostgresqlHistory
 from .lanes import (
     LANES_AT_ONCE,
     advance_lanes,
@@ -60,6 +61,7 @@ class PostgresqlStore(DatabaseStore):
     def __init__(self, using: str) -> None:
         self._session = PostgresqlSession(using)
         self._claims = PostgresqlClaims(self._session)
+        self.history = PostgresqlHistory(self._session)
         self.waiting = NotifiedWaiting(lambda waiting: Listener(using, waiting.wake, waiting.look_again))
 
     # -- sending ------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class RedisShards(Store):
     def __init__(self, stores: Sequence[RedisStore]) -> None:
         self.stores = stores
         self._turns = count()
+        self.history = self.of("history").history
         self.waiting = NotifiedWaiting(
             lambda waiting: RedisListener(
                 self.parts, stores[0].keys.hash_tag, waiting.wake, waiting.look_again

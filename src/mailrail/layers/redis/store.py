@@ -42,6 +42,7 @@ from ..store import (
 from ..waiting import NotifiedWaiting
 from .channel_list import ChannelList, name_of
 from .damage import Damage
+from .history import RedisHistory
 from .keys import Keys
 from .listener import RedisListener
 from .records import (
@@ -77,6 +78,7 @@ class RedisStore(Store):
     def __init__(self, server: Server, keys: Keys, cipher: Cipher, node: Server | None = None) -> None:
         self.server, self.keys = server, keys
         self.channel_list = ChannelList(server, keys)
+        self.history = RedisHistory(server, keys, cipher)
         self.waiting = NotifiedWaiting(
             lambda waiting: RedisListener(self.parts, keys.hash_tag, waiting.wake, waiting.look_again, node)
         )
@@ -357,6 +359,7 @@ class RedisStore(Store):
         }
         run_all(self.server, "age_bucket", [([bucket], [seconds]) for bucket in buckets])
         self._run_on_workers("age_workers", seconds)
+        self.history.advance_time(seconds)
 
 
 def _succeeded(replies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

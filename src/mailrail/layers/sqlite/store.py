@@ -33,6 +33,7 @@ from ..store import (
     Settlement,
 )
 from ..waiting import PolledWaiting
+from .history import SqliteHistory
 from .session import SqliteSession, rows_of
 from .statements import ENQUEUE, STATEMENTS
 
@@ -49,6 +50,7 @@ class SqliteStore(DatabaseStore):
     def __init__(self, using: str) -> None:
         self._session = SqliteSession(using)
         self.waiting = PolledWaiting(self._change)
+        self.history = SqliteHistory(self._session)
 
     # -- sending ------------------------------------------------------------------------------------------------
 

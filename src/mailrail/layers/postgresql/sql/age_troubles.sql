@@ -1,0 +1,3 @@
+-- Move stored times back, for tests.
+\set seconds 60
+UPDATE mailrail_trouble SET first_at = first_at - :'seconds', last_at = last_at - :'seconds';

@@ -1,0 +1,3 @@
+-- Move stored times back, for tests: after age_history.sql.
+.parameter set :seconds 60
+UPDATE mailrail_history SET start = -start WHERE start < 0 AND :seconds IS NOT NULL;

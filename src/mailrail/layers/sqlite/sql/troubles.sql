@@ -1,0 +1,3 @@
+-- List the groups of what went wrong that have grown since then.
+.parameter set :since 0
+SELECT kind, name, what, count, buried, first_at, last_at FROM mailrail_trouble WHERE last_at >= :since;
