@@ -1,0 +1,25 @@
+"""Bring the sections of the live page, and the wording of its actions, to its template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django import template
+
+from ..columns import sections_of
+from ..wording import ACTIONS, ActionWording
+
+register = template.Library()
+
+
+@register.filter
+def sections(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the sections that the page has, with cells in the order of their columns."""
+    return list(sections_of(page))
+
+
+@register.simple_tag
+def wordings_of_actions() -> tuple[ActionWording, ...]:
+    """Return the wording of each action, in the order of the buttons."""
+    return ACTIONS
