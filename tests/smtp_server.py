@@ -83,6 +83,7 @@ class ScriptedServer:
         injected: bytes = b"",
         password: str = PASSWORD,
         token: str = "tok",
+        port: int | None = None,
     ) -> None:
         self._faults = {(fault.stage, fault.nth): fault.what for fault in faults}
         self._offers = [*extensions, *(["PIPELINING"] if pipelining else [])]
@@ -116,7 +117,7 @@ class ScriptedServer:
         """Everything that was read, as it came."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self.port = free_port()
+        self.port = port or free_port()
         self._listening = socket.create_server(("127.0.0.1", self.port))
 
     def __enter__(self) -> ScriptedServer:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.utils import timezone, translation
 
 from mailrail import mail
+from mailrail.layers import get_layer
 from mailrail.mail import Email
 from mailrail.mail.delivery.outcomes import Result, fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import circuit, connection_limits, throttle
 from mailrail.mail.mailers.config import alias_of
-from mailrail.mail.models import MailerThrottle, Status
+from mailrail.mail.models import MailerState, MailerThrottle, Status
 from mailrail.mail.records import flow
 from mailrail.monitoring.facts import Count, FlowFacts
+from mailrail.monitoring.sample import sample
 from mailrail.testing import advance
 
+from ..ports import free_port
+from ..processes import until
+from ..smtp_server import ScriptedServer
 from .conftest import LOCMEM, MAILER, messages, work
+from .test_waiting import working
 
 Configure = Callable[..., None]
 OWN = alias_of(MAILER)
@@ -189,3 +198,42 @@ def test_a_mailer_that_settings_have_no_more_is_shown_while_its_email_waits(
     queueing(25)
     settings.MAILRAIL = {name: value for name, value in settings.MAILRAIL.items() if name != "MAILERS"}
     assert waiting("old") == {"worker": 2}
+
+
+# -- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def told() -> tuple[str, FlowFacts]:
+    """What ``channels check`` prints, empty if all is well, and what a sample says of the mailer."""
+    try:
+        call_command("channels", "check", stdout=StringIO())
+        printed = ""
+    except CommandError as error:
+        printed = str(error)
+    now = sample()
+    assert printed == (now.health.detail or ""), "both by the same rules"
+    return printed, next(facts for facts in now.flows if facts.mailer == MAILER)
+
+
+def test_an_outage_is_named_with_all_that_people_ask_and_is_over_after_the_first_successful_probe(
+    queueing: Configure, fresh_connections: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "FIRST_PROBE_DELAY_S", 0.5)
+    port = free_port()
+    queueing(port)
+    get_layer().heartbeat("one", {})
+    began = time.time()
+    mail.queue_many(messages(7))
+    with working():
+        until(lambda: MailerState.objects.using(Email.objects.db).exists(), 10, "the outage")
+        printed, facts = told()
+        assert printed.startswith(f"mailer '{MAILER}' has been out for ") and str(port) in printed
+        assert facts.outage is not None and facts.outage.since is not None
+        assert began - 1 <= facts.outage.since <= time.time() and str(port) in facts.outage.reason
+        assert facts.waiting == {"outage": Count(7)}
+        assert facts.next_probe_at is not None and facts.next_probe_at >= facts.outage.since
+        with ScriptedServer(port=port) as server:
+            until(lambda: len(server.mails) == 7, 20, "the first successful probe, and the others")
+            until(lambda: told()[0] == "", 10, "all is well")
+        printed, facts = told()
+        assert (facts.outage, facts.next_probe_at, facts.waiting) == (None, None, {})
