@@ -131,6 +131,17 @@ def progress(stage: Stage, sent: int = 3) -> int:
     return stage.open(f"/invites/bulk/{listed.pk}/progress/", stage.ada)
 
 
+def progress_with_failures(stage: Stage) -> int:
+    listed = stage.list_to_confirm(*(f"guest-{number}@example.com" for number in range(8)))
+    confirm(listed)
+    last = Invitation.objects.latest("pk")
+    Invitation.objects.exclude(pk=last.pk).update(sent=timezone.now())
+    Invitation.objects.filter(pk=last.pk).update(failed_at=timezone.now())
+    status = stage.open(f"/invites/bulk/{listed.pk}/progress/", stage.ada)
+    stage.page.get_by_text("What has failed").click()
+    return status
+
+
 def progress_at_its_end(stage: Stage) -> int:
     return progress(stage, sent=8)
 
@@ -210,6 +221,7 @@ PAGES: dict[Callable[[Stage], int], int] = {
     preview: 200,
     preview_beyond_the_quota: 200,
     progress: 200,
+    progress_with_failures: 200,
     progress_at_its_end: 200,
     invitation_before_log_in: 200,
     invitation: 200,

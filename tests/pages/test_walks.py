@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.mail import EmailMessage
+from django.utils import timezone
 from playwright.sync_api import Locator, Page
 
 from mailrail.invitations import invitation_sent
@@ -140,11 +141,11 @@ def test_without_javascript_a_list_is_sent_and_its_page_reloads_itself(stage: St
     page.get_by_role("button", name="Look through the list").click()
     page.get_by_role("button", name="Send the invitations").click()
     bar = page.get_by_role("progressbar", name="Sent")
-    expect(bar).to_have_attribute("value", "0")
+    expect(bar).to_have_attribute("aria-valuenow", "0")
     expect(page.get_by_role("link", name="Look again")).to_be_visible()
     with workers(ledger, "--only-channels", "send-invite"):
-        expect(page.get_by_text("All of them are on their way.")).to_be_visible()
-    expect(bar).to_have_attribute("value", "2")
+        expect(page.get_by_text("It has ended.")).to_be_visible()
+    expect(bar).to_have_attribute("aria-valuenow", "100")
     expect(page.get_by_role("link", name="Look again")).to_have_count(0)
 
 
@@ -166,31 +167,69 @@ def test_the_bar_moves_while_invitations_are_sent(mailing: Page, elsewhere: Call
         sent.append(invitation.pk)
         assert len(sent) != 2 or gate.wait(60)
 
-    bar, spoken = mailing.get_by_role("progressbar", name="Sent"), mailing.get_by_role("status")
-    expect(bar).to_have_js_property("value", 0)
+    counts, spoken = mailing.locator('[data-part="counts"]'), mailing.get_by_role("status")
+    expect(counts).to_have_text("0 of 8 · 8 waiting")
     invitation_sent.connect(hold_the_second)
     try:
         drained = elsewhere.submit(drain)  # type: ignore[attr-defined]
-        until_it_shows(mailing, bar, 2)
-        expect(spoken).to_have_text("2 of 8 sent", use_inner_text=True)
-        expect(mailing.locator("#sent")).to_have_text("2")
+        until_it_shows(mailing, "2 of 8")
+        expect(spoken).to_have_text("At least 25 percent are done", use_inner_text=True)
         gate.set()
         drained.result(60)
     finally:
         gate.set()
         invitation_sent.disconnect(hold_the_second)
-    until_it_shows(mailing, bar, 8)
-    expect(spoken).to_contain_text("All of them are on their way.", use_inner_text=True)
+    until_it_shows(mailing, "8 of 8")
+    expect(spoken).to_contain_text("It has ended.", use_inner_text=True)
+    expect(mailing.get_by_role("progressbar", name="Sent")).to_have_attribute("aria-valuenow", "100")
+    asked: list[str] = []
+    mailing.on("request", lambda request: asked.append(request.url))
+    mailing.clock.run_for(60_000)
+    assert asked == []
 
 
-def until_it_shows(page: Page, bar: Locator, value: int) -> None:
-    """Let the page's seconds pass until the bar is there: each one makes it ask once."""
+def until_it_shows(page: Page, text: str) -> None:
+    """Let the page's seconds pass until the numbers say it: it looks at least every ten seconds."""
     for _ in range(60):
-        with page.expect_response("**/*format=json") as asked:
-            page.clock.run_for(1000)
-        if asked.value.json()["sent"] >= value:
+        with page.expect_response("**/progress/") as asked:
+            page.clock.run_for(10_000)
+        if text in asked.value.text():
             break
-    expect(bar).to_have_js_property("value", value)
+    expect(page.locator('[data-part="counts"]')).to_contain_text(text)
+
+
+def test_failures_are_named_in_a_list_that_stays_open_and_keeps_the_focus(mailing: Page) -> None:
+    failures = mailing.get_by_role("group").filter(has_text="What has failed")
+    expect(failures).to_have_count(0)
+    first, second = Invitation.objects.order_by("pk")[:2]
+    Invitation.objects.filter(pk=first.pk).update(failed_at=timezone.now())
+    until_it_shows(mailing, "1 failed")
+    failures.locator("summary").click()
+    expect(failures.get_by_text("guest-0@example.com")).to_be_visible()
+    Invitation.objects.filter(pk=second.pk).update(failed_at=timezone.now())
+    until_it_shows(mailing, "2 failed")
+    expect(failures.get_by_text("guest-1@example.com")).to_be_visible()
+    expect(failures.locator("summary")).to_be_focused()
+
+
+def test_a_tab_that_nobody_sees_asks_nothing_and_looks_as_soon_as_it_is_seen(mailing: Page) -> None:
+    asked: list[str] = []
+    mailing.on("request", lambda request: asked.append(request.url))
+    show(mailing, False)
+    mailing.clock.run_for(60_000)
+    assert asked == []
+    with mailing.expect_response("**/progress/"):
+        show(mailing, True)
+
+
+def show(page: Page, is_shown: bool) -> None:
+    page.evaluate(
+        """(isShown) => {
+            Object.defineProperty(document, "hidden", { configurable: true, get: () => !isShown });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_shown,
+    )
 
 
 def test_while_the_site_does_not_answer_the_page_says_so_and_tries_again(stage: Stage, mailing: Page) -> None:

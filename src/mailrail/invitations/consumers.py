@@ -20,6 +20,7 @@ from mailrail import Channel, Discard
 from mailrail.addresses import with_ascii_domains
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
+from mailrail.signals import message_buried
 from mailrail.write_transactions import write_transaction
 
 from .models import InvitationStatus, get_invitation_model, written_invitations
@@ -169,6 +170,16 @@ def _is_one_transaction() -> bool:
 consumer("send-invite", batch=_batch_size())(send_invite)
 
 
+def note_buried(*, message: SendInvite, **kwargs: Any) -> None:
+    """Store on the invitation that its message was buried, for those who look at their list."""
+    content = message.content
+    rows = written_invitations().filter(pk=content.get("id"), generation=content.get("generation", 1))
+    rows.filter(sent=None).update(failed_at=timezone.now())
+
+
+message_buried.connect(note_buried, sender="send-invite", dispatch_uid="mailrail.invitations.buried")
+
+
 @reconcile("send-invite", content=lambda invitation: invitation.content)
 def unsent(before: datetime) -> QuerySet[Any]:
     """Return the invitations that have not been mailed: each should have a message."""
@@ -196,4 +207,5 @@ def _compose(invitation: Any) -> EmailMultiAlternatives:
     if html.strip():
         email.attach_alternative(html, "text/html")
     email.mailrail_sensitive = True  # type: ignore[attr-defined]  # its link opens the invitation
+    email.mailrail_about = invitation  # type: ignore[attr-defined]  # its record says what became of it
     return email

@@ -127,9 +127,9 @@ def resend(invitation: Any, *, expires: float | timedelta | datetime | None = No
         check_limits(every_invitation(database), row.sender, [row.email])
         within = row.queued_at is not None and seconds_between(row.queued_at, now) < PERIOD.total_seconds()
         row.generation += 1
-        row.sent, row.queued_at, row.mails = None, now, row.mails + 1 if within else 1
+        row.sent, row.failed_at, row.queued_at, row.mails = None, None, now, row.mails + 1 if within else 1
         row.expires_at = _expiry(expires)
-        row.save(update_fields=["generation", "sent", "queued_at", "mails", "expires_at"])
+        row.save(update_fields=["generation", "sent", "failed_at", "queued_at", "mails", "expires_at"])
         Channel("send-invite").send(row.content, unique=True, using=database)
     invitation.refresh_from_db(using=database)
 

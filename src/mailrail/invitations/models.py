@@ -20,11 +20,13 @@ from mailrail import uuid7
 from mailrail.addresses import spellings
 from mailrail.conf import settings
 from mailrail.moments import MomentField, from_now, seconds_between
+from mailrail.monitoring.progress import WorkProgress
 from mailrail.namespace import OwnRows, current, namespace_field
 
 from . import keys
 from .addresses import normalise, validate_address
 from .links import base_url
+from .progress import progress_of
 from .signals import invitation_accepted, invitation_revoked
 
 MAX_LANGUAGE_LENGTH = 35  # RFC 5646, 4.4.1
@@ -134,6 +136,10 @@ class InvitationBatch(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
+    def mailrail_progress(self) -> WorkProgress:
+        """Return how far its mailing is, for ``{% mailrail_progress batch %}``."""
+        return progress_of(written_invitations().filter(batch_id=self.pk))
+
 
 class AbstractInvitation(models.Model):
     """Store an invitation. Its ``key`` opens it, and is computed, never stored.
@@ -192,6 +198,8 @@ class AbstractInvitation(models.Model):
         InvitationBatch, on_delete=models.SET_NULL, related_name="+", null=True, blank=True, editable=False,
         db_default=None,
     )  # fmt: skip
+    failed_at = MomentField(null=True, editable=False, db_default=None)
+    """When its message was buried, so that nobody mails it before somebody requeues that; empty: it was not."""
     public_id = models.CharField(
         max_length=keys.PUBLIC_ID_LENGTH, unique=True, default=keys.new_public_id, editable=False
     )

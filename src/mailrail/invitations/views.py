@@ -13,12 +13,11 @@ from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import redirect_to_login
 from django.core.paginator import Page, Paginator
 from django.db import router
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, QuerySet
 from django.forms import modelform_factory
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.urls import reverse, reverse_lazy
-from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
@@ -33,7 +32,7 @@ from . import accepting, bulk
 from .accepting import CheckedLink, LinkState
 from .errors import InvitationRefused
 from .forms import BulkInvitationForm, InvitationForm
-from .models import InvitationBatch, every_invitation, get_invitation_model, written_invitations
+from .models import InvitationBatch, every_invitation, get_invitation_model
 
 MAX_NEXT_LENGTH = 1000
 """Characters of the ``next`` URL. Django refuses to redirect to very long ones, which would fail too late."""
@@ -124,15 +123,6 @@ class OwnBatch(LoginRequiredMixin):
         batches = InvitationBatch.objects.using(router.db_for_write(InvitationBatch))
         return get_object_or_404(batches, pk=self.kwargs["pk"], sender_id=self.request.user.pk)
 
-    def progress(self) -> dict[str, int]:
-        """Return the number of invitations (``total``), of those mailed (``sent``) and to be mailed (``left``)."""
-        of_batch = written_invitations().order_by().filter(batch_id=self.kwargs["pk"])
-        waiting = Q(sent=None, accepted_at=None, revoked_at=None) & (
-            Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-        )
-        # "sent" is last, because it hides the field of that name from later aggregates
-        return of_batch.aggregate(total=Count("pk"), left=Count("pk", filter=waiting), sent=Count("sent"))
-
 
 class InvitationBulkPreview(OwnBatch, View):
     """Show who will be invited, and who will not and why; the form confirms it."""
@@ -170,7 +160,7 @@ class InvitationBulkPreview(OwnBatch, View):
 
 
 class InvitationBulkProgress(OwnBatch, View):
-    """Show the progress of a list; with ``?format=json``, return what the page's script polls."""
+    """Show the progress of a list, and who could not be sent an email."""
 
     template_name = "mailrail_invitations/progress.html"
 
@@ -179,10 +169,8 @@ class InvitationBulkProgress(OwnBatch, View):
         batch = self.batch()
         if batch.confirmed_at is None:
             return redirect("mailrail_invitations:preview", pk=pk)
-        progress = self.progress()
-        if request.GET.get("format") == "json":
-            return JsonResponse(progress)
-        return render(request, self.template_name, {"batch": batch, "progress": progress})
+        context = {"batch": batch, "progress": batch.mailrail_progress()}
+        return render(request, self.template_name, context)
 
 
 def keeps_its_address(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:

@@ -16,6 +16,7 @@ from .facts import (
     WorkerFacts,
     WorkFacts,
 )
+from .progress import FailedItem, WorkProgress
 from .registry import register_flows, register_work
 from .sample import Sample
 from .sampler import alatest, latest
@@ -23,12 +24,14 @@ from .sampler import alatest, latest
 __all__ = [
     "ChannelFacts",
     "Count",
+    "FailedItem",
     "FlowFacts",
     "Pause",
     "Sample",
     "SlotFacts",
     "TroubleFacts",
     "WorkFacts",
+    "WorkProgress",
     "WorkerFacts",
     "alatest",
     "latest",

@@ -300,6 +300,7 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
         ]
         return {
             "shown_name": breakable(str(task)),
+            "progress": task.mailrail_progress() if task.progress and _may_see_contents(request) else None,
             "contents": _contents(task, is_whole) if _may_see_contents(request) else None,
             "attempt_errors": errors,  # "errors" are those of Django's form
             "steps": _steps(task, is_whole, _may_see_contents(request)),

@@ -207,7 +207,11 @@ class BatchRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
         batch = self.get_object(request, unquote(object_id))
         context: dict[str, Any] = {}
         if batch is not None and self.has_view_permission(request, batch):
-            context = {"shown_name": breakable(str(batch)), "decisions": self._decisions(request, batch)}
+            context = {
+                "shown_name": breakable(str(batch)),
+                "decisions": self._decisions(request, batch),
+                "progress": _handle(batch).mailrail_progress(),
+            }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def _decisions(self, request: HttpRequest, batch: BatchRecord) -> list[tuple[str, Any]]:

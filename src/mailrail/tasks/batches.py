@@ -13,6 +13,7 @@ from django.db.models import Model, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from mailrail.monitoring import FailedItem, WorkProgress
 from mailrail.options import related_object
 from mailrail.second_connection import is_in_transaction
 from mailrail.write_transactions import reading_committed, write_transaction
@@ -23,10 +24,13 @@ from .compat import InvalidTask
 from .definition import FollowUp
 from .followers import backend_with_records, new_followers, store_rows
 from .models import FAILED, READY, RUNNING, STATUSES, SUCCESSFUL, UNFINISHED, BatchRecord, TaskRecord
+from .overview import last_error
 from .queues import used_databases
 from .results import ChannelResult, result_of
 
 RESULTS_PER_QUERY = 500
+FAILURES_SHOWN = 100
+"""Failed tasks that a progress names; it says how many more there are."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,24 @@ class Batch:
     async def aprogress(self) -> BatchProgress:
         """Return from a coroutine what ``progress`` is."""
         return await sync_to_async(lambda: self.progress)()
+
+    def mailrail_progress(self) -> WorkProgress:
+        """Return how far it is, for ``{% mailrail_progress batch %}``, with the first failed tasks by name."""
+        record, counts = self.record, self.progress
+        failures = (
+            [FailedItem(task.task, last_error(task)) for task in self._failed()] if counts.failed else []
+        )
+        return WorkProgress(
+            counts.successful,
+            counts.total,
+            counts.failed,
+            failures,
+            is_over=record.finished_at is not None,
+        )
+
+    def _failed(self) -> QuerySet[TaskRecord]:
+        members = TaskRecord._base_manager.using(self.using).filter(batch_id=self.id, status=FAILED)
+        return members.only("task", "errors").order_by("pk")[:FAILURES_SHOWN]
 
     def results(self) -> Iterator[ChannelResult]:
         """Yield the results of its tasks, in the order of enqueueing, as far as they are kept."""

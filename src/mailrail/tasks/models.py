@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from math import isfinite
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from django.utils.translation import pgettext_lazy
 
 from mailrail import uuid7
 from mailrail.moments import MomentField, aware
+from mailrail.monitoring import FailedItem, WorkProgress
 from mailrail.namespace import OwnRows, namespace_field
 from mailrail.terminal import single_line
 
@@ -193,6 +195,27 @@ class TaskRecord(models.Model):
 
     def __str__(self) -> str:
         return single_line(f"{self.task} {self.id}")
+
+    def mailrail_progress(self) -> WorkProgress:
+        """Return how far it is, for ``{% mailrail_progress task %}``, as its attempt has told by ``context.progress``.
+
+        A task that told nothing is one thing to do.
+        """
+        told = self.progress if isinstance(self.progress, dict) else {}
+        is_over, failed = self.status in FINAL, int(self.status == FAILED)
+        failures = [FailedItem(self.task)] if failed else []
+        total = _amount(told.get("total"))
+        if told.get("done") is None:
+            return WorkProgress(int(self.status == SUCCESSFUL), 1, failed, failures, is_over)
+        done = _amount(told["done"]) or 0
+        text = str(told.get("text") or "")
+        return WorkProgress(done if total is None else min(done, total), total, 0, failures, is_over, text)
+
+
+def _amount(value: Any) -> float | None:
+    """Return a number that a task has told, as far as it is one that a bar can show."""
+    is_amount = isinstance(value, int | float) and isfinite(value)
+    return max(0.0, value) if is_amount else None
 
 
 class TaskStep(models.Model):

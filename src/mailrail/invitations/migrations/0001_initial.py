@@ -54,6 +54,7 @@ class Migration(migrations.Migration):
                 ('role', models.CharField(blank=True, db_default='', default='', help_text="The role of the invited person, in your project's terms.", max_length=100, verbose_name='role')),
                 ('payload', models.JSONField(blank=True, db_default={}, default=dict, verbose_name='payload')),
                 ('language', models.CharField(blank=True, db_default='', default=mailrail.invitations.models.current_language, help_text='Of the email, for example “zh-hans”. Empty: that of the site.', max_length=35, verbose_name='language')),
+                ('failed_at', models.DateTimeField(db_default=None, editable=False, null=True)),
                 ('public_id', models.CharField(default=mailrail.invitations.keys.new_public_id, editable=False, max_length=16, unique=True)),
                 ('salt', models.CharField(default=mailrail.invitations.keys.new_salt, editable=False, max_length=24)),
                 ('generation', models.PositiveIntegerField(default=1, editable=False, help_text='Increase it to invalidate every key sent so far.')),

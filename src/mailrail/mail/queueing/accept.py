@@ -37,6 +37,7 @@ from ..compose.message_ids import new_message_id
 from ..errors import CannotQueue, KeyConflict
 from ..mailers.channels import channel_of
 from ..models import Email, Status, new_id
+from .attributes import ABOUT
 from .composing import addresses_in, size_composed, size_of_fields
 from .files import put_inline, store_large
 from .insert import Columns, NewEmail, NewEmails, insert_with_message
@@ -181,6 +182,8 @@ def _record(message: EmailMessage, options: Options, now: datetime, shared: Colu
     }
     if decide(message):
         columns["sensitive"] = True
+    if about := getattr(message, ABOUT, None):
+        columns["related_object"] = checked.related_object(ABOUT, about)
     return NewEmail(columns, text, large)
 
 

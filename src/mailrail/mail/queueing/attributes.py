@@ -35,6 +35,8 @@ OF_ANYMAIL = frozenset(
         "track_opens",
     }
 )
+ABOUT = "mailrail_about"
+"""The attribute by which a message names the object it is about, where ``mail.queue(…, about=…)`` is not called."""
 MAX_LOGGED = 1000
 """Classes and names that are remembered as logged: a process that makes classes as it runs keeps no more."""
 _logged: set[tuple[str, str]] = set()

@@ -21,7 +21,7 @@ from mailrail.namespace import prefix
 from ..compose import compose
 from ..compose.common import Fields, are_unrelated, writes_as_django
 from ..compose.generator import flatten
-from .attributes import dump_attributes
+from .attributes import ABOUT, dump_attributes
 from .sensitive import MARK
 from .values import CannotBeStored, pack, pack_text, unpack
 
@@ -54,7 +54,7 @@ _LEFT_OUT: dict[str, Any] = {
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
 _elsewhere = frozenset(
-    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status", MARK}
+    {*_fields, "attachments", "alternatives", "connection", "_connection", "anymail_status", ABOUT, MARK}
 )
 
 
