@@ -5,7 +5,17 @@ from __future__ import annotations
 from django.urls import NoReverseMatch, reverse
 from django.utils.http import urlencode
 
+from mailrail.mail.mailers.config import configured
+
 from .viewers import Viewer
+
+
+def live_page() -> str:
+    """Return the URL of the live page, or nothing if the project's URLs do not have it."""
+    try:
+        return reverse("mailrail_dashboard:index")
+    except NoReverseMatch:
+        return ""
 
 
 def waiting_messages(viewer: Viewer, layer: str, channel: str) -> str:
@@ -15,12 +25,15 @@ def waiting_messages(viewer: Viewer, layer: str, channel: str) -> str:
 
 def dead_messages(viewer: Viewer, layer: str, channel: str, error: str = "") -> str:
     """Return the URL of the list of a channel's dead messages, of those with one exception, or nothing."""
-    return _list(viewer, "mailrail", "buriedmessage", layer=layer, channel=channel, error=error)
+    filters = {"error": error} if error else {}
+    return _list(viewer, "mailrail", "buriedmessage", layer=layer, channel=channel, **filters)
 
 
 def emails(viewer: Viewer, mailer: str, status: str = "") -> str:
-    """Return the URL of the list of a mailer's emails, or nothing."""
-    return _list(viewer, "mailrail_mail", "email", mailer=mailer, status=status)
+    """Return the URL of the list of a mailer's emails, or nothing. Without ``MAILERS``, no mailer has a name."""
+    alias = "" if configured() is None else mailer
+    filters = {"status": status} if status else {}
+    return _list(viewer, "mailrail_mail", "email", mailer=alias, **filters)
 
 
 def mailers(viewer: Viewer) -> str:
@@ -36,8 +49,7 @@ def record(viewer: Viewer, model: str, pk: str) -> str:
 
 def _list(viewer: Viewer, app: str, model: str, **filters: str) -> str:
     url = _url(viewer, app, model, "changelist")
-    used = {name: value for name, value in filters.items() if value}
-    return f"{url}?{urlencode(used)}" if url and used else url
+    return f"{url}?{urlencode(filters)}" if url and filters else url
 
 
 def _url(viewer: Viewer, app: str, model: str, name: str, *args: str) -> str:

@@ -29,7 +29,7 @@ def _row(work: WorkFacts, viewer: Viewer, now: float) -> dict[str, Any]:
         progress = gettext("%(done)s of %(total)s") % {"done": progress, "total": number(work.total)}
     cells = {
         "title": cell(work.title, href=links.record(viewer, work.model, work.pk)),
-        "kind": cell(gettext(work.kind)),
+        "kind": cell(work.kind),
         "progress": cell(progress, n=work.done.n),
         "failed": count_cell(work.failed, "warn"),
         "since": cell(moment(work.since, now)),
