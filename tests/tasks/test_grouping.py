@@ -61,7 +61,9 @@ def test_coroutines_get_an_answer_although_what_writes_for_them_has_failed(
     assert asyncio.run(ask_twice()) == 2
 
 
-def test_ends_of_attempts_that_began_together_are_written_together_and_wait_for_no_long_one() -> None:
+def test_ends_of_attempts_that_began_together_are_written_together_and_wait_for_no_long_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     groups: list[int] = []
 
     def write(items: Sequence[int]) -> Sequence[int]:
@@ -69,9 +71,11 @@ def test_ends_of_attempts_that_began_together_are_written_together_and_wait_for_
         return items
 
     together: GroupedWrites[int, int] = GroupedWrites(write)
-    company, second = Company(4), Company(2)
-    with ThreadPoolExecutor(4) as threads:
+    with monkeypatch.context() as patient, ThreadPoolExecutor(4) as threads:
+        for name in ("COMPANY_LASTS_S", "MAX_WAIT_S"):  # on a busy machine, a thread may need long to begin
+            patient.setattr(grouping, name, 60.0)
+        company = Company(4)
         answers = [threads.submit(together, n, company) for n in range(4)]
         assert [answer.result(10) for answer in answers] == [0, 1, 2, 3]
-    assert together(5, second) == 5  # the other one runs on
-    assert sum(groups) == 5 and len(groups) <= 3
+    assert together(5, Company(2)) == 5  # the other one runs on
+    assert groups == [4, 1]
