@@ -44,6 +44,13 @@ def test_no_function_is_longer_than_forty_lines() -> None:
     assert [(name, lines) for name, lines in functions if lines > LONGEST_FUNCTION] == []
 
 
+def test_nobody_but_backoff_draws_at_random_so_that_a_seed_of_the_project_stays_as_it_is() -> None:
+    names = (
+        (path, alias.name) for path, node in nodes() if isinstance(node, ast.Import) for alias in node.names
+    )
+    assert {str(path) for path, name in names if name == "random"} == {"backoff.py"}
+
+
 # -- imports -----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import time
 
+chance = random.SystemRandom()
+"""Draw delays from the system: the seed of a project stays as it is, and processes that were forked draw others."""
+
 
 class Backoff:
     """Count failures in a row. Delays double from ``first`` to ``longest`` seconds.
@@ -37,4 +40,4 @@ class Backoff:
         if not self.failures:
             return 0.0
         delay = min(self._longest, self._first * 2.0 ** min(self.failures - 1, 30))
-        return delay * random.uniform(1 - self._jitter, 1)
+        return delay * chance.uniform(1 - self._jitter, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 from asgiref.sync import iscoroutinefunction
 from django.utils.module_loading import import_string
 
+from .backoff import chance
 from .conf import settings
 from .errors import InvalidSettings
 from .importing import import_named
@@ -104,7 +104,7 @@ class Route:
         if isinstance(backoff, Sequence):
             return float(backoff[min(attempt, len(backoff)) - 1])
         most = min(settings.backoff_max, backoff * 2.0 ** min(attempt - 1, 60))
-        return random.uniform(0, most)
+        return chance.uniform(0, most)
 
 
 @dataclass(frozen=True)

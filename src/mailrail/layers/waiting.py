@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from ..backoff import chance
 from .notifications import NotificationListener
 
 POLL_INTERVAL_S = 0.02
@@ -78,7 +78,7 @@ class NotifiedWaiting(WaitStrategy):
                 self._poll_every = FIRST_POLL_INTERVAL_S
                 soon = self._hesitation()
             left = min(deadline - time.monotonic(), soon)
-            looks = self._poll_every * random.uniform(0.75, 1.25) if channels and not listening else left
+            looks = self._poll_every * chance.uniform(0.75, 1.25) if channels and not listening else left
             if min(left, looks) > 0:
                 self._sleep(min(left, looks), seen, listening)
             if time.monotonic() >= deadline or looks >= left == soon:

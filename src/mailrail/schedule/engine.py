@@ -8,7 +8,6 @@ that was decided before the clock stepped back has its row, which nobody can ins
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from django.db import connections, transaction
 from django.db.models import F, FloatField, Func
 
 from mailrail import InvalidSettings
+from mailrail.backoff import chance
 from mailrail.layers import get_layer
 from mailrail.log import logger_of
 from mailrail.moments import as_django, aware, for_people
@@ -80,7 +80,7 @@ def look() -> float | None:
     if next_due is not None:
         seconds = (next_due - now).total_seconds() - (time.monotonic() - begun)
         pause = min(pause, max(0.0, seconds))
-    return pause + random.uniform(0, SPREAD_S)
+    return pause + chance.uniform(0, SPREAD_S)
 
 
 def look_at(now: datetime) -> datetime | None:
@@ -261,7 +261,7 @@ def _run(definition: Definition, row: ScheduleEntry, tick: datetime, is_paused: 
     elif definition.overlap == SKIP and row.last is not None and state_of(row.last) in (WAITS, RUNS):
         decided = ScheduleTick(name=definition.name, tick=as_django(tick), decision=OVERLAPPED)
     else:
-        decided = row.last = enqueue(definition, tick, random.uniform(0, definition.jitter))
+        decided = row.last = enqueue(definition, tick, chance.uniform(0, definition.jitter))
     decided.save(using=database(), force_insert=True)
     return decided
 

@@ -7,7 +7,6 @@ An option is looked up in this order: ``task.using(…)``, the decorator, ``OPTI
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from mailrail import InvalidSettings
 from mailrail import options as checked
+from mailrail.backoff import chance
 from mailrail.conf import settings
 from mailrail.moments import from_now
 from mailrail.options import Lane, LimitPerValue, Mistakes
@@ -80,7 +80,7 @@ class Effective:
         if isinstance(backoff, Sequence):
             return checked.seconds("backoff", backoff[min(failures, len(backoff)) - 1])
         first = settings.backoff if backoff is None else checked.seconds("backoff", backoff)
-        return random.uniform(0, min(settings.backoff_max, first * 2.0 ** min(failures - 1, 60)))
+        return chance.uniform(0, min(settings.backoff_max, first * 2.0 ** min(failures - 1, 60)))
 
     @property
     def has_lane(self) -> bool:

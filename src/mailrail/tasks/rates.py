@@ -8,7 +8,6 @@ over a rate neither run in circles nor hold up others of their queue.
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 from mailrail import Channel
+from mailrail.backoff import chance
 from mailrail.routing import Rate
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
@@ -84,7 +84,7 @@ class TaskRate:
             now = time.monotonic()
             place = max(now, self._closed_until, self._line_end + self._spacing)
             if place > now + MAX_WAIT_S:
-                wait = random.uniform(MAX_WAIT_S / 2, MAX_WAIT_S)
+                wait = chance.uniform(MAX_WAIT_S / 2, MAX_WAIT_S)
             else:
                 self._line_end, wait = place, place - now
         return max(math.ceil(wait / self._grid), 1) * self._grid  # 0 would mean a token

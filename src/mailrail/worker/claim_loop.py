@@ -6,7 +6,6 @@ loops share; another thread keeps its leases alive. What consumers did comes bac
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..backoff import chance
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Claimed, Content, Message
@@ -316,7 +316,7 @@ class ClaimLoop:
         is_told = capacity.recycling is None and not capacity.is_shared
         longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
         until = min([until, self._worker.deadline, *(run.check_at for run in self.running)])
-        timeout = min(longest * random.uniform(0.75, 1), until - time.monotonic())
+        timeout = min(longest * chance.uniform(0.75, 1), until - time.monotonic())
         if timeout > 0:
             self.layer.wait(channels, timeout, seen)
 

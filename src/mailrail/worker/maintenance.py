@@ -6,14 +6,13 @@ what apps register, such as the schedule of ``mailrail.schedule``.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TypeAlias
 
-from ..backoff import Backoff
+from ..backoff import Backoff, chance
 from ..conf import settings
 from ..layers import DurableLayer
 from ..missing_tables import migration_for, with_migration
@@ -110,7 +109,7 @@ class Maintenance:
         if self._backoff.failures:
             return self._backoff.delay
         if self._layer.outbox and not self._only_scans:
-            return RELAY_INTERVAL_S * random.uniform(0.75, 1)
+            return RELAY_INTERVAL_S * chance.uniform(0.75, 1)
         reconcile_at = self._reconcile_at if self._reconcilers and not self._only_scans else float("inf")
         return max(0.0, min(self._scan_at, reconcile_at) - time.monotonic())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import sys
 import time
 from pathlib import Path
 
+from ..backoff import chance
 from ..terminal import counted
 
 MEMORY_CHECK_INTERVAL_S = 1.0
@@ -72,4 +72,4 @@ def megabytes(size: int) -> str:
 
 
 def _jitter(limit: int) -> int:
-    return random.randint(0, int(limit * JITTER))
+    return chance.randint(0, int(limit * JITTER))

@@ -7,7 +7,6 @@ on a cluster, each host or node has a loop on a thread of its own. One that hang
 from __future__ import annotations
 
 import os
-import random
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from ..applications import serves
+from ..backoff import chance
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Content, Message
@@ -42,7 +42,7 @@ ASSIGN_INTERVAL_S = 0.25
 
 def new_worker_id() -> str:
     """Return a name that no other worker has: host, process, and something random, as process ids are reused."""
-    return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().randrange(16**4):04x}"
+    return f"{socket.gethostname()}-{os.getpid()}-{chance.randrange(16**4):04x}"
 
 
 class Worker:

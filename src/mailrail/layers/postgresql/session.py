@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from django.db import OperationalError, ProgrammingError, connections, transaction
 
+from ...backoff import chance
 from ...prepared_statements import execute_prepared
 from ...second_connection import is_in_transaction
 from ...transient import Remedy, remedy_for, sqlstate_of
@@ -87,4 +87,4 @@ class PostgresqlSession:
                 if sqlstate_of(error) == UNDEFINED_TABLE and _OUR_TABLE.search(str(error).partition("\n")[0]):
                     raise tables_are_missing(error, self.using) from error
                 raise
-            time.sleep(random.uniform(0, 0.01 * tries))
+            time.sleep(chance.uniform(0, 0.01 * tries))

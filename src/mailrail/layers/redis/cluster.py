@@ -12,7 +12,6 @@ nodes of the latest map and of ``hosts`` are asked for the map. A map is believe
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
+from ...backoff import chance
 from ...errors import InvalidSettings, LayerUnavailable
 from ...transient import Remedy, remedy_for
 from .connections import Command, keys_of, not_sent
@@ -154,7 +154,7 @@ class Cluster(Server):
         self._learn_if_stale()
         self._is_stale = True  # whoever asks again does so because this one has failed
         masters = [self._node(address) for address in self._map.masters]
-        return random.choice([node for node in masters if not node.may_hang] or masters)
+        return chance.choice([node for node in masters if not node.may_hang] or masters)
 
     def unavailable(self, error: redis.RedisError) -> LayerUnavailable:
         has_not_run = _has_not_run(error)
@@ -295,7 +295,7 @@ class Cluster(Server):
     def _known_nodes(self) -> list[Node]:
         """Those of the latest map in any order: first what answered last time, and masters before replicas."""
         nodes = [(address in self._map.replicas, self._node(address)) for address in self._map.addresses]
-        random.shuffle(nodes)
+        chance.shuffle(nodes)
         return [node for _, node in sorted(nodes, key=lambda pair: (pair[1].may_hang, pair[0]))]
 
     def _votes(self, slot_map: SlotMap, maps: Mapping[Node, SlotMap]) -> int:

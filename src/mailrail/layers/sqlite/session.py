@@ -6,7 +6,6 @@ backup moved into place), nobody else sees what is written. So the session looks
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from django.db import OperationalError, connections, transaction
 
+from ...backoff import chance
 from ...errors import LayerUnavailable
 from ...transient import Remedy, remedy_for
 from ...write_transactions import write_transaction
@@ -164,7 +164,7 @@ def repeat_while_locked(action: Callable[[], Any], using: str, timeout: float = 
             if remedy_for(error) is not Remedy.REPEAT or time.monotonic() > deadline:
                 raise
         # The connection's own busy timeout has waited already; this only guards against one of 0.
-        time.sleep(random.uniform(0.001, 0.02))
+        time.sleep(chance.uniform(0.001, 0.02))
 
 
 def check_tables(error: BaseException, using: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from functools import partial
 from uuid import UUID
 
 from mailrail import MailrailError
+from mailrail.backoff import chance
 from mailrail.log import logger_of
 from mailrail.worker import IncomingMessage
 
@@ -87,7 +87,7 @@ class ClaimedMessages:
 
     def release_all(self, emails: Iterable[Email], delay: float, reason: str) -> None:
         """Release the messages of these together, and none before its own time."""
-        delay *= random.uniform(1, 1.1)  # the same for all: one statement releases them
+        delay *= chance.uniform(1, 1.1)  # the same for all: one statement releases them
         for email in emails:
             self.release(email.pk, max(delay, self._not_before.get(email.pk, 0.0)), reason)
 

@@ -5,13 +5,13 @@ What a server has answered is applied in ``answers``.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from mailrail.addresses import bare
+from mailrail.backoff import chance
 from mailrail.conf import settings
 from mailrail.moments import after, aware
 from mailrail.storable import storable
@@ -132,7 +132,7 @@ def keep_ambiguous(
     if settings.mail_on_ambiguous == "hold" or (ambiguous_before and is_too_old(email, now)):
         return hold(email, now, HELD_AMBIGUOUS, result, mailer=mailer, why=reason)
     add_event(email, now, AMBIGUOUS, mailer=mailer, why=reason)
-    delay = delay_after(ambiguous_before) if ambiguous_before else RETRY_SOON_S * random.uniform(0, 1)
+    delay = delay_after(ambiguous_before) if ambiguous_before else RETRY_SOON_S * chance.uniform(0, 1)
     return try_again(email, now, delay, result)
 
 

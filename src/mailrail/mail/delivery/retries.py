@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from datetime import datetime
 
+from mailrail.backoff import chance
 from mailrail.moments import seconds_between
 
 from ..mailers.policies import lifetime_of
@@ -24,13 +24,13 @@ MAX_UNFORESEEN_ATTEMPTS = 8
 
 def delay_after(attempts: int) -> float:
     """Return the seconds until the next attempt, after so many that were about the email."""
-    return min(MAX_RETRY_S, MIN_RETRY_S * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.75, 1.25)
+    return min(MAX_RETRY_S, MIN_RETRY_S * 2.0 ** min(attempts - 1, 20)) * chance.uniform(0.75, 1.25)
 
 
 def delay_unsent(email: Email) -> float:
     """Return the seconds until the next try of an email that was not sent: doubled for each time in a row."""
     delay = RETRY_SOON_S * 2.0 ** max(0, times_unsent(email) - 1)
-    return min(MAX_RETRY_SOON_S, delay) * random.uniform(1, 1.5)
+    return min(MAX_RETRY_SOON_S, delay) * chance.uniform(1, 1.5)
 
 
 def is_too_old(email: Email, now: datetime) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from uuid import UUID
 
 from django.db import connections
 
+from mailrail.backoff import chance
 from mailrail.log import logger_of
 from mailrail.transient import is_transient
 
@@ -107,7 +107,7 @@ class OutcomeWriter:
         become."""
         for email in emails:
             logger.info("email %s was changed while it was about to be sent", email.pk)
-            self._messages.release(email.pk, random.uniform(0, 1), "it was changed meanwhile")
+            self._messages.release(email.pk, chance.uniform(0, 1), "it was changed meanwhile")
 
     def _settle(self, results: Sequence[Result]) -> None:
         """Settle the messages of results that are committed. What a mailer that is out has turned away waits for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from django.db import router
 from django.utils import timezone
 
 from mailrail import Channel
+from mailrail.backoff import chance
 from mailrail.moments import from_now, seconds_between
 from mailrail.pauses import MAX_REASON_LENGTH, new_pause
 from mailrail.storable import storable
@@ -64,7 +64,7 @@ def state_of(mailer: str, using: str) -> CircuitState:
     circuit_log.seen(state)
     look_again(using)
     if (left := seconds_between(timezone.now(), state.probe_at)) > 0:
-        return CircuitState(False, left + random.uniform(0, 1))
+        return CircuitState(False, left + chance.uniform(0, 1))
     if (leased_until := _lease_probe(mailer, using, state.probe_at)) is None:
         return CircuitState(False, 1.0)
     _probes.add((mailer, using), leased_until)
@@ -106,7 +106,7 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     state, is_new = states.get_or_create(
         pk=mailer, defaults={"paused_by": OUTAGE, "reason": reason, "probe_at": timezone.now()}
     )
-    delay = min(LONGEST_PROBE_DELAY_S, FIRST_PROBE_DELAY_S * 2.0 ** min(state.probes, 10)) * random.uniform(
+    delay = min(LONGEST_PROBE_DELAY_S, FIRST_PROBE_DELAY_S * 2.0 ** min(state.probes, 10)) * chance.uniform(
         0.8, 1.2
     )
     states.filter(pk=mailer, paused_by=OUTAGE).update(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable, Hashable
 from functools import partial
 
 from django.db import connections
 
+from mailrail.backoff import chance
 from mailrail.log import logger_of
 from mailrail.transient import is_transient
 
@@ -43,7 +43,7 @@ def watch(name: Hashable, is_over: Callable[[], bool]) -> None:
 def _run() -> None:
     global _thread
     try:
-        while not _stopped.wait(LOOK_INTERVAL_S * random.uniform(0.75, 1)):
+        while not _stopped.wait(LOOK_INTERVAL_S * chance.uniform(0.75, 1)):
             with _lock:
                 if not _looks:
                     _thread = None
