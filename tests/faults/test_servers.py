@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-SLOW = {"seconds": 0.01}
+SLOW = {"seconds": 0.03}
 """For "slow": so that work is left when a fault is over."""
 
 
@@ -49,7 +49,7 @@ class Place:
     end_connections: Callable[[], object]  # those of everybody else
     may_claim: Callable[[bytes], bool]  # what goes to the server: is it a claim, perhaps?
     rounds: int  # of killed workers …
-    messages: int  # … over so many messages
+    messages_a_round: int  # … which have so many messages for each
 
     def start(self, stack: ExitStack, ledger: Ledger, *channels: str, number: int = 2) -> list[WorkerProcess]:
         return start_on(self.alias, stack, ledger, *channels, number=number)
@@ -81,8 +81,8 @@ def on_postgresql(
         end_connections=end_connections,
         # Bind to a prepared statement, or its first text.
         may_claim=lambda data: b"_pg3_" in data or b"SKIP LOCKED" in data,
-        rounds=int(os.environ.get("MAILRAIL_FAULT_ROUNDS", "20")),
-        messages=8_000,
+        rounds=int(os.environ.get("MAILRAIL_FAULT_ROUNDS", "8")),
+        messages_a_round=400,
     )
 
 
@@ -110,7 +110,7 @@ def on_valkey(valkey: ValkeyServer, settings: Any, monkeypatch: pytest.MonkeyPat
         # What adopts claims whose answer was lost is one, too, and its answers are lost as well.
         may_claim=lambda data: b"EVALSHA" in data,
         rounds=int(os.environ.get("MAILRAIL_FAULT_ROUNDS", "4")),
-        messages=4_000,
+        messages_a_round=1_000,
     )
     get_layer().stop_listening()
 
@@ -134,11 +134,11 @@ def send(channel: str, count: int, content: dict[str, Any] | None = None) -> set
 def test_kill_9_of_all_workers_again_and_again(place: Place, ledger: Ledger, seed: int) -> None:
     """A third of the messages lies in 50 lanes, and each of those runs in its order."""
     chance, layer = random.Random(seed), place.layer
-    lanes = [f"lane-{n % 50}" if n % 3 == 0 else None for n in range(place.messages)]
+    lanes = [f"lane-{n % 50}" if n % 3 == 0 else None for n in range(place.rounds * place.messages_a_round)]
     ids = [str(id) for id in layer.enqueue([Message("ledger", {}, lane=lane) for lane in lanes])]
     in_flight, everybody = 0, []
     for _ in range(place.rounds):
-        enough = ledger.total() + chance.randrange(50, place.messages // place.rounds)
+        enough = ledger.total() + chance.randrange(50, place.messages_a_round)
         with ExitStack() as stack:
             pair = place.start(stack, ledger, "ledger")
             begun = time.monotonic()
@@ -185,7 +185,7 @@ def test_a_worker_stopped_past_its_lease_settles_nothing_when_it_goes_on(
 
 
 def test_every_connection_ended_again_and_again(place: Place, ledger: Ledger) -> None:
-    ids, cuts = send("slow", 3000, SLOW), 6
+    ids, cuts = send("slow", 1000, SLOW), 6
     with ExitStack() as stack:
         pair = place.start(stack, ledger, "slow")
         for number in range(1, cuts + 1):
@@ -200,10 +200,10 @@ def test_every_connection_ended_again_and_again(place: Place, ledger: Ledger) ->
 
 
 def test_a_network_that_is_cut_for_a_while(place: Place, ledger: Ledger, proxy: Proxy) -> None:
-    ids = send("slow", 2000, SLOW)
+    ids = send("slow", 700, SLOW)
     with ExitStack() as stack:
         pair = place.start(stack, ledger, "slow")
-        until(lambda: len(ledger.counts()) >= 500)
+        until(lambda: len(ledger.counts()) >= 170)
         proxy.cut()
         until(lambda: all_of(pair, OUTAGE))
         check_idle(pair, 2.0)
@@ -221,14 +221,14 @@ def test_answers_to_claims_lost_on_the_wire_waste_no_lease(
     chance = random.Random(seed)
 
     def now_and_then(data: bytes) -> bool:
-        return place.may_claim(data) and proxy.swallowed < 10 and chance.random() < 0.1
+        return place.may_claim(data) and proxy.swallowed < 10 and chance.random() < 0.3
 
     with ExitStack() as stack:
         pair = place.start(stack, ledger, "slow")
         until(lambda: len(place.layer.workers()) == 4)
         proxy.lose_answer_to(now_and_then)
         begun = time.monotonic()
-        ids = send("slow", 2000, SLOW)
+        ids = send("slow", 700, SLOW)
         until(lambda: is_empty(place.layer))
         print(f"{proxy.swallowed} answers lost, all done after {time.monotonic() - begun:.1f} s")
         assert time.monotonic() - begun < 14  # no lease of 15 s was waited for

@@ -68,7 +68,7 @@ def test_a_standing_snapshot_loses_nothing_and_claims_do_not_read_all_it_keeps(
     """Each claim that began at the front of the index would read past all that is dead there."""
     with standing_snapshot(postgres_server):
         leave_dead_rows(postgres_server)
-        ids = {str(id) for id in Channel("ledger").send_many([{}] * 5_000)}
+        ids = {str(id) for id in Channel("ledger").send_many([{}] * 1_500)}
         before = looks(postgres_server)
         begun = time.monotonic()
         options = on(layer, "--processes", "2", "--threads", "4")

@@ -32,7 +32,7 @@ from .conftest import end, is_empty
 
 pytestmark = pytest.mark.timeout(300)
 
-SLOW = {"seconds": 0.01}
+SLOW = {"seconds": 0.03}
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_power_lost_under_everysec_loses_the_last_second_and_nothing_else(
     layer: Any, ledger: Ledger, server: ValkeyServer
 ) -> None:
     """The file as the disk may have it: cut off where it ended a second before."""
-    ids = send("slow", 3000, SLOW)
+    ids = send("slow", 1000, SLOW)
     layer.pause("ledger")  # what the producer sends waits
     producer = Producer("ledger")
     [log] = server.folder.glob("appendonlydir/*.incr.aof")
@@ -153,7 +153,7 @@ def test_power_lost_under_everysec_loses_the_last_second_and_nothing_else(
 
     def noted(until: float) -> bool:
         sizes.append((time.monotonic(), log.stat().st_size))
-        return sizes[-1][0] >= until and len(ledger.counts()) >= 500
+        return sizes[-1][0] >= until and len(ledger.counts()) >= 170
 
     with ExitStack() as stack:
         stack.callback(producer.stop)
@@ -183,11 +183,11 @@ def test_power_lost_under_everysec_loses_the_last_second_and_nothing_else(
 
 
 def test_a_server_that_stands_still_for_10_seconds(layer: Any, ledger: Ledger, server: ValkeyServer) -> None:
-    ids = send("slow", 2000, SLOW)
+    ids = send("slow", 700, SLOW)
     impatient = RedisChannelLayer([f"{server.url}?socket_timeout=1"])
     with ExitStack() as stack:
         pair = start(stack, ledger, "slow")
-        until(lambda: len(ledger.counts()) >= 500)
+        until(lambda: len(ledger.counts()) >= 170)
         os.kill(server.pid, signal.SIGSTOP)
         begun = time.monotonic()
         try:
@@ -210,14 +210,14 @@ def is_empty_but(layer: DurableLayer, channel: str) -> bool:
 
 
 def test_flushall_takes_what_waits_and_stops_nobody(layer: Any, ledger: Ledger, server: ValkeyServer) -> None:
-    ids = send("slow", 3000, SLOW)
+    ids = send("slow", 1000, SLOW)
     with ExitStack() as stack, server.client() as client:
         pair = start(stack, ledger, "slow")
         for _ in range(3):
-            enough = len(ledger.counts()) + 200
+            enough = len(ledger.counts()) + 70
             until(lambda enough=enough: len(ledger.counts()) >= enough)  # type: ignore[misc]
             client.flushall()
-            ids |= (new := send("slow", 500, SLOW))
+            ids |= (new := send("slow", 170, SLOW))
         until(lambda: is_empty(layer))
         end(*pair)
         assert all("Traceback" not in worker.log for worker in pair)
@@ -233,7 +233,7 @@ def again_and_again(
     layer: Any, ledger: Ledger, times: int, do: Callable[[], object], most_repeats: int = 0
 ) -> None:
     """Do something several times while two workers drain; nothing is lost, or counts as a loss."""
-    ids = send("slow", 3000, SLOW)
+    ids = send("slow", 1000, SLOW)
     with ExitStack() as stack:
         pair = start(stack, ledger, "slow")
         for number in range(1, times + 1):
@@ -254,10 +254,10 @@ def test_script_flush_again_and_again(layer: Any, ledger: Ledger, server: Valkey
 
 def test_a_black_hole_for_a_while(layer: Any, ledger: Ledger, proxy: Proxy) -> None:
     """Nothing breaks, and nothing arrives, of new connections neither."""
-    ids = send("slow", 2000, SLOW)
+    ids = send("slow", 700, SLOW)
     with ExitStack() as stack:
         pair = start(stack, ledger, "slow")
-        until(lambda: len(ledger.counts()) >= 500)
+        until(lambda: len(ledger.counts()) >= 170)
         proxy.hold()
         until(lambda: all_of(pair, OUTAGE))
         check_idle(pair, 3.0)
@@ -294,14 +294,14 @@ def fill(server: ValkeyServer) -> None:
 
 
 def test_a_full_server_refuses_sends_and_is_drained(layer: Any, ledger: Ledger, server: ValkeyServer) -> None:
-    ids = send("slow", 500, SLOW)
+    ids = send("slow", 200, SLOW)
     id = str(layer.enqueue([Message("behave", {"do": "raise"})])[0])
     fill(server)
     with pytest.raises(LayerUnavailable, match=rf"127\.0\.0\.1:{server.port}.* it is full .*maxmemory"):
         Channel("slow").send(SLOW)
     with pytest.raises(LayerUnavailable, match="it is full"):
         Channel("slow").send(SLOW, lane="a", key="a")
-    assert layer.stats()["slow"].ready == 500
+    assert layer.stats()["slow"].ready == 200
     with ExitStack() as stack, server.client() as client:
         client.config_set("maxmemory", 1)  # it stays full while it is drained
         pair = start(stack, ledger, "slow", "behave", "rated")
