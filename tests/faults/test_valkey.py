@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +35,20 @@ from .conftest import end, is_empty
 pytestmark = pytest.mark.timeout(300)
 
 SLOW = {"seconds": 0.03}
+MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
-    """One of its own for each test; the parameters are settings of valkey.conf."""
-    server = ValkeyServer(**getattr(request, "param", {}))
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ValkeyServer]:
+    """One of its own for each test; the parameters are settings of valkey.conf.
+
+    Its files are in memory, where there is a place for that. On a busy disk the server puts off what it has to write
+    under ``everysec``, up to 2 s (valkey.conf, ``appendfsync``), and a kill would lose it.
+    """
+    with monkeypatch.context() as patch:
+        if MEMORY.is_dir():
+            patch.setattr(tempfile, "tempdir", str(MEMORY))
+        server = ValkeyServer(**getattr(request, "param", {}))
     server.start()
     yield server
     server.remove()
