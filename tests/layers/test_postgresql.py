@@ -351,6 +351,26 @@ class TestLanes:
         other = send(layer)
         assert [m.id for m in claim(layer, 2)] == [ids[0], other]
 
+    def test_of_two_who_requeue_at_once_one_does(self, layer: Any) -> None:
+        ids = [send(layer) for _ in range(3)]
+        for got in claim(layer, 3):
+            layer.bury(got, "why")
+
+        def requeue_late(ids: list[UUID]) -> list[UUID]:
+            try:
+                return layer.requeue("work", ids)  # type: ignore[no-any-return]
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(1) as pool:
+            with transaction.atomic("postgres"):
+                assert {*layer.requeue("work", ids)} == {*ids}
+                late = pool.submit(requeue_late, ids[::-1])
+                until(lambda: waits_for_a_lock(layer))
+                assert layer.finish(claim(layer, 3)) == []  # they are gone when the other one goes on
+            assert late.result(20) == []
+        assert layer.stats() == {}
+
     @pytest.mark.parametrize("level", ["read committed", "repeatable read"])
     def test_in_order_one_at_a_time_whatever_happens(
         self, layer: Any, level: str, of_new_sessions: Callable[..., None]

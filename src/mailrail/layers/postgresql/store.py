@@ -304,5 +304,4 @@ def _bury(cursor: Any, claims: Sequence[Message], values: Mapping[str, Any]) -> 
 def _requeue(cursor: Any, channel: str, values: Mapping[str, Any]) -> None:
     cursor.execute(STATEMENTS["lanes_of_dead"], values)
     lock_lanes(cursor, {(channel, lane) for (lane,) in cursor.fetchall()})
-    for id in values["ids"]:  # one by one, so that those of a lane take its places in the order given
-        cursor.execute(STATEMENTS["requeue"], {"channel": channel, "id": id})
+    cursor.execute(STATEMENTS["requeue"], values)
