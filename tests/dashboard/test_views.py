@@ -23,7 +23,7 @@ from .test_page import hostile
 
 pytestmark = pytest.mark.django_db
 
-PAGE, DATA, ACTIONS = "/mailrail/", "/mailrail/data/", "/mailrail/actions/"
+PAGE, DATA, LINES, ACTIONS = "/mailrail/", "/mailrail/data/", "/mailrail/lines/", "/mailrail/actions/"
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +58,9 @@ def test_a_project_without_login_page_sends_to_that_of_the_admin(client: Client,
     assert client.get(PAGE)["Location"] == "/admin/login/?next=/mailrail/"
 
 
-@pytest.mark.parametrize("method", ["get", "post"])
-def test_data_and_actions_refuse_whoever_is_not_logged_in(client: Client, method: str) -> None:
-    response = getattr(client, method)(DATA if method == "get" else ACTIONS)
+@pytest.mark.parametrize(("method", "url"), [("get", DATA), ("get", LINES), ("post", ACTIONS)])
+def test_numbers_and_actions_refuse_whoever_is_not_logged_in(client: Client, method: str, url: str) -> None:
+    response = getattr(client, method)(url)
     assert (response.status_code, response.json()) == (401, {"text": "Log in again: your session is over."})
     assert response["Cache-Control"] == "private, no-cache"
 
@@ -68,6 +68,7 @@ def test_data_and_actions_refuse_whoever_is_not_logged_in(client: Client, method
 def test_a_member_of_staff_without_the_permission_is_refused() -> None:
     browser = browser_of("operate_dashboard", "view_storedmessage", is_staff=True)
     assert browser.get(PAGE).status_code == 403
+    assert browser.get(LINES).status_code == 403
     response = browser.get(DATA)
     assert (response.status_code, response.json()) == (403, {"text": "You have no permission to do this."})
 
@@ -75,7 +76,7 @@ def test_a_member_of_staff_without_the_permission_is_refused() -> None:
 @pytest.mark.parametrize("fields", [{}, {"is_staff": True}])
 def test_the_permission_alone_shows_the_page(fields: dict[str, Any]) -> None:
     browser = browser_of("view_dashboard", **fields)
-    assert browser.get(PAGE).status_code == browser.get(DATA).status_code == 200
+    assert [browser.get(url).status_code for url in (PAGE, DATA, LINES)] == [200, 200, 200]
     assert browser.post(ACTIONS).status_code == 403
 
 
@@ -105,7 +106,7 @@ def test_actions_need_post_and_the_token_of_the_page() -> None:
     assert strict.post(ACTIONS, headers={"X-CSRFToken": token}).status_code == 400
 
 
-@pytest.mark.parametrize("url", [PAGE, DATA])
+@pytest.mark.parametrize("url", [PAGE, DATA, LINES])
 def test_looking_changes_nothing(admin_client: Client, url: str) -> None:
     assert admin_client.post(url).status_code == 405
 

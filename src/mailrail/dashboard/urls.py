@@ -11,5 +11,6 @@ app_name = "mailrail_dashboard"
 urlpatterns = [
     path("", views.index, name="index"),
     path("data/", views.data, name="data"),
+    path("lines/", views.lines, name="lines"),
     path("actions/", views.actions, name="actions"),
 ]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
-from django.db import connections, transaction
+from django.db import Error, connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, JsonResponse
 from django.shortcuts import render
 from django.utils.cache import patch_cache_control, patch_vary_headers
@@ -19,7 +19,12 @@ from django.utils.translation import get_language, gettext
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
+from mailrail.errors import MailrailError
+
 from .access import SESSION_OVER, login, refusal
+from .cells import shown
+from .lines import LineQuery
+from .lines import lines as lines_of
 from .page import page_for
 from .queries import PageQuery
 from .viewers import OPERATE, VIEW, viewer_of
@@ -114,6 +119,21 @@ def _has(request: HttpRequest, etag: str) -> bool:
     """Tell whether the browser has the page with this tag (RFC 9110, 13.1.2: weakly compared)."""
     known = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
     return known == ["*"] or etag.removeprefix("W/") in (tag.removeprefix("W/") for tag in known)
+
+
+@_outside_transactions
+@require_safe
+@_private
+@_granted(VIEW)
+def lines(request: HttpRequest) -> HttpResponse:
+    """Serve the numbers of charts: ``?series=all|channel:…|mailer:…&span=hour|day|week``."""
+    try:
+        query = LineQuery.read(request.GET.get("series", "all"), request.GET.get("span", "hour"))
+        return JsonResponse(lines_of(query))
+    except ValueError as error:
+        return JsonResponse({"text": str(error)}, status=400)
+    except (MailrailError, Error, OSError) as error:
+        return JsonResponse({"text": shown(str(error))}, status=503)
 
 
 @require_POST
