@@ -146,11 +146,6 @@ NOT_QUICK = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what takes a minute in all, for `make quick`")
-    parser.addoption(
-        "--long-amid",
-        action="store_true",
-        help="on several processes: the long files after half of the others, not first",
-    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -160,27 +155,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several processes, none shall begin a long file when the others are done. Alone, the quick ones come first."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: _rank(item.nodeid))
-        if config.getoption("long_amid"):
-            items[:] = _long_amid(items)
+        items.sort(key=rank)
     if config.getoption("quick"):
         items[:] = [item for item in items if _is_quick(item.nodeid)]
-
-
-def _rank(nodeid: str) -> int:
-    return next((n for n, start in enumerate(LONG) if nodeid.startswith(start)), len(LONG))
-
-
-def _long_amid(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Put the long files, of which most is waiting, behind half of the others, which wait for nothing."""
-    last = next(n for n, start in enumerate(LONG) if start == "tests/pages/")
-    waiting = [item for item in items if _rank(item.nodeid) <= last]
-    others = items[len(waiting) :]
-    half = len(others) // 2
-    while 0 < half < len(others) and others[half].path == others[half - 1].path:
-        half += 1  # a file stays whole
-    return [*others[:half], *waiting, *others[half:]]
 
 
 def _is_quick(nodeid: str) -> bool:
