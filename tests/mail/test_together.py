@@ -70,8 +70,14 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """Two threads, as the worker's, which close their connections to the database in the end."""
     with ThreadPoolExecutor(2) as pool:
         yield pool
+        both = threading.Barrier(2)  # else one of them may be quick enough to do it twice
+
+        def close() -> None:
+            both.wait(30)
+            connections.close_all()
+
         for _ in range(2):
-            pool.submit(connections.close_all)
+            pool.submit(close)
 
 
 def test_a_batch_goes_on_over_the_connection_of_the_other_and_with_its_own_thread(
