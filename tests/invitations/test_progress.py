@@ -14,10 +14,10 @@ from django.db import router
 from django.utils import timezone
 
 from mailrail import Channel
-from mailrail.invitations import resend, revoke
+from mailrail.invitations import resend, revoke, work
 from mailrail.invitations.models import Invitation, InvitationBatch
 from mailrail.mail.models import Email
-from mailrail.monitoring import FailedItem
+from mailrail.monitoring import Count, FailedItem
 from mailrail.testing import drain
 
 QUEUES, OUT = "mailrail.mail.backend.EmailBackend", "django.core.mail.backends.locmem.EmailBackend"
@@ -148,3 +148,30 @@ def test_the_email_of_an_invitation_says_what_it_is_about(queueing: None, db: No
     assert "mailrail_about" not in str(email.content)
     Email.objects.update(status="queued")
     assert batch.mailrail_progress().waiting == 1
+
+
+# -- what people on call see of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_people_on_call_see_the_lists_of_which_something_waits() -> None:
+    work._ended.clear()
+    work._progress.values([])
+    batch, _ = a_list("sent", "sent", "failed", "queued", None)
+    done = InvitationBatch.objects.create(sender=batch.sender, confirmed_at=timezone.now(), total=1)
+    Invitation.objects.create(email="guest@example.com", sender=batch.sender, batch=done, sent=timezone.now())
+    InvitationBatch.objects.create(sender=batch.sender, total=1)  # nobody has confirmed it
+    old = timezone.now() - timedelta(seconds=work.RECENT_S + 60)
+    InvitationBatch.objects.create(sender=batch.sender, total=1, confirmed_at=old)
+    [facts] = work.invitation_lists()
+    assert (facts.pk, facts.title, facts.model) == (
+        str(batch.pk),
+        "ada",
+        "mailrail_invitations.invitationbatch",
+    )
+    assert (facts.done, facts.failed, facts.total) == (Count(2), Count(1), Count(5))
+    assert set(work._ended) == {done.pk}, "it is not counted again soon"
+    Invitation.objects.filter(batch=batch, sent=None).update(revoked_at=timezone.now())
+    Email.objects.update(status="sent")
+    work._progress.values([])
+    assert list(work.invitation_lists()) == []

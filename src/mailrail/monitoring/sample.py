@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from ..conf import settings
@@ -19,6 +19,8 @@ from .registry import registered_flows, registered_work
 
 MAX_COUNTED = 100
 """Messages counted exactly per state and channel; larger numbers are estimates."""
+MAX_TROUBLES = 100
+"""Groups of what went wrong: the last ones."""
 
 Fact = TypeVar("Fact")
 
@@ -58,7 +60,7 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
     """
     at, alias = time.time(), layer_alias or default_alias()
     problems: list[Problem] = []
-    health, channels, workers = _of_layer(layer_alias, most)
+    health, channels, workers, troubles = _of_layer(layer_alias, most)
     flows: list[FlowFacts] = []
     work: list[WorkFacts] = []
     if alias == default_alias():
@@ -66,18 +68,23 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
         work = _gathered(registered_work(), problems)
     health = Readiness((*health.problems, *problems), health.workers)
     late = {problem.name for problem in health.problems if problem.kind == "channel"}
-    return Sample(at, alias, health, by_need(channels, late), tuple(workers), tuple(flows), tuple(work))
+    return Sample(
+        at, alias, health, by_need(channels, late), tuple(workers), tuple(flows), tuple(work), tuple(troubles)
+    )
 
 
-def _of_layer(alias: str | None, most: int) -> tuple[Readiness, list[ChannelFacts], list[WorkerFacts]]:
+def _of_layer(
+    alias: str | None, most: int
+) -> tuple[Readiness, list[ChannelFacts], list[WorkerFacts], list[TroubleFacts]]:
     try:
         layer = get_layer(alias)
         observed = observe(layer, most)
         channels = channel_facts(layer, alias, observed.stats, most)
         health = assess(observed, alias, settings.ready_oldest_due, None, outages_from=0.0)
-        return health, channels, [_worker(worker) for worker in observed.workers]
+        troubles = [TroubleFacts(**asdict(row)) for row in layer.troubles(limit=MAX_TROUBLES)]
+        return health, channels, [_worker(worker) for worker in observed.workers], troubles
     except LAYER_ERRORS as error:
-        return unusable(alias, error), [], []
+        return unusable(alias, error), [], [], []
 
 
 def _gathered(functions: Iterable[Callable[[], Iterable[Fact]]], problems: list[Problem]) -> list[Fact]:

@@ -76,6 +76,11 @@ def alias_of(name: str) -> str:
     return UNNAMED if name == "default" and configured() is None else name
 
 
+def shown_alias(alias: str) -> str:
+    """Return how settings call the mailer of a record: ``""`` where they know none of that name."""
+    return alias or ("default" if configured() is None else "")
+
+
 def check_delivering(alias: str) -> str:
     """Return ``alias``, if a mailer of that name can deliver. Raise ``InvalidSettings``, saying what to write."""
     where, path = backend_of(alias)

@@ -6,6 +6,7 @@ number from the counts of the channels, and says that it is an estimate.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from mailrail.terminal import single_line
 from ..mailers import failover, rates, throttle
 from ..mailers.channels import CHANNEL, channel_of, is_mail, mailer_of
 from ..mailers.circuit import PERSON
-from ..mailers.config import configured, delivering
+from ..mailers.config import delivering, shown_alias
 from ..mailers.policies import policy_of
 from ..models import NOT_FOR_ALL, Email, MailerConnection, MailerState, MailerThrottle, Status
 from ..smtp.log_recipients import without_addresses
@@ -39,6 +40,7 @@ MAX_COUNTED = 100
 """Messages of a channel that are counted exactly, where more emails wait than are read."""
 FAILED_WITHIN_S = 3600.0
 """Seconds for which an email that failed is counted."""
+MINUTE_S = 60.0
 
 Reason: TypeAlias = Literal["time", "retry", "rate", "pause", "outage", "connection", "worker"]
 
@@ -69,6 +71,18 @@ class _Flow:
     def stats(self) -> Mapping[str, Any]:
         """Return the counts of the channels, as ``layer.stats``."""
         return Channel(f"{CHANNEL}.default").layer.stats(MAX_COUNTED)
+
+    @cached_property
+    def sent(self) -> dict[str, float]:
+        """Return the emails that each mailer has sent, a minute, by the last one or two minutes of the history."""
+        now = time.time()
+        since = (now - MINUTE_S) // MINUTE_S * MINUTE_S
+        rows = Channel(f"{CHANNEL}.default").layer.recent(since)
+        return {
+            name: row.done * MINUTE_S / (now - since)
+            for (kind, name), row in rows.items()
+            if kind == "mailer"
+        }
 
     @cached_property
     def throttles(self) -> list[MailerThrottle]:
@@ -118,6 +132,7 @@ def _facts_of(mailer: str, flow: _Flow) -> FlowFacts:
     limit = policy_of(carrier or mailer).connections
     return FlowFacts(
         mailer=shown_alias(mailer),
+        sent_per_minute=flow.sent.get(shown_alias(mailer), 0.0),
         waiting={reason: count for reason, count in counts.items() if count.n},
         failed=Count(flow.failed[mailer], flow.failed.total() >= MAX_READ),
         oldest_due=backlog.oldest_due,
@@ -129,13 +144,10 @@ def _facts_of(mailer: str, flow: _Flow) -> FlowFacts:
         outage=_pause(state) if state is not None and state.paused_by != PERSON else None,
         stands_in="" if carrier is None or carrier == mailer else shown_alias(carrier),
         next_probe_at=aware(state.probe_at).timestamp() if state and state.probe_at else None,
-        seconds_left=_seconds_left(backlog.due.n, pace) if carrier is not None else None,
+        seconds_left=_seconds_left(backlog.due.n, pace, flow.sent.get(shown_alias(carrier or mailer)))
+        if carrier is not None
+        else None,
     )
-
-
-def shown_alias(mailer: str) -> str:
-    """Return how settings call the mailer of a record."""
-    return mailer or ("default" if configured() is None else "")
 
 
 def _pause(state: MailerState | None) -> Pause | None:
@@ -165,9 +177,9 @@ def _backlog_of(mailer: str, flow: _Flow) -> _Backlog:
         return _Backlog(
             Count(group.later), Count(group.deferred), Count(apart), Count(group.due - apart), oldest
         )
-    time, retry, rate = _in_proportion(channel.scheduled, (group.later, group.deferred, apart))
+    later, retry, rate = _in_proportion(channel.scheduled, (group.later, group.deferred, apart))
     due = Count(max(group.due - apart, channel.ready), is_estimate=True)
-    return _Backlog(time, retry, rate, due, max(filter(None, (oldest, channel.oldest_due)), default=None))
+    return _Backlog(later, retry, rate, due, max(filter(None, (oldest, channel.oldest_due)), default=None))
 
 
 def _in_proportion(total: int, parts: tuple[int, int, int]) -> list[Count]:
@@ -225,5 +237,7 @@ def _asked_for_less(row: MailerThrottle) -> Any:
     return format_lazy(pgettext_lazy("email", "the server asks for less: {reply}"), reply=reply)
 
 
-def _seconds_left(due: int, pace: float | None) -> float | None:
-    return due / pace if due and pace else None
+def _seconds_left(due: int, pace: float | None, sent_per_minute: float | None) -> float | None:
+    """Return how long email that is due takes, as fast as mail leaves now, or else as fast as it may."""
+    speed = sent_per_minute / MINUTE_S if sent_per_minute else pace
+    return due / min(speed, pace or speed) if due and speed else None

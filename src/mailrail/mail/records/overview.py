@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from mailrail.moments import seconds_between
 from mailrail.tracebacks import first_line
 
 from ..models import FINAL, NOT_FOR_ALL, Email, MailerState, Status, addresses_with
+from ..smtp.log_recipients import without_details
 
 MAX_COUNTED = 10_000
 """Beyond these, a number is "this many, and more"."""
@@ -69,9 +69,10 @@ class Failure:
 
 
 def waiting(
-    using: str, status: str | None = None, mailer: str | None = None, most: int = MAX_COUNTED
+    using: str, status: str | None = None, mailer: str | None = None, most: int | None = None
 ) -> list[Waiting]:
-    """Return the emails that have not ended, by status and mailer. Reads the oldest ``most`` of each status."""
+    """Return the emails that have not ended, by status and mailer. Read the oldest ``most`` of each status."""
+    most = MAX_COUNTED if most is None else most
     groups = [group for name in OPEN if status in (None, name) for group in _waiting(name, using, most)]
     return [group for group in groups if mailer in (None, group.mailer)]
 
@@ -114,13 +115,13 @@ def _waiting_of(status: str, mailer: str, times: list[_Times], now: datetime, mo
 def deferrals(using: str, mailer: str | None = None) -> list[Deferral]:
     """Return why emails wait for their next attempt: the most frequent reasons first.
 
-    Among the oldest ``MAX_COUNTED`` of those queued. Digits tell no reasons apart: servers put ids into their replies.
+    Among the oldest ``MAX_COUNTED`` of those queued. Neither digits nor addresses tell reasons apart.
     """
     groups: dict[tuple[str, str], list[tuple[datetime, str, str]]] = {}
     for name, next_try, events in _deferred(using):
         if mailer in (None, name):
             reason, summary = _last_text(events)
-            groups.setdefault((name, _ids.sub("#", summary)), []).append((next_try, reason, summary))
+            groups.setdefault((name, without_details(summary)), []).append((next_try, reason, summary))
     by_reason = [_deferral(name, tries) for (name, _), tries in groups.items()]
     return sorted(by_reason, key=lambda deferral: (-deferral.count, deferral.next_try))
 
@@ -141,10 +142,6 @@ def _deferred(using: str) -> Iterator[tuple[str, datetime, Any]]:
         Case(When(is_deferred, then=F("events"))),
     )
     return (row for row in rows[:MAX_COUNTED] if row[1] is not None)
-
-
-_ids = re.compile(r"(?<!^)\S*\d\S*")
-"""Words with a digit; but for the first one, which is the code."""
 
 
 def ended(using: str, status: str | None = None) -> dict[str, tuple[int, bool]]:

@@ -14,6 +14,9 @@ MAX_NAMED = 20
 _ADDRESS = re.compile(r"""("[^"@]*"|[^\s<>()\[\],;:"']+)@([^\s<>()\[\],;:"']+)""")
 """What looks like an address, with its domain; a quoted local part may hold spaces (RFC 5321 4.1.2)."""
 
+_CODES = re.compile(r"\d{3}(?:[ -]\d\.\d{1,3}\.\d{1,3})?(?=\s|$)")
+"""The code that a reply begins with, and its enhanced one (RFC 5321 4.2, RFC 3463 2)."""
+_WITH_DIGIT = re.compile(r"[^\s<>()\[\]]*\d[^\s<>()\[\]]*")
 _PLAIN = re.compile(r"[\w.+-]+@[\w.-]+")
 _SEPARATOR = re.compile(r'[\s,"]')
 """What ends a field of a line, or an address in it."""
@@ -48,3 +51,16 @@ def masked(text: str) -> str:
 def without_addresses(text: str) -> str:
     """Return the text with an ellipsis in place of each address."""
     return _ADDRESS.sub("…", text) if "@" in text else text
+
+
+def without_details(text: str, addresses: Sequence[str] = ()) -> str:
+    """Return what replies or errors that say the same have in common: codes, no addresses, "#" for words with digits.
+
+    ``addresses``: of recipients, whose mailboxes a server may name without their domains.
+    """
+    codes = _CODES.match(text)
+    begin = codes.end() if codes else 0
+    rest = without_addresses(text[begin:])
+    for mailbox in {address.partition("@")[0] for address in addresses[:MAX_NAMED]}:
+        rest = re.sub(rf"(?<![\w.-]){re.escape(mailbox)}(?![\w.-])", "…", rest) if mailbox else rest
+    return text[:begin] + _WITH_DIGIT.sub("#", rest)
