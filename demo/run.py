@@ -57,7 +57,7 @@ class Demo:
         self._versions = {"SQLite": sqlite3.sqlite_version}
         self._deadline: float = time.monotonic() + options.deadline
         self._valkey = Valkey(folder) if options.layer == "redis" else None
-        self._password = secrets.token_urlsafe()
+        self._password = secrets.token_urlsafe(9)  # for this site, which nobody else reaches, while it runs
         self._port = str(free_port())
         self._site = f"http://127.0.0.1:{self._port}"
         self._environment = {
@@ -105,6 +105,8 @@ class Demo:
         say(f"Starting Daphne and {'two worker processes' if self._valkey else 'a worker'}")
         self._processes.start("daphne", [*DAPHNE, "--port", self._port, APPLICATION], self._environment)
         self._processes.wait_for_line("daphne", "Listening on TCP address", self.left())
+        print(f"  Is it well? {self._site}/live/ shows it while this runs:")
+        print(f"  log in as {USER}, with the password {self._password}", flush=True)
         number = ["--processes", "2"] if self._valkey else []
         self._processes.start("worker", [*MANAGE, "runworker", "-v2", *number], self._environment)
         return Browser(self._site)

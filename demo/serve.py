@@ -26,8 +26,10 @@ USER = "demo"
 LINES = """\
 Mailrail's demo. All mail stays on this machine, in the inbox.
 
-  Invite somebody   {site}/
+  Begin here        {site}/
+  Invite somebody   {site}/invites/
   Read the mail     {site}/inbox/
+  Is it well?       {site}/live/
   Administration    {site}/admin/
   Log in as         {user}, with the password {password}
 

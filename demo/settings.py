@@ -38,6 +38,7 @@ INSTALLED_APPS = [
     "mailrail",  # first: daphne and staticfiles have a runserver, channels has a runworker
     "mailrail.mail",
     "mailrail.invitations",
+    "mailrail.dashboard",  # before the admin, whose first page it extends
     "daphne",
     "channels",
     "django.contrib.admin",
@@ -77,7 +78,7 @@ TEMPLATES = [
 STATIC_URL = "static/"
 STATICFILES_DIRS = [FOLDER / "static"]
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "mailrail_invitations:list"
+LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = LOGIN_URL
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -1,18 +1,19 @@
-"""The invitations, the admin, and the way in; while developing, the inbox."""
+"""The first page, the invitations, the live page, the admin, and the way in; while developing, the inbox."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
-from django.views.generic import RedirectView
 
 from demo import environment
+from demo.views import home
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="mailrail_invitations:list")),
+    path("", home, name="home"),
     path("", include("mailrail.health.urls")),
     path("invites/", include("mailrail.invitations.urls")),
+    path("live/", include("mailrail.dashboard.urls")),
     path("login/", LoginView.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

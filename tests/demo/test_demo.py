@@ -15,6 +15,8 @@ from pathlib import Path
 import django
 import pytest
 
+from demo.browser import Browser
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = pytest.mark.timeout(180)
@@ -92,9 +94,12 @@ def test_when_it_is_interrupted_it_leaves_nothing_behind(
     options = ["--addresses", "20", "--refuse", "guest-0000@example.com"]  # for which it waits
     with demo(tmp_path, *options, "--layer", layer) as process:
         assert process.stdout
+        said = ""
         for line in process.stdout:
+            said += line
             if "mail accepted" in line:
                 break
+        the_live_page_is_where_it_says(said)
         assert len(processes_that_know(tmp_path)) >= 3
         process.send_signal(stop)
         _, errors = process.communicate()
@@ -102,6 +107,17 @@ def test_when_it_is_interrupted_it_leaves_nothing_behind(
     assert "everything is stopped" in errors
     assert processes_that_know(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def the_live_page_is_where_it_says(output: str) -> None:
+    page, user, password = re.findall(
+        r"Is it well\? (http://127\.0\.0\.1:\d+/live/) .*\n.* log in as (\w+), with the password (\S+)",
+        output,
+    )[0]
+    browser = Browser(page.removesuffix("/live/"))
+    assert 'name="password"' in browser.get(page).text
+    browser.submit("/login/", username=user, password=password)
+    assert "send-invite" in browser.get(page).text
 
 
 def test_a_deadline_that_is_too_short_is_the_reason_given(tmp_path: Path) -> None:

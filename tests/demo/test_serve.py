@@ -111,7 +111,10 @@ def test_a_newcomer_invites_reads_the_mail_clicks_and_accepts(
         until(lambda: answers(browser), what="an answer")
 
         page = browser.submit("/login/", username=login[1], password=login[2])
-        assert 'href="/inbox/"' in page.text and 'href="/admin/"' in page.text
+        assert page.url == f"{site}/"
+        for place in ("/invites/", "/inbox/", "/live/", "/admin/"):
+            assert f'<dt><a href="{place}">' in page.text
+        assert "Channels" in browser.get("/live/").text and "Log in" in guest.get("/live/").text
         assert "Site administration" in browser.get("/admin/").text
         assert "Log in" in guest.get("/inbox/").text
         assert "Nothing yet" in browser.get("/inbox/").text

@@ -107,7 +107,7 @@ def test_a_list_is_shown_confirmed_and_watched_in_chinese(
         assert text in said
     batch = InvitationBatch.objects.get()
     said = read(chinese.post(f"/invites/bulk/{batch.pk}/", follow=True))
-    assert "正在发送邀请" in said and "所有邀请均已发出。" in said
+    assert "正在发送邀请" in said and "0 / 1 · 1 等待中" in said
 
 
 @pytest.mark.parametrize(
