@@ -31,8 +31,9 @@ def found(**kwargs: Any) -> list[str]:
 
 def test_a_worker_says_which_project_it_is_of(layer: DurableLayer) -> None:
     worker = Worker(layer, Routing([]))
-    assert worker._describe()["project"] == identity()
-    layer.heartbeat(worker.id, worker._describe())
+    described = worker._heartbeat.describe()
+    assert described["project"] == identity()
+    layer.heartbeat(worker.id, described)
     assert strangers(layer) == []
 
 

@@ -76,6 +76,7 @@ class Message:
     defect: str | None = None  # why the stored message cannot be read
     error: str = ""  # how its last run failed, or what it died of, for people: layers leave it out of claims
     buried_at: float | None = None  # None: it is not dead
+    waited: float = 0.0  # of a claim: seconds from due to claimed, by the storage's clock
 
     def __getitem__(self, name: str) -> Any:
         return self.content[name]

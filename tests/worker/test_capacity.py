@@ -134,7 +134,7 @@ def test_leases_that_get_shorter_are_renewed_more_often(monkeypatch: pytest.Monk
     monkeypatch.setattr(leases, "LONGEST_INTERVAL_S", 600.0)
     renewed: list[Any] = []
     layer, seconds = Counting(), dict[str, float]()
-    keeper = LeaseKeeper(layer, "w", lambda: seconds)
+    keeper = LeaseKeeper(layer, lambda: seconds)
     keeper.start()
     try:
         seconds = {"work": 0.3}

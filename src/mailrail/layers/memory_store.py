@@ -184,7 +184,7 @@ class MemoryStore(Store):
             losses=message.losses + lapsed,
         )
         self._messages[claim.id] = claim
-        return replace(claim, error="")
+        return replace(claim, error="", waited=time.time() - (message.due or 0.0))
 
     def _start(self, message: Message) -> None:
         """From the first claim on, the key is free for another message."""

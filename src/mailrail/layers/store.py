@@ -96,6 +96,12 @@ class Listing:
     error_class: str | None
 
 
+def set_waits(claims: Iterable[Message], waits: Iterable[float]) -> None:
+    """Say of new claims, which nobody else has seen yet, how long they had been due."""
+    for claim, waited in zip(claims, waits, strict=True):
+        object.__setattr__(claim, "waited", waited if waited > 0.0 else 0.0)
+
+
 class Store(Protocol):
     """Keep messages in one technology. The contract (``base``) says what the verbs mean."""
 

@@ -17,13 +17,15 @@ from typing import Any
 from ..backoff import chance
 from ..conf import settings
 from ..layers import DurableLayer
-from ..messages import Claimed, Content, Message
+from ..messages import Claimed, Message
+from ..monitoring.counters import Counters
 from ..routes import Plan
 from ..transient import is_outage
 from . import leases
 from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import ConsumerRun, runs_of
+from .heartbeat import Heartbeat
 from .incoming import IncomingMessage
 from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
@@ -59,17 +61,18 @@ class Shared:
     isolated_runs: IsolatedRuns | None
     report_limit: Callable[[float | None], None] | None = None  # of isolated runs, to who kills them
     event_loop: EventLoop = field(default_factory=EventLoop)
+    counters: Counters = field(default_factory=Counters)
 
 
 class ClaimLoop:
-    """Claim the channels that a shard has. ``preclaimed``: run these first. ``describe``: see ``LeaseKeeper``."""
+    """Claim the channels that a shard has. ``preclaimed``: run these first. ``heartbeat``: see ``LeaseKeeper``."""
 
     def __init__(
         self,
         shared: Shared,
         layer: DurableLayer,
         preclaimed: Sequence[Message] = (),
-        describe: Callable[[], Content] | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self.layer = layer
         self.share = shared.capacity.share_of(layer)
@@ -79,8 +82,8 @@ class ClaimLoop:
         self._worker = shared.lifecycle
         self._lifecycle = Lifecycle(shared.lifecycle)
         self._preclaimed = list(preclaimed)
-        self._keeper = LeaseKeeper(layer, shared.worker, lambda: shared.capacity.leases, describe)
-        self._settler = Settler(layer, self._keeper)
+        self._keeper = LeaseKeeper(layer, lambda: shared.capacity.leases, heartbeat)
+        self._settler = Settler(layer, self._keeper, shared.counters)
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
         self._ended: deque[ConsumerRun | IncomingMessage] = deque()
         self._all_ended = threading.Event()
@@ -170,8 +173,7 @@ class ClaimLoop:
                 self._settler.add(ended)
             else:
                 self._end(ended)
-        if self._held:
-            self._start_held()
+        self._start_held()
         self._settler.error = None
         if self._settler.others:
             self._settler.settle()
@@ -211,7 +213,7 @@ class ClaimLoop:
         if claimed.claims:
             self._worker.worked_at = time.monotonic()
         for message in claimed.expired:
-            log_outcome(IncomingMessage(message), EXPIRED)
+            log_outcome(IncomingMessage(message), EXPIRED, self._shared.counters)
         if not (self.share.limiters or self._shared.capacity.is_shared):
             return claimed.claims
         claims, refusals = self.share.admit(claimed.claims)
@@ -227,8 +229,7 @@ class ClaimLoop:
                 self._held.append(run)
             else:
                 self._start(run)
-        if self._held:
-            self._start_held()
+        self._start_held()
 
     def _release_unstarted(self) -> None:
         """Give back what the last claim got and a fault has kept from being started: else its lease never ended."""

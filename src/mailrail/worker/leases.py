@@ -12,9 +12,10 @@ from uuid import UUID
 from ..backoff import Backoff
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
-from ..messages import Content, Message
+from ..messages import Message
 from ..transient import OUTAGES, is_outage
 from .connections import close_connections, own_connection
+from .heartbeat import Heartbeat
 from .log import logger
 from .presence import Neighbours
 
@@ -38,8 +39,8 @@ class _Kept:
 
 
 class LeaseKeeper:
-    """Renews every claim after a third of its lease. If ``describe`` is given, it also gives the worker's sign of life,
-    and looks whose supervisor is gone.
+    """Renews every claim after a third of its lease. With ``heartbeat``, it also gives the worker's sign of life, and
+    looks whose supervisor is gone.
 
     ``leases`` returns the seconds by channel. Call ``wake`` when they have changed.
     """
@@ -47,14 +48,12 @@ class LeaseKeeper:
     def __init__(
         self,
         layer: DurableLayer,
-        worker: str,
         leases: Callable[[], Mapping[str, float]],
-        describe: Callable[[], Content] | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._layer = layer
-        self._worker = worker
         self._leases = leases
-        self._describe = describe
+        self._heartbeat = heartbeat
         self.late_at = float("inf")
         """The earliest moment, by ``clock``, when ``catch_up`` may have something to do."""
         self._kept: dict[UUID, _Kept] = {}
@@ -191,15 +190,15 @@ class LeaseKeeper:
         self.forget(lost)
 
     def _beat(self) -> None:
-        if self._describe is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_INTERVAL_S:
-            self._layer.heartbeat(self._worker, self._describe())
+        if self._heartbeat is not None and time.monotonic() - self._beaten_at >= HEARTBEAT_INTERVAL_S:
+            self._heartbeat.beat(self._layer)
             self._beaten_at = time.monotonic()
             self._neighbours.list()
 
     def _deregister(self) -> None:
         try:
-            if self._describe is not None:
-                self._layer.heartbeat(self._worker, None)
+            if self._heartbeat is not None:
+                self._heartbeat.end(self._layer)
         except OUTAGES as error:
             logger.debug("the worker could not be deregistered: %s", error)
         finally:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from ..backoff import Backoff
@@ -15,6 +15,9 @@ from ..layers import DurableLayer
 from ..transient import is_outage
 from .connections import distrust_connections
 from .log import logger
+
+if TYPE_CHECKING:
+    from .consume import ConsumerRun
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 """Seconds between two tries to reach a server: the first ones, and the longest."""
@@ -105,7 +108,7 @@ class Loop(Protocol):
     empty_at: float  # time.monotonic() when it began to look, and found nothing due
 
     @property
-    def running(self) -> AbstractSet[object]:
+    def running(self) -> AbstractSet[ConsumerRun]:
         """Return what runs."""
 
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..layers import DurableLayer
 from ..messages import Message
+from ..monitoring.counters import BURIED, DONE, EXPIRED, RETRIED, Counters
 from ..options import LaneWithPlaces
 from ..signals import ChannelSignal, message_buried, message_discarded, message_finished, message_retried
 from ..terminal import Escaped, escape_control_characters
 from ..tracebacks import first_line
+from .history import note
 from .log import logger
 
 if TYPE_CHECKING:
@@ -67,20 +69,25 @@ class Effect:
     settle: Settle
     level: int | None
     signal: ChannelSignal | None = None
+    counted: int | None = None  # as what the history counts it
 
 
 EFFECTS = {
-    OutcomeKind.FINISHED: Effect(lambda layer, claims, _: layer.finish(claims), logging.INFO),
+    OutcomeKind.FINISHED: Effect(lambda layer, claims, _: layer.finish(claims), logging.INFO, counted=DONE),
     OutcomeKind.DISCARDED: Effect(
-        lambda layer, claims, _: layer.finish(claims), logging.WARNING, message_discarded
+        lambda layer, claims, _: layer.finish(claims), logging.WARNING, message_discarded, DONE
     ),
     OutcomeKind.RETRIED: Effect(
         lambda layer, claims, outcome: layer.retry(claims[0], outcome.delay, outcome.error, outcome.alone),
         logging.WARNING,
         message_retried,
+        RETRIED,
     ),
     OutcomeKind.BURIED: Effect(
-        lambda layer, claims, outcome: layer.bury(claims[0], outcome.error), logging.ERROR, message_buried
+        lambda layer, claims, outcome: layer.bury(claims[0], outcome.error),
+        logging.ERROR,
+        message_buried,
+        BURIED,
     ),
     OutcomeKind.RELEASED: Effect(
         lambda layer, claims, outcome: layer.release(claims, outcome.delay), logging.INFO
@@ -88,7 +95,7 @@ EFFECTS = {
     OutcomeKind.PLACED: Effect(
         lambda layer, claims, outcome: layer.release(claims, 0.0, *(outcome.place or ())), None
     ),
-    OutcomeKind.EXPIRED: Effect(lambda *settled: [], logging.WARNING),
+    OutcomeKind.EXPIRED: Effect(lambda *settled: [], logging.WARNING, counted=EXPIRED),
     OutcomeKind.LOST: Effect(lambda *settled: [], logging.WARNING),
     OutcomeKind.ISOLATED: Effect(lambda *settled: [], None),
     OutcomeKind.LAPSED: Effect(lambda layer, claims, _: layer.renew(claims, 0.0), None),
@@ -97,10 +104,13 @@ TOGETHER = {OutcomeKind.FINISHED, OutcomeKind.DISCARDED, OutcomeKind.RELEASED, O
 """Outcomes of which one call of the layer settles many claims. The verbs of the others take one."""
 
 
-def log_outcome(message: IncomingMessage, outcome: Outcome) -> None:
-    """Log what became of a claim, once, after it was settled, and send the signals."""
+def log_outcome(message: IncomingMessage, outcome: Outcome, counters: Counters | None = None) -> None:
+    """Log what became of a claim, once, after it was settled, count it for the history, and send the signals."""
     duration = 0.0 if message.started_at is None else time.monotonic() - message.started_at
     effect, claim = EFFECTS[outcome.kind], message.claim
+    if counters is not None and effect.counted is not None:
+        run = None if message.started_at is None else duration
+        note(counters, claim, effect.counted, run, outcome.error)
     level = logging.DEBUG if outcome.is_logged else effect.level
     if level is not None and logger.isEnabledFor(level):
         fields = {  # for log formatters that write JSON

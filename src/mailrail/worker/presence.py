@@ -23,7 +23,7 @@ from weakref import WeakSet
 from django.conf import settings as django_settings
 
 from ..layers import DurableLayer
-from ..messages import Message
+from ..messages import Content, Message
 from ..namespace import current
 from ..terminal import counted
 from .log import logger
@@ -111,16 +111,18 @@ def end_leases_of(layer: DurableLayer, worker: str, spared: Collection[UUID]) ->
 
 
 class Neighbours:
-    """Watch the workers of this host: once their supervisor is gone, their leases end, and they are forgotten."""
+    """Watch the workers of this host: once their supervisor is gone, their leases end, and they are marked as gone."""
 
     def __init__(self, layer: DurableLayer) -> None:
         self._layer = layer
+        self._infos: dict[str, Content] = {}
         self._names: dict[str, str] = {}
         """What the heartbeats of workers say whose names count here, by the ids of these workers."""
 
     def list(self) -> None:
         """Ask the layer for the workers whose names count here."""
-        told = {worker.id: worker.info.get("presence") for worker in self._layer.workers()}
+        self._infos = {worker.id: worker.info for worker in self._layer.workers()}
+        told = {id: info.get("presence") for id, info in self._infos.items()}
         here = f"{_here()}/"
         self._names = {
             id: name for id, name in told.items() if isinstance(name, str) and name.startswith(here)
@@ -142,7 +144,8 @@ class Neighbours:
         self.list()
         if self._names.get(id) == name:
             count = end_leases_of(self._layer, id, ())
-            self._layer.heartbeat(id, None)
+            # It stays on the list for people, and does not count as living.
+            self._layer.heartbeat(id, {**self._infos[id], "gone": True, "slots": []})
             del self._names[id]
             logger.info("%s is gone, and had claimed %s", id, counted(count, "message"))
 

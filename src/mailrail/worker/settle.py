@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..layers import DurableLayer
 from ..messages import Message
+from ..monitoring.counters import Counters
 from ..transient import is_outage
 from .incoming import IncomingMessage
 from .leases import LeaseKeeper, clock
@@ -23,11 +24,12 @@ class Settler:
     apart, channel by channel: one that cannot be reached keeps no other waiting.
     """
 
-    def __init__(self, layer: DurableLayer, keeper: LeaseKeeper) -> None:
+    def __init__(self, layer: DurableLayer, keeper: LeaseKeeper, counters: Counters | None = None) -> None:
         self.finished: list[IncomingMessage] = []
         """What the next ``claim`` is to settle. Who takes it says after that: ``close``, or ``settle_apart``."""
         self._layer = layer
         self._keeper = keeper
+        self._counters = counters
         self.others: list[IncomingMessage] = []
         """What ``settle`` is to settle."""
         self._until = 0.0  # by clock(): when the present look gives up
@@ -125,7 +127,7 @@ class Settler:
             if names and (claim.id, claim.token) in names and clock() >= message.unanswered_until:
                 log_lost(message)
             else:
-                log_outcome(message, outcome)
+                log_outcome(message, outcome, self._counters)
 
 
 def _alike(messages: Iterable[IncomingMessage]) -> Iterable[list[IncomingMessage]]:

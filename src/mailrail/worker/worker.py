@@ -18,6 +18,7 @@ from ..backoff import chance
 from ..conf import settings
 from ..layers import DurableLayer
 from ..messages import Content, Message
+from ..monitoring.counters import counting
 from ..project import identity
 from ..routing import Routing
 from ..selection import Selection
@@ -26,6 +27,8 @@ from ..transient import is_outage
 from .capacity import Capacity
 from .claim_loop import ClaimLoop, Shared
 from .connections import close_connections, own_connection
+from .consume import ConsumerRun
+from .heartbeat import Heartbeat
 from .isolated import IsolatedRuns
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, State, WorkerLifecycle
@@ -83,6 +86,7 @@ class Worker:
         self._threads = Threads(threads or settings.threads, layer)
         capacity = Capacity(layer, self.plans, self._threads, recycling)
         self._shared = Shared(layer, self.id, self._lifecycle, capacity, isolated_runs, report_limit)
+        self._heartbeat = Heartbeat(self.id, self._facts, self._runs, self._shared.counters)
         self._loops: dict[DurableLayer, tuple[ClaimLoop, threading.Thread]] = {}
         self._loop: ClaimLoop | None = None  # the only one, of a layer that is one shard
         self._maintenance = Maintenance(layer, self._lifecycle.stopping, self._scan, self.plans)
@@ -99,7 +103,7 @@ class Worker:
     def run(self) -> None:
         """Work until stopped (or drained), then wait for what runs and release the rest."""
         if not self.layer.is_sharded:  # first, so that channels found by maintenance reach it
-            self._loop = ClaimLoop(self._shared, self.layer, self._preclaimed, self._describe)
+            self._loop = ClaimLoop(self._shared, self.layer, self._preclaimed, self._heartbeat)
             self._lifecycle.loops = [self._loop]
         if self._lifecycle.state is State.RUNNING:
             self._serve_channels_in_use()
@@ -107,10 +111,11 @@ class Worker:
             if not self._lifecycle.drain:
                 self._services.start()
         try:
-            if self._loop:
-                self._loop.run()
-            else:
-                self._run_loops()
+            with counting(self._shared.counters):
+                if self._loop:
+                    self._loop.run()
+                else:
+                    self._run_loops()
         finally:
             self._maintenance.stop()
             self._services.stop()
@@ -128,7 +133,7 @@ class Worker:
     def _run_loops(self) -> None:
         """Run a claim loop for each shard, until all of them have ended."""
         # Apart: it beats on one server for all.
-        heart = LeaseKeeper(self.layer, self.id, dict, self._describe)
+        heart = LeaseKeeper(self.layer, dict, self._heartbeat)
         heart.start()
         try:
             while not self._is_over():
@@ -243,13 +248,13 @@ class Worker:
     def _is_served_somewhere(self, channel: str) -> bool:
         return channel in self._routing or serves(channel)
 
-    def _describe(self) -> Content:
+    def _runs(self) -> list[ConsumerRun]:
+        return [run for loop in self._lifecycle.loops for run in [*loop.running]]
+
+    def _facts(self) -> Content:
         return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
             "channels": sorted(self.plans),
             "threads": self._threads.size,
-            "running": sum(len(loop.running) for loop in self._lifecycle.loops),
             "stopping": self._lifecycle.stopping.is_set(),
             "project": self._project,
             "presence": self._presence,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...messages import Message
 from ..rows import read_message
-from ..store import ClaimCall, Leased
+from ..store import ClaimCall, Leased, set_waits
 from .lanes import advance_lanes, finish_in_lanes, give_places, lane_positions, passed_over
 from .rows import Answer, lane_columns, name_array, plain_array, read_answer, token_columns
 from .scan_floor import ScanFloor
@@ -93,6 +93,14 @@ class PostgresqlClaims:
             values["min_dues"] = plain_array(map(str, min_dues.values()))
         begun = time.monotonic()
         answer = read_answer(self._session.execute_prepared(STATEMENTS[statement], values))
+        leases = call.leases
+        set_waits(
+            answer.claims,
+            [
+                claim.claimed_until - leases[claim.channel] - was_due
+                for claim, (_, was_due) in zip(answer.claims, answer.dues, strict=True)
+            ],
+        )
         full = bool(answer.claims) and len(answer.claims) >= min(call.total, sum(call.limits.values()))
         self.scan_floor.learn(call.worker, min_dues, answer.dues, time.monotonic() - begun, full)
         return answer

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from ...messages import FORMAT_VERSION, Content, Message, decode, encode
+from ..store import set_waits
 
 ALONE, UNREADABLE = 1, 4  # flags of a state, as in flags.lua and shared.lua
 RELATIVE_DUE, RELATIVE_EXPIRES, ORDERED = 1, 2, 4  # kinds of a record, as in enqueue.lua
@@ -133,6 +134,12 @@ def read_batch(channels: Sequence[str], batch: bytes, cipher: Cipher) -> list[Me
         at = middle + of_body
         messages.append(read_message(channels[number - 1], batch[begin:middle], batch[middle:at], cipher))
     return messages
+
+
+def with_waits(claims: list[Message], waits: bytes) -> list[Message]:
+    """Return new claims, which have been due for as many seconds as ``claim.lua`` says of each."""
+    set_waits(claims, struct.unpack(f"<{len(claims)}d", waits))
+    return claims
 
 
 def read_message(channel: str, row: bytes, body: bytes, cipher: Cipher) -> Message:

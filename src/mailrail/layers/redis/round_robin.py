@@ -15,7 +15,7 @@ from ...errors import LayerUnavailable
 from ...messages import Message, new_token
 from ..store import ClaimCall, ClaimName, Leased, Unconfirmed
 from .damage import Damage
-from .records import claims_of, parts_of, token_bytes
+from .records import claims_of, parts_of, token_bytes, with_waits
 from .scripts import run_each
 from .servers import Server
 
@@ -127,7 +127,7 @@ class RoundRobin:
                 if isinstance(answer, LayerUnavailable):
                     asked.error = answer
                     continue
-                lost, claims, dropped, is_cut_short, broken = answer
+                lost, claims, dropped, is_cut_short, broken, waits = answer
                 self._damage.report((asked.channel, reason) for _, reason in parts_of(broken, 2))
                 stale = [asked.finished[n - 1] for _, n in parts_of(lost, 2)]
                 if is_cut_short:  # they stay lost, and are not to be leased
@@ -136,7 +136,7 @@ class RoundRobin:
                     )
                 else:
                     self._lost += [(claim.id, claim.token) for claim in stale]
-                claimed = self._read([asked.channel], claims)
+                claimed = with_waits(self._read([asked.channel], claims), waits)
                 self._claims += claimed
                 self._call.expired.extend(self._read([asked.channel], dropped))
                 number += len(claimed)

@@ -58,6 +58,7 @@ from .records import (
     read_message,
     record_of,
     token_bytes,
+    with_waits,
 )
 from .round_robin import RoundRobin, by_channel, channels_of
 from .scripts import Call, run, run_all, run_each
@@ -159,12 +160,13 @@ class RedisStore(Store):
                 for c in channels
             ]
             values = (call.worker, token_bytes(call.token), call.total, *chain.from_iterable(of_channels))
-            lost, claims, dropped, is_cut_short, broken = run(self.server, "claim", tags, *values)
+            lost, batch, dropped, is_cut_short, broken, waits = run(self.server, "claim", tags, *values)
             stale = [finished[channels[i - 1]][n - 1] for i, n in parts_of(lost, 2)]
             call.expired += self._messages(channels, dropped)
             self._damage.report((channels[i - 1], reason) for i, reason in parts_of(broken, 2))
             if not is_cut_short:
-                return Leased(self._messages(channels, claims), [(claim.id, claim.token) for claim in stale])
+                claims = with_waits(self._messages(channels, batch), waits)
+                return Leased(claims, [(claim.id, claim.token) for claim in stale])
             finished = by_channel(stale)  # they stay lost, and are not to be leased
 
     def _messages(self, channels: Sequence[str], batch: bytes) -> list[Message]:

@@ -31,6 +31,7 @@ from ..store import (
     Listing,
     Move,
     Settlement,
+    set_waits,
 )
 from ..waiting import PolledWaiting
 from .history import SqliteHistory
@@ -234,10 +235,10 @@ class SqliteStore(DatabaseStore):
 # -- rows -------------------------------------------------------------------------------------------------------
 
 
-def _choose(cursor: Any, channels: str, call: ClaimCall) -> list[str]:
-    """Return the ids to claim, best first."""
+def _choose(cursor: Any, channels: str, call: ClaimCall) -> dict[str, float]:
+    """Return the ids to claim, best first, and for how many seconds each has been due."""
     if not call.limits:
-        return []
+        return {}
     values = {
         "channels": channels,
         "now": time.time(),
@@ -245,13 +246,13 @@ def _choose(cursor: Any, channels: str, call: ClaimCall) -> list[str]:
         "besides": json.dumps([claim.id.hex for claim in call.finished]),
     }
     room = dict(call.limits)
-    chosen: list[str] = []
-    for id, channel, row, unplaced in _claimable(cursor, values):
+    chosen: dict[str, float] = {}
+    for id, channel, row, unplaced, waited in _claimable(cursor, values):
         if len(chosen) == call.total:
             break
         if room[channel] > 0 and unplaced is None:
             room[channel] -= 1
-            chosen.append(id if _id.fullmatch(str(id)) else _rename(cursor, row))
+            chosen[id if _id.fullmatch(str(id)) else _rename(cursor, row)] = waited
     return chosen
 
 
@@ -259,7 +260,7 @@ def _claimable(cursor: Any, values: Mapping[str, Any]) -> list[Any]:
     """Return what may be claimed, once what waits for a place in its lane has one, or is out of the way."""
     for _ in range(MOST_ROUNDS):
         rows = rows_of(cursor, STATEMENTS["claimable"], values)
-        lanes = {(channel, lane) for _, channel, _, lane in rows if lane is not None}
+        lanes = {(channel, lane) for _, channel, _, lane, _ in rows if lane is not None}
         if not lanes:
             break
         _give_places(cursor, lanes)
@@ -273,18 +274,20 @@ def _rename(cursor: Any, row: int) -> str:
     return new
 
 
-def _lease(cursor: Any, ids: list[str], call: ClaimCall) -> list[Message]:
-    if not ids:
+def _lease(cursor: Any, chosen: Mapping[str, float], call: ClaimCall) -> list[Message]:
+    if not chosen:
         return []
     values = {
-        "ids": json.dumps(ids),
+        "ids": json.dumps([*chosen]),
         "leases": json.dumps(call.leases),
         "worker": call.worker,
         "token": call.token,
         "now": time.time(),
     }
     rows = {row[0]: row for row in rows_of(cursor, STATEMENTS["lease"], values)}
-    return [read_message(rows[id]) for id in ids]  # RETURNING promises no order
+    claims = [read_message(rows[id]) for id in chosen]  # RETURNING promises no order
+    set_waits(claims, chosen.values())
+    return claims
 
 
 def _drop_expired(cursor: Any, channels: str, call: ClaimCall) -> None:

@@ -1,8 +1,8 @@
 -- uses: flags leaving claims many finishing places_of_lanes batch
 -- KEYS: hash tags. ARGV: worker, token, total, then for each hash tag: room, seconds of a lease, finished claims.
 -- Returns lost (number of the hash tag, number of the claim), claims and expired ones (a batch each), and whether more has
--- expired, or was parked, than one call does: then nothing was claimed, and it is to be called again; and what could not be looked at: number
--- of the hash tag, and why.
+-- expired, or was parked, than one call does: then nothing was claimed, and it is to be called again; what could not be looked
+-- at: number of the hash tag, and why; and for how many seconds each of the claims had been due, as doubles.
 local worker, token, total = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_EXPIRED = 1000
 local lost, expired = {}, {}
@@ -173,6 +173,9 @@ if is_cut_short == 0 then
     for i, of_channel in pairs(by_channel) do lease(KEYS[i], tonumber(ARGV[3 * i + 2]), of_channel) end
 end
 
-local parts = {}
-for _, c in ipairs(claims) do pack_message(parts, c.i, c.ends, c.id, c.state, c.body) end
-return { lost, table.concat(parts), table.concat(expired), is_cut_short, broken }
+local parts, waits = {}, {}
+for n, c in ipairs(claims) do
+    pack_message(parts, c.i, c.ends, c.id, c.state, c.body)
+    waits[n] = struct.pack('<d', now - tonumber(c.due))
+end
+return { lost, table.concat(parts), table.concat(expired), is_cut_short, broken, table.concat(waits) }

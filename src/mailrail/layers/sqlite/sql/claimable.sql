@@ -1,7 +1,7 @@
 -- Choose what may be claimed. At most `most` rows are read for each channel and priority; only those few are sorted.
 -- `held = 0` is written exactly as in the partial index mailrail_ready, or SQLite would not use that. The priorities
--- in use are found by jumping through the index from one to the next, never by reading the backlog. The last column
--- is the lane of what has first to be given one of the lane's places (give_places.sql).
+-- in use are found by jumping through the index from one to the next, never by reading the backlog. The last but
+-- one column is the lane of what has first to be given one of the lane's places (give_places.sql).
 .parameter set :channels '["noop","mail"]'
 .parameter set :now 1800000000
 .parameter set :besides '[]'
@@ -21,7 +21,8 @@ WITH RECURSIVE
             WHERE m.channel = level.channel AND m.priority < level.priority AND held = 0)
         FROM level WHERE priority IS NOT NULL
     )
-SELECT m.id, m.channel, m.rowid, CASE WHEN m.lane_seq IS NULL AND m.places IS NOT NULL THEN m.lane END
+SELECT m.id, m.channel, m.rowid, CASE WHEN m.lane_seq IS NULL AND m.places IS NOT NULL THEN m.lane END,
+    :now - m.due
 FROM level CROSS JOIN mailrail_message m -- CROSS JOIN fixes the order of the loops
 WHERE m.id IN (
     SELECT id FROM mailrail_message
