@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
-from django.contrib.staticfiles.handlers import StaticFilesHandler
-from django.core.handlers.wsgi import WSGIHandler
-from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.urls import include, path
@@ -239,30 +235,3 @@ pages = (
     "mailrail_dashboard",
 )
 urlpatterns = [path("live/", include(pages))]
-
-
-class Site:
-    """The site on a port of its own, which can stop and start again."""
-
-    port = 0
-
-    def start(self) -> Callable[[], None]:
-        from threading import Thread
-
-        server = ThreadedWSGIServer(("127.0.0.1", self.port), WSGIRequestHandler)
-        server.daemon_threads = True
-        server.set_app(StaticFilesHandler(WSGIHandler()))
-        self.port = server.server_port
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return stop
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"

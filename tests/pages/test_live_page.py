@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from ..chromium import Windows, axe, expect
 from . import live_page
-from .live_page import Said, Site, cell, channel, well
+from .live_page import Said, cell, channel, well
 from .test_every_page import SCHEMES, assert_it_fits
 
 WITHIN_MS = 3500
@@ -123,27 +123,6 @@ def test_what_has_not_changed_is_not_sent_again_and_a_hidden_tab_asks_nothing(pa
     expect(page.locator("#verdict")).to_have_text("All is well", timeout=1000)
 
 
-def test_it_says_that_no_answer_comes_and_finds_back_after_a_restart(windows: Windows, said: Said) -> None:
-    site = Site()
-    stop = site.start()
-    page = windows.open(fresh=True)
-    page.goto(f"{site.url}/live/")
-    expect(page.locator("#answered")).not_to_be_empty()
-    stop()
-    away = page.locator("#away")
-    expect(away).to_contain_text("No answer since")
-    expect(page.locator("body")).to_have_class("old")
-    assert page.title().startswith("? No answer since")
-    said.page = well()
-    stop = site.start()
-    page.get_by_role("button", name="Try now").click()
-    expect(page.locator("#verdict")).to_have_text("All is well")
-    expect(away).to_be_hidden()
-    page.close()
-    stop()
-    windows.complaints[:] = [one for one in windows.complaints if site.url not in one]
-
-
 @pytest.mark.parametrize(
     ("status", "text"), [(401, "Your session is over."), (403, "You may not look at this page any more.")]
 )
@@ -172,7 +151,7 @@ def test_texts_of_others_are_texts(page: Page, said: Said) -> None:
     expect(page.locator("#verdict")).to_have_text(evil)
     page.reload()
     expect(page.locator("#answered")).not_to_be_empty()
-    row(page, f"default/send-invite{evil}").get_by_role("button", name="Lines").click()
+    row(page, f"default/send-invite{evil}").get_by_role("button", name="Show the charts").click()
     row(page, f"default/send-invite{evil}").get_by_role("button", name="Resume").click()
     expect(page.locator("#dialog-target")).to_have_text(evil)
     expect(page.locator("#dialog-effect")).to_contain_text(evil)
@@ -237,7 +216,7 @@ def test_rows_are_chosen_pages_turned_and_lines_drawn_with_their_tables(page: Pa
     page.go_back()
     page.wait_for_url("**/live/")
 
-    row(page, "default/import-photos").get_by_role("button", name="lines").click()
+    row(page, "default/import-photos").get_by_role("button", name="Show the charts").click()
     page.get_by_label("Day", exact=True).check()
     chart = page.locator(".chart").first
     chart.get_by_text("As a table").click()

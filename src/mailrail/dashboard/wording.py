@@ -18,6 +18,15 @@ class ActionWording:
     is_final: bool = False
 
 
+DURATIONS = {
+    "day": pgettext_lazy("duration", "%(n)s d"),
+    "hour": pgettext_lazy("duration", "%(n)s h"),
+    "minute": pgettext_lazy("duration", "%(n)s min"),
+    "second": pgettext_lazy("duration", "%(n)s s"),
+    "millisecond": pgettext_lazy("duration", "%(n)s ms"),
+}
+"""How durations are written, here and in the tables."""
+
 ACTIONS = (
     ActionWording(
         "pause",

@@ -8,7 +8,7 @@ from typing import Any
 from django import template
 
 from ..columns import sections_of
-from ..wording import ACTIONS, ActionWording
+from ..wording import ACTIONS, DURATIONS, ActionWording
 
 register = template.Library()
 
@@ -23,3 +23,9 @@ def sections(page: Mapping[str, Any]) -> list[dict[str, Any]]:
 def wordings_of_actions() -> tuple[ActionWording, ...]:
     """Return the wording of each action, in the order of the buttons."""
     return ACTIONS
+
+
+@register.simple_tag
+def wordings_of_durations() -> dict[str, str]:
+    """Return how durations are written, by unit, with ``{n}`` for the number."""
+    return {unit: str(text) % {"n": "{n}"} for unit, text in DURATIONS.items()}

@@ -36,7 +36,7 @@ function word(value, unit) {
   if (value === null || value === undefined) return "–";
   if (unit === "rate") return number(value);
   const [name, size] = UNITS.find(([, size]) => value >= size) ?? ["second", 1];
-  return number(value / size, { style: "unit", unit: name, unitDisplay: "short", maximumSignificantDigits: 2 });
+  return fill(texts[name], { n: number(value / size, { maximumSignificantDigits: 2 }) });
 }
 
 // Returns the round number at the top of the axis.
@@ -183,6 +183,7 @@ class Lines {
   constructor(section) {
     this.section = section;
     this.select = section.querySelector("select");
+    this.note = section.querySelector(".empty");
     this.charts = [...section.querySelectorAll(".chart")].map((figure) => new Chart(figure));
     this.#readAddress();
     section.addEventListener("change", () => this.#choose());
@@ -240,7 +241,9 @@ class Lines {
       const response = await fetch(`${this.section.dataset.url}?${asked}`, {
         redirect: "manual", cache: "no-store", signal: this.asking.signal,
       });
-      if (response.ok) this.#show(await response.json(), span);
+      const data = await response.json();
+      if (response.ok) this.#show(data, span);
+      else this.#say(data.text);
     } catch {
       // The page says it when the site is away.
     }
@@ -248,6 +251,11 @@ class Lines {
 
   #show(data, span) {
     for (const chart of this.charts) chart.show(data, span);
-    this.section.querySelector(".empty").hidden = !this.charts.every((chart) => chart.isEmpty);
+    this.#say(this.charts.every((chart) => chart.isEmpty) ? this.note.dataset.text : "");
+  }
+
+  #say(text) {
+    setText(this.note, text);
+    this.note.hidden = !text;
   }
 }
