@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from .counters import masked, note_mailer, note_trouble
 from .facts import (
     ChannelFacts,
     Count,
@@ -35,6 +36,9 @@ __all__ = [
     "WorkerFacts",
     "alatest",
     "latest",
+    "masked",
+    "note_mailer",
+    "note_trouble",
     "register_flows",
     "register_work",
 ]

@@ -12,10 +12,10 @@ from ..health import Problem, Readiness
 from ..health.readiness import LAYER_ERRORS, assess, observe, unusable
 from ..health.rules import unknown
 from ..layers import default_alias, get_layer
-from ..messages import WorkerInfo
 from .channels import Severity, by_need, channel_facts, severity
 from .facts import ChannelFacts, FlowFacts, TroubleFacts, WorkerFacts, WorkFacts
 from .registry import registered_flows, registered_work
+from .workers import workers
 
 MAX_COUNTED = 100
 """Messages counted exactly per state and channel; larger numbers are estimates."""
@@ -60,7 +60,7 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
     """
     at, alias = time.time(), layer_alias or default_alias()
     problems: list[Problem] = []
-    health, channels, workers, troubles = _of_layer(layer_alias, most)
+    health, channels, living, troubles = _of_layer(layer_alias, most)
     flows: list[FlowFacts] = []
     work: list[WorkFacts] = []
     if alias == default_alias():
@@ -69,7 +69,7 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
     health = Readiness((*health.problems, *problems), health.workers)
     late = {problem.name for problem in health.problems if problem.kind == "channel"}
     return Sample(
-        at, alias, health, by_need(channels, late), tuple(workers), tuple(flows), tuple(work), tuple(troubles)
+        at, alias, health, by_need(channels, late), tuple(living), tuple(flows), tuple(work), tuple(troubles)
     )
 
 
@@ -82,7 +82,7 @@ def _of_layer(
         channels = channel_facts(layer, alias, observed.stats, most)
         health = assess(observed, alias, settings.ready_oldest_due, None, outages_from=0.0)
         troubles = [TroubleFacts(**asdict(row)) for row in layer.troubles(limit=MAX_TROUBLES)]
-        return health, channels, [_worker(worker) for worker in observed.workers], troubles
+        return health, channels, workers(layer), troubles
     except LAYER_ERRORS as error:
         return unusable(alias, error), [], [], []
 
@@ -96,15 +96,3 @@ def _gathered(functions: Iterable[Callable[[], Iterable[Fact]]], problems: list[
         except LAYER_ERRORS as error:
             problems.append(unknown(function.__name__, error))
     return facts
-
-
-def _worker(worker: WorkerInfo) -> WorkerFacts:
-    info = worker.info
-    pid = info.get("pid")
-    return WorkerFacts(
-        worker.id,
-        str(info.get("host", "")),
-        pid if isinstance(pid, int) else None,
-        age=worker.age,
-        is_stopping=bool(info.get("stopping")),
-    )
