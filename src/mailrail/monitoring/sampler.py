@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -77,16 +77,27 @@ class Sampler:
         health = Readiness((Problem(reason, reason, began, "layer", self._alias),))
         return replace(self._last, health=health) if self._last else Sample(began, self._alias, health)
 
+    def latest_aside(self) -> Sample:
+        """Return a sample as ``latest`` does, taken by the thread for coroutines, so that this one never waits long."""
+        if (fresh := self.fresh()) is not None:
+            return fresh
+        pending, seconds = self._asked()
+        done, _ = wait([pending], timeout=seconds)
+        return done.pop().result() if done else self.last_or_silence()
+
     async def alatest(self) -> Sample:
         """Return a sample as ``latest`` does, taken by the thread for coroutines."""
         if (fresh := self.fresh()) is not None:
             return fresh
+        pending, seconds = self._asked()
+        done, _ = await asyncio.wait([asyncio.wrap_future(pending)], timeout=seconds)
+        return done.pop().result() if done else self.last_or_silence()
+
+    def _asked(self) -> tuple[Future[Sample], float]:
+        """Return the sample that the thread takes, and the seconds to wait for it: none where the last one will do."""
         pending, is_first = self._thread.asked()
         will_do = not is_first and time.monotonic() - self._last_at < STALE_AFTER_S
-        done, _ = await asyncio.wait(
-            [asyncio.wrap_future(pending)], timeout=0.0 if will_do else ANSWER_TIMEOUT_S
-        )
-        return done.pop().result() if done else self.last_or_silence()
+        return pending, 0.0 if will_do else ANSWER_TIMEOUT_S
 
     def close(self) -> None:
         """Let the thread for coroutines end, as soon as it asks nothing."""
@@ -177,6 +188,11 @@ def latest(alias: str | None = None) -> Sample:
     transaction; so views that show samples have none. From coroutines use ``alatest``.
     """
     return _sampler_of(alias).latest()
+
+
+def latest_aside(alias: str | None = None) -> Sample:
+    """Return a sample as ``latest`` does, but within some seconds: another thread asks."""
+    return _sampler_of(alias).latest_aside()
 
 
 async def alatest(alias: str | None = None) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import SUPPRESS
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -17,8 +17,11 @@ from mailrail.conf import settings
 from mailrail.errors import InvalidSettings, LayerUnavailable, MailrailError
 from mailrail.health import look
 from mailrail.layers import DurableLayer, get_layer
-from mailrail.messages import ChannelStats, Cursor, Message, MessageSummary, check_channel_name
+from mailrail.management.messages import dead_facts, pages_of_dead, waiting_facts, whole_error, whole_messages
+from mailrail.messages import ChannelStats, check_channel_name
 from mailrail.moments import for_people, from_timestamp
+from mailrail.monitoring.screen import is_terminal
+from mailrail.monitoring.watch import stream, watch
 from mailrail.options import seconds_argument, whole_number_argument
 from mailrail.pauses import Pause, describe_pause, os_user
 from mailrail.piping import JsonCommand
@@ -41,6 +44,11 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--layer", help="Alias in CHANNEL_LAYERS (default: MAILRAIL['LAYER']).")
+        parser.add_argument(
+            "--watch",
+            action="store_true",
+            help="Show channels, mailers and workers anew each second, until Ctrl-C.",
+        )
         actions = parser.add_subparsers(dest="action", metavar="action")
         for name, help in (
             ("waiting", "list waiting and running messages, with their last errors"),
@@ -64,26 +72,23 @@ class Command(JsonCommand):
         actions.add_parser("workers", help="list the running workers")
         _add_check(actions)
         actions.add_parser("relay", help="relay the messages in the outbox now")
-        action = actions.add_parser("reconcile", help="send the missing messages of records now")
-        action.add_argument(
-            "--older-than",
-            type=seconds_argument,
-            metavar="SECONDS",
-            help="Skip younger records (default: set by each app).",
-        )
+        _add_reconcile(actions)
         for action in actions.choices.values():  # so that both options may also follow the action
             action.add_argument("--json", action="store_true", default=SUPPRESS, help=SUPPRESS)
             action.add_argument("--layer", default=SUPPRESS, help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._json = options["json"]
+        if options["watch"] and options["action"]:
+            raise CommandError(f"--watch shows all channels: it does not go with {options['action']}.")
         try:
             layer = get_layer(options["layer"])
             if options.get("channel"):
                 check_channel_name(options["channel"].removesuffix(".*"))
                 options["channels"] = expand(options["channel"], options["layer"], layer.list_channels())
                 self._check_known(layer, options)
-            act: Callable[..., None] = getattr(self, f"_{options['action'] or 'overview'}")
+            shown = "watch" if options["watch"] else "overview"
+            act: Callable[..., None] = getattr(self, f"_{options['action'] or shown}")
             act(layer, options)
         except (MailrailError, ValueError) as error:
             raise CommandError(escape_control_characters(str(error))) from error
@@ -112,6 +117,17 @@ class Command(JsonCommand):
         )
         if quiet := sorted(name for name in routed - stats.keys() if not name.startswith("mailrail.outbox.")):
             self.stdout.write(f"Empty: {', '.join(quiet)}")
+
+    def _watch(self, layer: DurableLayer, options: dict[str, Any]) -> None:
+        if self._json:
+            stream(self.stdout, options["layer"])
+        elif is_terminal(self.stdout):
+            colours = {"bad": self.style.ERROR, "warn": self.style.WARNING, "ok": self.style.SUCCESS}
+            watch(self.stdout, options["layer"], lambda severity, text: colours[severity](text))
+        else:
+            raise CommandError(
+                "--watch redraws a terminal, and this is none: add --json, to print an object a second."
+            )
 
     def _check_known(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         """Reject a misspelt name: otherwise people would believe that the channel is empty, or paused."""
@@ -195,7 +211,7 @@ class Command(JsonCommand):
 
     def _waiting(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         listed = layer.list_messages(options["channels"], options["limit"])
-        rows = [_waiting_facts(message, _whole_error(layer, message)) for message in listed]
+        rows = [waiting_facts(message, whole_error(layer, message)) for message in listed]
         if self._json:
             self._print_json(rows)
             return
@@ -212,13 +228,15 @@ class Command(JsonCommand):
 
     def _dead(self, layer: DurableLayer, options: dict[str, Any]) -> None:
         listed = layer.list_messages(options["channels"], options["limit"], "dead")
-        dead = [message for channel in options["channels"] for message in _whole(layer, channel, listed)]
+        dead = [
+            message for channel in options["channels"] for message in whole_messages(layer, channel, listed)
+        ]
         dead.sort(key=lambda message: -(message.buried_at or 0.0))
         if self._json:
-            self._print_json([_dead_facts(d) for d in dead])
+            self._print_json([dead_facts(d) for d in dead])
             return
         for d in dead:
-            facts = _dead_facts(d)
+            facts = dead_facts(d)
             self.stdout.write(
                 f"{facts['id']}  buried {for_people(facts['buried_at'])}  attempt {facts['attempt']}"
             )
@@ -248,7 +266,7 @@ class Command(JsonCommand):
             raise CommandError("Name the ids of dead messages (see: channels dead NAME), or give --all.")
         done_ids: list[UUID] = []
         for channel in options["channels"]:
-            pages = _pages_of_dead(layer, channel) if options["all"] else iter([options["ids"]])
+            pages = pages_of_dead(layer, channel) if options["all"] else iter([options["ids"]])
             done_ids += [id for page in pages for id in verb(channel, page)]
         self._say_which(done_ids, done, options)
 
@@ -309,6 +327,16 @@ class Command(JsonCommand):
         self._say("\n".join(f"{name}: {number} sent again" for name, number in sent.items()), sent=sent)
 
 
+def _add_reconcile(actions: Any) -> None:
+    action = actions.add_parser("reconcile", help="send the missing messages of records now")
+    action.add_argument(
+        "--older-than",
+        type=seconds_argument,
+        metavar="SECONDS",
+        help="Skip younger records (default: set by each app).",
+    )
+
+
 def _add_check(actions: Any) -> None:
     action = actions.add_parser(
         "check",
@@ -331,52 +359,6 @@ def _add_check(actions: Any) -> None:
     action.add_argument(
         "--here", action="store_true", help="Count only workers on this machine, or in this container."
     )
-
-
-def _pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
-    """Yield the ids of all messages that are dead now, page by page, without those that die meanwhile."""
-    last: Cursor | None = None
-    while page := layer.list_messages([channel], 500, "dead", last):
-        last = page[-1].cursor
-        yield [summary.id for summary in page]
-
-
-def _whole(layer: DurableLayer, channel: str, listed: Iterable[MessageSummary]) -> list[Message]:
-    """Return the dead messages of a channel that were listed."""
-    return layer.get(channel, [summary.id for summary in listed if summary.channel == channel], dead=True)
-
-
-def _whole_error(layer: DurableLayer, listed: MessageSummary) -> str:
-    """Return the whole error of a message; lists read only its end."""
-    messages = layer.get(listed.channel, [listed.id]) if listed.error else []
-    return messages[0].error if messages else listed.error
-
-
-def _waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
-    return {
-        "id": str(listed.id),
-        "channel": listed.channel,
-        "state": listed.state,
-        "due": from_timestamp(listed.at),
-        "content": listed.preview,
-        "attempt": listed.attempt,
-        "losses": listed.losses,
-        "worker": listed.worker,
-        "error": error,
-    }
-
-
-def _dead_facts(message: Message) -> dict[str, Any]:
-    return {
-        "id": str(message.id),
-        "channel": message.channel,
-        "content": message.content,
-        "headers": message.headers,
-        "attempt": message.attempt,
-        "losses": message.losses,
-        "buried_at": from_timestamp(message.buried_at or 0.0),
-        "error": message.error,
-    }
 
 
 def _number(value: float | None) -> str:
