@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 from mailrail import Channel
 
 from .consumers import IDLE
 from .database import empty
 from .figures import Plan, Result, Series, Target
-from .processes import Process, children_of, running
+from .processes import Process, children_of, cpu_seconds, running
 
 SECONDS = 25.0
 SETTLES_WITHIN = 5.0
@@ -44,13 +42,9 @@ def run(plan: Plan) -> Result:
 def _spent(process: Process, seconds: float) -> tuple[float, float]:
     """Shares of a core in percent: the supervisor's, and that of all its children."""
     pids = (process.pid, *children_of(process.pid))
-    before, begun = [_cpu(pid) for pid in pids], time.monotonic()
+    before, begun = [cpu_seconds(pid) for pid in pids], time.monotonic()
     time.sleep(seconds)
-    shares = [(_cpu(pid) - b) / (time.monotonic() - begun) * 100 for pid, b in zip(pids, before, strict=True)]
+    shares = [
+        (cpu_seconds(pid) - b) / (time.monotonic() - begun) * 100 for pid, b in zip(pids, before, strict=True)
+    ]
     return shares[0], sum(shares[1:])
-
-
-def _cpu(pid: int) -> float:
-    """Seconds so far (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

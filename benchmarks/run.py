@@ -25,7 +25,7 @@ NAMES = {
     "sqlite": ("drain", "send", "send_many", "latency", "backlog", "compose", "smtp"),
     "postgresql": (
         *("peers", "send", "send_many", "latency", "backlog", "snapshot"),
-        *("admin", "admin_messages", "admin_invitations"),
+        *("admin", "admin_messages", "admin_invitations", "dashboard"),
     ),
     "mail": tuple(
         f"mail.{name}"
