@@ -13,7 +13,7 @@ from mailrail.log import logger_of
 from mailrail.transient import is_transient
 
 from ..models import Email
-from . import outcome_log
+from . import outcome_history, outcome_log
 from .messages import ClaimedMessages
 from .outcomes import Result
 from .store import store_outcomes
@@ -119,4 +119,5 @@ class OutcomeWriter:
             else:
                 self._messages.release(result.email.id, result.again, "it is sent later")
         outcome_log.log(ended)
+        outcome_history.note(ended)
         self._messages.finish_if_due()

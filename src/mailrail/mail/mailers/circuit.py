@@ -15,14 +15,17 @@ from django.utils import timezone
 from mailrail import Channel
 from mailrail.backoff import chance
 from mailrail.moments import from_now, seconds_between
+from mailrail.monitoring.counters import note_trouble
 from mailrail.pauses import MAX_REASON_LENGTH, new_pause
 from mailrail.storable import storable
+from mailrail.tracebacks import first_line
 from mailrail.write_transactions import write_transaction
 
 from ..models import MailerState
+from ..smtp.log_recipients import without_details
 from . import circuit_log, reopening, throttle, watching
 from .channels import channel_of
-from .config import alias_of, check_delivering
+from .config import alias_of, check_delivering, shown_alias
 from .keeping import Keeper
 
 FIRST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S = 5.0, 60.0
@@ -115,6 +118,7 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     if is_new:
         throttle.cancel_reservations(mailer, using)
     circuit_log.begun(state, reason, stands_in)
+    note_trouble("mailer", shown_alias(mailer), without_details(first_line(reason)))
     look_again(using)
     return delay
 
