@@ -109,7 +109,7 @@ class TestSettings:
             "TIMEOUT": 0.5, "THREADS": 1, "PROCESSES": 2, "MAX_MESSAGES": 3, "MAX_MEMORY": 4,
             "SHUTDOWN_TIMEOUT": 0, "RECONCILE_EVERY": 9.5, "READY_OLDEST_DUE": 5, "CONSUMER_MIDDLEWARE": ["a.b"],
             "BASE_URL": "https://example.com", "DELIVER_WITH": "a.b", "MAIL_MAX_BYTES": 1,
-            "HISTORY": 60, "RELEASE": "4f2a",
+            "HISTORY": 60, "RELEASE": "4f2a", "REDACT": ["iban"],
             "MAIL_STORAGE": "files", "MAIL_ON_AMBIGUOUS": "hold", "MAIL_LIFETIME": 60,
             "MAIL_SENSITIVE": "a.b", "MAIL_LOG_RECIPIENTS": "domain",
             "MAIL_MESSAGE_ID_DOMAIN": "a.b", "MAIL_KEEP_BODIES": 60, "MAIL_KEEP_RECORDS": None, "MAILERS": {"smtp": {}},

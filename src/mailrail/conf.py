@@ -70,6 +70,12 @@ class Settings:
     release: str = ""
     """Names the version of the project's code that a process runs, such as the hash of a commit: up to 100 characters.
     Workers that run another one than the rest are marked."""
+    redact: tuple[str, ...] = (
+        *("password", "passwd", "passphrase", "secret", "token", "authorization"),
+        *("api_key", "private_key", "credential", "cookie"),
+    )
+    """Keys whose values nobody sees in contents, headers and arguments, in the admin and in commands. A key is meant if
+    an entry stands in it, whatever their case, hyphens and underscores."""
     consumer_middleware: tuple[str, ...] = ()
     """Dotted paths of functions ``wrap(consume) -> consume``, the first one outermost."""
     deliver_with: str = "django.core.mail.backends.smtp.EmailBackend"
@@ -170,10 +176,11 @@ def _read(key: str, kind: str, value: Any) -> Any:
 
 
 def _check(key: str, kind: str, value: Any) -> None:
+    name = "a list of parts of keys" if key == "REDACT" else _KIND_NAMES[kind]
     if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_KIND_NAMES[kind]}, not {value!r}.")
+        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {name}, not {value!r}.")
     if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {_KIND_NAMES[kind]}, not {list(value)!r}.")
+        raise InvalidSettings(f"MAILRAIL[{key!r}] must be {name}, not {list(value)!r}.")
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise InvalidSettings(
             f"MAILRAIL[{key!r}] must be {' or '.join(map(repr, _ONE_OF[key]))}, not {value!r}."

@@ -25,13 +25,13 @@ from mailrail.keyset_admin import (
     ActionAdmin,
     KeysetChangeList,
     ReadOnlyAdminMixin,
-    ShownText,
     confirmation,
     is_confirmed,
 )
 from mailrail.layers import DurableLayer
 from mailrail.messages import Cursor, Message, MessageSummary
 from mailrail.record_links import link_of
+from mailrail.redaction import redacted_text, shown_json
 from mailrail.terminal import escape_control_characters, single_line
 
 from ..moments import from_timestamp
@@ -104,7 +104,7 @@ class LayerAdmin(ReadOnlyAdminMixin, ActionAdmin):
 
     @admin.display(description=pgettext_lazy("message", "content"))
     def preview(self, row: Any) -> str:
-        return shortened(row.listed.preview)
+        return shortened(redacted_text(row.listed.preview))
 
     # -- one message ----------------------------------------------------------------------------------------------
 
@@ -236,8 +236,8 @@ def facts_of(message: Message, whole: bool) -> dict[str, Any]:
         "message": message,
         "sent_at": moment(message.sent_at),
         "expires": moment(message.expires),
-        "content": ShownText.of_json(message.content, whole),
-        "headers": ShownText.of_json(message.headers, whole),
+        "content": shown_json(message.content, whole),
+        "headers": shown_json(message.headers, whole),
     }
 
 

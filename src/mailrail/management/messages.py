@@ -9,6 +9,7 @@ from uuid import UUID
 from mailrail.layers import DurableLayer
 from mailrail.messages import Cursor, Message, MessageSummary
 from mailrail.moments import from_timestamp
+from mailrail.redaction import redacted, redacted_text
 
 
 def pages_of_dead(layer: DurableLayer, channel: str) -> Iterator[list[UUID]]:
@@ -36,7 +37,7 @@ def waiting_facts(listed: MessageSummary, error: str) -> dict[str, Any]:
         "channel": listed.channel,
         "state": listed.state,
         "due": from_timestamp(listed.at),
-        "content": listed.preview,
+        "content": redacted_text(listed.preview),
         "attempt": listed.attempt,
         "losses": listed.losses,
         "worker": listed.worker,
@@ -48,8 +49,8 @@ def dead_facts(message: Message) -> dict[str, Any]:
     return {
         "id": str(message.id),
         "channel": message.channel,
-        "content": message.content,
-        "headers": message.headers,
+        "content": redacted(message.content),
+        "headers": redacted(message.headers),
         "attempt": message.attempt,
         "losses": message.losses,
         "buried_at": from_timestamp(message.buried_at or 0.0),

@@ -38,6 +38,7 @@ from .models import ScheduleEntry
 from .showing import (
     create_missing_rows,
     fill,
+    hide,
     in_zone,
     next_runs,
     past_ticks,
@@ -174,6 +175,10 @@ class ScheduleEntryAdmin(ActionAdmin):
         row = super().get_object(request, object_id, from_field)
         if row is not None:
             fill([row])
+            if not self.has_change_permission(
+                request, row
+            ):  # Django shows the columns; the form hides its own
+                hide(row)
         return row
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ScheduleChangeList]:

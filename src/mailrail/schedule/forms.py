@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from django import forms
@@ -11,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from mailrail.redaction import REDACTED, restored, without_hidden
 from mailrail.storable import storable
 
 from . import registry
@@ -84,9 +86,16 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
         )
         field_classes: ClassVar = dict.fromkeys(("args", "kwargs", "content"), JsonField)
 
+    _stored: Mapping[str, Any] = MappingProxyType({})
+    """Values as they are stored; the form shows them without what nobody may see."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial.setdefault("target", target_of(self.instance))
+        if not self.instance._state.adding:
+            self._stored = {name: getattr(self.instance, name) for name in ("args", "kwargs", "content")}
+            shown = without_hidden(("kwargs", "content"), {**self._stored, "task": self.instance.task})
+            self.initial.update(shown)
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
@@ -131,6 +140,12 @@ class ScheduleEntryForm(forms.ModelForm):  # type: ignore[type-arg]  # generic o
         value = self.cleaned_data[name]
         if value is None:
             return kind()
+        value = restored(value, self._stored.get(name))
+        if REDACTED in texts_of(value):
+            text = _(
+                "What nobody sees can stay only where it was. Write it again in the place of %(redacted)s."
+            )
+            raise ValidationError(text, params={"redacted": REDACTED})
         if not isinstance(value, kind):
             raise ValidationError(rule)
         if any(storable(text) != text for text in texts_of(value)):

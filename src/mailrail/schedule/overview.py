@@ -10,6 +10,7 @@ from uuid import UUID
 from django.conf import settings
 
 from mailrail.moments import aware
+from mailrail.redaction import without_hidden
 from mailrail.terminal import counted
 
 from .control import EntryStatus
@@ -20,6 +21,7 @@ from .times import Cron, Every
 from .zones import load_zone
 
 NEXT_TICKS = 5
+_CONTENTS = ("args", "kwargs", "content")
 
 
 def last_states(entries: Sequence[EntryStatus]) -> dict[UUID | None, str]:
@@ -38,7 +40,7 @@ def summary(entry: EntryStatus, states: Mapping[UUID | None, str]) -> dict[str, 
         "paused_at": row.paused_at,
         "paused_by": row.paused_by,
         "paused_reason": row.paused_reason,
-        **(what(entry.definition) if entry.definition else {}),
+        **(without_hidden(_CONTENTS, what(entry.definition)) if entry.definition else {}),
         "next": entry.next_ticks(NEXT_TICKS),
         "last_run": last and {"tick": last.tick, "id": str(last.run_id), "state": states.get(last.run_id)},
         "missed_count": row.missed_count,

@@ -13,6 +13,7 @@ from django.utils.translation import ngettext, pgettext
 
 from mailrail.keyset_admin import breakable, short_time
 from mailrail.record_links import link_of
+from mailrail.redaction import redacted, redacted_arguments
 
 from . import registry
 from .choices import CODE
@@ -76,6 +77,12 @@ def _fill_in(row: Any, definition: Definition) -> None:
         row.cron, row.zone = times.expression, times.zone or ""
     elif isinstance(times, Every):
         row.seconds = int(times.seconds)
+
+
+def hide(row: Any) -> None:
+    """Write into a row that is shown, and never saved, what nobody may see of its arguments and its content."""
+    row.args = redacted_arguments(row.task, row.args)
+    row.kwargs, row.content = redacted(row.kwargs), redacted(row.content)
 
 
 def state_in_words(entry: EntryStatus) -> str:

@@ -34,6 +34,7 @@ from mailrail.keyset_admin import (
 )
 from mailrail.moments import seconds_between
 from mailrail.record_links import link_records
+from mailrail.redaction import redacted_arguments, shown_json
 from mailrail.terminal import single_line
 
 from . import control
@@ -256,7 +257,7 @@ class TaskRecordAdmin(OfTaskDatabasesMixin, ReadOnlyAdminMixin, ActionAdmin):
     @admin.display(description=pgettext_lazy("tasks", "options"))
     def shown_options(self, task: TaskRecord) -> str:
         empty = str(self.get_empty_value_display())
-        return ShownText.of_json(task.options, whole=False).shown if task.options else empty
+        return shown_json(task.options, whole=False).shown if task.options else empty
 
     @admin.display(description=pgettext_lazy("tasks", "workers"))
     def workers(self, task: TaskRecord) -> str:
@@ -365,7 +366,7 @@ def _may_see_contents(request: HttpRequest) -> bool:
 def _contents(task: TaskRecord, is_whole: bool) -> list[tuple[Any, ShownText]]:
     """Return what only some people may see: what the task was given, has returned, and keeps."""
     values: list[tuple[Any, Any]] = [
-        (pgettext_lazy("tasks", "arguments"), task.args),
+        (pgettext_lazy("tasks", "arguments"), redacted_arguments(task.task, task.args)),
         (pgettext_lazy("tasks", "keyword arguments"), task.kwargs),
         (pgettext_lazy("tasks", "progress"), task.progress),
         (pgettext_lazy("tasks", "metadata"), task.metadata),
@@ -375,7 +376,7 @@ def _contents(task: TaskRecord, is_whole: bool) -> list[tuple[Any, ShownText]]:
     shown = [(label, value) for label, value in values if value]
     if task.status not in (READY, RUNNING, FAILED):
         shown.append((pgettext_lazy("tasks", "return value"), task.return_value))
-    return [(label, ShownText.of_json(value, is_whole)) for label, value in shown]
+    return [(label, shown_json(value, is_whole)) for label, value in shown]
 
 
 def _steps(
@@ -389,7 +390,7 @@ def _steps(
             breakable(step.name),
             short_time(step.finished_at),
             number_format(seconds_between(step.started_at, step.finished_at), 3),
-            ShownText.of_json(step.value, is_whole) if has_values else None,
+            shown_json(step.value, is_whole) if has_values else None,
         )
         for step in reversed(steps)
     ]

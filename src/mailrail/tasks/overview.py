@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.db.models import Q, QuerySet
 
+from mailrail.redaction import without_hidden
 from mailrail.tracebacks import first_line
 
 from .models import TaskRecord, TaskStep
@@ -70,13 +71,16 @@ _DETAILS = (
     *("kept_until", "args", "kwargs", "return_value", "progress", "metadata", "worker_ids", "errors"),
 )
 
+_CONTENTS = ("options", "args", "kwargs", "return_value", "progress", "metadata")
+
 
 def details(record: TaskRecord) -> dict[str, Any]:
-    """Return all that a record says, with its steps."""
+    """Return all that a record says, with its steps, but for what nobody may see."""
     steps = [_step(step) for step in steps_of(record)]
     batches = {"batch": record.batch_id, "follows": record.follows_id}
     ids = {name: None if id is None else str(id) for name, id in batches.items()}
-    return summary(record) | ids | {name: getattr(record, name) for name in _DETAILS} | {"steps": steps}
+    facts = summary(record) | ids | {name: getattr(record, name) for name in _DETAILS}
+    return without_hidden(_CONTENTS, facts) | {"steps": steps}
 
 
 def steps_of(record: TaskRecord) -> QuerySet[TaskStep]:
@@ -86,4 +90,4 @@ def steps_of(record: TaskRecord) -> QuerySet[TaskStep]:
 
 def _step(step: TaskStep) -> dict[str, Any]:
     names = ("name", "is_loop", "started_at", "finished_at", "value")
-    return {name: getattr(step, name) for name in names}
+    return without_hidden(("value",), {name: getattr(step, name) for name in names})
