@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from math import ceil
 from typing import Any
 
 from ..history import (
@@ -39,12 +40,12 @@ class PostgresqlHistory(HistoryStore):
 
     def history(self, series: Series, since: float, until: float, step: int) -> Iterable[HistoryRow]:
         kind, name = series
-        bound = {"kind": kind, "name": name, "since": since, "until": until, "step": step}
+        bound = {"kind": kind, "name": name, "since": int(since), "until": ceil(until), "step": step}
         rows = self._session.execute(STATEMENTS["history"], bound)
         return [read_row(series, at, values) for at, *values in rows]
 
     def recent(self, since: float) -> Iterable[HistoryRow]:
-        rows = self._session.execute(STATEMENTS["recent"], {"since": since})
+        rows = self._session.execute(STATEMENTS["recent"], {"since": int(since)})
         return [read_row((kind, name), since, values) for kind, name, *values in rows]
 
     def troubles(self, since: float) -> Iterable[TroubleRow]:

@@ -1,11 +1,11 @@
 -- Merge minutes that are older than so many seconds into hours, up to 10,000 rows at once. Rows that another worker
 -- merges just now are left to it.
 \set seconds 172800
-WITH gone AS (
+WITH clock AS MATERIALIZED (SELECT date_part('epoch', clock_timestamp()) AS now), gone AS (
     DELETE FROM mailrail_history WHERE ctid = ANY (ARRAY (
         SELECT ctid FROM mailrail_history
         WHERE span = 60
-            AND start < floor((date_part('epoch', clock_timestamp()) - :'seconds') / 3600)::bigint * 3600
+            AND start < (SELECT floor((now - :'seconds') / 3600)::bigint * 3600 FROM clock)
         ORDER BY start LIMIT 10000 FOR UPDATE SKIP LOCKED))
     RETURNING *)
 INSERT INTO mailrail_history AS kept (
