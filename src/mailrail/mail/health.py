@@ -31,7 +31,6 @@ class _Queued(NamedTuple):
     send_at: datetime | None
     next_try_at: datetime | None
     created_at: datetime
-    recipients: object
 
     @property
     def mailers(self) -> set[str]:
@@ -79,9 +78,10 @@ def _late(before: datetime) -> list[_Queued]:
         return []
     paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
     limits = limits_in_use({mailer for row in due for mailer in row.mailers}, using)
+    waiting = _waiting_for_a_rate(due, limits, using)
     late: dict[str, _Queued] = {}
     for row in sorted(due, key=lambda row: row.due_at):
-        if row.mailer not in late and not row.mailers & paused and not _waits_for_a_rate(row, limits):
+        if row.mailer not in late and not row.mailers & paused and row.id not in waiting:
             late[row.mailer] = row
     return list(late.values())
 
@@ -102,13 +102,22 @@ def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
         last = rows[-1].id
 
 
-def _waits_for_a_rate(row: _Queued, limits: set[tuple[str, str]]) -> bool:
-    if not limits:
-        return False
-    recipients = row.recipients if isinstance(row.recipients, list) else []
-    addresses = [recipient.get("address", "") for recipient in recipients if isinstance(recipient, dict)]
-    domains = {"", *(domain_of(str(address)) for address in addresses)}
-    return any((mailer, domain) in limits for mailer in row.mailers for domain in domains)
+def _waiting_for_a_rate(due: list[_Queued], limits: set[tuple[str, str]], using: str) -> set[UUID]:
+    """Return the ids of the emails that wait for a rate. Recipients are read only where the rate of a domain counts."""
+    waiting = {row.id for row in due if any((mailer, "") in limits for mailer in row.mailers)}
+    limited = {mailer for mailer, domain in limits if domain}
+    asked = {row.id: row.mailers for row in due if row.id not in waiting and row.mailers & limited}
+    if not asked:
+        return waiting
+    of_asked = Email.objects.using(using).filter(pk__in=list(asked)).values_list("pk", "recipients")
+    return waiting | {id for id, given in of_asked if _has_domain(given, asked[id], limits)}
+
+
+def _has_domain(recipients: object, mailers: set[str], limits: set[tuple[str, str]]) -> bool:
+    given = recipients if isinstance(recipients, list) else []
+    addresses = [recipient.get("address", "") for recipient in given if isinstance(recipient, dict)]
+    domains = {domain_of(str(address)) for address in addresses}
+    return any((mailer, domain) in limits for mailer in mailers for domain in domains)
 
 
 def _using() -> str:
