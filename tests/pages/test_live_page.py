@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import django
 import pytest
 from playwright.sync_api import Page
 
 from ..chromium import Windows, axe, expect
 from . import live_page
+from .conftest import STRICT
 from .live_page import Said, cell, channel, well
 from .test_every_page import SCHEMES, assert_it_fits
 
@@ -62,6 +64,20 @@ def test_it_is_drawn_by_the_server_and_needs_no_script(windows: Windows, said: S
     expect(row(page, "default").locator("[data-column=waiting]")).to_have_text("≈12,480")
     expect(page.locator(".notice").first).to_contain_text("Reload it")
     assert said.asked == []
+
+
+@pytest.mark.skipif(django.VERSION < (6, 0), reason="needs Django's nonces")
+def test_a_policy_that_allows_nonces_alone_allows_its_scripts_and_styles(
+    windows: Windows, said: Said, settings: Any
+) -> None:
+    from django.utils.csp import CSP
+
+    nonces = {"style-src": [CSP.NONCE], "script-src": [CSP.NONCE, CSP.STRICT_DYNAMIC]}
+    settings.SECURE_CSP = {**STRICT, **nonces}
+    page = windows.open()
+    page.goto("/live/")
+    expect(page.locator("#answered")).not_to_be_empty()
+    expect(page.locator("header")).to_have_css("position", "sticky")
 
 
 @pytest.mark.parametrize("state", ["outage", "well"])
@@ -168,7 +184,7 @@ def test_by_keyboard_alone_a_channel_is_found_paused_for_a_reason_and_told(
     walk_to(page, page.get_by_role("button", name="Pause: import-photos"))
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Pause")
-    expect(dialog).to_contain_text("Workers take nothing more of import-photos until somebody resumes.")
+    expect(dialog).to_contain_text("Workers claim no more messages of import-photos until somebody resumes.")
     said.answer = (400, {"text": "Say why."})
     page.keyboard.press("Enter")
     expect(dialog.get_by_role("alert")).to_have_text("Say why.")
@@ -210,6 +226,15 @@ def test_rows_are_chosen_pages_turned_and_lines_drawn_with_their_tables(page: Pa
     assert said.posted[-1]["target"] == ["default/import-photos", "default/send-invite"]
     assert said.posted[-1]["scope"] == ["chosen"]
     expect(chosen).to_be_hidden()
+    page.locator("#channels").get_by_role("checkbox", name="Choose all on this page").check()
+    chosen.get_by_role("button", name="Choose all 1,034").click()
+    chosen.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Workers claim no more messages of 1,034 channels")
+    page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+    expect(chosen).to_be_hidden()
+    posted = said.posted[-1]
+    assert (posted["scope"], posted["section"], posted["q"]) == (["all"], ["channels"], [""])
+    assert "target" not in posted and float(posted["at"][0]) == said.page["at"]
 
     page.get_by_role("link", name="Next", exact=True).click()
     page.wait_for_url("**/live/?page=2")

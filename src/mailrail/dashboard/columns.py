@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.utils.translation import pgettext_lazy
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Describe a section of the page. ``series``: what its rows have a history as; ``""``: they have none."""
+    """Describe a section of the page.
+
+    ``series``: what its rows have a history as; ``""``: they have none. ``several``: several rows that are acted on.
+    """
 
     name: str
     title: Any
     columns: tuple[Column, ...]
     series: str = ""
+    several: Any = ""
     is_searched: bool = False
 
 
@@ -49,6 +53,7 @@ SECTIONS = (
             Column("note", pgettext_lazy("dashboard", "Note"), "long"),
         ),
         series="mailer",
+        several=gettext_lazy("{count} mailers"),
     ),
     Section(
         "channels",
@@ -66,6 +71,7 @@ SECTIONS = (
             Column("note", pgettext_lazy("dashboard", "Note"), "long"),
         ),
         series="channel",
+        several=gettext_lazy("{count} channels"),
         is_searched=True,
     ),
     Section(
@@ -115,6 +121,7 @@ SECTIONS = (
             Column("progress", pgettext_lazy("dashboard", "Progress"), "long"),
             Column("state", pgettext_lazy("dashboard", "State"), "short"),
         ),
+        several=gettext_lazy("{count} operations"),
     ),
 )
 """The sections of the page, in its order: what a person on call asks first comes first."""

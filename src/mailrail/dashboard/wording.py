@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 
 @dataclass(frozen=True, slots=True)
 class ActionWording:
-    """Word one action. ``{target}`` of ``effect`` is replaced by the names of what is acted on."""
+    """Word one action. ``effects``: what will happen, by section; ``{target}`` stands for what is acted on."""
 
     name: str
     label: Any
-    effect: Any
+    effects: Mapping[str, Any]
     is_final: bool = False
 
 
@@ -31,33 +32,52 @@ ACTIONS = (
     ActionWording(
         "pause",
         pgettext_lazy("dashboard", "Pause"),
-        gettext_lazy("Workers take nothing more of {target} until somebody resumes. What runs now goes on."),
+        {
+            "channels": gettext_lazy(
+                "Workers claim no more messages of {target} until somebody resumes. Those that run now go on."
+            ),
+            "mail": gettext_lazy("Nothing is sent by {target} until somebody resumes. Its email waits."),
+        },
     ),
     ActionWording(
         "resume",
         pgettext_lazy("dashboard", "Resume"),
-        gettext_lazy("Workers take what is due of {target} again, at once."),
+        {
+            "channels": gettext_lazy("Workers claim messages of {target} again, at once."),
+            "mail": gettext_lazy("Email is sent by {target} again, at once."),
+        },
     ),
     ActionWording(
         "send_now",
         pgettext_lazy("dashboard", "Send now"),
-        gettext_lazy("What waits for a retry or for its time in {target} becomes due at once."),
+        {"mail": gettext_lazy("Email of {target} that waits for a retry becomes due at once.")},
     ),
     ActionWording(
         "requeue",
         pgettext_lazy("dashboard", "Requeue"),
-        gettext_lazy("What is dead or has failed in {target} runs again, from its first attempt."),
+        {
+            "channels": gettext_lazy("The dead messages of {target} run again, from their first attempt."),
+            "mail": gettext_lazy("Email of {target} that has failed is sent again."),
+        },
     ),
     ActionWording(
         "discard",
         pgettext_lazy("dashboard", "Discard"),
-        gettext_lazy("The dead messages of {target} are deleted for good. Nothing of them is kept."),
+        {
+            "channels": gettext_lazy(
+                "The dead messages of {target} are deleted for good. Nothing of them is kept."
+            )
+        },
         is_final=True,
     ),
     ActionWording(
         "cancel",
         pgettext_lazy("dashboard", "Cancel"),
-        gettext_lazy("What waits in {target} is never run. That cannot be undone."),
+        {
+            "channels": gettext_lazy("Messages of {target} that nobody has claimed are never run."),
+            "mail": gettext_lazy("Email of {target} that waits is never sent."),
+            "operations": gettext_lazy("It stops after the part that runs now. What is done stays done."),
+        },
         is_final=True,
     ),
 )

@@ -25,24 +25,33 @@ class Actions {
       if (button.dataset.action === "lines") return this.lines.choose(...seriesOf(table, row));
       this.#ask(button.dataset.action, table, [row]);
     });
-    table.body.addEventListener("change", () => {
-      for (const other of this.tables) if (other !== table) this.#unchoose(other);
+    table.section.addEventListener("change", ({ target }) => {
+      if (target === table.whole) table.choose(target.checked);
+      else if (!target.closest("tbody")) return;
+      this.isWhole = false;
+      for (const other of this.tables) if (other !== table) other.choose(false);
       this.count();
     });
   }
 
-  #unchoose(table) {
-    for (const row of table.chosen) row.querySelector(".choose input").checked = false;
+  #unchoose() {
+    this.isWhole = false;
+    for (const table of this.tables) table.choose(false);
+    this.count();
   }
 
   // Shows how many rows are chosen, and what can be done with all of them.
   count() {
     const table = this.tables.find((table) => table.chosen.length);
     this.bar.hidden = !table;
+    for (const other of this.tables) other.whole.checked = other === table && table.isWhole;
     if (!table) return;
     const rows = table.chosen;
     const count = this.bar.querySelector(".count");
-    setText(count, fill(count.dataset.text, { count: rows.length }));
+    setText(count, fill(count.dataset.text, { count: whole(this.isWhole ? table.total : rows.length) }));
+    const all = this.bar.querySelector(".all");
+    all.hidden = this.isWhole || !table.isWhole || table.total <= rows.length;
+    setText(all, fill(all.dataset.text, { count: whole(table.total) }));
     for (const button of this.bar.querySelectorAll("[data-action]")) {
       button.hidden = !rows.some((row) => row.dataset.actions.split(" ").includes(button.dataset.action));
     }
@@ -52,28 +61,40 @@ class Actions {
     const button = event.target.closest("button");
     if (!button) return;
     const table = this.tables.find((table) => table.chosen.length);
-    if (!button.dataset.action) {
-      this.#unchoose(table);
+    if (button.className === "none") return this.#unchoose();
+    if (button.className === "all") {
+      this.isWhole = true;
       return this.count();
     }
     const able = (row) => row.dataset.actions.split(" ").includes(button.dataset.action);
-    this.#ask(button.dataset.action, table, table.chosen.filter(able));
+    this.#ask(button.dataset.action, table, table.chosen.filter(able), this.isWhole);
   }
 
-  #ask(action, table, rows) {
-    const { label, effect, isFinal } = wordings.get(action);
+  #ask(action, table, rows, isWhole = false) {
+    const { label, effects, isFinal } = wordings.get(action);
     const names = rows.map(nameOf);
-    const target = rows.length === 1 ? names[0] : fill(texts.several, { count: rows.length });
-    this.asked = { action, table: table.name, keys: rows.map((row) => row.dataset.key) };
+    const count = isWhole ? table.total : rows.length;
+    const target = count === 1 ? names[0] : fill(table.section.dataset.several, { count: whole(count) });
+    this.asked = this.#form(action, table, isWhole ? [] : rows.map((row) => row.dataset.key));
     setText(this.dialog.querySelector("h2"), label);
-    setText(document.getElementById("dialog-target"), names.join(", "));
-    setText(document.getElementById("dialog-effect"), fill(effect, { target }));
+    setText(document.getElementById("dialog-target"), isWhole ? target : names.join(", "));
+    setText(document.getElementById("dialog-effect"), fill(effects[table.name] ?? "", { target }));
     setText(this.form.querySelector(".go"), label);
     this.form.querySelector(".go").classList.toggle("final", isFinal);
     this.form.reason.value = "";
     this.error.hidden = true;
     this.dialog.showModal();
     this.form.reason.focus();
+  }
+
+  // Says what it is about, as it was shown: what comes later is not meant. A form that is sent twice is known by its id.
+  #form(action, table, keys) {
+    const id = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
+    const form = new URLSearchParams({ action, section: table.name, form: id, at: document.body.dataset.at });
+    form.set("scope", keys.length === 1 ? "one" : keys.length ? "chosen" : "all");
+    if (!keys.length) form.set("q", new URLSearchParams(location.search).get("q") ?? "");
+    for (const key of keys) form.append("target", key);
+    return form;
   }
 
   async #submit(event) {
@@ -85,8 +106,7 @@ class Actions {
     go.disabled = false;
     if (answer.isDone) {
       this.dialog.close();
-      for (const table of this.tables) this.#unchoose(table);
-      this.count();
+      this.#unchoose();
       this.#say(answer.text);
     } else {
       setText(this.error, answer.text);
@@ -96,12 +116,7 @@ class Actions {
   }
 
   async #post() {
-    const { action, table, keys } = this.asked;
-    const body = new URLSearchParams(new FormData(this.form));
-    body.set("action", action);
-    body.set("section", table);
-    body.set("scope", keys.length === 1 ? "one" : "chosen");
-    for (const key of keys) body.append("target", key);
+    const body = new URLSearchParams([...new FormData(this.form), ...this.asked]);
     try {
       const response = await fetch(this.form.action, { method: "POST", body, redirect: "manual" });
       if (response.type === "opaqueredirect" || response.status === 401) return { text: texts.session };

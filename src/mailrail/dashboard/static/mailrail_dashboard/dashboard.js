@@ -90,6 +90,7 @@ function asked() {
 }
 
 function show(page) {
+  body.dataset.at = page.at;
   showHealth(page.health);
   showSections(page.sections);
 }

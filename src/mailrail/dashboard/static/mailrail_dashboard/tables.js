@@ -6,12 +6,16 @@ const texts = document.getElementById("texts").dataset;
 const wordings = new Map(
   [...document.querySelectorAll("#wordings li")].map((item) => [
     item.dataset.action,
-    { label: item.textContent, effect: item.dataset.effect, isFinal: "final" in item.dataset },
+    { label: item.textContent, effects: item.dataset, isFinal: "final" in item.dataset },
   ]),
 );
 
 function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+function whole(count) {
+  return new Intl.NumberFormat(document.documentElement.lang).format(count);
 }
 
 function make(tag, attributes = {}, ...children) {
@@ -96,11 +100,15 @@ class Table {
       kind: header.className,
       label: header.textContent,
     }));
+    this.total = Number(section.dataset.total);
+    this.whole = make("input", { type: "checkbox", "aria-label": texts.page });
+    section.querySelector("thead .choose").replaceChildren(this.whole);
     for (const row of this.body.rows) this.#complete(row);
     this.#showColumns();
   }
 
   update(content) {
+    this.total = content.total ?? content.rows.length;
     const known = new Map([...this.body.rows].map((row) => [row.dataset.key, row]));
     const rows = content.rows.map((data) => this.#updateRow(known.get(data.key) ?? this.#newRow(data.key), data));
     for (const row of rows) known.delete(row.dataset.key);
@@ -117,6 +125,14 @@ class Table {
     return [...this.body.rows].filter((row) => row.querySelector(".choose input")?.checked);
   }
 
+  get isWhole() {
+    return [...this.body.querySelectorAll(".choose label:not([hidden]) input")].every((box) => box.checked);
+  }
+
+  choose(isChosen) {
+    for (const box of this.body.querySelectorAll(".choose label:not([hidden]) input")) box.checked = isChosen;
+  }
+
   // Rows keep their places while somebody is about to press a button in one of them.
   #isInUse() {
     return this.body.matches(":hover") || this.body.contains(document.activeElement) || this.chosen.length > 0;
@@ -129,9 +145,9 @@ class Table {
   }
 
   #newRow(key) {
-    const row = make("tr", { "data-key": key });
+    const row = make("tr", { "data-key": key, role: "row" });
     for (const { name, kind, label } of this.columns) {
-      const cell = kind === "name" ? make("th", { scope: "row" }) : make("td");
+      const cell = kind === "name" ? make("th", { scope: "row", role: "rowheader" }) : make("td", { role: "cell" });
       cell.className = kind;
       Object.assign(cell.dataset, { column: name, label });
       cell.append(make("span"));
@@ -144,9 +160,9 @@ class Table {
   // Adds what does nothing without a script: a box to choose the row, and its buttons.
   #complete(row) {
     const box = make("input", { type: "checkbox" });
-    row.prepend(make("td", { class: "choose" }, make("label", {}, box, make("span", { class: "unseen" }))));
+    row.prepend(make("td", { class: "choose", role: "cell" }, make("label", {}, box, make("span", { class: "unseen" }))));
     row.querySelector("th").prepend(make("span", { class: "mark unseen" }));
-    row.append(make("td", { class: "act" }));
+    row.append(make("td", { class: "act", role: "cell" }));
     this.#name(row);
   }
 
