@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import NoReverseMatch, reverse
 from django.utils.http import urlencode
 
-from mailrail.mail.mailers.config import configured
+from mailrail.mail.mailers.config import alias_of
 
 from .viewers import Viewer
 
@@ -30,10 +30,9 @@ def dead_messages(viewer: Viewer, layer: str, channel: str, error: str = "") -> 
 
 
 def emails(viewer: Viewer, mailer: str, status: str = "") -> str:
-    """Return the URL of the list of a mailer's emails, or nothing. Without ``MAILERS``, no mailer has a name."""
-    alias = "" if configured() is None else mailer
+    """Return the URL of the list of a mailer's emails, or nothing. ``mailer``: as settings call it."""
     filters = {"status": status} if status else {}
-    return _list(viewer, "mailrail_mail", "email", mailer=alias, **filters)
+    return _list(viewer, "mailrail_mail", "email", mailer=alias_of(mailer), **filters)
 
 
 def mailers(viewer: Viewer) -> str:

@@ -72,8 +72,8 @@ def _reason(reason: str, count: Count) -> str:
 
 
 def _pace(flow: FlowFacts) -> str:
-    if flow.pace is None:
-        return ""
+    if flow.pace is None:  # only rates of recipient domains slow it
+        return str(flow.pace_reason)
     text = gettext("%(count)s a second") % {"count": number_format(flow.pace, 1 if flow.pace < 10 else 0)}
     reason = flow.pace_reason
     return gettext("%(pace)s: %(reason)s") % {"pace": text, "reason": reason} if reason else text

@@ -169,6 +169,8 @@ def _mailer_notes(flow: FlowFacts, now: float) -> Iterable[str]:
         )
     if flow.pace is not None:
         yield f"at most {flow.pace:.3g}/s: {flow.pace_reason}"
+    elif flow.pace_reason:
+        yield str(flow.pace_reason)
     if flow.connections is not None:
         yield f"{flow.connections} of {flow.max_connections} connections"
     if flow.outage:

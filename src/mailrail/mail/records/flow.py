@@ -34,7 +34,7 @@ from ..models import NOT_FOR_ALL, Email, MailerConnection, MailerState, MailerTh
 from ..smtp.log_recipients import without_addresses
 from .overview import Waiting, states, waiting
 
-MAX_READ = 500
+MAX_READ = 200
 """Emails that are read of those that wait, and of those that have failed."""
 MAX_COUNTED = 100
 """Messages of a channel that are counted exactly, where more emails wait than are read."""
