@@ -15,5 +15,10 @@ class DashboardConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and what the page itself knows."""
+        from mailrail.monitoring import register_operations
+
         from . import checks  # noqa: F401
+        from .operation_words import recent_operations
+
+        register_operations(recent_operations)

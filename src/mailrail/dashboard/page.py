@@ -16,7 +16,14 @@ from mailrail.layers import default_alias, durable_aliases
 from mailrail.monitoring import alatest, latest
 from mailrail.monitoring.sample import Sample
 
-from . import channels_section, mail_section, trouble_section, work_section, workers_section
+from . import (
+    channels_section,
+    mail_section,
+    operations_section,
+    trouble_section,
+    work_section,
+    workers_section,
+)
 from .health import health_of
 from .queries import PageQuery
 from .viewers import Viewer
@@ -34,6 +41,7 @@ SECTIONS: dict[str, Build] = {
     "workers": workers_section.build,
     "work": work_section.build,
     "troubles": trouble_section.build,
+    "operations": operations_section.build,
 }
 """Functions that build the sections; one that returns ``None`` leaves its section out."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
@@ -25,6 +25,7 @@ from .access import SESSION_OVER, login, refusal
 from .cells import shown
 from .lines import LineQuery
 from .lines import lines as lines_of
+from .operations import act
 from .page import page_for
 from .queries import PageQuery
 from .viewers import OPERATE, VIEW, viewer_of
@@ -142,5 +143,5 @@ def lines(request: HttpRequest) -> HttpResponse:
 @_granted(VIEW, OPERATE)
 def actions(request: HttpRequest) -> HttpResponse:
     """Carry out an action, and say in a text what was done or why not."""
-    answer: dict[str, Any] = {"text": gettext("There is no such action.")}
-    return JsonResponse(answer, status=400)
+    answer = act(request)
+    return JsonResponse({"text": answer.text, "operation": answer.operation}, status=answer.status)

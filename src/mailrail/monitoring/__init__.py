@@ -11,6 +11,7 @@ from .facts import (
     ChannelFacts,
     Count,
     FlowFacts,
+    OperationFacts,
     Pause,
     SlotFacts,
     TroubleFacts,
@@ -18,7 +19,7 @@ from .facts import (
     WorkFacts,
 )
 from .progress import FailedItem, WorkProgress
-from .registry import register_flows, register_work
+from .registry import register_flows, register_operations, register_work
 from .sample import Sample
 from .sampler import alatest, latest
 
@@ -27,6 +28,7 @@ __all__ = [
     "Count",
     "FailedItem",
     "FlowFacts",
+    "OperationFacts",
     "Pause",
     "Sample",
     "SlotFacts",
@@ -40,5 +42,6 @@ __all__ = [
     "note_mailer",
     "note_trouble",
     "register_flows",
+    "register_operations",
     "register_work",
 ]

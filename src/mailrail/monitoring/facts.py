@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..pauses import Pause as Pause
 
@@ -108,6 +108,30 @@ class WorkFacts:
     failed: Count = NONE
     total: Count | None = None
     since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFacts:
+    """Describe an action that somebody has asked for on the live page, and how far it is.
+
+    ``units``: what it is about: ``[layer, channel]`` or the alias of a mailer. ``is_served``: a worker runs that takes
+    it, as far as it needs one.
+    """
+
+    key: str
+    action: str
+    units: tuple[Any, ...]
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    by: str = ""
+    reason: str = ""
+    total: int | None = None
+    done: int = 0
+    left: int = 0
+    begun_at: float | None = None
+    ended_at: float | None = None
+    is_cancelled: bool = False
+    error: str = ""
+    is_served: bool = True
 
 
 @dataclass(frozen=True, slots=True)

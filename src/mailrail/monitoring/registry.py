@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from .facts import FlowFacts, WorkFacts
+from .facts import FlowFacts, OperationFacts, WorkFacts
 
 Flows: TypeAlias = Callable[[], Iterable[FlowFacts]]
 """Yields the facts of each mailer. It counts a bounded number of emails, as somebody may ask every second."""
 Work: TypeAlias = Callable[[], Iterable[WorkFacts]]
 """Yields the long work that is not done, likewise."""
 
+Operations: TypeAlias = Callable[[], Iterable[OperationFacts]]
+"""Yields the operations that are open, and those that have ended lately, likewise."""
+
 _flows: list[Flows] = []
 _work: list[Work] = []
+_operations: list[Operations] = []
 
 
 def register_flows(flows: Flows) -> Flows:
@@ -36,6 +40,18 @@ def register_work(work: Work) -> Work:
 def registered_flows() -> tuple[Flows, ...]:
     """Return the functions that yield flows."""
     return tuple(_flows)
+
+
+def register_operations(operations: Operations) -> Operations:
+    """Add what people have asked for to each sample, as ``register_flows``."""
+    if operations not in _operations:
+        _operations.append(operations)
+    return operations
+
+
+def registered_operations() -> tuple[Operations, ...]:
+    """Return the functions that yield operations."""
+    return tuple(_operations)
 
 
 def registered_work() -> tuple[Work, ...]:

@@ -13,8 +13,8 @@ from ..health.readiness import LAYER_ERRORS, assess, observe, unusable
 from ..health.rules import unknown
 from ..layers import default_alias, get_layer
 from .channels import Severity, by_need, channel_facts, severity
-from .facts import ChannelFacts, FlowFacts, TroubleFacts, WorkerFacts, WorkFacts
-from .registry import registered_flows, registered_work
+from .facts import ChannelFacts, FlowFacts, OperationFacts, TroubleFacts, WorkerFacts, WorkFacts
+from .registry import registered_flows, registered_operations, registered_work
 from .workers import workers
 
 MAX_COUNTED = 100
@@ -40,6 +40,7 @@ class Sample:
     flows: tuple[FlowFacts, ...] = ()
     work: tuple[WorkFacts, ...] = ()
     troubles: tuple[TroubleFacts, ...] = ()
+    operations: tuple[OperationFacts, ...] = ()
 
     @property
     def late(self) -> frozenset[str]:
@@ -63,14 +64,15 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
     health, channels, living, troubles = _of_layer(layer_alias, most)
     flows: list[FlowFacts] = []
     work: list[WorkFacts] = []
+    operations: list[OperationFacts] = []
     if alias == default_alias():
         flows = _gathered(registered_flows(), problems)
         work = _gathered(registered_work(), problems)
+        operations = _gathered(registered_operations(), problems)
     health = Readiness((*health.problems, *problems), health.workers)
     late = {problem.name for problem in health.problems if problem.kind == "channel"}
-    return Sample(
-        at, alias, health, by_need(channels, late), tuple(living), tuple(flows), tuple(work), tuple(troubles)
-    )
+    found = tuple(living), tuple(flows), tuple(work), tuple(troubles), tuple(operations)
+    return Sample(at, alias, health, by_need(channels, late), *found)
 
 
 def _of_layer(
