@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from mailrail import Channel
+from mailrail.dashboard.access import Admissions
 from mailrail.monitoring import sampler
 from mailrail.monitoring.sample import Sample, sample
 
@@ -88,11 +90,38 @@ def test_a_superuser_sees_the_page_and_an_inactive_user_does_not(admin_client: C
     assert browser.get(DATA).status_code == 401
 
 
-def test_a_permission_that_is_taken_away_ends_the_page() -> None:
+def test_a_permission_that_is_taken_away_ends_the_page_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     browser = browser_of("view_dashboard")
-    assert browser.get(DATA).status_code == 200
+    assert browser.get(DATA).status_code == browser.get(LINES).status_code == 200
     User.objects.get(username="somebody").user_permissions.clear()
-    assert browser.get(DATA).status_code == 403
+    monkeypatch.setattr("mailrail.dashboard.access.time.monotonic", lambda: time.perf_counter() + 1e6)
+    assert browser.get(DATA).status_code == browser.get(LINES).status_code == 403
+
+
+def test_of_many_sessions_about_one_a_second_is_checked(rf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("mailrail.dashboard.access.time.monotonic", lambda: now[0])
+    admissions, checks = Admissions(), 0
+    for second in range(200):
+        now[0] = float(second)
+        for session in range(50):
+            request: Any = rf.get("/", headers={"Cookie": f"sessionid={session}"})
+            if admissions.get(request) is None:
+                checks += 1
+                request.user, request.session = User(pk=session), {"_auth_user_id": str(session)}
+                admissions.remember(request, frozenset())
+    assert 200 <= checks <= 400
+
+
+def test_who_logs_in_without_a_session_is_checked_at_each_request(rf: Any) -> None:
+    admissions = Admissions()
+    for cookie, user in (("", 1), ("sessionid=a", 2)):
+        request: Any = rf.get("/", headers={"Cookie": cookie})
+        request.user, request.session = User(pk=user), {"_auth_user_id": "1"}
+        admissions.remember(request, frozenset())
+        assert admissions.get(request) is None
 
 
 def test_actions_need_post_and_the_token_of_the_page() -> None:

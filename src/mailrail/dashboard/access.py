@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from importlib import import_module
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user
+from django.contrib.auth import SESSION_KEY, get_user
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import resolve_url
@@ -14,6 +15,8 @@ from django.urls import NoReverseMatch, resolve, reverse
 
 SESSION_OVER = 401
 FORBIDDEN = 403
+SHORTEST_S, LONGEST_S = 2.0, 60.0
+"""Seconds for which a session that polls is not checked again, at least and at most."""
 
 
 def refusal(user: Any, *permissions: str) -> int | None:
@@ -59,3 +62,36 @@ def session_user(request: HttpRequest, other: Any = None) -> Any:
     if key or other is None or not other.is_authenticated:
         return None
     return type(other)._default_manager.filter(pk=other.pk, is_active=True).first()
+
+
+class Admissions:
+    """Remember for some seconds what users may see, by the cookie of their session.
+
+    A check costs ten times what the rest of an answer does. So there is about one a second: each of n sessions is
+    checked every n seconds. Whoever logs in by anything else, such as a header, is checked at each request.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, frozenset[str]]] = {}
+
+    def get(self, request: HttpRequest) -> frozenset[str] | None:
+        """Return the permissions of a request whose session was checked lately."""
+        until, grants = self._known.get(_key(request), (0.0, None))
+        return grants if time.monotonic() < until else None
+
+    def remember(self, request: HttpRequest, grants: frozenset[str]) -> None:
+        """Remember the permissions of an admitted request."""
+        key, now = _key(request), time.monotonic()
+        if not key[0] or str(request.user.pk) != request.session.get(SESSION_KEY):
+            return
+        polling = {known: entry for known, entry in [*self._known.items()] if now < entry[0] + SHORTEST_S}
+        seconds = min(max(SHORTEST_S, len({*polling, key})), LONGEST_S)
+        self._known = {**polling, key: (now + seconds, grants)}
+
+
+def _key(request: HttpRequest) -> tuple[str, str]:
+    cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+    return cookie, request.META.get("HTTP_HOST", "")  # tenants may share sessions
+
+
+admissions = Admissions()

@@ -7,17 +7,23 @@ from datetime import datetime
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.formats import date_format, number_format
-from django.utils.translation import pgettext
+from django.utils.translation import pgettext, pgettext_lazy
 
 from mailrail.moments import from_timestamp
 from mailrail.monitoring.facts import Count
 
-DAY_S = 86400.0
+_SECOND = (1.0, pgettext_lazy("duration", "%(n)s s"))
+_UNITS = (
+    (86400.0, pgettext_lazy("duration", "%(n)s d")),
+    (3600.0, pgettext_lazy("duration", "%(n)s h")),
+    (60.0, pgettext_lazy("duration", "%(n)s min")),
+)
 
 
 def number(count: Count) -> str:
     """Return a count; an estimate has a sign in front."""
-    return f"{'≈' if count.is_estimate else ''}{number_format(count.n, force_grouping=True)}"
+    digits = str(count.n) if abs(count.n) < 1000 else number_format(count.n, force_grouping=True)
+    return f"≈{digits}" if count.is_estimate else digits
 
 
 def rate(value: float | None) -> str:
@@ -31,15 +37,8 @@ def duration(seconds: float | None) -> str:
     """Return seconds in the largest unit that they fill twice, so that the text seldom changes."""
     if seconds is None:
         return ""
-    units = (
-        (DAY_S, pgettext("duration", "%(n)s d")),
-        (3600.0, pgettext("duration", "%(n)s h")),
-        (60.0, pgettext("duration", "%(n)s min")),
-    )
-    for size, text in units:
-        if seconds >= 2 * size:
-            return text % {"n": number_format(int(seconds / size), force_grouping=True)}
-    return pgettext("duration", "%(n)s s") % {"n": max(0, int(seconds))}
+    size, text = next((unit for unit in _UNITS if seconds >= 2 * unit[0]), _SECOND)
+    return str(text) % {"n": number(Count(max(0, int(seconds / size))))}
 
 
 def moment(at: float | None, now: float) -> str:

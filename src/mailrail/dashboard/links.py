@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from django.urls import NoReverseMatch, reverse
+from functools import lru_cache
+
+from django.conf import settings
+from django.urls import NoReverseMatch, get_urlconf, reverse
 from django.utils.http import urlencode
 
 from mailrail.mail.mailers.config import alias_of
@@ -12,10 +15,7 @@ from .viewers import Viewer
 
 def live_page() -> str:
     """Return the URL of the live page, or nothing if the project's URLs do not have it."""
-    try:
-        return reverse("mailrail_dashboard:index")
-    except NoReverseMatch:
-        return ""
+    return _reversed("mailrail_dashboard:index")
 
 
 def waiting_messages(viewer: Viewer, layer: str, channel: str) -> str:
@@ -43,18 +43,24 @@ def mailers(viewer: Viewer) -> str:
 def record(viewer: Viewer, model: str, pk: str) -> str:
     """Return the URL of a record's page, or nothing. ``model``: ``app_label.model``."""
     app, _, name = model.lower().partition(".")
-    return _url(viewer, app, name, "change", pk)
+    return _reversed(f"admin:{app}_{name}_change", pk) if viewer.may(f"{app}.view_{name}") else ""
 
 
 def _list(viewer: Viewer, app: str, model: str, **filters: str) -> str:
-    url = _url(viewer, app, model, "changelist")
+    if not viewer.may(f"{app}.view_{model}"):
+        return ""
+    url = _url_of_list(app, model, viewer.prefix, viewer.language, get_urlconf() or settings.ROOT_URLCONF)
     return f"{url}?{urlencode(filters)}" if url and filters else url
 
 
-def _url(viewer: Viewer, app: str, model: str, name: str, *args: str) -> str:
-    if not viewer.may(f"{app}.view_{model}"):
-        return ""
+@lru_cache(maxsize=256)
+def _url_of_list(app: str, model: str, *conditions: str) -> str:
+    """Return the URL of a list. ``conditions``: what it depends on, so that a page of rows costs one look-up."""
+    return _reversed(f"admin:{app}_{model}_changelist")
+
+
+def _reversed(name: str, *args: str) -> str:
     try:
-        return reverse(f"admin:{app}_{model}_{name}", args=args)
-    except NoReverseMatch:  # the project's URLs have no admin
+        return reverse(name, args=args)
+    except NoReverseMatch:  # the project's URLs have no such page
         return ""

@@ -61,8 +61,13 @@ def grants_of(user: Any) -> frozenset[str]:
 
 def viewer_of(user: Any) -> Viewer:
     """Return the viewer of a request, whose language and time zone are active."""
+    return viewer_with(grants_of(user))
+
+
+def viewer_with(grants: frozenset[str]) -> Viewer:
+    """Return a viewer who has these permissions, with the language and the time zone that are active."""
     language = translation.get_language() or "en"
-    return Viewer(grants_of(user), language, timezone.get_current_timezone(), get_script_prefix())
+    return Viewer(grants, language, timezone.get_current_timezone(), get_script_prefix())
 
 
 def _views_of_admin() -> Iterator[str]:

@@ -21,14 +21,14 @@ from django.views.decorators.http import require_POST, require_safe
 
 from mailrail.errors import MailrailError
 
-from .access import SESSION_OVER, login, refusal
+from .access import SESSION_OVER, admissions, login, refusal
 from .cells import shown
 from .lines import LineQuery
 from .lines import lines as lines_of
 from .operations import act
 from .page import page_for
 from .queries import PageQuery
-from .viewers import OPERATE, VIEW, viewer_of
+from .viewers import OPERATE, VIEW, Viewer, grants_of, viewer_of, viewer_with
 
 View: TypeAlias = Callable[[HttpRequest], HttpResponse]
 
@@ -62,18 +62,38 @@ def _granted(*permissions: str) -> Callable[[View], View]:
         @wraps(view)
         def wrapped(request: HttpRequest) -> HttpResponse:
             status = refusal(request.user, *permissions)
-            if status is None:
-                return view(request)
-            text = (
-                gettext("Log in again: your session is over.")
-                if status == SESSION_OVER
-                else gettext("You have no permission to do this.")
-            )
-            return JsonResponse({"text": text}, status=status)
+            return view(request) if status is None else _refused(status)
 
         return wrapped
 
     return decorator
+
+
+def _to_viewers(view: Callable[[HttpRequest, Viewer], HttpResponse]) -> View:
+    """Answer 401 or 403 with JSON unless the user may see the page, as was found out within the last seconds."""
+
+    @login_not_required
+    @wraps(view)
+    def wrapped(request: HttpRequest) -> HttpResponse:
+        grants = admissions.get(request)
+        if grants is None:
+            status = refusal(request.user, VIEW)
+            if status is not None:
+                return _refused(status)
+            grants = grants_of(request.user)
+            admissions.remember(request, grants)
+        return view(request, viewer_with(grants))
+
+    return wrapped
+
+
+def _refused(status: int) -> HttpResponse:
+    text = (
+        gettext("Log in again: your session is over.")
+        if status == SESSION_OVER
+        else gettext("You have no permission to do this.")
+    )
+    return JsonResponse({"text": text}, status=status)
 
 
 @login_not_required
@@ -105,10 +125,10 @@ def _live_address(request: HttpRequest) -> str:
 @_outside_transactions
 @require_safe
 @_private
-@_granted(VIEW)
-def data(request: HttpRequest) -> HttpResponse:
+@_to_viewers
+def data(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     """Serve the numbers, or 304 if they are those that the browser has."""
-    page = page_for(viewer_of(request.user), PageQuery.read(request.GET.dict()))
+    page = page_for(viewer, PageQuery.read(request.GET.dict()))
     response: HttpResponse = HttpResponseNotModified()
     if not _has(request, page.etag):
         response = HttpResponse(page.body, content_type="application/json")
@@ -125,8 +145,8 @@ def _has(request: HttpRequest, etag: str) -> bool:
 @_outside_transactions
 @require_safe
 @_private
-@_granted(VIEW)
-def lines(request: HttpRequest) -> HttpResponse:
+@_to_viewers
+def lines(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     """Serve the numbers of charts: ``?series=all|channel:…|mailer:…&span=hour|day|week``."""
     try:
         query = LineQuery.read(request.GET.get("series", "all"), request.GET.get("span", "hour"))
