@@ -59,8 +59,9 @@ quick: ## lint and two thirds of the tests, the cheap ones, for while you edit: 
 	"$(dev)" -m scripts.catalogues --compile
 	"$(dev)" -W error -m pytest --quick $(spread) $(ARGS)
 
-screenshots: ## of every page of the invitations and the admin, dark and light, into build/screenshots
-	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py tests/pages/test_admin_pages.py $(ARGS)
+screenshots: ## of every page of the invitations and the admin, and of the live page in each trouble, into build/screenshots
+	MAILRAIL_SCREENSHOTS=build/screenshots "$(dev)" -W error -m pytest tests/pages/test_every_page.py tests/pages/test_admin_pages.py \
+		tests/pages/test_troubles.py $(ARGS)
 
 check: check-django ## lint, format, types, imports, system checks, missing migrations
 	"$(dev)" -m ruff check
@@ -76,14 +77,15 @@ check-django: ## the part of it that Django has: system checks, missing migratio
 messages: ## update the catalogues of translations, and list what they lack
 	"$(dev)" -W error -m scripts.catalogues
 
-# The first page shows the admin, where a browser and the environment of `make test` are there already.
+# The first page shows the admin, and "Is it well?" the live page, where a browser and the environment of `make test` are there already.
 picture = build/screenshots/emails-en-desk-light.png
 with-browser = $(lastword $(wildcard .venv/*-dev/bin/python))
 
 docs: ## the documentation as HTML, in build/docs; a warning is an error
 	@[ -f $(picture) ] || [ ! -x "$(with-browser)" ] || MAILRAIL_SCREENSHOTS=build/screenshots "$(with-browser)" -W error \
-		-m pytest -q tests/pages/test_admin_pages.py -k "test_a_page_reads_well and en-emails" || true
-	@[ -f $(picture) ] || echo "docs: no screenshot on the first page; that takes Chromium and what make test sets up"
+		-m pytest -q tests/pages/test_admin_pages.py tests/pages/test_troubles.py \
+		-k "(test_a_page_reads_well and en-emails) or test_each_trouble" || true
+	@[ -f $(picture) ] || echo "docs: no screenshots on the first page and in \"Is it well?\"; they take Chromium and what make test sets up"
 	"$(call python-of,docs)" -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env \
 		--quiet docs build/docs $(ARGS)
 

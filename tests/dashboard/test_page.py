@@ -156,6 +156,13 @@ def test_actions_are_offered_to_those_who_may_carry_them_out() -> None:
 # -- mail, workers, work, troubles -------------------------------------------------------------------------------------
 
 
+def test_the_verdict_names_a_mailer_once_with_what_its_server_said() -> None:
+    problem = Problem("", "mailer 'smtp' has been out for 660 s: 421 try later", NOW - 660, "mailer", "smtp")
+    flow = FlowFacts("smtp", outage=Pause(NOW - 660, reason="421 try later"))
+    health = build(observed(problems=(problem,), flows=[flow]), viewer(), FIRST).content["health"]
+    assert health["text"] == "Mailer smtp is out: 421 try later, since 14:35"
+
+
 def test_a_mailer_says_what_its_mail_waits_for() -> None:
     flow = FlowFacts(
         "smtp",

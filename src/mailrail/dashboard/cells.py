@@ -19,10 +19,11 @@ MAX_TEXT_LENGTH = 300
 def cell(text: object, state: State = "", *, href: str = "", title: str = "", n: float | None = None) -> Cell:
     """Return a cell. Characters that steer terminals, or that nobody sees, are written out in its text.
 
-    ``href``: where its text leads. ``n``: its number, for charts and for marking what changed.
+    ``href``: where its text leads, if it has one. ``n``: its number, for charts and for marking what changed.
     """
-    optional = {"s": state, "h": href, "i": shown(title)}
-    made: Cell = {"t": shown(str(text)), **{key: value for key, value in optional.items() if value}}
+    said = shown(str(text))
+    optional = {"s": state, "h": href if said else "", "i": shown(title)}
+    made: Cell = {"t": said, **{key: value for key, value in optional.items() if value}}
     return made if n is None else {**made, "n": n}
 
 

@@ -40,16 +40,18 @@ def _line(problems: Sequence[dict[str, Any]]) -> str:
 def _problem(problem: Problem, sample: Sample, viewer: Viewer) -> dict[str, Any]:
     return {
         "key": f"{problem.kind or 'rule'}:{problem.name or problem.reason}",
-        "text": shown(_text(problem, sample.at)),
+        "text": shown(_text(problem, sample)),
         "since": moment(problem.since, sample.at),
         "href": _href(problem, sample.layer, viewer),
     }
 
 
-def _text(problem: Problem, now: float) -> str:
+def _text(problem: Problem, sample: Sample) -> str:
     """Return the problem in the viewer's language, as far as it is one of ours; else as its rule words it."""
-    lasts = "" if problem.since is None else duration(now - problem.since)
+    lasts = "" if problem.since is None else duration(sample.at - problem.since)
     values = {"name": problem.name, "duration": lasts, "detail": problem.detail}
+    if problem.kind == "mailer" and (reasons := _outages(problem.name, sample)):
+        return gettext("Mailer %(name)s is out: %(reason)s") % {**values, "reason": reasons[0]}
     if problem.kind == "channel" and lasts:
         return gettext("Channel %(name)s: a message has been due for %(duration)s") % values
     if problem.kind == "workers":
@@ -57,6 +59,12 @@ def _text(problem: Problem, now: float) -> str:
     if problem.kind == "mailer":
         return gettext("Mailer %(name)s: %(detail)s") % values
     return problem.detail
+
+
+def _outages(mailer: str, sample: Sample) -> list[str]:
+    """Return the reason of a mailer's outage, which is what its server said; nothing if nobody knows it."""
+    outages = (flow.outage for flow in sample.flows if (flow.mailer or "default") == mailer)
+    return [outage.reason for outage in outages if outage and outage.reason]
 
 
 def _href(problem: Problem, layer: str, viewer: Viewer) -> str:
