@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.utils import timezone, translation
 
 from mailrail import mail
@@ -21,6 +22,7 @@ from mailrail.mail.mailers import circuit, connection_limits, throttle
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, MailerThrottle, Status
 from mailrail.mail.records import flow
+from mailrail.monitoring import sampler
 from mailrail.monitoring.facts import Count, FlowFacts
 from mailrail.monitoring.sample import sample
 from mailrail.testing import advance
@@ -215,10 +217,20 @@ def told() -> tuple[str, FlowFacts]:
     return printed, next(facts for facts in now.flows if facts.mailer == MAILER)
 
 
+def shown(browser: Client) -> tuple[str, str, dict[str, Any]]:
+    """What the first page of the admin and the live page say of all, and the latter of the mailer."""
+    data = browser.get("/mailrail/data/").json()
+    [row] = [row for row in data["sections"]["mail"]["rows"] if row["key"] == MAILER]
+    html = browser.get("/admin/").text
+    state = "ok" if 'class="mailrail-state" data-state="ok"' in html else "bad" if MAILER in html else ""
+    return state, data["health"]["text"], {name: cell["t"] for name, cell in row["cells"].items()}
+
+
 def test_an_outage_is_named_with_all_that_people_ask_and_is_over_after_the_first_successful_probe(
-    queueing: Configure, fresh_connections: None, monkeypatch: pytest.MonkeyPatch
+    queueing: Configure, admin_client: Client, fresh_connections: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit, "FIRST_PROBE_DELAY_S", 0.5)
+    sampler.forget()
     port = free_port()
     queueing(port)
     get_layer().heartbeat("one", {})
@@ -232,8 +244,16 @@ def test_an_outage_is_named_with_all_that_people_ask_and_is_over_after_the_first
         assert began - 1 <= facts.outage.since <= time.time() and str(port) in facts.outage.reason
         assert facts.waiting == {"outage": Count(7)}
         assert facts.next_probe_at is not None and facts.next_probe_at >= facts.outage.since
+        until(lambda: shown(admin_client)[0] == "bad", 10, "the first page of the admin")
+        _, health, cells = shown(admin_client)
+        assert health.startswith(f"Mailer {MAILER}: ") and ", since " in health
+        assert (cells["waiting"], cells["reasons"]) == ("7", "7 outage")
+        assert "out since " in cells["note"] and "next try in " in cells["note"]
         with ScriptedServer(port=port) as server:
             until(lambda: len(server.mails) == 7, 20, "the first successful probe, and the others")
             until(lambda: told()[0] == "", 10, "all is well")
+            until(lambda: shown(admin_client)[0] == "ok", 10, "the pages say so")
         printed, facts = told()
         assert (facts.outage, facts.next_probe_at, facts.waiting) == (None, None, {})
+    _, health, cells = shown(admin_client)
+    assert (health, cells["note"]) == ("All is well", "")
