@@ -246,7 +246,7 @@ def test_an_outage_is_named_with_all_that_people_ask_and_is_over_after_the_first
         assert facts.next_probe_at is not None and facts.next_probe_at >= facts.outage.since
         until(lambda: shown(admin_client)[0] == "bad", 10, "the first page of the admin")
         _, health, cells = shown(admin_client)
-        assert health.startswith(f"Mailer {MAILER}: ") and ", since " in health
+        assert health.startswith(f"Mailer {MAILER}") and ", since " in health
         assert (cells["waiting"], cells["reasons"]) == ("7", "7 outage")
         assert "out since " in cells["note"] and "next try in " in cells["note"]
         with ScriptedServer(port=port) as server:
