@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,8 +16,10 @@ from django.db import OperationalError, connections
 from mailrail import Channel
 from mailrail.health import Problem, Readiness, rules
 from mailrail.layers import DurableLayer, get_layer
+from mailrail.layers.history import HistoryRow
 from mailrail.messages import Message
 from mailrail.monitoring import (
+    ChannelFacts,
     Count,
     FlowFacts,
     Sample,
@@ -26,6 +29,7 @@ from mailrail.monitoring import (
     registry,
     sampler,
 )
+from mailrail.monitoring.rates import Depths, begin_of_average, with_rates
 from mailrail.monitoring.sample import sample
 from mailrail.monitoring.sampler import alatest, latest
 from mailrail.routing import Routing, route
@@ -135,6 +139,89 @@ def test_a_layer_that_is_away_is_said_instead_of_raised(settings: Any) -> None:
     assert [flow.mailer for flow in taken.flows] == ["default"], "mail is not on that server"
 
 
+# -- rates ----------------------------------------------------------------------------------------------------------
+
+SERIES = ("channel", "reports")
+NOON = 1_796_050_800.0  # the beginning of a minute
+
+
+def rates(row: HistoryRow, channel: ChannelFacts, depths: Depths, now: float) -> tuple[float | None, ...]:
+    """What was sent, done and failed a minute."""
+    depths.record(now, [channel])
+    found = with_rates(channel, {SERIES: row}, now, depths.at(begin_of_average(now)))
+    return found.sent_per_minute, found.done_per_minute, found.failed_per_minute
+
+
+def holding(ready: int, *, is_estimate: bool = False, oldest_due: float | None = None) -> ChannelFacts:
+    return ChannelFacts("default", "reports", Count(ready, is_estimate), oldest_due=oldest_due)
+
+
+def test_rates_are_averages_of_the_last_minute_or_two() -> None:
+    row = HistoryRow(SERIES, sent=120, done=90, retried=20, buried=10)
+    assert rates(row, holding(0), Depths(), NOON + 30) == (80.0, 60.0, 20.0)
+
+
+def test_what_is_sent_to_a_channel_that_nobody_serves_is_how_it_grows() -> None:
+    depths = Depths()
+    depths.record(NOON - 60, [holding(10)])
+    assert rates(HistoryRow(SERIES), holding(40), depths, NOON) == (30.0, 0.0, 0.0)
+
+
+def test_what_was_sent_has_ended_or_still_waits() -> None:
+    depths = Depths()
+    depths.record(NOON - 58, [holding(50)])
+    row = HistoryRow(SERIES, sent=1, done=20, retried=7, buried=6, expired=4)
+    assert rates(row, holding(30), depths, NOON) == (10.0, 20.0, 13.0)
+    assert rates(HistoryRow(SERIES, done=3), holding(5), depths, NOON)[0] == 0.0, (
+        "somebody has cancelled some"
+    )
+
+
+@pytest.mark.parametrize(
+    ("channel", "sent"),
+    [
+        (holding(5, oldest_due=2.0), 12.0),
+        (holding(5, oldest_due=60.0), None),
+        (holding(5000, is_estimate=True, oldest_due=2.0), None),
+    ],
+    ids=["it keeps up", "it does not", "it is too long to be counted"],
+)
+def test_a_first_sample_knows_what_was_sent_where_messages_do_not_wait(
+    channel: ChannelFacts, sent: float | None
+) -> None:
+    assert rates(HistoryRow(SERIES, sent=12), channel, Depths(), NOON)[0] == sent
+
+
+def test_a_channel_that_was_too_long_to_be_counted_has_no_rate_by_its_growth() -> None:
+    depths = Depths()
+    depths.record(NOON - 60, [holding(5000, is_estimate=True)])
+    assert rates(HistoryRow(SERIES, done=99), holding(50, oldest_due=60.0), depths, NOON)[0] is None
+
+
+def test_depths_are_kept_for_two_minutes_and_not_over_a_clock_that_is_set() -> None:
+    depths = Depths()
+    for second in range(300):
+        depths.record(NOON + second, [holding(second)])
+    assert depths.at(NOON + 299 - 120) == {"reports": 180} and depths.at(NOON + 100) is None
+    assert len(depths._kept) <= 26
+    depths.record(NOON, [holding(7)])
+    assert depths.at(NOON) == {"reports": 7} and depths.at(NOON + 290) is None
+
+
+@pytest.mark.django_db
+def test_samples_have_rates_also_of_channels_that_are_empty_by_now() -> None:
+    layer = get_layer()
+    minute = time.time() // 60 * 60
+    layer.record(
+        [HistoryRow(("channel", name), minute, done=6, buried=3) for name in ("reports", "tenant.7")]
+    )
+    channels = {channel.name: channel for channel in sample().channels}
+    for name in ("reports", "tenant.7"):
+        assert 2.9 < (channels[name].done_per_minute or 0) <= 6.0
+        assert 1.4 < (channels[name].failed_per_minute or 0) <= 3.0
+    assert channels["quiet"].done_per_minute == 0.0 and channels["quiet"].sent_per_minute == 0.0
+
+
 # -- sharing it -----------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +230,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
     """The samples that were taken, of no layer."""
     taken: list[Sample] = []
 
-    def take(alias: str) -> Sample:
+    def take(alias: str, depths: Depths) -> Sample:
         taken.append(Sample(float(len(taken)), alias, Readiness()))
         return taken[-1]
 
@@ -190,7 +277,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     began, over = threading.Event(), threading.Event()
     pool = ThreadPoolExecutor(1)
 
-    def hang(alias: str) -> Sample:
+    def hang(alias: str, depths: Depths) -> Sample:
         began.set()
         assert over.wait(60)
         return Sample(7.0, alias, Readiness())
@@ -230,7 +317,7 @@ def test_a_problem_is_dated_by_when_it_was_first_seen(monkeypatch: pytest.Monkey
     problem = Problem("no workers are running", "no workers are running", kind="workers")
     unwell = iter([(problem,), (problem,), (), (problem,)])
     monkeypatch.setattr(
-        sampler, "sample", lambda alias: Sample(next(moments), alias, Readiness(next(unwell)))
+        sampler, "sample", lambda alias, depths: Sample(next(moments), alias, Readiness(next(unwell)))
     )
     monkeypatch.setattr(sampler, "FRESH_S", 0.0)
     dates = [[p.since for p in latest().health.problems] for _ in range(4)]
@@ -255,7 +342,7 @@ def test_the_thread_for_coroutines_closes_its_connections_and_ends(monkeypatch: 
     closed = threading.Event()
     opened: list[Any] = []
 
-    def take(alias: str) -> Sample:
+    def take(alias: str, depths: Depths) -> Sample:
         opened.append(connections["default"])
         return sample(alias)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
 from ..applications import serves
@@ -17,9 +17,13 @@ _RANKS: Mapping[Severity, int] = {"bad": 0, "warn": 1, "ok": 2}
 
 
 def channel_facts(
-    layer: DurableLayer, alias: str | None, stats: Mapping[str, ChannelStats], most: int
+    layer: DurableLayer,
+    alias: str | None,
+    stats: Mapping[str, ChannelStats],
+    most: int,
+    others: Iterable[str] = (),
 ) -> list[ChannelFacts]:
-    """Describe the channels of ``stats``, counted to ``most``, and the routed ones that are empty.
+    """Describe the channels of ``stats``, counted to ``most``, the routed ones that are empty, and ``others``.
 
     Raises ``InvalidSettings`` if the routing cannot be read.
     """
@@ -33,7 +37,7 @@ def channel_facts(
             most,
             is_routed=name == outbox or name in routing or serves(name),
         )
-        for name in {**stats, **dict.fromkeys(routing.plans)}
+        for name in {**stats, **dict.fromkeys(routing.plans), **dict.fromkeys(others)}
     ]
 
 

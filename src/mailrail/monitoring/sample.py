@@ -9,11 +9,12 @@ from typing import TypeVar
 
 from ..conf import settings
 from ..health import Problem, Readiness
-from ..health.readiness import LAYER_ERRORS, assess, observe, unusable
+from ..health.readiness import LAYER_ERRORS, Observed, assess, observe, unusable
 from ..health.rules import unknown
-from ..layers import default_alias, get_layer
+from ..layers import DurableLayer, default_alias, get_layer
 from .channels import Severity, by_need, channel_facts, severity
 from .facts import ChannelFacts, FlowFacts, OperationFacts, TroubleFacts, WorkerFacts, WorkFacts
+from .rates import Depths, begin_of_average, with_rates
 from .registry import registered_flows, registered_operations, registered_work
 from .workers import workers
 
@@ -52,16 +53,16 @@ class Sample:
         return severity(channel, self.late)
 
 
-def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
+def sample(layer_alias: str | None = None, most: int = MAX_COUNTED, depths: Depths | None = None) -> Sample:
     """Take a sample. Raises nothing that a layer or a database raises: the health says what cannot be found out.
 
     The health is that of ``channels check``: work is late after ``MAILRAIL["READY_OLDEST_DUE"]``, and outages count
     from their first second. A project with consumers needs a worker. Flows and long work are the same whatever the
-    layer, so only the default one has them.
+    layer, so only the default one has them. ``depths``: those of the samples before, which this one is added to.
     """
     at, alias = time.time(), layer_alias or default_alias()
     problems: list[Problem] = []
-    health, channels, living, troubles = _of_layer(layer_alias, most)
+    health, channels, living, troubles = _of_layer(layer_alias, most, at, depths or Depths())
     flows: list[FlowFacts] = []
     work: list[WorkFacts] = []
     operations: list[OperationFacts] = []
@@ -76,17 +77,28 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED) -> Sample:
 
 
 def _of_layer(
-    alias: str | None, most: int
+    alias: str | None, most: int, at: float, depths: Depths
 ) -> tuple[Readiness, list[ChannelFacts], list[WorkerFacts], list[TroubleFacts]]:
     try:
         layer = get_layer(alias)
         observed = observe(layer, most)
-        channels = channel_facts(layer, alias, observed.stats, most)
+        channels = _channels(layer, alias, most, observed, at, depths)
         health = assess(observed, alias, settings.ready_oldest_due, None, outages_from=0.0)
         troubles = [TroubleFacts(**asdict(row)) for row in layer.troubles(limit=MAX_TROUBLES)]
         return health, channels, workers(layer), troubles
     except LAYER_ERRORS as error:
         return unusable(alias, error), [], [], []
+
+
+def _channels(
+    layer: DurableLayer, alias: str | None, most: int, observed: Observed, at: float, depths: Depths
+) -> list[ChannelFacts]:
+    recent = layer.recent(begin_of_average(at))
+    busy = [name for kind, name in recent if kind == "channel"]
+    channels = channel_facts(layer, alias, observed.stats, most, busy)
+    depths.record(at, channels)
+    before = depths.at(begin_of_average(at))
+    return [with_rates(channel, recent, at, before) for channel in channels]
 
 
 def _gathered(functions: Iterable[Callable[[], Iterable[Fact]]], problems: list[Problem]) -> list[Fact]:

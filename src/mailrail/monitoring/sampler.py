@@ -22,6 +22,7 @@ from django.dispatch import receiver
 
 from ..health import Problem, Readiness
 from ..layers import default_alias
+from .rates import Depths
 from .sample import Sample, sample
 
 FRESH_S = 1.0
@@ -43,6 +44,7 @@ class Sampler:
         self._began_at = 0.0  # monotonic, as is the next
         self._last_at = float("-inf")
         self._last: Sample | None = None
+        self._depths = Depths()
         self._first_seen: dict[tuple[str, str], float] = {}
         self._thread = _SamplingThread(self)
 
@@ -105,7 +107,7 @@ class Sampler:
 
     def _take(self) -> Sample:
         self._began_at = time.monotonic()
-        taken = sample(self._alias)
+        taken = sample(self._alias, depths=self._depths)
         self._last = replace(taken, health=self._dated(taken.health, taken.at))
         self._last_at = time.monotonic()
         return self._last
