@@ -119,7 +119,7 @@ CLAIMS = (
     Variant("postgresql", "claim", "claim_of_many_from_floor", (*OF_MANY, *FROM_FLOOR)),
 )
 
-# -- lists and estimates ----------------------------------------------------------------------------------------------
+# -- lists ------------------------------------------------------------------------------------------------------------
 
 _PG_PLACE = "(m.due, m.id) > (:'after_at', :'after_id'::uuid)"
 _PG_NOW = "(SELECT now FROM clock)"
@@ -177,7 +177,6 @@ LISTS = (
             ("SELECT d.id", ".parameter set :error_class ValueError\nSELECT d.id"),
         ),
     ),
-    Variant("postgresql", "estimate_ready", "estimate_scheduled", (("due <= ", "due > "),)),
 )
 
 VARIANTS = (*CLAIMS, *LISTS)

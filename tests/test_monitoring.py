@@ -101,6 +101,22 @@ def test_numbers_above_what_is_counted_are_estimates() -> None:
     assert channel.ready == Count(3)
 
 
+@pytest.mark.parametrize(("channels", "most"), [(0, 100), (100, 100), (200, 50), (1000, 10), (100_000, 10)])
+def test_the_more_channels_there_are_the_fewer_messages_of_each_are_counted(
+    channels: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def take(alias: str, most: int, depths: Depths) -> Sample:
+        asked.append(most)
+        return Sample(0.0, alias, Readiness(), tuple([ChannelFacts("default", "reports")] * channels))
+
+    monkeypatch.setattr(sampler, "sample", take)
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    latest(), latest()
+    assert asked == [100, most]
+
+
 @pytest.mark.django_db
 def test_apps_add_flows_and_work_and_one_that_fails_is_a_problem() -> None:
     get_layer().heartbeat("one", {})
@@ -230,7 +246,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
     """The samples that were taken, of no layer."""
     taken: list[Sample] = []
 
-    def take(alias: str, depths: Depths) -> Sample:
+    def take(alias: str, most: int, depths: Depths) -> Sample:
         taken.append(Sample(float(len(taken)), alias, Readiness()))
         return taken[-1]
 
@@ -277,7 +293,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     began, over = threading.Event(), threading.Event()
     pool = ThreadPoolExecutor(1)
 
-    def hang(alias: str, depths: Depths) -> Sample:
+    def hang(alias: str, most: int, depths: Depths) -> Sample:
         began.set()
         assert over.wait(60)
         return Sample(7.0, alias, Readiness())
@@ -317,7 +333,7 @@ def test_a_problem_is_dated_by_when_it_was_first_seen(monkeypatch: pytest.Monkey
     problem = Problem("no workers are running", "no workers are running", kind="workers")
     unwell = iter([(problem,), (problem,), (), (problem,)])
     monkeypatch.setattr(
-        sampler, "sample", lambda alias, depths: Sample(next(moments), alias, Readiness(next(unwell)))
+        sampler, "sample", lambda alias, most, depths: Sample(next(moments), alias, Readiness(next(unwell)))
     )
     monkeypatch.setattr(sampler, "FRESH_S", 0.0)
     dates = [[p.since for p in latest().health.problems] for _ in range(4)]
@@ -342,9 +358,9 @@ def test_the_thread_for_coroutines_closes_its_connections_and_ends(monkeypatch: 
     closed = threading.Event()
     opened: list[Any] = []
 
-    def take(alias: str, depths: Depths) -> Sample:
+    def take(alias: str, most: int, depths: Depths) -> Sample:
         opened.append(connections["default"])
-        return sample(alias)
+        return sample(alias, most, depths)
 
     def close_all() -> None:
         type(connections).close_all(connections)

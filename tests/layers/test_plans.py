@@ -55,6 +55,7 @@ VALUES: dict[str, Any] = {
     "channel": "c1",
     "limit": 100,
     "most": 100,
+    "table": "mailrail_message",
     "before_at": 1e12,
     "before_id": UUID(int=0),
     "id": UUID(int=1),
@@ -174,6 +175,12 @@ def test_stats_count_no_more_than_they_say() -> None:
     # 6 levels in 50 channels, up to 100 of each kind in each, and some for finding them
     assert sum(map(rows, touched)) <= 50 * 6 * 100 * 2 + 5000
     assert DatabaseChannelLayer(using="postgres").stats()["c1"].ready == 400
+
+
+def test_an_estimate_of_all_channels_reads_no_message() -> None:
+    nodes = plan_of(STATEMENTS["estimates"], table="mailrail_message", channels=CHANNELS)
+    assert not [n for n in nodes if n.get("Relation Name") in TABLES]
+    assert plans.buffers(nodes) <= 500, "the catalogue, and what the planner knows"
 
 
 @pytest.mark.parametrize("statistics", ["fresh"], indirect=True)

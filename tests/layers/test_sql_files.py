@@ -55,8 +55,6 @@ def test_every_statement_is_used_and_every_used_one_is_there(folder: str) -> Non
     code = "".join(path.read_text("utf-8") for path in (LAYERS / folder).glob("*.py"))
     built = {f"age_{table}" for table in TABLES_WITH_TIMES}
     built |= {f"list_waiting_{state}" for state in ("ready", "scheduled", "claimed")}
-    if folder == "postgresql":
-        built |= {f"estimate_{kind}" for kind in ("ready", "scheduled", "dead")}
     assert set(re.findall(r'STATEMENTS\["(\w+)"\]', code)) <= BY_NAME[folder].keys()
     assert BY_NAME[folder].keys() - set(re.findall(r"""["'](\w+)["']""", code)) == built
 

@@ -196,7 +196,10 @@ class Record(Protocol):
         """
 
     def recent(self, since: float) -> dict[Series, HistoryRow]:
-        """Sum up the minutes from that of ``since`` on, of each series in which something happened."""
+        """Sum up the minutes from that of ``since`` on, of each series in which something happened.
+
+        Histograms are left out, as rates need none, and somebody may ask every second.
+        """
 
     def troubles(self, since: float = 0.0, limit: int = 100) -> list[TroubleRow]:
         """Return the groups of what went wrong that have grown since then, last one first."""

@@ -81,7 +81,7 @@ class HistoryStore(Protocol):
         """Return the sums of a series by steps, in any order."""
 
     def recent(self, since: float) -> Iterable[HistoryRow]:
-        """Return the sums of each series over the minutes from ``since`` on."""
+        """Return the sums of each series over the minutes from ``since`` on, without histograms."""
 
     def troubles(self, since: float) -> Iterable[TroubleRow]:
         """Return the groups of troubles that have grown since then."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .history import BUCKETS, HistoryRow, Series, TroubleRow
+from .history import BUCKETS, NO_TIMES, HistoryRow, Series, TroubleRow
 
 
 def read_row(series: Series, start: float | None, values: Sequence[Any]) -> HistoryRow:
-    """Build a row from its sums: the counts, the longest wait, and both histograms, as the statements name them."""
+    """Build a row from its sums, as the statements name them: the counts, the longest wait, both histograms, if any."""
     sent, done, retried, buried, expired, longest_wait, *times = values
-    waits, runs = tuple(times[:BUCKETS]), tuple(times[BUCKETS:])
+    waits, runs = (tuple(times[:BUCKETS]), tuple(times[BUCKETS:])) if times else (NO_TIMES, NO_TIMES)
     return HistoryRow(
         series,
         start,

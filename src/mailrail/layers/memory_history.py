@@ -13,6 +13,7 @@ from .history import (
     MINUTES_KEPT_S,
     MOST_TROUBLES,
     MOST_TROUBLES_OF_ONE,
+    NO_TIMES,
     HistoryRow,
     HistoryStore,
     Series,
@@ -74,7 +75,8 @@ class MemoryHistory(HistoryStore):
             for (series, span, start), row in self._rows.items():
                 if span == MINUTE and start >= since:
                     found.setdefault(series, []).append(row)
-        return [sum_of(rows, HistoryRow(series, since)) for series, rows in found.items()]
+        sums = [sum_of(rows, HistoryRow(series, since)) for series, rows in found.items()]
+        return [replace(row, waits=NO_TIMES, runs=NO_TIMES) for row in sums]
 
     def troubles(self, since: float) -> Iterable[TroubleRow]:
         with self._lock:

@@ -18,8 +18,10 @@ from .rates import Depths, begin_of_average, with_rates
 from .registry import registered_flows, registered_operations, registered_work
 from .workers import workers
 
-MAX_COUNTED = 100
-"""Messages counted exactly per state and channel; larger numbers are estimates."""
+MAX_COUNTED, MIN_COUNTED = 100, 10
+"""Messages counted exactly per state and channel; larger numbers are estimates. Fewer where there are many channels."""
+MAX_COUNTED_IN_ALL = 10_000
+"""Messages of a state that are counted exactly on all channels together, where that leaves each enough."""
 MAX_TROUBLES = 100
 """Groups of what went wrong: the last ones."""
 
@@ -74,6 +76,11 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED, depths: Dept
     late = {problem.name for problem in health.problems if problem.kind == "channel"}
     found = tuple(living), tuple(flows), tuple(work), tuple(troubles), tuple(operations)
     return Sample(at, alias, health, by_need(channels, late), *found)
+
+
+def most_counted(channels: int) -> int:
+    """Return how many messages of each state and channel are to be counted where there are so many channels."""
+    return max(MIN_COUNTED, min(MAX_COUNTED, MAX_COUNTED_IN_ALL // max(1, channels)))
 
 
 def _of_layer(

@@ -23,7 +23,7 @@ from django.dispatch import receiver
 from ..health import Problem, Readiness
 from ..layers import default_alias
 from .rates import Depths
-from .sample import Sample, sample
+from .sample import Sample, most_counted, sample
 
 FRESH_S = 1.0
 """Seconds for which a sample is given to all who ask."""
@@ -107,7 +107,7 @@ class Sampler:
 
     def _take(self) -> Sample:
         self._began_at = time.monotonic()
-        taken = sample(self._alias, depths=self._depths)
+        taken = sample(self._alias, most_counted(len(self._last.channels) if self._last else 0), self._depths)
         self._last = replace(taken, health=self._dated(taken.health, taken.at))
         self._last_at = time.monotonic()
         return self._last

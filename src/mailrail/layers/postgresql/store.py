@@ -5,7 +5,6 @@ Whatever can be is one statement; see ``statements`` for how they are written. C
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -37,6 +36,7 @@ from ..store import (
 )
 from ..waiting import NotifiedWaiting
 from .claims import PostgresqlClaims
+from .estimates import estimate_dead, estimate_live
 from .history import PostgresqlHistory
 from .lanes import (
     LANES_AT_ONCE,
@@ -212,19 +212,9 @@ class PostgresqlStore(DatabaseStore):
             return Counts({}, {}, paused)
         dead = dict(execute(STATEMENTS["dead_counts"], {"most": most}))
         live = {channel: counts for channel, *counts in execute(STATEMENTS["stats"], {"most": most})}
-        for channel, counts in live.items():
-            for place, kind in enumerate(("ready", "scheduled")):
-                if counts[place] > most:
-                    counts[place] = max(counts[place], self._estimate(kind, channel))
-        for channel, number in dead.items():
-            if number > most:
-                dead[channel] = max(number, self._estimate("dead", channel))
+        estimate_live(self._session, live, most)
+        estimate_dead(self._session, dead, most)
         return Counts(live, dead, paused)
-
-    def _estimate(self, kind: str, channel: str) -> int:
-        [(plan,)] = self._session.execute(STATEMENTS[f"estimate_{kind}"], {"channel": channel})
-        plan = json.loads(plan) if isinstance(plan, str) else plan
-        return int(plan[0]["Plan"]["Plan Rows"])
 
     def beat(self, worker: str, info: Content | None) -> None:
         gone = worker if info is None else ""

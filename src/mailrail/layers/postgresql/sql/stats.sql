@@ -1,5 +1,5 @@
 -- Count the messages of each channel: exactly up to so many of a kind for each channel and priority. More are not
--- counted but estimated (estimate_ready.sql, estimate_scheduled.sql).
+-- counted but estimated (estimates.sql).
 \set most 100
 WITH RECURSIVE
     clock AS MATERIALIZED (SELECT date_part('epoch', clock_timestamp()) AS now),
@@ -10,6 +10,13 @@ WITH RECURSIVE
             SELECT m.channel FROM mailrail_message m WHERE m.channel > open.channel AND m.held = 0
             ORDER BY m.channel LIMIT 1)
         FROM open WHERE channel = channel || ''),
+    held (channel) AS ( -- few channels have messages that wait for a place in their lane
+        (SELECT channel FROM mailrail_message WHERE held = 1 ORDER BY channel LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT m.channel FROM mailrail_message m WHERE m.channel > held.channel AND m.held = 1
+            ORDER BY m.channel LIMIT 1)
+        FROM held WHERE channel = channel || ''),
     level (channel, priority, min_due) AS (
         SELECT channel, (
             SELECT priority FROM mailrail_message m WHERE m.channel = open.channel AND m.held = 0
@@ -39,16 +46,16 @@ WITH RECURSIVE
                     AND m.due > (SELECT now FROM clock) ORDER BY m.due LIMIT :'most' + 1) AS few) AS later
         WHERE level.priority IS NOT NULL
         UNION ALL
-        SELECT open.channel, behind.ready, behind.oldest, behind.scheduled, 0
-        FROM open CROSS JOIN LATERAL (
+        SELECT held.channel, behind.ready, behind.oldest, behind.scheduled, 0
+        FROM held CROSS JOIN LATERAL (
             SELECT
                 count(*) FILTER (WHERE due <= (SELECT now FROM clock)) AS ready,
                 MIN(due) AS oldest,
                 count(*) FILTER (WHERE due > (SELECT now FROM clock)) AS scheduled
             FROM (
-                SELECT due FROM mailrail_message m WHERE m.channel = open.channel AND m.held = 1
+                SELECT due FROM mailrail_message m WHERE m.channel = held.channel AND m.held = 1
                 ORDER BY m.due LIMIT :'most' + 1) AS few) AS behind
-        WHERE open.channel IS NOT NULL)
+        WHERE held.channel IS NOT NULL)
 SELECT channel, SUM(ready)::int, SUM(scheduled)::int, SUM(claimed)::int,
     (SELECT now FROM clock) - MIN(oldest)
 FROM counted GROUP BY channel;
