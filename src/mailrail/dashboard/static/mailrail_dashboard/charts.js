@@ -251,7 +251,9 @@ class Lines {
 
   #show(data, span) {
     for (const chart of this.charts) chart.show(data, span);
-    this.#say(this.charts.every((chart) => chart.isEmpty) ? this.note.dataset.text : "");
+    const isEmpty = this.charts.every((chart) => chart.isEmpty);
+    this.section.querySelector(".charts").hidden = isEmpty;
+    this.#say(isEmpty ? this.note.dataset.text : "");
   }
 
   #say(text) {
