@@ -11,7 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from mailrail.health import Problem
-from mailrail.monitoring import sampler
+from mailrail.monitoring import Count, FlowFacts, Pause, sampler
 
 from .observed import HOSTILE, NOW, observed
 from .test_views import browser_of
@@ -28,7 +28,8 @@ def without_old_samples() -> Iterator[None]:
 
 def outage(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     problems = tuple(Problem("", "has been out", NOW - 660, "mailer", name) for name in names)
-    [sample] = observed(problems=problems)
+    flow = FlowFacts("smtp", waiting={"outage": Count(12)}, outage=Pause(NOW - 660, reason="421 try later"))
+    [sample] = observed(problems=problems, flows=[flow])
     monkeypatch.setattr(sampler, "sample", lambda alias: sample)
 
 
@@ -38,7 +39,11 @@ def test_the_first_page_of_the_admin_names_what_is_wrong_and_since_when(
     outage(monkeypatch, "smtp", HOSTILE)
     html = admin_client.get("/admin/").content.decode()
     assert '<div class="mailrail-state" data-state="bad">' in html
-    assert "Mailer smtp: has been out, since " in html and "and 1 more problem" in html
+    assert (
+        "Mailer smtp is out: 421 try later, since " in html
+        and "12 emails wait" in html
+        and "and 1 more problem" in html
+    )
     assert '<a href="/mailrail/">Mailrail, live</a>' in html
     assert "onerror" in html and "<img src" not in html and "\u202e" not in html
     assert "style=" not in html.partition('class="mailrail-state"')[2].partition("</div>")[0]

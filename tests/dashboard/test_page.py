@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,13 +50,13 @@ def test_without_problems_all_is_well() -> None:
 
 def test_the_first_problem_is_told_in_one_line_with_its_beginning() -> None:
     problems = (
-        Problem("a mailer is out", "has been out", NOW - 3600, "mailer", "smtp"),
+        Problem("an app's rule", "The till is empty", NOW - 3600, "till", "smtp"),
         Problem("a message is due", "a message on mails is due", NOW - 600, "channel", "mails"),
     )
     health = build(observed(problems=problems), viewer(), PageQuery()).content["health"]
     assert health["state"] == "bad"
-    assert health["text"] == "Mailer smtp: has been out, since 13:46; and 1 more problem"
-    assert [problem["key"] for problem in health["problems"]] == ["mailer:smtp", "channel:mails"]
+    assert health["text"] == "The till is empty, since 13:46; and 1 more problem"
+    assert [problem["key"] for problem in health["problems"]] == ["till:smtp", "channel:mails"]
     assert health["problems"][1]["text"] == "Channel mails: a message has been due for 10 min"
 
 
@@ -161,6 +162,52 @@ def test_the_verdict_names_a_mailer_once_with_what_its_server_said() -> None:
     flow = FlowFacts("smtp", outage=Pause(NOW - 660, reason="421 try later"))
     health = build(observed(problems=(problem,), flows=[flow]), viewer(), FIRST).content["health"]
     assert health["text"] == "Mailer smtp is out: 421 try later, since 14:35"
+
+
+def test_the_verdict_says_how_much_waits_for_a_mailer_that_is_out_and_when_it_is_tried_next() -> None:
+    problem = Problem("", "mailer 'smtp' has been out for 660 s: 421 try later", NOW - 660, "mailer", "smtp")
+    outage = Pause(NOW - 660, reason="421 try later")
+    flow = FlowFacts("smtp", waiting={"outage": Count(4120, True), "time": Count(1)}, outage=outage)
+    flow = replace(flow, next_probe_at=NOW + 30, stands_in="backup")
+    health = build(observed(problems=(problem,), flows=[flow]), viewer(), FIRST).content["health"]
+    more = "≈4,121 emails wait; next try at 14:47; backup stands in"
+    assert health["text"] == f"Mailer smtp is out: 421 try later, since 14:35; {more}"
+    assert health["problems"][0]["text"] == f"Mailer smtp is out: 421 try later; {more}"
+
+
+@pytest.mark.parametrize(
+    ("problem", "english", "chinese"),
+    [
+        (Problem("none", "none", kind="workers"), "No workers are running", "没有 worker 在运行"),
+        (
+            Problem("x", "x", NOW - 600, "email", "smtp"),
+            "Mailer smtp: an email has been due for 10 min",
+            "发信服务 smtp：一封邮件已到期 10 分钟",
+        ),
+        (
+            Problem(
+                "the layer 'default' cannot be used",
+                "the layer 'default' cannot be used: refused",
+                None,
+                "layer",
+                "a",
+            ),
+            "The layer a cannot be used: refused",
+            "通道层 a 无法使用：refused",
+        ),
+        (
+            Problem("no answer", "no answer", None, "layer", "a"),
+            "The layer a does not answer",
+            "通道层 a 没有响应",
+        ),
+    ],
+)
+def test_problems_are_told_in_the_language_of_the_reader(
+    problem: Problem, english: str, chinese: str
+) -> None:
+    for language, text in (("en", english), ("zh-hans", chinese)):
+        health = build(observed(problems=(problem,)), viewer(language=language), FIRST).content["health"]
+        assert health["problems"][0]["text"] == text
 
 
 def test_a_mailer_says_what_its_mail_waits_for() -> None:

@@ -216,7 +216,7 @@ def test_whoever_loses_the_right_loses_the_page_at_the_next_check(
 def test_the_page_speaks_the_language_and_the_time_zone_of_the_one_that_opened_it() -> None:
     browser = browser_of("view_dashboard")
     page = listen(browser, language="zh-hans", zone="Asia/Shanghai", q="nothing").page
-    assert page["sections"]["workers"]["empty"].startswith("没有发现工作进程")
+    assert page["sections"]["workers"]["empty"].startswith("没有发现 worker")
     assert listen(browser, language="../..", zone="../..").status == 200
 
 
@@ -228,7 +228,7 @@ def test_the_page_lives_while_the_layer_is_down(settings: Any) -> None:
         }
     }
     health = listen(browser_of("view_dashboard")).page["health"]
-    assert health["state"] == "bad" and "the layer 'default' cannot be used" in json.dumps(health)
+    assert health["state"] == "bad" and "The layer default cannot be used" in json.dumps(health)
 
 
 def test_a_page_that_cannot_be_built_ends_the_connection_and_is_logged(

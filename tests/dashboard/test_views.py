@@ -227,7 +227,7 @@ def test_a_layer_that_cannot_be_used_is_told(admin_client: Client, settings: Any
         }
     }
     health = admin_client.get(DATA).json()["health"]
-    assert health["state"] == "bad" and "the layer 'default' cannot be used" in health["text"]
+    assert health["state"] == "bad" and "The layer default cannot be used" in health["text"]
 
 
 def test_nothing_of_others_becomes_markup(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
