@@ -27,10 +27,10 @@ def without_old_samples() -> Iterator[None]:
 
 
 def outage(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    problems = tuple(Problem("", "has been out", NOW - 660, "mailer", name) for name in names)
+    problems = tuple(Problem("", f"mailer {name} has been out", NOW - 660, "mailer", name) for name in names)
     flow = FlowFacts("smtp", waiting={"outage": Count(12)}, outage=Pause(NOW - 660, reason="421 try later"))
     [sample] = observed(problems=problems, flows=[flow])
-    monkeypatch.setattr(sampler, "sample", lambda alias: sample)
+    monkeypatch.setattr(sampler, "sample", lambda *arguments: sample)
 
 
 def test_the_first_page_of_the_admin_names_what_is_wrong_and_since_when(

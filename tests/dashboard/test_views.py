@@ -195,9 +195,9 @@ def test_fifty_pages_that_ask_for_four_seconds_make_at_most_five_samples(
 ) -> None:
     taken, now = [], [1000.0]
 
-    def take(alias: str) -> Sample:
+    def take(*arguments: Any) -> Sample:
         taken.append(now[0])
-        return sample(alias)
+        return sample(*arguments)
 
     monkeypatch.setattr(sampler, "sample", take)
     monkeypatch.setattr("mailrail.monitoring.sampler.time.monotonic", lambda: now[0])
@@ -232,7 +232,7 @@ def test_a_layer_that_cannot_be_used_is_told(admin_client: Client, settings: Any
 
 def test_nothing_of_others_becomes_markup(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     [facts] = hostile()
-    monkeypatch.setattr(sampler, "sample", lambda alias: facts)
+    monkeypatch.setattr(sampler, "sample", lambda *arguments: facts)
     html = admin_client.get(PAGE).content.decode()
     assert "onerror" in html and "<img" not in html and "</script><" not in html
     assert not any("\u202e" in text for text in texts(html))

@@ -243,7 +243,7 @@ def test_each_trouble_is_named_and_its_screenshot_can_be_read(
     windows: Windows, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     found, said = TROUBLES[name]
-    monkeypatch.setattr(sampler, "sample", lambda alias: found)
+    monkeypatch.setattr(sampler, "sample", lambda *arguments: found)
     get_layer().record(an_hour_of_history())
     page = windows.open(User.objects.create_superuser("boss"))
     page.goto("/mailrail/")
