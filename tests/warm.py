@@ -15,6 +15,7 @@ tutorial. The others are children of the process that was forked, which waits fo
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -61,6 +62,14 @@ IMPORTED = (
     "mailrail.management.commands.runworker",
 )
 """What needs no settings, and brings with it nine tenths of what a worker imports."""
+OF_CONSUMERS = (
+    "mailrail.invitations.bulk",
+    "mailrail.mail.delivery.batch",
+    "mailrail.tasks.retention",
+    "mailrail.tasks.running",
+    "mailrail.tasks.steps",
+)
+"""What needs settings, and consumers import: not themselves, as they register when they are imported."""
 _BY_NOW = dict(os.environ)
 """The environment of the process that has Django imported."""
 _MOST_SAID = 128 * 1024
@@ -267,7 +276,16 @@ def _set_django_up() -> None:
     django.setup()
     for name in ("runworker", "channels"):
         load_command_class("mailrail", name)
+    for name in OF_CONSUMERS:
+        importlib.import_module(name)
     connections.close_all()
+    _freeze()
+
+
+def _freeze() -> None:
+    """Let no garbage collector of a fork look at what is here, which would copy all of it to the fork."""
+    gc.collect()
+    gc.freeze()
 
 
 def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
@@ -285,6 +303,7 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
 def _main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    _freeze()
     request, descriptors = _serve(socket.socket(fileno=int(sys.argv[1])))
     _take_environment(request["env"])
     if "arguments" not in request:  # it is to be forked in its turn
