@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from mailrail.testing import drain
 
 from ..listed import dead_on, waiting_on
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
 URL = "/mailrail/actions/"
 SEE = ("view_dashboard", "operate_dashboard")
@@ -27,6 +29,20 @@ SEE = ("view_dashboard", "operate_dashboard")
 
 @pytest.fixture
 def layer() -> DurableLayer:
+    return get_layer()
+
+
+@pytest.fixture(params=["default", "postgres", "redis"])
+def storage(request: pytest.FixtureRequest, settings: Any) -> DurableLayer:
+    """Return the default layer: on the database of the operations, on another one, or on a server."""
+    config: dict[str, Any] = {
+        "BACKEND": "mailrail.layers.DatabaseChannelLayer",
+        "CONFIG": {"using": request.param},
+    }
+    if request.param == "redis":
+        hosts = [request.getfixturevalue("valkey").url]
+        config = {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": hosts}}
+    settings.CHANNEL_LAYERS = {"default": config}
     return get_layer()
 
 
@@ -212,3 +228,72 @@ def test_a_cancelled_operation_goes_no_further(layer: DurableLayer, monkeypatch:
     operation = Operation.objects.get()
     assert operation.is_cancelled and operation.done == 2 and len(dead_on(layer, "work")) == 3
     assert act(browser, "cancel", key, section="operations")["text"] == "It had ended already."
+
+
+# -- what the filters mean, and whoever is quicker ---------------------------------------------------------------------
+
+
+def test_cancel_means_the_messages_of_that_state_that_were_there(layer: DurableLayer) -> None:
+    root = operator("cancel_message")
+    ready, scheduled, claimed = (
+        layer.enqueue([Message("work", {"n": n}, delay=delay) for n in range(2)]) for delay in (0, 900, 0)
+    )
+    kept = {claim.id for claim in layer.claim("w", {"work": 2}, 60.0).claims}
+    assert act(root, "cancel", "default/work", state="ready")["status"] == 200
+    late = layer.enqueue([Message("work", {})])
+    drain(CHANNEL)
+    waiting = {m.id for m in waiting_on(layer, "work")}
+    assert waiting == {*scheduled, *late} and layer.existing_ids("work", [*ready, *claimed]) == kept
+    assert act(root, "cancel", "default/work", at=str(time.time() - 3600))["status"] == 200
+    drain(CHANNEL)
+    assert {m.id for m in waiting_on(layer, "work")} == {*scheduled, *late}  # none was there an hour ago
+    act(root, "cancel", "default/work", ids=f"{scheduled[0]} {next(iter(kept))}")
+    assert {m.id for m in waiting_on(layer, "work")} == {scheduled[1], *late}
+    assert (Operation.objects.latest("pk").done, Operation.objects.latest("pk").left) == (1, 1)
+
+
+def test_all_that_a_search_finds_is_meant(layer: DurableLayer) -> None:
+    root = operator("discard_message")
+    for channel in ("work", "Workshop", "other"):
+        bury(layer, 2, channel=channel)
+    act(root, "discard", scope="all", q="WORK", section="channels")
+    drain(CHANNEL)
+    assert [len(dead_on(layer, name)) for name in ("work", "Workshop", "other")] == [0, 0, 2]
+    assert Operation.objects.get().total == Operation.objects.get().done == 4
+
+
+# -- a worker that is killed -------------------------------------------------------------------------------------------
+
+
+def test_whoever_goes_on_after_a_kill_does_nothing_twice(
+    storage: DurableLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill at each place where something is stored: before the part, behind it, and when its outcome is stored."""
+    monkeypatch.setattr(operation_kinds, "MESSAGES_PER_PART", 2)
+    ids = bury(storage, 7)
+    key = act(operator("requeue_message"), "requeue", "default/work")["operation"]
+    usual = operation_kinds.DeadMessages.carry_out
+    kills = iter(["before", "behind", "", "behind", "before"])
+
+    def carry_out_and_die(self: Any, *args: Any) -> Any:
+        kill = next(kills, "")
+        done = None if kill == "before" else usual(self, *args)
+        if kill:
+            raise Killed
+        return done
+
+    monkeypatch.setattr(operation_kinds.DeadMessages, "carry_out", carry_out_and_die)
+    ran: list[UUID] = []
+    for _ in range(9):
+        with suppress(Killed):
+            operation_runs.run(UUID(key))
+        for claim in storage.claim("w", {"work": 10}, 60.0).claims:  # they run at once, and die again
+            ran.append(claim.id)
+            storage.bury(claim, "ValueError: again")
+    operation = Operation.objects.get()
+    assert sorted(ran) == sorted(ids) and operation.ended_at is not None
+    assert (operation.done, operation.left) == (7, 0)
+
+
+class Killed(BaseException):
+    """End a run as a kill does: nothing behind it runs."""

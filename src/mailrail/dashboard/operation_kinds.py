@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -10,9 +11,11 @@ from uuid import UUID
 from django.db import router
 
 from mailrail.cancelling import cancel_messages
+from mailrail.errors import InvalidSettings
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Cursor, MessageSummary
 from mailrail.moments import aware
+from mailrail.routing import Routing
 from mailrail.signals import channel_paused, channel_resumed
 
 from .models import Operation
@@ -150,6 +153,8 @@ class Channels:
     def carry_out(self, operation: Operation, unit: Any, ids: Sequence[UUID]) -> PartDone:
         alias, channel = unit
         layer = layer_of(alias, channel)
+        with suppress(InvalidSettings):
+            Routing.of_layer()  # imports what the signals are for: apps that keep records of pauses
         if operation.action == "pause":
             layer.pause(channel, operation.by, operation.reason)
             channel_paused.send_robust(channel, by=operation.by, reason=operation.reason)

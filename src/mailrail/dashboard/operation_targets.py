@@ -138,10 +138,12 @@ def _count(kind: str, channels: list[list[Any]]) -> int:
 def _of_mail(form: QueryDict, action: str, targets: list[str]) -> Units:
     if not apps.is_installed("mailrail.mail"):
         raise Refused(gettext("There is no such action."))
-    if not targets or len(targets) > MAX_TARGETS:
-        raise Refused(gettext("Choose what it is about: nothing was chosen, or too much."))
     from mailrail.mail.mailers.config import alias_of, delivering
 
+    if form.get("scope") == "all" and not targets:
+        targets = delivering()
+    if not targets or len(targets) > MAX_TARGETS:
+        raise Refused(gettext("Choose what it is about: nothing was chosen, or too much."))
     aliases = [alias_of("" if key == "default" and "default" not in delivering() else key) for key in targets]
     if action in ("pause", "resume"):
         permissions = ["mailrail_mail.pause_mailerstate"]

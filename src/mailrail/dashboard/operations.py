@@ -124,12 +124,19 @@ def _cancel(form: QueryDict) -> ActionAnswer:
     if form.get("action") != "cancel":
         raise Refused(gettext("There is no such action."))
     try:
-        is_cancelled = [operation_runs.cancel(UUID(key)) for key in form.getlist("target")]
+        is_cancelled = [
+            operation_runs.cancel(UUID(key)) for key in form.getlist("target") or _open_ones(form)
+        ]
     except ValueError:
         raise Refused(gettext("There is no such operation.")) from None
     if not any(is_cancelled):
         return ActionAnswer(gettext("It had ended already."))
     return ActionAnswer(gettext("Cancelled. What it has done stays done."))
+
+
+def _open_ones(form: QueryDict) -> list[str]:
+    rows = Operation.objects.using(router.db_for_write(Operation)).filter(ended_at=None)
+    return [str(pk) for pk in rows.values_list("pk", flat=True)] if form.get("scope") == "all" else []
 
 
 def _log(request: HttpRequest, operation: Operation) -> None:
