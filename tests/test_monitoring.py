@@ -46,6 +46,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(rules, "_outages", [])
     monkeypatch.setattr(registry, "_flows", [])
     monkeypatch.setattr(registry, "_work", [])
+    monkeypatch.setattr(registry, "_operations", [])
     routing = Routing([route("reports", print), route("quiet", print)])
     monkeypatch.setattr(Routing, "of_layer", classmethod(lambda cls, alias=None: routing))
     sampler.forget()
