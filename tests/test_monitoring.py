@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connections
+from django.test.utils import CaptureQueriesContext
 
 from mailrail import Channel
 from mailrail.health import Problem, Readiness, rules
@@ -29,6 +30,7 @@ from mailrail.monitoring import (
     registry,
     sampler,
 )
+from mailrail.monitoring.answers import recent_of, stats_of
 from mailrail.monitoring.rates import Depths, begin_of_average, with_rates
 from mailrail.monitoring.sample import sample
 from mailrail.monitoring.sampler import alatest, latest
@@ -139,6 +141,30 @@ def test_apps_add_flows_and_work_and_one_that_fails_is_a_problem() -> None:
     assert [flow.mailer for flow in taken.flows] == ["default"]
     assert [work.title for work in taken.work] == ["Spring"]
     assert taken.health.detail == "broken shelves: this cannot be found out: no such table: shelf"
+
+
+@pytest.mark.django_db
+def test_functions_of_apps_ask_the_layer_for_nothing_that_the_sample_knows(
+    django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = get_layer()
+    layer.heartbeat("one", {})
+    Channel("reports").send({})
+    asked: list[Any] = []
+
+    def flows() -> list[FlowFacts]:
+        asked.append((stats_of(layer, 7)["reports"].ready, recent_of(layer, begin_of_average(now))))
+        return []
+
+    now = time.time()
+    monkeypatch.setattr("mailrail.monitoring.sample.time.time", lambda: now)
+    with CaptureQueriesContext(connections["default"]) as alone:
+        sample()
+    register_flows(flows)
+    with django_assert_num_queries(len(alone)):
+        sample()
+    assert asked == [(1, {})]
+    assert stats_of(layer, 7)["reports"].ready == 1, "without a sample, too"
 
 
 def test_a_layer_that_is_away_is_said_instead_of_raised(settings: Any) -> None:

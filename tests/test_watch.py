@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import termios
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from mailrail.monitoring.screen import CLEAR_TO_END_OF_LINE, ENTER, HOME, LEAVE
 from mailrail.monitoring.text import columns_of, cut, duration, facts_of, lines_of, rate
 from mailrail.pauses import Pause
 
-from .processes import DJANGO, Ledger, environment, start
+from .processes import DJANGO, Ledger, environment
 
 AT = 1_796_050_000.0
 
@@ -163,9 +164,18 @@ def env(ledger: Ledger) -> Mapping[str, str]:
 
 @contextmanager
 def watching(env: Mapping[str, str], *arguments: str, out: int) -> Iterator[Any]:
-    """The command, writing to a descriptor; with the file of its errors. It is killed if it does not end."""
-    with os.fdopen(out, "wb") as end, open(os.devnull, "rb+") as errors:  # noqa: PTH123 - both ways
-        process = start(DJANGO, ["channels", "--watch", *arguments], env, end, errors, session=True)
+    """The command, writing to a descriptor. It is killed if it does not end."""
+    process = subprocess.Popen(
+        [*DJANGO, "channels", "--watch", *arguments],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # Shells have the commands of a background job ignore it, and so would all that these start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
+    os.close(out)
     try:
         yield process
     finally:

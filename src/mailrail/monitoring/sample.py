@@ -12,6 +12,7 @@ from ..health import Problem, Readiness
 from ..health.readiness import LAYER_ERRORS, Observed, assess, observe, unusable
 from ..health.rules import unknown
 from ..layers import DurableLayer, default_alias, get_layer
+from .answers import keep_stats, kept, recent_of
 from .channels import Severity, by_need, channel_facts, severity
 from .facts import ChannelFacts, FlowFacts, OperationFacts, TroubleFacts, WorkerFacts, WorkFacts
 from .rates import Depths, begin_of_average, with_rates
@@ -62,9 +63,14 @@ def sample(layer_alias: str | None = None, most: int = MAX_COUNTED, depths: Dept
     from their first second. A project with consumers needs a worker. Flows and long work are the same whatever the
     layer, so only the default one has them. ``depths``: those of the samples before, which this one is added to.
     """
+    with kept():
+        return _sample(layer_alias, most, depths or Depths())
+
+
+def _sample(layer_alias: str | None, most: int, depths: Depths) -> Sample:
     at, alias = time.time(), layer_alias or default_alias()
     problems: list[Problem] = []
-    health, channels, living, troubles = _of_layer(layer_alias, most, at, depths or Depths())
+    health, channels, living, troubles = _of_layer(layer_alias, most, at, depths)
     flows: list[FlowFacts] = []
     work: list[WorkFacts] = []
     operations: list[OperationFacts] = []
@@ -89,6 +95,7 @@ def _of_layer(
     try:
         layer = get_layer(alias)
         observed = observe(layer, most)
+        keep_stats(layer, observed.stats)
         channels = _channels(layer, alias, most, observed, at, depths)
         health = assess(observed, alias, settings.ready_oldest_due, None, outages_from=0.0)
         troubles = [TroubleFacts(**asdict(row)) for row in layer.troubles(limit=MAX_TROUBLES)]
@@ -100,7 +107,7 @@ def _of_layer(
 def _channels(
     layer: DurableLayer, alias: str | None, most: int, observed: Observed, at: float, depths: Depths
 ) -> list[ChannelFacts]:
-    recent = layer.recent(begin_of_average(at))
+    recent = recent_of(layer, begin_of_average(at))
     busy = [name for kind, name in recent if kind == "channel"]
     channels = channel_facts(layer, alias, observed.stats, most, busy)
     depths.record(at, channels)

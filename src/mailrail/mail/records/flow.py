@@ -22,7 +22,9 @@ from django.utils.translation import pgettext_lazy
 from mailrail import Channel
 from mailrail.moments import aware, from_now, seconds_between
 from mailrail.monitoring import Count, FlowFacts, Pause, register_flows
+from mailrail.monitoring.answers import recent_of, stats_of
 from mailrail.monitoring.facts import NONE
+from mailrail.monitoring.rates import begin_of_average
 from mailrail.terminal import single_line
 
 from ..mailers import failover, rates, throttle
@@ -70,14 +72,14 @@ class _Flow:
     @cached_property
     def stats(self) -> Mapping[str, Any]:
         """Return the counts of the channels, as ``layer.stats``."""
-        return Channel(f"{CHANNEL}.default").layer.stats(MAX_COUNTED)
+        return stats_of(Channel(f"{CHANNEL}.default").layer, MAX_COUNTED)
 
     @cached_property
     def sent(self) -> dict[str, float]:
         """Return the emails that each mailer has sent, a minute, by the last one or two minutes of the history."""
         now = time.time()
-        since = (now - MINUTE_S) // MINUTE_S * MINUTE_S
-        rows = Channel(f"{CHANNEL}.default").layer.recent(since)
+        since = begin_of_average(now)
+        rows = recent_of(Channel(f"{CHANNEL}.default").layer, since)
         return {
             name: row.done * MINUTE_S / (now - since)
             for (kind, name), row in rows.items()
