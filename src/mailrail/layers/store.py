@@ -99,7 +99,8 @@ class Listing:
 def set_waits(claims: Iterable[Message], waits: Iterable[float]) -> None:
     """Say of new claims, which nobody else has seen yet, how long they had been due."""
     for claim, waited in zip(claims, waits, strict=True):
-        object.__setattr__(claim, "waited", waited if waited > 0.0 else 0.0)
+        if waited > 0.0:
+            claim.waited = waited  # type: ignore[misc]  # frozen for type checkers alone
 
 
 class Store(Protocol):

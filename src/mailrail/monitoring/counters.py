@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,8 @@ from ..tracebacks import error_class, first_line
 
 DONE, RETRIED, BURIED, EXPIRED = range(4)
 """What is counted of a message whose claim has ended, as places in a tally."""
+MOST_NOTED = 500
+"""Ends of claims that are kept until they are counted."""
 MOST_ROWS = 10_000
 """Rows that are kept while they cannot be stored."""
 OTHERS = ""
@@ -45,7 +48,7 @@ class _Tally:
         self.longest_wait = 0.0
         self.waits = [0] * BUCKETS
         self.runs = [0] * BUCKETS
-        self.sent: dict[int, int] = {}  # by minute
+        self.sent: dict[float, int] = {}  # by the number of the minute
 
 
 class Counters:
@@ -53,6 +56,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._noted: deque[tuple[str, int, float, float | None, float | None]] = deque()
         self._channels: dict[str, _Tally] = {}
         self._mailers: dict[str, _Tally] = {}
         self._troubles: dict[tuple[str, str, str], list[int]] = {}
@@ -62,12 +66,20 @@ class Counters:
     def note(self, channel: str, what: int, waited: float, run: float | None, sent_at: float | None) -> None:
         """Count the end of a claim: ``DONE`` or another one, seconds from due to claim, and seconds of its run, if any.
 
-        ``sent_at``: if this was the first run of the message.
+        ``sent_at``: if this was the first run of the message. It is only kept here, and counted together with others.
         """
-        with self._lock:
-            tally = self._channels.get(channel)
-            if tally is None:
-                tally = self._channels[channel] = _Tally()
+        self._noted.append((channel, what, waited, run, sent_at))
+        if len(self._noted) >= MOST_NOTED:
+            with self._lock:
+                self._count()
+
+    def _count(self) -> None:
+        """Count what was noted. Call it with the lock; others may go on to note."""
+        noted, tally, known = self._noted, _Tally(), ""
+        for _ in range(len(noted)):
+            channel, what, waited, run, sent_at = noted.popleft()
+            if channel != known:
+                tally, known = self._tally(channel), channel
             tally.counts[what] += 1
             if run is not None:
                 bucket = int(run * 1000).bit_length()
@@ -77,8 +89,14 @@ class Counters:
             if waited > tally.longest_wait:
                 tally.longest_wait = waited
             if sent_at is not None:
-                minute = int(sent_at) // MINUTE
+                minute = sent_at // MINUTE
                 tally.sent[minute] = tally.sent.get(minute, 0) + 1
+
+    def _tally(self, channel: str) -> _Tally:
+        tally = self._channels.get(channel)
+        if tally is None:
+            tally = self._channels[channel] = _Tally()
+        return tally
 
     def note_mailer(
         self,
@@ -97,7 +115,7 @@ class Counters:
             for run in seconds:
                 tally.runs[min(int(max(0.0, run) * 1000).bit_length(), _LAST)] += 1
             for at in arrived:
-                minute = int(at) // MINUTE
+                minute = at // MINUTE
                 tally.sent[minute] = tally.sent.get(minute, 0) + 1
 
     def note_trouble(self, kind: str, where: str, what: str, count: int, buried: int) -> None:
@@ -118,6 +136,7 @@ class Counters:
     def take(self) -> tuple[list[HistoryRow], list[TroubleRow]]:
         """Return what was noted since the last time, and begin anew."""
         with self._lock:
+            self._count()
             channels, self._channels = self._channels, {}
             mailers, self._mailers = self._mailers, {}
             troubles, self._troubles = self._troubles, {}
@@ -150,7 +169,7 @@ def _rows(series: Series, tally: _Tally) -> Iterator[HistoryRow]:
         runs=tuple(tally.runs),
     )
     for minute, sent in tally.sent.items():
-        yield HistoryRow(series, float(minute * MINUTE), sent=sent)
+        yield HistoryRow(series, minute * MINUTE, sent=sent)
 
 
 def _of_all(rows: Sequence[HistoryRow]) -> Iterator[HistoryRow]:

@@ -97,7 +97,7 @@ class PostgresqlClaims:
         set_waits(
             answer.claims,
             [
-                claim.claimed_until - leases[claim.channel] - was_due
+                (claim.due or 0.0) - leases[claim.channel] - was_due
                 for claim, (_, was_due) in zip(answer.claims, answer.dues, strict=True)
             ],
         )
