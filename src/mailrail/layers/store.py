@@ -33,6 +33,8 @@ PREVIEW_LENGTH = 500
 """Characters of a content that lists read; bytes, on Redis."""
 ERROR_LENGTH = 2000
 """Likewise of an error, at its end, where the exception is."""
+LONGEST_WAIT_S = 1e9
+"""Seconds; a message that is said to have been due for longer was edited by hand."""
 WINDOW = 5_000
 """Messages among which claims are looked for, where no index has them: those that are due next."""
 
@@ -99,7 +101,7 @@ class Listing:
 def set_waits(claims: Iterable[Message], waits: Iterable[float]) -> None:
     """Say of new claims, which nobody else has seen yet, how long they had been due."""
     for claim, waited in zip(claims, waits, strict=True):
-        if waited > 0.0:
+        if 0.0 < waited < LONGEST_WAIT_S:
             claim.waited = waited  # type: ignore[misc]  # frozen for type checkers alone
 
 

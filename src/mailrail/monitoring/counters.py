@@ -24,6 +24,7 @@ from ..layers.history import (
     TroubleRow,
     sum_of,
 )
+from ..layers.store import LONGEST_WAIT_S
 from ..tracebacks import error_class, first_line
 
 DONE, RETRIED, BURIED, EXPIRED = range(4)
@@ -34,7 +35,8 @@ MOST_ROWS = 10_000
 """Rows that are kept while they cannot be stored."""
 OTHERS = ""
 """What troubles are called that are too many to be told apart."""
-_LAST = BUCKETS - 1
+_BITS = 64
+"""Buckets while counting: as many as the milliseconds of any time have bits."""
 _DIGITS = re.compile(r"\d+")
 
 
@@ -46,8 +48,8 @@ class _Tally:
     def __init__(self) -> None:
         self.counts = [0, 0, 0, 0]
         self.longest_wait = 0.0
-        self.waits = [0] * BUCKETS
-        self.runs = [0] * BUCKETS
+        self.waits = [0] * _BITS
+        self.runs = [0] * _BITS
         self.sent: dict[float, int] = {}  # by the number of the minute
 
 
@@ -80,17 +82,16 @@ class Counters:
             channel, what, waited, run, sent_at = noted.popleft()
             if channel != known:
                 tally, known = self._tally(channel), channel
-            tally.counts[what] += 1
+                counts, waits, runs, sent = tally.counts, tally.waits, tally.runs, tally.sent
+            counts[what] += 1
+            waits[int(waited * 1000).bit_length()] += 1
             if run is not None:
-                bucket = int(run * 1000).bit_length()
-                tally.runs[bucket if bucket < _LAST else _LAST] += 1
-            bucket = int(waited * 1000).bit_length()
-            tally.waits[bucket if bucket < _LAST else _LAST] += 1
+                runs[int(run * 1000).bit_length()] += 1
             if waited > tally.longest_wait:
                 tally.longest_wait = waited
             if sent_at is not None:
                 minute = sent_at // MINUTE
-                tally.sent[minute] = tally.sent.get(minute, 0) + 1
+                sent[minute] = sent.get(minute, 0) + 1
 
     def _tally(self, channel: str) -> _Tally:
         tally = self._channels.get(channel)
@@ -113,7 +114,7 @@ class Counters:
             for what, number in ((DONE, sent), (BURIED, failed), (RETRIED, deferred)):
                 tally.counts[what] += number
             for run in seconds:
-                tally.runs[min(int(max(0.0, run) * 1000).bit_length(), _LAST)] += 1
+                tally.runs[int(min(max(0.0, run), LONGEST_WAIT_S) * 1000).bit_length()] += 1
             for at in arrived:
                 minute = at // MINUTE
                 tally.sent[minute] = tally.sent.get(minute, 0) + 1
@@ -165,11 +166,16 @@ def _rows(series: Series, tally: _Tally) -> Iterator[HistoryRow]:
         buried=buried,
         expired=expired,
         longest_wait=tally.longest_wait,
-        waits=tuple(tally.waits),
-        runs=tuple(tally.runs),
+        waits=_histogram(tally.waits),
+        runs=_histogram(tally.runs),
     )
     for minute, sent in tally.sent.items():
         yield HistoryRow(series, minute * MINUTE, sent=sent)
+
+
+def _histogram(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the counts with all long times in the last bucket."""
+    return (*counts[: BUCKETS - 1], sum(counts[BUCKETS - 1 :]))
 
 
 def _of_all(rows: Sequence[HistoryRow]) -> Iterator[HistoryRow]:
