@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from mailrail import Channel
 from mailrail.conf import build
 from mailrail.errors import InvalidSettings
+from mailrail.invitations.models import Invitation
 from mailrail.layers import get_layer
 from mailrail.redaction import REDACTED, is_redacted, redacted, redacted_arguments, redacted_text, restored
 from mailrail.tasks import TaskRecord
@@ -162,6 +164,12 @@ def task_page(client: Client) -> str:
     return client.get(reverse("admin:mailrail_tasks_taskrecord_change", args=(task_of().pk,))).text
 
 
+def invitation_page(client: Client) -> str:
+    sender = User.objects.get()
+    invitation = Invitation.objects.create(email="ada@example.com", sender=sender, payload=CONTENT)
+    return client.get(reverse("admin:mailrail_invitations_invitation_change", args=(invitation.pk,))).text
+
+
 def output(*command: str) -> str:
     out = StringIO()
     call_command(*command, stdout=out)
@@ -186,7 +194,7 @@ def tasks_show(client: Client) -> str:
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "show",
-    [dead_page, waiting_page, task_page, channels_waiting, channels_dead, tasks_show],
+    [dead_page, waiting_page, task_page, invitation_page, channels_waiting, channels_dead, tasks_show],
 )
 def test_the_admin_and_the_commands_show_a_secret_to_nobody(
     admin_client: Client, show: Callable[[Client], str]

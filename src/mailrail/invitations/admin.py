@@ -33,6 +33,7 @@ from mailrail.keyset_admin import (
     is_confirmed,
 )
 from mailrail.record_links import link_records
+from mailrail.redaction import shown_json
 
 from .errors import InvitationRefused
 from .forms import AddressField
@@ -163,11 +164,11 @@ class InvitationAdmin(ActionAdmin):
     search_help_text = _("A whole email address, or the name of a sender.")
     raw_id_fields = ("sender",)
     fields = (
-        *("email", "sender", "role", "message", "language", "payload", "status"),
+        *("email", "sender", "role", "message", "language", "shown_payload", "status"),
         *("created", "expires_at", "sent", "accepted_at", "accepted_by", "revoked_at"),
     )
     readonly_fields = (
-        *("language", "payload", "status", "created", "expires_at"),
+        *("language", "shown_payload", "status", "created", "expires_at"),
         *("sent", "accepted_at", "accepted_by", "revoked_at"),
     )
     actions = ("resend_selected", "revoke_selected")
@@ -175,6 +176,10 @@ class InvitationAdmin(ActionAdmin):
     @admin.display(description=pgettext_lazy("invitation", "email address"))
     def whom(self, invitation: AbstractInvitation) -> str:
         return breakable(invitation.email)
+
+    @admin.display(description=pgettext_lazy("invitation", "payload"))
+    def shown_payload(self, invitation: AbstractInvitation) -> str:
+        return shown_json(invitation.payload, whole=False).shown
 
     @admin.display(description=pgettext_lazy("invitation", "status"))
     def status(self, invitation: AbstractInvitation) -> str:

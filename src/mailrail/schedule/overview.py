@@ -40,7 +40,7 @@ def summary(entry: EntryStatus, states: Mapping[UUID | None, str]) -> dict[str, 
         "paused_at": row.paused_at,
         "paused_by": row.paused_by,
         "paused_reason": row.paused_reason,
-        **(without_hidden(_CONTENTS, what(entry.definition)) if entry.definition else {}),
+        **(what(entry.definition) if entry.definition else {}),
         "next": entry.next_ticks(NEXT_TICKS),
         "last_run": last and {"tick": last.tick, "id": str(last.run_id), "state": states.get(last.run_id)},
         "missed_count": row.missed_count,
@@ -49,9 +49,9 @@ def summary(entry: EntryStatus, states: Mapping[UUID | None, str]) -> dict[str, 
 
 
 def what(definition: Definition) -> dict[str, Any]:
-    """Return what an entry runs, and when."""
+    """Return what an entry runs, and when, but for what nobody may see."""
     times = definition.times
-    return {
+    facts = {
         "task": definition.task,
         "args": [*definition.args],
         "kwargs": {**definition.kwargs},
@@ -64,6 +64,7 @@ def what(definition: Definition) -> dict[str, Any]:
         "overlap": definition.overlap,
         "jitter": definition.jitter,
     }
+    return without_hidden(_CONTENTS, facts)
 
 
 def lines(entry: EntryStatus, states: Mapping[UUID | None, str]) -> list[str]:
