@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple
-from uuid import UUID
+from typing import Any, NamedTuple
 
-from django.db import DEFAULT_DB_ALIAS, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 
 from mailrail.health import Problem, register, register_outages
@@ -18,28 +18,23 @@ from .mailers.circuit import OUTAGE
 from .mailers.config import alias_of
 from .mailers.rates import limits_in_use
 from .models import Email, MailerState, Status
-from .records.overview import MAX_COUNTED, due_at
+from .records.overview import MAX_COUNTED
 
-PAGE_SIZE = 500
-"""Emails that are read at once."""
+DUE = Greatest(Coalesce("send_at", "created_at"), Coalesce("next_try_at", "created_at"))
+"""Since when an email is due, as ``records.overview.due_at`` says."""
 
 
-class _Queued(NamedTuple):
-    id: UUID
+class _Late(NamedTuple):
+    """Since when emails of a mailer are due, all or those for which the same other one stands in."""
+
     mailer: str
     via: str
-    send_at: datetime | None
-    next_try_at: datetime | None
-    created_at: datetime
+    due_at: datetime
 
     @property
     def mailers(self) -> set[str]:
         """Return its own mailer, and the one that stands in for it."""
         return {self.mailer, alias_of(self.via) if self.via else self.mailer}
-
-    @property
-    def due_at(self) -> datetime:
-        return due_at(self.send_at, self.next_try_at, self.created_at)
 
 
 @register_outages
@@ -70,54 +65,74 @@ def _problem(kind: str, mailer: str, public: str, text: str, since: datetime, re
     return Problem(f"{public} {text}", f"{who} {text}{reason}", aware(since).timestamp(), kind, name)
 
 
-def _late(before: datetime) -> list[_Queued]:
-    """Return the email of each mailer that has been due for longest, if that was before the moment; latest first."""
+def _late(before: datetime) -> list[_Late]:
+    """Return since when the mail of each mailer has been due, if that was before the moment; earliest first.
+
+    The database groups it: reading ten thousand rows takes a quarter of a second.
+    """
     using = _using()
-    due = [row for row in _made_before(before, using) if seconds_between(row.due_at, before) > 0]
-    if not due:
+    first = _oldest(using).values_list("created_at", flat=True)[:1]
+    if not any(seconds_between(made, before) > 0 for made in first):  # so no other was due before
+        return []
+    groups = [group for group in _groups(using) if seconds_between(group.due_at, before) > 0]
+    if not groups:
         return []
     paused = set(MailerState.objects.using(using).exclude(paused_by=OUTAGE).values_list("pk", flat=True))
-    limits = limits_in_use({mailer for row in due for mailer in row.mailers}, using)
-    waiting = _waiting_for_a_rate(due, limits, using)
-    late: dict[str, _Queued] = {}
-    for row in sorted(due, key=lambda row: row.due_at):
-        if row.mailer not in late and not row.mailers & paused and row.id not in waiting:
-            late[row.mailer] = row
-    return list(late.values())
+    limits = limits_in_use({mailer for group in groups for mailer in group.mailers}, using)
+    unpaused = (group for group in groups if not group.mailers & paused)
+    found = [late for group in unpaused if (late := _beside_rates(group, limits, before, using))]
+    by_mailer: dict[str, _Late] = {}
+    for late in sorted(found, key=lambda late: late.due_at):
+        by_mailer.setdefault(late.mailer, late)
+    return list(by_mailer.values())
 
 
-def _made_before(moment: datetime, using: str) -> Iterator[_Queued]:
-    """Yield the emails that are queued since before the moment: no other can have been due before it."""
+def _groups(using: str) -> list[_Late]:
+    """Return since when mail is due, by mailer. The ORM groups no slice, and looking its ids up again takes longest."""
+    connection = connections[using]
+    rows_of = _oldest(using).values_list("mailer", "via", "due")
+    oldest, values = rows_of.query.get_compiler(using).as_sql()
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT mailer, via, MIN(due) FROM ({oldest}) AS oldest GROUP BY mailer, via", values)
+        rows = cursor.fetchall()
+    column = Email._meta.get_field("created_at").cached_col
+    converters = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
+    for convert in converters:
+        rows = [(mailer, via, convert(due, column, connection)) for mailer, via, due in rows]
+    return [_Late(*row) for row in rows]
+
+
+def _oldest(using: str) -> Any:
+    """Return the oldest emails that are queued: ids are in the order of their making, and an index has them."""
     queued = Email.objects.using(using).filter(status=Status.QUEUED).order_by("pk")
-    last = None
-    for _ in range(MAX_COUNTED // PAGE_SIZE):  # ids are in the order of their making, and an index has them
-        page = queued if last is None else queued.filter(pk__gt=last)
-        rows = [_Queued(*row) for row in page.values_list(*_Queued._fields)[:PAGE_SIZE]]
-        for row in rows:
-            if seconds_between(row.created_at, moment) <= 0:
-                return
-            yield row
-        if len(rows) < PAGE_SIZE:
-            return
-        last = rows[-1].id
+    return queued.annotate(due=DUE)[:MAX_COUNTED]
 
 
-def _waiting_for_a_rate(due: list[_Queued], limits: set[tuple[str, str]], using: str) -> set[UUID]:
-    """Return the ids of the emails that wait for a rate. Recipients are read only where the rate of a domain counts."""
-    waiting = {row.id for row in due if any((mailer, "") in limits for mailer in row.mailers)}
-    limited = {mailer for mailer, domain in limits if domain}
-    asked = {row.id: row.mailers for row in due if row.id not in waiting and row.mailers & limited}
-    if not asked:
-        return waiting
-    of_asked = Email.objects.using(using).filter(pk__in=list(asked)).values_list("pk", "recipients")
-    return waiting | {id for id, given in of_asked if _has_domain(given, asked[id], limits)}
+def _beside_rates(group: _Late, limits: set[tuple[str, str]], before: datetime, using: str) -> _Late | None:
+    """Return since when those emails of a group are due that wait for no rate, if that was before the moment.
+
+    Recipients are read only where the rate of a domain counts.
+    """
+    domains = {domain for mailer, domain in limits if mailer in group.mailers}
+    if not domains:
+        return group
+    if "" in domains:  # the rate of all its mail
+        return None
+    rows = _oldest(using).values_list("mailer", "via", "due", "recipients").iterator()
+    free = [
+        due
+        for mailer, via, due, recipients in rows
+        if (mailer, via) == (group.mailer, group.via)
+        and seconds_between(due, before) > 0
+        and not _has_domain(recipients, domains)
+    ]
+    return group._replace(due_at=min(free)) if free else None
 
 
-def _has_domain(recipients: object, mailers: set[str], limits: set[tuple[str, str]]) -> bool:
+def _has_domain(recipients: object, domains: set[str]) -> bool:
     given = recipients if isinstance(recipients, list) else []
     addresses = [recipient.get("address", "") for recipient in given if isinstance(recipient, dict)]
-    domains = {domain_of(str(address)) for address in addresses}
-    return any((mailer, domain) in limits for mailer in mailers for domain in domains)
+    return any(domain_of(str(address)) in domains for address in addresses)
 
 
 def _using() -> str:
