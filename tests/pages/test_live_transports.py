@@ -17,6 +17,9 @@ from django.contrib.sessions.models import Session
 from playwright.sync_api import Page
 
 from mailrail import Channel
+from mailrail.layers import get_layer
+from mailrail.messages import Message
+from mailrail.testing import drain
 
 from ..chromium import Windows, expect
 from ..ports import free_port
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def operator() -> User:
     user = User.objects.create_user("grace", is_staff=True)
-    names = ("view_dashboard", "operate_dashboard", "view_storedmessage")
+    names = ("view_dashboard", "operate_dashboard", "view_storedmessage", "requeue_message")
     user.user_permissions.set(Permission.objects.filter(codename__in=names))
     return user
 
@@ -65,12 +68,37 @@ def send_and_see(page: Page, seconds: float, number: int) -> None:
     print(f"seen after {time.monotonic() - sent:.2f} s; promised: {seconds} s")
 
 
-def test_by_polling_a_send_is_seen_and_a_session_that_ends_is_told(windows: Windows, operator: User) -> None:
+def ask(page: Page, action: str, reason: str) -> None:
+    page.get_by_role("button", name=f"{action}: mails").click()
+    page.get_by_role("dialog").get_by_role("textbox").fill(reason)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def bury(count: int) -> None:
+    layer = get_layer()
+    layer.enqueue([Message("mails", {"n": n}) for n in range(count)])
+    for claim in layer.claim("w", {"mails": count}, 60.0).claims:
+        layer.bury(claim, "ValueError: it did not work")
+
+
+def test_by_polling_a_send_is_seen_what_is_asked_for_is_done_and_the_end_of_a_session_told(
+    windows: Windows, operator: User
+) -> None:
+    bury(1_001)  # more than an operation takes at once
     Channel("mails").send({})
     page = windows.open(operator)
     page.goto("/mailrail/?q=mails")
     expect(ready(page)).to_have_text("1")
     send_and_see(page, 3.5, 2)
+    ask(page, "Pause", "the disk is full")
+    expect(page.locator("#channels")).to_contain_text("by grace: the disk is full")
+    expect(page.get_by_role("button", name="Resume: mails")).to_be_visible()
+    ask(page, "Requeue", "the disk has room")
+    expect(page.locator("#operations tbody")).to_contain_text("grace: the disk has room")
+    drain("mailrail.operations")
+    expect(page.locator("#operations td[data-column=progress]").first).to_have_text("1,001")
+    expect(page.locator("#channels td[data-column=dead]").last).to_have_text("0")
     Session.objects.all().delete()
     expect(page.locator("#away")).to_contain_text("Your session is over.")
     assert page.evaluate("connection.socket ?? null") is None
