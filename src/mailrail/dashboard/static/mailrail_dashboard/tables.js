@@ -210,6 +210,7 @@ class Table {
 
   #updateCell(cell, { t: text, s: state = "", h: link = "", i: title = "" }) {
     setData(cell, "state", state);
+    cell.toggleAttribute("data-nothing", text === "0");
     if (title) cell.setAttribute("title", title);
     else cell.removeAttribute("title");
     return setLinked(cell.querySelector(":scope > :is(a, span:not(.mark))"), text, link);
