@@ -52,7 +52,7 @@ class WorkHistory:
             kind, name = row.series
             if self._owns(name):
                 series = kind, self._names.bare(name)
-                found[series] = replace(row, series=series)
+                found[series] = row if series == row.series else replace(row, series=series)
         return found
 
     def troubles(self, since: float = 0.0, limit: int = 100) -> list[TroubleRow]:
