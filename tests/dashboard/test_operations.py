@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import timedelta
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 
 from mailrail.dashboard import operation_kinds, operation_runs
+from mailrail.dashboard.consumers import prune_operations
 from mailrail.dashboard.models import Operation
 from mailrail.dashboard.operation_words import CHANNEL
 from mailrail.layers import DurableLayer, get_layer
@@ -20,6 +25,7 @@ from mailrail.messages import Message
 from mailrail.testing import drain
 
 from ..listed import dead_on, waiting_on
+from ..ports import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -297,3 +303,35 @@ def test_whoever_goes_on_after_a_kill_does_nothing_twice(
 
 class Killed(BaseException):
     """End a run as a kill does: nothing behind it runs."""
+
+
+def test_records_are_kept_for_as_long_as_the_history(layer: DurableLayer) -> None:
+    browser = operator()
+    for name in ("old", "new"):
+        act(browser, "pause", f"default/{name}")
+    Operation.objects.filter(units=[["default", "old"]]).update(ended_at=timezone.now() - timedelta(days=15))
+    prune_operations()
+    assert [operation.units for operation in Operation.objects.all()] == [[["default", "new"]]]
+
+
+def test_a_message_that_a_layer_has_lost_is_sent_again(layer: DurableLayer) -> None:
+    bury(layer, 2)
+    act(operator("requeue_message"), "requeue", "default/work")
+    layer.cancel(CHANNEL, [m.id for m in waiting_on(layer, CHANNEL)])
+    call_command("channels", "reconcile", "--older-than", "0", stdout=StringIO())
+    drain(CHANNEL)
+    assert len(waiting_on(layer, "work")) == 2
+
+
+def test_a_layer_that_is_down_is_told_to_whoever_asks_and_nothing_is_done_later(settings: Any) -> None:
+    config = {"hosts": [f"redis://127.0.0.1:{free_port()}"]}
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "mailrail.layers.DatabaseChannelLayer"},
+        "down": {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": config},
+    }
+    browser = operator("requeue_message")
+    answer = act(browser, "pause", "down/work")
+    assert answer["status"] == 400 and "127.0.0.1" in answer["text"]
+    assert Operation.objects.get().ended_at is not None
+    assert act(browser, "requeue", "down/work")["status"] == 400
+    assert Operation.objects.count() == 1

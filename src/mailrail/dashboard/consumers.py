@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import router
 from django.db.models import QuerySet
+from django.dispatch import receiver
+from django.utils import timezone
 
+from mailrail.conf import settings
 from mailrail.reconciliation import reconcile
 from mailrail.routing import consumer
+from mailrail.signals import worker_maintenance
 from mailrail.worker import IncomingMessage
 
 from .models import Operation
@@ -25,6 +30,13 @@ def carry_out(message: IncomingMessage) -> None:
     """Go on with the operation ``{"id": …}``."""
     if not run(UUID(message.content["id"]), SECONDS_AT_ONCE):
         message.release(why="it goes on")
+
+
+@receiver(worker_maintenance, sender=CHANNEL, dispatch_uid="mailrail.dashboard.operations")
+def prune_operations(**kwargs: Any) -> None:
+    """Delete the records of operations that ended longer ago than ``MAILRAIL["HISTORY"]``."""
+    rows = Operation.objects.using(router.db_for_write(Operation))
+    rows.filter(ended_at__lt=timezone.now() - timedelta(seconds=settings.history)).delete()
 
 
 @reconcile(CHANNEL)

@@ -47,11 +47,14 @@ def run(id: UUID, seconds: float = float("inf")) -> bool:
         if is_transient(error) or isinstance(error, OUTAGES):
             raise
         logger.exception("operation %s ended by an error", id)
-        text = f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH]
-        Operation.objects.using(using).filter(pk=id, ended_at=None).update(
-            ended_at=timezone.now(), error=text
-        )
+        fail(id, error)
     return True
+
+
+def fail(id: UUID, error: Exception) -> None:
+    """End an operation by an error, if it is open."""
+    rows = Operation.objects.using(router.db_for_write(Operation)).filter(pk=id, ended_at=None)
+    rows.update(ended_at=timezone.now(), error=f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH])
 
 
 def _begin(id: UUID, using: str) -> Operation:

@@ -24,6 +24,7 @@ from mailrail.moments import from_timestamp
 from mailrail.pauses import MAX_BY_LENGTH, MAX_REASON_LENGTH
 from mailrail.storable import storable
 from mailrail.terminal import single_line
+from mailrail.transient import OUTAGES
 
 from . import operation_runs
 from .models import Operation
@@ -73,7 +74,10 @@ def _take(request: HttpRequest, units: Units) -> ActionAnswer:
         return ActionAnswer(
             gettext("It has begun. How far it is stands under “Operations”."), operation=str(operation.pk)
         )
-    operation_runs.run(operation.pk)
+    try:
+        operation_runs.run(operation.pk)
+    except OUTAGES as error:  # whoever asked reads it now, and may ask again
+        operation_runs.fail(operation.pk, error)
     operation.refresh_from_db(using=using)
     return ActionAnswer(outcome_of(operation), 400 if operation.error else 200, str(operation.pk))
 
