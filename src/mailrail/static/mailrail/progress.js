@@ -1,7 +1,8 @@
 // Loads this page again while something on it is under way, and takes from it what {% mailrail_progress %} has written.
 // So it shows what the page shows, to those who may see the page, and needs no address of its own.
 const SHORTEST = 1000, LONGEST = 10000;  // ms between two looks: more of them where nothing changes
-let wait = SHORTEST, timer = null, isLooking = false;
+const SHARE = 10;  // the site is busy with this page for a tenth of the time at most
+let wait = SHORTEST, took = 0, timer = null, isLooking = false;
 
 const open = () => [...document.querySelectorAll('.mailrail-progress[data-state="open"]')];
 
@@ -31,11 +32,13 @@ async function look() {
   timer = null;
   if (document.hidden || isLooking) return;  // looks again when the tab is shown
   isLooking = true;
+  const began = performance.now();
   try {
     const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual", cache: "no-store" });
     if (response.type === "opaqueredirect") return location.reload();  // to log in again
     if (!response.ok) throw new Error(response.statusText);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    took = performance.now() - began;
     const changed = open().map((element) => update(element, page)).some(Boolean);
     wait = changed ? SHORTEST : Math.min(wait * 1.5, LONGEST);
   } catch {
@@ -48,7 +51,7 @@ async function look() {
 }
 
 function later() {
-  if (timer === null && open().length) timer = setTimeout(look, wait);
+  if (timer === null && open().length) timer = setTimeout(look, Math.min(LONGEST, Math.max(wait, SHARE * took)));
 }
 
 if (!globalThis.mailrailProgress) {
