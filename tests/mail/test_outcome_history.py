@@ -43,7 +43,9 @@ def test_emails_are_counted_once_by_the_mailer_that_sent_them(queueing: Configur
     mail.queue_many(messages(30))
     work()
     row = history()
-    assert (row.sent, row.done, row.retried, row.buried, sum(row.runs)) == (30, 30, 0, 0, 30)
+    assert (row.sent, row.done, row.retried, row.buried) == (30, 30, 0, 0)
+    rows = get_layer().history(("mailer", MAILER), time.time() - 120, time.time() + 60)
+    assert sum(sum(row.runs) for row in rows) == 30, "how long each took"
     [facts] = [facts for facts in flow.mail_flow() if facts.mailer == MAILER]
     assert facts.sent_per_minute is not None and 15 <= facts.sent_per_minute <= 30 * 60
     assert troubles() == {}
