@@ -217,6 +217,8 @@ def test_on_a_terminal_it_redraws_in_place_follows_the_size_and_restores_the_scr
         resize(30, 10)
         process.send_signal(signal.SIGWINCH)
         read_until(terminal, f"\na-channel-with-a-long-name{CLEAR_TO_END_OF_LINE}")
+        process.send_signal(signal.SIGTSTP)  # it does not stop: no shell is there that would let it go on
+        assert LEAVE + ENTER in read_until(terminal, ENTER, HOME)
         process.send_signal(signal.SIGINT)
         assert read_until(terminal, LEAVE).endswith(LEAVE)
         assert process.wait(60) == 0
