@@ -27,6 +27,8 @@ MEMORY = "mailrail.layers.InMemoryChannelLayer"
 DATABASE = "mailrail.layers.DatabaseChannelLayer"
 
 WRONG = [
+    *[("RELEASE", value) for value in (7, None, "x" * 101, "two\nlines")],
+    *[("HISTORY", value) for value in (0, -1, None, "14 days", float("nan"))],
     *[(key, value) for key in ("LAYER",) for value in (7, None, True, ["default"])],
     *[(key, value) for key in ("MAX_MESSAGE_BYTES", "ATTEMPTS", "THREADS", "PROCESSES")
       for value in (0, -1, 1.5, "3", None, True)],

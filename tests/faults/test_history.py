@@ -118,12 +118,12 @@ def by_pid(lines: list[Line], what: str) -> dict[int, int]:
 
 
 def since_last_record(lines: list[Line], pid: int) -> int:
-    """Return how many messages a worker published after it began to record last, or in vain."""
+    """Return how many messages a worker published, and did not hand over."""
     own = [line for line in lines if line.pid == pid]
     handed_over = sum(line.attempt for line in own if line.what == "recorded")
     last = sum(line.what == "published" for line in own) - handed_over
-    begun = [n for n, line in enumerate(own) if line.what == "recorded"]
-    since = sum(line.what == "published" for line in own[begun[-1] if begun else 0 :])
-    in_vain = own[-1].attempt if own and own[-1].what == "recording" else 0
-    assert last <= since + in_vain + THREADS, "each heartbeat hands over all that was published before it"
+    # A call takes the counts after the one before it has returned, and before it is noted as begun.
+    recorded = [n for n, line in enumerate(own) if line.what == "recorded"]
+    since = own[recorded[-2] if len(recorded) > 1 else 0 :]
+    assert last <= sum(line.what == "published" for line in since), "what was before has been handed over"
     return last
