@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -163,13 +164,22 @@ EMPTY = {"dataclasses.field(default_factory=dict)": "{}"}
 
 def test_the_reference_of_settings_is_that_of_the_code() -> None:
     source = inspect.getsource(conf.Settings)
-    matches = re.findall(r'\n    (\w+): [^=\n]+ = ([^\n]*)\n    """(.*?)"""', source, re.DOTALL)
+    matches = re.findall(
+        r'\n    (\w+): [^=\n]+ = (\(\n.*?\n    \)|[^\n]*)\n    """(.*?)"""', source, re.DOTALL
+    )
     assert [name for name, _, _ in matches] == list(conf.Settings.__dataclass_fields__)
     written = [
-        [f"`{name.upper()}`", f"`{EMPTY.get(default, default)}`", " ".join(text.split()).replace("``", "`")]
+        [f"`{name.upper()}`", f"`{_on_a_line(name, default)}`", " ".join(text.split()).replace("``", "`")]
         for name, default, text in matches
     ]
     assert rows("docs/reference/settings.md", until="\n## TASKS\n") == written
+
+
+def _on_a_line(name: str, default: str) -> str:
+    if "\n" not in default:
+        return EMPTY.get(default, default)
+    value: Any = conf.Settings.__dataclass_fields__[name].default
+    return f"({', '.join(map(json.dumps, value))})"
 
 
 def test_the_settings_of_email_are_on_its_page() -> None:

@@ -530,6 +530,7 @@ class TestNamedInTheSettings:
         assert sorted(Routing.of_layer().plans) == [
             "four",
             "mailrail.mail.default",
+            "mailrail.operations",
             "one",
             "send-invite",
             "tasks.default",
