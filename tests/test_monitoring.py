@@ -336,6 +336,27 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     pool.shutdown()
 
 
+def test_nobody_waits_for_samples_that_take_long(
+    counted: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, over = threading.Event(), threading.Event()
+
+    def take(alias: str, most: int, depths: Depths) -> Sample:
+        began.set()
+        assert over.wait(60)
+        return Sample(7.0, alias, Readiness())
+
+    first = latest()
+    monkeypatch.setattr(sampler, "sample", take)
+    monkeypatch.setattr(sampler, "SLOW_S", 0.0)
+    pass_time(monkeypatch, sampler.FRESH_S)
+    assert latest() is first and asyncio.run(alatest()) is first
+    assert began.wait(60)  # on another thread
+    asked, is_first = sampler._sampler_of(None)._thread.asked()
+    over.set()
+    assert not is_first and asked.result(60).at == 7.0 and latest() is asked.result()
+
+
 def test_while_a_layer_hangs_others_get_the_last_sample_and_then_are_told(
     counted: list[Sample], hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 """Share samples among all who ask in this process: at most one a second, and none while nobody asks.
 
 One thread asks at a time. Others get the last sample, if it is at most a few seconds old; else a sample that says so.
-Nothing runs between requests, so that a process that forks loses nothing but the last sample.
+Where samples take long, as with a thousand channels, a thread takes the next one while whoever asks gets the last one.
+Nothing runs while nobody asks, so that a process that forks loses nothing but the last sample.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ STALE_AFTER_S = 5.0
 """Seconds after which a sample says that it is old; until then those who come while another asks get it."""
 ANSWER_TIMEOUT_S = 2.0
 """Seconds that others wait for the thread that asks, where there is no such sample."""
+SLOW_S = 0.04
+"""Seconds for which whoever asks waits for a sample. If the last one took longer, the next one is taken aside."""
 THREAD_IDLE_S = 10.0
-"""Seconds after which the thread that asks for coroutines closes its connections and ends."""
+"""Seconds after which the thread that asks aside closes its connections and ends."""
 
 
 class Sampler:
@@ -43,13 +46,26 @@ class Sampler:
         self._asking = threading.Lock()
         self._began_at = 0.0  # monotonic, as is the next
         self._last_at = float("-inf")
+        self._took = 0.0  # seconds, the last one
         self._last: Sample | None = None
         self._depths = Depths()
         self._first_seen: dict[tuple[str, str], float] = {}
         self._thread = _SamplingThread(self)
 
     def latest(self) -> Sample:
-        """Return a sample of the last second, taken by this thread if there is none yet. See ``latest`` below."""
+        """Return a sample of the last second. If there is none yet, this thread takes it, unless that takes long.
+
+        See ``latest`` below.
+        """
+        if (fresh := self.fresh()) is not None:
+            return fresh
+        if self._last is not None and self._is_slow():
+            self._thread.asked()
+            return self._last
+        return self.taken()
+
+    def taken(self) -> Sample:
+        """Return a sample of the last second, taken by this thread if there is none yet."""
         if (fresh := self.fresh()) is not None:
             return fresh
         if not self._asking.acquire(timeout=self.patience()):
@@ -80,7 +96,7 @@ class Sampler:
         return replace(self._last, health=health) if self._last else Sample(began, self._alias, health)
 
     def latest_aside(self) -> Sample:
-        """Return a sample as ``latest`` does, taken by the thread for coroutines, so that this one never waits long."""
+        """Return a sample as ``latest`` does, taken by the thread aside, so that this one never waits long."""
         if (fresh := self.fresh()) is not None:
             return fresh
         pending, seconds = self._asked()
@@ -88,7 +104,7 @@ class Sampler:
         return done.pop().result() if done else self.last_or_silence()
 
     async def alatest(self) -> Sample:
-        """Return a sample as ``latest`` does, taken by the thread for coroutines."""
+        """Return a sample as ``latest`` does, taken by the thread aside."""
         if (fresh := self.fresh()) is not None:
             return fresh
         pending, seconds = self._asked()
@@ -99,10 +115,14 @@ class Sampler:
         """Return the sample that the thread takes, and the seconds to wait for it: none where the last one will do."""
         pending, is_first = self._thread.asked()
         will_do = not is_first and time.monotonic() - self._last_at < STALE_AFTER_S
-        return pending, 0.0 if will_do else ANSWER_TIMEOUT_S
+        return pending, 0.0 if will_do or self._is_slow() else ANSWER_TIMEOUT_S
+
+    def _is_slow(self) -> bool:
+        """Tell whether to give the last sample while the next one is taken."""
+        return self._took > SLOW_S and time.monotonic() - self._last_at < STALE_AFTER_S
 
     def close(self) -> None:
-        """Let the thread for coroutines end, as soon as it asks nothing."""
+        """Let the thread aside end, as soon as it asks nothing."""
         self._thread.close()
 
     def _take(self) -> Sample:
@@ -110,6 +130,7 @@ class Sampler:
         taken = sample(self._alias, most_counted(len(self._last.channels) if self._last else 0), self._depths)
         self._last = replace(taken, health=self._dated(taken.health, taken.at))
         self._last_at = time.monotonic()
+        self._took = self._last_at - self._began_at
         return self._last
 
     def _dated(self, health: Readiness, now: float) -> Readiness:
@@ -126,7 +147,7 @@ class Sampler:
 
 
 class _SamplingThread:
-    """Ask a sampler for coroutines, so that no event loop waits for a database. The thread lives while they ask."""
+    """Take samples aside, so that no event loop waits for a database. The thread lives while somebody asks."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -136,7 +157,7 @@ class _SamplingThread:
         self._is_running = False
 
     def asked(self) -> tuple[Future[Sample], bool]:
-        """Return the sample that the thread takes for all coroutines, and whether this call is the first to ask."""
+        """Return the sample that the thread takes for all who ask, and whether this call is the first to ask."""
         with self._changing:
             if self._pending is not None and not self._pending.done():
                 return self._pending, False
@@ -155,7 +176,7 @@ class _SamplingThread:
         try:
             while (question := self._next()) is not None:
                 try:
-                    question.set_result(self._sampler.latest())
+                    question.set_result(self._sampler.taken())
                 except BaseException as error:
                     question.set_exception(error)
                 close_failed_connections()
@@ -186,8 +207,8 @@ _samplers: dict[str, Sampler] = {}
 def latest(alias: str | None = None) -> Sample:
     """Return a sample that is at most a second old, or what others are told while one thread asks.
 
-    It asks on the connections of this thread. In a transaction on PostgreSQL, a question that fails spoils the
-    transaction; so views that show samples have none. From coroutines use ``alatest``.
+    It asks on the connections of this thread, unless samples take long. In a transaction on PostgreSQL, a question that
+    fails spoils the transaction; so views that show samples have none. From coroutines use ``alatest``.
     """
     return _sampler_of(alias).latest()
 
