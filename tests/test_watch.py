@@ -110,6 +110,12 @@ def test_nothing_to_show_says_what_to_do() -> None:
     )
 
 
+def test_a_layer_that_is_away_is_not_said_to_hold_nothing() -> None:
+    problem = Problem("", "the layer 'default' cannot be used: refused", AT, "layer", "default")
+    text = "\n".join(lines_of(Sample(AT, "default", Readiness((problem,))), 100, 24))
+    assert "refused" in text and "no channels" not in text and "runworker" not in text
+
+
 @pytest.mark.parametrize(
     ("text", "width", "shown"),
     [

@@ -40,6 +40,24 @@ def rows(
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [
+        ("layer", {"channels", "workers", "troubles", "mail", "work", "operations"}),
+        ("unknown", {"mail", "work", "operations"}),
+        ("workers", set()),
+    ],
+)
+def test_a_section_that_could_not_be_asked_for_does_not_say_that_it_has_nothing(
+    kind: str, unknown: set[str]
+) -> None:
+    problems = (Problem("a", "a: b", NOW, kind),)
+    sections = build(observed(problems=problems), viewer(), PageQuery()).content["sections"]
+    assert {
+        name for name, section in sections.items() if "cannot be found out" in section["empty"]
+    } == unknown
+
+
 # -- is it well? -------------------------------------------------------------------------------------------------------
 
 

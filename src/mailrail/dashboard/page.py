@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from django.utils.translation import gettext
+
 from mailrail.layers import default_alias, durable_aliases
 from mailrail.monitoring import alatest, latest
 from mailrail.monitoring.sample import Sample
@@ -44,6 +46,8 @@ SECTIONS: dict[str, Build] = {
     "operations": operations_section.build,
 }
 """Functions that build the sections; one that returns ``None`` leaves its section out."""
+OF_LAYERS = frozenset({"channels", "workers", "troubles"})
+"""Sections of what layers alone know; apps know the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def _aliases() -> list[str]:
 def build(samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> Page:
     """Build the page of these samples, in the viewer's language."""
     with viewer.reading():
-        sections = {name: function(samples, viewer, query) for name, function in SECTIONS.items()}
+        sections = {name: _section(name, samples, viewer, query) for name in SECTIONS}
         content = {
             "health": health_of(samples, viewer),
             "sections": {name: section for name, section in sections.items() if section is not None},
@@ -83,6 +87,15 @@ def build(samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> Page:
     at = max((sample.at for sample in samples), default=0.0)
     body = f'{{"at":{at:.3f},"interval":{INTERVAL_S},{text[1:]}'.encode()
     return Page({"at": at, "interval": INTERVAL_S, **content}, body, etag)
+
+
+def _section(name: str, samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> dict[str, Any] | None:
+    """Build a section. One without rows does not say that there are none where that could not be found out."""
+    section = SECTIONS[name](samples, viewer, query)
+    are_unknown = [s.has_unknown_layer if name in OF_LAYERS else s.is_incomplete for s in samples]
+    if section is not None and not section["rows"] and any(are_unknown):
+        section["empty"] = gettext("This cannot be found out now: the top of the page says why.")
+    return section
 
 
 class Pages:

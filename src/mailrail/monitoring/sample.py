@@ -51,6 +51,16 @@ class Sample:
         """Return the names of the channels that are a problem."""
         return frozenset(problem.name for problem in self.health.problems if problem.kind == "channel")
 
+    @property
+    def has_unknown_layer(self) -> bool:
+        """Tell whether the layer has not answered: there may be channels, workers and troubles that are not here."""
+        return any(problem.kind == "layer" for problem in self.health.problems)
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Tell whether the layer or a function of an app has not answered, so that facts may be missing."""
+        return any(problem.kind in ("layer", "unknown") for problem in self.health.problems)
+
     def severity(self, channel: ChannelFacts) -> Severity:
         """Tell how much one of the channels needs somebody."""
         return severity(channel, self.late)

@@ -78,6 +78,8 @@ _WORKERS = (
     ScreenColumn("", 0, 1),
 )
 
+_NO_WORKER = "No worker has been seen. Start one: manage.py runworker"
+
 
 def lines_of(
     sample: Sample, width: int, height: int, paint: Paint = lambda severity, text: text
@@ -92,15 +94,17 @@ def lines_of(
     few = max(3, height // 5)
     below = [
         *_section(_MAILERS, mailers, few, width, paint, ""),
-        *_section(
-            _WORKERS, workers, few, width, paint, "No worker has been seen. Start one: manage.py runworker"
-        ),
+        *_section(_WORKERS, workers, few, width, paint, _without(sample, _NO_WORKER)),
     ]
     room = max(1, height - len(head) - len(below) - 2)
     channels = [_channel_row(channel, sample.severity(channel), sample.at) for channel in sample.channels]
-    return [*head, *_section(_CHANNELS, channels, room, width, paint, "There are no channels."), *below][
-        :height
-    ]
+    nothing = _without(sample, "There are no channels.")
+    return [*head, *_section(_CHANNELS, channels, room, width, paint, nothing), *below][:height]
+
+
+def _without(sample: Sample, text: str) -> str:
+    """Return what stands for a table without rows: the text, unless the layer might have some."""
+    return "" if sample.has_unknown_layer else text
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------
