@@ -214,8 +214,9 @@ def test_on_a_terminal_it_redraws_in_place_follows_the_size_and_restores_the_scr
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     resize(100, 30)
-    with watching(env, "--no-color", out=end) as process:
+    with watching({**env, "NO_COLOR": "1"}, out=end) as process:
         text = read_until(terminal, "a-channel-with-a-long-name", "No worker", "problem", HOME, "\x1b[J")
+        assert "\x1b[31" not in text, "no colours"
         assert text.startswith(ENTER + HOME) and text.count(ENTER) == 1
         frame = text.split(HOME)[1].split("\x1b[J")[0].split("\r\n")  # the terminal added the returns
         assert all(line.endswith(CLEAR_TO_END_OF_LINE) for line in frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
+from django.core.management.color import no_style
 
 from mailrail.applications import serves
 from mailrail.cancelling import cancel_messages
@@ -122,7 +124,8 @@ class Command(JsonCommand):
         if self._json:
             stream(self.stdout, options["layer"])
         elif is_terminal(self.stdout):
-            colours = {"bad": self.style.ERROR, "warn": self.style.WARNING, "ok": self.style.SUCCESS}
+            style = no_style() if os.environ.get("NO_COLOR") else self.style  # https://no-color.org
+            colours = {"bad": style.ERROR, "warn": style.WARNING, "ok": style.SUCCESS}
             watch(self.stdout, options["layer"], lambda severity, text: colours[severity](text))
         else:
             raise CommandError(
