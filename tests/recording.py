@@ -1,6 +1,6 @@
 """Layers that note in the ledger what workers hand to the history, and a routing whose outcomes are noted, too.
 
-Heartbeats come often, so that workers that are killed at random have sent some.
+Heartbeats come often, so that workers that are killed at random have sent some. So this is for workers alone to import.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from mailrail.signals import message_finished
 from mailrail.worker import leases
 
 leases.HEARTBEAT_INTERVAL_S = 0.25
-LEASE_S = 1.5
-"""Of messages; a twelfth of it lies between two looks whether a heartbeat is due."""
 SERIES = ("channel", "counted")
 
 

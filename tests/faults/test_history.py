@@ -17,12 +17,14 @@ from mailrail.layers.history import ALL
 from mailrail.messages import Message
 
 from ..processes import DJANGO, Ledger, Line, WorkerProcess, children_of, environment, until
-from ..recording import LEASE_S, SERIES
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
 MESSAGES = int(os.environ.get("MAILRAIL_TEST_HISTORY_MESSAGES", "2000"))
 KILLS, PROCESSES, THREADS = 4, 2, 4
+SERIES = ("channel", "counted")
+LEASE_S = 1.5
+"""A twelfth of it lies between two looks whether a heartbeat is due."""
 SETTINGS = """
 CHANNEL_LAYERS = {{"default": {{"BACKEND": "tests.recording.{backend}", "CONFIG": {config!r}}}}}
 MAILRAIL = {{"LEASE": {lease}, "SHUTDOWN_TIMEOUT": 20.0}}
