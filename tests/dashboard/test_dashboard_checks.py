@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
+from mailrail.dashboard import urls
 from mailrail.dashboard.checks import check_dashboard
 
 
@@ -52,3 +55,9 @@ def test_an_admin_that_stands_before_the_app_is_told(settings: Any) -> None:
     names = [name for name in settings.INSTALLED_APPS if name != "mailrail.dashboard"]
     settings.INSTALLED_APPS = [*names, "mailrail.dashboard"]
     assert ids() == ["mailrail.dashboard.W002"]
+
+
+def test_urls_of_an_app_that_is_missing_are_refused(settings: Any) -> None:
+    settings.INSTALLED_APPS = ["mailrail", "django.contrib.auth", "django.contrib.contenttypes"]
+    with pytest.raises(ImproperlyConfigured, match=r'Add "mailrail\.dashboard" before'):
+        importlib.reload(urls)
