@@ -10,7 +10,7 @@ import pytest
 
 from mailrail.dashboard.page import Pages, build
 from mailrail.dashboard.queries import MAX_PAGE, MAX_SEARCH_LENGTH, PageQuery
-from mailrail.dashboard.viewers import OPERATE
+from mailrail.dashboard.viewers import OPERATE, SEE_ARGUMENTS
 from mailrail.health import Problem
 from mailrail.monitoring.channels import by_need
 from mailrail.monitoring.facts import (
@@ -287,6 +287,13 @@ def test_long_work_has_a_bar() -> None:
     [row] = rows("work", work=[work])
     assert row["texts"]["progress"] == "40 of 100"
     assert row["bar"] == {"done": 40, "failed": 2, "total": 100}
+
+
+def test_what_a_task_says_of_its_progress_is_for_those_who_may_see_arguments() -> None:
+    work = WorkFacts("task", "shop.sync", "mailrail_tasks.taskrecord", "7", text="ada@example.com")
+    [others], [may] = rows("work", work=[work]), rows("work", work=[work], of=viewer(SEE_ARGUMENTS))
+    assert others["texts"]["title"] == "shop.sync"
+    assert may["texts"]["title"] == "shop.sync: ada@example.com"
 
 
 def test_troubles_lead_to_what_is_dead_and_to_what_waits() -> None:

@@ -27,6 +27,8 @@ OF_ACTIONS = (
     "mailrail_mail.cancel_email",
     "mailrail_mail.pause_mailerstate",
 )
+SEE_ARGUMENTS = "mailrail_tasks.view_task_arguments"
+"""What the admin asks of whoever sees arguments and progress of tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Viewer:
 
 def grants_of(user: Any) -> frozenset[str]:
     """Return the permissions of a user that matter to the page, as the user's backends tell them."""
-    asked = [VIEW, OPERATE, *OF_ACTIONS, *(_views_of_admin() if user.is_staff else ())]
+    asked = [VIEW, OPERATE, SEE_ARGUMENTS, *OF_ACTIONS, *(_views_of_admin() if user.is_staff else ())]
     return frozenset(permission for permission in asked if user.has_perm(permission))
 
 

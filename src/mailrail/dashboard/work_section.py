@@ -14,7 +14,7 @@ from . import links
 from .cells import cell, count_cell, row
 from .formats import moment, number
 from .queries import PageQuery
-from .viewers import Viewer
+from .viewers import SEE_ARGUMENTS, Viewer
 
 
 def build(samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> dict[str, Any]:
@@ -27,8 +27,10 @@ def _row(work: WorkFacts, viewer: Viewer, now: float) -> dict[str, Any]:
     progress = number(work.done)
     if work.total is not None:
         progress = gettext("%(done)s of %(total)s") % {"done": progress, "total": number(work.total)}
+    is_told = bool(work.text) and viewer.may(SEE_ARGUMENTS)
+    title = f"{work.title}: {work.text}" if is_told else work.title
     cells = {
-        "title": cell(work.title, href=links.record(viewer, work.model, work.pk)),
+        "title": cell(title, href=links.record(viewer, work.model, work.pk)),
         "kind": cell(work.kind),
         "progress": cell(progress, n=work.done.n),
         "failed": count_cell(work.failed, "warn"),

@@ -97,7 +97,8 @@ class WorkerFacts:
 class WorkFacts:
     """Describe long work with progress, such as a list of invitations, a task or a batch.
 
-    ``kind`` is translatable; ``model`` and ``pk`` name its record, for links to the admin.
+    ``kind`` is translatable; ``model`` and ``pk`` name its record, for links to the admin. ``text``: what a task says
+    of its progress, for whoever may see the arguments of tasks.
     """
 
     kind: str
@@ -108,6 +109,7 @@ class WorkFacts:
     failed: Count = NONE
     total: Count | None = None
     since: float | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

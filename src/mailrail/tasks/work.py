@@ -39,10 +39,10 @@ def long_tasks() -> Iterator[WorkFacts]:
 def _task(record: TaskRecord) -> WorkFacts:
     progress = record.progress if isinstance(record.progress, dict) else {}
     done, total = _whole_numbers(progress.get("done"), progress.get("total"))
-    text = str(progress.get("text") or "")
     return WorkFacts(
         kind=cast(str, pgettext_lazy("tasks", "task")),
-        title=single_line(f"{record.task}: {text}" if text else record.task),
+        title=single_line(record.task),
+        text=single_line(str(progress.get("text") or "")),
         model=record._meta.label_lower,
         pk=str(record.pk),
         done=Count(done),
