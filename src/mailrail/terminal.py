@@ -7,9 +7,13 @@ that nobody sees, have a text read otherwise than it is. So they are written out
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
+
+ADDRESS = re.compile(r"""("[^"@]*"|[^\s<>()\[\],;:"']+)@([^\s<>()\[\],;:"']+)""")
+"""What looks like an email address, with its domain; a quoted local part may hold spaces (RFC 5321 4.1.2)."""
 
 
 class Escaped(str):
@@ -26,6 +30,11 @@ def escape_control_characters(text: str) -> Escaped:
 def single_line(text: str) -> Escaped:
     """Escape control characters, invisible ones, and line ends."""
     return _escaped(text, "")
+
+
+def without_addresses(text: str) -> str:
+    """Return the text with an ellipsis in place of each email address."""
+    return ADDRESS.sub("…", text) if "@" in text else text
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

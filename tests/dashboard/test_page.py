@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from mailrail.dashboard.models import Operation
+from mailrail.dashboard.operation_words import outcome_of
 from mailrail.dashboard.page import Pages, build
 from mailrail.dashboard.queries import MAX_PAGE, MAX_SEARCH_LENGTH, PageQuery
 from mailrail.dashboard.viewers import OPERATE, SEE_ARGUMENTS
@@ -287,6 +289,13 @@ def test_long_work_has_a_bar() -> None:
     [row] = rows("work", work=[work])
     assert row["texts"]["progress"] == "40 of 100"
     assert row["bar"] == {"done": 40, "failed": 2, "total": 100}
+
+
+def test_no_problem_and_no_operation_names_an_address() -> None:
+    problems = (Problem("a rule", "a rule: ada@example.com is away", kind="unknown"),)
+    health = build(observed(problems=problems), viewer(), PageQuery()).content["health"]
+    assert health["text"] == "a rule: … is away"
+    assert outcome_of(Operation(error="KeyError: ada@example.com")) == "Failed after 0: KeyError: …"
 
 
 def test_what_a_task_says_of_its_progress_is_for_those_who_may_see_arguments() -> None:

@@ -268,3 +268,4 @@ def test_a_trouble_is_named_by_its_exception_or_by_its_reason_without_numbers() 
         raise ValueError("row 7")
     assert trouble_of(describe(raised.value)) == "ValueError"
     assert trouble_of("the limit of 30 s is over\nand more") == "the limit of # s is over"
+    assert trouble_of("no customer <ada.7@example.com>") == "no customer <…>"

@@ -10,6 +10,7 @@ from django.utils.translation import gettext, ngettext
 from mailrail.health import Problem
 from mailrail.monitoring.facts import Count, FlowFacts
 from mailrail.monitoring.sample import Sample
+from mailrail.terminal import without_addresses
 
 from . import links
 from .cells import shown
@@ -59,7 +60,7 @@ def _told(problem: Problem, sample: Sample, viewer: Viewer) -> Told:
     is_out = problem.kind == "mailer" and flows
     return Told(
         f"{problem.kind or 'rule'}:{problem.name or problem.reason}",
-        shown(_outage(flows[0], problem) if is_out else _text(problem, sample)),
+        shown(without_addresses(_outage(flows[0], problem) if is_out else _text(problem, sample))),
         moment(problem.since, sample.at),
         shown(_outlook(flows[0], sample.at)) if is_out else "",
         _href(problem, sample.layer, viewer),

@@ -14,7 +14,7 @@ from django.utils.translation import gettext
 from mailrail.layers import get_layer
 from mailrail.moments import aware
 from mailrail.monitoring.facts import OperationFacts
-from mailrail.terminal import single_line
+from mailrail.terminal import single_line, without_addresses
 
 from .models import Operation
 from .wording import ACTIONS
@@ -90,7 +90,8 @@ def outcome_of(operation: Operation | OperationFacts) -> str:
     """Return how an operation stands, or has ended."""
     counts = {"done": operation.done, "left": operation.left}
     if operation.error:
-        return gettext("Failed after %(done)d: %(error)s") % {**counts, "error": single_line(operation.error)}
+        error = single_line(without_addresses(operation.error))
+        return gettext("Failed after %(done)d: %(error)s") % {**counts, "error": error}
     if operation.is_cancelled:
         return gettext("Cancelled after %(done)d.") % counts
     if operation.left:

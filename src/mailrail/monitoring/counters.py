@@ -25,6 +25,7 @@ from ..layers.history import (
     sum_of,
 )
 from ..layers.store import LONGEST_WAIT_S
+from ..terminal import without_addresses
 from ..tracebacks import error_class, first_line
 
 DONE, RETRIED, BURIED, EXPIRED = range(4)
@@ -193,8 +194,8 @@ def trouble_of(error: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text with each number as ``#``, so that replies which differ in a number or an id are one group."""
-    return _DIGITS.sub("#", text)
+    """Return a text without email addresses, with each number as ``#``: so replies that say the same are one group."""
+    return _DIGITS.sub("#", without_addresses(text))
 
 
 _open: list[Counters] = []

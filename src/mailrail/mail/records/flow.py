@@ -25,7 +25,7 @@ from mailrail.monitoring import Count, FlowFacts, Pause, register_flows
 from mailrail.monitoring.answers import recent_of, stats_of
 from mailrail.monitoring.facts import NONE
 from mailrail.monitoring.rates import begin_of_average
-from mailrail.terminal import single_line
+from mailrail.terminal import single_line, without_addresses
 
 from ..mailers import failover, rates, throttle
 from ..mailers.channels import CHANNEL, channel_of, is_mail, mailer_of
@@ -33,7 +33,6 @@ from ..mailers.circuit import PERSON
 from ..mailers.config import delivering, shown_alias
 from ..mailers.policies import policy_of
 from ..models import NOT_FOR_ALL, Email, MailerConnection, MailerState, MailerThrottle, Status
-from ..smtp.log_recipients import without_addresses
 from .overview import Waiting, states, waiting
 
 MAX_READ = 200

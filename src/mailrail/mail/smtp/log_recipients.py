@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from email.utils import parseaddr
 
 from mailrail.conf import settings
-from mailrail.terminal import counted, single_line
+from mailrail.terminal import ADDRESS, counted, single_line, without_addresses
 
 MAX_NAMED = 20
 """Recipients of an email that are named."""
-_ADDRESS = re.compile(r"""("[^"@]*"|[^\s<>()\[\],;:"']+)@([^\s<>()\[\],;:"']+)""")
-"""What looks like an address, with its domain; a quoted local part may hold spaces (RFC 5321 4.1.2)."""
-
 _CODES = re.compile(r"\d{3}(?:[ -]\d\.\d{1,3}\.\d{1,3})?(?=\s|$)")
 """The code that a reply begins with, and its enhanced one (RFC 5321 4.2, RFC 3463 2)."""
 _WITH_DIGIT = re.compile(r"[^\s<>()\[\]]*\d[^\s<>()\[\]]*")
@@ -45,12 +42,7 @@ def masked(text: str) -> str:
     how = settings.mail_log_recipients
     if how == "full" or "@" not in text:
         return text
-    return _ADDRESS.sub(r"…@\2", text) if how == "domain" else without_addresses(text)
-
-
-def without_addresses(text: str) -> str:
-    """Return the text with an ellipsis in place of each address."""
-    return _ADDRESS.sub("…", text) if "@" in text else text
+    return ADDRESS.sub(r"…@\2", text) if how == "domain" else without_addresses(text)
 
 
 def without_details(text: str, addresses: Sequence[str] = ()) -> str:
