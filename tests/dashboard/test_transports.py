@@ -240,6 +240,17 @@ def test_a_page_that_cannot_be_built_ends_the_connection_and_is_logged(
     assert "the live page of a connection ends" in caplog.text
 
 
+def test_a_session_of_the_secret_key_before_stays_that_of_the_browser(rf: Any, settings: Any) -> None:
+    from mailrail.dashboard.access import session_user
+
+    request = rf.get("/")
+    cookies = browser_of("view_dashboard").cookies
+    request.COOKIES = {name: morsel.value for name, morsel in cookies.items()}
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new" * 20, [settings.SECRET_KEY]
+    assert session_user(request) is not None
+    assert session_user(request) is not None
+
+
 def test_a_user_of_another_login_than_the_session_is_checked_again(rf: Any) -> None:
     from mailrail.dashboard.access import session_user
 

@@ -55,7 +55,10 @@ def session_user(request: HttpRequest, other: Any = None) -> Any:
     """
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if key:
-        request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+        session: Any = import_module(settings.SESSION_ENGINE).SessionStore(key)
+        # Django renews the key of a session that an old SECRET_KEY has signed; nobody would tell the browser.
+        session.cycle_key = lambda: None
+        request.session = session
         user = get_user(request)
         if user.is_authenticated:
             return user
