@@ -13,12 +13,14 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.http import QueryDict
 from django.test import Client
 from django.utils import timezone
 
 from mailrail.dashboard import operation_kinds, operation_runs
 from mailrail.dashboard.consumers import prune_operations
 from mailrail.dashboard.models import Operation
+from mailrail.dashboard.operation_targets import units_of
 from mailrail.dashboard.operation_words import CHANNEL
 from mailrail.layers import DurableLayer, get_layer
 from mailrail.messages import Message
@@ -195,6 +197,12 @@ def test_what_a_form_asks_wrongly_is_refused_with_the_reason(layer: DurableLayer
         assert answer["status"] == (200 if "ended" in text else 400)
     assert act(root, "pause", section="channels")["text"].startswith("Choose what it is about")
     assert not layer.paused() and not waiting_on(layer, "work")
+
+
+def test_a_form_with_zero_bytes_is_stored_by_every_database(layer: DurableLayer) -> None:
+    for asked in ("target=a%00b", "target=default/work&error_class=a%00b"):
+        units = units_of(QueryDict(f"action=requeue&{asked}"))
+        Operation.objects.using("postgres").create(units=units.units, filters=units.filters, subject=asked)
 
 
 def test_a_double_click_and_a_form_sent_again_make_one_operation(layer: DurableLayer) -> None:

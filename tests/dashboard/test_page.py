@@ -157,6 +157,7 @@ def test_a_search_finds_parts_of_names_and_says_when_there_is_none() -> None:
         ({"q": None, "page": 10**30}, PageQuery("", MAX_PAGE)),
         ({"page": float("inf")}, PageQuery()),
         ({"page": ["2"]}, PageQuery()),
+        ({"q": "a\ud800"}, PageQuery("a?")),
     ],
 )
 def test_whatever_a_browser_asks_for_is_a_query(parameters: dict[str, Any], query: PageQuery) -> None:

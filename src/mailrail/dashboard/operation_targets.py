@@ -14,6 +14,7 @@ from django.utils.translation import gettext
 from mailrail.errors import MailrailError
 from mailrail.layers import durable_aliases, get_layer
 from mailrail.messages import check_channel_name
+from mailrail.storable import storable
 
 from .operation_kinds import layer_of
 
@@ -55,7 +56,7 @@ class Units:
 def units_of(form: QueryDict) -> Units:
     """Return what a form is about. Raises ``Refused``."""
     action, section = form.get("action", ""), form.get("section", "")
-    targets = list(dict.fromkeys(form.getlist("target")))
+    targets = list(dict.fromkeys(map(storable, form.getlist("target"))))
     if not section:
         section = "channels" if form.get("scope") == "all" or any("/" in key for key in targets) else "mail"
     try:
@@ -113,7 +114,7 @@ def _ids(form: QueryDict) -> list[str]:
 
 def _message_filters(form: QueryDict, kind: str) -> dict[str, Any]:
     if kind == "dead":
-        return {"error_class": form["error_class"]} if "error_class" in form else {}
+        return {"error_class": storable(form.get("error_class", ""))} if "error_class" in form else {}
     state = form.get("state", "")
     if state not in ("", "ready", "scheduled"):
         raise Refused(gettext("Only messages that are ready or scheduled can be cancelled."))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mailrail.storable import storable
+
 MAX_SEARCH_LENGTH = 200
 MAX_PAGE = 1_000_000
 
@@ -23,4 +25,7 @@ class PageQuery(NamedTuple):
         except (TypeError, ValueError, OverflowError):
             page = 1
         q = parameters.get("q")
-        return cls(q.strip()[:MAX_SEARCH_LENGTH] if isinstance(q, str) else "", min(max(page, 1), MAX_PAGE))
+        text = (
+            storable(q.strip()[:MAX_SEARCH_LENGTH]) if isinstance(q, str) else ""
+        )  # JSON has halves of pairs
+        return cls(text, min(max(page, 1), MAX_PAGE))
