@@ -101,6 +101,11 @@ class TestSeries:
         assert (recent[WORK].done, recent[WORK].waits, recent[MAIL].buried) == (3, times(), 1)
         assert layer.recent(now)[WORK].done == 2
 
+    def test_what_was_counted_before_a_clock_was_set_back_is_not_recent(self, layer: DurableLayer) -> None:
+        now = minute()
+        layer.record([HistoryRow(WORK, now, done=2), HistoryRow(WORK, now + HOUR, done=100)])
+        assert layer.recent(now - MINUTE)[WORK].done == 2
+
 
 class TestTime:
     def test_minutes_become_hours_after_two_days_and_no_count_changes(self, layer: DurableLayer) -> None:

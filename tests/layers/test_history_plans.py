@@ -95,7 +95,7 @@ class TestPostgresql:
             {"kind": "channel", "name": "c7", "since": 0, "until": 10, "step": 60},
             "kind=? AND name=? AND start>? AND start<?",
         ),
-        ("recent", {"since": 0}, "span=? AND start>?"),
+        ("recent", {"since": 0, "now": 10}, "span=? AND start>? AND start<?"),
         ("old_history", {"until": 10, "forgotten": 5.0}, "span=? AND start<?"),
         ("merge_minutes", {"until": 10}, "span=? AND start<?"),
         ("forget_minutes", {"until": 10}, "span=? AND start<?"),

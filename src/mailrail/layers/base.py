@@ -198,7 +198,8 @@ class Record(Protocol):
     def recent(self, since: float) -> dict[Series, HistoryRow]:
         """Sum up the minutes from that of ``since`` on, of each series in which something happened.
 
-        Histograms are left out, as rates need none, and somebody may ask every second.
+        Histograms are left out, as rates need none, and somebody may ask every second. So are minutes that have not
+        begun: they were counted before the storage's clock was set back.
         """
 
     def troubles(self, since: float = 0.0, limit: int = 100) -> list[TroubleRow]:

@@ -71,9 +71,10 @@ class MemoryHistory(HistoryStore):
 
     def recent(self, since: float) -> Iterable[HistoryRow]:
         found: dict[Series, list[HistoryRow]] = {}
+        now = time.time()
         with self._lock:
             for (series, span, start), row in self._rows.items():
-                if span == MINUTE and start >= since:
+                if span == MINUTE and since <= start <= now:
                     found.setdefault(series, []).append(row)
         sums = [sum_of(rows, HistoryRow(series, since)) for series, rows in found.items()]
         return [replace(row, waits=NO_TIMES, runs=NO_TIMES) for row in sums]

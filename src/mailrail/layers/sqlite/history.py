@@ -45,7 +45,7 @@ class SqliteHistory(HistoryStore):
         return [read_row(series, at, values) for at, *values in rows]
 
     def recent(self, since: float) -> Iterable[HistoryRow]:
-        rows = self._session.read(STATEMENTS["recent"], since=since)
+        rows = self._session.read(STATEMENTS["recent"], since=since, now=time.time())
         return [read_row((kind, name), since, values) for kind, name, *values in rows]
 
     def troubles(self, since: float) -> Iterable[TroubleRow]:

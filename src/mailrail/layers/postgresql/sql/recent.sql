@@ -4,4 +4,5 @@ SELECT
     kind, name,
     SUM(sent)::bigint, SUM(done)::bigint, SUM(retried)::bigint, SUM(buried)::bigint, SUM(expired)::bigint,
     MAX(longest_wait)
-FROM mailrail_history WHERE span = 60 AND start >= :'since' GROUP BY kind, name;
+FROM mailrail_history WHERE span = 60 AND start >= :'since' AND start <= date_part('epoch', clock_timestamp())
+GROUP BY kind, name;
