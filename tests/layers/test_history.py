@@ -120,6 +120,12 @@ class TestTime:
         [merged] = layer.history(WORK, hour - 3 * DAY, time.time())
         assert (merged.start, merged.done, merged.runs) == (hour - 2 * DAY - 2 * HOUR, 60, times(b2=60))
 
+    @override_settings(MAILRAIL={"HISTORY": 3600.0})
+    def test_a_history_of_an_hour_keeps_no_minutes_of_the_hours_before(self, layer: DurableLayer) -> None:
+        layer.record([HistoryRow(WORK, minute(2.5 * HOUR), done=1), HistoryRow(WORK, minute(60), done=2)])
+        layer.prune_history()
+        assert totals(layer, step=MINUTE)[1] == 2
+
     def test_late_minutes_are_added_to_hours_that_exist(self, layer: DurableLayer) -> None:
         start = minute(3 * DAY)
         for _ in range(2):

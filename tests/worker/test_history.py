@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connections
 from django.test import override_settings
 
 import mailrail
@@ -19,7 +20,10 @@ from mailrail.monitoring.counters import OTHERS, Counters, counting, note_mailer
 from mailrail.monitoring.workers import workers
 from mailrail.routing import Routing, route
 from mailrail.tracebacks import describe
+from mailrail.worker.heartbeat import Heartbeat
 from mailrail.worker.history import flush
+from mailrail.worker.leases import LeaseKeeper
+from mailrail.worker.presence import _here
 from mailrail.worker.worker import Worker
 
 WORK = ("channel", "work")
@@ -240,14 +244,17 @@ class TestCounters:
         assert sum(taken) == 20_000
 
 
-class Failing:
-    """A layer that cannot record."""
+class Failing(InMemoryChannelLayer):
+    """A layer that cannot record what ``fails`` says: rows, or troubles."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def __init__(self, error: Exception, fails: str = "rows") -> None:
+        super().__init__()
+        self.error, self.fails = error, fails
 
-    def record(self, *given: Any) -> None:
-        raise self.error
+    def record(self, rows: Any, troubles: Any = ()) -> None:
+        if rows if self.fails == "rows" else troubles:
+            raise self.error
+        super().record(rows, troubles)
 
 
 @pytest.mark.parametrize("may_have_run", [True, False])
@@ -256,11 +263,69 @@ def test_what_may_have_been_stored_is_not_stored_again(may_have_run: bool) -> No
     error.may_have_run = may_have_run
     counters.note("work", 0, 0.0, None, None)
     with pytest.raises(LayerUnavailable):
-        flush(Failing(error), counters)  # type: ignore[arg-type]
+        flush(Failing(error), counters)
     counters.note("work", 0, 0.0, None, None)
     layer = InMemoryChannelLayer()
     flush(layer, counters)
     assert sum(row.done for row in rows_of(layer)) == (1 if may_have_run else 2)
+
+
+@pytest.mark.parametrize(("fails", "rows", "troubles"), [("rows", 0, 1), ("troubles", 0, 0)])
+@pytest.mark.parametrize("may_have_run", [True, False])
+def test_rows_and_troubles_are_given_back_each_for_itself(
+    fails: str, rows: int, troubles: int, may_have_run: bool
+) -> None:
+    counters, error = Counters(), LayerUnavailable("away")
+    error.may_have_run = may_have_run
+    counters.note("work", 0, 0.0, None, None)
+    counters.note_trouble("channel", "work", "KeyError", 1, 0)
+    with pytest.raises(LayerUnavailable):
+        flush(Failing(error, fails), counters)
+    layer = InMemoryChannelLayer()
+    flush(layer, counters)
+    found = sum(row.done for row in rows_of(layer)), sum(t.count for t in layer.troubles())
+    given_back = (fails == "rows", fails == "troubles") if not may_have_run else (False, False)
+    assert found == (rows + given_back[0], troubles + given_back[1])
+
+
+def test_a_history_that_fails_keeps_no_neighbour_from_being_looked_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = Failing(LayerUnavailable("no table for it"))
+    counters = Counters()
+    counters.note("work", 0, 0.0, None, None)
+    keeper = LeaseKeeper(layer, dict, Heartbeat("w", dict, list, counters))
+    layer.heartbeat("neighbour", {"presence": f"{_here()}/x"})
+    keeper._beat()
+    assert "neighbour" in keeper._neighbours._infos and keeper._beaten_at > 0
+    assert "the history cannot be recorded just now" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True, databases=["postgres"])
+@pytest.mark.parametrize("what", ["a row", "the table"])
+def test_whoever_locks_the_history_keeps_leases_waiting_for_a_moment_only(
+    on_postgres: DurableLayer, what: str
+) -> None:
+    counters = Counters()
+    counters.note("work", 0, 0.0, None, 60.0)
+    flush(on_postgres, counters)
+    counters.note("work", 0, 0.0, None, 60.0)
+    other = connections["postgres"].copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(
+                "DELETE FROM mailrail_history"
+                if what == "a row"
+                else "LOCK TABLE mailrail_history IN ACCESS EXCLUSIVE MODE"
+            )
+            with pytest.raises(OperationalError, match="lock timeout"):
+                flush(on_postgres, counters)
+            cursor.execute("ROLLBACK")
+    finally:
+        other.close()
+    flush(on_postgres, counters)
+    assert sum(row.done for row in on_postgres.history(WORK, 0, time.time() + 60)) == 2
 
 
 def test_a_trouble_is_named_by_its_exception_or_by_its_reason_without_numbers() -> None:

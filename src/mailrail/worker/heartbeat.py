@@ -40,14 +40,17 @@ class Heartbeat:
         self._started_at = time.monotonic()
 
     def beat(self, layer: DurableLayer) -> None:
-        """Say that the worker lives, and then what it did. Raise what the layer raises."""
+        """Say that the worker lives. Raise what the layer raises."""
         layer.heartbeat(self._worker, self.describe())
+
+    def record(self, layer: DurableLayer) -> None:
+        """Say what the worker did since the last time. Raise what the layer raises."""
         flush(layer, self._counters)
 
     def end(self, layer: DurableLayer) -> None:
         """Say what it did at last, and that it is gone. Raise what the layer raises."""
         try:
-            flush(layer, self._counters)
+            self.record(layer)
         finally:
             layer.heartbeat(self._worker, None)
 

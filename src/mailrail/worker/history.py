@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..layers import DurableLayer
+from ..layers.history import HistoryRow, TroubleRow
 from ..messages import Message
 from ..monitoring.counters import BURIED, EXPIRED, RETRIED, Counters, trouble_of
-from ..transient import Remedy, remedy_for
+from ..transient import Remedy, is_lock_timeout, remedy_for
 
 
 def note(counters: Counters, claim: Message, what: int, run: float | None, error: str) -> None:
@@ -26,13 +27,19 @@ def flush(layer: DurableLayer, counters: Counters) -> None:
     what the layer raises.
     """
     rows, troubles = counters.take()
-    try:
-        layer.record(rows, troubles)
-    except Exception as error:
-        if not _may_have_run(error):
-            counters.give_back(rows, troubles)
-        raise
+    # Apart: a layer may store the ones and fail at the others.
+    parts: list[tuple[list[HistoryRow], list[TroubleRow]]] = [(rows, []), ([], troubles)]
+    while parts:
+        try:
+            layer.record(*parts[0])
+        except Exception as error:
+            for part in parts[int(_may_have_run(error)) :]:
+                counters.give_back(*part)
+            raise
+        del parts[0]
 
 
 def _may_have_run(error: Exception) -> bool:
+    if is_lock_timeout(error):
+        return False
     return getattr(error, "may_have_run", remedy_for(error) is not Remedy.REPEAT)

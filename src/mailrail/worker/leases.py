@@ -63,6 +63,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="mailrail-leases", daemon=True)
         self._beaten_at = float("-inf")
         self._backoff = Backoff(LONGEST_INTERVAL_S, LONGEST_INTERVAL_S)
+        self._recording = Backoff(HEARTBEAT_INTERVAL_S, HEARTBEAT_INTERVAL_S)
         self._neighbours = Neighbours(layer)
 
     def start(self) -> None:
@@ -194,6 +195,20 @@ class LeaseKeeper:
             self._heartbeat.beat(self._layer)
             self._beaten_at = time.monotonic()
             self._neighbours.list()
+            self._record(self._heartbeat)
+
+    def _record(self, heartbeat: Heartbeat) -> None:
+        """Hand over the history. Where that fails, say so once; the leases and the neighbours do not depend on it."""
+        try:
+            heartbeat.record(self._layer)
+            self._recording.succeeded()
+        except Exception as error:
+            if self._recording.failed():
+                trace = None if is_outage(error) else error
+                logger.warning(
+                    "the history cannot be recorded just now, trying again: %s", error, exc_info=trace
+                )
+            close_connections()
 
     def _deregister(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""History on PostgreSQL: one statement adds all rows, which travel as JSON."""
+"""History on PostgreSQL: one statement adds all rows, which travel as JSON, and waits for nobody's lock for long."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Any
 
+from ...second_connection import is_in_transaction
 from ..history import (
     MINUTES_KEPT_S,
     MOST_TROUBLES,
@@ -22,6 +23,10 @@ from .statements import STATEMENTS
 
 NEVER = 1e10
 """Seconds of which no group of troubles is older."""
+LOCK_TIMEOUT_MS = 200
+"""Milliseconds that ``record`` waits for a lock of somebody else: the thread that calls it also renews leases."""
+
+_MOST = {"most": MOST_TROUBLES, "most_of_one": MOST_TROUBLES_OF_ONE}
 
 
 class PostgresqlHistory(HistoryStore):
@@ -31,12 +36,21 @@ class PostgresqlHistory(HistoryStore):
         self._session = session
 
     def record(self, rows: Sequence[HistoryRow], troubles: Sequence[TroubleRow]) -> None:
-        if rows:
-            self._session.execute(STATEMENTS["record"], {"rows": json.dumps([_values(row) for row in rows])})
-        if troubles:
-            groups = json.dumps([_group(trouble) for trouble in troubles])
-            self._session.execute(STATEMENTS["record_troubles"], {"troubles": groups})
-            self._forget_troubles(NEVER)
+        given = json.dumps([_values(row) for row in rows])
+        groups = json.dumps([_group(trouble) for trouble in troubles])
+        # In a transaction of the caller, the bound would be the caller's, too.
+        is_bound = not is_in_transaction(self._session.using)
+
+        def record(cursor: Any) -> None:
+            if is_bound:
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+            if rows:
+                cursor.execute(STATEMENTS["record"], {"rows": given})
+            if troubles:
+                cursor.execute(STATEMENTS["record_troubles"], {"troubles": groups})
+                cursor.execute(STATEMENTS["forget_troubles"], {"seconds": NEVER, **_MOST})
+
+        self._session.write(record)
 
     def history(self, series: Series, since: float, until: float, step: int) -> Iterable[HistoryRow]:
         kind, name = series
@@ -55,11 +69,7 @@ class PostgresqlHistory(HistoryStore):
         while self._session.execute(STATEMENTS["merge_minutes"], {"seconds": MINUTES_KEPT_S}):
             pass
         self._session.execute(STATEMENTS["forget_history"], {"seconds": keep})
-        self._forget_troubles(keep)
-
-    def _forget_troubles(self, seconds: float) -> None:
-        most = {"most": MOST_TROUBLES, "most_of_one": MOST_TROUBLES_OF_ONE}
-        self._session.execute(STATEMENTS["forget_troubles"], {"seconds": seconds, **most})
+        self._session.execute(STATEMENTS["forget_troubles"], {"seconds": keep, **_MOST})
 
 
 def _values(row: HistoryRow) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class SqliteHistory(HistoryStore):
     def prune(self, keep: float) -> None:
         now = time.time()
         bound = {"until": (now - MINUTES_KEPT_S) // HOUR * HOUR, "forgotten": now - keep}
-        [(is_old,)] = self._session.read(STATEMENTS["old_history"], **bound)
+        # HISTORY may be below two days: then minutes are forgotten before they would be merged.
+        old = {**bound, "until": max(bound["until"], bound["forgotten"] - MINUTE)}
+        [(is_old,)] = self._session.read(STATEMENTS["old_history"], **old)
         if not is_old:
             return
         with self._session.write() as cursor:
