@@ -165,12 +165,17 @@ def test_a_server_that_asks_for_less_is_quoted(queueing: Configure) -> None:
     assert (of().pace, of().pace_reason) == (None, "")
 
 
-def test_what_failed_lately_is_counted(queueing: Configure) -> None:
+def test_what_failed_lately_is_counted(queueing: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     queueing(25)
     emails = mail.queue_many(messages(3))
     results = [fail(email, timezone.now(), "550 no", OWN) for email in emails[:2]]
     store_outcomes([Result(each.email, Status(each.status)) for each in results], (), Email.objects.db)
     assert of().failed == Count(2)
+    Email.objects.filter(status=Status.QUEUED).update(status=Status.PARTIAL, changed_at=timezone.now())
+    monkeypatch.setattr(flow, "MAX_READ", 3)
+    assert of().failed == Count(3), "two of one status and one of another are all there are"
+    monkeypatch.setattr(flow, "MAX_READ", 2)
+    assert of().failed == Count(3, True)
     advance(flow.FAILED_WITHIN_S + 60)
     assert of().failed == Count(0)
 

@@ -104,7 +104,16 @@ class _Flow:
     @cached_property
     def failed(self) -> Counter[str]:
         """Return how many emails of each mailer have failed lately, among the last ``MAX_READ`` of each status."""
-        return Counter(mailer for name in NOT_FOR_ALL for mailer in self._failed_of(name))
+        return Counter(mailer for mailers in self._last_failed for mailer in mailers)
+
+    @property
+    def has_more_failed(self) -> bool:
+        """Tell whether others may have failed lately than those that were read."""
+        return any(len(mailers) >= MAX_READ for mailers in self._last_failed)
+
+    @cached_property
+    def _last_failed(self) -> list[list[str]]:
+        return [list(self._failed_of(status)) for status in NOT_FOR_ALL]
 
     def _failed_of(self, status: str) -> Iterable[str]:
         rows = Email.objects.using(self.using).filter(
@@ -135,7 +144,7 @@ def _facts_of(mailer: str, flow: _Flow) -> FlowFacts:
         mailer=shown_alias(mailer),
         sent_per_minute=flow.sent.get(shown_alias(mailer), 0.0),
         waiting={reason: count for reason, count in counts.items() if count.n},
-        failed=Count(flow.failed[mailer], flow.failed.total() >= MAX_READ),
+        failed=Count(flow.failed[mailer], flow.has_more_failed),
         oldest_due=backlog.oldest_due,
         pace=pace,
         pace_reason=pace_reason,
