@@ -13,11 +13,12 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.db import IntegrityError
 from django.http import QueryDict
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from mailrail.dashboard import operation_kinds, operation_runs
+from mailrail.dashboard import operation_kinds, operation_runs, operations
 from mailrail.dashboard.consumers import prune_operations
 from mailrail.dashboard.models import Operation
 from mailrail.dashboard.operation_targets import units_of
@@ -52,6 +53,18 @@ def storage(request: pytest.FixtureRequest, settings: Any) -> DurableLayer:
         config = {"BACKEND": "mailrail.layers.RedisChannelLayer", "CONFIG": {"hosts": hosts}}
     settings.CHANNEL_LAYERS = {"default": config}
     return get_layer()
+
+
+class AllOn:
+    """Keep all records in one database."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return self.using
+
+    db_for_write = db_for_read
 
 
 def operator(*permissions: str, name: str = "ada") -> Client:
@@ -93,6 +106,20 @@ def test_requeue_means_what_was_dead_when_it_was_asked_for(layer: DurableLayer) 
     [entry] = LogEntry.objects.all()
     assert (entry.user.username, entry.change_message) == ("ada", "fixed")
     assert entry.object_repr == "Requeue: default/work (ValueError)"
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_what_an_operator_asks_who_is_deleted_meanwhile_is_not_carried_out_later(
+    layer: DurableLayer, settings: Any, rf: RequestFactory, using: str
+) -> None:
+    settings.DATABASE_ROUTERS = [AllOn(using)]
+    request = rf.post(URL, {"action": "requeue", "target": "default/work"})
+    request.user = User.objects.create_superuser("ada")
+    User.objects.filter(pk=request.user.pk).delete()
+    bury(layer, 1)
+    with pytest.raises(IntegrityError):
+        operations.act(request)
+    assert not Operation.objects.exists() and not LogEntry.objects.exists()
 
 
 def test_the_page_tells_how_far_an_operation_is(layer: DurableLayer, monkeypatch: pytest.MonkeyPatch) -> None:

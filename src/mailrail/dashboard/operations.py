@@ -33,6 +33,9 @@ from .operation_words import CHANNEL, outcome_of, title_of
 
 logger = logger_of("mailrail.dashboard")
 
+MOST_TRIES = 3
+"""Tries to store a record, as the same operation may end just when the database has refused a second one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActionAnswer:
@@ -64,11 +67,11 @@ def act(request: HttpRequest) -> ActionAnswer:
 
 def _take(request: HttpRequest, units: Units) -> ActionAnswer:
     using = router.db_for_write(Operation)
-    operation, is_new = _recorded(_operation(request, units), using)
+    operation, is_new = _recorded(request, _operation(request, units), using)
     if not is_new:
         text = gettext("That is under way already, as %(name)s has asked for it.")
         return ActionAnswer(text % {"name": single_line(operation.by) or "?"}, operation=str(operation.pk))
-    _log(request, operation)
+    logger.info("%s by %s: %s", operation.action, operation.by, operation.reason or "no reason given")
     if not units.is_small:
         Channel(CHANNEL).send({"id": str(operation.pk)}, unique=True, using=using)
         return ActionAnswer(
@@ -109,19 +112,27 @@ def _moment(form: QueryDict) -> Any:
         return now
 
 
-def _recorded(operation: Operation, using: str) -> tuple[Operation, bool]:
-    """Store the record of an operation, or return the one that is open, or that the same form has made."""
-    rows = Operation.objects.using(using)
+def _recorded(request: HttpRequest, operation: Operation, using: str) -> tuple[Operation, bool]:
+    """Store the record of an operation, or return the one that is open, or that the same form has made.
+
+    Without its entry in the admin's log, there is no record: reconciliation would carry it out. Raises
+    ``IntegrityError`` where that log refuses the entry, such as that of an operator who was deleted meanwhile.
+    """
+    rows, tries = Operation.objects.using(using), 0
     while True:
         if operation.form and (same := rows.filter(form=operation.form).first()):
             return same, False
         try:
             with transaction.atomic(using):
                 operation.save(using=using, force_insert=True)
+                _log(request, operation)
             return operation, True
         except IntegrityError:
             if same := rows.filter(subject=operation.subject, ended_at=None).first():
                 return same, False
+            tries += 1
+            if tries == MOST_TRIES:
+                raise
 
 
 def _cancel(form: QueryDict) -> ActionAnswer:
@@ -145,7 +156,6 @@ def _open_ones(form: QueryDict) -> list[str]:
 
 def _log(request: HttpRequest, operation: Operation) -> None:
     """Log who does what, to what, and why: once, however many messages there are, and none of their contents."""
-    logger.info("%s by %s: %s", operation.action, operation.by, operation.reason or "no reason given")
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import CHANGE, LogEntry
