@@ -145,6 +145,7 @@ def test_a_search_finds_parts_of_names_and_says_when_there_is_none() -> None:
     ]
     section = build(observed(*channels), viewer(), PageQuery("nope")).content["sections"]["channels"]
     assert (section["rows"], section["empty"]) == ([], "No channel has “nope” in its name.")
+    assert section["q"] == "nope"
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,8 @@ def test_rows_are_chosen_pages_turned_and_lines_drawn_with_their_tables(page: Pa
     assert said.posted[-1]["target"] == ["default/import-photos", "default/send-invite"]
     assert said.posted[-1]["scope"] == ["chosen"]
     expect(chosen).to_be_hidden()
+    change(said, lambda shown: shown["sections"]["channels"].update(q="import"))
+    expect(page.locator("#channels")).to_have_attribute("data-q", "import", timeout=WITHIN_MS)
     page.locator("#channels").get_by_role("checkbox", name="Choose all on this page").check()
     chosen.get_by_role("button", name="Choose all 1,034").click()
     chosen.get_by_role("button", name="Pause").click()
@@ -233,7 +235,7 @@ def test_rows_are_chosen_pages_turned_and_lines_drawn_with_their_tables(page: Pa
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     expect(chosen).to_be_hidden()
     posted = said.posted[-1]
-    assert (posted["scope"], posted["section"], posted["q"]) == (["all"], ["channels"], [""])
+    assert (posted["scope"], posted["section"], posted["q"]) == (["all"], ["channels"], ["import"])
     assert "target" not in posted and float(posted["at"][0]) == said.page["at"]
 
     page.get_by_role("link", name="Next", exact=True).click()

@@ -36,7 +36,8 @@ def build(samples: Sequence[Sample], viewer: Viewer, query: PageQuery) -> dict[s
         if query.q
         else gettext("There are no channels yet. A route, or the first message, makes one.")
     )
-    return {"rows": rows, "empty": empty, "total": len(channels), "page": number, "pages": pages}
+    counts = {"total": len(channels), "page": number, "pages": pages}
+    return {"rows": rows, "empty": empty, "q": query.q, **counts}
 
 
 def _is_meant(channel: ChannelFacts, text: str) -> bool:

@@ -92,7 +92,7 @@ class Actions {
     const id = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
     const form = new URLSearchParams({ action, section: table.name, form: id, at: document.body.dataset.at });
     form.set("scope", keys.length === 1 ? "one" : keys.length ? "chosen" : "all");
-    if (!keys.length) form.set("q", new URLSearchParams(location.search).get("q") ?? "");
+    if (!keys.length) form.set("q", table.section.dataset.q); // of what is shown: the address may be ahead of it
     for (const key of keys) form.append("target", key);
     return form;
   }

@@ -109,6 +109,7 @@ class Table {
 
   update(content) {
     this.total = content.total ?? content.rows.length;
+    setData(this.section, "q", content.q ?? "");
     const known = new Map([...this.body.rows].map((row) => [row.dataset.key, row]));
     const rows = content.rows.map((data) => this.#updateRow(known.get(data.key) ?? this.#newRow(data.key), data));
     for (const row of rows) known.delete(row.dataset.key);
