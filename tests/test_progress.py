@@ -127,6 +127,18 @@ def test_a_number_that_is_none_is_refused_by_its_name(values: dict[str, Any]) ->
         WorkProgress(**values)
 
 
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", " JavaScript:alert(1)", "java\nscript:1", "data:text/html,1"]
+)
+def test_a_link_that_is_no_page_is_refused(url: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"FailedItem: url must be that of a page, such as get_absolute_url\(\), not"
+    ):
+        WorkProgress(done=1, failures=[FailedItem("row 1", "no price", url)])
+    pages = [FailedItem("1", url="/a/?b=c:d"), FailedItem("2", url="https://example.com")]
+    assert WorkProgress(done=1, failures=pages).failures == pages
+
+
 def test_the_example_of_the_how_to_shows_its_rows() -> None:
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/progress.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "shop"}

@@ -135,6 +135,20 @@ def test_the_browser_chooses_what_it_is_sent() -> None:
     assert ready_of(asyncio.run(choose())) == ["1"]
 
 
+def test_however_often_a_browser_asks_it_is_answered_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SHORTEST_WAIT_S", 60.0)
+    browser = browser_of("view_dashboard")
+
+    async def ask() -> bool:
+        async with socket(browser, q="nothing") as connection:
+            await received(connection)
+            for n in range(20):
+                await connection.send_json_to({"q": f"nothing {n}"})
+            return bool(await connection.receive_nothing(0.1))
+
+    assert asyncio.run(ask())
+
+
 @pytest.mark.parametrize("text", ["no JSON", "[" * 2_000, "1e"])
 def test_what_cannot_be_read_ends_the_connection(text: str) -> None:
     browser = browser_of("view_dashboard")

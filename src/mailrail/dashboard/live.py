@@ -39,7 +39,8 @@ REPEAT_S = 10.0
 """Seconds after which an unchanged page is sent again, so that the browser knows that the connection lives."""
 FRESH_S = 1.0
 """Seconds between two looks: for so long a sample is the same for all."""
-SHORTEST_WAIT_S = 0.05
+SHORTEST_WAIT_S = 0.1
+"""Seconds between two looks at least: the next one answers the last question of those that came meanwhile."""
 MAX_QUESTION_LENGTH = 2_000
 UNREADABLE = 1007
 """RFC 6455, 7.4.1: data that is not what its type says."""
@@ -94,8 +95,9 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels ha
         try:
             while time.monotonic() - self._checked_at < RECHECK_S or await self._is_admitted():
                 await self._look()
+                await asyncio.sleep(SHORTEST_WAIT_S)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._asked.wait(), self._wait_s)
+                    await asyncio.wait_for(self._asked.wait(), self._wait_s - SHORTEST_WAIT_S)
         except Exception:  # whatever it is: nobody else would hear of it
             logger.exception("the live page of a connection ends")
             await self.close(1011)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 
 class FailedItem(NamedTuple):
@@ -22,7 +23,8 @@ class WorkProgress:
 
     ``total=None``: nobody knows. ``failures``: the first of those that failed, as many as a page should show.
     ``is_over``: whether it has ended; by default, once nothing waits. ``text``: what it does now, in a few words.
-    Raises ``ValueError`` for a number that is negative or not finite.
+    Raises ``ValueError`` for a number that is negative or not finite, and for a ``url`` that is no page, such as
+    ``javascript:``.
     """
 
     done: float
@@ -38,6 +40,11 @@ class WorkProgress:
             is_number = isinstance(value, int | float) and isfinite(value) and value >= 0
             if not is_number and (value is not None or name != "total"):
                 raise ValueError(f"WorkProgress: {name} must be a number, 0 or more, not {value!r}.")
+        for item in self.failures:
+            if urlsplit(item.url).scheme not in ("", "http", "https"):
+                raise ValueError(
+                    f"FailedItem: url must be that of a page, such as get_absolute_url(), not {item.url!r}."
+                )
 
     @property
     def waiting(self) -> float:
