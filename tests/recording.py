@@ -32,9 +32,11 @@ class Recording:
 
     def record(self, rows: Sequence[HistoryRow], troubles: Sequence[TroubleRow] = ()) -> None:
         done = sum(row.done for row in rows if row.series == SERIES)
-        note("recording", done)
+        if rows:  # troubles come in a call of their own
+            note("recording", done)
         super().record(rows, troubles)  # type: ignore[misc]
-        note("recorded", done)
+        if rows:
+            note("recorded", done)
 
 
 class RecordingDatabaseLayer(Recording, DatabaseChannelLayer):

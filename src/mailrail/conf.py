@@ -65,8 +65,8 @@ class Settings:
     report it. The latter reports an outage at once, unless ``--here`` is given. ``None``: for any time; ``/readyz``
     then needs no workers either."""
     history: float = 14 * 86400.0
-    """How long it is kept what happened on channels and mailers, for people on call: by minutes for two days at most,
-    then by hours."""
+    """How long the history of channels and mailers is kept, for people on call: by minutes for two days at most, then
+    by hours."""
     release: str = ""
     """Names the version of the project's code that a process runs, such as the hash of a commit: up to 100 characters.
     Workers that run another one than the rest are marked."""
