@@ -615,6 +615,12 @@ class TestLanesWithSeveralPlaces:
         assert [(m.attempt, m.losses) for m in layer.get("work", ids(sent[2:]))] == [(0, 0)] * 2
         assert layer.poll(["work"]) == pytest.approx(LEASE, abs=5)  # the end of a lease: nothing to look for
 
+    def test_a_claim_that_is_known_by_its_token_alone_gives_its_place_back(self, layer: DurableLayer) -> None:
+        _, behind = send(layer, lane="l", places=1), send(layer, lane="l", places=1)
+        [held] = claim(layer, n=2)
+        layer.release([Message("work", {}, id=held.id, token=held.token, due=0.0)], 20.0)
+        assert ids(claim(layer, n=2)) == [behind.id]
+
     def test_those_behind_in_other_lanes_are_claimed_by_the_same_call(self, layer: DurableLayer) -> None:
         full = [send(layer, lane="full", places=1) for _ in range(30)]
         other, plain = send(layer, lane="other", places=1), send(layer)

@@ -118,6 +118,9 @@ class PostgresqlStore(DatabaseStore):
         if any(claim.lane_seq == 0 for claim in claims):
             return self._session.write(lambda cursor: _reschedule_with_places(cursor, values))
         rows = self._session.execute(STATEMENTS["reschedule"], values)
+        lanes = {(channel, lane) for id, _, channel, lane in rows if id is None}
+        if lanes and values.get("places") is None:  # of claims that do not say so: their tokens alone decide
+            self._session.write(partial(give_places, lanes=lanes))
         return [(id, token) for id, token, *_ in rows if id is not None]
 
     def _finish(self, claims: Sequence[Message]) -> Sequence[ClaimName]:
