@@ -22,10 +22,8 @@ class Tally(Generic[Key, Value]):
         self._count = count
         self._values: dict[Key, Value] = {}
         self._counted_at: dict[Key, float] = {}  # monotonic
-        self._allowed, self._allowed_at = (
-            BUDGET_S,
-            time.monotonic(),
-        )  # seconds that counting may take, as of then
+        self._allowed = BUDGET_S  # seconds that counting may take, as of the next
+        self._allowed_at = time.monotonic()
 
     def values(self, keys: Sequence[Key]) -> dict[Key, Value]:
         """Return what is known of these keys, and forget all others. New keys are counted in their order.
