@@ -131,12 +131,13 @@ def test_a_worker_stopped_past_its_lease_cannot_write_its_late_result(
 def test_a_function_past_its_time_limit_has_failed_and_is_tried_again(
     layer: DurableLayer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    result = defined.hang.enqueue(str(tmp_path / "gate"))
+    result = defined.hang.using(backoff=[70]).enqueue(str(tmp_path / "gate"))
     other = defined.hang.using(attempts=1).enqueue(str(tmp_path / "gate"))
     with workers(ledger, "tasks.default", "--threads", "4") as [worker]:
         until(lambda: records().get(pk=other.id).status == "FAILED")
         until(lambda: records().get(pk=result.id).failures == 1)
-        layer.advance_time(10)
+        until(lambda: 50 < (layer.poll(["tasks.default"]) or 0) <= 70)
+        layer.advance_time(70)
         until(lambda: records().get(pk=result.id).status == "SUCCESSFUL")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
@@ -219,12 +220,13 @@ def test_an_atomic_task_or_step_past_its_time_limit_is_undone_and_keeps_no_other
 @pytest.mark.parametrize("layer", ["sqlite"], indirect=True)
 def test_a_step_before_the_time_limit_is_kept(layer: DurableLayer, ledger: Ledger, tmp_path: Path) -> None:
     results: list[Any] = [
-        stepped.outlive_the_limit.using(isolate=isolate).enqueue(str(tmp_path / "gate"))  # type: ignore[call-arg,unused-ignore]
+        stepped.outlive_the_limit.using(isolate=isolate, backoff=[70]).enqueue(str(tmp_path / "gate"))  # type: ignore[call-arg,unused-ignore]
         for isolate in (False, True)
     ]
     with workers(ledger, "tasks.default", "--threads", "2"):
         until(lambda: records().filter(failures=1).count() == 2)
-        layer.advance_time(10)
+        assert 50 < (layer.poll(["tasks.default"]) or 0) <= 70  # of the one in a process of its own, too
+        layer.advance_time(70)
         until(lambda: statuses() == {"SUCCESSFUL": 2})
     for result in results:
         result.refresh()

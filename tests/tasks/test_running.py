@@ -300,12 +300,13 @@ def test_a_task_that_takes_its_context_knows_its_attempt() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_coroutine_past_its_time_limit_has_failed_and_may_be_tried_again(attempts: int) -> None:
-    result = run(defined.hang_async.using(attempts=attempts).enqueue(""))
+    """The next attempt comes when its own backoff says. After the last one nothing is left that waits."""
+    result = run(defined.hang_async.using(attempts=attempts, backoff=[70]).enqueue(""))
     assert result.errors[0].exception_class is TimeoutError and "0.2 seconds" in result.errors[0].traceback
     assert (result.status, result.attempts) == (["FAILED", "READY"][attempts - 1], 1)
-    testing.advance(4)
-    assert run(result).attempts == 1  # the next one comes after 5 s
-    testing.advance(2)
+    due_in = get_layer().poll(["tasks.default"])
+    assert (due_in is None) if attempts == 1 else (60 < (due_in or 0) <= 70)
+    testing.advance(71)
     run(result)
     assert (result.status, result.attempts) == (["FAILED", "SUCCESSFUL"][attempts - 1], attempts)
 
@@ -495,11 +496,25 @@ def test_a_dead_message_of_a_task_that_was_sent_again_since_is_forgotten(on_laye
     assert records().get(pk=result.id).status == "READY"
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({"discard_on": [TimeoutError]}, TaskDiscarded), ({"retry_on": [defined.Hopeless]}, TimeoutError)],
+)
+def test_options_decide_what_follows_a_time_limit(options: dict[str, Any], kind: type[Exception]) -> None:
+    """The next one in its lane does not wait for a message that has nothing left to do."""
+    task = defined.hang_async.using(attempts=3, timeout=0.02, lane="one", **options)
+    first, second = task.enqueue(""), defined.add.using(lane="one").enqueue(1)
+    run(first)
+    second.refresh()
+    assert (first.status, [error.exception_class for error in first.errors]) == ("FAILED", [kind])
+    assert second.status == "SUCCESSFUL" and get_layer().poll(["tasks.default"]) is None
+
+
 @pytest.mark.parametrize("attempts_left", [1, 2])
 def test_a_time_limit_that_could_not_be_written_counts_as_an_attempt(
     attempts_left: int, monkeypatch: pytest.MonkeyPatch, heard: list[tuple[Any, ...]]
 ) -> None:
-    result = defined.hang_async.using(attempts=attempts_left).enqueue("")
+    result = defined.hang_async.using(attempts=attempts_left, backoff=[5]).enqueue("")
     with monkeypatch.context() as away:
         away.setattr(
             attempts, "end", partial(raise_first, [OperationalError("the server is away")], attempts.end)

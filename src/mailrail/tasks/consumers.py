@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import Error, connections
 from django.db.models import QuerySet
 from django.dispatch import receiver
 
@@ -22,7 +23,7 @@ from mailrail.worker import IncomingMessage
 
 from . import attempts, batch_ends, retention, running
 from .attempt import TaskAttempt, start_of
-from .beginning import begin_together
+from .beginning import begin_together, record_of
 from .compat import DEFAULT_TASK_QUEUE_NAME
 from .errors import TaskCancelled, TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
@@ -59,10 +60,35 @@ _batches_looked_at_until: dict[str, UUID | None] = {}
 def wait_after_timeout(message: IncomingMessage, error: TimeoutError) -> float | None:
     """Return the seconds until a message comes again after its time limit, or ``None`` if it is to be buried.
 
-    Without a record the options of the task decide, and ``Discard`` may be raised. A record is written by
-    ``count_time_limit``, and says whether there is another attempt when the message comes again.
+    The options of the task decide. Without a record, ``Discard`` may be raised. A record is written by
+    ``count_time_limit`` afterwards, which removes the message if there is to be no other attempt.
     """
-    return UnrecordedAttempt(message).wait_after_timeout(error) if "task" in message.content else RETRY_SOON_S
+    if "task" in message.content:
+        return UnrecordedAttempt(message).wait_after_timeout(error)
+    try:
+        attempt = _recorded_attempt(message)
+    except (Error, SynchronousOnlyOperation) as reason:  # the database is away, or has not answered in time
+        logger.warning(
+            "the backoff of %s is not known just now, and it comes again soon: %s", message, reason
+        )
+        attempt = None
+    if attempt is not None:
+        attempt.fail(error)
+    return RETRY_SOON_S if attempt is None or attempt.again_in is None else attempt.again_in
+
+
+def _recorded_attempt(message: IncomingMessage) -> TaskAttempt | None:
+    """Return the attempt that a message has begun. Of one in a process of its own, the record has to be read."""
+    backend, record = backend_of(message.content), record_of(message)
+    if record is None and (start := start_of(message)) is not None:
+        is_connected = connections[backend.database].connection is not None
+        try:
+            rows = TaskRecord.objects.using(backend.database).filter(pk=start.id, token=start.token)
+            record = rows.first()
+        finally:
+            if not is_connected:  # on a thread that needs none otherwise
+                connections[backend.database].close()
+    return None if record is None else TaskAttempt(message, record, backend)
 
 
 _options: dict[str, Any] = {
@@ -113,7 +139,9 @@ def run_function(message: IncomingMessage) -> None:
 
 
 @receiver(message_retried, dispatch_uid="mailrail.tasks.retried")
-def count_time_limit(*, message: IncomingMessage, error: str, timed_out: bool, **kwargs: Any) -> None:
+def count_time_limit(
+    *, message: IncomingMessage, error: str, delay: float, timed_out: bool, **kwargs: Any
+) -> None:
     """Count an attempt that ran into the worker's time limit, and fail the task if that was its last one."""
     if not timed_out or not message.channel.startswith(PREFIX):
         return
@@ -125,8 +153,11 @@ def count_time_limit(*, message: IncomingMessage, error: str, timed_out: bool, *
         attempt = TaskAttempt(message, record, backend)
         end = attempt.fail(TimeoutError(error))
         if attempt.again_in is not None:
-            attempt.again_in = RETRY_SOON_S  # when its message comes
-        attempt.conclude(attempts.end(end, backend.database) or running.look_again(attempt, end))
+            attempt.again_in = delay  # when its message comes
+        was_written = attempts.end(end, backend.database) or running.look_again(attempt, end)
+        attempt.conclude(was_written)
+        if was_written and attempt.again_in is None:  # nobody in its lane is to wait for it
+            Channel(message.channel).layer.cancel(message.channel, [message.id])
 
 
 @receiver(message_buried, dispatch_uid="mailrail.tasks.buried")

@@ -24,7 +24,7 @@ from .attempt import TaskAttempt, call, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
 from .batch_ends import look_after
-from .beginning import company_of, record_of
+from .beginning import Begun, company_of, record_of
 from .compat import task_finished
 from .ending import end_waiting, send
 from .errors import TaskCancelled, TaskExpired
@@ -225,7 +225,7 @@ def _begin(message: IncomingMessage) -> TaskAttempt | None:
     except Exception as error:
         _release_or_raise(message, error)
         return None
-    return None if record is None else TaskAttempt(message, record, backend)
+    return None if record is None else _attempt(message, record, backend)
 
 
 async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
@@ -240,7 +240,14 @@ async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
     except Exception as error:
         _release_or_raise(message, error)
         return None
-    return None if record is None else TaskAttempt(message, record, backend)
+    return None if record is None else _attempt(message, record, backend)
+
+
+def _attempt(message: IncomingMessage, record: TaskRecord, backend: ChannelBackend) -> TaskAttempt:
+    """Return an attempt that has begun. Its message keeps the record for the time limit."""
+    if message.prepared is None:
+        message.prepared = Begun(record, None)
+    return TaskAttempt(message, record, backend)
 
 
 def _release_or_raise(message: IncomingMessage, error: Exception) -> None:
