@@ -19,7 +19,7 @@ from mailrail import Channel, mail
 from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, queue_many
-from mailrail.mail.mailers import circuit
+from mailrail.mail.mailers import circuit, watching
 from mailrail.mail.mailers.channels import channel_of
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerConnection, MailerState
@@ -250,6 +250,12 @@ def test_an_outage_claims_only_its_probes_and_ends_for_all_at_once(
     assert not MailerState.objects.exists()
 
 
+def test_probes_come_after_5_10_20_and_at_most_60_seconds() -> None:
+    delays = [circuit.trip("out", "It is away.", "default") for _ in range(13)]
+    for delay, most in zip(delays, (5, 10, 20, 40, *[60] * 9), strict=True):
+        assert 0.8 * most <= delay <= most
+
+
 def test_while_a_mailer_is_out_its_channel_flows_by_the_stand_in_at_that_ones_rate(
     storage: str, queueing: Configure, policy: Configure, second: Configure, away: ScriptedServer
 ) -> None:
@@ -290,8 +296,8 @@ def test_a_used_up_rate_leaves_the_rest_where_it_is(
 
 
 def time_passes() -> None:
-    """Let the worker look twice: it looks once a second."""
-    threading.Event().wait(1.5)
+    """Let the worker look once at least."""
+    threading.Event().wait(watching.LOOK_INTERVAL_S)
 
 
 def test_used_up_connections_leave_email_where_it_is_until_one_is_free(

@@ -109,9 +109,8 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     state, is_new = states.get_or_create(
         pk=mailer, defaults={"paused_by": OUTAGE, "reason": reason, "probe_at": timezone.now()}
     )
-    delay = min(LONGEST_PROBE_DELAY_S, FIRST_PROBE_DELAY_S * 2.0 ** min(state.probes, 10)) * chance.uniform(
-        0.8, 1.2
-    )
+    most = min(LONGEST_PROBE_DELAY_S, FIRST_PROBE_DELAY_S * 2.0 ** min(state.probes, 10))
+    delay = most * chance.uniform(0.8, 1)
     states.filter(pk=mailer, paused_by=OUTAGE).update(
         reason=reason, probes=state.probes + 1, probe_at=from_now(delay)
     )
@@ -222,7 +221,7 @@ _changes = 0
 def known_out(using: str) -> dict[str, float | None]:
     """Return the mailers that are out, with the seconds until their next probe; ``None`` where a person paused them.
 
-    Reads them only after ``look_again``. While one is out, ``watching`` reads them about once a second.
+    Reads them only after ``look_again``. While one is out, ``watching`` reads them every second or so.
     """
     if (out := _known.get(using)) is None:
         out = _read_and_keep(using)

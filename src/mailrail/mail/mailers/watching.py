@@ -1,4 +1,4 @@
-"""Look about once a second whether what email waits for is over: an outage, or the use of all connections.
+"""Look every second or so whether what email waits for is over: an outage, or the use of all connections.
 
 One thread of each process looks, and only while something is waited for. So the claim loop has nothing to do meanwhile.
 """
@@ -19,7 +19,8 @@ from mailrail.transient import is_transient
 
 logger = logger_of("mailrail.mail")
 
-LOOK_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 1.5
+"""Seconds between two looks, or up to a quarter less: each costs a query, and email may leave within two seconds."""
 
 _looks: dict[Hashable, Callable[[], bool]] = {}
 _lock = threading.Lock()
@@ -28,7 +29,7 @@ _stopped = threading.Event()
 
 
 def watch(name: Hashable, is_over: Callable[[], bool]) -> None:
-    """Call ``is_over`` about once a second until it returns true. Of each name, the last one given is called."""
+    """Call ``is_over`` every second or so until it returns true. Of each name, the last one given is called."""
     global _thread
     with _lock:
         _looks[name] = partial(
