@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from ..processes import Ledger, WorkerProcess, children_of, until, workers
 from ..proxy import Proxy
 from ..servers import PostgresServer
 from ..smtp_server import Fault, ScriptedServer
+from .conftest import recover
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "postgres"]),
@@ -254,6 +256,38 @@ def test_a_worker_stopped_between_load_and_dot_does_not_send_what_another_one_ha
     proxy.close()
     assert server.count("DOT") == 1
     check(server, ids, 0)
+
+
+def test_email_of_a_worker_that_was_killed_with_its_supervisor_waits_for_no_lease(
+    server: ScriptedServer, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Print after how many seconds it goes on: 5 at most, on a machine that does little else."""
+    ids, proxy = queue(100), Proxy(server.port)
+    proxy.hold()
+    monkeypatch.setenv("MAILRAIL_TEST_SMTP_PORT", str(proxy.port))
+    first = start(1)
+    until(lambda: nothing_is_ready() and proxy._pairs, 60, "the claims of the first worker")
+    monkeypatch.setenv("MAILRAIL_TEST_SMTP_PORT", str(server.port))
+    second = start(1)
+    until(lambda: len(get_layer().workers()) == 2, 60, "the sign of life of both")
+    first.kill_all()
+    lapse_at = time.monotonic() + seconds_of_leases()
+    recover(lambda: server.mails, "kill -9 of a worker and its supervisor")
+    assert time.monotonic() < lapse_at
+    until(is_over, 60, "the rest")
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 0, second.log[-3000:]
+    proxy.close()
+    check(server, ids, 0)
+
+
+def seconds_of_leases() -> float:
+    """For how long the first of all claims is still leased; 0 without one."""
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "SELECT min(due) - date_part('epoch', now()) FROM mailrail_message WHERE token IS NOT NULL"
+        )
+        return float(cursor.fetchone()[0] or 0.0)
 
 
 class Restarting(BaseEmailBackend):
