@@ -92,9 +92,11 @@ docs: ## the documentation as HTML, in build/docs; a warning is an error
 bench: ## the benchmarks; every figure stands beside a baseline of the same run
 	"$(call python-of,bench)" -m benchmarks.run $(ARGS)
 
-soak: ## MINUTES (5) of sending, working and random faults on PostgreSQL, every promise checked all the time; on each layer rounds of killed steps and batches of tasks, history of 100,000 messages, and 1,000 ticks of the schedule
+soak: ## MINUTES (5) of sending, working and random faults on PostgreSQL, every promise checked all the time; ten kills in mid-drain of 5,000 emails, and 1,000 emails that are cancelled as they leave; on each layer rounds of killed steps and batches of tasks, history of 100,000 messages, and 1,000 ticks of the schedule
 	MAILRAIL_FAULT_BATCHES=25 "$(dev)" -W error -m pytest -q -n 0 tests/faults/test_tasks.py -k then_is_enqueued_once --timeout 1200
 	"$(dev)" -W error -m tests.soak --minutes $(MINUTES) $(ARGS)
+	MAILRAIL_FAULT_EMAILS=5000 MAILRAIL_FAULT_MAIL_ROUNDS=10 MAILRAIL_RACE_ROUNDS=1000 "$(dev)" -W error -m pytest -q -n 0 -s \
+		tests/faults/test_mail.py tests/mail/test_outcome_store.py -k "kill_9 or person_who_cancels" --timeout 1200
 	MAILRAIL_TEST_STEP_ROUNDS=20 "$(dev)" -W error -m pytest -q tests/faults/test_tasks.py -k "a_step_and_its_record"
 	MAILRAIL_TEST_HISTORY_MESSAGES=100000 "$(dev)" -W error -m pytest -q tests/faults/test_history.py --timeout 3600
 	MAILRAIL_TEST_ROUNDS=100 "$(dev)" -W error -m pytest -q tests/faults/test_schedule.py -k killed_at_random --timeout 1200
