@@ -21,10 +21,12 @@ _COUNT = re.compile(rb"mesg=([0-9]+)\r")
 
 
 @contextmanager
-def sink(counter: Path | None = None) -> Iterator[int]:
-    """``smtp-sink``, at the port given. It reads and forgets. ``counter``: a file in which it counts (``accepted``)."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+def sink(counter: Path | None = None, port: int = 0) -> Iterator[int]:
+    """``smtp-sink``, at the port given, or at the free one that is returned. It reads and forgets.
+
+    ``counter``: a file in which it counts (``accepted``).
+    """
+    port = port or free_port()
     program = _program()
     libraries = (
         program.parent.parent / "lib" / "postfix"
@@ -46,6 +48,12 @@ def sink(counter: Path | None = None) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What mail that waits costs a worker, and how soon it leaves: ``python -m benchmarks.mail.waiting``.
 
 Run by hand, on PostgreSQL. For each reason to wait it fills the queue by SQL, starts ``runworker``, and counts for some
-seconds: user and system time of its processes, commits of the database, lines of its log.
+seconds: user and system time of its processes, commits of the database, lines of its log. Then the reason ends, and it
+looks after how many seconds 100 emails have left: from the end of a pause, from the first email after an outage.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 8.0
 """Seconds after the start that are not counted."""
+FLOWS = 100
+"""Emails that have left when mail flows again."""
+FLOWS_WITHIN_S = 120.0
 MAILER = "smtp"
 FILL = (
     """
@@ -57,8 +62,10 @@ def main() -> None:
             from ..database import create_tables
 
             create_tables()
+            _without_autovacuum()
             print(
-                f"{'waits for':12}{'waiting':>10}{'% of a core':>14}{'commits/s':>12}{'log lines/s':>13}",
+                f"{'waits for':12}{'waiting':>10}{'% of a core':>14}{'commits/s':>12}{'log lines/s':>13}"
+                f"{'flows after s':>15}",
                 flush=True,
             )
             for name, reason in REASONS.items():
@@ -67,16 +74,44 @@ def main() -> None:
                         _row(name, reason, count, options.seconds)
 
 
-def _row(name: str, reason: Reason, count: int, seconds: float) -> None:
+def _without_autovacuum() -> None:
+    """Let the database commit nothing of its own."""
+    from ..database import bare
+
+    with bare() as connection:
+        connection.execute("ALTER SYSTEM SET autovacuum = off")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def _row(name: str, reason: Callable[[ExitStack], Reason], count: int, seconds: float) -> None:
     _empty()
     with ExitStack() as stack:
-        port, policy, prepare = reason(stack)
-        os.environ |= {"BENCHMARKS_SMTP_PORT": str(port), "BENCHMARKS_POLICY": json.dumps(policy)}
+        wait = reason(stack)
+        os.environ |= {"BENCHMARKS_SMTP_PORT": str(wait.port), "BENCHMARKS_POLICY": json.dumps(wait.policy)}
         if count:
             _fill(count)
-        prepare()
-        cpu, commits, lines = _measure(seconds)
-    print(f"{name:12}{count:>10,}{cpu:>14.2f}{commits:>12.2f}{lines:>13.2f}", flush=True)
+        wait.begin()
+        with tempfile.TemporaryFile("w+b") as log, _worker(log) as worker:
+            cpu, commits, lines = _measure(worker, log, seconds)
+            flows = "" if wait.end is None else f"{_flows_after(wait.end, name == 'outage'):.2f}"
+    print(f"{name:12}{count:>10,}{cpu:>14.2f}{commits:>12.2f}{lines:>13.2f}{flows:>15}", flush=True)
+
+
+def _flows_after(end: Callable[[], object], since_the_first: bool) -> float:
+    """End the reason to wait. Return seconds until emails have left."""
+    from ..sink import accepted
+    from .watching import COUNTER
+
+    end()
+    begun = time.monotonic()
+    deadline, first = begun + FLOWS_WITHIN_S, None
+    while (count := accepted(COUNTER)) < FLOWS:
+        if count and first is None:
+            first = time.monotonic()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{count} emails have left.")
+        time.sleep(0.005)
+    return time.monotonic() - (first if since_the_first and first is not None else begun)
 
 
 def _empty() -> None:
@@ -132,11 +167,11 @@ def _type_of(connection: Any) -> str:
     return str(kind)
 
 
-def _measure(seconds: float) -> tuple[float, float, float]:
+def _measure(worker: subprocess.Popen[bytes], log: Any, seconds: float) -> tuple[float, float, float]:
     """Return per cent of a core, commits per second, and lines of the log per second."""
     from ..database import bare
 
-    with tempfile.TemporaryFile("w+b") as log, _worker(log) as worker, bare() as connection:
+    with bare() as connection:
         time.sleep(SETTLE_S)
         before = _state(worker, connection, log)
         time.sleep(seconds)
@@ -169,47 +204,63 @@ def _worker(log: Any) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(60)
 
 
-# -- reasons to wait: each returns the server's port, the mailer's policy, and what to do once the queue is full ------
-
-Reason = Callable[[ExitStack], tuple[int, dict[str, Any], Callable[[], object]]]
+# -- reasons to wait ------------------------------------------------------------------------------------------------
 
 
-def _nothing(stack: ExitStack) -> tuple[int, dict[str, Any], Callable[[], object]]:
-    return _sink(stack), {}, lambda: None
+class Reason(NamedTuple):
+    """The server's port, the mailer's policy, what to do once the queue is full, and what lets the mail go."""
+
+    port: int
+    policy: dict[str, Any]
+    begin: Callable[[], object]
+    end: Callable[[], object] | None
 
 
-def _pause(stack: ExitStack) -> tuple[int, dict[str, Any], Callable[[], object]]:
+def _nothing(stack: ExitStack) -> Reason:
+    return Reason(_sink(stack), {}, lambda: None, None)
+
+
+def _pause(stack: ExitStack) -> Reason:
     from django.core.management import call_command
 
-    return _sink(stack), {}, lambda: call_command("mailers", "pause", MAILER, verbosity=0)
+    pause, resume = (
+        partial(call_command, "mailers", what, MAILER, verbosity=0) for what in ("pause", "resume")
+    )
+    return Reason(_sink(stack), {}, pause, resume)
 
 
-def _outage(stack: ExitStack) -> tuple[int, dict[str, Any], Callable[[], object]]:
-    return 1, {}, lambda: None  # nobody listens there
+def _outage(stack: ExitStack) -> Reason:
+    from ..sink import free_port
+
+    port = free_port()  # nobody listens there until the end
+    return Reason(port, {}, lambda: None, lambda: _sink(stack, port))
 
 
-def _rate(stack: ExitStack) -> tuple[int, dict[str, Any], Callable[[], object]]:
-    return _sink(stack), {"RATE": "1/h"}, lambda: None
+def _rate(stack: ExitStack) -> Reason:
+    return Reason(_sink(stack), {"RATE": "1/h"}, lambda: None, None)
 
 
-def _connections(stack: ExitStack) -> tuple[int, dict[str, Any], Callable[[], object]]:
+def _connections(stack: ExitStack) -> Reason:
+    from mailrail.mail.models import MailerConnection
+    from mailrail.moments import from_now
+
     def take() -> None:
-        from mailrail.mail.models import MailerConnection
-        from mailrail.moments import from_now
-
         MailerConnection.objects.create(mailer=MAILER, number=1, holder="another", until=from_now(3600))
 
-    return _sink(stack), {"CONNECTIONS": 1}, take
+    def give_back() -> None:
+        MailerConnection.objects.update(holder="", until=from_now(0))
+
+    return Reason(_sink(stack), {"CONNECTIONS": 1}, take, give_back)
 
 
-def _sink(stack: ExitStack) -> int:
+def _sink(stack: ExitStack, port: int = 0) -> int:
     from ..sink import sink
     from .watching import COUNTER
 
-    return stack.enter_context(sink(COUNTER))
+    return stack.enter_context(sink(COUNTER, port))
 
 
-REASONS: dict[str, Reason] = {
+REASONS: dict[str, Callable[[ExitStack], Reason]] = {
     "nothing": _nothing,
     "pause": _pause,
     "outage": _outage,
