@@ -1,4 +1,4 @@
-"""A site with a past: the backlog and one email beside a million that are finished."""
+"""A site with a past: the backlog, and one email with and without a worker, beside a million that are finished."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from tests.mail.many import FILL
 
 from ..figures import Plan, Ratio, Result, Series, Target, percentile
 from ..sink import sink
+from .idle import to_acceptance
 from .watching import COUNTER, UNIT, empty, of_the_queue
 
 EMAILS = 5_000
 FINISHED = 1_000_000
 SENDS = 500
+ONE_BY_ONE = 100
+"""Emails to an idle worker."""
 LEAST_SHARE, MOST_SLOWER = 0.95, 1.2
 NOT_LONG = "repeat('Thank you for your order. ', 15)"
 LONG = "(SELECT string_agg(md5((n + line)::text), ' ') FROM generate_series(1, 38) line)"
@@ -26,30 +29,40 @@ LONG = "(SELECT string_agg(md5((n + line)::text), ' ') FROM generate_series(1, 3
 def run(plan: Plan) -> Result:
     alone, beside = Series("an empty table", UNIT), Series("beside finished emails", UNIT)
     one_alone, one_beside = Series("send_mail(), p99, empty", "ms"), Series("send_mail(), p99, beside", "ms")
+    idle_alone, idle_beside = (
+        Series("idle worker, p50, empty", "ms"),
+        Series("idle worker, p50, beside", "ms"),
+    )
     with sink(COUNTER) as port:
         os.environ["BENCHMARKS_SMTP_PORT"] = str(port)
         for _ in range(plan.rounds):
             _forget()
             alone.values.append(of_the_queue(plan.size(EMAILS)))
             one_alone.values.append(_send_p99(plan.size(SENDS)))
+            _forget()
+            idle_alone.values.append(_idle_p50(plan.size(ONE_BY_ONE)))
         _fill(plan.size(FINISHED))
         for _ in range(plan.rounds):
             beside.values.append(of_the_queue(plan.size(EMAILS), keep=True))
             one_beside.values.append(_send_p99(plan.size(SENDS)))
             _finish_all()
+            idle_beside.values.append(_idle_p50(plan.size(ONE_BY_ONE)))
+            _finish_all()
         empty()
     rate, p99 = Ratio.of(beside, alone), Ratio.of(one_beside, one_alone)
+    p50 = Ratio.of(idle_beside, idle_alone)
     return Result(
         f"Mail: beside {plan.size(FINISHED):,} finished emails",
         "Filled by SQL, about 1.5 kB of content each, and ANALYZEd before each round, when nothing is queued. The "
         "rounds of the empty table forget what the planner has learned of a fuller one.",
-        [alone, beside, one_alone, one_beside],
-        [rate, p99],
+        [alone, beside, one_alone, one_beside, idle_alone, idle_beside],
+        [rate, p99, p50],
         [
             Target(
                 f">= {LEAST_SHARE} x of the empty table", f"{rate.value:.2f} x", rate.value >= LEAST_SHARE
             ),
             Target(f"p99 of send_mail() <= {MOST_SLOWER} x", f"{p99.value:.2f} x", p99.value <= MOST_SLOWER),
+            Target(f"p50 to acceptance <= {MOST_SLOWER} x", f"{p50.value:.2f} x", p50.value <= MOST_SLOWER),
         ],
     )
 
@@ -77,6 +90,11 @@ def _forget() -> None:
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM pg_statistic WHERE starelid = 'mailrail_mail_email'::regclass")
         cursor.execute("VACUUM ANALYZE mailrail_mail_email")
+
+
+def _idle_p50(count: int) -> float:
+    """Milliseconds from ``send_mail()`` to the server's acceptance."""
+    return percentile(to_acceptance(count), 0.5)
 
 
 def _send_p99(count: int) -> float:

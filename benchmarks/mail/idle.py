@@ -29,7 +29,8 @@ def run(plan: Plan) -> Result:
     with sink(COUNTER) as port:
         os.environ["BENCHMARKS_SMTP_PORT"] = str(port)
         for number in range(plan.rounds):
-            found = _to_acceptance(count)
+            empty()
+            found = to_acceptance(count)
             bare = waits(number, count, ("benchmarks.poller",), insert)
             for name, share in SHARES.items():
                 ours[name].values.append(percentile(found, share))
@@ -52,9 +53,8 @@ def run(plan: Plan) -> Result:
     )
 
 
-def _to_acceptance(count: int) -> list[float]:
+def to_acceptance(count: int) -> list[float]:
     """Milliseconds of each; the first one, which waits for the worker to start, is not counted."""
-    empty()
     with running(*runworker("mailrail.mail")):
         return [_one() for _ in range(count + 1)][1:]
 

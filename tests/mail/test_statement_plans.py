@@ -11,11 +11,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.core.mail import EmailMessage
+from django.core.management import call_command
 from django.db import connections
 from django.utils import timezone
 
@@ -169,6 +171,8 @@ def test_queueing(emails: list[Email]) -> None:
     messages = [message(n) for n in range(GROUP)]
     check(lambda: [queue(each) for each in messages], GROUP, 60)
     check(lambda: queue_many([message(n) for n in range(QUEUED)]), QUEUED, 30)
+    for _ in ("new", "known"):
+        check(lambda: [queue(each, key=each.to[0]) for each in messages], GROUP, 60)
 
 
 def test_claiming_and_loading(emails: list[Email]) -> None:
@@ -204,8 +208,21 @@ def test_the_overview_and_the_check(emails: list[Email]) -> None:
     check(lambda: overview.deferrals("postgres"), QUEUED, 20)
     check(lambda: overview.ended("postgres"), counted, 2)
     check(lambda: overview.failures("postgres"), 10, 10)
-    check(lambda: list(health.mail_in_time(60.0)), QUEUED, 20)
     check(lambda: list(health.mailers_out(60.0)), 1, 10)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_whether_mail_is_late(emails: list[Email], is_late: bool) -> None:
+    """Of what has been due for less than a time, one email is read; else those that are queued."""
+    found: list[Any] = []
+    check(lambda: found.extend(health.mail_in_time(-60.0 if is_late else 60.0)), QUEUED, 20)
+    assert len(found) == is_late
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--mailer", "default"], ["--status", "failed"]])
+def test_the_command(emails: list[Email], options: list[str]) -> None:
+    """It counts at most so many of each status that has ended, and reads those that are queued."""
+    check(lambda: call_command("mailq", *options, stdout=StringIO()), overview.MAX_COUNTED + QUEUED, 3)
 
 
 def test_the_flow_of_mailers(emails: list[Email], monkeypatch: pytest.MonkeyPatch) -> None:
