@@ -10,7 +10,7 @@ import pytest
 from django.core.mail import EmailMessage
 
 from mailrail.layers import get_layer
-from mailrail.mail.mailers import circuit, circuit_log, logins, refused_senders, reserved, throttle, watching
+from mailrail.mail.mailers import circuit, limiter, logins, refused_senders, throttle, waiting
 from mailrail.mail.smtp import close_pools
 from mailrail.routing import Routing
 from mailrail.worker import Worker
@@ -103,11 +103,11 @@ def _no_beliefs() -> None:
     throttle.forget()
     circuit.forget()
     circuit._probes._forget()
-    watching.forget()
-    reserved.forget()
+    waiting.forget()
+    limiter.forget()
     refused_senders.forget()
     logins.forget()
-    circuit_log.forget()
+    circuit.forget_logged()
 
 
 @pytest.fixture(

@@ -135,16 +135,16 @@ def renewed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
     circuit.trip("", "it says nothing", "default")
     pass_time(10)
-    assert circuit.state_of("", "default").is_probe
+    assert circuit.permission_of("", "default").is_probe
     for _ in range(3):
         let_lease_end_in(1.0)
         circuit._probes.renew()
-        assert not circuit.state_of("", "default").usable
+        assert not circuit.permission_of("", "default").limit
     let_lease_end_in(1.0)
     circuit._probes._held.clear()  # as it is killed
-    assert not circuit.state_of("", "default").usable
+    assert not circuit.permission_of("", "default").limit
     pass_time(1)
-    assert circuit.state_of("", "default").is_probe
+    assert circuit.permission_of("", "default").is_probe
     circuit.end_probe("", "default")
 
 
@@ -152,7 +152,7 @@ def test_one_worker_at_a_time_waits_for_a_mailer_that_is_out() -> None:
 def test_who_stood_still_while_another_one_probes_renews_nothing() -> None:
     circuit.trip("", "it says nothing", "default")
     pass_time(10)
-    assert circuit.state_of("", "default").is_probe
+    assert circuit.permission_of("", "default").is_probe
     pass_time(circuit.PROBE_LEASE_S)
     lapsed = MailerState.objects.get().probe_at
     assert lapsed is not None

@@ -19,7 +19,7 @@ from mailrail import mail
 from mailrail.health import views
 from mailrail.layers import get_layer
 from mailrail.mail import Email
-from mailrail.mail.mailers import circuit, circuit_log
+from mailrail.mail.mailers import circuit
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, MailerThrottle
 from mailrail.moments import aware
@@ -263,7 +263,7 @@ def test_a_worker_that_starts_in_mid_outage_says_when_it_began_and_when_it_ends(
     queueing(away)
     using = Email.objects.db
     circuit.trip(alias_of(MAILER), "nobody answers", using)
-    circuit_log.forget()  # what the process before it has said
+    circuit.forget_logged()  # what the process before it has said
     caplog.clear()
     worker = Worker(get_layer(), Routing.of_layer(), ["mailrail.mail"])
     thread = threading.Thread(target=worker.run)
@@ -290,19 +290,19 @@ def test_who_read_before_an_outage_began_does_not_call_it_over(
     """Another thread finds the outage between this one's query and its look at the log."""
     caplog.set_level(logging.WARNING, "mailrail.mail")
     queueing(away)
-    mailer, over = alias_of(MAILER), circuit_log.over
+    mailer, over = alias_of(MAILER), circuit.log_end
 
     def overtaken(*arguments: Any, **options: Any) -> None:
         circuit.trip(mailer, "nobody answers", Email.objects.db)
         over(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(circuit_log, "over", overtaken)
-        assert circuit.state_of(mailer, Email.objects.db).usable
+        patch.setattr(circuit, "log_end", overtaken)
+        assert circuit.permission_of(mailer, Email.objects.db).limit
     [line] = said(caplog)
     assert "cannot be used" in line
     MailerState.objects.all().delete()
-    assert circuit.state_of(mailer, Email.objects.db).usable
+    assert circuit.permission_of(mailer, Email.objects.db).limit
     assert "works again" in said(caplog)[-1]
 
 
@@ -315,5 +315,5 @@ def test_what_a_person_pauses_in_an_outage_is_not_called_over(
     mail.pause(MAILER)
     circuit.log_changes(using)
     mail.resume(MAILER)
-    assert circuit.state_of(alias_of(MAILER), using).usable
+    assert circuit.permission_of(alias_of(MAILER), using).limit
     assert not [each for each in said(caplog) if "works again" in each]

@@ -13,7 +13,8 @@ from django.test import override_settings
 from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, queue, queue_many
-from mailrail.mail.mailers import connection_limits, reserved, watching
+from mailrail.mail.mailers import connection_limits, waiting
+from mailrail.mail.mailers import limiter as limiters
 from mailrail.mail.mailers.channels import channel_of, is_mail, mailer_of
 from mailrail.mail.mailers.config import delivering
 from mailrail.mail.mailers.limiter import MailerLimiter
@@ -120,18 +121,18 @@ class TestReserving:
         assert limiter.allow(200).limit == 9 and connections() == 4 and tokens() == (0, 90)
         claims = self.claims(4)
         assert limiter.claimed(claims) == () and tokens() == (5, 95)
-        batch = reserved.collect(claim.id for claim in claims)
+        batch = limiters.collect(claim.id for claim in claims)
         assert batch.tokens.total() == 8 and len(batch.connections) == 1
-        assert not reserved.collect(claim.id for claim in claims).tokens  # once
+        assert not limiters.collect(claim.id for claim in claims).tokens  # once
         batch.give_back()
         assert tokens() == (9, 99) and connections() == 1
-        reserved.collect([first.id]).give_back()
+        limiters.collect([first.id]).give_back()
         assert tokens() == (10, 100) and connections() == 0
 
     def test_a_claim_that_failed_gives_back_with_the_next_one(self, limiter: MailerLimiter) -> None:
         limiter.allow(200)
         limiter.claimed(claims := self.claims(1))
-        reserved.collect([claims[0].id]).give_back()
+        limiters.collect([claims[0].id]).give_back()
         assert limiter.allow(200).limit == 10 and limiter.allow(200).limit == 10
         limiter.claimed([])
         assert tokens() == (10, 100) and connections() == 0
@@ -139,10 +140,10 @@ class TestReserving:
     def test_what_no_batch_collects_is_given_back_in_time(
         self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reserved, "MAX_UNUSED_S", 0.0)
+        monkeypatch.setattr(limiters, "MAX_UNUSED_S", 0.0)
         limiter.allow(200)
         limiter.claimed(self.claims(1))
-        reserved.give_back_unused()
+        limiters.give_back_unused()
         assert tokens() == (10, 100) and connections() == 0
 
     def test_an_email_that_a_process_of_its_own_sends_keeps_nothing_here(
@@ -159,8 +160,8 @@ class TestReserving:
     ) -> None:
         limiter.allow(200)
         limiter.claimed(claims := self.claims(1))
-        reserved.collect([claims[0].id]).give_back()
-        monkeypatch.setattr(reserved, "MAX_UNUSED_S", 0.0)
+        limiters.collect([claims[0].id]).give_back()
+        monkeypatch.setattr(limiters, "MAX_UNUSED_S", 0.0)
         assert limiter.allow(200).limit == 10
         if is_claimed:
             limiter.claimed(self.claims(10))
@@ -176,8 +177,8 @@ class TestReserving:
         limiter.allow(200)
         assert connections() == 4
         monkeypatch.setattr(get_layer(), "take", raise_unavailable)
-        reserved.collect([first[0].id]).give_back()
-        reserved.collect([second[0].id]).give_back()
+        limiters.collect([first[0].id]).give_back()
+        limiters.collect([second[0].id]).give_back()
         limiter.claimed([])
         assert connections() == 0
         limiter._has_backlog = True
@@ -189,17 +190,17 @@ class TestReserving:
         self, limiter: MailerLimiter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         grants = [
-            reserved.Grant([], 1, connection_limits.reserve(limiter.mailer or "", 1, "default"))
+            limiters.Grant([], 1, connection_limits.reserve(limiter.mailer or "", 1, "default"))
             for _ in range(3)
         ]
-        monkeypatch.setattr(reserved, "MAX_UNUSED_S", -1.0)
-        monkeypatch.setattr(watching, "watch", lambda name, is_over: None)
+        monkeypatch.setattr(limiters, "MAX_UNUSED_S", -1.0)
+        monkeypatch.setattr(waiting, "watch", lambda name, is_over: None)
         for grant in grants:
             grant.limits = [None]  # type: ignore[list-item]  # nobody can take tokens of that
-            reserved.hold(grant, id(grant))
+            limiters.keep([id(grant)], grant)
         assert connections() == 3
         with pytest.raises(AttributeError):
-            reserved.give_back_unused()
+            limiters.give_back_unused()
         assert connections() == 0
 
     def test_with_all_connections_in_use_nothing_is_claimed_and_no_token_taken(
@@ -207,7 +208,7 @@ class TestReserving:
     ) -> None:
         limiter.allow(200)
         limiter.claimed(claims := self.claims(1))
-        reserved.collect([claims[0].id]).give_back()
+        limiters.collect([claims[0].id]).give_back()
         MailerConnection.objects.update(holder="another", until="2100-01-01T00:00:00Z")
         assert limiter.allow(200).limit == 0 and tokens() == (10, 100)
         assert not Email.objects.exists()

@@ -15,7 +15,8 @@ from django.utils import timezone
 from mailrail.errors import LayerUnavailable
 from mailrail.mail import cancel, queue
 from mailrail.mail.delivery.store import store_outcomes
-from mailrail.mail.mailers.rates import Admission
+from mailrail.mail.mailers.throttle import Admission
+from mailrail.mail.mailers.waiting import Permission
 from mailrail.mail.models import Email, Status
 from mailrail.mail.smtp import EmailBackend, transactions
 from mailrail.moments import after, seconds_between
@@ -169,7 +170,7 @@ def test_a_number_that_is_none_limits_nothing(queueing: Configure, limits: str) 
 def test_a_rate_that_cannot_be_asked_puts_off_the_rest_of_one_email_and_no_other(
     queueing: Configure, policy: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def take_another(self: Admission, *arguments: Any) -> tuple[float, str]:
+    def take_another(self: Admission, *arguments: Any) -> Permission:
         asked.append(arguments)
         if len(asked) == 2:
             raise LayerUnavailable("away")

@@ -123,11 +123,11 @@ def test_no_state_of_a_mailer_and_no_suppressed_address_is_anothers(
     policy(CONNECTIONS=1)
     for name in NAMES:
         become(name)
-        assert circuit.state_of(ALIAS, on).usable and overview.states(on) == []
+        assert circuit.permission_of(ALIAS, on).limit and overview.states(on) == []
         assert suppressions.listed(["you@example.com"], on) == {}
         assert refused_senders.known(ALIAS, on) == [] and throttle.slowed(ALIAS, on) == {}
         note_all(on, name)
-        assert circuit.state_of(ALIAS, on).is_paused
+        assert circuit.permission_of(ALIAS, on).is_paused
         assert [(it.pk, it.reason) for it in overview.states(on)] == [(ALIAS, f"of {name}")]
         [why] = suppressions.listed(["you@example.com"], on).values()
         assert why == f"suppressed: bounce {name}".strip()
@@ -138,7 +138,7 @@ def test_no_state_of_a_mailer_and_no_suppressed_address_is_anothers(
     with reserved_connections(ALIAS, 1, on) as ours:
         become("forum")
         with reserved_connections(ALIAS, 1, on) as theirs:
-            assert ours == theirs == 1  # each project has its one connection
+            assert ours.limit == theirs.limit == 1  # each project has its one connection
     mail.resume(MAILER)
     assert mail.allow_sender(MAILER, "me@example.com") == 0
     suppressions.forget("you@example.com", on)

@@ -14,7 +14,7 @@ from mailrail import mail
 from mailrail.mail import Email
 from mailrail.mail.delivery import outcome_log
 from mailrail.mail.delivery.outcomes import fail
-from mailrail.mail.mailers import circuit_log
+from mailrail.mail.mailers import circuit
 from mailrail.mail.models import MailerState
 from mailrail.testing import advance
 
@@ -175,7 +175,7 @@ def test_a_reply_forges_no_line_and_steers_no_terminal(
 
 
 def test_a_seen_outage_is_escaped_too(caplog: pytest.LogCaptureFixture) -> None:
-    circuit_log.seen(MailerState(mailer="out", paused_by="outage", reason=f"421 {RAW}\nforged"))
+    circuit.log_seen(MailerState(mailer="out", paused_by="outage", reason=f"421 {RAW}\nforged"))
     assert f"421 {WRITTEN}\\nforged" in caplog.text
 
 

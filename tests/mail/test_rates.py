@@ -209,7 +209,9 @@ def test_a_long_line_is_not_walked_all_the_time(
 
 def test_turns_are_given_by_priority_over_all_workers() -> None:
     def give(*priorities: int) -> list[float]:
-        return throttle.reserve("out", "", throttle.Overflow("60", priorities, 1.0, 10.0), "default")
+        return throttle.reserve(limit, priorities, 1.0, "default")
+
+    limit = throttle.Limit("out", "", "60", Rate(6, 60.0))
 
     assert give(0, 0) == pytest.approx([1, 11], abs=0.2)
     assert give(0) == pytest.approx([21], abs=0.2)

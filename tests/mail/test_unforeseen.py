@@ -14,7 +14,7 @@ from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
 from mailrail.mail.delivery import answers, events, outcomes, retries, sending, smtp_transport, source, triage
-from mailrail.mail.mailers import failover, rates
+from mailrail.mail.mailers import failover, throttle
 
 from ..listed import dead_on, get_one, waiting_on
 from ..smtp_server import ScriptedServer
@@ -87,7 +87,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
         (failover, "mailer_of"),
         (triage, "defect_of"),
         (outcomes, "suppress"),
-        (rates, "admit"),
+        (throttle, "admit"),
         (failover, "move"),
         (sending, "load_messages"),
     ],

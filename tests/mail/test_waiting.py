@@ -19,7 +19,7 @@ from mailrail import Channel, mail
 from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status, queue_many
-from mailrail.mail.mailers import circuit, watching
+from mailrail.mail.mailers import circuit, waiting
 from mailrail.mail.mailers.channels import channel_of
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerConnection, MailerState
@@ -297,7 +297,7 @@ def test_a_used_up_rate_leaves_the_rest_where_it_is(
 
 def time_passes() -> None:
     """Let the worker look once at least."""
-    threading.Event().wait(watching.LOOK_INTERVAL_S)
+    threading.Event().wait(waiting.LOOK_INTERVAL_S)
 
 
 def test_used_up_connections_leave_email_where_it_is_until_one_is_free(
@@ -362,7 +362,7 @@ def test_what_was_read_before_a_change_is_not_kept_after_it(
         patch.setattr(circuit, "_read", read_and_change)
         assert circuit.known_out("default") == {}
     MailerState.objects.update_or_create(mailer="other", defaults={"paused_by": circuit.PERSON})
-    assert circuit.known_out("default") == {"other": None}
+    assert circuit.known_out("default") == {"other": waiting.PAUSED}
 
 
 def test_the_first_email_after_an_idle_time_leaves_soon(

@@ -16,7 +16,7 @@ from mailrail.moments import aware, from_now, seconds_between
 from .delivery.recipient_states import domain_of
 from .mailers.circuit import OUTAGE
 from .mailers.config import alias_of
-from .mailers.rates import limits_in_use
+from .mailers.throttle import limits_in_use
 from .models import Email, MailerState, Status
 from .records.overview import MAX_COUNTED
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from ..mailers import circuit, rates, throttle
+from ..mailers import circuit, throttle
 from ..mailers.logins import Login
-from ..mailers.rates import Admission
 from ..mailers.refused_senders import RefusedSenders
+from ..mailers.throttle import Admission
 from ..models import Email, Status
 from ..smtp import SmtpError
 from ..smtp.errors import AuthenticationRefused
@@ -86,8 +86,7 @@ class Attempt:
             return
         pace = max(MIN_PACE_PER_S, self._ended / max(time.monotonic() - self._begun_at, 0.001))
         for domain, reply in self._slow_down.items():
-            allowed = rates.slowest_configured(self.mailer, domain)
-            throttle.slow_down(self.mailer, domain, min(pace, allowed), reply, self.using)
+            throttle.slow_down(self.mailer, domain, pace, reply, self.using)
 
     def end(self, outage: str, stands_in: str) -> None:
         """Tell the circuit breaker what the attempt has shown."""

@@ -17,10 +17,10 @@ from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from ..mailers import circuit, failover, reopening
+from ..mailers import circuit, failover, waiting
 from ..mailers.channels import channel_of, mailer_of
-from ..mailers.rates import RELEASE_DELAY_S
-from ..mailers.reserved import collect
+from ..mailers.limiter import collect
+from ..mailers.waiting import RELEASE_DELAY_S
 from ..models import Email, Status
 from ..queueing.accept import announce
 from ..records import reading
@@ -107,7 +107,7 @@ class Delivery:
         for email in self._on_their_channel(triage(known, self._messages, self._writer, self._using)):
             by_mailer[failover.mailer_of(email)].append(email)
         if not by_mailer and (own := mailer_of(self._channel)) is not None:
-            reopening.reopen(own)  # its limiter may wait for this batch to probe the mailer
+            waiting.reopen(own)  # its limiter may wait for this batch to probe the mailer
         for mailer in self._working_ones_first(by_mailer):
             self._deliver(mailer, by_mailer[mailer])
 
@@ -133,15 +133,15 @@ class Delivery:
         for candidate, stands_in in zip(candidates, [*candidates[1:], ""], strict=True):
             if not emails:
                 return
-            state = circuit.state_of(candidate, self._using)
-            if candidate == mailer and state.is_paused:
+            permission = circuit.permission_of(candidate, self._using)
+            if candidate == mailer and permission.is_paused:
                 circuit.keep_paused(mailer, self._using)
                 self._messages.release_all(emails, RELEASE_DELAY_S, f"mailer {mailer!r} is paused")
                 return
-            if state.usable:
-                emails, reason = self._sending.attempt(candidate, emails, state, stands_in)
-            elif not state.is_paused:
-                reason = reason or f"mailer {candidate!r} is out"
+            if permission.limit:
+                emails, reason = self._sending.attempt(candidate, emails, permission, stands_in)
+            else:
+                reason = reason or permission.reason
             bound = [email for email in emails if not failover.can_fail_over(email)]
             self._messages.release_all(bound, RELEASE_DELAY_S, reason)
             emails = [email for email in emails if failover.can_fail_over(email)]

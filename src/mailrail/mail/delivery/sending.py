@@ -8,12 +8,13 @@ from django.utils import timezone
 
 from mailrail.log import logger_of
 
-from ..mailers import circuit, failover, rates, reopening
-from ..mailers.circuit import CircuitState
+from ..mailers import circuit, failover, throttle, waiting
 from ..mailers.config import open_backend, server_for
-from ..mailers.connection_limits import reserved_connections
+from ..mailers.connection_limits import NONE_FREE, reserved_connections
+from ..mailers.limiter import Reserved
 from ..mailers.logins import Login
-from ..mailers.reserved import Reserved
+from ..mailers.policies import policy_of
+from ..mailers.waiting import Permission
 from ..models import Email
 from . import outcomes
 from .attempt import Attempt
@@ -27,10 +28,7 @@ from .writer import OutcomeWriter
 
 logger = logger_of("mailrail.mail")
 
-LOGGING_IN = "another worker logs in first"
-NO_CONNECTION = "all connections of its mailer are in use"
-WAIT_FOR_ANOTHER_S = 0.3
-"""Seconds in which this process claims nothing for a mailer that another batch logs in to or has all connections of."""
+LOGGING_IN = Permission(0, NONE_FREE.wait, "another worker logs in first")
 
 
 class Sending:
@@ -47,19 +45,19 @@ class Sending:
         """Share no connection with other batches, so that no error is due to one of them."""
 
     def attempt(
-        self, mailer: str, emails: list[Email], state: CircuitState, stands_in: str
+        self, mailer: str, emails: list[Email], permission: Permission, stands_in: str
     ) -> tuple[list[Email], str]:
         """Send by one mailer. Return the emails that it could not take as it went out, and why.
 
         ``stands_in``: the mailer that takes its email then, for the log.
         """
-        attempt = Attempt(mailer, state.is_probe, self._messages, self._writer, self._using)
+        attempt = Attempt(mailer, permission.is_probe, self._messages, self._writer, self._using)
         attempt.is_alone |= self.is_alone
         try:
             emails, unwelcome = self._welcome(attempt, emails)
-            attempt.admission = rates.admit(mailer, emails, self._using, self._reserved.take)
-            for email, delay, reason in attempt.admission.later:
-                self._messages.release(email.pk, delay, reason)
+            attempt.admission = throttle.admit(mailer, emails, self._using, self._reserved.take)
+            for email, refusal in attempt.admission.later:
+                self._messages.release(email.pk, refusal.wait, refusal.reason)
             left, outage = self._send(attempt, self._moved(mailer, attempt.admission.ready))
             attempt.senders.save()
             left += attempt.turned_away
@@ -74,13 +72,13 @@ class Sending:
             return unwelcome, "its sender is refused"
         finally:
             attempt.give_login_back()
-            if state.is_probe:
+            if permission.is_probe:
                 circuit.end_probe(mailer, self._using)
 
-    def _wait_for(self, attempt: Attempt, emails: Sequence[Email], reason: str) -> None:
+    def _wait_for(self, attempt: Attempt, emails: Sequence[Email], refusal: Permission) -> None:
         """Release emails that wait for another batch to log in, or to close a connection."""
-        reopening.close(attempt.mailer, WAIT_FOR_ANOTHER_S)
-        self._messages.release_all(emails, WAIT_FOR_ANOTHER_S, reason)
+        waiting.close(attempt.mailer, refusal.wait)
+        self._messages.release_all(emails, refusal.wait, refusal.reason)
         attempt.admission.give_back(emails)
 
     def _welcome(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], list[Email]]:
@@ -134,7 +132,7 @@ class Sending:
         self, attempt: Attempt, transport: Transport, emails: list[Email]
     ) -> tuple[list[Email], str]:
         left: list[Email] = []
-        outage = ""
+        outage, keep_open = "", policy_of(attempt.mailer).connections is None
         for portion in in_portions(emails):
             if outage:
                 left += portion
@@ -142,11 +140,11 @@ class Sending:
             loaded = self._load(attempt.mailer, portion)
             most = transport.connections_for(len(loaded))
             ready = self._reserved.connection(attempt.mailer)
-            with reserved_connections(attempt.mailer, most, self._using, ready) as free:
-                if free == 0:
-                    self._wait_for(attempt, portion, NO_CONNECTION)
+            with reserved_connections(attempt.mailer, most, self._using, ready) as permission:
+                if not permission.limit:
+                    self._wait_for(attempt, portion, permission)
                 elif loaded:
-                    unsent, outage = transport.send(loaded, free or most, keep_open=free is None)
+                    unsent, outage = transport.send(loaded, permission.limit, keep_open)
                     left += unsent
         return left, outage
 

@@ -135,7 +135,7 @@ class EmailSource:
         domains = self._admission.domains(given for given, wire in ref.wire.items() if wire in offered)
         email = ref.loaded.email
         try:
-            wait, reason = self._admission.take_another(email, domains - ref.paid, self.using)
+            _, wait, reason, _ = self._admission.take_another(email, domains - ref.paid, self.using)
         except Exception as error:  # not here: another email of this connection may be at its final dot
             wait, reason = RETRY_SOON_S, f"its rate cannot be asked: {error}"
         if wait:

@@ -1,20 +1,26 @@
-"""A circuit breaker for each mailer: while a mailer is out its mail waits, and one worker probes it now and then."""
+"""A circuit breaker for each mailer: while a mailer is out its mail waits, and one worker probes it now and then.
+
+The log of each worker has one line when an outage begins, and one when it ends, whoever has found out.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from math import inf
 
 from django.db import router
 from django.utils import timezone
 
 from mailrail import Channel
 from mailrail.backoff import chance
-from mailrail.moments import from_now, seconds_between
+from mailrail.log import logger_of
+from mailrail.moments import for_people, from_now, seconds_between
 from mailrail.monitoring.counters import note_trouble
 from mailrail.pauses import MAX_REASON_LENGTH, new_pause
 from mailrail.storable import storable
@@ -22,11 +28,15 @@ from mailrail.tracebacks import first_line
 from mailrail.write_transactions import write_transaction
 
 from ..models import MailerState
-from ..smtp.log_recipients import without_details
-from . import circuit_log, reopening, throttle, watching
+from ..smtp.log_recipients import masked, without_details
+from . import throttle, waiting
 from .channels import channel_of
 from .config import alias_of, check_delivering, shown_alias
 from .keeping import Keeper
+from .policies import policy_of
+from .waiting import NOW, PAUSED, Permission
+
+logger = logger_of("mailrail.mail")
 
 FIRST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S = 5.0, 60.0
 """Seconds until a mailer that failed is tried again: at first, and at most."""
@@ -37,41 +47,23 @@ for it, and none deliver by other mailers. If the worker dies, another one probe
 OUTAGE, PERSON = "outage", "person"
 
 
-@dataclass(frozen=True)
-class CircuitState:
-    """Say whether this worker may use the mailer, and if not, for how many seconds (``wait``).
-
-    ``is_probe``: this worker probes the mailer for all. ``is_paused``: a person has paused it, so no other mailer may
-    stand in for it.
-    """
-
-    usable: bool
-    wait: float = 0.0
-    is_probe: bool = False
-    is_paused: bool = False
-
-
-WORKING = CircuitState(True)
-
-
-def state_of(mailer: str, using: str) -> CircuitState:
-    """Return the state of a mailer's circuit. In an outage, one caller becomes the probe once its time has come."""
+def permission_of(mailer: str, using: str) -> Permission:
+    """Tell whether this worker may use a mailer. In an outage, one caller becomes the probe once its time has come."""
     states, asked_at = MailerState.objects.using(using).filter(pk=mailer), time.monotonic()
     state = states.first()
     if state is None:
-        circuit_log.over(mailer, asked_at=asked_at)
-        return WORKING
-    if state.paused_by == PERSON or state.probe_at is None:
-        look_again(using)
-        return CircuitState(False, is_paused=True)
-    circuit_log.seen(state)
+        log_end(mailer, asked_at=asked_at)
+        return NOW
     look_again(using)
+    if state.paused_by == PERSON or state.probe_at is None:
+        return PAUSED
+    log_seen(state)
     if (left := seconds_between(timezone.now(), state.probe_at)) > 0:
-        return CircuitState(False, left + chance.uniform(0, 1))
+        return Permission(0, left, f"mailer {mailer!r} is out")
     if (leased_until := _lease_probe(mailer, using, state.probe_at)) is None:
-        return CircuitState(False, 1.0)
+        return Permission(0, 1.0, f"mailer {mailer!r} is out")
     _probes.add((mailer, using), leased_until)
-    return CircuitState(True, is_probe=True)
+    return Permission(is_probe=True)
 
 
 def _lease_probe(mailer: str, using: str, probe_at: datetime) -> datetime | None:
@@ -116,7 +108,7 @@ def trip(mailer: str, reason: str, using: str, stands_in: str = "") -> float:
     )
     if is_new:
         throttle.cancel_reservations(mailer, using)
-    circuit_log.begun(state, reason, stands_in)
+    log_begin(state, reason, stands_in)
     note_trouble("mailer", shown_alias(mailer), without_details(first_line(reason)))
     look_again(using)
     return delay
@@ -128,21 +120,16 @@ def reset(mailer: str, using: str) -> None:
     since = out.values_list("since", flat=True).first()
     gone, _ = out.delete()
     if gone:
-        circuit_log.over(mailer, since)
+        log_end(mailer, since)
         look_again(using)
-        reopening.reopen(mailer)
-
-
-def log_changes(using: str) -> None:
-    """Log which outages have begun and ended, also those that began before this process."""
-    circuit_log.look(MailerState.objects.using(using), OUTAGE)
+        waiting.reopen(mailer)
 
 
 def half_open(mailer: str, using: str) -> None:
     """Let the next worker probe: this one had no email to probe with."""
     MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE).update(probe_at=timezone.now())
     look_again(using)
-    reopening.reopen(mailer)
+    waiting.reopen(mailer)
 
 
 def pause(mailer: str, using: str | None = None, reason: str = "", by: str = "") -> None:
@@ -188,7 +175,7 @@ def note_resume(mailer: str, using: str | None = None) -> None:
     MailerState.objects.using(using).filter(pk=mailer).delete()
     _resume_channel(mailer)
     look_again(using)
-    reopening.reopen(mailer)
+    waiting.reopen(mailer)
 
 
 def keep_paused(mailer: str, using: str) -> None:
@@ -210,6 +197,101 @@ def paused(using: str | None = None) -> Iterable[MailerState]:
     return MailerState.objects.using(using or router.db_for_write(MailerState)).order_by("pk")
 
 
+# -- the log ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Logged:
+    since: datetime
+    reasons: set[str] = field(default_factory=set)
+    logged_at: float = field(default_factory=time.monotonic)
+
+
+_logged: dict[str, _Logged] = {}
+_lock = threading.Lock()
+
+
+def log_begin(state: MailerState, reason: str, stands_in: str = "") -> None:
+    """Say that this process has found a mailer to be out, once for each reason: a mended mistake may show the next."""
+    mailer = state.mailer
+    with _lock:
+        logged = _logged.get(mailer)
+        if logged is None or logged.since < state.since:
+            logged = _logged[mailer] = _Logged(state.since)
+        if reason in logged.reasons:
+            return
+        logged.reasons.add(reason)
+    meanwhile = _meanwhile(stands_in)
+    logger.error(
+        "Mailer %r cannot be used; its mail %s until it can: %s",
+        mailer or "default",
+        meanwhile,
+        masked(reason),
+    )
+
+
+def log_seen(state: MailerState) -> None:
+    """Say that a mailer is out, in the log of a process that has not found it out itself."""
+    with _lock:
+        logged = _logged.get(state.mailer)
+        if logged is not None and logged.since >= state.since:
+            return
+        _logged[state.mailer] = _Logged(state.since, {state.reason})
+    logger.warning(
+        "Mailer %r cannot be used since %s; its mail %s until it can: %s",
+        state.mailer or "default",
+        for_people(state.since),
+        _meanwhile(next(iter(policy_of(state.mailer).failover), "")),
+        masked(state.reason),
+    )
+
+
+def log_end(mailer: str, since: datetime | None = None, asked_at: float = inf) -> None:
+    """Say that an outage has ended, if this process has said that it began, or knows since when it was.
+
+    ``asked_at``: by ``time.monotonic()``, when the caller began to read that the mailer is not out. Another thread may
+    have said since then that it is.
+    """
+    if mailer not in _logged and since is None:
+        return
+    with _lock:
+        if mailer in _logged and _logged[mailer].logged_at >= asked_at:
+            return
+        logged = _logged.pop(mailer, None)
+    began = since or (logged.since if logged else None)
+    if began is not None:
+        seconds = seconds_between(began, timezone.now())
+        logger.warning(
+            "Mailer %r works again; it was out from %s for %.0f s.",
+            mailer or "default",
+            for_people(began),
+            seconds,
+        )
+
+
+def log_changes(using: str) -> None:
+    """Log which outages have begun and ended, also those that began before this process."""
+    asked_at = time.monotonic()
+    by_mailer = {state.mailer: state for state in MailerState.objects.using(using)}
+    for state in by_mailer.values():
+        if state.paused_by == OUTAGE:
+            log_seen(state)
+        else:  # a person has taken it over: that is no end of the outage
+            with _lock:
+                _logged.pop(state.mailer, None)
+    for mailer in _logged.keys() - by_mailer.keys():
+        log_end(mailer, asked_at=asked_at)
+
+
+def forget_logged() -> None:
+    """Forget what this process has said; for tests."""
+    _logged.clear()
+
+
+def _meanwhile(stands_in: str) -> str:
+    return f"goes by {stands_in!r}" if stands_in else "waits"
+
+
 # -- what a process knows before it claims --------------------------------------------------------------------------
 
 _known: dict[str, dict[str, datetime | None]] = {}
@@ -218,19 +300,23 @@ _changes = 0
 """How often ``look_again`` was called: what was read before is not kept after."""
 
 
-def known_out(using: str) -> dict[str, float | None]:
-    """Return the mailers that are out, with the seconds until their next probe; ``None`` where a person paused them.
+def known_out(using: str) -> dict[str, Permission]:
+    """Return the mailers that are out or paused. Whose probe is due may take one email.
 
-    Reads them only after ``look_again``. While one is out, ``watching`` reads them every second or so.
+    Reads them only after ``look_again``. While one is out, ``waiting`` reads them every second or so.
     """
     if (out := _known.get(using)) is None:
         out = _read_and_keep(using)
         if _has_outage(out):
-            watching.watch(("outages", using), partial(_is_over, using))
+            waiting.watch(("outages", using), partial(_is_over, using))
     if not out:
         return {}
     now = timezone.now()
-    return {name: None if at is None else seconds_between(now, at) for name, at in out.items()}
+    waits = {name: inf if at is None else seconds_between(now, at) for name, at in out.items()}
+    return {
+        name: Permission(0, wait) if wait > 0 else Permission(1, is_probe=True)
+        for name, wait in waits.items()
+    }
 
 
 def _read(using: str) -> dict[str, datetime | None]:
@@ -256,7 +342,7 @@ def _is_over(using: str) -> bool:
     out = _read_and_keep(using)
     for mailer in {**before, **out}:
         if mailer not in out or before.get(mailer) != out[mailer]:
-            reopening.reopen(mailer)
+            waiting.reopen(mailer)
     return not _has_outage(out)
 
 

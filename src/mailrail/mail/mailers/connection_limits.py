@@ -18,12 +18,14 @@ from django.db.models import Count, Q
 from django.db.models.functions import Now
 
 from ..models import MailerConnection
-from . import reopening
 from .keeping import Keeper
 from .policies import policy_of
+from .waiting import Permission, reopen
 
 LEASE_DURATION = timedelta(seconds=20)
 RENEW_INTERVAL_S = 5.0
+NONE_FREE = Permission(0, 0.3, "all connections of its mailer are in use")
+"""This process claims nothing for a mailer for so long after another batch was found to have all its connections."""
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # which a MomentField takes with USE_TZ = False, too
 
 
@@ -41,7 +43,7 @@ class Reservation:
         _keeper.remove(self.holder)
         MailerConnection.objects.using(self.using).filter(holder=self.holder).update(holder="", until=Now())
         if is_used:
-            reopening.reopen(self.mailer)
+            reopen(self.mailer)
 
     def keep(self, most: int) -> None:
         """Give back what is over ``most``."""
@@ -71,28 +73,28 @@ def has_free(mailer: str, using: str) -> bool:
     rows = MailerConnection.objects.using(using).filter(mailer=mailer, until__gt=Now())
     if allowed is not None and rows.filter(number__lte=allowed).count() >= allowed:
         return False
-    reopening.reopen(mailer)
+    reopen(mailer)
     return True
 
 
 @contextmanager
 def reserved_connections(
     mailer: str, most: int, using: str, ready: Reservation | None = None
-) -> Iterator[int | None]:
-    """Yield how many connections may be open in the block, at most ``most``; ``None``: no limit.
+) -> Iterator[Permission]:
+    """Yield how many connections may be open in the block, at most ``most``.
 
     ``ready``: connections that were reserved before. Close them before the block ends.
     """
     if policy_of(mailer).connections is None:
-        yield None
+        yield Permission(most)
         return
     reservation = ready or reserve(mailer, most, using)
     if reservation is None:
-        yield 0
+        yield NONE_FREE
         return
     try:
         reservation.keep(most)
-        yield reservation.count
+        yield Permission(reservation.count)
     finally:
         reservation.give_back()
 

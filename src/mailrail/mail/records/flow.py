@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any, Literal, TypeAlias, cast
 
 from django.db import DEFAULT_DB_ALIAS, router
@@ -27,7 +28,7 @@ from mailrail.monitoring.facts import NONE
 from mailrail.monitoring.rates import begin_of_average
 from mailrail.terminal import single_line, without_addresses
 
-from ..mailers import failover, rates, throttle
+from ..mailers import failover, throttle
 from ..mailers.channels import CHANNEL, channel_of, is_mail, mailer_of
 from ..mailers.circuit import PERSON
 from ..mailers.config import delivering, shown_alias
@@ -93,7 +94,7 @@ class _Flow:
     @cached_property
     def limits(self) -> set[tuple[str, str]]:
         """Return the mailers and domains whose rates email waits for."""
-        return rates.limits_in_use({*self.waiting, *self.states}, self.using, self.throttles)
+        return throttle.limits_in_use({*self.waiting, *self.states}, self.using, self.throttles)
 
     @cached_property
     def connections(self) -> Counter[str]:
@@ -214,7 +215,7 @@ def _carrier(mailer: str, flow: _Flow) -> tuple[str | None, Reason]:
     limit = policy_of(carrier).connections
     if limit is not None and flow.connections[carrier] >= limit:
         return carrier, "connection"
-    return carrier, "rate" if (carrier, rates.ALL) in flow.limits else "worker"
+    return carrier, "rate" if (carrier, throttle.ALL) in flow.limits else "worker"
 
 
 # -- how fast ---------------------------------------------------------------------------------------------------------
@@ -224,11 +225,13 @@ def _pace(mailer: str, flow: _Flow) -> tuple[float | None, str]:
     """Return the emails a second at most, and what slows them: the server, a rate of all, rates of domains."""
     slowed = {row.domain: row for row in flow.throttles if row.mailer == mailer and row.share < 1}
     paces = {domain: pace for domain, row in slowed.items() if (pace := throttle.pace_now(row)) is not None}
-    of_settings, pace = rates.slowest_configured_of_all(mailer), paces.pop(rates.ALL, None)
+    rates = policy_of(mailer).rate
+    of_settings = min((rate.count / rate.seconds for rate in rates), default=inf)  # in the long run
+    pace = paces.pop(throttle.ALL, None)
     texts: list[Any] = []
     if pace is not None and pace <= of_settings:
-        texts.append(_asked_for_less(slowed[rates.ALL]))
-    elif of_settings < float("inf"):
+        texts.append(_asked_for_less(slowed[throttle.ALL]))
+    elif of_settings < inf:
         pace = of_settings
         texts.append(_ITS_RATE)
     for domain, pace_of_domain in paces.items():
