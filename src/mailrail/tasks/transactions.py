@@ -12,7 +12,7 @@ from django.db.transaction import TransactionManagementError
 from mailrail import WouldDeadlock
 from mailrail.log import logger_of
 from mailrail.second_connection import is_in_transaction, outside_the_transaction
-from mailrail.worker.connections import may_have_connected, start_anew
+from mailrail.worker.connections import is_held, open_connections, start_anew
 
 from .compat import InvalidTask
 
@@ -75,11 +75,9 @@ def writing_only_into(using: str, what: str) -> Iterator[None]:
 
 def _open() -> Iterator[Any]:
     """Yield the connections of this thread that have a transaction open, or would begin one."""
-    if not may_have_connected():  # looking for connections costs more than many a task
-        return
-    for connection in connections.all(initialized_only=True):
+    for connection in open_connections():
         is_off = connection.settings_dict["AUTOCOMMIT"] and not connection.autocommit
-        if connection.connection is not None and (connection.in_atomic_block or is_off):
+        if (connection.in_atomic_block or is_off) and is_held(connection):
             yield connection
 
 

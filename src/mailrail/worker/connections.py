@@ -34,16 +34,30 @@ _of_thread = threading.local()
 _outages = 0
 
 
-def _note_connection(**kwargs: Any) -> None:
-    _of_thread.has_connected = True
+def _note_connection(*, connection: Any, **kwargs: Any) -> None:
+    opened = vars(_of_thread).setdefault("opened", [])
+    if connection not in opened:
+        opened.append(connection)
 
 
 connection_created.connect(_note_connection, dispatch_uid="mailrail.worker.connections")
 
 
-def may_have_connected() -> bool:
-    """Tell whether the calling thread may have used a database. Of a worker's thread, which is watched, it is known."""
-    return getattr(_of_thread, "has_connected", not hasattr(_of_thread, "outages"))
+def open_connections() -> list[Any]:
+    """Return the connections that the calling thread may have open, also those that Django does not hold for it.
+
+    Of a worker's thread, which is watched, they are known. To look for them costs more than many a consumer.
+    """
+    if hasattr(_of_thread, "outages"):
+        opened = getattr(_of_thread, "opened", ())
+    else:
+        opened = connections.all(initialized_only=True)
+    return [connection for connection in opened if connection.connection is not None]
+
+
+def is_held(connection: Any) -> bool:
+    """Tell whether Django holds the connection for the calling thread: other code may have opened one of its own."""
+    return any(held is connection for held in connections.all(initialized_only=True))
 
 
 def prepare_process() -> None:
@@ -106,24 +120,40 @@ def tidy_after() -> None:
     anew for each message would cost more than most consumers do: there, it means to keep the connection. One of a pool
     goes back to it.
     """
-    _of_thread.idle_since = time.monotonic()
-    # Looking for connections costs more than many a consumer.
-    if not getattr(_of_thread, "has_connected", False):
+    now = _of_thread.idle_since = time.monotonic()
+    opened = getattr(_of_thread, "opened", None)
+    if not opened:
         return
-    for connection in connections.all(initialized_only=True):
+    for connection in tuple(opened):
         connection.queries_log.clear()  # DEBUG = True would collect them for ever
         if connection.connection is None:
-            continue
-        with _closing_if_broken(connection):
-            if connection.in_atomic_block or not connection.get_autocommit():
-                start_anew(connection)
-                continue
-            if connection.settings_dict["OPTIONS"].get("pool"):
-                connection.close()
-                continue
-            if connection.settings_dict["CONN_MAX_AGE"] == 0:
-                connection.close_at = None
-            connection.close_if_unusable_or_obsolete()
+            opened.remove(connection)
+        elif not _is_tidy(connection, now) and is_held(connection):
+            with _closing_if_broken(connection):
+                _tidy(connection)
+
+
+def _is_tidy(connection: Any, now: float) -> bool:
+    """Tell whether an open connection can be left as it is: this runs after each message, and ``_tidy`` seldom."""
+    connection.health_check_done = False  # as Django has it at the end of a request
+    return (
+        connection.autocommit
+        and not connection.in_atomic_block
+        and not connection.errors_occurred
+        and (connection.close_at is None or now < connection.close_at)
+        and not connection.settings_dict["OPTIONS"].get("pool")
+    )
+
+
+def _tidy(connection: Any) -> None:
+    if connection.in_atomic_block or not connection.get_autocommit():
+        start_anew(connection)
+    elif connection.settings_dict["OPTIONS"].get("pool"):
+        connection.close()
+    else:
+        if connection.settings_dict["CONN_MAX_AGE"] == 0:
+            connection.close_at = None
+        connection.close_if_unusable_or_obsolete()
 
 
 def start_anew(connection: Any) -> None:
