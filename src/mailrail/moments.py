@@ -36,7 +36,7 @@ def after(moment: datetime, seconds: float) -> datetime:
 
 def from_now(seconds: float) -> datetime:
     """Return the moment ``seconds`` from now; negative values are in the past."""
-    return after(datetime.now(UTC), seconds)
+    return as_django(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 def from_timestamp(seconds: float) -> datetime:

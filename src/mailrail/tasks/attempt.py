@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
 from mailrail import Later
 from mailrail.moments import from_now
@@ -24,15 +24,16 @@ from mailrail.worker.isolated import is_isolated_process
 
 from .attempts import End, Start, save_progress
 from .backend import ChannelBackend
-from .compat import Task, TaskResultStatus, task_finished, task_started
+from .compat import Task, task_finished, task_started
 from .context import ChannelContext
+from .definition import import_by_path, is_stand_in
 from .ending import error_of, error_row, send
 from .errors import TaskCancelled, TaskDiscarded, TaskNotFound
 from .json_values import dumps, normalized
 from .models import FAILED, READY, SUCCESSFUL, TaskRecord
 from .named import named_by
 from .options import Effective
-from .results import result_of, update
+from .results import STATUSES, result_of, update
 from .retrying import is_discarded, logger, wait_after
 from .steps import Steps
 from .transactions import write_beside
@@ -64,7 +65,7 @@ def start_of(message: IncomingMessage) -> Start | None:
 def found_task(path: str) -> Any:
     """Return the task at a dotted path. Raises ``TaskNotFound``, or what importing its module raises."""
     try:
-        found = import_string(path)
+        found = import_by_path(path)
     except ImportError as error:
         raise TaskNotFound(f"There is no task at {path!r}: {error}.") from error
     if not isinstance(found, Task):
@@ -77,13 +78,19 @@ def call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
     A plain function that wraps an async one returns a coroutine, which has not run yet either. It is run here.
     """
-    value = task.call(*args, **kwargs)
+    value = task.func(*args, **kwargs) if type(task).call is Task.call else task.call(*args, **kwargs)
     if value is not None:
         if inspect.iscoroutine(value):
-            return asyncio.run(value)
+            # As Django's Task.call does, but without a look at each plain function.
+            is_async = inspect.iscoroutinefunction(task.func)
+            return async_to_sync(_value_of)(value) if is_async else asyncio.run(value)
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise TypeError(f"{task.module_path} returned a generator: its body has not run.")
     return value
+
+
+async def _value_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return await coroutine
 
 
 @dataclass
@@ -101,18 +108,31 @@ class TaskAttempt:
     is_cancelled: bool = False
     error: BaseException | None = None
     why: str = ""
+    _state: RunState | None = None
 
     def __post_init__(self) -> None:
         self.result = result_of(self.record)
-        batch_id = self.record.follows_id or self.record.batch_id
-        self.state = RunState(self.record.id, self._token, self.backend.database, self.message, batch_id)
         self.options: Effective = self.backend.task_options.effective(self.result.task, self.record.task)
+
+    @property
+    def state(self) -> RunState:
+        """Return what the context may want to know, from the first time on that somebody asks."""
+        if self._state is None:
+            batch_id = self.record.follows_id or self.record.batch_id
+            self._state = RunState(self.record.id, self._token, self.backend.database, self.message, batch_id)
+        return self._state
+
+    @property
+    def _was_told(self) -> bool:
+        """Tell whether the task's code has asked whether it is cancelled, and is."""
+        return self._state is not None and self._state.was_told
 
     # -- running it ---------------------------------------------------------------------------------------------
 
     def check_found(self) -> None:
         """Raise ``TaskNotFound`` if the worker's code has no such task; or what importing its module raises."""
-        found_task(self.record.task)
+        if is_stand_in(self.result.task):
+            found_task(self.record.task)
 
     @property
     def arguments(self) -> list[Any]:
@@ -149,7 +169,7 @@ class TaskAttempt:
 
     def succeed(self, value: Any) -> End:
         """Return the end of an attempt whose function returned. Raises for a value that JSON does not have."""
-        if self.state.was_told:
+        if self._was_told:
             return self.cancel()
         value = normalized(value, "the return value")
         update(self.result, _return_value=value)
@@ -157,7 +177,7 @@ class TaskAttempt:
 
     def fail(self, error: BaseException, *, has_run: bool = False) -> End:
         """Return the end of an attempt that raised. ``has_run``: the function did its work, so it is final."""
-        if self.state.was_told:
+        if self._was_told:
             return self.cancel(error)
         if isinstance(error, Later) and not has_run:
             return self._postpone(error)
@@ -202,12 +222,12 @@ class TaskAttempt:
     def _end(self, status: str, failures: int, return_value: str | None = None) -> End:
         is_final = status != READY
         finished_at = timezone.now() if is_final else None
-        update(self.result, status=TaskResultStatus(status), finished_at=finished_at)
+        update(self.result, status=STATUSES[status], finished_at=finished_at)
         return End(
             id=self.record.id,
             token=self._token,
             status=status,
-            errors=[error_row(error) for error in self.result.errors],
+            errors=[error_row(error) for error in self.result.errors] if self.result.errors else [],
             failures=failures,
             return_value=return_value,
             progress=self.result.progress,
@@ -218,6 +238,8 @@ class TaskAttempt:
 
     def _metadata(self) -> dict[str, Any]:
         """Return the metadata as the task has left it, or as it found it if that is no JSON."""
+        if type(self.result.metadata) is dict and not self.result.metadata:
+            return {}
         try:
             metadata: dict[str, Any] = normalized(self.result.metadata, "metadata")
         except (TypeError, ValueError) as error:

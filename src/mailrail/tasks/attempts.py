@@ -29,7 +29,7 @@ from .aside import write_aside
 from .batch_ends import look_after
 from .grouping import Answer, Company, GroupedWrites, Item
 from .inserting import prepared_moment, stored_moment
-from .json_values import dumps
+from .json_values import dumps, loads
 from .models import FAILED, READY, RUNNING, SUCCESSFUL, JsonTextField, TaskRecord
 
 PLAN_CACHE_S = 5.0
@@ -334,7 +334,7 @@ def _converters(vendor: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     found: list[tuple[str, Callable[[Any], Any]]] = []
     for field in TaskRecord._meta.concrete_fields:
         if isinstance(field, JsonTextField | models.JSONField):
-            found.append((field.attname, json.loads))
+            found.append((field.attname, loads))
         elif vendor == "postgresql":
             continue
         elif isinstance(field, models.DateTimeField):

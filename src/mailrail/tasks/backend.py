@@ -21,6 +21,8 @@ from .queues import MAX_QUEUE_NAME_LENGTH, channel_of, is_queue_name
 if TYPE_CHECKING:
     from .results import ChannelResult
 
+_channel = Channel(channel_of("default"))  # any of the layer's
+
 
 class ChannelBackend(BaseTaskBackend):
     """Keep tasks as records of the database, and run them in Mailrail's workers.
@@ -49,7 +51,7 @@ class ChannelBackend(BaseTaskBackend):
     @property
     def database(self) -> str:
         """Return the alias of the database that keeps the records."""
-        return self.task_options.database or Channel(channel_of("default")).layer.using
+        return self.task_options.database or _channel.layer.using
 
     def validate_task(self, task: Any) -> None:
         """Raise ``InvalidTask`` for a task that cannot run here. Django calls it for each task that is made."""
@@ -64,7 +66,7 @@ class ChannelBackend(BaseTaskBackend):
 
     def check_atomic(self) -> None:
         """Raise ``InvalidTask`` if a task's writes and its end cannot commit together with this layer and database."""
-        if mistake := atomic_mistake(Channel(channel_of("default")).layer, self.database):
+        if mistake := atomic_mistake(_channel.layer, self.database):
             raise InvalidTask(mistake)
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChannelResult:

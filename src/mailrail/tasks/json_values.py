@@ -17,6 +17,8 @@ PLAIN = frozenset((str, int, bool, type(None)))
 """Types whose values need no look: most arguments are of them, and their path would cost more than the look."""
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 """A shared encoder: ``json.dumps`` with options would make one for each value."""
+_EMPTY = {dict: "{}", list: "[]", type(None): "null"}
+"""What most results, errors and metadata are, so that nobody has to be asked for their JSON."""
 
 
 def normalized(value: Any, path: str, depth: int = 0) -> Any:
@@ -75,4 +77,13 @@ def _text(value: bytes, path: str) -> str:
 
 def dumps(value: Any) -> str:
     """Return JSON in ASCII, so that every database can hold every text, NUL and halves of surrogate pairs too."""
+    if not value and (text := _EMPTY.get(type(value))) is not None:
+        return text
     return _encoder.encode(value)
+
+
+def loads(text: str) -> Any:
+    """Return the value that ``dumps`` has written."""
+    if text == "{}":
+        return {}
+    return [] if text == "[]" else json.loads(text)

@@ -12,6 +12,8 @@ from .definition import changed, find_task, missing_task
 from .models import TaskRecord
 from .options import from_json
 
+STATUSES = {status.value: status for status in TaskResultStatus}
+"""Django's statuses by what records have: to call the enumeration costs several times as much."""
 _REFRESHED = (
     *("errors", "_return_value", "finished_at", "started_at", "last_attempted_at", "status", "enqueued_at"),
     *("worker_ids", "progress", "metadata"),
@@ -50,7 +52,7 @@ def result_of(record: TaskRecord, task: Any = None) -> ChannelResult:
     result = ChannelResult(
         task=task_of(record) if task is None else task,
         id=str(record.id),
-        status=TaskResultStatus(record.status),
+        status=STATUSES[record.status],
         enqueued_at=record.enqueued_at,
         started_at=record.started_at,
         finished_at=record.finished_at,
@@ -58,7 +60,7 @@ def result_of(record: TaskRecord, task: Any = None) -> ChannelResult:
         args=record.args,
         kwargs=record.kwargs,
         backend=record.backend,
-        errors=[_error(error) for error in record.errors],
+        errors=[_error(error) for error in record.errors] if record.errors else [],
         worker_ids=list(record.worker_ids),
     )
     update(
@@ -98,9 +100,10 @@ def task_at(path: str, values: dict[str, Any], options: Mapping[str, Any]) -> An
         found = None
     if found is None:
         return missing_task(path, values)
-    if not options and all(getattr(found, name) == value for name, value in values.items()):
-        return found
-    return changed(found, {**values, **from_json(options)})
+    others = [name for name, value in values.items() if getattr(found, name) != value]
+    if options or others:
+        return changed(found, {**values, **from_json(options)})
+    return found
 
 
 def _error(error: Mapping[str, str]) -> TaskError:
