@@ -31,7 +31,7 @@ NAMES = {
         f"mail.{name}"
         for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle", "long_queue")
     ),
-    "tasks": tuple(f"tasks.{name}" for name in ("drain", "enqueue", "memory", "batches")),
+    "tasks": tuple(f"tasks.{name}" for name in ("drain", "valkey", "enqueue", "memory", "batches")),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),
 }
 PROJECTS = ("mail", "tasks")

@@ -24,13 +24,17 @@ WORKER = ("--processes", "2", "--threads", "8")
 
 @dataclass(frozen=True)
 class Peer:
-    """``commands``: each ``python -m …``; ``times``: how many times as fast we want to be."""
+    """``commands``: each ``python -m …``; ``times``: how many times as fast we want to be.
+
+    ``settings``: the module with those of its project.
+    """
 
     name: str
     package: str
     module: str
     times: float
     commands: tuple[tuple[str, ...], ...]
+    settings: str = RIVALS
 
 
 _huey = ("huey.bin.huey_consumer", "benchmarks.rivals.with_huey.HUEY", "-w", "2", "-k", "process", "-q")
@@ -65,48 +69,53 @@ def run(plan: Plan) -> Result:
         "tasks without results": partial(_tasks, count, without_results=True),
         "the same, without receivers": partial(_tasks, count, without_results=True, BENCHMARKS_SILENT="1"),
     }
-    peers = {peer: partial(_of_peer, peer, of_peers) for peer in PEERS if _is_installed(peer)}
-    series = {name: _pair(name) for name in ours}
-    series |= {peer.name: _pair(f"{peer.name} ({version(peer.package)})") for peer in peers}
-    measured = ours | {peer.name: measure for peer, measure in peers.items()}
+    peers, absent = names_of(PEERS)
+    measured = ours | {name: partial(of_peer, peer, of_peers) for name, peer in peers.items()}
+    series = {name: pair(name) for name in measured}
     for _ in range(plan.rounds):
         for name, measure in measured.items():
             found = measure()
             series[name][0].values.append(found.rate)
             series[name][1].values.append(found.cpu)
-    rates = {name: pair[0] for name, pair in series.items()}
+    rates = {name: both[0] for name, both in series.items()}
     return Result(
         f"{count:,} no-op tasks run by 2 worker processes of 8 threads, PostgreSQL",
         f"Tasks that wait already, {of_peers:,} of the peers, from the first run to the last; each adds a byte to a "
         "file, whose size is watched every 5 ms. CPU is that of workers and PostgreSQL, without Valkey."
-        + "".join(f" {peer.package} is not installed." for peer in PEERS if not _is_installed(peer)),
-        [each for pair in series.values() for each in pair],
-        _ratios(rates),
-        _targets(rates, tuple(peers)),
+        + absent,
+        [each for both in series.values() for each in both],
+        _ratios(rates, tuple(peers)),
+        _targets(rates, peers),
     )
 
 
-def _pair(name: str) -> tuple[Series, Series]:
+def names_of(peers: Sequence[Peer]) -> tuple[dict[str, Peer], str]:
+    """Return the peers that are installed by their names with versions, and a sentence for each that is not."""
+    here = {peer.package: _version(peer.package) for peer in peers}
+    absent = "".join(f" {package} is not installed." for package, number in here.items() if not number)
+    return {f"{p.name} ({here[p.package]})": p for p in peers if here[p.package]}, absent
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # some need Python 3.12
+        return ""
+
+
+def pair(name: str) -> tuple[Series, Series]:
     return Series(name, "tasks/s"), Series(f"{name}, CPU", "µs")
 
 
-def _is_installed(peer: Peer) -> bool:
-    try:
-        version(peer.package)
-    except PackageNotFoundError:  # django-ox needs Python 3.12
-        return False
-    return True
-
-
-def _ratios(rates: dict[str, Series]) -> list[Ratio]:
+def _ratios(rates: dict[str, Series], peers: Sequence[str]) -> list[Ratio]:
     bare_rate, task_rate = rates["bare messages"], rates["tasks with results"]
     return [
         *(Ratio.of(series, bare_rate) for name, series in rates.items() if name.startswith(("tasks", "the"))),
-        *(Ratio.of(task_rate, rates[peer.name]) for peer in PEERS if peer.name in rates),
+        *(Ratio.of(task_rate, rates[peer]) for peer in peers),
     ]
 
 
-def _targets(rates: dict[str, Series], peers: Sequence[Peer]) -> list[Target]:
+def _targets(rates: dict[str, Series], peers: dict[str, Peer]) -> list[Target]:
     wanted = [
         ("tasks with results", 0.35),
         ("tasks without results", 0.7),
@@ -114,8 +123,8 @@ def _targets(rates: dict[str, Series], peers: Sequence[Peer]) -> list[Target]:
     ]
     targets = [(Ratio.of(rates[name], rates["bare messages"]), least) for name, least in wanted]
     targets += [
-        (Ratio.of(rates["tasks with results"], rates[peer.name], f"tasks / {peer.package}"), peer.times)
-        for peer in peers
+        (Ratio.of(rates["tasks with results"], rates[name], f"tasks / {peer.package}"), peer.times)
+        for name, peer in peers.items()
     ]
     return [Target(f">= {x:g} x: {r.name}", f"{r.value:.2f} x", r.value >= x) for r, x in targets]
 
@@ -140,10 +149,10 @@ def _tasks(count: int, *, without_results: bool = False, **env: str) -> Drained:
     return drained([runworker("tasks.default", *WORKER)], count, fill, **env)
 
 
-def _of_peer(peer: Peer, count: int) -> Drained:
+def of_peer(peer: Peer, count: int) -> Drained:
     command = [sys.executable, "-m", "benchmarks.rivals.fill", peer.module, str(count)]
     fill = partial(subprocess.run, command, cwd=ROOT, check=True)
-    return drained(peer.commands, count, fill, DJANGO_SETTINGS_MODULE=RIVALS)
+    return drained(peer.commands, count, fill, DJANGO_SETTINGS_MODULE=peer.settings)
 
 
 def clear() -> None:
