@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -44,25 +45,35 @@ def heard() -> Iterator[list[str]]:
     task_enqueued.disconnect(enqueued, sender=ChannelBackend)
 
 
-@pytest.mark.parametrize("name", ["sqlite", "redis"])
-@pytest.mark.django_db(transaction=True)
-def test_a_task_is_enqueued_with_its_transaction_or_not_at_all(
-    name: str, request: pytest.FixtureRequest, settings: Any
-) -> None:
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+def committed(request: pytest.FixtureRequest, settings: Any) -> str:
+    """Use each layer in turn, and return the alias of the database that has the records."""
     from .conftest import layer_settings
 
-    settings.CHANNEL_LAYERS = layer_settings(name, request)
-    with transaction.atomic():
+    settings.CHANNEL_LAYERS = layer_settings(request.param, request)
+    backend: Any = task_backends["default"]
+    return str(backend.database)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_a_task_is_enqueued_with_its_transaction_or_not_at_all(committed: str) -> None:
+    async def enqueue(number: int) -> Any:
+        return await defined.add.aenqueue(number)
+
+    with transaction.atomic(committed):
         defined.add.enqueue(1)
-        transaction.set_rollback(True)
-    assert not TaskRecord.objects.exists() and not testing.sent("tasks.default")
-    with transaction.atomic():
-        kept = defined.add.enqueue(2)
-    [message] = testing.sent("tasks.default")
-    assert message.content == {"id": kept.id}
+        async_to_sync(enqueue)(1)
+        transaction.set_rollback(True, committed)
+    assert not TaskRecord.objects.using(committed).exists() and not testing.sent("tasks.default")
+    with transaction.atomic(committed):
+        kept = [defined.add.enqueue(2), async_to_sync(enqueue)(3)]
+    assert [message.content for message in testing.sent("tasks.default")] == [
+        {"id": each.id} for each in kept
+    ]
     testing.drain()
-    kept.refresh()
-    assert kept.return_value == 2
+    for result in kept:
+        result.refresh()
+    assert [result.return_value for result in kept] == [2, 3]
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
@@ -81,8 +92,8 @@ def test_postgresql_takes_a_record_and_its_message_in_one_round_trip(
     assert result.return_value == 2
 
 
-@pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_records_may_be_in_another_database_than_the_messages() -> None:
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres", "other"])
+def test_records_may_be_in_another_database_than_the_messages(committed: str) -> None:
     with with_options(DATABASE="other"):
         with transaction.atomic("other"):
             defined.add.enqueue(1)
@@ -90,7 +101,8 @@ def test_records_may_be_in_another_database_than_the_messages() -> None:
         with transaction.atomic("other"):
             result = defined.add.enqueue(2)
             assert not get_layer().list_messages(["tasks.default"], 1)  # it follows the commit
-        assert TaskRecord.objects.using("other").count() == 1 and not TaskRecord.objects.exists()
+        assert TaskRecord.objects.using("other").count() == 1
+        assert not TaskRecord.objects.using(committed).exists()
         testing.drain()
         result.refresh()
         assert result.return_value == 2
@@ -133,6 +145,8 @@ UNFIT: list[tuple[Any, type[Exception], str]] = [
     ([1, {"a": {2}}], TypeError, r"Unsupported type: <class 'set'> in args\[0\]\[1\]\['a'\]"),
     ({"a": [float("inf")]}, ValueError, r"args\[0\]\['a'\]\[0\] is inf"),
     ({1: 2}, TypeError, r"as the key 1 of args\[0\]"),
+    ([{float("nan"): 2}], TypeError, r"as the key nan of args\[0\]\[0\]"),
+    (float("nan"), ValueError, r"args\[0\] is nan"),
     (b"\xff", ValueError, r"args\[0\] is bytes that are no UTF-8"),
 ]
 
@@ -142,8 +156,9 @@ UNFIT: list[tuple[Any, type[Exception], str]] = [
 def test_an_argument_that_is_no_json_is_refused_with_its_path(
     value: Any, kind: type[Exception], text: str
 ) -> None:
-    with pytest.raises(kind, match=text):
-        defined.add.enqueue(value)
+    for kind_of_task in (defined.add, defined.add.using(results=False)):
+        with pytest.raises(kind, match=text):
+            kind_of_task.enqueue(value)
     with pytest.raises(kind, match=text.replace(r"args\[0\]", r"kwargs\['b'\]")):
         defined.add.enqueue(1, b=value)
 
@@ -180,6 +195,19 @@ def test_a_queue_whose_name_no_channel_can_have_is_refused(name: str) -> None:
         pytest.raises(InvalidTask, match="1 to 93 ASCII letters"),
     ):
         defined.add.using(queue_name=name)
+
+
+@pytest.mark.django_db
+def test_what_was_right_when_the_task_was_made_is_looked_at_again_when_it_is_enqueued() -> None:
+    made = defined.add.using(queue_name="reports")
+    only_default = {"default": {"BACKEND": BACKEND, "QUEUES": ["default"]}}
+    with override_settings(TASKS=only_default):
+        for enqueue in (made.enqueue, async_to_sync(made.aenqueue)):
+            with pytest.raises(InvalidTask, match="Queue 'reports' is not valid for backend"):
+                enqueue(1)
+        with pytest.raises(InvalidTask, match="Queue 'reports' is not valid for backend"):
+            enqueue_many(made, [((1,), {})])
+    assert not TaskRecord.objects.exists()
 
 
 @pytest.mark.django_db
@@ -228,6 +256,24 @@ def test_unknown_options_raise_a_type_error() -> None:
         defined.add.using(tries=3)
     with pytest.raises(TypeError, match="run_after cannot be defined statically"):
         task(run_after=timezone.now())(defined.add.func)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOfDjango60(ChannelTask):
+    """A task whose ``run_after`` has no default, as in Django 6.0."""
+
+    run_after: datetime | None
+
+
+class BackendOfDjango60(ChannelBackend):
+    task_class = TaskOfDjango60
+
+
+def test_the_decorator_needs_no_default_of_run_after() -> None:
+    backend = f"{__name__}.{BackendOfDjango60.__qualname__}"
+    with override_settings(TASKS={"default": {"BACKEND": backend, "QUEUES": []}}):
+        made = task(attempts=2)(defined.add.func)
+    assert (type(made), made.run_after, made.attempts) == (TaskOfDjango60, None, 2)
 
 
 def test_a_changed_task_keeps_what_was_not_changed() -> None:

@@ -41,6 +41,7 @@ IMMEDIATE_LEFT_OUT = {
     "test_cannot_pass_run_after": "asserts that run_after is not supported",
     "test_validate_on_enqueue": "replaces the backend by ImmediateBackend",
     "test_validate_on_aenqueue": "replaces the backend by ImmediateBackend",
+    "test_doesnt_wait_until_transaction_commit_by_default": "replaces the backend by ImmediateBackend",
 }
 DUMMY_LEFT_OUT = {
     "test_using_correct_backend": "asserts that the backend is DummyBackend",
@@ -61,8 +62,8 @@ if django.VERSION >= (6, 0):
         )
     sys.path.append(str(FOLDER))
     from tasks import test_dummy_backend, test_immediate_backend
-    from tasks.test_custom_backend import CustomBackendTestCase, CustomTaskTestCase  # noqa: F401 - pytest finds them
-    from tasks.test_tasks import TaskTestCase  # noqa: F401
+    from tasks.test_custom_backend import CustomBackendTestCase, CustomTaskTestCase
+    from tasks.test_tasks import TaskTestCase
 
     def behaviour(
         case: type[Any], left_out: dict[str, str], backend: type[ChannelBackend], base: type[Any] = TestCase
@@ -81,11 +82,25 @@ if django.VERSION >= (6, 0):
     TestDummy = behaviour(test_dummy_backend.DummyBackendTestCase, DUMMY_LEFT_OUT, ChannelBackend)
 
 
-def test_what_is_left_out_exists() -> None:
-    """A test that Django renames must not be left out unseen."""
-    from tasks import test_dummy_backend as dummy
-    from tasks import test_immediate_backend as immediate
+def test_each_test_of_django_runs_or_is_named_among_those_that_are_left_out() -> None:
+    """A test that Django adds or renames must not be left out unseen."""
+    from tasks import test_custom_backend, test_tasks
 
-    for module, left_out in ((immediate, IMMEDIATE_LEFT_OUT), (dummy, DUMMY_LEFT_OUT)):
-        cases = [value for value in vars(module).values() if isinstance(value, type)]
-        assert {name for name in left_out if not any(hasattr(case, name) for case in cases)} == set()
+    ours: tuple[tuple[Any, list[type], dict[str, str]], ...] = (
+        (test_immediate_backend, [TestImmediate], IMMEDIATE_LEFT_OUT),
+        (test_dummy_backend, [TestDummy], DUMMY_LEFT_OUT),
+        (test_custom_backend, [CustomBackendTestCase, CustomTaskTestCase], {}),
+        (test_tasks, [TaskTestCase], {}),
+    )
+    for module, run, left_out in ours:
+        cases = [
+            case
+            for case in vars(module).values()
+            if isinstance(case, type) and case.__module__ == module.__name__
+        ]
+        assert names_in(cases) == names_in(run) | left_out.keys()
+        assert not names_in(run) & left_out.keys()
+
+
+def names_in(cases: list[type]) -> set[str]:
+    return {name for case in cases for name in dir(case) if name.startswith("test_")}

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import DataError, OperationalError
 from django.utils import timezone
 
@@ -23,6 +24,7 @@ from mailrail.tasks.attempt import start_of
 from mailrail.tasks.compat import (
     InvalidTask,
     TaskResultDoesNotExist,
+    TaskResultMismatch,
     task_backends,
     task_finished,
     task_started,
@@ -121,8 +123,9 @@ def test_whatever_a_task_raises_fails_it_after_its_only_attempt(task: Any, what:
     assert "defined.py" in error.traceback or what == "unprintable"
 
 
-def test_a_keyboard_interrupt_goes_up_and_is_no_failure_of_the_task(on_layer: DurableLayer) -> None:
-    result = defined.do.enqueue("interrupt")
+@pytest.mark.parametrize("task", [defined.do, defined.do_async])
+def test_a_keyboard_interrupt_goes_up_and_is_no_failure_of_the_task(task: Any) -> None:
+    result = task.enqueue("interrupt")
     [ran] = testing.drain(raise_errors=False)
     assert ran.outcome == "retried" and "KeyboardInterrupt" in ran.error
     result.refresh()
@@ -365,6 +368,14 @@ def test_a_result_of_a_function_that_is_gone_can_be_read_and_its_task_cannot_be_
         found.task.enqueue()
     with pytest.raises(ImportError, match=r"There is no task at 'tests\.tasks\.defined\.gone'"):
         found.task.call()
+
+
+def test_a_task_has_no_results_of_other_tasks() -> None:
+    result = defined.add.enqueue(1)
+    with pytest.raises(TaskResultMismatch):
+        defined.do.get_result(result.id)
+    with pytest.raises(TaskResultMismatch):
+        async_to_sync(defined.do.aget_result)(result.id)
 
 
 def test_a_changed_signature_fails_the_attempt() -> None:

@@ -118,8 +118,9 @@ def test_what_discard_on_and_retry_on_name_decides(task: Any, ended: list[Any]) 
     assert 99 < (get_layer().poll(["tasks.default"]) or 0) <= 100
 
 
-def test_a_keyboard_interrupt_is_no_attempt() -> None:
-    defined.send_alone.enqueue("interrupt")
+@pytest.mark.parametrize("task", [defined.send_alone, defined.do_async.using(results=False)])
+def test_a_keyboard_interrupt_is_no_attempt(task: Any) -> None:
+    task.enqueue("interrupt")
     [ran] = testing.drain(raise_errors=False)
     assert ran.outcome == "released" and not dead()
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks.base import TaskError as TaskError
     from django.tasks.exceptions import InvalidTask as InvalidTask
     from django.tasks.exceptions import TaskResultDoesNotExist as TaskResultDoesNotExist
+    from django.tasks.exceptions import TaskResultMismatch as TaskResultMismatch
     from django.tasks.signals import task_enqueued as task_enqueued
     from django.tasks.signals import task_finished as task_finished
     from django.tasks.signals import task_started as task_started
@@ -47,7 +48,7 @@ else:
         from django_tasks.backends.base import BaseTaskBackend
         from django_tasks.base import DEFAULT_TASK_PRIORITY, Task, TaskError
         from django_tasks.exceptions import InvalidTaskError as InvalidTask
-        from django_tasks.exceptions import TaskResultDoesNotExist
+        from django_tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
         from django_tasks.signals import task_enqueued, task_finished, task_started
     except ImportError as error:
         from django.core.exceptions import ImproperlyConfigured
