@@ -7,8 +7,10 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connections, transaction
@@ -19,7 +21,7 @@ from django.utils import timezone
 from mailrail import InvalidSettings, testing
 from mailrail.layers import get_layer
 from mailrail.tasks import ChannelBackend, ChannelTask, TaskRecord, aenqueue_many, enqueue_many, task
-from mailrail.tasks.compat import InvalidTask, task_backends, task_enqueued
+from mailrail.tasks.compat import HAS_BACKPORT, InvalidTask, task_backends, task_enqueued
 
 from . import defined
 
@@ -274,6 +276,15 @@ def test_the_decorator_needs_no_default_of_run_after() -> None:
     with override_settings(TASKS={"default": {"BACKEND": backend, "QUEUES": []}}):
         made = task(attempts=2)(defined.add.func)
     assert (type(made), made.run_after, made.attempts) == (TaskOfDjango60, None, 2)
+
+
+@pytest.mark.skipif((6, 0) <= django.VERSION < (6, 1), reason="Django 6.0 passes no options on")
+def test_the_decorator_of_django_passes_options_on() -> None:
+    decorate = import_module("django_tasks" if HAS_BACKPORT else "django.tasks").task
+    made = decorate(attempts=3, lane="one")(defined.add.func)
+    assert (type(made), made.attempts, made.lane) == (ChannelTask, 3, "one")
+    with pytest.raises(TypeError, match="tries"):
+        decorate(tries=3)(defined.add.func)
 
 
 def test_a_changed_task_keeps_what_was_not_changed() -> None:

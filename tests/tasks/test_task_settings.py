@@ -95,18 +95,21 @@ def test_results_are_removed_after_their_time_by_whatever_queue_a_worker_serves(
 
 
 def test_a_package_whose_init_has_a_task_can_be_an_installed_app(tmp_path: Path) -> None:
-    """Django imports it before there can be models, and the decorator makes the backend."""
+    """Django imports it before there can be models, and the decorator makes the backend, and neither layer nor model."""
     package = tmp_path / "early_app"
     package.mkdir()
     package.joinpath("__init__.py").write_text(
-        "from mailrail.tasks import task\n\n@task(attempts=2)\ndef early():\n    return 1\n"
+        "import sys\nfrom mailrail.tasks import task\n\n@task(attempts=2)\ndef early():\n    return 1\n\n"
+        "models = [name for name in sys.modules if name.startswith('mailrail') and name.endswith('models')]\n"
     )
     tmp_path.joinpath("early_settings.py").write_text(
         "from tests.settings import *\nINSTALLED_APPS = ['early_app', *INSTALLED_APPS]\n"
     )
     code = (
         "import django; django.setup(); import early_app; from django.db import connections;"
-        "print(early_app.early.attempts, [c for c in connections.all(True) if c.connection])"
+        "from channels.layers import channel_layers;"
+        "print(early_app.early.attempts, early_app.models, [c for c in connections.all(True) if c.connection],"
+        "channel_layers.backends)"
     )
     env = {
         **os.environ,
@@ -115,4 +118,4 @@ def test_a_package_whose_init_has_a_task_can_be_an_installed_app(tmp_path: Path)
     }
     command = [sys.executable, "-W", "error", "-c", code]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert ended.stdout == "2 []\n", ended.stderr
+    assert ended.stdout == "2 [] [] {}\n", ended.stderr
