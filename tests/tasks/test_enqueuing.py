@@ -268,7 +268,7 @@ class TaskOfDjango60(ChannelTask):
 
 
 class BackendOfDjango60(ChannelBackend):
-    task_class = TaskOfDjango60
+    task_class = TaskOfDjango60  # type: ignore[assignment]
 
 
 def test_the_decorator_needs_no_default_of_run_after() -> None:

@@ -95,7 +95,7 @@ def test_results_are_removed_after_their_time_by_whatever_queue_a_worker_serves(
 
 
 def test_a_package_whose_init_has_a_task_can_be_an_installed_app(tmp_path: Path) -> None:
-    """Django imports it before there can be models, and the decorator makes the backend, and neither layer nor model."""
+    """Django imports it before there can be models, and the decorator makes the backend, but no layer and no model."""
     package = tmp_path / "early_app"
     package.mkdir()
     package.joinpath("__init__.py").write_text(
