@@ -63,6 +63,19 @@ def statuses() -> Counter[str]:
     return Counter(records().values_list("status", flat=True))
 
 
+def drain(layer: DurableLayer, ledger: Ledger, threads: str) -> None:
+    """Run what is left of killed workers.
+
+    A server may finish what one of them had asked for after its death: such a claim lapses later than the others.
+    """
+    for _ in range(KILLS):
+        with workers(ledger, "tasks.default", "--drain", "--threads", threads) as [worker]:
+            assert worker.wait() == 0, worker.log[-3000:]
+        if is_empty(layer):
+            return
+        layer.advance_time(16)
+
+
 @pytest.mark.parametrize("round", range(KILL_ROUNDS))
 def test_kill_9_in_the_middle_of_1000_tasks_loses_none_and_leaves_none_running(
     layer: DurableLayer, ledger: Ledger, round: int
@@ -76,8 +89,7 @@ def test_kill_9_in_the_middle_of_1000_tasks_loses_none_and_leaves_none_running(
             until(lambda before=before: len(ledger.lines("ran")) >= before + 80)  # type: ignore[misc]
             worker.kill_all()
         layer.advance_time(16)  # the leases of the dead lapse
-    with workers(ledger, "tasks.default", "--drain", "--threads", "16") as [worker]:
-        assert worker.wait() == 0, worker.log[-3000:]
+    drain(layer, ledger, "16")
     assert statuses() == {"SUCCESSFUL": 1000}
     attempts = {str(pk): len(ids) for pk, ids in records().values_list("pk", "worker_ids")}
     began, ran = ledger.counts("began"), ledger.counts("ran")
@@ -313,8 +325,7 @@ def test_then_is_enqueued_once_when_all_have_ended_whenever_workers_are_killed(
             worker.kill_all()
         layer.advance_time(16)  # the leases of the dead lapse
         reconcile_tasks(layer)
-        with workers(ledger, "tasks.default", "--drain", "--threads", "8") as [worker]:
-            assert worker.wait() == 0, worker.log[-3000:]
+        drain(layer, ledger, "8")
         assert_ended_once(made, ledger)
     assert not layer.list_messages(["tasks.default"], 1)
 
