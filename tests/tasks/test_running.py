@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any
+from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -53,6 +54,7 @@ def run(result: ChannelResult) -> ChannelResult:
 def test_a_task_runs_and_its_result_can_be_read(task: Any) -> None:
     before = timezone.now()
     result = task.enqueue(1, b=2)
+    assert UUID(result.id).version == 7 and len(result.id) < 64
     assert (result.status, result.args, result.kwargs, result.attempts) == ("READY", [1], {"b": 2}, 0)
     assert task.get_result(result.id) == result
     run(result)
