@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage, send_mail
@@ -14,7 +15,8 @@ from django.utils import timezone
 from mailrail.layers import get_layer
 from mailrail.mail import queue, queue_many, unhold
 from mailrail.mail.consumers import MAX_LOSSES
-from mailrail.mail.delivery import batch, messages
+from mailrail.mail.delivery import batch, messages, writer
+from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.models import Email, MailerState, Status, Suppression
 from mailrail.routing import Routing
 from mailrail.testing import advance, drain, sent
@@ -22,7 +24,7 @@ from mailrail.worker import IncomingMessage, Worker
 
 from ..listed import dead_on
 from ..smtp_server import Fault, ScriptedServer
-from .conftest import CHANNEL
+from .conftest import CHANNEL, work
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,6 +69,26 @@ def test_many_go_over_few_connections(queueing: Queueing) -> None:
         drain("mailrail.mail")
         assert len(server.mails) == 50
     assert set(Email.objects.values_list("status", flat=True)) == {Status.SENT}
+
+
+def test_emails_on_their_way_are_no_more_than_connections(
+    queueing: Queueing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these alone nobody knows the outcome when the worker is killed."""
+    on_their_way: list[int] = []
+
+    def note(*arguments: Any) -> Any:
+        lost = store_outcomes(*arguments)
+        on_their_way.append(Email.objects.filter(status=Status.SENDING).count())
+        return lost
+
+    monkeypatch.setattr(writer, "store_outcomes", note)
+    with ScriptedServer() as server:
+        queueing(server.port)
+        queue_many(message(f"Number {n}", f"to{n}@example.com") for n in range(50))
+        work()
+        assert len(server.mails) == 50 and 1 < max(on_their_way) <= server.most_connections
+    assert on_their_way[-1] == 0
 
 
 def test_a_refused_recipient_is_final_and_the_others_have_it(queueing: Queueing) -> None:

@@ -15,8 +15,9 @@ from django.utils import timezone
 from mailrail.mail.delivery.events import add_event
 from mailrail.mail.delivery.outcomes import Result, fail
 from mailrail.mail.delivery.store import store_outcomes
+from mailrail.mail.mailers import failover
 from mailrail.mail.models import Email, Status, Suppression
-from mailrail.mail.records import control
+from mailrail.mail.records import control, erasure, moving
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
@@ -106,6 +107,44 @@ def test_of_an_intent_and_a_person_who_cancels_one_wins(
 def cancel_with(together: Barrier, id: UUID) -> control.Changed:
     together.wait()
     return control.cancel(id)
+
+
+DECISIONS: dict[str, Callable[[Email, str], bool]] = {
+    "cancel": lambda email, using: bool(control.cancel(email).done),
+    "hold": lambda email, using: bool(control.hold(email).done),
+    "erase": lambda email, using: not erasure.erase("ann@example.com", using).left,
+    "resend": lambda email, using: bool(control.resend(email).done),
+    "fail over": lambda email, using: not failover.move([email], "standby", using),
+    "move": lambda email, using: bool(moving._move_page([email.pk], "standby", using, False).moved),
+}
+"""What else changes an email. Each says whether it did."""
+
+
+@pytest.fixture
+def decisions_on(using: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    if using != "default":
+        monkeypatch.setenv("MAILRAIL_TEST_MAIL_ON", using)
+        settings.DATABASE_ROUTERS = ["tests.routers.MailElsewhere"]
+        layer = {"BACKEND": "mailrail.layers.DatabaseChannelLayer", "CONFIG": {"using": using}}
+        settings.CHANNEL_LAYERS = {"default": layer}
+    return using
+
+
+@pytest.mark.parametrize("decide", DECISIONS)
+@pytest.mark.parametrize("intends_first", [True, False])
+def test_of_an_intent_and_whatever_else_changes_an_email_the_first_counts(
+    decisions_on: str, decide: str, intends_first: bool
+) -> None:
+    """A worker and somebody else have read the same record."""
+    status = Status.FAILED if decide == "resend" and not intends_first else Status.QUEUED
+    email = new_email(decisions_on, status=status)
+    of_worker, of_other = (Email.objects.using(decisions_on).get(pk=email.pk) for _ in range(2))
+    changed = None if intends_first else DECISIONS[decide](of_other, decisions_on)
+    lost = store_outcomes([], [of_worker], decisions_on)
+    if intends_first:
+        changed = DECISIONS[decide](of_other, decisions_on)
+        assert Email.objects.using(decisions_on).values_list("status", "version").get() == ("sending", 1)
+    assert (changed, lost) == ((False, set()) if intends_first else (True, {email.pk}))
 
 
 def test_an_intent_is_refused_to_a_worker_that_was_overtaken(using: str) -> None:
