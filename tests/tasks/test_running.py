@@ -523,6 +523,25 @@ def test_options_decide_what_follows_a_time_limit(options: dict[str, Any], kind:
     assert second.status == "SUCCESSFUL" and get_layer().poll(["tasks.default"]) is None
 
 
+def test_at_a_time_limit_the_record_is_asked_for_the_backoff_or_the_message_comes_again_soon(
+    on_layer: DurableLayer,
+) -> None:
+    """In another process the attempt is not in memory, and on an event loop the database cannot be asked."""
+    defined.add.using(attempts=2, backoff=[70]).enqueue(1)
+    testing.advance(0)
+    [claim] = on_layer.claim("other", {"tasks.default": 1}, 10.0).claims
+    message = IncomingMessage(claim)
+    assert (start := start_of(message)) is not None and attempts.begin(start, on_layer.using)
+    wait_after_timeout = import_module("mailrail.tasks.consumers").wait_after_timeout
+
+    async def ask() -> float:
+        wait: float = wait_after_timeout(message, TimeoutError())
+        return wait
+
+    assert wait_after_timeout(message, TimeoutError()) == 70
+    assert async_to_sync(ask)() == 5
+
+
 @pytest.mark.parametrize("attempts_left", [1, 2])
 def test_a_time_limit_that_could_not_be_written_counts_as_an_attempt(
     attempts_left: int, monkeypatch: pytest.MonkeyPatch, heard: list[tuple[Any, ...]]
