@@ -29,7 +29,7 @@ NAMES = {
     ),
     "mail": tuple(
         f"mail.{name}"
-        for name in ("backlog", "finished", "far", "seed", "queueing", "memory", "idle", "long_queue")
+        for name in ("backlog", "finished", "far", "seed", "queueing", "wal", "memory", "idle", "long_queue")
     ),
     "tasks": tuple(f"tasks.{name}" for name in ("drain", "valkey", "enqueue", "memory", "batches")),
     "redis": ("peers", "valkey_send", "valkey_memory", "valkey_repeats", "latency", "idle", "backlog"),

@@ -862,3 +862,18 @@ def test_the_tables_are_vacuumed_by_the_number_of_dead_rows() -> None:
         cursor.execute("SELECT reloptions FROM pg_class WHERE relname = 'mailrail_message'")
         [(options,)] = cursor.fetchall()
     assert "autovacuum_vacuum_scale_factor=0" in options and "vacuum_truncate=off" in options
+
+
+def test_a_claim_leaves_messages_on_their_pages(layer: Any) -> None:
+    """PostgreSQL logs the whole of a version that moves to another page, and locks the one before."""
+    content = {"id": "0190a0b0-c0d0-7000-8000-000000000001"}
+    layer.enqueue([Message("mailrail.mail.default", {**content, "n": n}) for n in range(100)])
+    before = pages_of_messages()
+    assert len(layer.claim("a-machine:12345:1a2b", {"mailrail.mail.default": 100}, LEASE).claims) == 100
+    assert pages_of_messages() == before
+
+
+def pages_of_messages() -> dict[UUID, int]:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT id, (ctid::text::point)[0]::int FROM mailrail_message")
+        return dict(cursor.fetchall())

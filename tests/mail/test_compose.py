@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy
 
 from mailrail.mail.compose import compose
 from mailrail.mail.compose.common import write
+from mailrail.mail.compose.message_ids import new_message_id
 from mailrail.mail.compose.uncommon import Uncommon
 
 from .reading import by_django, check_wire, expected, read
@@ -333,6 +334,11 @@ def test_new_message_ids_differ_and_name_this_host_as_django_does() -> None:
     djangos = email.message_from_bytes(by_django(mail()))["Message-ID"]
     assert first != second
     assert first.partition("@")[2] == djangos.partition("@")[2]
+
+
+def test_message_ids_increase_so_that_their_index_grows_at_its_end() -> None:
+    made = [new_message_id() for _ in range(100)]
+    assert made == sorted(set(made))
 
 
 def lines_of(message: EmailMessage, name: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
 from mailrail.mail.delivery.events import add_event
@@ -159,3 +160,30 @@ def test_an_intent_is_refused_to_a_worker_that_was_overtaken(using: str) -> None
     assert store_outcomes([], stopped, using) == overtaken
     assert store_outcomes([fail(email, now, "late", "smtp") for email in stopped], [], using) == overtaken
     assert [Email.objects.using(using).get(pk=email.pk).status for email in stopped] == ["sending", "sent"]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+def test_versions_of_an_email_stay_on_its_page() -> None:
+    """PostgreSQL logs the whole of a version that moves to another page, and locks the one before."""
+    content = {"v": 1, "fields": {"body": "Hello. " * 64}}
+    emails = [new_email("postgres", content=content) for _ in range(40)]
+    first = pages_of(emails)
+    assert store_outcomes([], emails, "postgres") == set()
+    assert pages_of(emails) == first
+    now = timezone.now()
+    for email in emails:
+        answer = {"code": 250, "enhanced": "2.0.0", "text": "Ok: queued as 1DBE5C2F3", "at": now.isoformat()}
+        email.recipients[0].update(status="sent", **answer)
+        add_event(email, now, "accepted", mailer="smtp", stage="final dot", code=250, text=answer["text"])
+        email.status, email.sent_at, email.changed_at = Status.SENT, now, now
+    assert store_outcomes([Result(email, Status.SENT) for email in emails], [], "postgres") == set()
+    assert pages_of(emails) == first
+
+
+def pages_of(emails: list[Email]) -> dict[UUID, int]:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "SELECT id, (ctid::text::point)[0]::int FROM mailrail_mail_email WHERE id = ANY (%s)",
+            [[email.pk for email in emails]],
+        )
+        return dict(cursor.fetchall())

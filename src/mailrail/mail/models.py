@@ -164,7 +164,8 @@ class Email(models.Model):
             ("hold_email", _("Can hold and unhold email")),
         )
         indexes = (
-            models.Index(fields=["namespace", "status", "-id"], name="mailrail_mail_status"),
+            # Ascending: new ids come at the end of a status, where a full page of the index is not split in halves.
+            models.Index(fields=["namespace", "status", "id"], name="mailrail_mail_status"),
             models.Index(
                 fields=["related_object"],
                 name="mailrail_mail_related",

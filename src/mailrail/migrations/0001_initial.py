@@ -8,7 +8,10 @@ import mailrail.models
 
 # The table's rows change all the time, and dead rows slow claims down. So vacuum runs by their number, not by their
 # share of a backlog, and as fast as the disk allows. Giving back the end of the file would lock everybody out.
+# A claim writes a second version of each row. With this much of a page left free (`fillfactor`) that version stays
+# there. Then PostgreSQL logs only what differs, and locks the row once.
 SETTINGS = {
+    "fillfactor": "45",
     "autovacuum_vacuum_scale_factor": "0",
     "autovacuum_vacuum_threshold": "1000",
     "autovacuum_vacuum_insert_scale_factor": "0",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from email.utils import make_msgid
-
 from django.core.mail.utils import DNS_NAME
 
+from mailrail import uuid7
 from mailrail.conf import settings
 
 
 def new_message_id() -> str:
-    """Return a new one, of the domain in ``MAILRAIL["MAIL_MESSAGE_ID_DOMAIN"]``, or of this machine's name."""
-    return make_msgid(domain=message_id_domain())
+    """Return a new one, of the domain in ``MAILRAIL["MAIL_MESSAGE_ID_DOMAIN"]``, or of this machine's name.
+
+    They increase within a process, so that an index of them grows at its end.
+    """
+    return f"<{uuid7().hex}@{message_id_domain()}>"
 
 
 def message_id_domain() -> str:
