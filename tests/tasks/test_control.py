@@ -128,7 +128,8 @@ class TestCancelling:
         self, ended: list[Any]
     ) -> None:
         result = defined.cancel_itself.enqueue("interrupt", looks=False)
-        testing.drain(raise_errors=False)
+        with pytest.raises(KeyboardInterrupt):
+            testing.drain(raise_errors=False)
         result.refresh()
         assert (result.status, len(ended)) == ("FAILED", 1)
 

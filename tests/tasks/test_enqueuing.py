@@ -382,5 +382,7 @@ def test_tests_can_run_tasks_as_they_are_enqueued(heard: list[str]) -> None:
         testing.advance(3600)
         testing.drain()
         later.refresh()
-    assert later.return_value == 3 and len(heard) == 4
+        with pytest.raises(KeyboardInterrupt):
+            defined.do.enqueue("interrupt")
+    assert later.return_value == 3 and len(heard) == 5
     assert task_backends["default"].get_result(done.id).return_value == 3

@@ -67,7 +67,7 @@ def eager_tasks() -> override_settings:
     """Run each task as it is enqueued: a decorator of tests and test classes, and a context manager.
 
     It behaves as Django's ``ImmediateBackend`` does: ``enqueue`` returns a result that is finished, and raises nothing
-    that the task raises. A task with ``run_after`` still waits for ``advance`` and ``drain``.
+    that the task raises but ``KeyboardInterrupt``. A task with ``run_after`` still waits for ``advance`` and ``drain``.
     """
     _check_installed()
     return override_settings(TASKS={alias: _eager(params) for alias, params in settings.TASKS.items()})

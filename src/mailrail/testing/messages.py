@@ -67,8 +67,8 @@ def drain(
     """Run due messages of these channels (default: all routed), and those they send, until nothing is due.
 
     Messages are settled as by a worker. With ``raise_errors``, a failing consumer raises ``AssertionError`` with its
-    traceback after its message is settled; without it, check the outcomes. ``limit`` guards against consumers that
-    send to themselves for ever.
+    traceback after its message is settled; without it, check the outcomes. A ``KeyboardInterrupt`` is always raised.
+    ``limit`` guards against consumers that send to themselves for ever.
     """
     durable_layer, routing = get_layer(layer), Routing.of_layer(layer)
     if unknown := [name for name in channels if name not in routing and not routing.pattern_of(name)]:
@@ -97,22 +97,36 @@ def _plans(layer: DurableLayer, routing: Routing, names: tuple[str, ...]) -> dic
     return {channel: routing.plan_for(channel) for channel in selection.channels(routing, known)}
 
 
+class _DrainedRun(ConsumerRun):
+    """A run on the thread of a test, where somebody who interrupts means the test."""
+
+    interrupt: BaseException | None = None
+
+    def fail(self, error: BaseException, *, timed_out: bool = False) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.interrupt = error
+        super().fail(error, timed_out=timed_out)
+
+
 def _run(layer: DurableLayer, plan: Plan, claim: Message, raise_errors: bool) -> Iterator[Ran]:
-    decision = precheck(claim, plan, LEASE_S)
+    decision, interrupt = precheck(claim, plan, LEASE_S), None
     if isinstance(decision, Outcome):
         message = IncomingMessage(claim)
         message.decide(decision)
     else:
         route, arguments = decision
         message = IncomingMessage(claim, route)
-        run = ConsumerRun(route, [message], arguments)
+        run = _DrainedRun(route, [message], arguments)
         with _rolled_back_on_error(), _time_advanced(layer):
             if route.is_async:
                 async_to_sync(run_on_loop)(run)
             else:
                 run_in_thread(run, layer)
+        interrupt = run.interrupt
     assert message.outcome is not None
     yield _settle(layer, message, message.outcome)
+    if interrupt is not None:
+        raise interrupt
     if raise_errors and message.outcome.kind in ("retried", "buried"):
         raise AssertionError(f"{message!r} was {message.outcome.kind}:\n{message.outcome.error}")
 
