@@ -19,9 +19,8 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 from mailrail.mail.compose import compose
-from mailrail.mail.compose.common import write
-from mailrail.mail.compose.message_ids import new_message_id
-from mailrail.mail.compose.uncommon import Uncommon
+from mailrail.mail.compose.common import new_message_id, write
+from mailrail.mail.compose.headers import Uncommon
 
 from .reading import by_django, check_wire, expected, read
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mailrail.addresses import InvalidDomain
 from mailrail.mail.compose import compose, dialect
 from mailrail.mail.compose.common import write
-from mailrail.mail.compose.uncommon import Uncommon
+from mailrail.mail.compose.headers import Uncommon
 
 from .messages import any_message, common
 from .reading import by_django, check_wire, expected, read

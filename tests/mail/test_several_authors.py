@@ -15,7 +15,7 @@ from mailrail import mail
 from mailrail.mail import CannotQueue, Email
 from mailrail.mail import smtp as ours
 from mailrail.mail.compose import compose
-from mailrail.mail.compose.authors import mailboxes
+from mailrail.mail.compose.addresses import mailboxes
 from mailrail.mail.models import MailerState
 from mailrail.testing import drain
 

@@ -34,7 +34,7 @@ from mailrail.conf import read_for_checks, settings
 from mailrail.errors import InvalidSettings
 from mailrail.terminal import counted
 
-from .compose.message_ids import message_id_domain
+from .compose.common import message_id_domain
 from .mailers.config import (
     alias_of,
     backend_of,

@@ -13,9 +13,10 @@ from django.core.mail import EmailMessage
 
 from mailrail.conf import settings
 
-from . import common, dialect, uncommon
+from . import common, dialect
 from .by_django import write_by_django
-from .message_ids import new_message_id
+from .common import new_message_id
+from .headers import Uncommon
 
 __all__ = ["Composed", "compose"]
 
@@ -53,7 +54,7 @@ def compose(
         date = dialect.in_its_zone(date)
     try:
         data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
-    except uncommon.Uncommon:
+    except Uncommon:
         data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     return composed_of(data)
 
@@ -66,7 +67,7 @@ def compose_fields(
         data = common.write_fields(
             fields, message_id, dialect.in_its_zone(date), eight_bit=eight_bit, smtputf8=smtputf8
         )
-    except uncommon.Uncommon:
+    except Uncommon:
         return None
     return composed_of(data)
 

@@ -21,8 +21,7 @@ from .dialect import (
     MAX_UNENCODED_LINE_LENGTH,
     base64_is_shorter,
 )
-from .headers import FOLD_LENGTH, check_characters
-from .uncommon import Uncommon
+from .headers import FOLD_LENGTH, Uncommon, check_characters
 
 
 class BodyPart(NamedTuple):

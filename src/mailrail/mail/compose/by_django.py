@@ -14,8 +14,7 @@ from django.core.mail import EmailAttachment, EmailMessage
 from django.utils.encoding import force_bytes
 
 from . import dialect
-from .authors import missing_sender
-from .domains import with_ascii_domains
+from .addresses import missing_sender, with_ascii_domains
 from .generator import SourceCompat32, flatten, verbatim
 from .identifiers import in_ascii
 

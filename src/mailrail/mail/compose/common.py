@@ -1,7 +1,7 @@
 """Writes common messages without Python's email package, at a tenth of its cost.
 
 What is common is decided on the way: each writer raises ``Uncommon`` at the first thing that it does not know.
-The rules are at the top of each module; those about the message as a whole are ``_check`` and ``writes_as_django``.
+The rules are at the top of each module; those about the message as a whole are in ``write`` and ``writes_as_django``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail.utils import DNS_NAME
+
+from mailrail import uuid7
+from mailrail.conf import settings as ours
 
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
-from .headers import STRUCTURED, fold, unstructured
+from .headers import STRUCTURED, Uncommon, fold, unstructured
 from .identifiers import in_ascii
-from .message_ids import new_message_id
-from .uncommon import Uncommon
 
 _date = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)
 _message_id = re.compile(r"<[A-Za-z0-9.!#$%&'*+/^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,200}>")
@@ -70,7 +72,11 @@ def write(
     smtputf8: bool = False,
 ) -> bytes:
     """Write a message, or raise ``Uncommon`` if Django has to write it."""
-    _check(message)
+    if not writes_as_django(message):
+        raise Uncommon("a class that writes in its own way")
+    # A Charset equals its name, but says how to encode as well.
+    if type(message.encoding) not in (type(None), str) or message.encoding not in (None, "utf-8"):
+        raise Uncommon("a charset that is not utf-8")
     fields = Fields(
         message.subject,
         message.from_email,
@@ -95,26 +101,15 @@ def write_fields(
     smtputf8: bool = False,
 ) -> bytes:
     """Write what ``write`` writes of a message with these fields, in UTF-8. Raise ``Uncommon``, as it does."""
-    _check_settings(fields.content_subtype)
-    part = _content(fields, eight_bit)
-    lines = [part.headers, "MIME-Version: 1.0", *_headers(fields, message_id, date, smtputf8), "", ""]
-    data = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii") + part.body
-    return data if data.endswith(b"\r\n") else data + b"\r\n"
-
-
-def _check(message: EmailMessage) -> None:
-    if not writes_as_django(message):
-        raise Uncommon("a class that writes in its own way")
-    # A Charset equals its name, but says how to encode as well.
-    if type(message.encoding) not in (type(None), str) or message.encoding not in (None, "utf-8"):
-        raise Uncommon("a charset that is not utf-8")
-
-
-def _check_settings(subtype: Any) -> None:
+    subtype: Any = fields.content_subtype
     if type(subtype) is not str or not bodies.is_common(subtype):  # also where there is no body
         raise Uncommon("an unusual type of text")
     if settings.DEFAULT_CHARSET != "utf-8":
         raise Uncommon("a project whose charset is not utf-8")
+    part = _content(fields, eight_bit)
+    lines = [part.headers, "MIME-Version: 1.0", *_headers(fields, message_id, date, smtputf8), "", ""]
+    data = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii") + part.body
+    return data if data.endswith(b"\r\n") else data + b"\r\n"
 
 
 def writes_as_django(message: EmailMessage) -> bool:
@@ -221,3 +216,18 @@ def _string(value: object) -> str:
     if not isinstance(value, str):
         raise Uncommon("a header that is no string")
     return value
+
+
+# -- Message-IDs of emails that have none of their own (RFC 5322 3.6.4) ------------------------------------------------
+
+
+def new_message_id() -> str:
+    """Return a new one, of the domain in ``MAILRAIL["MAIL_MESSAGE_ID_DOMAIN"]``, or of this machine's name.
+
+    They increase within a process, so that an index of them grows at its end.
+    """
+    return f"<{uuid7().hex}@{message_id_domain()}>"
+
+
+def message_id_domain() -> str:
+    return ours.mail_message_id_domain or str(DNS_NAME)

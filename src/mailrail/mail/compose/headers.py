@@ -9,8 +9,6 @@ import re
 from binascii import b2a_base64
 from collections.abc import Iterator, Sequence
 
-from .uncommon import Uncommon
-
 FOLD_LENGTH = 78
 MAX_LINE_LENGTH = 998
 MAX_WORD_LENGTH = 66
@@ -43,6 +41,10 @@ _piece = re.compile(rb"[ \t]*[^ \t]+")
 _behind_separator = re.compile(rb"(?<=[,;])(?=[ \t])")
 _harmless_in_q = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
 _q = ["_" if n == 0x20 else chr(n) if n in _harmless_in_q else f"={n:02X}" for n in range(256)]
+
+
+class Uncommon(Exception):
+    """Report, at the first thing that is not common, a message that Django has to write. The text names the rule."""
 
 
 def check_characters(text: str) -> None:

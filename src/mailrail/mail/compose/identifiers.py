@@ -12,7 +12,7 @@ from django.utils.encoding import iri_to_uri
 
 from mailrail.addresses import InvalidDomain, ascii_domain, with_ascii_domains
 
-from .domains import MAILBOX_HEADERS
+from .addresses import MAILBOX_HEADERS
 from .headers import encoded_words
 
 _ids = re.compile(

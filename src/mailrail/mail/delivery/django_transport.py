@@ -22,9 +22,8 @@ from mailrail.addresses import with_ascii_domains as in_text
 from mailrail.log import logger_of
 from mailrail.storable import storable
 
-from ..compose.authors import mailboxes, missing_sender
+from ..compose.addresses import mailboxes, missing_sender, with_ascii_domains
 from ..compose.dialect import in_its_zone
-from ..compose.domains import with_ascii_domains
 from ..mailers.config import composes
 from ..mailers.logins import Login
 from ..mailers.refused_senders import RefusedSenders

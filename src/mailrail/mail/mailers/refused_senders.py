@@ -21,7 +21,7 @@ from mailrail.log import logger_of
 from mailrail.moments import seconds_between
 from mailrail.write_transactions import write_transaction
 
-from ..compose.authors import sender_of
+from ..compose.addresses import sender_of
 from ..delivery.events import SENDER_REFUSED
 from ..models import Email, RefusedSender, Status
 from ..records import control

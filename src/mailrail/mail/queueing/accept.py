@@ -32,8 +32,8 @@ from mailrail.storable import storable
 from mailrail.worker import ExecutionContext
 from mailrail.write_transactions import write_transaction
 
-from ..compose.authors import mailboxes, sender_of
-from ..compose.message_ids import new_message_id
+from ..compose.addresses import mailboxes, sender_of
+from ..compose.common import new_message_id
 from ..errors import CannotQueue, KeyConflict
 from ..mailers.channels import channel_of
 from ..models import Email, Status, new_id

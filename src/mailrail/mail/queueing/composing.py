@@ -20,7 +20,7 @@ from django.utils.encoding import punycode
 from mailrail.addresses import InvalidDomain, ascii_domain
 
 from ..compose import compose
-from ..compose.authors import mailboxes
+from ..compose.addresses import mailboxes
 from ..compose.common import writes_as_django
 from ..errors import CannotQueue
 from .validation import check_composed, check_size

@@ -18,7 +18,7 @@ from mailrail.log import logger_of
 from mailrail.options import Mistakes
 
 from ..compose import compose
-from ..compose.authors import sender_of
+from ..compose.addresses import sender_of
 from ..compose.headers import check_lines
 from .as_django import address_of, exception_for, exception_of
 from .connection import Connection
