@@ -26,6 +26,7 @@ from ..queueing.accept import announce
 from ..records import reading
 from . import outcomes
 from .messages import ClaimedMessages
+from .recipient_states import is_ambiguous
 from .retries import RETRY_SOON_S
 from .sending import Sending
 from .triage import FINAL_OR_HELD, triage
@@ -142,7 +143,7 @@ class Delivery:
                 emails, reason = self._sending.attempt(candidate, emails, permission, stands_in)
             else:
                 reason = reason or permission.reason
-            bound = [email for email in emails if not failover.can_fail_over(email)]
+            bound = [email for email in emails if is_ambiguous(email)]
             self._messages.release_all(bound, RELEASE_DELAY_S, reason)
-            emails = [email for email in emails if failover.can_fail_over(email)]
+            emails = [email for email in emails if not is_ambiguous(email)]
         self._messages.release_all(emails, RELEASE_DELAY_S, reason)

@@ -41,11 +41,6 @@ def candidates(mailer: str) -> list[str]:
     return list(dict.fromkeys([mailer, *others]))
 
 
-def can_fail_over(email: Email) -> bool:
-    """Tell whether another mailer may send it."""
-    return not is_ambiguous(email)
-
-
 def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
     """Write down by which mailer these leave, where that changes. Returns those that somebody else has changed."""
     moving = [email for email in emails if last_mailer(email) != mailer]

@@ -72,23 +72,18 @@ NONE = MailerPolicy()
 def policy_of(alias: str) -> MailerPolicy:
     """Return a mailer's policy. Raise ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong, which checks
     report earlier."""
-    return _policies().get(alias or "default", NONE)
-
-
-_built: tuple[Mapping[str, Any], Mapping[str, MailerPolicy]] | None = None
-
-
-def _policies() -> Mapping[str, MailerPolicy]:
-    """Built once for each value of the setting, as every email asks."""
     global _built
-    raw = settings.mailers
-    if _built is None or _built[0] is not raw:
+    raw, policies = settings.mailers, _built[1]
+    if _built[0] is not raw:
         policies, mistakes = read(raw)
-        if mistakes.errors and is_in_check():
-            return policies
-        mistakes.raise_any(InvalidSettings)
-        _built = raw, policies
-    return _built[1]
+        if not (mistakes.errors and is_in_check()):
+            mistakes.raise_any(InvalidSettings)
+            _built = raw, policies
+    return policies.get(alias or "default", NONE)
+
+
+_built: tuple[Mapping[str, Any] | None, Mapping[str, MailerPolicy]] = None, {}
+"""The value of the setting, and the policies that were read from it, as every email asks."""
 
 
 def lifetime_of(alias: str) -> float:

@@ -37,15 +37,21 @@ from ..compose.common import new_message_id
 from ..errors import CannotQueue, KeyConflict
 from ..mailers.channels import channel_of
 from ..models import Email, Status, new_id
-from .attributes import ABOUT
-from .composing import addresses_in, size_composed, size_of_fields
 from .files import put_inline, store_large
 from .insert import Columns, NewEmail, NewEmails, insert_with_message
 from .options import Options, columns_of, plain_options, read_options
 from .sensitive import decide
 from .serialize import dump
-from .validation import check_message_id, check_recipient, check_text, message_id_in
-from .values import CannotBeStored
+from .validation import (
+    addresses_in,
+    check_message_id,
+    check_recipient,
+    check_text,
+    message_id_in,
+    size_composed,
+    size_of_fields,
+)
+from .values import ABOUT, CannotBeStored
 
 
 def queue(
@@ -255,25 +261,21 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
     for each in new:
         emails.add(each)
     with tables_said_missing():
-        if emails.single is not None:
-            _store_one(emails.single, using, options)
+        if (single := emails.single) is not None:
+            # The record and its message, in one round trip on PostgreSQL: the caller waits for this.
+            Channel(channel_of(options.mailer)).send_with_record(
+                insert_with_message(single, using),
+                content_for(single.columns["id"]),
+                at=options.send_at,
+                priority=options.priority,
+                unique=True,
+                using=using,
+            )
             return
         with transaction.atomic(using, savepoint=False):
             emails.insert()
             store_large(emails.large, using)
             announce(options.mailer, emails.ids, using, options.priority, options.send_at)
-
-
-def _store_one(new: NewEmail, using: str, options: Options) -> None:
-    """Store the record and its message, in one round trip on PostgreSQL: the caller waits for this."""
-    Channel(channel_of(options.mailer)).send_with_record(
-        insert_with_message(new, using),
-        content_for(new.columns["id"]),
-        at=options.send_at,
-        priority=options.priority,
-        unique=True,
-        using=using,
-    )
 
 
 @contextmanager

@@ -21,9 +21,8 @@ from mailrail.namespace import prefix
 from ..compose import compose
 from ..compose.common import Fields, are_unrelated, writes_as_django
 from ..compose.generator import flatten
-from .attributes import ABOUT, dump_attributes
 from .sensitive import MARK
-from .values import CannotBeStored, pack, pack_text, unpack
+from .values import ABOUT, CannotBeStored, dump_attributes, pack, pack_text, unpack
 
 VERSION = 1
 Files = list[tuple[str, bytes]]
@@ -51,6 +50,8 @@ _LEFT_OUT: dict[str, Any] = {
     "encoding": None,
 }
 """Values of fields that are not stored: those of a new ``EmailMessage``, and of most emails."""
+_NEVER = object()
+"""In place of such a value, of fields that are always stored."""
 _envelope = ("subject", "from_email", "to", "cc", "bcc", "reply_to")
 # Stored in their own way, or of this process only.
 _elsewhere = frozenset(
@@ -89,14 +90,35 @@ class _StoredPart(MIMEBase):
         Message.__init__(self, policy=policy)
 
 
-def dump(message: EmailMessage, *, composes: bool = True) -> tuple[dict[str, Any], Files]:
+def dump(
+    message: EmailMessage, *, composes: bool = True, files: Files | None = None
+) -> tuple[dict[str, Any], Files]:
     """Return a message as JSON, and its files. Raise ``CannotBeStored`` for what is no data. The message is only read.
 
     ``composes``: whether what delivers it calls ``message()``. If not, a class that writes its own message is kept
-    field by field, too: its fields are all that is read of it.
+    field by field, too: its fields are all that is read of it. ``files``: those of the message that has this one.
     """
-    files: Files = []
-    return _dump(message, files, composes), files
+    kind, files = type(message), [] if files is None else files
+    has_djangos_envelope = kind.recipients is EmailMessage.recipients and "recipients" not in vars(message)
+    if composes and not (has_djangos_envelope and writes_as_django(message)):
+        return _dump_finished(message, files), files
+    content: dict[str, Any] = {
+        "v": VERSION,
+        "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
+        "fields": _dump_fields(message),
+    }
+    if message.attachments:
+        content["attachments"] = [
+            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
+        ]
+    if attributes := dump_attributes(message, _elsewhere):
+        content["attributes"] = attributes
+    if isinstance(message, EmailMultiAlternatives):
+        content["alternatives"] = [
+            _dump_alternative(entry, f"alternatives[{n}]", files)
+            for n, entry in enumerate(message.alternatives)
+        ]
+    return content, files
 
 
 def load(content: Mapping[str, Any], files: Mapping[str, bytes]) -> EmailMessage:
@@ -166,47 +188,19 @@ def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
         setattr(message, name, value if type(value) is str else unpack(value))
 
 
-def _dump(message: EmailMessage, files: Files, composes: bool = True) -> dict[str, Any]:
-    if composes and not (writes_as_django(message) and _has_djangos_envelope(message)):
-        return _dump_finished(message, files)
-    content: dict[str, Any] = {
-        "v": VERSION,
-        "kind": "alternatives" if isinstance(message, EmailMultiAlternatives) else "message",
-        "fields": _dump_fields(message),
-    }
-    if message.attachments:
-        content["attachments"] = [
-            _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
-        ]
-    if attributes := dump_attributes(message, _elsewhere):
-        content["attributes"] = attributes
-    if isinstance(message, EmailMultiAlternatives):
-        content["alternatives"] = [
-            _dump_alternative(entry, f"alternatives[{n}]", files)
-            for n, entry in enumerate(message.alternatives)
-        ]
-    return content
-
-
 def _dump_fields(message: EmailMessage) -> dict[str, Any]:
-    """Return the fields that say something."""
+    """Return the fields that say something. Most are a clean text, or as in a new ``EmailMessage``."""
     fields = {}
     for name in _fields:
-        value = _pack_field(getattr(message, name), name)
-        if name not in _LEFT_OUT or value != _LEFT_OUT[name]:
+        value = getattr(message, name)
+        default = _LEFT_OUT.get(name, _NEVER)
+        if type(value) is type(default) and value == default:
+            continue
+        if not (value is None or (type(value) is str and "\0" not in value)):
+            value = pack_text(value, name)
+        if value != default:
             fields[name] = value
     return fields
-
-
-def _pack_field(value: Any, name: str) -> Any:
-    """Pack a field. Most are a clean text, empty or missing."""
-    if value is None or (type(value) is str and "\0" not in value):
-        return value
-    return pack_text(value, name)
-
-
-def _has_djangos_envelope(message: EmailMessage) -> bool:
-    return type(message).recipients is EmailMessage.recipients and "recipients" not in vars(message)
 
 
 def _dump_finished(message: EmailMessage, files: Files) -> dict[str, Any]:
@@ -276,7 +270,7 @@ def _load_alternative(alternative: Any, files: Mapping[str, bytes]) -> Any:
 
 def _dump_data(data: Any, where: str, files: Files) -> Any:
     if isinstance(data, EmailMessage):
-        return {"message": _dump(data, files)}
+        return {"message": dump(data, files=files)[0]}
     if isinstance(data, Message):
         return {"mime": _dump_mime(data, files)}
     if isinstance(data, (bytes, bytearray, memoryview)):

@@ -1,24 +1,39 @@
-"""What is refused when an email is queued, as it could never be stored, or never be sent."""
+"""What is refused when an email is queued, as it could never be stored, or never be sent.
+
+The email is written where its mailer does, so that nothing fails that could be told now. Where no mailer of it writes
+bytes (Anymail), only the fields are checked. Such a backend accepts headers that are numbers and lazily translated
+texts, which Django cannot write.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from email.errors import MessageError
 from email.parser import BytesHeaderParser
+from email.utils import getaddresses
 from functools import lru_cache
 from typing import Any
 
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends import smtp as djangos
+from django.utils.encoding import punycode
 
+from mailrail.addresses import InvalidDomain, ascii_domain
 from mailrail.conf import settings
 
+from ..compose import compose
+from ..compose.addresses import mailboxes
+from ..compose.common import writes_as_django
 from ..compose.headers import HeaderTooLong, check_lines
 from ..errors import CannotQueue, EmailTooLarge
 from ..smtp import check_address
 from ..smtp.as_django import utf8_address_of
 from ..smtp.errors import InvalidAddress
 
+ANYBODY = "anybody@example.com"
 MAX_MESSAGE_ID_LENGTH = 255
 _COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
@@ -113,3 +128,123 @@ def _has_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+# -- by writing it ---------------------------------------------------------------------------------------------------
+
+
+def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int:
+    """Compose it, and return its bytes. Raise what Django raises for headers and addresses, else ``CannotQueue``, which
+    names the header, the alternative or the attachment. Raise what the class itself raises, where it writes its own
+    message."""
+    try:
+        composed = compose(message, message_id=message_id, date=date, smtputf8=True)
+    except InvalidDomain as error:  # of no recipient: of a Reply-To, or of another header
+        raise CannotQueue(str(error)) from error
+    except Exception as error:
+        if writes_as_django(message):
+            _tell_what_stands_against(message, error)
+        raise
+    if not writes_as_django(message):
+        _check_domains(composed.data, message)
+        _check_sender(composed.data)
+    check_composed(composed.data)
+    return len(composed.data)
+
+
+def _check_domains(data: bytes, message: EmailMessage) -> None:
+    """Raise ``CannotQueue`` if its class has had Django encode a domain, for which ``faß.de`` is ``fass.de``."""
+    head = data.partition(b"\r\n\r\n")[0].lower()
+    for _, address in getaddresses([str(recipient) for recipient in message.recipients()]):
+        domain = address.rpartition("@")[2]
+        if domain.isascii():
+            continue
+        right, changed = ascii_domain(domain), punycode(domain)
+        if f"@{changed}".lower().encode() in head and f"@{right}".lower().encode() not in head:
+            raise CannotQueue(
+                f"The email's class writes the domain {domain!r} as {changed!r}, which is another one. Give it the "
+                f"address with {right!r}."
+            )
+
+
+def _check_sender(data: bytes) -> None:
+    """Raise ``CannotQueue`` if its class writes several authors and no Sender (RFC 5322 3.6.2): only it can add one."""
+    headers = BytesHeaderParser().parsebytes(data)
+    authors = mailboxes("".join(str(headers.get("From", "")).splitlines()))
+    if len(authors) > 1 and "Sender" not in headers:
+        raise CannotQueue(
+            f"from_email: the email's class writes {len(authors)} authors into From and no Sender. Have it write a "
+            f"header Sender with one mailbox, such as {authors[0]!r}, or give the email one author."
+        )
+
+
+def _tell_what_stands_against(message: EmailMessage, error: Exception) -> None:
+    """Raise ``CannotQueue``, unless Django's own error says it: those of headers and addresses do."""
+    for where, write in _parts(message):
+        try:
+            write()
+        except (ValueError, MessageError) as cause:
+            if where.startswith("The header"):
+                return
+            raise _cannot(where, cause) from error
+        except Exception as cause:
+            raise _cannot(where, cause) from error
+    if not isinstance(error, ValueError | MessageError):
+        raise _cannot("The email", error) from error
+
+
+def _cannot(where: str, error: Exception) -> CannotQueue:
+    return CannotQueue(
+        f"{where} cannot be written: {type(error).__name__}: {error}. Give text for text, str(…) of what is a number "
+        "or is translated late, bytes for files, and types such as 'text/html'."
+    )
+
+
+def _parts(message: EmailMessage) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield each part of an email by the name that its sender knows, with the attempt to write it alone."""
+    for name, value in message.extra_headers.items():
+        yield f"The header {name!r}", _attempt(extra_headers={name: value})
+    yield "The body", _attempt(body=message.body)
+    for n, entry in enumerate(getattr(message, "alternatives", ())):
+        yield f"alternatives[{n}]", _attempt(alternatives=[entry])
+    for n, entry in enumerate(message.attachments):
+        name = f" ({entry[0]})" if isinstance(entry, tuple) and entry else ""
+        yield f"attachments[{n}]{name}", _attempt(attachments=[entry])
+
+
+def _attempt(**fields: Any) -> Callable[[], object]:
+    probe = EmailMultiAlternatives(from_email=ANYBODY, to=[ANYBODY])
+    vars(probe).update(fields)
+    return lambda: compose(probe, smtputf8=True)
+
+
+# -- without writing it -----------------------------------------------------------------------------------------------
+
+
+def size_of_fields(message: EmailMessage, content: Mapping[str, Any], files: Mapping[str, bytes]) -> int:
+    """Return about how many bytes a service is told: fields as JSON, and files in Base64. Raise ``CannotQueue``.
+
+    ``content``, ``files``: what ``content.dump`` returns of the message.
+    """
+    for name, value in (("Subject", message.subject), *message.extra_headers.items()):
+        _check_one_line(f"The header {str(name)!r}", f"{name}{value}")
+    for name in ("to", "cc", "bcc", "reply_to"):
+        for address in getattr(message, name):
+            _check_one_line(name, str(address))
+    _check_one_line("from_email", str(message.from_email))
+    size = len(json.dumps(content, ensure_ascii=False)) + sum(
+        -(-len(data) // 3) * 4 for data in files.values()
+    )
+    check_size(size)
+    return size
+
+
+def addresses_in(from_email: str) -> list[str]:
+    """Return the addresses of the authors: a service may accept several, or none where its template has one."""
+    return [address for _, address in getaddresses([from_email])] if from_email else []
+
+
+def _check_one_line(where: str, text: str) -> None:
+    """Raise for a line end, which ends a header and begins another. Nobody else may look."""
+    if "\n" in text or "\r" in text:
+        raise CannotQueue(f"{where} has a newline: {text[:60]!r}. Remove it.")
