@@ -23,7 +23,7 @@ from mailrail.layers import DatabaseChannelLayer, RedisChannelLayer, get_layer
 from mailrail.mail import queue
 from mailrail.mail.checks import check_mail, check_policies, check_sensitive
 from mailrail.mail.checks import check_storage as check_mail_storage
-from mailrail.mail.mailers.policies import build as build_policies
+from mailrail.mail.mailers.config import build as build_policies
 from mailrail.mail.smtp import EmailBackend
 from mailrail.options import days_argument, related_object, seconds_argument, whole_number_argument
 from mailrail.reconciliation import reconcile

@@ -98,7 +98,7 @@ class Settings:
     """The domain of a Message-ID, such as ``"example.com"``. ``None``: the name of the machine."""
     mailers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Rates, connections, recipients at once, lifetime, failover and the meaning of replies of each mailer, by its
-    alias (``mailrail.mail.mailers.policies``)."""
+    alias (``mailrail.mail.mailers.config``)."""
     mail_keep_bodies: float | None = None
     """How long the content of an email is kept after it was sent or ended otherwise, before ``prunemail`` removes it.
     ``None``: as long as the record."""

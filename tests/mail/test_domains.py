@@ -19,7 +19,7 @@ from mailrail import mail
 from mailrail.errors import InvalidSettings
 from mailrail.mail import CannotQueue, Email, Status
 from mailrail.mail.delivery.recipient_states import domain_of
-from mailrail.mail.mailers.policies import build
+from mailrail.mail.mailers.config import build
 from mailrail.mail.models import Suppression
 from mailrail.mail.records.suppressions import hash_address
 from mailrail.mail.smtp import EmailBackend, close_pools

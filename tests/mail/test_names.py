@@ -17,7 +17,7 @@ from mailrail.errors import InvalidSettings
 from mailrail.mail import Email
 from mailrail.mail.checks import check_names, check_policies
 from mailrail.mail.compose import compose
-from mailrail.mail.mailers.policies import build
+from mailrail.mail.mailers.config import build
 from mailrail.mail.models import MailerState
 from mailrail.mail.smtp import EmailBackend
 from mailrail.testing import drain

@@ -14,7 +14,7 @@ import pytest
 from mailrail.checks import check_settings
 from mailrail.errors import InvalidSettings
 from mailrail.mail.checks import check_policies
-from mailrail.mail.mailers.policies import build, lifetime_of, policy_of
+from mailrail.mail.mailers.config import build, lifetime_of, policy_of
 from mailrail.routing import Rate
 
 from .conftest import MAILER, SMTP

@@ -14,9 +14,8 @@ from django.test.utils import override_settings
 
 from mailrail.mail import Email, Status
 from mailrail.mail.checks import check_mail, check_policies
-from mailrail.mail.mailers.config import open_backend, server_of
-from mailrail.mail.mailers.policies import UNNAMED, policy_of
-from mailrail.mail.mailers.reply_presets import PRESETS
+from mailrail.mail.mailers.config import UNNAMED, open_backend, policy_of, server_of
+from mailrail.mail.mailers.reply_rules import PRESETS
 from mailrail.mail.smtp import EmailBackend
 
 from ..processes import ROOT

@@ -13,9 +13,8 @@ from django.core.management import call_command
 
 from mailrail.errors import InvalidSettings
 from mailrail.mail import Email, Status, queue_many
-from mailrail.mail.mailers.config import alias_of
-from mailrail.mail.mailers.policies import build
-from mailrail.mail.mailers.reply_presets import PRESETS
+from mailrail.mail.mailers.config import alias_of, build
+from mailrail.mail.mailers.reply_rules import PRESETS
 from mailrail.mail.models import MailerState, MailerThrottle, Suppression
 from mailrail.mail.smtp.replies import Kind, ReplyRule, Stage, classify, reply_of
 from mailrail.testing import advance

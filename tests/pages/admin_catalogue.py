@@ -23,7 +23,7 @@ from mailrail.mail.delivery.answers import apply_outcome
 from mailrail.mail.delivery.outcomes import fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import circuit
-from mailrail.mail.mailers.policies import UNNAMED
+from mailrail.mail.mailers.config import UNNAMED
 from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import Suppression
 from mailrail.mail.smtp import DeliveryOutcome, Fate

@@ -27,8 +27,7 @@ from mailrail.worker import ExecutionContext, current_execution
 from mailrail.write_transactions import write_transaction
 
 from .errors import CannotQueue
-from .mailers.config import Queueing, configured
-from .mailers.policies import UNNAMED
+from .mailers.config import UNNAMED, Queueing, configured
 from .models import Email
 from .queueing.accept import queue_all, queue_in_execution
 from .queueing.sensitive import mark_password_reset

@@ -36,6 +36,8 @@ from mailrail.terminal import counted
 
 from .compose.common import message_id_domain
 from .mailers.config import (
+    UNNAMED,
+    MailerPolicy,
     alias_of,
     backend_of,
     configured,
@@ -47,10 +49,11 @@ from .mailers.config import (
     make_backend,
     open_backend,
     options_of,
+    policy_of,
+    read,
     server_for,
     server_of,
 )
-from .mailers.policies import UNNAMED, MailerPolicy, policy_of, read
 from .models import Email
 from .records.moving import unknown_mailers
 from .server_checks import check_server

@@ -14,8 +14,7 @@ from django.utils.translation import pgettext_lazy
 
 from mailrail.keyset_admin import Filter, WordFilter, few_of
 
-from ..mailers.config import delivering
-from ..mailers.policies import UNNAMED
+from ..mailers.config import UNNAMED, delivering
 from ..models import Email, MailerState, Status
 from .translations import DEFERRED, WORDS
 

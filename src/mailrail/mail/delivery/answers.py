@@ -14,7 +14,7 @@ from mailrail.addresses import bare
 from mailrail.moments import aware
 from mailrail.storable import storable
 
-from ..mailers.policies import policy_of
+from ..mailers.config import policy_of
 from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Fate
 from ..smtp.replies import Kind, Reply, Stage, Verdict, classify

@@ -7,7 +7,7 @@ from typing import Any
 
 from mailrail.addresses import bare
 
-from ..mailers.policies import policy_of
+from ..mailers.config import policy_of
 from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Fate
 from ..smtp.replies import Kind, Stage, classify, is_too_many

@@ -7,7 +7,7 @@ from datetime import datetime
 from mailrail.backoff import chance
 from mailrail.moments import seconds_between
 
-from ..mailers.policies import lifetime_of
+from ..mailers.config import lifetime_of
 from ..models import Email
 from .events import times_unsent
 

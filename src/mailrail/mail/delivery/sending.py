@@ -9,11 +9,10 @@ from django.utils import timezone
 from mailrail.log import logger_of
 
 from ..mailers import circuit, failover, throttle, waiting
-from ..mailers.config import open_backend, server_for
+from ..mailers.config import open_backend, policy_of, server_for
 from ..mailers.connection_limits import NONE_FREE, reserved_connections
 from ..mailers.limiter import Reserved
 from ..mailers.logins import Login
-from ..mailers.policies import policy_of
 from ..mailers.waiting import Permission
 from ..models import Email
 from . import outcomes

@@ -9,8 +9,7 @@ from hashlib import sha256
 from mailrail import Channel
 from mailrail.errors import InvalidSettings
 
-from .config import alias_of, configured, delivering
-from .policies import UNNAMED
+from .config import UNNAMED, alias_of, configured, delivering
 
 CHANNEL = "mailrail.mail"
 """What the channels of all mailers begin with. In commands and options it means all of them."""

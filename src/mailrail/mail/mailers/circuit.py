@@ -31,9 +31,8 @@ from ..models import MailerState
 from ..smtp.log_recipients import masked, without_details
 from . import throttle, waiting
 from .channels import channel_of
-from .config import alias_of, check_delivering, shown_alias
+from .config import alias_of, check_delivering, policy_of, shown_alias
 from .keeping import Keeper
-from .policies import policy_of
 from .waiting import NOW, PAUSED, Permission
 
 logger = logger_of("mailrail.mail")

@@ -1,11 +1,31 @@
-"""Which mailer delivers: an alias in ``MAILERS``, or, without that setting, what ``MAILRAIL`` names."""
+"""Which mailer delivers, and what ``MAILRAIL["MAILERS"]`` says of each: how fast, how long, who stands in.
+
+    MAILRAIL = {
+        "MAILERS": {
+            "smtp": {
+                "RATE": "14/s, 50000/d",
+                "RATES": {"gmail.com": "5/s"},
+                "CONNECTIONS": 10,
+                "MAX_RECIPIENTS": 100,
+                "LIFETIME": timedelta(days=1),
+                "FAILOVER": ["backup"],
+                "REPLIES": ["gmail", {"code": 554, "text": "quota exceeded", "means": "later"}],
+            },
+            "api": {"COMPOSES": False},
+            "relay": {"LOCAL_HOSTNAME": "www1.example.com", "IGNORE_EXTENSIONS": ["PIPELINING"]},
+        },
+    }
+
+The keys are aliases in ``MAILERS``. Without that setting, "default" is the mailer of ``EMAIL_HOST`` and the other
+``EMAIL_…`` settings. Any other mailer is defined here, by ``BACKEND`` and ``OPTIONS`` as in Django 6.1.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import django
@@ -13,12 +33,101 @@ from django.conf import settings as django_settings
 from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
 
+from mailrail import options as checked
+from mailrail.addresses import normal_domain
 from mailrail.autoreload import import_watched
-from mailrail.conf import settings
+from mailrail.conf import is_in_check, settings
 from mailrail.errors import InvalidSettings
+from mailrail.options import Mistakes
+from mailrail.routing import Rate
 
 from .. import smtp as ours
-from .policies import UNNAMED, policy_of
+from ..smtp.replies import ReplyRule
+from ..smtp.server import check_extensions, check_local_hostname
+from .reply_rules import read_replies
+
+UNNAMED = ""
+"""The alias of the one mailer there is without ``MAILERS``, ``MAILRAIL["DELIVER_WITH"]``; settings say "default"."""
+
+
+@dataclass(frozen=True)
+class MailerPolicy:
+    """Of one mailer. ``rates``: by recipient domain; ``backend``: where Django's ``MAILERS`` does not say it.
+
+    ``replies``: what its server means by some of its replies; the first rule that matches counts.
+    ``local_hostname``: what EHLO says; ``ignore_extensions``: of SMTP, not used though the server offers them.
+    ``max_recipients``: of an email in one transaction.
+    ``composes``: whether its backend writes emails as bytes; ``None``: as its class tells.
+    """
+
+    rate: tuple[Rate, ...] = ()
+    rates: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
+    connections: int | None = None
+    max_recipients: int | None = None
+    lifetime: float | None = None
+    failover: tuple[str, ...] = ()
+    replies: tuple[ReplyRule, ...] = ()
+    composes: bool | None = None
+    local_hostname: str | None = None
+    ignore_extensions: frozenset[str] = frozenset()
+    backend: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+NONE = MailerPolicy()
+
+
+def policy_of(alias: str) -> MailerPolicy:
+    """Return a mailer's policy. Raise ``InvalidSettings`` if anything in ``MAILRAIL["MAILERS"]`` is wrong, which checks
+    report earlier."""
+    global _built
+    raw, policies = settings.mailers, _built[1]
+    if _built[0] is not raw:
+        policies, mistakes = read(raw)
+        if not (mistakes.errors and is_in_check()):
+            mistakes.raise_any(InvalidSettings)
+            _built = raw, policies
+    return policies.get(alias or "default", NONE)
+
+
+_built: tuple[Mapping[str, Any] | None, Mapping[str, MailerPolicy]] = None, {}
+"""The value of the setting, and the policies that were read from it, as every email asks."""
+
+
+def lifetime_of(alias: str) -> float:
+    """Return for how many seconds an email is tried that a server refuses for now."""
+    lifetime = policy_of(alias).lifetime
+    return settings.mail_lifetime if lifetime is None else lifetime
+
+
+def build(raw: Mapping[str, Any]) -> dict[str, MailerPolicy]:
+    """Read the policies. Raises ``InvalidSettings`` that names the settings, and says all that is wrong with them."""
+    policies, mistakes = read(raw)
+    mistakes.raise_any(InvalidSettings)
+    return policies
+
+
+def read(raw: Mapping[str, Any]) -> tuple[dict[str, MailerPolicy], Mistakes]:
+    """Return the policies, of what is right in each, and what is wrong."""
+    mistakes = Mistakes(InvalidSettings, TypeError, ValueError)
+    policies = {
+        alias: _policy(f"MAILRAIL['MAILERS'][{alias!r}]", options, mistakes) for alias, options in raw.items()
+    }
+    return policies, mistakes
+
+
+def _policy(where: str, options: Any, mistakes: Mistakes) -> MailerPolicy:
+    values: dict[str, Any] = {}
+    if not isinstance(options, Mapping):
+        mistakes.add(InvalidSettings(f"{where} must be a dictionary, not {options!r}."))
+        options = {}
+    for key, value in options.items():
+        with mistakes.noted():
+            if key not in _READ:
+                raise InvalidSettings(f"{where} has no key {key!r}. It knows: {', '.join(sorted(_READ))}.")
+            values[key.lower()] = _READ[key](f"{where}[{key!r}]", value)
+    return MailerPolicy(**values)
+
 
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
@@ -38,10 +147,6 @@ def email_backend() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return str(getattr(django_settings, "EMAIL_BACKEND", ""))
-
-
-_BY_OUR_CLIENT = (djangos.EmailBackend, ours.EmailBackend)
-"""Exactly these classes: our SMTP client does all that they do."""
 
 
 class Queueing:
@@ -67,8 +172,8 @@ def _leads_to(path: str, base: type) -> bool:
 
 
 def is_by_our_client(path: str) -> bool:
-    """Tell whether our SMTP client delivers for the backend of this dotted path."""
-    return import_watched(path) in _BY_OUR_CLIENT
+    """Tell whether our SMTP client delivers for the backend of this dotted path: it does all that these classes do."""
+    return import_watched(path) in (djangos.EmailBackend, ours.EmailBackend)
 
 
 def alias_of(name: str) -> str:
@@ -113,11 +218,6 @@ def default_alias() -> str:
     return alias
 
 
-def _is_test_run() -> bool:
-    """Tell whether Django's test runner has put its own backend into ``EMAIL_BACKEND``, so that no test sends mail."""
-    return email_backend() == LOCMEM
-
-
 def backend_of(alias: str) -> tuple[str, str]:
     """Return the setting that defines a mailer, and the dotted path of its backend. Raise ``InvalidSettings``."""
     if not isinstance(alias, str):
@@ -125,7 +225,8 @@ def backend_of(alias: str) -> tuple[str, str]:
     known = configured()
     if known is None:
         where, path = _without_mailers(alias)
-        return where, LOCMEM if _is_test_run() else path
+        # Django's test runner puts its own backend into EMAIL_BACKEND, so that no test sends mail.
+        return where, LOCMEM if email_backend() == LOCMEM else path
     if alias not in known:
         raise InvalidSettings(
             f"There is no mailer {alias!r} to deliver with. MAILERS has: {', '.join(sorted(known)) or 'none'}."
@@ -179,7 +280,7 @@ def options_of(alias: str) -> dict[str, Any]:
     known = configured()
     if known is not None:
         return dict(known[alias].get("OPTIONS", {}))
-    return {} if alias_of(alias) == UNNAMED or _is_test_run() else dict(policy_of(alias).options)
+    return {} if alias_of(alias) == UNNAMED or email_backend() == LOCMEM else dict(policy_of(alias).options)
 
 
 def make_backend(alias: str, options: Mapping[str, Any]) -> BaseEmailBackend:
@@ -217,3 +318,82 @@ def server_for(alias: str, backend: BaseEmailBackend) -> ours.SmtpServer | None:
         ignored_extensions=server.ignored_extensions | policy.ignore_extensions,
         max_recipients=policy.max_recipients or server.max_recipients,
     )
+
+
+# -- one value of a policy each ---------------------------------------------------------------------------------------
+
+
+def _rate(where: str, value: Any) -> tuple[Rate, ...]:
+    """Read one rate or several, each over a time of its own. Return the shortest first."""
+    parts = value.split(",") if isinstance(value, str) else [value]
+    try:
+        rates = [Rate.parse(part) for part in parts]
+    except ValueError as error:
+        raise InvalidSettings(
+            f"{where} must be one rate or several, such as '10/s, 1000/h, 20000/d': {error}"
+        ) from None
+    if len({rate.seconds for rate in rates}) < len(rates):
+        raise InvalidSettings(f"{where} has two rates over the same time, {value!r}. Leave the lower one.")
+    return tuple(sorted(rates, key=lambda rate: rate.seconds))
+
+
+def _rates(where: str, value: Any) -> dict[str, tuple[Rate, ...]]:
+    if not isinstance(value, Mapping):
+        raise InvalidSettings(
+            f"{where} must be a dictionary of recipient domains, such as {{'gmail.com': '5/s'}}, not {value!r}."
+        )
+    rates: dict[str, tuple[Rate, ...]] = {}
+    for domain, rate in value.items():
+        if not isinstance(domain, str) or not 0 < len(domain) <= 253 or not domain.isprintable():
+            raise InvalidSettings(f"{where} has a key that is no domain: {domain!r}.")
+        if set(domain) & set("@* "):
+            raise InvalidSettings(
+                f"{where}[{domain!r}]: name one domain in each key, as it stands behind the @ of an address."
+            )
+        name = normal_domain(domain)
+        if name in rates:
+            raise InvalidSettings(f"{where} names the domain {name!r} twice, the second time as {domain!r}.")
+        rates[name] = _rate(f"{where}[{domain!r}]", rate)
+    return rates
+
+
+def _failover(where: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(alias, str) and alias for alias in value):
+        raise InvalidSettings(f"{where} must be a list of aliases of mailers, not {value!r}.")
+    return tuple(value)
+
+
+def _composes(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidSettings(
+            f"{where} must be True or False, not {value!r}: does the backend call message() of what it sends?"
+        )
+    return value
+
+
+def _backend(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidSettings(f"{where} must be the dotted path of an email backend, not {value!r}.")
+    return value
+
+
+def _options(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidSettings(f"{where} must be a dictionary of the backend's options, not {value!r}.")
+    return value
+
+
+_READ: Mapping[str, Callable[[str, Any], Any]] = {
+    "RATE": _rate,
+    "RATES": _rates,
+    "CONNECTIONS": partial(checked.whole_number, most=1000),
+    "MAX_RECIPIENTS": checked.whole_number,
+    "LIFETIME": partial(checked.seconds, above_zero=True),
+    "FAILOVER": _failover,
+    "REPLIES": read_replies,
+    "COMPOSES": _composes,
+    "LOCAL_HOSTNAME": check_local_hostname,
+    "IGNORE_EXTENSIONS": check_extensions,
+    "BACKEND": _backend,
+    "OPTIONS": _options,
+}

@@ -18,8 +18,8 @@ from django.db.models import Count, Q
 from django.db.models.functions import Now
 
 from ..models import MailerConnection
+from .config import policy_of
 from .keeping import Keeper
-from .policies import policy_of
 from .waiting import Permission, reopen
 
 LEASE_DURATION = timedelta(seconds=20)

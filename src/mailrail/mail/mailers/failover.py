@@ -13,8 +13,7 @@ from django.db import connections, transaction
 
 from ..delivery.recipient_states import is_ambiguous
 from ..models import Email
-from .config import alias_of
-from .policies import policy_of
+from .config import alias_of, policy_of
 
 _MOVE = """
 UPDATE mailrail_mail_email AS e SET via = %s, version = m.version + 1

@@ -29,8 +29,8 @@ from mailrail.transient import is_transient
 from ..models import Email
 from . import circuit, connection_limits, failover, throttle, waiting
 from .channels import mailer_of
+from .config import policy_of
 from .connection_limits import Reservation
-from .policies import policy_of
 from .throttle import Limit, take_tokens
 from .waiting import NOW
 

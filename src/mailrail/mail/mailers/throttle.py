@@ -30,7 +30,7 @@ from ..delivery.recipient_states import domain_of, waiting
 from ..models import Email, MailerThrottle
 from ..smtp.log_recipients import masked
 from .channels import channel_of
-from .policies import policy_of
+from .config import policy_of
 from .waiting import NOW, RELEASE_DELAY_S, Permission
 
 logger = logger_of("mailrail.mail")

@@ -31,8 +31,7 @@ from mailrail.terminal import single_line, without_addresses
 from ..mailers import failover, throttle
 from ..mailers.channels import CHANNEL, channel_of, is_mail, mailer_of
 from ..mailers.circuit import PERSON
-from ..mailers.config import delivering, shown_alias
-from ..mailers.policies import policy_of
+from ..mailers.config import delivering, policy_of, shown_alias
 from ..models import NOT_FOR_ALL, Email, MailerConnection, MailerState, MailerThrottle, Status
 from .overview import Waiting, states, waiting
 

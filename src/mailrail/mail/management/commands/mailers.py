@@ -15,8 +15,7 @@ from mailrail.terminal import counted, single_line
 
 from ... import health
 from ...mailers import circuit, throttle
-from ...mailers.config import alias_of, backend_of, delivering
-from ...mailers.policies import policy_of
+from ...mailers.config import alias_of, backend_of, delivering, policy_of
 from ...mailers.refused_senders import allow_sender, refused_senders
 from ...models import Email, MailerState, MailerThrottle
 from ...records import moving
