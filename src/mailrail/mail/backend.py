@@ -29,7 +29,7 @@ from mailrail.write_transactions import write_transaction
 from .errors import CannotQueue
 from .mailers.config import UNNAMED, Queueing, configured
 from .models import Email
-from .queueing.accept import queue_all, queue_in_execution
+from .queueing.accept import queue_all
 from .queueing.sensitive import mark_password_reset
 
 logger = logger_of("mailrail.mail")
@@ -107,14 +107,7 @@ class EmailBackend(Queueing, BaseEmailBackend):
             mark_password_reset(messages[0])
         if self.fail_silently or _complaining.get() or _is_of_a_log(messages):
             return self._queue_silently(messages, execution)
-        return self._queue(messages, execution)
-
-    def _queue(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
-        if execution is None:
-            queue_all(messages, self.deliver_with)
-        else:
-            queue_in_execution(messages, execution, self.deliver_with)
-        return len(messages)
+        return queue_all(messages, self.deliver_with, execution)
 
     def _queue_silently(self, messages: Sequence[EmailMessage], execution: ExecutionContext | None) -> int:
         """Queue each in a savepoint, so that the caller's transaction continues."""
@@ -124,7 +117,7 @@ class EmailBackend(Queueing, BaseEmailBackend):
                 return aside.submit(copy_context().run, self._queue_aside, messages, execution).result()
         try:
             with write_transaction(router.db_for_write(Email)):
-                return self._queue(messages, execution)
+                return queue_all(messages, self.deliver_with, execution)
         except (AnyDatabaseError, LayerUnavailable) as error:
             _complain(len(messages), error)
         except CannotQueue as error:

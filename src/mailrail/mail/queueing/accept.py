@@ -44,8 +44,8 @@ from .sensitive import decide
 from .serialize import dump
 from .validation import (
     addresses_in,
+    check_address_of,
     check_message_id,
-    check_recipient,
     check_text,
     message_id_in,
     size_composed,
@@ -108,19 +108,27 @@ def queue_many(
     return [new.email(using) for new in made]
 
 
-def queue_all(messages: Sequence[EmailMessage], mailer: str) -> None:
-    """Queue emails, all or none of them, as ``queue_many`` does, and keep no records of them in memory."""
+def queue_all(messages: Sequence[EmailMessage], mailer: str, execution: ExecutionContext | None) -> int:
+    """Queue emails, all or none of them, as ``queue_many`` does, and keep no records of them in memory.
+
+    Of what a consumer sends (``execution``), leave out what an earlier run for its message has queued. Return how many
+    emails were given.
+    """
     options = plain_options(mailer)
-    if messages:
+    if execution is not None:
+        _queue_in_execution(messages, options, execution)
+    elif messages:
         _store(_records(messages, options), options)
+    return len(messages)
 
 
-def queue_in_execution(messages: Iterable[EmailMessage], execution: ExecutionContext, mailer: str) -> None:
+def _queue_in_execution(
+    messages: Iterable[EmailMessage], options: Options, execution: ExecutionContext
+) -> None:
     """Queue what a consumer sends, without what an earlier run for its message has queued.
 
     The same email is the one with the same content, recipients and mailer; sent twice in one run, there are two.
     """
-    options = plain_options(mailer)
     made = [*_records(messages, options)]
     for new in made:
         new.columns["digest"] = digest_of(new)
@@ -159,7 +167,7 @@ def _record(message: EmailMessage, options: Options, now: datetime, shared: Colu
     recipients = _recipients(message)
     sender = _sender(message, options)
     for address in recipients:
-        check_recipient(address, message)
+        check_address_of(message, address)
     message_id = _message_id(message)
     size = size_composed(message, message_id, now) if options.composes else 0
     try:
@@ -207,17 +215,10 @@ def _sender(message: EmailMessage, options: Options) -> str:
     sender = sender_of(from_email, message.extra_headers)
     authors = mailboxes(from_email) if options.composes else addresses_in(from_email)
     for author in authors:
-        _check_named("from_email", author, message)
+        check_address_of(message, author, "from_email: ")
     if options.composes and sender not in authors:
-        _check_named("The header Sender", sender, message)
+        check_address_of(message, sender, "The header Sender: ")
     return sender
-
-
-def _check_named(where: str, address: str, message: EmailMessage) -> None:
-    try:
-        check_recipient(address, message)
-    except CannotQueue as error:
-        raise CannotQueue(f"{where}: {error}") from error
 
 
 def _text(value: Any) -> str:

@@ -41,16 +41,16 @@ encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 """Encode what a column of JSON stores."""
 
 
-def check_recipient(address: str, message: EmailMessage) -> None:
-    """Raise ``CannotQueue`` for what can be told to no server."""
+def check_address_of(message: EmailMessage, address: str, where: str = "") -> None:
+    """Raise ``CannotQueue``, which says ``where``, for what can be told to no server."""
     if len(address) <= 254 and _COMMON_ADDRESS.fullmatch(address):
         return
     try:
         check_address(utf8_address_of(_djangos(), address, message.encoding))
     except InvalidAddress as error:
-        raise CannotQueue(str(error)) from error
+        raise CannotQueue(f"{where}{error}") from error
     except ValueError as error:
-        raise CannotQueue(f"{address!r} is no email address: {error}") from error
+        raise CannotQueue(f"{where}{address!r} is no email address: {error}") from error
 
 
 @lru_cache(maxsize=1)
