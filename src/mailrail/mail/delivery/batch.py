@@ -100,10 +100,12 @@ class Delivery:
 
     def _run(self, ids: Sequence[UUID]) -> None:
         self._emails = emails = reading.emails(ids, self._using)
+        known = []
         for id in ids:
-            if id not in emails:
+            if (email := emails.get(id)) is not None:
+                known.append(email)
+            else:
                 self._messages.finish(id)  # its record was deleted
-        known = [emails[id] for id in ids if id in emails]
         by_mailer: dict[str, list[Email]] = defaultdict(list)
         for email in self._on_their_channel(triage(known, self._messages, self._writer, self._using)):
             by_mailer[failover.mailer_of(email)].append(email)

@@ -24,6 +24,7 @@ MAX_PORTION_BYTES = 16 * 1024 * 1024
 """Bytes of emails that are in memory together."""
 _STATUSES = frozenset(Status.values)
 _RECIPIENT_STATUSES = ("queued", "sent", "failed", "suppressed")
+_TEXTS, _OBJECTS = frozenset({str}), frozenset({dict})
 
 
 class Loaded:
@@ -146,9 +147,9 @@ def defect_of(email: Email) -> str:
     if not isinstance(email.content, dict) or not isinstance(email.content.get("files", {}), dict):
         return "its content is no object"
     large = email.content.get("large", [])
-    if not isinstance(large, list) or not all(isinstance(digest, str) for digest in large):
+    if not isinstance(large, list) or not _TEXTS.issuperset(map(type, large)):
         return "its content names large files in another way than by a list of their SHA-256"
-    if not isinstance(email.events, list) or not all(isinstance(event, dict) for event in email.events):
+    if not isinstance(email.events, list) or not _OBJECTS.issuperset(map(type, email.events)):
         return "its events are no list of objects"
     return ""
 

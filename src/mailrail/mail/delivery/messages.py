@@ -107,7 +107,8 @@ class ClaimedMessages:
         """Finish what is final, and release the rest: returning would finish them."""
         self.finish_final()
         for message in self._all:
-            _release(message, delay, "it could not leave yet")
+            if message.outcome is None:
+                _release(message, delay, "it could not leave yet")
 
 
 def _release(message: IncomingMessage, delay: float, reason: str) -> None:

@@ -12,7 +12,8 @@ from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Fate
 from ..smtp.replies import Kind, Stage, classify, is_too_many
 
-FINAL_FOR_RECIPIENT = {Status.SENT.value, Status.FAILED.value, Status.SUPPRESSED.value}
+_SENT, _FAILED = Status.SENT.value, Status.FAILED.value
+FINAL_FOR_RECIPIENT = {_SENT, _FAILED, Status.SUPPRESSED.value}
 UNDER_WAY = "under_way"
 """Of a recipient: the final dot of its transaction may have left."""
 
@@ -46,9 +47,9 @@ def status_by_recipients(recipients: Any) -> Status:
     Those on the suppression list count for nothing beside others: whoever put them there wants them to get no email.
     """
     statuses = {recipient["status"] for recipient in recipients}
-    if Status.SENT.value in statuses:
-        return Status.PARTIAL if Status.FAILED.value in statuses else Status.SENT
-    return Status.FAILED if Status.FAILED.value in statuses else Status.SUPPRESSED
+    if _SENT in statuses:
+        return Status.PARTIAL if _FAILED in statuses else Status.SENT
+    return Status.FAILED if _FAILED in statuses else Status.SUPPRESSED
 
 
 def mark_under_way(email: Email, addresses: Collection[str]) -> None:

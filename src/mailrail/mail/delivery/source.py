@@ -69,7 +69,7 @@ class EmailSource:
         server: SmtpServer,
         address_of: AddressOf,
     ) -> None:
-        self._waiting: deque[tuple[Loaded, bool] | Envelope] = deque((email, True) for email in emails)
+        self._waiting: deque[tuple[Loaded, bool] | Envelope] = deque([(email, True) for email in emails])
         self._attempt = attempt
         self.using = attempt.using
         self._mailer = attempt.mailer

@@ -34,7 +34,7 @@ def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
     if connections[using].vendor != "postgresql":
         return Email.objects.using(using).defer(*DEFERRED_COLUMNS).in_bulk(list(ids))
     with connections[using].cursor() as cursor:
-        cursor.execute(_statement(), ["{" + ",".join(id.hex for id in ids) + "}"])
+        cursor.execute(_statement(), ["{" + ",".join([id.hex for id in ids]) + "}"])
         rows = cursor.fetchall()
     own = {id: id for id in ids}  # a dictionary compares no more where it finds the same object
     return {(email := _email(row, own, using)).id: email for row in rows}

@@ -192,7 +192,7 @@ class Driver:
         """Wait until something moves or the first deadline has passed."""
         if self._asked is None and not self._transfers:
             return
-        deadline = min((transfer.deadline for transfer in self._transfers.values()), default=float("inf"))
+        deadline = min([transfer.deadline for transfer in self._transfers.values()], default=float("inf"))
         left = deadline - time.monotonic()
         ready = self._poll.poll(None if left == float("inf") else max(0.0, left * 1000))
         for fd, _ in ready:
@@ -265,12 +265,12 @@ class Driver:
 
 def _note_quiet(links: Sequence[Link]) -> None:
     """Ask once for all of these whether their servers have said something, as each is about to send a content."""
-    poll = select.poll()
-    for link in links:
-        poll.register(link.fileno(), select.POLLIN)
-    spoken = {fd for fd, _ in poll.poll(0)}
-    for link in links:
-        link.is_quiet = link.fileno() not in spoken and not link.has_pending
+    poll, by_fd = select.poll(), {link.fileno(): link for link in links}
+    for fd, link in by_fd.items():
+        poll.register(fd, select.POLLIN)
+        link.is_quiet = not link.has_pending
+    for fd, _ in poll.poll(0):
+        by_fd[fd].is_quiet = False
 
 
 def drive(work: Work) -> Any:

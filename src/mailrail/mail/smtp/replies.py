@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
@@ -50,14 +50,12 @@ class Reply:
     code: int
     text: str
     enhanced: str = ""
+    positive: bool = field(init=False, repr=False, compare=False)
+    refusal: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def positive(self) -> bool:
-        return 200 <= self.code < 300
-
-    @property
-    def refusal(self) -> bool:
-        return 400 <= self.code < 600
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positive", 200 <= self.code < 300)
+        object.__setattr__(self, "refusal", 400 <= self.code < 600)
 
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
