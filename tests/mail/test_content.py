@@ -392,7 +392,7 @@ def test_content_of_a_newer_format_says_what_to_do() -> None:
 
 
 def test_no_connection_is_stored() -> None:
-    if django.VERSION < (6, 0):
+    if django.VERSION < (6, 1):
         assert stored(mail(connection=object())).connection is None
     else:
         assert vars(stored(changed(_connection=object())))["_connection"] is None

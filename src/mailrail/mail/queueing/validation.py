@@ -49,7 +49,7 @@ def check_address_of(message: EmailMessage, address: str, where: str = "") -> No
         check_address(utf8_address_of(_djangos(), address, message.encoding))
     except InvalidAddress as error:
         raise CannotQueue(f"{where}{error}") from error
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # IndexError: Python 3.12.1 cannot parse "b@"
         raise CannotQueue(f"{where}{address!r} is no email address: {error}") from error
 
 
