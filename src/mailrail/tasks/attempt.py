@@ -30,6 +30,7 @@ from .definition import import_by_path, is_stand_in
 from .ending import error_of, error_row, send
 from .errors import TaskCancelled, TaskDiscarded, TaskNotFound
 from .json_values import dumps, normalized
+from .listeners import is_heard
 from .models import FAILED, READY, SUCCESSFUL, TaskRecord
 from .named import named_by
 from .options import Effective
@@ -251,7 +252,8 @@ class TaskAttempt:
 
     def announce(self) -> None:
         """Send ``task_started``."""
-        send(task_started, self.backend, self.result)
+        if is_heard(task_started):
+            send(task_started, self.backend, self.result)
 
     def conclude(self, was_written: bool) -> None:
         """Settle the message, and send ``task_finished`` if this was the end. Called while an error is handled."""
@@ -264,7 +266,8 @@ class TaskAttempt:
         if self.is_cancelled:
             logger.info("task %s of %s was cancelled, and has stopped", self.record.id, self.record.task)
         if self.again_in is None:
-            send(task_finished, self.backend, self.result)
+            if self.result.status != SUCCESSFUL or is_heard(task_finished):
+                send(task_finished, self.backend, self.result)
         elif self.error is not None:
             logger.warning(
                 "task %s of %s failed, attempt %s of %s; again in %.1f s",

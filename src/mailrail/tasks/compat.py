@@ -23,6 +23,9 @@ if TYPE_CHECKING or django.VERSION >= (6, 0):
         TaskResultStatus as TaskResultStatus,
     )
     from django.tasks import (
+        signals as signals,
+    )
+    from django.tasks import (
         task_backends as task_backends,
     )
     from django.tasks.backends.base import BaseTaskBackend as BaseTaskBackend
@@ -43,6 +46,7 @@ else:
             TaskContext,
             TaskResult,
             TaskResultStatus,
+            signals,
             task_backends,
         )
         from django_tasks.backends.base import BaseTaskBackend

@@ -16,6 +16,7 @@ from .compat import InvalidTask, Task, task_enqueued
 from .followers import check_recorded, new_chains, store_rows
 from .inserting import insert, insertion_of, note_stored
 from .keys import insert_or_find_twins, join_twins
+from .listeners import is_heard
 from .models import TaskRecord
 from .new_records import checked, new_records
 from .options import Effective
@@ -116,8 +117,9 @@ def _store_chains(records: Sequence[TaskRecord], task: Any, using: str) -> Mappi
 
 
 def _tell(backend: Any, results: list[ChannelResult]) -> list[ChannelResult]:
-    for result in results:
-        task_enqueued.send(backend.sender, task_result=result)
+    if is_heard(task_enqueued):
+        for result in results:
+            task_enqueued.send(backend.sender, task_result=result)
     return results
 
 

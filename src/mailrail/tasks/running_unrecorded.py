@@ -23,6 +23,7 @@ from .context import ChannelContext
 from .definition import changed
 from .ending import error_of, send
 from .errors import TaskDiscarded, TaskLost
+from .listeners import is_heard
 from .named import backend_of
 from .options import Effective, from_json
 from .results import ChannelResult, update
@@ -63,13 +64,13 @@ class UnrecordedAttempt:
 
     @property
     def has_listeners(self) -> bool:
-        """Tell whether somebody may hear how the attempt ends."""
+        """Tell whether somebody may hear that the attempt has failed."""
         return bool(task_finished.receivers)
 
     @property
     def is_heard(self) -> bool:
         """Tell whether somebody may hear that the attempt begins."""
-        return bool(task_started.receivers)  # who it is, ``send`` looks up itself
+        return is_heard(task_started)
 
     def announce(self) -> None:
         """Send ``task_started``."""
@@ -188,7 +189,7 @@ def run_unrecorded(message: IncomingMessage) -> None:
     except BaseException as error:
         attempt.fail(error)
     else:
-        if attempt.has_listeners:
+        if is_heard(task_finished):
             attempt.succeed(value)
 
 
@@ -211,7 +212,7 @@ async def run_unrecorded_async(message: IncomingMessage) -> None:
     except BaseException as error:
         await tell_aside(_fail_handling, attempt, error)
     else:
-        if attempt.has_listeners:
+        if is_heard(task_finished):
             await tell_aside(attempt.succeed, value)
 
 
