@@ -308,14 +308,14 @@ def _execute(
 
 def _record(row: Sequence[Any], using: str) -> TaskRecord:
     """Make a record as unpickling makes one: the ORM takes several times as long."""
-    connection, columns = connections[using], dict(zip(_names(), row, strict=True))
-    for name, convert in _converters(connection.vendor):
-        if columns[name] is not None:
-            columns[name] = convert(columns[name])
+    columns: dict[str, Any] = dict(zip(_names(), row, strict=True))
+    for name, convert in _converters(using):
+        if (value := columns[name]) is not None:
+            columns[name] = convert(value)
+    columns["_state"] = state = ModelState()
+    state.adding, state.db = False, using
     record = TaskRecord.__new__(TaskRecord)
-    record._state = ModelState()
-    record._state.adding, record._state.db = False, using
-    record.__dict__.update(columns)
+    record.__dict__ = columns
     return record
 
 
@@ -329,8 +329,9 @@ def _all_columns() -> str:
 
 
 @lru_cache
-def _converters(vendor: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _converters(using: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """Return how columns are read. SQLite has text for ids and moments, and numbers for booleans."""
+    vendor = connections[using].vendor
     found: list[tuple[str, Callable[[Any], Any]]] = []
     for field in TaskRecord._meta.concrete_fields:
         if isinstance(field, JsonTextField | models.JSONField):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -78,18 +79,29 @@ def insertion_of(record: TaskRecord, using: str) -> Insertion:
 
 def _insertion(records: Sequence[TaskRecord], columns: tuple[str, ...], using: str) -> Insertion:
     """Return an INSERT of records. A value that all of them share is sent once, and the others in one JSON."""
-    rows, first = [vars(record) for record in records], vars(records[0])
-    own = tuple(name for name in columns if any(row[name] is not first[name] for row in rows))
-    shared = tuple(name for name in columns if name not in own)
-    values = {f"record_{name}": _stored(name, first[name], using) for name in shared}
+    values: dict[str, Any] = {}
+    own: dict[str, list[Any]] = {}
+    of_records = zip(*map(itemgetter(*columns), map(vars, records)), strict=True)
+    for name, column in zip(columns, of_records, strict=True):
+        texts = tuple(map(dumps, column)) if name in _json_columns() else column
+        if _is_shared(texts):
+            values[f"record_{name}"] = _stored(texts[0], using)
+        else:
+            own[name] = [_stored(value, using) for value in texts]
     if own:
-        values["records"] = json.dumps([[_stored(name, row[name], using) for name in own] for row in rows])
-    return _statement(shared, own, using), values
+        values["records"] = json.dumps(list(zip(*own.values(), strict=True)))
+    return _statement(tuple(name for name in columns if name not in own), tuple(own), using), values
 
 
-def _stored(name: str, value: Any, using: str) -> Any:
-    if name in _json_columns():
-        return dumps(value)
+def _is_shared(column: tuple[Any, ...]) -> bool:
+    """Tell whether all records have the same value. Of an hour that occurs twice, two moments may be equal."""
+    first = column[0]
+    if isinstance(first, datetime):
+        return all(value is first for value in column)
+    return column.count(first) == len(column)
+
+
+def _stored(value: Any, using: str) -> Any:
     if isinstance(value, UUID):
         return value.hex
     if isinstance(value, datetime):

@@ -59,9 +59,16 @@ def _record(
     template: Mapping[str, Any], effective: Effective, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> TaskRecord:
     """Make a record as unpickling makes one: the ORM takes several times as long."""
-    values: dict[str, Any] = {"id": new_id(), "_state": ModelState()}
-    values |= {"args": normalized(args, "args"), "kwargs": normalized(kwargs, "kwargs")}
-    values |= {"errors": [], "worker_ids": [], "metadata": {}}
+    values: dict[str, Any] = {
+        **template,
+        "id": new_id(),
+        "_state": ModelState(),
+        "args": normalized(args, "args"),
+        "kwargs": normalized(kwargs, "kwargs") if kwargs else {},
+        "errors": [],
+        "worker_ids": [],
+        "metadata": {},
+    }
     if effective.has_lane:
         lane = effective.lane_of(template["task"], args, kwargs)
         values["lane"], values["places"] = lane if isinstance(lane, tuple) else (lane or "", None)
@@ -69,6 +76,5 @@ def _record(
         values["key"] = effective.key_of(args, kwargs) or ""
         values["while_running"] = int(effective.while_running)
     record = TaskRecord.__new__(TaskRecord)
-    record.__dict__.update(template)
-    record.__dict__.update(values)
+    record.__dict__ = values
     return record

@@ -51,7 +51,7 @@ def lane_of(record: TaskRecord) -> Lane | None:
 
 def content_of(record: TaskRecord) -> dict[str, Any]:
     """Return the content of the message of a record. Reconciliation knows the message by it."""
-    content: dict[str, Any] = {"id": str(record.pk)}
+    content: dict[str, Any] = {"id": str(record.id)}
     if record.dispatch:
         content["dispatch"] = record.dispatch
     if record.backend != "default":
