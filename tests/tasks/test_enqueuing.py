@@ -373,6 +373,13 @@ def test_tests_can_list_the_tasks_that_are_enqueued() -> None:
 
 
 @pytest.mark.django_db
+def test_calls_that_only_python_takes_for_equal_are_stored_apart() -> None:
+    results = enqueue_many(defined.do, [((value,), {}) for value in (1, True, 1.0)])
+    stored = [defined.do.get_result(result.id).args for result in results]
+    assert [type(value) for [value] in stored] == [int, bool, float]
+
+
+@pytest.mark.django_db
 def test_tests_can_run_tasks_as_they_are_enqueued(heard: list[str]) -> None:
     with testing.eager_tasks():
         done, failed = defined.add.enqueue(1, b=2), defined.do.enqueue("raise")

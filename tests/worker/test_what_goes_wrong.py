@@ -107,6 +107,22 @@ class TestConnections:
         assert layer.stats() == {} and "is given up" in caplog.text
         assert broken[0].connection is None
 
+    def test_a_connection_that_the_projects_code_keeps_for_itself_is_left_alone(self) -> None:
+        layer = DatabaseChannelLayer()
+        kept: list[Any] = []
+
+        def consume(message: IncomingMessage) -> None:
+            if not kept:
+                kept.append(connection.copy())
+                kept[0].set_autocommit(False)  # as it is after a message, a worker would close it
+
+        send(layer, n=2)
+        work(layer, route("work", consume), threads=1)
+        [own] = kept
+        driver = own.connection
+        assert layer.stats() == {} and driver is not None
+        driver.close()
+
 
 @pytest.mark.django_db(transaction=True, databases=["postgres"])
 def test_async_consumers_go_on_after_their_thread_has_lost_its_connection(elsewhere: Any) -> None:
