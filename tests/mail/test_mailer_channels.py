@@ -17,7 +17,7 @@ from mailrail.mail.mailers import connection_limits, waiting
 from mailrail.mail.mailers import limiter as limiters
 from mailrail.mail.mailers.channels import channel_of, is_mail, mailer_of
 from mailrail.mail.mailers.config import delivering
-from mailrail.mail.mailers.limiter import MailerLimiter
+from mailrail.mail.mailers.limiter import ClaimSize, MailerLimiter
 from mailrail.mail.models import MailerConnection
 from mailrail.messages import Message, check_channel_name
 from mailrail.reconciliation import reconcilers
@@ -102,6 +102,43 @@ def raise_unavailable(*args: Any) -> NoReturn:
 
 def connections() -> int:
     return MailerConnection.objects.exclude(holder="").count()
+
+
+class TestHowManyAreClaimed:
+    """Once for each batch that can begin, and no more than leave in a tenth of a second."""
+
+    def test_the_first_claims_leave_some_of_a_short_backlog_to_other_processes(self) -> None:
+        size = ClaimSize()
+        for wanted, now, limit in ((400, 0.0, 200), (200, 0.005, 100)):
+            assert size.limit(wanted, now) == limit
+            size.claimed(limit, now)
+
+    @pytest.mark.parametrize(("seconds", "limit"), [(0.02, 200), (0.0625, 160), (0.125, 100), (60.0, 100)])
+    def test_later_ones_take_what_leaves_in_a_tenth_of_a_second(self, seconds: float, limit: int) -> None:
+        size = ClaimSize()
+        assert size.limit(200, 1.0) == 100
+        size.claimed(100, 1.0)
+        assert size.limit(200, 1.0 + seconds) == limit
+
+    def test_no_more_than_the_worker_has_room_for(self) -> None:
+        assert ClaimSize().limit(30, 0.0) == 30
+
+    def test_claims_that_find_nothing_say_nothing_of_the_rate(self) -> None:
+        size = ClaimSize()
+        size.limit(200, 0.0)
+        size.claimed(100, 0.0)
+        for now in (0.01, 0.02):
+            size.limit(200, now)
+            size.claimed(0, now)
+        assert size.limit(200, 0.08) == 125
+
+    @pytest.mark.django_db
+    def test_the_limiter_of_a_mailer_without_limits_asks_it(self, queueing: Configure) -> None:
+        queueing(1)
+        limiter = MailerLimiter(CHANNEL, get_layer())
+        assert limiter.allow(400) == Allowance(200)
+        limiter.claimed([Message(CHANNEL, {"id": "1"})])
+        assert limiter.allow(200) == Allowance(100)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -40,6 +40,11 @@ BATCH_SIZE = 200
 """Emails that one batch delivers."""
 EMAILS_PER_CONNECTION = 5
 """Emails that are worth another connection."""
+MIN_CLAIM = 100
+"""Emails of a claim at least, so that 20 connections have five each. Another batch is claimed while they send these."""
+CLAIM_S = 0.1
+"""Seconds for which a claim has emails, if that is more: each process of a short backlog then gets its part, and all
+end together."""
 LONGEST_WATCH_S = 60.0
 """Seconds until a limiter is asked again in any case, which ``waiting`` reopens when an outage is over or a connection
 free."""
@@ -51,6 +56,28 @@ MAX_WAIT_S = 5.0
 """Seconds until it looks again at a rate that is used up: somebody may have given tokens back."""
 MAX_UNUSED_S = 15.0
 """Seconds for which a claim, and then a claimed message, keeps what was reserved for it. Its batch begins at once."""
+
+
+class ClaimSize:
+    """Decide how many emails to claim, by how fast those of the last claim left."""
+
+    def __init__(self) -> None:
+        self._asked_with = self._free = self._claimed = 0  # free: batches that could begin at the last claim
+        self._at = 0.0
+
+    def limit(self, wanted: int, now: float) -> int:
+        """Return how many of ``wanted`` to claim. ``now``: by ``time.monotonic()``."""
+        self._asked_with = -(-wanted // BATCH_SIZE)
+        size = MIN_CLAIM
+        if wanted > BATCH_SIZE:  # nothing is being sent: one whole batch, which leaves in its order
+            size = BATCH_SIZE
+        elif self._claimed and self._asked_with >= self._free:  # a batch has ended since
+            size = int(self._claimed * CLAIM_S / max(now - self._at, 0.001))
+        return min(wanted, max(MIN_CLAIM, min(size, BATCH_SIZE)))
+
+    def claimed(self, count: int, now: float) -> None:
+        if count:
+            self._free, self._claimed, self._at = self._asked_with, count, now
 
 
 class MailerLimiter(Limiter):
@@ -67,6 +94,7 @@ class MailerLimiter(Limiter):
         self._by: str | None = None  # the mailer whose limits the claim has to keep
         self._is_probe = False
         self._has_backlog = False
+        self._size = ClaimSize()
         waiting.add(self)
 
     def allow(self, wanted: int) -> Allowance:
@@ -74,6 +102,7 @@ class MailerLimiter(Limiter):
         if (grant := take_back(self)) is not None:  # of a claim that failed
             grant.give_back(grant.tokens)
         self._by, self._is_probe = None, False
+        wanted = self._size.limit(wanted, time.monotonic())
         if self.mailer is None:
             return Allowance(wanted)
         out, wait = circuit.known_out(self._using), LONGEST_WATCH_S
@@ -127,6 +156,7 @@ class MailerLimiter(Limiter):
 
         A message with a loss gets nothing, as it runs in a process of its own, which reserves for itself.
         """
+        self._size.claimed(len(messages), time.monotonic())
         if self._is_probe and messages:  # its batch says how it went, or takes the next probe for all
             self.open_at = time.monotonic() + PROBE_BEGINS_WITHIN_S
         if self._by is None:
