@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.db import DataError, OperationalError
+from psycopg.errors import LockNotAvailable
 
 from mailrail.tasks import grouping
 from mailrail.tasks.grouping import Company, GroupedWrites
@@ -79,3 +80,20 @@ def test_ends_of_attempts_that_began_together_are_written_together_and_wait_for_
         assert [answer.result(10) for answer in answers] == [0, 1, 2, 3]
     assert together(5, Company(2)) == 5  # the other one runs on
     assert groups == [4, 1]
+
+
+def test_items_of_one_thread_are_written_together_and_a_locked_one_keeps_none_of_them_waiting() -> None:
+    groups: list[list[int]] = []
+    locked = OperationalError("canceling statement due to lock timeout")
+    locked.__cause__ = LockNotAvailable()
+
+    def write(items: Sequence[int]) -> Sequence[int]:
+        groups.append(list(items))
+        if 2 in items:
+            raise locked
+        return items
+
+    together: GroupedWrites[int, int] = GroupedWrites(write)
+    assert together.write_all([0, 1], [None]) == [0, 1]
+    assert together.write_all([1, 2, 3], {Company(1), None}) == [1, locked, 3]
+    assert groups == [[0, 1], [1, 2, 3], [1], [2], [3]]

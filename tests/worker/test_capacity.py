@@ -19,8 +19,8 @@ from mailrail.worker.claim_loop import ClaimLoop, Shared
 from mailrail.worker.consume import ConsumerRun
 from mailrail.worker.leases import LeaseKeeper
 from mailrail.worker.lifecycle import Event, State, WorkerLifecycle
-from mailrail.worker.pools import Threads
 from mailrail.worker.recycling import RecyclingLimits
+from mailrail.worker.threads import Threads
 
 from ..processes import until
 

@@ -15,9 +15,9 @@ from mailrail.routing import Allowance, Limiter, Rate, Routing, route
 from mailrail.worker.capacity import Capacity
 from mailrail.worker.claim_loop import ClaimLoop, Shared
 from mailrail.worker.lifecycle import Event, WorkerLifecycle
-from mailrail.worker.pools import Threads
 from mailrail.worker.rate_limiter import ChannelLimiter, limiter_of
 from mailrail.worker.recycling import RecyclingLimits
+from mailrail.worker.threads import Threads
 
 from ..listed import waiting_on
 from ..routes import first, second

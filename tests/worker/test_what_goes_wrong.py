@@ -70,7 +70,7 @@ class TestExceptions:
     def test_a_failure_of_our_own_costs_neither_the_thread_nor_the_message(
         self, layer: DurableLayer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from mailrail.worker import pools
+        from mailrail.worker import threads
 
         def tidy_before() -> None:
             if not failed:
@@ -79,7 +79,7 @@ class TestExceptions:
 
         failed: list[bool] = []
         seen = Seen()
-        monkeypatch.setattr(pools, "tidy_before", tidy_before)
+        monkeypatch.setattr(threads, "tidy_before", tidy_before)
         send(layer, n=3)
         with Running(layer, route("work", seen), threads=1):
             until(lambda: not layer.stats())

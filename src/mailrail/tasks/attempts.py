@@ -7,7 +7,7 @@ it is written only while its own token stands in the record. So a worker that lo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -98,6 +98,13 @@ def end(outcome: End, using: str, company: Company | None = None) -> bool:
     ``company``: those that began together with it.
     """
     return _ended(using)(outcome, company)
+
+
+def end_together(
+    outcomes: Sequence[End], using: str, companies: Iterable[Company | None]
+) -> list[bool | BaseException]:
+    """Write what came of several attempts, and return for each what ``end`` returns, or would raise at once."""
+    return _ended(using).write_all(outcomes, companies)
 
 
 async def aend(outcome: End, using: str) -> bool:

@@ -20,6 +20,9 @@ from .models import TaskRecord
 from .named import backend_of
 from .retrying import logger
 
+SHORT_TASK_S = 0.002
+"""Seconds from which on a task is not short: attempts of short ones follow one another on one thread."""
+
 
 class Begun(NamedTuple):
     """What is left for the consumer."""
@@ -65,3 +68,24 @@ def _begin(using: str, pairs: Sequence[tuple[IncomingMessage, Start]]) -> None:
     company = Company(on_threads) if on_threads > 1 else None
     for message, record in begun:
         message.prepared = Begun(record, None if record.is_async else company)
+        message.is_short = not record.is_async and is_short(record.task)
+
+
+_ran: dict[str, float] = {}
+_told: dict[str, float] = {}
+"""By dotted path: seconds that the function has last taken in this process, and receivers of signals after it."""
+
+
+def is_short(task: str) -> bool:
+    """Tell whether the function of a task, and who is told of its end, last took very little time."""
+    return _ran.get(task, SHORT_TASK_S) + _told.get(task, 0.0) < SHORT_TASK_S
+
+
+def note_run(task: str, seconds: float) -> None:
+    """Remember how long the function of a task has just taken."""
+    _ran[task] = seconds
+
+
+def note_telling(task: str, seconds: float) -> None:
+    """Remember how long receivers have just taken that were told of a task's end."""
+    _told[task] = seconds

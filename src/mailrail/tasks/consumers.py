@@ -25,6 +25,7 @@ from . import attempts, batch_ends, retention, running
 from .attempt import TaskAttempt, start_of
 from .beginning import begin_together, record_of
 from .compat import DEFAULT_TASK_QUEUE_NAME
+from .concluding import look_again
 from .errors import TaskCancelled, TaskLost
 from .models import UNFINISHED, TaskRecord, first_id
 from .named import backend_of, named_by
@@ -154,7 +155,7 @@ def count_time_limit(
         end = attempt.fail(TimeoutError(error))
         if attempt.again_in is not None:
             attempt.again_in = delay  # when its message comes
-        was_written = attempts.end(end, backend.database) or running.look_again(attempt, end)
+        was_written = attempts.end(end, backend.database) or look_again(attempt, end)
         attempt.conclude(was_written)
         if was_written and attempt.again_in is None:  # nobody in its lane is to wait for it
             Channel(message.channel).layer.cancel(message.channel, [message.id])

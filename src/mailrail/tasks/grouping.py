@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from mailrail.transient import is_transient
+from mailrail.transient import is_lock_timeout, is_transient
 
 from .aside import write_aside
 
 MAX_GROUP_SIZE = 200
-"""Items that one statement writes at most."""
+"""Threads, or coroutines, for which one statement writes at most."""
 COMPANY_LASTS_S = 0.02
 """Seconds after their start in which the ends of attempts that began together wait for one another."""
 MAX_WAIT_S = 0.005
@@ -32,19 +32,28 @@ Answer = TypeVar("Answer")
 class _Request(Generic[Item, Answer]):
     """One item on its way to the database."""
 
-    __slots__ = ("answer", "error", "is_done", "item", "leads")
+    __slots__ = ("answer", "error", "item")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.answer: Answer | None = None
         self.error: BaseException | None = None
-        self.leads = False  # its thread writes the next group
-        self.is_done = threading.Event()  # its answer is there, or it leads
 
     def result(self) -> Answer:
         if self.error is not None:
             raise self.error
         return self.answer  # type: ignore[return-value]  # set before `is_done`
+
+
+class _Caller(Generic[Item, Answer]):
+    """A thread that has its items written."""
+
+    __slots__ = ("is_done", "leads", "requests")
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.requests = [_Request[Item, Answer](item) for item in items]
+        self.leads = False  # it writes the next group
+        self.is_done = threading.Event()  # its answers are there, or it leads
 
 
 @dataclass(slots=True)
@@ -86,7 +95,7 @@ class GroupedWrites(Generic[Item, Answer]):
     def __init__(self, write: Callable[[Sequence[Item]], Sequence[Answer]]) -> None:
         self._write = write
         self._lock = threading.Lock()
-        self._waiting: list[_Request[Item, Answer]] = []
+        self._waiting: list[_Caller[Item, Answer]] = []
         self._is_led = False
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopQueue[Item, Answer]] = (
             WeakKeyDictionary()
@@ -94,42 +103,58 @@ class GroupedWrites(Generic[Item, Answer]):
 
     def __call__(self, item: Item, company: Company | None = None) -> Answer:
         """Write an item, and return its answer. Raises what ``write`` raises for it."""
-        request: _Request[Item, Answer] = _Request(item)
-        with self._lock:
-            self._waiting.append(request)
-            request.leads, self._is_led = not self._is_led, True
         if company is not None:
             company.arrive()
-        if not request.leads:
-            request.is_done.wait()
-        if request.leads:
-            if company is not None:
-                company.wait()
-            self._lead()
+        [request] = self._written([item], [company])
         return request.result()
 
-    def _lead(self) -> None:
-        """Write what waits, this thread's own item first, and hand over to the next thread."""
+    def write_all(
+        self, items: Sequence[Item], companies: Iterable[Company | None]
+    ) -> list[Answer | BaseException]:
+        """Write several items. Returns for each its answer, or what ``write`` raises for it.
+
+        ``companies``: of the items, which have arrived there.
+        """
+        requests = self._written(items, companies)
+        return [request.result() if request.error is None else request.error for request in requests]
+
+    def _written(
+        self, items: Sequence[Item], companies: Iterable[Company | None]
+    ) -> Sequence[_Request[Item, Answer]]:
+        caller: _Caller[Item, Answer] = _Caller(items)
         with self._lock:
-            group, self._waiting = self._waiting[:MAX_GROUP_SIZE], self._waiting[MAX_GROUP_SIZE:]
+            self._waiting.append(caller)
+            caller.leads, self._is_led = not self._is_led, True
+        if not caller.leads:
+            caller.is_done.wait()
+        if caller.leads:
+            for company in companies:
+                if company is not None:
+                    company.wait()
+            self._lead()
+        return caller.requests
+
+    def _lead(self) -> None:
+        """Write what waits, this thread's own items first, and hand over to the next thread."""
+        with self._lock:
+            callers, self._waiting = self._waiting[:MAX_GROUP_SIZE], self._waiting[MAX_GROUP_SIZE:]
         try:
-            self._answer(group)
+            self._answer([request for caller in callers for request in caller.requests])
         finally:
             with self._lock:
                 self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True
                     self._waiting[0].is_done.set()
-            for request in group:
-                request.is_done.set()
+            for caller in callers:
+                caller.is_done.set()
 
     def _answer(self, group: Sequence[_Request[Item, Answer]]) -> None:
         try:
             answers = self._write([request.item for request in group])
         except BaseException as error:
-            if len(group) == 1 or is_transient(
-                error
-            ):  # in an outage each of them would wait for the database
+            # In an outage each of them would wait for the database. A lock is one item's matter.
+            if len(group) == 1 or (is_transient(error) and not is_lock_timeout(error)):
                 for request in group:
                     request.error = error
                 return

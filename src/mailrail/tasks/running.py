@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from django.db import connections
 from django.utils import timezone
 
 from mailrail import Channel, LostClaim
@@ -24,8 +23,18 @@ from .attempt import TaskAttempt, call, start_of
 from .attempts import End, Start
 from .backend import ChannelBackend
 from .batch_ends import look_after
-from .beginning import Begun, company_of, record_of
+from .beginning import Begun, record_of
 from .compat import task_finished
+from .concluding import (
+    DATABASE_TIMEOUT_S,
+    RETRY_SOON_S,
+    conclude,
+    look_again,
+    release_or_raise,
+    settle,
+    succeed,
+    write,
+)
 from .ending import end_waiting, send
 from .errors import TaskCancelled, TaskExpired
 from .models import READY, RUNNING, UNFINISHED, TaskRecord
@@ -33,13 +42,6 @@ from .named import backend_of
 from .rates import give_back
 from .retrying import logger
 from .transactions import closing_transactions
-
-RETRY_SOON_S = 5.0
-"""Seconds until a message is due again whose record could not be written."""
-LOCKED_AGAIN_S = 1.0
-"""Seconds until a message is due again whose record somebody's transaction has locked."""
-DATABASE_TIMEOUT_S = 20.0
-"""Seconds in which the end of an attempt waits for a database that is away: else the task has run in vain."""
 
 
 def run_task(message: IncomingMessage) -> None:
@@ -61,9 +63,9 @@ def run_task(message: IncomingMessage) -> None:
     except RollBack:  # its transaction was aborted, by who has decided what comes of the run
         return
     except BaseException as error:
-        _conclude(attempt, attempt.fail(error))
+        conclude(attempt, attempt.fail(error))
     else:
-        _succeed(attempt, value)
+        succeed(attempt, value)
 
 
 def _call(attempt: TaskAttempt) -> Any:
@@ -94,40 +96,17 @@ def _run_atomic(attempt: TaskAttempt) -> None:
         if message.outcome is not None and message.outcome.settled:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", message)
         elif error is unstorable:
-            _conclude(attempt, attempt.fail(error, has_run=True))
+            conclude(attempt, attempt.fail(error, has_run=True))
             return
         elif message.outcome is None:
             raise
     attempt.conclude(True)
 
 
-def _succeed(attempt: TaskAttempt, value: Any) -> None:
-    try:
-        end = attempt.succeed(value)
-    except Exception as error:  # it has run, and what it returned cannot be stored
-        _conclude(attempt, attempt.fail(error, has_run=True))
-    else:
-        _conclude(attempt, end)
-
-
-def _conclude(attempt: TaskAttempt, end: End) -> None:
-    try:
-        was_written = _write(attempt, end)
-    except Exception as error:
-        if is_transient(error):  # no failure of the task: it runs again
-            _release_or_raise(attempt.message, error)
-            return
-        was_written = _write(
-            attempt, attempt.fail(error, has_run=True)
-        )  # another run would end like this one
-    attempt.conclude(was_written)
-    _settle(attempt)
-
-
 def _stop(attempt: TaskAttempt) -> None:
     """Write that an attempt was interrupted. If that cannot be written, the next attempt begins all the same."""
     try:
-        was_written = _write(attempt, attempt.stop())
+        was_written = write(attempt, attempt.stop())
         if attempt.is_cancelled:  # so this was its end
             attempt.conclude(was_written)
     except Exception:
@@ -136,14 +115,6 @@ def _stop(attempt: TaskAttempt) -> None:
         )
         if attempt.message.outcome is None:  # the message would count it, and the next claim by that
             attempt.message.release(RETRY_SOON_S, "it was interrupted")
-
-
-def _settle(attempt: TaskAttempt) -> None:
-    """Retry or release the message if there is to be another attempt; returning finishes it otherwise."""
-    message = attempt.message
-    if attempt.again_in is not None and message.outcome is None:
-        settle = message.retry if attempt.is_counted else message.release
-        settle(attempt.again_in, attempt.why)
 
 
 # -- on an event loop --------------------------------------------------------------------------------------------------
@@ -189,12 +160,12 @@ async def _aconclude(attempt: TaskAttempt, end: End, error: BaseException | None
         was_written = await _awrite(attempt, end)
     except Exception as refusal:
         if is_transient(refusal):  # no failure of the task: it runs again
-            _release_or_raise(attempt.message, refusal)
+            release_or_raise(attempt.message, refusal)
             return
         error = refusal
         was_written = await _awrite(attempt, attempt.fail(error, has_run=True))
     await tell_aside(_conclude_handling, attempt, was_written, error)
-    _settle(attempt)
+    settle(attempt)
 
 
 def _conclude_handling(attempt: TaskAttempt, was_written: bool, error: BaseException | None) -> None:
@@ -223,7 +194,7 @@ def _begin(message: IncomingMessage) -> TaskAttempt | None:
         if (record := record_of(message)) is None:
             record = attempts.begin(start, backend.database) or _begin_late(message, start, backend)
     except Exception as error:
-        _release_or_raise(message, error)
+        release_or_raise(message, error)
         return None
     return None if record is None else _attempt(message, record, backend)
 
@@ -238,7 +209,7 @@ async def _abegin(message: IncomingMessage) -> TaskAttempt | None:
         if record is None:
             record = await write_aside(_begin_late, message, start, backend)
     except Exception as error:
-        _release_or_raise(message, error)
+        release_or_raise(message, error)
         return None
     return None if record is None else _attempt(message, record, backend)
 
@@ -248,13 +219,6 @@ def _attempt(message: IncomingMessage, record: TaskRecord, backend: ChannelBacke
     if message.prepared is None:
         message.prepared = Begun(record, None)
     return TaskAttempt(message, record, backend)
-
-
-def _release_or_raise(message: IncomingMessage, error: Exception) -> None:
-    if not is_transient(error):
-        raise error
-    seconds = LOCKED_AGAIN_S if is_lock_timeout(error) else RETRY_SOON_S
-    message.release(seconds, f"its record cannot be written just now: {error}")
 
 
 def _begin_late(message: IncomingMessage, start: Start, backend: ChannelBackend) -> TaskRecord | None:
@@ -347,19 +311,6 @@ def fail(record: TaskRecord, why: Exception, backend: ChannelBackend) -> bool:
 # -- behind it ---------------------------------------------------------------------------------------------------------
 
 
-def _write(attempt: TaskAttempt, end: End) -> bool:
-    """Write the end of an attempt. While the database is away, try again for a while."""
-    using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
-    while True:
-        try:
-            return attempts.end(end, using, company_of(attempt.message)) or look_again(attempt, end)
-        except Exception as error:
-            if not is_transient(error) or time.monotonic() >= until or connections[using].in_atomic_block:
-                raise
-            connections[using].close()
-            time.sleep(0.5)
-
-
 async def _awrite(attempt: TaskAttempt, end: End) -> bool:
     """Write the end of the attempt of a coroutine, as ``_write`` does, and wait for a locked record."""
     using, until = attempt.backend.database, time.monotonic() + DATABASE_TIMEOUT_S
@@ -371,21 +322,3 @@ async def _awrite(attempt: TaskAttempt, end: End) -> bool:
             if not is_transient(error) or is_over:
                 raise
         await asyncio.sleep(0.5)
-
-
-def look_again(attempt: TaskAttempt, end: End) -> bool:
-    """Find out why an end could not be written. If the task is cancelled and was to run again, end it for good."""
-    using = attempt.backend.database
-    if end.status == READY and attempts.is_cancelled(end.id, end.token, using):
-        return attempts.end(attempt.cancel(), using)
-    return _was_written(end, using)
-
-
-def _was_written(end: End, using: str) -> bool:
-    """Tell whether an earlier try has written this end although its reply was lost."""
-    return (
-        end.finished_at is not None
-        and TaskRecord._base_manager.using(using)
-        .filter(pk=end.id, status=end.status, finished_at=end.finished_at)
-        .exists()
-    )

@@ -5,7 +5,8 @@ Where to look, in the order in which a message meets them:
 - ``claim_loop`` claims; while nothing is due it sleeps in the layer's ``wait``, which a notification ends.
 - ``rate_limiter`` refuses what is over the rate of a channel; ``capacity`` says how many messages a claim may get. (How
   fast mail may leave by a mailer: ``mail.mailers``.)
-- ``consume`` checks a claim (no route, lost too often: buried) and runs its consumer; ``pools`` has the threads.
+- ``consume`` checks a claim (no route, lost too often: buried) and runs its consumer, on ``threads`` or the
+  event loop of ``pools``.
 - ``incoming`` is what a consumer gets. After an error, its ``failed`` decides: retry, or bury, which makes it dead.
 - ``leases`` renews the leases of running claims.
 - ``settle`` tells the layer; ``outcomes`` has the one table of outcomes, and logs each in one line. (Those of emails:
@@ -17,15 +18,18 @@ Where to look, in the order in which a message meets them:
 - ``maintenance`` runs what apps do beside the work, such as the schedule of ``mailrail.schedule``.
 """
 
-from .incoming import ExecutionContext, IncomingMessage, current_execution
+from .incoming import Ended, Ending, ExecutionContext, IncomingMessage, as_current, current_execution
 from .isolated import kill_run
 from .maintenance import register_service
 from .worker import Worker
 
 __all__ = [
+    "Ended",
+    "Ending",
     "ExecutionContext",
     "IncomingMessage",
     "Worker",
+    "as_current",
     "current_execution",
     "kill_run",
     "register_service",

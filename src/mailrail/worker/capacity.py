@@ -19,9 +19,9 @@ from ..routes import Plan
 from ..transient import OUTAGES
 from .consume import ConsumerRun
 from .outcomes import Outcome, OutcomeKind
-from .pools import Threads
 from .rate_limiter import CLOSED_FOR, ChannelLimiter, limiter_of
 from .recycling import RecyclingLimits
+from .threads import Threads
 
 RESERVED_FOR_S = 0.05
 """Seconds that a claim keeps from other loops what it claims for. A server that is well answers in one or two

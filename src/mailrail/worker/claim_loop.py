@@ -34,6 +34,7 @@ from .log import logger
 from .outcomes import Outcome, OutcomeKind, log_outcome
 from .pools import EventLoop
 from .settle import Settler
+from .threads import next_check
 
 LONGEST_WAIT_S = 5.0
 """Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
@@ -313,12 +314,10 @@ class ClaimLoop:
         if self._is_drained() or (state is State.STOPPING and not (self.running or self._held)):
             return
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
-        capacity = self._shared.capacity
-        is_told = capacity.recycling is None and not capacity.is_shared
+        is_told = self._shared.capacity.recycling is None and not self._shared.capacity.is_shared
         longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
-        until = min([until, self._worker.deadline, *(run.check_at for run in self.running)])
-        timeout = min(longest * chance.uniform(0.75, 1), until - time.monotonic())
-        if timeout > 0:
+        until = min(until, self._worker.deadline, next_check(self.running))
+        if (timeout := min(longest * chance.uniform(0.75, 1), until - time.monotonic())) > 0:
             self.layer.wait(channels, timeout, seen)
 
     def _is_drained(self) -> bool:
@@ -345,6 +344,7 @@ class ClaimLoop:
         now, worker, recycling = time.monotonic(), self._worker, self._shared.capacity.recycling
         for run in [run for run in self.running if run.overdue_at <= now]:
             self._give_up(run)
+        self._shared.capacity.threads.look()
         if recycling is None or worker.should_recycle or worker.stopping.is_set():
             return
         if reason := recycling.reason():

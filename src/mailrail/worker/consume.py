@@ -342,7 +342,8 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
             run.begin()
             if (result := run.call()) is not None:
                 await_stray(run, result)
-        run.succeed()
+        if run.message is None or run.message.ending is None:
+            run.succeed()
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
         if run.route.policy.atomic and run.is_committed:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", run.messages[0])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from ..conf import settings
@@ -18,8 +19,17 @@ from ..routes import Route
 from .log import logger
 from .outcomes import Outcome, OutcomeKind
 
+Ended = tuple["IncomingMessage", BaseException | None]
+
 advanced_by: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
 """Seconds by which a test has moved all stored times (``mailrail.testing.advance``), also the message's own."""
+
+
+class Ending(Protocol):
+    """What is left to do when a consumer has returned, and better done for several runs at once."""
+
+    def end_all(self, endings: Sequence[Any]) -> Iterator[Ended]:
+        """Carry out endings of this class, also this one. Yield each message once its run is over, or has failed."""
 
 
 class IncomingMessage:
@@ -31,6 +41,9 @@ class IncomingMessage:
         "_route",
         "_stopping",
         "claim",
+        "ending",
+        "is_short",
+        "may_end_later",
         "outcome",
         "prepared",
         "started_at",
@@ -51,6 +64,11 @@ class IncomingMessage:
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
         self.prepared: Any = None  # by the route's function of that name
+        self.is_short = False  # as that function expects: its run takes a millisecond or two
+        self.may_end_later = (
+            False  # the thread that runs it ends it together with others, if it leaves an `ending`
+        )
+        self.ending: Ending | None = None
         self.started_at: float | None = None  # time.monotonic()
         self.taken = False  # the settler has it
         # By leases.clock(): a try to settle it may have worked, and nobody else has had it until then.
@@ -231,6 +249,16 @@ class ExecutionContext:
 
 current_message: ContextVar[IncomingMessage | None] = ContextVar("mailrail.run", default=None)
 """The message for which the calling code runs; ``None`` outside consumers and in batches of many messages."""
+
+
+@contextmanager
+def as_current(message: IncomingMessage) -> Iterator[None]:
+    """Run the block for this message, as its consumer runs."""
+    before = current_message.set(message)
+    try:
+        yield
+    finally:
+        current_message.reset(before)
 
 
 def current_execution() -> ExecutionContext | None:

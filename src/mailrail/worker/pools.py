@@ -1,22 +1,18 @@
-"""Where consumers run: sync ones on threads, async ones on an event loop."""
+"""The event loop on which async consumers run."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
-from ..layers import DurableLayer
-from .connections import close_connections, tidy_after, tidy_before
-from .consume import ConsumerRun, run_in_thread, run_on_loop
+from .consume import ConsumerRun, run_on_loop
 from .log import logger
 from .outcomes import OutcomeKind
 
@@ -101,75 +97,3 @@ async def _tidy_connections() -> None:
         await sync_to_async(close_old_connections)()
     except Exception as error:
         logger.warning("the connections of async consumers cannot be tidied: %s", error)
-
-
-class Threads:
-    """A fixed number of daemon threads: one that hangs must not keep the process from ending.
-
-    To wake a thread costs more than a short consumer does. So they wake one another: each that takes a run wakes
-    one more if another waits. Where consumers end at once, the first thread has run them all before the second is up.
-    """
-
-    def __init__(self, size: int, layer: DurableLayer) -> None:
-        self.size = size
-        self._layer = layer
-        self._waiting: deque[tuple[ConsumerRun, OnEnd]] = deque()
-        self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: end
-        self._is_waking = False  # a wake is on its way to a thread
-        self._started = 0
-        self.busy = 0
-        """Runs that are submitted and not over. ``Capacity`` counts them, with its lock."""
-        self._starting = threading.Lock()
-
-    def submit(self, run: ConsumerRun, on_end: OnEnd) -> None:
-        if self._started < min(self.busy, self.size):
-            with self._starting:
-                if self._started < self.size:
-                    self._start_one()
-        if not self._started:
-            raise RuntimeError("The system starts no thread.")
-        self._waiting.append((run, on_end))
-        if not self._is_waking:
-            self._is_waking = True
-            self._wakes.put(True)
-
-    def replace_one(self) -> None:
-        """A thread hangs in a consumer past its time limit: another one takes its place."""
-        with self._starting:
-            self._start_one()
-
-    def close(self) -> None:
-        for _ in range(self._started):
-            self._wakes.put(False)
-
-    def _start_one(self) -> None:
-        """Start a thread. If the system refuses, those that there are go on, and the next run tries again."""
-        thread = threading.Thread(target=self._run, name=f"mailrail-{self._started + 1}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            logger.error("a thread for consumers cannot be started: %s", error)
-        else:
-            self._started += 1
-
-    def _run(self) -> None:
-        while self._wakes.get():
-            # Before the look at `_waiting`: whoever adds to it after that look has to wake somebody else.
-            self._is_waking = False
-            while self._waiting:
-                try:
-                    run, on_end = self._waiting.popleft()
-                except IndexError:  # another thread was quicker
-                    break
-                if self._waiting and not self._is_waking:
-                    self._is_waking = True
-                    self._wakes.put(True)
-                try:
-                    tidy_before()
-                    run_in_thread(run, self._layer)
-                    tidy_after()
-                except BaseException as error:  # neither thread nor run may be lost if one ever raises
-                    logger.exception("%s: the worker itself failed", run.route.name)
-                    run.cut_off(error)
-                on_end(run)
-        close_connections()

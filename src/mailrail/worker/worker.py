@@ -34,8 +34,8 @@ from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, State, WorkerLifecycle
 from .log import logger
 from .maintenance import Maintenance, ServiceThreads, do_all
-from .pools import Threads
 from .recycling import RecyclingLimits
+from .threads import Threads
 
 LONGEST_END_S = 15.0
 """Seconds that loops get to end after a fault, as a server that hangs is given up after ten."""
