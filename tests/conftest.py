@@ -192,8 +192,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """`.ci/run` has to know whether tests failed, or something else."""
-    if not hasattr(session.config, "workerinput") and session.config.cache is not None:
-        session.config.cache.set("mailrail/exit_status", int(exitstatus))
+    cache = getattr(session.config, "cache", None)  # there is none with `-p no:cacheprovider`
+    if not hasattr(session.config, "workerinput") and cache is not None:
+        cache.set("mailrail/exit_status", int(exitstatus))
 
 
 @pytest.fixture(scope="session", autouse=True)
