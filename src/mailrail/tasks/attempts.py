@@ -260,6 +260,8 @@ def _begin(using: str, is_bounded: bool, starts: Sequence[Start]) -> list[TaskRe
 
 
 def _end(using: str, is_bounded: bool, ends: Sequence[End]) -> list[bool]:
+    if len({end.id for end in ends}) < len(ends):  # what is returned would not say whose end a record took
+        return [_end(using, is_bounded, [end])[0] for end in ends]
     items = [
         {
             "item_id": end.id.hex,
