@@ -9,12 +9,13 @@ from uuid import UUID
 
 import pytest
 from django.db import DataError, OperationalError, connections, transaction
+from django.utils import timezone
 
 from mailrail.layers import get_layer
 from mailrail.routing import Routing
 from mailrail.tasks import ChannelBackend, TaskRecord, attempts, beginning
 from mailrail.tasks.attempts import End
-from mailrail.tasks.compat import task_finished
+from mailrail.tasks.compat import task_finished, task_started
 from mailrail.worker import IncomingMessage, Worker
 from mailrail.worker.incoming import current_message
 
@@ -187,3 +188,67 @@ def test_others_end_while_the_record_of_one_is_locked(database: str, monkeypatch
     thread.join(30)
     assert not thread.is_alive() and records.get(pk=locked.id).status == "SUCCESSFUL"
     assert sorted(defined.ran) == [(n, 0) for n in (-1, 0, 1, 2)]
+
+
+@pytest.mark.usefixtures("add_is_short")
+def test_a_transaction_that_a_receiver_leaves_open_is_closed_before_the_next_is_told(database: str) -> None:
+    autocommit = list[bool]()
+
+    def leave_open(**facts: Any) -> None:
+        autocommit.append(connections[database].get_autocommit())
+        connections[database].set_autocommit(False)
+
+    for number in range(6):
+        defined.add.enqueue(number)
+    task_finished.connect(leave_open, sender=ChannelBackend)
+    try:
+        worker_thread(6).join(30)
+    finally:
+        task_finished.disconnect(leave_open, sender=ChannelBackend)
+    assert autocommit == [True] * 6
+
+
+@pytest.mark.usefixtures("add_is_short")
+def test_receivers_of_the_beginning_and_the_end_of_a_task_meet_no_other_task_in_between() -> None:
+    open_now, nested, is_open = threading.local(), list[str](), []
+
+    def begin(*, task_result: Any, **facts: Any) -> None:
+        is_open.append(task_result.id)
+        if getattr(open_now, "id", None) is not None:
+            nested.append(task_result.id)
+        open_now.id = task_result.id
+
+    def end(*, task_result: Any, **facts: Any) -> None:
+        if open_now.id != task_result.id:
+            nested.append(task_result.id)
+        open_now.id = None
+
+    for _ in range(8):
+        defined.add.enqueue(1)
+    task_started.connect(begin, sender=ChannelBackend)
+    task_finished.connect(end, sender=ChannelBackend)
+    try:
+        worker_thread(8).join(30)
+    finally:
+        task_started.disconnect(begin, sender=ChannelBackend)
+        task_finished.disconnect(end, sender=ChannelBackend)
+    assert len(is_open) == 8 and nested == []
+
+
+def test_the_time_counts_of_a_task_that_has_failed() -> None:
+    beginning.note_run(defined.do.module_path, 0.0)
+    defined.do.enqueue("raise")
+    worker_thread(2).join(30)
+    assert beginning._ran[defined.do.module_path] > 0.0
+
+
+def test_of_two_attempts_of_a_task_that_end_together_one_is_written(database: str) -> None:
+    """As where a process stood still, and has claimed again what it ran already."""
+    result = defined.add.enqueue(1)
+    records = TaskRecord.objects.using(database).filter(pk=result.id)
+    records.update(status="RUNNING", token=2)
+    ends = [
+        End(UUID(result.id), token, "SUCCESSFUL", [], 0, None, {}, "1", timezone.now()) for token in (1, 2)
+    ]
+    assert attempts.end_together(ends, database, []) == [False, True]
+    assert records.get().status == "SUCCESSFUL"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -13,25 +14,32 @@ import pytest
 from mailrail.layers import InMemoryChannelLayer
 from mailrail.messages import Message
 from mailrail.routing import route
-from mailrail.worker import IncomingMessage
+from mailrail.worker import IncomingMessage, threads
 from mailrail.worker.consume import ConsumerRun
-from mailrail.worker.incoming import Ended, Ending
+from mailrail.worker.incoming import Ending, Remainder, current_message
 from mailrail.worker.outcomes import OutcomeKind
-from mailrail.worker.threads import SHORT_RUN_S, Threads, next_check
+from mailrail.worker.threads import SHORT_RUN_S, Threads
 
 
 @dataclass
 class Together(Ending):
-    """An ending that notes with which others, and on which thread, it was carried out."""
+    """An ending that notes with which others, and on which thread, it was carried out. ``answer``: what it calls."""
 
     message: IncomingMessage
     ended: list[tuple[list[Any], int]]
-    error: Exception | None = None
+    answer: Any = None
 
-    def end_all(self, endings: Sequence[Together]) -> Iterator[Ended]:
+    def end_all(self, endings: Sequence[Together]) -> Iterator[Remainder]:
         self.ended.append(([each.message["n"] for each in endings], threading.get_ident()))
         for each in endings:
-            yield each.message, each.error
+            yield each.message, each.finish
+
+    def finish(self) -> None:
+        assert current_message.get() is self.message
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if callable(self.answer):
+            self.answer()
 
 
 class Pool:
@@ -46,9 +54,9 @@ class Pool:
 
     def _consume(self, message: IncomingMessage) -> None:
         self.ran_on[message["n"]] = threading.get_ident()
-        error = message["do"]()
+        answer = message["do"]()
         if message.may_end_later:
-            message.ending = Together(message, self.ended, error)
+            message.ending = Together(message, self.ended, answer)
 
     def submit(self, n: Any, do: Callable[[], Any] = lambda: None, *, is_short: bool = True) -> ConsumerRun:
         message = IncomingMessage(Message("work", {"n": n, "do": do}), self._route)
@@ -132,9 +140,10 @@ def test_a_look_is_due_while_a_run_is_expected_to_be_short_and_once_it_is_not() 
     pool, gate = Pool(1), threading.Event()
     run = begun(pool, gate)
     assert run.started_at is not None and run.message is not None
-    assert next_check([run]) in (run.started_at + SHORT_RUN_S, float("inf"))
+    look_at = pool.threads.next_look
+    assert look_at([run]) in (run.started_at + SHORT_RUN_S, float("inf"))
     run.message.is_short = False
-    assert next_check([run]) == float("inf") and next_check([]) == float("inf")
+    assert look_at([run]) == float("inf") and look_at([]) == float("inf")
     gate.set()
     assert pool.ends(1) == ["first"]
     pool.threads.close()
@@ -155,8 +164,8 @@ def test_an_end_that_fails_is_the_failure_of_its_own_message(gate: threading.Eve
 def test_no_run_is_left_if_what_ends_them_raises(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(self: Together, endings: Sequence[Together]) -> Iterator[Ended]:
-        yield endings[0].message, None
+    def refuse(self: Together, endings: Sequence[Together]) -> Iterator[Remainder]:
+        yield endings[0].message, endings[0].finish
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Together, "end_all", refuse)
@@ -177,4 +186,46 @@ def test_a_run_with_a_short_time_limit_is_ended_at_once(gate: threading.Event) -
     pool.submit(1)
     gate.set()
     assert pool.ends(2) == ["first", 1] and pool.ended == []
+    pool.threads.close()
+
+
+def test_what_is_left_for_one_keeps_none_of_the_others_from_ending(gate: threading.Event) -> None:
+    """As when a receiver of a signal blocks, or a record is locked."""
+    pool, may_begin, is_stuck = Pool(1), threading.Event(), [threading.Event(), threading.Event()]
+
+    def get_stuck(number: int) -> Callable[[], None]:
+        def wait() -> None:
+            is_stuck[number].set()
+            gate.wait(30)
+
+        return wait
+
+    runs = [begun(pool, may_begin)]
+    runs += [pool.submit("stuck", lambda: get_stuck(0)), pool.submit("stuck, too", lambda: get_stuck(1))]
+    runs += [pool.submit("behind")]
+    may_begin.set()
+    assert is_stuck[0].wait(30)
+    now = time.monotonic()
+    assert now < pool.threads.next_look(runs) <= time.monotonic() + SHORT_RUN_S
+    while pool.over.qsize() < 2:
+        pool.threads.look()
+    assert is_stuck[1].is_set() and pool.ends(2) == ["first", "behind"]
+    assert pool.threads.next_look(runs) == float("inf")  # nothing waits behind the others
+    assert [numbers for numbers, _ in pool.ended] == [["first", "stuck", "stuck, too", "behind"]]
+    gate.set()
+    assert sorted(pool.ends(2)) == ["stuck", "stuck, too"]
+    pool.threads.close()
+
+
+def test_runs_that_wait_for_their_end_let_no_further_one_come_first(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "SHORT_RUN_S", 0.0)  # so each has waited long enough at once
+    pool = Pool(1)
+    begun(pool, gate)
+    for number in (1, 2):
+        pool.submit(number)
+    gate.set()
+    assert pool.ends(3) == ["first", 1, 2]
+    assert [numbers for numbers, _ in pool.ended] == [["first"], [1], [2]]
     pool.threads.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connections
 
 from mailrail.transient import is_lock_timeout, is_transient
-from mailrail.worker import Ended, Ending, IncomingMessage, as_current
+from mailrail.worker import Ending, IncomingMessage, Remainder
 
 from . import attempts
 from .attempt import TaskAttempt
@@ -29,19 +29,24 @@ DATABASE_TIMEOUT_S = 20.0
 
 
 def succeed(attempt: TaskAttempt, value: Any) -> None:
+    note_duration(attempt)
     try:
         end = attempt.succeed(value)
     except Exception as error:  # it has run, and what it returned cannot be stored
         conclude(attempt, attempt.fail(error, has_run=True))
     else:
         message = attempt.message
-        note_run(attempt.record.task, time.monotonic() - (message.started_at or 0.0))
         if not message.may_end_later or attempt.again_in is not None:
             conclude(attempt, end)
             return
         if (company := company_of(message)) is not None:
             company.arrive()
         message.ending = Succeeded(attempt, end, company)
+
+
+def note_duration(attempt: TaskAttempt) -> None:
+    """Remember how long the function has taken, whether it has returned or raised."""
+    note_run(attempt.record.task, time.monotonic() - (attempt.message.started_at or 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +57,18 @@ class Succeeded(Ending):
     end: End
     company: Company | None
 
-    def end_all(self, endings: Sequence[Succeeded]) -> Iterator[Ended]:
+    def end_all(self, endings: Sequence[Succeeded]) -> Iterator[Remainder]:
         until, left = time.monotonic() + DATABASE_TIMEOUT_S, list[Succeeded]()
         for using, some in _by_database(endings).items():
             companies = {each.company for each in some}
             answers = attempts.end_together([each.end for each in some], using, companies)
             for each, answer in zip(some, answers, strict=True):
                 if answer is True:
-                    yield each._carry_out(partial(tell, each.attempt, was_written=True))
+                    yield each.attempt.message, partial(tell, each.attempt, was_written=True)
                 else:
                     left.append(each)
         for each in left:  # alone: it may wait for a lock, or for the database
-            yield each._carry_out(partial(conclude, each.attempt, each.end, until))
-
-    def _carry_out(self, what_is_left: Callable[[], None]) -> Ended:
-        message = self.attempt.message
-        try:
-            with as_current(message):
-                what_is_left()
-        except BaseException as error:
-            return message, error
-        return message, None
+            yield each.attempt.message, partial(conclude, each.attempt, each.end, until)
 
 
 def _by_database(endings: Iterable[Succeeded]) -> dict[str, list[Succeeded]]:

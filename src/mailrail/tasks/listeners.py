@@ -16,15 +16,20 @@ _LOGGING = {
 """Django's own receivers, which write a line to its log, and the level of that."""
 
 
+def has_receivers(signal: Any) -> bool:
+    """Tell whether others than Django itself receive a signal."""
+    receivers = tuple(signal.receivers)
+    if len(receivers) != 1:
+        return bool(receivers)
+    own, receiver = _LOGGING[signal][0], receivers[0][1]
+    return not (receiver is own or (isinstance(receiver, ReferenceType) and receiver() is own))
+
+
 def is_heard(signal: Any) -> bool:
     """Tell whether anybody notices a signal, other than ``task_finished`` of a failure.
 
     Django's own receiver does nothing if its logger leaves the level out. To call it would cost more than many a task.
     """
-    receivers = tuple(signal.receivers)
-    if len(receivers) != 1:
-        return bool(receivers)
-    own, level = _LOGGING[signal]
-    receiver = receivers[0][1]
-    is_own = receiver is own or (isinstance(receiver, ReferenceType) and receiver() is own)
-    return not is_own or signals.logger.isEnabledFor(level)
+    if has_receivers(signal):
+        return True
+    return bool(signal.receivers) and signals.logger.isEnabledFor(_LOGGING[signal][1])

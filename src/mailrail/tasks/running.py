@@ -30,6 +30,7 @@ from .concluding import (
     RETRY_SOON_S,
     conclude,
     look_again,
+    note_duration,
     release_or_raise,
     settle,
     succeed,
@@ -63,6 +64,7 @@ def run_task(message: IncomingMessage) -> None:
     except RollBack:  # its transaction was aborted, by who has decided what comes of the run
         return
     except BaseException as error:
+        note_duration(attempt)
         conclude(attempt, attempt.fail(error))
     else:
         succeed(attempt, value)

@@ -18,18 +18,17 @@ Where to look, in the order in which a message meets them:
 - ``maintenance`` runs what apps do beside the work, such as the schedule of ``mailrail.schedule``.
 """
 
-from .incoming import Ended, Ending, ExecutionContext, IncomingMessage, as_current, current_execution
+from .incoming import Ending, ExecutionContext, IncomingMessage, Remainder, current_execution
 from .isolated import kill_run
 from .maintenance import register_service
 from .worker import Worker
 
 __all__ = [
-    "Ended",
     "Ending",
     "ExecutionContext",
     "IncomingMessage",
+    "Remainder",
     "Worker",
-    "as_current",
     "current_execution",
     "kill_run",
     "register_service",

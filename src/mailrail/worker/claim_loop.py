@@ -34,7 +34,6 @@ from .log import logger
 from .outcomes import Outcome, OutcomeKind, log_outcome
 from .pools import EventLoop
 from .settle import Settler
-from .threads import next_check
 
 LONGEST_WAIT_S = 5.0
 """Seconds an idle loop sleeps at most without a look. A layer without notifications looks more often by itself."""
@@ -316,7 +315,7 @@ class ClaimLoop:
         channels, until = ([], float("inf")) if state in ENDING else self.share.awaited()
         is_told = self._shared.capacity.recycling is None and not self._shared.capacity.is_shared
         longest = DRAIN_WAIT_S if self.empty_at else LONGEST_WAIT_S if is_told else POLL_INTERVAL_S
-        until = min(until, self._worker.deadline, next_check(self.running))
+        until = min(until, self._worker.deadline, self._shared.capacity.threads.next_look(self.running))
         if (timeout := min(longest * chance.uniform(0.75, 1), until - time.monotonic())) > 0:
             self.layer.wait(channels, timeout, seen)
 

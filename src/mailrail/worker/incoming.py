@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -19,7 +18,8 @@ from ..routes import Route
 from .log import logger
 from .outcomes import Outcome, OutcomeKind
 
-Ended = tuple["IncomingMessage", BaseException | None]
+Remainder = tuple["IncomingMessage", Callable[[], object]]
+"""A message, and what is left to do for it alone."""
 
 advanced_by: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
 """Seconds by which a test has moved all stored times (``mailrail.testing.advance``), also the message's own."""
@@ -28,8 +28,11 @@ advanced_by: ContextVar[float] = ContextVar("mailrail.moved", default=0.0)
 class Ending(Protocol):
     """What is left to do when a consumer has returned, and better done for several runs at once."""
 
-    def end_all(self, endings: Sequence[Any]) -> Iterator[Ended]:
-        """Carry out endings of this class, also this one. Yield each message once its run is over, or has failed."""
+    def end_all(self, endings: Sequence[Any]) -> Iterator[Remainder]:
+        """Do together what can be, for endings of this class, also this one. Yield what is left for each message.
+
+        Its run is over once that has returned, and has failed if that raises. Any thread may call it.
+        """
 
 
 class IncomingMessage:
@@ -64,7 +67,7 @@ class IncomingMessage:
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
         self.outcome: Outcome | None = None
         self.prepared: Any = None  # by the route's function of that name
-        self.is_short = False  # as that function expects: its run takes a millisecond or two
+        self.is_short = False  # as that function expects: its run takes a fraction of a millisecond
         self.may_end_later = (
             False  # the thread that runs it ends it together with others, if it leaves an `ending`
         )
@@ -249,16 +252,6 @@ class ExecutionContext:
 
 current_message: ContextVar[IncomingMessage | None] = ContextVar("mailrail.run", default=None)
 """The message for which the calling code runs; ``None`` outside consumers and in batches of many messages."""
-
-
-@contextmanager
-def as_current(message: IncomingMessage) -> Iterator[None]:
-    """Run the block for this message, as its consumer runs."""
-    before = current_message.set(message)
-    try:
-        yield
-    finally:
-        current_message.reset(before)
 
 
 def current_execution() -> ExecutionContext | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
+from typing import TypeVar
 
 from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
 from .consume import ConsumerRun, run_in_thread
-from .incoming import IncomingMessage
+from .incoming import IncomingMessage, current_message
 from .log import logger
 from .pools import OnEnd
 
@@ -21,31 +24,50 @@ LEAST_LIMIT_S = 1.0
 """A run whose time limit is shorter than this is ended at once."""
 
 Submitted = tuple[ConsumerRun, OnEnd]
+Item = TypeVar("Item")
 
 
 class _Returned:
-    """Runs whose consumers have returned on one thread, and which that thread is to end together."""
+    """Runs whose consumers have returned on one thread, which is to end them. Another thread may take them over."""
 
-    __slots__ = ("_lock", "_runs", "since")
+    __slots__ = ("_ends", "_runs", "is_writing", "since")
 
     def __init__(self) -> None:
-        self.since = 0.0  # time.monotonic() when the first of them began
-        self._runs: list[Submitted] = []
-        self._lock = threading.Lock()
+        self.since = 0.0  # time.monotonic() from which on something waits here
+        self.is_writing = False  # for several runs at once
+        self._runs: deque[Submitted] = deque()
+        self._ends: deque[tuple[Submitted, Callable[[], object]]] = deque()  # what is left for each run alone
 
     def __bool__(self) -> bool:
-        return bool(self._runs)
+        return bool(self._runs or self._ends)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether the first run has waited for so long that no further one is to come first."""
+        return bool(self._runs) and self.since < time.monotonic() - SHORT_RUN_S / 2
 
     def add(self, submitted: Submitted) -> None:
-        with self._lock:
-            if not self._runs:
-                self.since = submitted[0].started_at or time.monotonic()
-            self._runs.append(submitted)
+        if not self._runs:
+            self.since = submitted[0].started_at or time.monotonic()
+        self._runs.append(submitted)
 
-    def take(self) -> list[Submitted]:
-        with self._lock:
-            taken, self._runs = self._runs, []
-        return taken
+    def hand_over(self, other: _Returned) -> None:
+        other.since = time.monotonic()
+        other._runs.extend(_popped(self._runs))
+        other._ends.extend(_popped(self._ends))
+
+    def end(self) -> None:
+        """End the runs: those that are ended alike, together, and then each alone. Raises nothing."""
+        self.is_writing = bool(self._runs)
+        tidy_before()
+        for runs in _alike(_popped(self._runs)):
+            for end in _end_together(runs):
+                if not self._ends:
+                    self.since = time.monotonic()
+                self._ends.append(end)
+        self.is_writing = False
+        for submitted, what_is_left in _popped(self._ends):
+            _end_alone(*submitted, what_is_left)
 
 
 class Threads:
@@ -82,18 +104,25 @@ class Threads:
         self._wake()
 
     def look(self) -> None:
-        """Let other threads go on with what waits behind a run that was expected to be short."""
+        """Let other threads go on with what waits behind a run, or an end, that was expected to be short."""
         before = time.monotonic() - SHORT_RUN_S
-        for returned in self._returned:
-            if returned and returned.since <= before and (runs := returned.take()):
+        for returned in tuple(self._returned):
+            if returned and returned.since <= before:
                 # All threads of the pool may be busy, and the runs are over but for this.
-                try:
-                    threading.Thread(target=self._end_aside, args=(runs,), daemon=True).start()
-                except RuntimeError:
-                    for submitted in runs:
-                        returned.add(submitted)
+                with suppress(RuntimeError):  # no thread just now: the next look tries again
+                    threading.Thread(target=self._end_aside, args=(returned,), daemon=True).start()
         if self._waiting:
             self._wake()
+
+    def next_look(self, runs: Collection[ConsumerRun]) -> float:
+        """Return when (time.monotonic()) a look is due, at these runs, or at what waits behind one of them."""
+        now = time.monotonic()
+        short = [run for run in runs if run.message is not None and run.message.is_short]
+        moments = [(run.started_at or now) + SHORT_RUN_S for run in short]
+        if short and any(returned or returned.is_writing for returned in tuple(self._returned)):
+            moments.append(now + SHORT_RUN_S)
+        later = (each for each in moments if each > now)
+        return min([*later, *(run.check_at for run in runs)], default=float("inf"))
 
     def replace_one(self) -> None:
         """A thread hangs in a consumer past its time limit: another one takes its place."""
@@ -127,13 +156,17 @@ class Threads:
             self._is_waking = False
             while (submitted := self._next(returned)) or returned:
                 if submitted is None:
-                    _end_together(returned.take())
+                    returned.end()
                 else:
                     self._run_one(*submitted, returned)
         close_connections()
 
     def _next(self, returned: _Returned) -> Submitted | None:
         """Take the next run; none if this thread has something to end first, as the next may take its time."""
+        if returned.is_full:
+            if self._waiting:
+                self._wake()
+            return None
         try:
             submitted = self._waiting.popleft()
         except IndexError:  # or another thread was quicker
@@ -165,10 +198,14 @@ class Threads:
         else:
             on_end(run)
 
-    def _end_aside(self, runs: Sequence[Submitted]) -> None:
+    def _end_aside(self, stuck: _Returned) -> None:
+        returned = _Returned()
+        self._returned.append(returned)
         try:
-            _end_together(runs)
+            stuck.hand_over(returned)
+            returned.end()
         finally:
+            self._returned.remove(returned)
             close_connections()
 
 
@@ -177,44 +214,51 @@ def _is_short(submitted: Submitted) -> bool:
     return message is not None and message.is_short
 
 
-def next_check(runs: Collection[ConsumerRun]) -> float:
-    """Return when (time.monotonic()) the first of these runs may be overdue, or longer than it was expected to be."""
-    now = time.monotonic()
-    short = [run for run in runs if run.message is not None and run.message.is_short]
-    moments = [(run.started_at or now) + SHORT_RUN_S for run in short]
-    return min(
-        [*(each for each in moments if each > now), *(run.check_at for run in runs)], default=float("inf")
-    )
+def _popped(items: deque[Item]) -> Iterator[Item]:
+    """Take items off, one by one, while other threads may do so."""
+    while True:
+        try:
+            item = items.popleft()
+        except IndexError:
+            return
+        yield item
 
 
-def _end_together(runs: Sequence[Submitted]) -> None:
-    """End runs whose consumers have returned: those that are ended alike, together. Raises nothing."""
+def _alike(runs: Iterable[Submitted]) -> Iterable[dict[IncomingMessage, Submitted]]:
+    """Return by their messages the runs that one class of endings ends."""
     by_kind: dict[type, dict[IncomingMessage, Submitted]] = {}
     for submitted in runs:
         message = submitted[0].message
         assert message is not None
         by_kind.setdefault(type(message.ending), {})[message] = submitted
-    for by_message in by_kind.values():
-        _end_alike(by_message)
+    return by_kind.values()
 
 
-def _end_alike(by_message: dict[IncomingMessage, Submitted]) -> None:
+def _end_together(
+    by_message: dict[IncomingMessage, Submitted],
+) -> Iterator[tuple[Submitted, Callable[[], object]]]:
+    """Yield what is left for each of these runs alone, once that is so. Raises nothing."""
     endings = [message.ending for message in by_message]
     assert endings[0] is not None
     error: BaseException = RuntimeError("Its run was not ended.")
     try:
-        tidy_before()
-        for message, failure in endings[0].end_all(endings):
-            run, on_end = by_message.pop(message)
-            if failure is None:
-                run.succeed()
-            else:
-                run.fail(failure)
-            on_end(run)
-        tidy_after()
+        for message, what_is_left in endings[0].end_all(endings):
+            yield by_message.pop(message), what_is_left
     except BaseException as caught:
         logger.exception("the worker itself failed to end runs that had returned")
         error = caught
-    for run, on_end in by_message.values():
-        run.cut_off(error)
-        on_end(run)
+    for submitted in by_message.values():
+        yield submitted, partial(submitted[0].cut_off, error)
+
+
+def _end_alone(run: ConsumerRun, on_end: OnEnd, what_is_left: Callable[[], object]) -> None:
+    before = current_message.set(run.message)
+    try:
+        what_is_left()
+        run.succeed()
+    except BaseException as error:
+        run.fail(error)
+    finally:
+        current_message.reset(before)
+    tidy_after()  # a receiver's transaction is not to hold what the next one writes
+    on_end(run)
