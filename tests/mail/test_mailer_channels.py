@@ -13,13 +13,14 @@ from django.test import override_settings
 from mailrail.errors import LayerUnavailable
 from mailrail.layers import get_layer
 from mailrail.mail import Email, queue, queue_many
-from mailrail.mail.mailers import connection_limits, waiting
+from mailrail.mail.mailers import circuit, connection_limits, waiting
 from mailrail.mail.mailers import limiter as limiters
 from mailrail.mail.mailers.channels import channel_of, is_mail, mailer_of
 from mailrail.mail.mailers.config import delivering
 from mailrail.mail.mailers.limiter import ClaimSize, MailerLimiter
-from mailrail.mail.models import MailerConnection
+from mailrail.mail.models import MailerConnection, MailerState
 from mailrail.messages import Message, check_channel_name
+from mailrail.moments import from_now
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Allowance, Rate, Routing
 from mailrail.testing import sent
@@ -239,6 +240,37 @@ class TestReserving:
         with pytest.raises(AttributeError):
             limiters.give_back_unused()
         assert connections() == 0
+
+    @pytest.mark.parametrize("missing", ["tokens", "connections", ""])
+    def test_no_email_probes_a_mailer_that_is_out_and_over_its_limits(
+        self, limiter: MailerLimiter, missing: str
+    ) -> None:
+        mailer = delivering()[0]
+        circuit.trip(mailer, "It is away.", Email.objects.db)
+        MailerState.objects.update(probe_at=from_now(-1))
+        circuit.look_again(Email.objects.db)
+        if missing == "tokens":
+            get_layer().take(f"mail:{mailer}::3600", 10, Rate(10, 3600))
+        elif missing == "connections":
+            rows = (MailerConnection(mailer=mailer, number=n, until=from_now(3600)) for n in range(1, 5))
+            MailerConnection.objects.bulk_create(rows)
+        assert limiter.allow(200).limit == (0 if missing else 1)
+        assert limiter.claimed([]) == () and tokens() == (0 if missing == "tokens" else 10, 100)
+        assert connections() == 0
+        if missing:  # nor does a batch that is under way
+            assert not circuit.permission_of(mailer, Email.objects.db).limit
+
+    def test_a_stand_in_delivers_for_a_mailer_whose_probe_is_over_its_rate(
+        self, limiter: MailerLimiter, policy: Configure, second: Configure
+    ) -> None:
+        mailer = delivering()[0]
+        policy(RATE="10/h", FAILOVER=["backup"])
+        second("backup", 1)
+        get_layer().take(f"mail:{mailer}::3600", 10, Rate(10, 3600))
+        circuit.trip(mailer, "It is away.", Email.objects.db)
+        MailerState.objects.update(probe_at=from_now(-1))
+        circuit.look_again(Email.objects.db)
+        assert limiter.allow(200) == Allowance(100)
 
     def test_with_all_connections_in_use_nothing_is_claimed_and_no_token_taken(
         self, limiter: MailerLimiter

@@ -131,6 +131,13 @@ def half_open(mailer: str, using: str) -> None:
     waiting.reopen(mailer)
 
 
+def postpone_probe(mailer: str, seconds: float, using: str) -> None:
+    """Let nobody probe for so long, as the mailer is over its rate, say. A mailer that stands in delivers meanwhile."""
+    due = MailerState.objects.using(using).filter(pk=mailer, paused_by=OUTAGE, probe_at__lte=timezone.now())
+    due.update(probe_at=from_now(seconds))
+    look_again(using)
+
+
 def pause(mailer: str, using: str | None = None, reason: str = "", by: str = "") -> None:
     """Let nothing leave by this mailer until ``resume``, nor by the mailers that stand in for it in an outage.
 

@@ -32,7 +32,7 @@ from .channels import mailer_of
 from .config import policy_of
 from .connection_limits import Reservation
 from .throttle import Limit, take_tokens
-from .waiting import NOW
+from .waiting import NOW, Permission
 
 logger = logger_of("mailrail.mail")
 
@@ -109,9 +109,9 @@ class MailerLimiter(Limiter):
         for candidate in failover.candidates(self.mailer):
             permission = out.get(candidate, NOW)
             if permission.is_probe:
-                circuit.look_again(self._using)
-                self._is_probe = True
-                return Allowance(permission.limit)
+                permission = self._allow_probe(candidate)
+                if permission.limit:
+                    return Allowance(permission.limit)
             # While a person has paused the mailer itself, the layer keeps its email.
             if permission.limit or (permission.is_paused and candidate == self.mailer):
                 return self._allow_by(candidate, wanted)
@@ -121,6 +121,17 @@ class MailerLimiter(Limiter):
     def waits_for(self, mailer: str) -> bool:
         """Tell whether its email may leave by this mailer."""
         return self.mailer is not None and mailer in failover.candidates(self.mailer)
+
+    def _allow_probe(self, mailer: str) -> Permission:
+        """Reserve for the email that probes a mailer. Over its limits, one email after the other would be released."""
+        grant, wait = self._reserve(mailer, 1)
+        if not grant.tokens:
+            circuit.postpone_probe(mailer, min(wait, MAX_WAIT_S), self._using)
+            return Permission(0, min(wait, MAX_WAIT_S))
+        circuit.look_again(self._using)
+        self._by, self._is_probe = mailer, True
+        keep([self], grant, 1)
+        return Permission(1, is_probe=True)
 
     def _allow_by(self, mailer: str, wanted: int) -> Allowance:
         if not throttle.limits_of_all(mailer, self._using) and policy_of(mailer).connections is None:
