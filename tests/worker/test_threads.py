@@ -229,3 +229,29 @@ def test_runs_that_wait_for_their_end_let_no_further_one_come_first(
     assert pool.ends(3) == ["first", 1, 2]
     assert [numbers for numbers, _ in pool.ended] == [["first"], [1], [2]]
     pool.threads.close()
+
+
+def test_one_look_lets_all_go_on_that_wait_behind_a_run(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, are_stuck = Pool(5), [threading.Event() for _ in range(5)]
+
+    def get_stuck(number: int) -> Callable[[], None]:
+        def wait() -> None:
+            are_stuck[number].set()
+            gate.wait(30)
+
+        return wait
+
+    pool.submit(0, get_stuck(0))
+    assert are_stuck[0].wait(30)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.threads, "_wake", lambda: None)  # as if they had come before the first one began
+        for number in range(1, 5):
+            pool.submit(number, get_stuck(number))
+    monkeypatch.setattr(threads, "SHORT_RUN_S", 0.0)  # so it has taken longer than that
+    pool.threads.look()
+    assert all(is_stuck.wait(15) for is_stuck in are_stuck)
+    gate.set()
+    assert len(pool.ends(5)) == 5
+    pool.threads.close()

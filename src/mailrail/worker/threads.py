@@ -90,6 +90,7 @@ class Threads:
         self._started = 0
         self.busy = 0
         """Runs that are submitted and not over. ``Capacity`` counts them, with its lock."""
+        self._moved_at = 0.0  # time.monotonic() when what waits has last become less, or begun to wait
         self._starting = threading.Lock()
         self._returned: list[_Returned] = []  # of each thread
 
@@ -100,6 +101,8 @@ class Threads:
                     self._start_one()
         if not self._started:
             raise RuntimeError("The system starts no thread.")
+        if not self._waiting:
+            self._moved_at = time.monotonic()
         self._waiting.append((run, on_end))
         self._wake()
 
@@ -113,6 +116,9 @@ class Threads:
                     threading.Thread(target=self._end_aside, args=(returned,), daemon=True).start()
         if self._waiting:
             self._wake()
+        if self._moved_at <= before:  # whoever is woken may be held up as well
+            for _ in range(len(self._waiting) - self._wakes.qsize()):
+                self._wakes.put(True)
 
     def next_look(self, runs: Collection[ConsumerRun]) -> float:
         """Return when (time.monotonic()) a look is due, at these runs, or at what waits behind one of them."""
@@ -171,6 +177,7 @@ class Threads:
             submitted = self._waiting.popleft()
         except IndexError:  # or another thread was quicker
             return None
+        self._moved_at = time.monotonic()
         if returned and not _is_short(submitted):
             self._waiting.appendleft(submitted)
             self._wake()
