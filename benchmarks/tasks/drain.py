@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -71,12 +71,7 @@ def run(plan: Plan) -> Result:
     }
     peers, absent = names_of(PEERS)
     measured = ours | {name: partial(of_peer, peer, of_peers) for name, peer in peers.items()}
-    series = {name: pair(name) for name in measured}
-    for _ in range(plan.rounds):
-        for name, measure in measured.items():
-            found = measure()
-            series[name][0].values.append(found.rate)
-            series[name][1].values.append(found.cpu)
+    series = in_turns(measured, plan.rounds)
     rates = {name: both[0] for name, both in series.items()}
     return Result(
         f"{count:,} no-op tasks run by 2 worker processes of 8 threads, PostgreSQL",
@@ -103,8 +98,15 @@ def _version(package: str) -> str:
         return ""
 
 
-def pair(name: str) -> tuple[Series, Series]:
-    return Series(name, "tasks/s"), Series(f"{name}, CPU", "µs")
+def in_turns(measured: Mapping[str, Callable[[], Drained]], rounds: int) -> dict[str, tuple[Series, Series]]:
+    """Measure all of these in each round, and return the rates and the CPU of each by its name."""
+    series = {name: (Series(name, "tasks/s"), Series(f"{name}, CPU", "µs")) for name in measured}
+    for _ in range(rounds):
+        for name, measure in measured.items():
+            found, (rates, cpu) = measure(), series[name]
+            rates.values.append(found.rate)
+            cpu.values.append(found.cpu)
+    return series
 
 
 def _ratios(rates: dict[str, Series], peers: Sequence[str]) -> list[Ratio]:

@@ -10,7 +10,7 @@ from functools import partial
 from ..database import checkpoint
 from ..figures import Plan, Ratio, Result, Series
 from ..processes import ROOT, runworker
-from .drain import WORKER, Peer, clear, names_of, of_peer, pair
+from .drain import WORKER, Peer, clear, in_turns, names_of, of_peer
 from .running import Drained, drained
 
 TASKS = 10_000
@@ -51,12 +51,7 @@ def run(plan: Plan) -> Result:
     }
     peers, absent = names_of(PEERS)
     measured |= {name: partial(of_peer, peer, of_peers) for name, peer in peers.items()}
-    series = {name: pair(name) for name in measured}
-    for _ in range(plan.rounds):
-        for name, measure in measured.items():
-            found = measure()
-            series[name][0].values.append(found.rate)
-            series[name][1].values.append(found.cpu)
+    series = in_turns(measured, plan.rounds)
     return Result(
         f"{count:,} no-op tasks run by 2 worker processes of 8 threads, Valkey",
         f"Tasks that wait already, {of_peers:,} of the peers, from the first run to the last. Ours keep their records, "

@@ -29,6 +29,7 @@ DATABASE_TIMEOUT_S = 20.0
 
 
 def succeed(attempt: TaskAttempt, value: Any) -> None:
+    """Conclude an attempt whose function has returned, or leave that to its thread, with others."""
     note_duration(attempt)
     try:
         end = attempt.succeed(value)
@@ -36,7 +37,7 @@ def succeed(attempt: TaskAttempt, value: Any) -> None:
         conclude(attempt, attempt.fail(error, has_run=True))
     else:
         message = attempt.message
-        if not message.may_end_later or attempt.again_in is not None:
+        if not message.may_end_later:
             conclude(attempt, end)
             return
         if (company := company_of(message)) is not None:
@@ -79,7 +80,7 @@ def _by_database(endings: Iterable[Succeeded]) -> dict[str, list[Succeeded]]:
 
 
 def conclude(attempt: TaskAttempt, end: End, until: float | None = None) -> None:
-    """Write an end, and tell of it. ``until`` (time.monotonic()): see ``_write``."""
+    """Write an end, and tell of it. ``until`` (time.monotonic()): see ``write``."""
     try:
         was_written = write(attempt, end, until)
     except Exception as error:
