@@ -4,8 +4,10 @@
     python -m scripts.hops --list     and the functions, in the order in which they are first called
 
 Counted are distinct functions, by ``sys.setprofile``, on the threads that carry the message: the caller's, the worker's
-own and the pool's. A worker's walk begins with the layer's ``claim`` and ends with the line of the log that tells the
-outcome. The layer is SQLite, the SMTP server a real one.
+own and the pool's. A worker's walk begins with the layer's ``claim`` and ends with the line of the worker's log that
+tells the outcome. For an email, the log of mail has that line, and earlier. So the walk of an email ends where its
+message is settled in the layer: as the ``claim`` returns that was given it as ``finished``. The layer is SQLite, the
+SMTP server a real one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import django
 from aiosmtpd.controller import Controller
@@ -34,31 +36,38 @@ PACKAGE = str(Path(mailrail.__file__).parent)
 ASIDE = ("mailrail-leases", "mailrail-maintenance")
 """Threads that carry no message."""
 
+Until: TypeAlias = Literal["logged", "settled"]
+"""The end of a worker's walk: the line of the log, or the layer has settled the message."""
+
 
 class Walk(logging.Handler):
     """The functions of the package that were called, in order.
 
-    ``is_of_worker``: from the first ``claim`` of a layer until the log tells an outcome.
+    ``until``: of a worker, from the first ``claim`` of a layer until this has happened. Else all is counted.
     """
 
-    def __init__(self, is_of_worker: bool) -> None:
+    def __init__(self, until: Until | None) -> None:
         super().__init__()
         self.calls: dict[CodeType, None] = {}
-        self._is_of_worker = is_of_worker
-        self._is_counting = not is_of_worker
+        self._until = until
+        self._has_begun = until is None
+        self._is_over = False
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event != "call" or not code.co_filename.startswith(PACKAGE) or not _is_function(code):
+        if self._is_over or not code.co_filename.startswith(PACKAGE):
             return
-        if self._is_of_worker and code.co_name == "claim" and "/layers/" in code.co_filename:
-            self._is_counting = True
-        if self._is_counting and not threading.current_thread().name.startswith(ASIDE):
-            self.calls.setdefault(code)
+        is_claim = code.co_name == "claim" and "/layers/" in code.co_filename
+        if event == "call" and _is_function(code):
+            self._has_begun = self._has_begun or is_claim
+            if self._has_begun and not threading.current_thread().name.startswith(ASIDE):
+                self.calls.setdefault(code)
+        elif event == "return" and is_claim and self._until == "settled":
+            self._is_over = bool(frame.f_locals.get("finished"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._is_of_worker and hasattr(record, "outcome"):
-            self._is_counting = False
+        if self._until == "logged" and hasattr(record, "outcome"):
+            self._is_over = True
 
     @property
     def files(self) -> set[str]:
@@ -71,9 +80,9 @@ def _is_function(code: CodeType) -> bool:
 
 
 @contextmanager
-def counted(is_of_worker: bool) -> Iterator[Walk]:
+def counted(until: Until | None) -> Iterator[Walk]:
     """Count what this thread, and those that it starts, call inside the block."""
-    walk = Walk(is_of_worker)
+    walk = Walk(until)
     logging.getLogger("mailrail.worker").addHandler(walk)
     threading.setprofile(walk)
     sys.setprofile(walk)
@@ -126,7 +135,7 @@ class Step(NamedTuple):
     name: str
     before: Callable[[], object]  # what has to be done first, and is not counted
     walk: Callable[[], object]
-    is_of_worker: bool = False
+    until: Until | None = None
 
 
 def steps() -> list[Step]:
@@ -158,11 +167,11 @@ def steps() -> list[Step]:
 
     return [
         Step("send -> row", nothing, send),
-        Step("claim -> consumer -> settled", send, lambda: work(healthy), is_of_worker=True),
-        Step("claim -> failure -> dead", send, lambda: work(failing), is_of_worker=True),
+        Step("claim -> consumer -> settled", send, lambda: work(healthy), "logged"),
+        Step("claim -> failure -> dead", send, lambda: work(failing), "logged"),
         Step("dead -> requeue", die, requeue),
         Step("send_mail -> row", nothing, post),
-        Step("email: claim -> SMTP reply -> settled", post, lambda: work(mail), is_of_worker=True),
+        Step("email: claim -> SMTP reply -> settled", post, lambda: work(mail), "settled"),
     ]
 
 
@@ -186,7 +195,7 @@ def measure(step: Step) -> Walk:
     step.before()
     step.walk()
     step.before()
-    with counted(step.is_of_worker) as walk:
+    with counted(step.until) as walk:
         step.walk()
     return walk
 
