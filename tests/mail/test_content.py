@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from mailrail.mail.compose import compose, compose_fields
+from mailrail.mail.compose import compose, compose_fields, style
 from mailrail.mail.queueing.serialize import FinishedMessage, common_fields, dump, load
 from mailrail.mail.queueing.values import CannotBeStored, pack, unpack
 
@@ -76,7 +76,9 @@ def by_both_roads(message: EmailMessage, eight_bit: bool) -> tuple[bytes | None,
     fields = common_fields(content, dict(files))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.urandom", lambda size: b"x" * size)  # boundaries
-        of_fields = fields and compose_fields(fields, **written, eight_bit=eight_bit, smtputf8=True)
+        of_fields = fields and compose_fields(
+            fields, **written, style=style(), eight_bit=eight_bit, smtputf8=True
+        )
         of_message = compose(load(content, dict(files)), **written, eight_bit=eight_bit, smtputf8=True)
     assert of_fields is None or of_fields == of_message
     return of_fields and of_fields.data, of_message.data

@@ -16,9 +16,10 @@ from mailrail.conf import settings
 from . import common, dialect
 from .by_django import write_by_django
 from .common import new_message_id
+from .dialect import style
 from .headers import Uncommon
 
-__all__ = ["Composed", "compose"]
+__all__ = ["Composed", "compose", "compose_fields", "style"]
 
 
 class Composed(NamedTuple):
@@ -51,28 +52,37 @@ def compose(
     if message_id is None and settings.mail_message_id_domain:
         message_id = new_message_id()
     if date is not None:
-        date = dialect.in_its_zone(date)
+        date = dialect.in_its_zone(date, dialect.style().zone)
     try:
         data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     except Uncommon:
         data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
-    return composed_of(data)
+    return _with_demands(data)
 
 
 def compose_fields(
-    fields: common.Fields, message_id: str, date: datetime, *, eight_bit: bool, smtputf8: bool
+    fields: common.Fields,
+    message_id: str,
+    date: datetime,
+    style: dialect.Style,
+    *,
+    eight_bit: bool,
+    smtputf8: bool,
 ) -> Composed | None:
     """Write what ``compose`` writes of a message with these fields. ``None``: only ``compose`` can write them."""
+    if not style.is_utf8:
+        return None
+    if style.zone is not None or date.tzinfo is None:
+        date = dialect.in_its_zone(date, style.zone)
     try:
-        data = common.write_fields(
-            fields, message_id, dialect.in_its_zone(date), eight_bit=eight_bit, smtputf8=smtputf8
+        return _with_demands(
+            common.write_fields(fields, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
         )
     except Uncommon:
         return None
-    return composed_of(data)
 
 
-def composed_of(data: bytes) -> Composed:
+def _with_demands(data: bytes) -> Composed:
     """Return written data with what it asks of a server."""
     if data.isascii():
         return Composed(data, eight_bit=False, smtputf8=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from struct import Struct
-from typing import NamedTuple
+from typing import TypeAlias
 from urllib.parse import quote
 
 from .dialect import (
@@ -23,13 +23,8 @@ from .dialect import (
 )
 from .headers import FOLD_LENGTH, Uncommon, check_characters
 
-
-class BodyPart(NamedTuple):
-    """``headers`` are about the content only; ``body`` need not end with a newline."""
-
-    headers: str
-    body: bytes
-
+BodyPart: TypeAlias = tuple[str, bytes]
+"""Headers, which are about the content only, and a body, which need not end with a newline."""
 
 _SUBTYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 # Text, messages and multiparts have rules of their own.
@@ -59,20 +54,14 @@ def text(content: object, subtype: str, *, eight_bit: bool, alone: bool = False)
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data[-1:] != b"\n" and (ALWAYS_ENDS_TEXT_WITH_NEWLINE or (alone and data)):
         data += b"\n"  # the end of a mail is the end of a line in SMTP
-    encoding, body = _encode(data, eight_bit)
-    return BodyPart(
-        f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}', body
-    )
-
-
-def _encode(data: bytes, eight_bit: bool) -> tuple[str, bytes]:
-    lines = data.split(b"\n")
-    is_ascii = data.isascii()
+    lines, is_ascii = data.split(b"\n"), data.isascii()
     if (is_ascii or eight_bit) and max(map(len, lines)) <= MAX_UNENCODED_LINE_LENGTH:
-        return "7bit" if is_ascii else "8bit", b"\r\n".join(lines)
-    if base64_is_shorter(data, eight_bit):
-        return "base64", _base64(b"\r\n".join(lines))
-    return "quoted-printable", b2a_qp(data).replace(b"\n", b"\r\n")
+        encoding, body = "7bit" if is_ascii else "8bit", b"\r\n".join(lines)
+    elif base64_is_shorter(data, eight_bit):
+        encoding, body = "base64", _base64(b"\r\n".join(lines))
+    else:
+        encoding, body = "quoted-printable", b2a_qp(data).replace(b"\n", b"\r\n")
+    return f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}', body
 
 
 def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eight_bit: bool) -> BodyPart:
@@ -90,7 +79,7 @@ def attachment(filename: str | None, content: str | bytes, mimetype: str, *, eig
         disposition = "\r\nContent-Disposition: attachment" if ALWAYS_SAYS_ATTACHMENT else ""
     else:
         disposition = "\r\n" + _disposition(filename)
-    return BodyPart(headers + disposition, body)
+    return headers + disposition, body
 
 
 def _bytes(content: str | bytes) -> bytes:
@@ -147,4 +136,4 @@ def multipart(subtype: str, parts: Sequence[BodyPart]) -> BodyPart:
         pieces += (delimiter, headers.encode(), b"\r\n\r\n", body)
     pieces[0] = delimiter[2:]
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    return BodyPart(f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"', b"".join(pieces))
+    return f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"', b"".join(pieces)

@@ -7,12 +7,11 @@ The rules are at the top of each module; those about the message as a whole are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
 
-from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.utils import DNS_NAME
 
@@ -21,7 +20,7 @@ from mailrail.conf import settings as ours
 
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
-from .headers import STRUCTURED, Uncommon, fold, unstructured
+from .headers import FOLD_LENGTH, STRUCTURED, Uncommon, fold, unstructured
 from .identifiers import in_ascii
 
 _date = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)
@@ -48,7 +47,7 @@ _writes = _subtypes | {
 }
 
 
-class Fields(NamedTuple):
+class Fields(TypedDict):
     """What a message consists of, as its attributes have it: to write it takes no ``EmailMessage``."""
 
     subject: Any
@@ -58,9 +57,9 @@ class Fields(NamedTuple):
     reply_to: Sequence[Any]
     extra_headers: Mapping[Any, Any]
     body: Any
-    content_subtype: str
-    alternatives: Sequence[Any] = ()
-    attachments: Sequence[Any] = ()
+    content_subtype: Any
+    alternatives: Sequence[Any]
+    attachments: Sequence[Any]
 
 
 def write(
@@ -72,23 +71,25 @@ def write(
     smtputf8: bool = False,
 ) -> bytes:
     """Write a message, or raise ``Uncommon`` if Django has to write it."""
+    if not dialect.style().is_utf8:
+        raise Uncommon("a project whose charset is not utf-8")
     if not writes_as_django(message):
         raise Uncommon("a class that writes in its own way")
     # A Charset equals its name, but says how to encode as well.
     if type(message.encoding) not in (type(None), str) or message.encoding not in (None, "utf-8"):
         raise Uncommon("a charset that is not utf-8")
-    fields = Fields(
-        message.subject,
-        message.from_email,
-        message.to,
-        message.cc,
-        message.reply_to,
-        message.extra_headers,
-        message.body,
-        message.content_subtype,
-        getattr(message, "alternatives", ()),
-        message.attachments,
-    )
+    fields: Fields = {
+        "subject": message.subject,
+        "from_email": message.from_email,
+        "to": message.to,
+        "cc": message.cc,
+        "reply_to": message.reply_to,
+        "extra_headers": message.extra_headers,
+        "body": message.body,
+        "content_subtype": message.content_subtype,
+        "alternatives": getattr(message, "alternatives", ()),
+        "attachments": message.attachments,
+    }
     return write_fields(fields, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
 
 
@@ -100,15 +101,19 @@ def write_fields(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> bytes:
-    """Write what ``write`` writes of a message with these fields, in UTF-8. Raise ``Uncommon``, as it does."""
-    subtype: Any = fields.content_subtype
+    """Write what ``write`` writes of a message with these fields, in UTF-8. Raise ``Uncommon``, as it does.
+
+    For a project whose ``DEFAULT_CHARSET`` is UTF-8.
+    """
+    subtype = fields["content_subtype"]
     if type(subtype) is not str or not bodies.is_common(subtype):  # also where there is no body
         raise Uncommon("an unusual type of text")
-    if settings.DEFAULT_CHARSET != "utf-8":
-        raise Uncommon("a project whose charset is not utf-8")
-    part = _content(fields, eight_bit)
-    lines = [part.headers, "MIME-Version: 1.0", *_headers(fields, message_id, date, smtputf8), "", ""]
-    data = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii") + part.body
+    if fields["alternatives"] or fields["attachments"]:
+        part, body = _parts(fields, eight_bit)
+    else:
+        part, body = bodies.text(fields["body"], subtype, eight_bit=eight_bit, alone=True)
+    lines = [part, "MIME-Version: 1.0", *_headers(fields, message_id, date, smtputf8), "", ""]
+    data = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii") + body
     return data if data.endswith(b"\r\n") else data + b"\r\n"
 
 
@@ -131,19 +136,18 @@ def _is_plain(kind: type) -> bool:
     return False
 
 
-def _content(fields: Fields, eight_bit: bool) -> bodies.BodyPart:
-    alternatives, attachments = fields.alternatives, fields.attachments
+def _parts(fields: Fields, eight_bit: bool) -> bodies.BodyPart:
+    """Return the multipart of a message that has more than a body."""
     parts = []
-    alone = not (alternatives or attachments)
-    if fields.body or alone:
-        parts.append(bodies.text(fields.body, fields.content_subtype, eight_bit=eight_bit, alone=alone))
-    if alternatives:
-        parts += [_alternative(entry, eight_bit) for entry in alternatives]
+    if fields["body"]:
+        parts.append(bodies.text(fields["body"], fields["content_subtype"], eight_bit=eight_bit))
+    if fields["alternatives"]:
+        parts += [_alternative(entry, eight_bit) for entry in fields["alternatives"]]
         parts = [bodies.multipart("alternative", parts)]
-    if attachments:
-        parts += [_attachment(entry, eight_bit) for entry in attachments]
-        return bodies.multipart("mixed", parts)
-    return parts[0]
+    if not fields["attachments"]:
+        return parts[0]
+    parts += [_attachment(entry, eight_bit) for entry in fields["attachments"]]
+    return bodies.multipart("mixed", parts)
 
 
 def _alternative(alternative: Any, eight_bit: bool) -> bodies.BodyPart:
@@ -160,25 +164,24 @@ def _attachment(attachment: Any, eight_bit: bool) -> bodies.BodyPart:
     return bodies.attachment(filename, content, mimetype, eight_bit=eight_bit)
 
 
-def _headers(fields: Fields, message_id: str | None, date: datetime | None, smtputf8: bool) -> Iterator[str]:
+def _headers(fields: Fields, message_id: str | None, date: datetime | None, smtputf8: bool) -> list[str]:
     """Return the headers in the order of Django's ``message()``."""
-    extra: Mapping[str, Any] = fields.extra_headers
-    yield _subject(str(fields.subject))
-    yield _from(str(extra.get("From", fields.from_email)), smtputf8)
-    for name, entries in (("To", fields.to), ("Cc", fields.cc), ("Reply-To", fields.reply_to)):
+    extra = fields["extra_headers"]
+    lines = [_subject(str(fields["subject"])), _from(str(extra.get("From", fields["from_email"])), smtputf8)]
+    for name, entries in (("To", fields["to"]), ("Cc", fields["cc"]), ("Reply-To", fields["reply_to"])):
         if name in extra:
-            yield addresses(name, [mailbox(_string(extra[name]), smtputf8)])
+            lines.append(addresses(name, [mailbox(_string(extra[name]), smtputf8)]))
         elif entries:
             write_one = repeated_mailbox if name == "Reply-To" else mailbox
-            yield addresses(name, [write_one(str(entry), smtputf8) for entry in entries])
+            lines.append(addresses(name, [write_one(str(entry), smtputf8) for entry in entries]))
     names = {name.lower() for name in extra}
     if "date" not in names:
-        yield "Date: " + (dialect.written(date) if date else dialect.now())
+        lines.append("Date: " + (dialect.written(date) if date else dialect.now()))
     if "message-id" not in names:
-        yield _identification(message_id or new_message_id())
-    for name, value in extra.items():
-        if name not in _written_first:
-            yield _extra(name, _string(value))
+        lines.append(_identification(message_id or new_message_id()))
+    return lines + [
+        _extra(name, _string(value)) for name, value in extra.items() if name not in _written_first
+    ]
 
 
 @lru_cache(maxsize=256)
@@ -209,7 +212,8 @@ def _extra(name: str, value: str) -> str:
 def _identification(message_id: str) -> str:
     if not _message_id.fullmatch(message_id):
         raise Uncommon("a message id in an unusual form")
-    return fold("Message-ID", message_id)
+    line = f"Message-ID: {message_id}"
+    return line if len(line) <= FOLD_LENGTH else fold("Message-ID", message_id)
 
 
 def _string(value: object) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from email import quoprimime
 from email.message import Message
 from email.utils import format_datetime, formatdate
 from functools import lru_cache
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
 from django.conf import settings
@@ -82,17 +82,32 @@ def written(date: datetime) -> str:
 @lru_cache(maxsize=256)
 def _written(date: datetime, offset: timedelta | None) -> str:
     """Write a Date header, cached: it takes as long as the rest of a short email, and many have the same second.
-    ``offset``: of the zone, as equal moments of two zones have different texts.
 
     ``offset``: of its zone, as the same moment in two zones is equal and not the same text.
     """
     return format_datetime(date)
 
 
-def in_its_zone(date: datetime) -> datetime:
-    """Aware; with ``EMAIL_USE_LOCALTIME``, in the zone where it is written."""
-    date = date if date.tzinfo else aware(date).astimezone(UTC)
-    return date.astimezone(get_current_timezone()) if settings.EMAIL_USE_LOCALTIME else date
+class Style(NamedTuple):
+    """What the settings of a project say of all its messages. ``zone``: of dates; ``None``: the one of each date."""
+
+    is_utf8: bool
+    zone: tzinfo | None
+
+
+def style() -> Style:
+    """Return the style of this project. To ask settings takes long, so ask once for many messages."""
+    return Style(
+        settings.DEFAULT_CHARSET == "utf-8",
+        get_current_timezone() if settings.EMAIL_USE_LOCALTIME else None,
+    )
+
+
+def in_its_zone(date: datetime, zone: tzinfo | None) -> datetime:
+    """Return an aware date, in the zone of the style."""
+    if date.tzinfo is None:
+        date = aware(date).astimezone(UTC)
+    return date if zone is None else date.astimezone(zone)
 
 
 def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:

@@ -23,7 +23,7 @@ from mailrail.log import logger_of
 from mailrail.storable import storable
 
 from ..compose.addresses import mailboxes, missing_sender, with_ascii_domains
-from ..compose.dialect import in_its_zone
+from ..compose.dialect import in_its_zone, style
 from ..mailers.config import composes
 from ..mailers.logins import Login
 from ..mailers.refused_senders import RefusedSenders
@@ -246,7 +246,7 @@ def _identify(message: EmailMessage, email: Email) -> None:
     if "message-id" not in names:
         message.extra_headers["Message-ID"] = email.message_id
     if "date" not in names:
-        message.extra_headers["Date"] = format_datetime(in_its_zone(email.date))
+        message.extra_headers["Date"] = format_datetime(in_its_zone(email.date, style().zone))
 
 
 def _name_one_sender(message: EmailMessage, email: Email) -> None:

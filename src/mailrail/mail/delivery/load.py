@@ -12,7 +12,8 @@ from django.core.mail import EmailMessage
 
 from mailrail.addresses import bare
 
-from ..compose import Composed, compose, compose_fields
+from ..compose import Composed, compose, compose_fields, style
+from ..compose.dialect import Style
 from ..models import Email, Status
 from ..queueing.files import inline_files, load_files
 from ..queueing.serialize import common_fields, load
@@ -30,12 +31,13 @@ _TEXTS, _OBJECTS = frozenset({str}), frozenset({dict})
 class Loaded:
     """Hold a record and what it keeps: as plain fields where those are enough to write it, or as a message."""
 
-    __slots__ = ("_fields", "_files", "_message", "email")
+    __slots__ = ("_fields", "_files", "_message", "_style", "email")
 
-    def __init__(self, email: Email, files: Mapping[str, bytes]) -> None:
+    def __init__(self, email: Email, files: Mapping[str, bytes], style: Style) -> None:
         """Read the content. Raise whatever a content that other hands have written leads to."""
         self.email = email
         self._files = files
+        self._style = style
         self._fields = common_fields(email.content, files)
         self._message = None if self._fields is not None else load(email.content, files)
 
@@ -52,16 +54,12 @@ class Loaded:
 
     def compose(self, *, eight_bit: bool) -> Composed:
         """Write it for a server with SMTPUTF8, with the Message-ID and the date of its record."""
-        email, date = self.email, self.email.date
-        if self._fields is not None:
-            composed = compose_fields(
-                self._fields, email.message_id, date, eight_bit=eight_bit, smtputf8=True
-            )
+        id, date, fields = self.email.message_id, self.email.date, self._fields
+        if fields is not None:
+            composed = compose_fields(fields, id, date, self._style, eight_bit=eight_bit, smtputf8=True)
             if composed is not None:
                 return composed
-        return compose(
-            self.message, message_id=email.message_id, date=date, eight_bit=eight_bit, smtputf8=True
-        )
+        return compose(self.message, message_id=id, date=date, eight_bit=eight_bit, smtputf8=True)
 
 
 @dataclass
@@ -90,7 +88,7 @@ def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
 
 
 def load_messages(emails: Sequence[Email], using: str) -> EmailBatch:
-    batch = EmailBatch()
+    batch, as_written = EmailBatch(), style()
     large, errors = load_files([email for email in emails if email.content.get("large")], using)
     for email in emails:
         failed = [errors[digest] for digest in email.content.get("large", ()) if digest in errors]
@@ -100,7 +98,8 @@ def load_messages(emails: Sequence[Email], using: str) -> EmailBatch:
             (batch.missing if is_missing else batch.later).append((email, error))
             continue
         try:
-            batch.loaded.append(Loaded(email, {**large, **inline_files(email)}))
+            files = {**large, **inline_files(email)} if "files" in email.content else large
+            batch.loaded.append(Loaded(email, files, as_written))
         except KeyError as error:
             digest = str(error.args[0])
             is_gone = digest in email.content.get("large", ()) and digest not in large

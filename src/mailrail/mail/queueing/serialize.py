@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import email
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from email import policy as policies
 from email.message import Message, MIMEPart
 from email.mime.base import MIMEBase
-from typing import Any
+from typing import Any, cast
 
 from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
 
@@ -154,33 +154,24 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
     ):
         return None
     fields = {**_LEFT_OUT, **content["fields"]}
-    subject, body, author = fields["subject"], fields["body"], fields["from_email"]
     to, cc, reply_to, headers = fields["to"], fields["cc"], fields["reply_to"], fields["extra_headers"]
-    if not (type(subject) is type(body) is type(author) is str and fields["encoding"] in (None, "utf-8")):
+    if not (type(to) is type(cc) is type(reply_to) is list and type(headers) is dict):
         return None
-    if not (type(to) is type(cc) is type(reply_to) is list and type(headers) is dict and _are_texts(to)):
+    texts = [fields["subject"], fields["body"], fields["from_email"], *to, *cc, *reply_to, *headers.values()]
+    if not _TEXT.issuperset(map(type, texts)) or fields["encoding"] not in (None, "utf-8"):
         return None
-    if (cc and not _are_texts(cc)) or (reply_to and not _are_texts(reply_to)):
+    if headers and any(name[:1] == "$" for name in headers):  # not as it is stored
         return None
-    if headers and not (_are_texts(headers.values()) and all(name[:1] != "$" for name in headers)):
+    alternatives, attachments = content.get("alternatives"), content.get("attachments")
+    if alternatives and not all(_is_text(stored) and type(kind) is str for stored, kind in alternatives):
         return None
-    alternatives, attachments = content.get("alternatives", ()), content.get("attachments") or ()
-    if alternatives:
-        if not all(_is_text(stored) and type(mimetype) is str for stored, mimetype in alternatives):
-            return None
-        alternatives = [(stored["value"], mimetype) for stored, mimetype in alternatives]
-    if attachments:
-        attachments = [_load_attachment(packed, files) for packed in attachments]
-    subtype = fields["content_subtype"]
-    return Fields(subject, author, to, cc, reply_to, headers, body, subtype, alternatives, attachments)
+    fields["alternatives"] = [(stored["value"], kind) for stored, kind in alternatives or ()]
+    fields["attachments"] = [_load_attachment(packed, files) for packed in attachments or ()]
+    return cast(Fields, fields)
 
 
 def _is_text(stored: Mapping[str, Any]) -> bool:
     return type(stored.get("value")) is str
-
-
-def _are_texts(values: Iterable[Any]) -> bool:
-    return _TEXT.issuperset(map(type, values))
 
 
 def _set(message: EmailMessage, content: Mapping[str, Any]) -> None:
