@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -209,9 +209,9 @@ def test_messages_of_final_emails_end_together_and_within_a_time(
     monkeypatch.setattr(messages, "FINISH_INTERVAL_S", within)
     final_by_then: list[int] = []
 
-    def told(message: IncomingMessage) -> None:
-        assert message.outcome is not None and message.outcome.kind == "finished"
-        final_by_then.append(Email.objects.filter(status=Status.SENT).count())
+    def told(finished: Sequence[IncomingMessage]) -> None:
+        assert {m.outcome and m.outcome.kind for m in finished} == {"finished"}
+        final_by_then.extend([Email.objects.filter(status=Status.SENT).count()] * len(finished))
 
     with ScriptedServer() as server:
         queueing(server.port)

@@ -31,7 +31,7 @@ from mailrail.signals import (
     message_retried,
     message_started,
 )
-from mailrail.worker import IncomingMessage, Worker, capacity, leases
+from mailrail.worker import IncomingMessage, Worker, capacity, finish_all, leases
 from mailrail.worker.capacity import Share
 from mailrail.worker.child import Job
 from mailrail.worker.consume import CANCELLATION_GRACE, ConsumerRun
@@ -507,6 +507,25 @@ class TestBatches:
             until(lambda: layer.stats()["work"].claimed == 1)
             gate.set()
             until(lambda: not layer.stats())
+
+    def test_several_finished_together_are_settled_before_the_batch_returns(
+        self, layer: DurableLayer
+    ) -> None:
+        gate, finished = threading.Event(), threading.Event()
+
+        def consume(messages: list[IncomingMessage]) -> None:
+            messages[0].bury("no")
+            finish_all(messages[:3])  # but for the one that has its outcome
+            finished.set()
+            gate.wait(20)
+
+        send(layer, n=4)
+        with Running(layer, route("work", consume, batch=4)):
+            finished.wait(20)
+            until(lambda: (layer.stats()["work"].claimed, layer.stats()["work"].dead) == (1, 1))
+            gate.set()
+            until(lambda: not layer.stats()["work"].claimed)
+        assert layer.stats()["work"].dead == 1
 
     def test_async_batches(self, layer: DurableLayer) -> None:
         sizes = []

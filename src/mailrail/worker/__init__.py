@@ -18,7 +18,7 @@ Where to look, in the order in which a message meets them:
 - ``maintenance`` runs what apps do beside the work, such as the schedule of ``mailrail.schedule``.
 """
 
-from .incoming import Ending, ExecutionContext, IncomingMessage, Remainder, current_execution
+from .incoming import Ending, ExecutionContext, IncomingMessage, Remainder, current_execution, finish_all
 from .isolated import kill_run
 from .maintenance import register_service
 from .worker import Worker
@@ -30,6 +30,7 @@ __all__ = [
     "Remainder",
     "Worker",
     "current_execution",
+    "finish_all",
     "kill_run",
     "register_service",
 ]

@@ -26,7 +26,7 @@ from .capacity import Capacity
 from .connections import close_connections, own_connection
 from .consume import ConsumerRun, runs_of
 from .heartbeat import Heartbeat
-from .incoming import IncomingMessage
+from .incoming import IncomingMessage, decide_all
 from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, Lifecycle, State, WorkerLifecycle
@@ -85,7 +85,8 @@ class ClaimLoop:
         self._keeper = LeaseKeeper(layer, lambda: shared.capacity.leases, heartbeat)
         self._settler = Settler(layer, self._keeper, shared.counters)
         self._held: deque[ConsumerRun] = deque()  # while their channel has no slot, so something of it runs
-        self._ended: deque[ConsumerRun | IncomingMessage] = deque()
+        self._ended: deque[ConsumerRun] = deque()
+        self._early: deque[Sequence[IncomingMessage]] = deque()  # settled by consumers that go on
         self._all_ended = threading.Event()
         self._is_woken = False  # since it last looked at what has ended
         self._has_begun = False  # something, in the last round
@@ -121,7 +122,7 @@ class ClaimLoop:
 
     @property
     def _has_work(self) -> bool:
-        is_settled = not (self._ended or self._settler.finished or self._settler.others)
+        is_settled = not (self._ended or self._early or self._settler.finished or self._settler.others)
         return bool(self.running or self._preclaimed or self._held) or not is_settled
 
     # -- claim, consume, settle ---------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class ClaimLoop:
         finally:
             if self._shared.capacity.is_shared:
                 self.share.done()
-        if not claims and not self._ended:
+        if not (claims or self._ended or self._early):
             if self._settler.error is not None:
                 raise self._settler.error
             self._wait(seen)
@@ -165,14 +166,12 @@ class ClaimLoop:
             self._is_woken = True  # it looks by itself
             self._all_ended.wait(min(self._pace, LONGEST_PAUSE_S))
         self._is_woken = False  # before the look: what ends after that has to wake it anew
-        if self._ended:
+        if self._ended or self._early:
             self._worker.worked_at = time.monotonic()
+        while self._early:
+            self._settler.add(self._early.popleft())
         while self._ended:
-            ended = self._ended.popleft()
-            if isinstance(ended, IncomingMessage):
-                self._settler.add(ended)
-            else:
-                self._end(ended)
+            self._end(self._ended.popleft())
         self._start_held()
         self._settler.error = None
         if self._settler.others:
@@ -224,7 +223,7 @@ class ClaimLoop:
     def _consume(self, claims: Sequence[Message]) -> None:
         """Hand each claim, or each batch of them, to its consumer."""
         plans, stopping = self._shared.capacity.plans, self._worker.stopping
-        for run in runs_of(claims, plans, stopping, self._hand_over, self._settler.decide):
+        for run in runs_of(claims, plans, stopping, self._take_early, self._settler.decide):
             if run.message is None:  # a batch, which may have to wait for a slot
                 self._held.append(run)
             else:
@@ -281,16 +280,23 @@ class ClaimLoop:
         if run in self.running:
             self.running.discard(run)
             self.share.free(run)
-        for message in run.messages:
-            self._settler.add(message)
+        self._settler.add(run.messages)
 
-    def _hand_over(self, ended: ConsumerRun | IncomingMessage) -> None:
-        """Tell the loop that a run, or one message of its batch, has ended. The threads of the pools call this."""
-        if isinstance(ended, ConsumerRun) and self._shared.capacity.is_shared:
-            self.share.free(ended, slot=False)  # at once, as the loop may hang just now
-        self._ended.append(ended)
+    def _hand_over(self, run: ConsumerRun) -> None:
+        """Tell the loop that a run has ended. The threads of the pools call this."""
+        if self._shared.capacity.is_shared:
+            self.share.free(run, slot=False)  # at once, as the loop may hang just now
+        self._ended.append(run)
         if len(self._ended) >= len(self.running):
             self._all_ended.set()
+        self._wake()
+
+    def _take_early(self, messages: Sequence[IncomingMessage]) -> None:
+        """Tell the loop that a consumer has settled messages of its batch, which goes on."""
+        self._early.append(messages)
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._is_woken:  # once for all that ends until it looks
             self._is_woken = True
             self.layer.wake()
@@ -387,13 +393,11 @@ class ClaimLoop:
 
     def _release_running(self) -> None:
         for run in self._held:
-            for message in run.messages:
-                message.decide(NOT_BEGUN)
-                self._settler.add(message)
+            decide_all(run.messages, NOT_BEGUN)
+            self._settler.add(run.messages)
         self._held.clear()
         for run in [run for run in self.running if not run.is_isolated]:  # the others' processes settle them
-            for message in run.messages:
-                message.decide(NOT_DONE)
+            decide_all(run.messages, NOT_DONE)
             run.abandon()
             self._end(run)
             self._worker.should_recycle = True

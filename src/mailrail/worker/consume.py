@@ -27,12 +27,11 @@ from ..routes import Plan, Route
 from ..signals import message_started
 from ..tracebacks import describe
 from .atomic import RELEASED_FOR_S, RollBack, await_stray, current_run, run_atomic
-from .incoming import IncomingMessage, current_message
+from .incoming import IncomingMessage, current_message, decide_all
 from .lock_watch import lock_watch
 from .log import logger
-from .outcomes import Outcome, OutcomeKind, send_signal
+from .outcomes import FINISHED, Outcome, OutcomeKind, send_signal
 
-FINISHED = Outcome(OutcomeKind.FINISHED)
 CANCELLATION_GRACE = 1.0
 """Seconds an async consumer gets to end once its limit is over and it was cancelled."""
 LOST_TOO_OFTEN = (
@@ -184,9 +183,7 @@ class ConsumerRun:
 
     def succeed(self) -> None:
         """Returning finishes what the consumer has not settled itself."""
-        for message in self.messages:
-            if message.outcome is None:
-                message.decide(FINISHED)
+        decide_all(self.messages, FINISHED)
 
     def fail(self, error: BaseException, *, timed_out: bool = False) -> None:
         """Raising settles the rest: retried, buried after the last attempt, discarded, or due again later."""
@@ -271,7 +268,7 @@ def runs_of(
     claims: Sequence[Message],
     plans: Mapping[str, Plan],
     stopping: threading.Event,
-    on_outcome: Callable[[IncomingMessage], None],
+    on_outcome: Callable[[Sequence[IncomingMessage]], None],
     reject: Callable[[Message, Outcome], None],
 ) -> Iterator[ConsumerRun]:
     """Yield the runs of claims: those of single messages, then those that had to be prepared, then batches.

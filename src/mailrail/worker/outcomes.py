@@ -58,6 +58,8 @@ class Outcome:
     place: LaneWithPlaces | None = None  # where a placed message waits
 
 
+FINISHED = Outcome(OutcomeKind.FINISHED)
+
 Settle = Callable[[DurableLayer, Sequence[Message], Outcome], list[Message]]
 """Settles claims with equal outcomes in the layer. Returns those that were lost."""
 

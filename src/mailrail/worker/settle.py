@@ -36,24 +36,25 @@ class Settler:
         self.error: Exception | None = None
         """What has kept the last ``settle`` from settling all."""
 
-    def add(self, message: IncomingMessage) -> None:
-        """Take in a message with its outcome; a second time (a batch's early one) changes nothing."""
-        outcome = message.outcome
-        if outcome is None or message.taken:
-            return
-        message.taken = True
-        if outcome.settled or outcome.kind == OutcomeKind.ISOLATED:
-            self.close([message])
-        elif outcome.kind in (OutcomeKind.FINISHED, OutcomeKind.DISCARDED):
-            self.finished.append(message)
-        else:
-            self.others.append(message)
+    def add(self, messages: Iterable[IncomingMessage]) -> None:
+        """Take in messages with their outcomes; a second time (a batch's early ones) changes nothing."""
+        for message in messages:
+            outcome = message.outcome
+            if outcome is None or message.taken:
+                continue
+            message.taken = True
+            if outcome.settled or outcome.kind == OutcomeKind.ISOLATED:
+                self.close([message])
+            elif outcome.kind in (OutcomeKind.FINISHED, OutcomeKind.DISCARDED):
+                self.finished.append(message)
+            else:
+                self.others.append(message)
 
     def decide(self, claim: Message, outcome: Outcome) -> None:
         """Take in a claim that no consumer is to see."""
         message = IncomingMessage(claim)
         message.decide(outcome)
-        self.add(message)
+        self.add([message])
 
     def settle(self) -> None:
         """Settle all but the finished. What cannot be settled now stays for the next time; ``error`` says why.
