@@ -17,7 +17,7 @@ from .layers import DurableLayer, get_layer
 from .messages import Content, Message, Statement, check_channel_name, id_of_content
 from .moments import aware
 from .options import Lane
-from .routing import check_routed, place_of
+from .routing import Routing, check_routed, routing_with_limits
 
 
 class Channel:
@@ -114,8 +114,13 @@ class Channel:
         other options are as for ``send``. Raises what the database raises for the record, too.
         """
         options = _options(None, at, None, priority, None, None, None)
-        _check_record(record)
-        [id] = self.layer.send_with_record(record, self._messages([content], options, unique), using)
+        match record:
+            case (str(), dict()):
+                pass
+            case _:
+                raise TypeError(f"record must be (statement, {{name: value}}), not {record!r}.")
+        messages = self._messages([content], options, unique)
+        [id] = get_layer(self._alias).send_with_record(record, messages, using)
         return id
 
     async def asend(self, content: Content, **options: Any) -> UUID:
@@ -159,12 +164,14 @@ class Channel:
                 Message(self.name, content, id_of_content(self.name, content), **options)
                 for content in contents
             ]
-        return [self._placed(message) for message in messages]
+        limits = routing_with_limits(self._alias)
+        return messages if limits is None else [_placed(message, limits) for message in messages]
 
-    def _placed(self, message: Message) -> Message:
-        """Put a message into its lane, if its route limits how many run at once for a value."""
-        place = place_of(message, self._alias)
-        return message if place is None else replace(message, lane=place[0], places=place[1])
+
+def _placed(message: Message, limits: Routing) -> Message:
+    """Put a message into its lane, if its route limits how many run at once for a value."""
+    place = limits.place_of(message)
+    return message if place is None else replace(message, lane=place[0], places=place[1])
 
 
 def _options(
@@ -220,14 +227,6 @@ def _until(expires: float | timedelta | datetime) -> dict[str, Any]:
     if isinstance(expires, datetime):
         return {"expires": aware(checked.moment("expires", expires)).timestamp()}
     return {"lifetime": checked.seconds("expires", expires)}
-
-
-def _check_record(record: Statement) -> None:
-    if isinstance(record, tuple) and len(record) == 2:
-        statement, values = record
-        if isinstance(statement, str) and isinstance(values, dict):
-            return
-    raise TypeError(f"record must be (statement, {{name: value}}), not {record!r}.")
 
 
 def _check_headers(headers: Content) -> Content:

@@ -364,6 +364,7 @@ def uuid7() -> uuid.UUID:
 
 
 _of_contents = uuid.UUID("0e5c1f3a-6f53-5d0c-9c5b-2f6a1d9a7b41")  # random, and must never change
+_OF_CONTENTS = _of_contents.bytes
 
 
 def id_of_content(channel: str, content: Content) -> uuid.UUID:
@@ -378,24 +379,21 @@ def id_of_content(channel: str, content: Content) -> uuid.UUID:
     """
     text = encode(content)
     record = content.get("id")
-    if len(content) != 1 or not _is_plain(text) or not isinstance(next(iter(content.values())), str | int):
-        text = _sorting.encode(content)  # most contents skip this: sorting would not change their text
+    # Sorting would not change the text of most contents. DEL is the one character of ASCII that it escapes.
+    is_plain = len(content) == 1 and text.isascii() and "\x7f" not in text
+    if not is_plain or not isinstance(next(iter(content.values())), str | int):
+        text = _sorting.encode(content)
     name = f"{qualified(channel)}\0{text}"
     if not isinstance(record, str) or not _uuid7_text.fullmatch(record):
         return uuid.uuid5(_of_contents, name)
     front = int(f"{record[:8]}{record[9:13]}8{record[15:18]}", 16)
-    digest = hashlib.sha1(_of_contents.bytes + name.encode(), usedforsecurity=False).digest()
+    digest = hashlib.sha1(_OF_CONTENTS + name.encode(), usedforsecurity=False).digest()
     # The bits of a UUIDv5.
     back = int.from_bytes(digest[8:16], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid.UUID(int=front << 64 | back)
 
 
 _uuid7_text = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def _is_plain(text: str) -> bool:
-    """Tell whether ``ensure_ascii`` would leave the text unchanged; it escapes DEL, too."""
-    return text.isascii() and "\x7f" not in text
 
 
 def new_token() -> int:

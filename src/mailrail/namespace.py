@@ -44,8 +44,10 @@ def prefix() -> str:
 
 def qualified(name: str) -> str:
     """Qualify a bare name for a table. A qualified name is returned unchanged."""
-    begins = prefix()
-    return Qualified(begins + name) if begins and not isinstance(name, Qualified) else name
+    namespace = current()
+    return (
+        Qualified(f"{SIGN}{namespace}{SIGN}{name}") if namespace and not isinstance(name, Qualified) else name
+    )
 
 
 def bare(stored: str) -> str:

@@ -27,6 +27,7 @@ from django.dispatch import receiver
 from django.utils.module_loading import module_has_submodule
 
 from .applications import run_application, serves
+from .conf import settings
 from .errors import InvalidSettings, NoRoute
 from .importing import gathered, import_named, noted_or_raised
 from .layers import DurableLayer, default_alias, get_layer
@@ -207,14 +208,14 @@ class Routing:
         mistakes.raise_any(InvalidSettings)
         self.looked_for = looked_for
         plans = [*self.plans.values(), *(plan_of(*pattern) for pattern in self.patterns.items())]
-        self._has_limits = any(plan.limit_per_value for plan in plans)
+        self.has_limits = any(plan.limit_per_value for plan in plans)
 
     def place_of(self, message: Message) -> LaneWithPlaces | None:
         """Return the place of a message that is sent, as ``Plan.place_of``; ``None`` if its worker has to tell.
 
         Raises ``ValueError`` for a message with a lane of its own.
         """
-        if not self._has_limits or message.channel not in self:
+        if message.channel not in self:
             return None
         plan = self.plan_for(message.channel)
         try:
@@ -327,13 +328,14 @@ def check_routed(channel: str, alias: str | None = None) -> None:
     )
 
 
-def place_of(message: Message, alias: str | None) -> LaneWithPlaces | None:
-    """Return the place of a message that is sent, if this process has looked for consumers before.
+def routing_with_limits(alias: str | None) -> Routing | None:
+    """Return a layer's routing for senders: if a route limits how many run at once for a value, and if this process has
+    looked for consumers before.
 
     To look for them here would import the code of all consumers into each process that sends.
     """
-    routing = _built.get(alias or default_alias())
-    return None if routing is None else routing.place_of(message)
+    routing = _built.get(alias or settings.layer)
+    return routing if routing is not None and routing.has_limits else None
 
 
 def where_consumers_are_looked_for(alias: str) -> str:
