@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from mailrail import mail, uuid7
 from mailrail.mail.models import Email, Status, Suppression
-from mailrail.mail.queueing.insert import NewEmail, NewEmails, copy_lines, insert_with_message
+from mailrail.mail.queueing.insert import NewEmail, NewEmails, copy_lines, insertion_of
 from mailrail.mail.records import reading
 from mailrail.mail.records.reading import DEFERRED_COLUMNS
 from mailrail.mail.records.suppressions import hash_address, listed
@@ -38,10 +38,7 @@ def new(email: Email) -> NewEmail:
 
 
 def insert(emails: list[Email], using: str) -> list[Email]:
-    records = NewEmails(using)
-    for email in emails:
-        records.add(new(email))
-    records.insert()
+    NewEmails(map(new, emails), using).insert()
     return [new(email).email(using) for email in emails]
 
 
@@ -101,7 +98,7 @@ def test_one_is_stored_with_its_message_as_many_are(using: str) -> None:
     emails = odd_ones()
     with connections[using].cursor() as cursor:
         for email in emails:
-            cursor.execute(*insert_with_message(new(email), using))
+            cursor.execute(*insertion_of(new(email), using))
     check(emails, using)
 
 

@@ -105,7 +105,9 @@ class EmailBackend(Queueing, BaseEmailBackend):
         execution = current_execution()
         if len(messages) == 1:  # as Django's form sends it
             mark_password_reset(messages[0])
-        if self.fail_silently or _complaining.get() or _is_of_a_log(messages):
+        # Frames are looked through for error mail only.
+        is_of_a_server = bool(messages) and messages[0].from_email == django_settings.SERVER_EMAIL
+        if self.fail_silently or _complaining.get() or (is_of_a_server and _is_of_a_log()):
             return self._queue_silently(messages, execution)
         return queue_all(messages, self.deliver_with, execution)
 
@@ -142,10 +144,8 @@ def _is_in_event_loop() -> bool:
     return not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
-def _is_of_a_log(messages: Sequence[EmailMessage]) -> bool:
-    """Tell whether Django's log handler sends these. With ``MAILERS``, it can no longer say ``fail_silently``."""
-    if not messages or messages[0].from_email != django_settings.SERVER_EMAIL:
-        return False  # nearly always: frames are looked through for error mail only
+def _is_of_a_log() -> bool:
+    """Tell whether Django's log handler is sending. With ``MAILERS``, it can no longer say ``fail_silently``."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

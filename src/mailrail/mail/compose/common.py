@@ -120,7 +120,7 @@ def write_fields(
 def writes_as_django(message: EmailMessage) -> bool:
     """Tell whether the message has Django's own methods wherever ``message()`` may call one."""
     kind: type = type(message)
-    return _is_plain(kind) and are_unrelated(vars(message))
+    return _is_plain(kind) and _writes.isdisjoint(vars(message))
 
 
 def are_unrelated(attributes: Mapping[str, Any]) -> bool:
@@ -234,4 +234,4 @@ def new_message_id() -> str:
 
 
 def message_id_domain() -> str:
-    return ours.mail_message_id_domain or str(DNS_NAME)
+    return ours.mail_message_id_domain or DNS_NAME.get_fqdn()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from django.db import (
 )
 from django.utils import timezone
 
-from mailrail import Channel
+from mailrail import Channel, uuid7
 from mailrail import options as checked
 from mailrail.missing_tables import migration_for
 from mailrail.second_connection import outside_the_transaction
@@ -36,10 +37,10 @@ from ..compose.addresses import mailboxes, sender_of
 from ..compose.common import new_message_id
 from ..errors import CannotQueue, KeyConflict
 from ..mailers.channels import channel_of
-from ..models import Email, Status, new_id
+from ..models import Email, Status
 from .files import put_inline, store_large
-from .insert import Columns, NewEmail, NewEmails, insert_with_message
-from .options import Options, columns_of, plain_options, read_options
+from .insert import Columns, NewEmail, NewEmails, insertion_of
+from .options import Options, plain_options, read_options
 from .sensitive import decide
 from .serialize import dump
 from .validation import (
@@ -156,15 +157,17 @@ async def aqueue_many(messages: Iterable[EmailMessage], **options: Any) -> list[
 
 def _records(messages: Iterable[EmailMessage], options: Options) -> Iterator[NewEmail]:
     """Yield what is to be stored. Raise for whatever cannot be sent, so that no worker has to find it out."""
-    now, shared = timezone.now(), columns_of(options)
+    now = timezone.now()
     for message in messages:
-        yield _record(message, options, now, shared)
+        yield _record(message, options, now)
 
 
-def _record(message: EmailMessage, options: Options, now: datetime, shared: Columns) -> NewEmail:
+def _record(message: EmailMessage, options: Options, now: datetime) -> NewEmail:
     if not hasattr(message, "recipients"):
         raise TypeError(f"Only an EmailMessage can be queued, not {message!r}.")
-    recipients = _recipients(message)
+    recipients = [*dict.fromkeys(map(str, message.recipients()))]
+    if not recipients:
+        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
     sender = _sender(message, options)
     for address in recipients:
         check_address_of(message, address)
@@ -178,13 +181,13 @@ def _record(message: EmailMessage, options: Options, now: datetime, shared: Colu
     size = size or size_of_fields(message, content, files)
     if content["kind"] == "finished":
         message_id = message_id_in(files[content["data"]]) or message_id
-    large = put_inline(content, files)
+    large = put_inline(content, files) if files else {}
     text = check_text(content, "The email")
     check_message_id(message_id)
     columns = {
-        "id": new_id(),
+        "id": uuid7(),
         "sender": sender,
-        "subject": storable(_text(message.subject)),
+        "subject": "" if message.subject is None else storable(str(message.subject)),
         "content": content,
         "message_id": message_id,
         "date": now,
@@ -192,7 +195,7 @@ def _record(message: EmailMessage, options: Options, now: datetime, shared: Colu
         "created_at": now,
         "changed_at": now,
         "recipients": [{"address": address, "status": "queued"} for address in recipients],
-        **shared,
+        **options.columns,
     }
     if decide(message):
         columns["sensitive"] = True
@@ -201,29 +204,19 @@ def _record(message: EmailMessage, options: Options, now: datetime, shared: Colu
     return NewEmail(columns, text, large)
 
 
-def _recipients(message: EmailMessage) -> list[str]:
-    """Return the addresses, each of them once. Raise ``CannotQueue`` if there are none."""
-    recipients = list(dict.fromkeys(str(recipient) for recipient in message.recipients()))
-    if not recipients:
-        raise CannotQueue("The email has no recipients: put at least one address into to, cc or bcc.")
-    return recipients
-
-
 def _sender(message: EmailMessage, options: Options) -> str:
     """Return the envelope's. Raise ``CannotQueue`` for it, or for an author, that can be told to no server."""
-    from_email = _text(message.from_email)
-    sender = sender_of(from_email, message.extra_headers)
+    # Anymail leaves what is None to the template of the service.
+    from_email = "" if message.from_email is None else str(message.from_email)
     authors = mailboxes(from_email) if options.composes else addresses_in(from_email)
     for author in authors:
         check_address_of(message, author, "from_email: ")
+    if "," not in from_email:
+        return from_email
+    sender = sender_of(from_email, message.extra_headers)
     if options.composes and sender not in authors:
         check_address_of(message, sender, "The header Sender: ")
     return sender
-
-
-def _text(value: Any) -> str:
-    """Return a text. ``None`` is empty: Anymail leaves it to the template of the service."""
-    return "" if value is None else str(value)
 
 
 def _message_id(message: EmailMessage) -> str:
@@ -256,27 +249,31 @@ def _transaction(immediately: bool) -> AbstractContextManager[None]:
 
 
 def _store(new: Iterable[NewEmail], options: Options) -> None:
-    """Store the records, their files and their messages, all or none. Nothing is stored before all are made."""
+    """Store one or more records, their files and their messages, all or none. Nothing is stored before all are made."""
     using = router.db_for_write(Email)
-    emails = NewEmails(using)
-    for each in new:
-        emails.add(each)
+    coming = iter(new)
+    first, second = next(coming), next(coming, None)
+    if second is not None or first.large:
+        _store_many(chain([first], () if second is None else [second], coming), options, using)
+        return
     with tables_said_missing():
-        if (single := emails.single) is not None:
-            # The record and its message, in one round trip on PostgreSQL: the caller waits for this.
-            Channel(channel_of(options.mailer)).send_with_record(
-                insert_with_message(single, using),
-                content_for(single.columns["id"]),
-                at=options.send_at,
-                priority=options.priority,
-                unique=True,
-                using=using,
-            )
-            return
-        with transaction.atomic(using, savepoint=False):
-            emails.insert()
-            store_large(emails.large, using)
-            announce(options.mailer, emails.ids, using, options.priority, options.send_at)
+        # The record and its message, in one round trip on PostgreSQL: the caller waits for this.
+        options.channel.send_with_record(
+            insertion_of(first, using),
+            content_for(first.columns["id"]),
+            at=options.send_at,
+            priority=options.priority,
+            unique=True,
+            using=using,
+        )
+
+
+def _store_many(new: Iterable[NewEmail], options: Options, using: str) -> None:
+    emails = NewEmails(new, using)
+    with tables_said_missing(), transaction.atomic(using, savepoint=False):
+        emails.insert()
+        store_large(emails.large, using)
+        announce(options.mailer, emails.ids, using, options.priority, options.send_at)
 
 
 @contextmanager

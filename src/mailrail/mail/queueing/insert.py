@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from io import StringIO
@@ -41,70 +41,50 @@ class NewEmail(NamedTuple):
 
 
 class NewEmails:
-    """Collect emails of one transaction, with what else is stored with them.
+    """Hold many emails of one transaction, with what else is stored with them.
 
     On PostgreSQL an email is turned into a line of COPY at once. Nothing else of it stays in memory then, so that
     Python's garbage collector has little to look through.
     """
 
-    def __init__(self, using: str) -> None:
+    def __init__(self, new: Iterable[NewEmail], using: str) -> None:
         self.ids: list[UUID] = []
         self.large: dict[UUID, Files] = {}
-        self.single: NewEmail | None = None
-        """The only one, where one statement can store it with its message."""
         self._using = using
-        self._copies = connections[using].vendor == "postgresql"
-        self._first: NewEmail | None = (
-            None  # it may be the only one, and is not prepared until another one comes
-        )
         self._lines: dict[tuple[str, ...], list[str]] = {}  # by the names of their columns
         self._emails: list[Email] = []
-
-    def add(self, new: NewEmail) -> None:
-        id = new.columns["id"]
-        self.ids.append(id)
-        if new.large:
-            self.large[id] = new.large
-        if len(self.ids) == 1:
-            self._first = new
-            self.single = None if new.large else new
-            return
-        self._prepare_first()
-        self._prepare(new)
-
-    def _prepare_first(self) -> None:
-        if self._first is not None:
-            self._prepare(self._first)
-            self._first = self.single = None
-
-    def _prepare(self, new: NewEmail) -> None:
-        if self._copies:
-            self._lines.setdefault(tuple(new.columns), []).append(_line(_texts(new)))
-        else:
-            self._emails.append(new.email(self._using))
+        copies = connections[using].vendor == "postgresql"
+        for email in new:
+            id = email.columns["id"]
+            self.ids.append(id)
+            if email.large:
+                self.large[id] = email.large
+            if copies:
+                self._lines.setdefault(tuple(email.columns), []).append(_line(email))
+            else:
+                self._emails.append(email.email(using))
 
     def insert(self) -> None:
         """Store the records, in the transaction that is open."""
-        self._prepare_first()
         if self._emails:
             Email.objects.using(self._using).bulk_create(self._emails, batch_size=ROWS_PER_STATEMENT)
         for names, lines in self._lines.items():
             _copy(names, lines, self._using)
 
 
-def insert_with_message(new: NewEmail, using: str) -> tuple[str, Columns]:
+def insertion_of(new: NewEmail, using: str) -> tuple[str, Columns]:
     """Return the INSERT of one record, for ``Channel.send_with_record``. Django's takes SQLite four times as long."""
-    columns, holes = ", ".join(new.columns), ", ".join(f"%(email_{name})s" for name in new.columns)
     connection = connections[using]
-    prepared = _texts(new) if connection.vendor == "postgresql" else _values(new, connection)
-    values = {f"email_{name}": value for name, value in zip(new.columns, prepared, strict=True)}
-    return f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})", values
-
-
-def _values(new: NewEmail, connection: Any) -> list[Any]:
-    """Return the values as Django hands them to the driver."""
-    field: Any = Email._meta.get_field
-    return [field(name).get_db_prep_save(value, connection) for name, value in new.columns.items()]
+    values: Sequence[Any]
+    if connection.vendor == "postgresql":
+        values = _texts(new)
+    else:
+        field: Any = Email._meta.get_field
+        values = [field(name).get_db_prep_save(value, connection) for name, value in new.columns.items()]
+    names = [f"email_{name}" for name in new.columns]
+    columns, holes = ", ".join(new.columns), ", ".join([f"%({name})s" for name in names])
+    statement = f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})"
+    return statement, dict(zip(names, values, strict=True))
 
 
 def _texts(new: NewEmail) -> list[str]:
@@ -128,9 +108,10 @@ def _texts(new: NewEmail) -> list[str]:
     return texts
 
 
-def _line(texts: Sequence[str]) -> str:
-    """Return texts as a line (PostgreSQL manual, COPY, "Text Format"). Hardly one has a tab or a line end, as JSON has
-    none."""
+def _line(new: NewEmail) -> str:
+    """Return an email as a line (PostgreSQL manual, COPY, "Text Format"). Hardly one has a tab or a line end, as JSON
+    has none."""
+    texts = _texts(new)
     line = "\t".join(texts).replace("\\", "\\\\")
     if line.count("\t") != len(texts) - 1 or "\n" in line or "\r" in line:
         line = "\t".join(map(_escaped, texts))

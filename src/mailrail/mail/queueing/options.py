@@ -10,25 +10,38 @@ from typing import Any
 from django.db import models
 from django.utils import timezone
 
+from mailrail import Channel
 from mailrail import options as checked
+from mailrail.conf import settings
 from mailrail.moments import seconds_between
 from mailrail.namespace import current
 
-from ..mailers.config import alias_of, check_delivering, default_alias, may_be_composed
+from ..mailers.channels import channel_of
+from ..mailers.config import (
+    alias_of,
+    check_delivering,
+    configured,
+    default_alias,
+    email_backend,
+    may_be_composed,
+)
 from .validation import check_text
 
 
 @dataclass(frozen=True)
 class Options:
-    """Hold what the emails of one call have in common."""
+    """Hold what the emails of one call have in common.
+
+    ``channel``: that of their mailer. ``composes``: whether that mailer may write them as bytes. ``columns``: of their
+    records, as far as the database's defaults differ.
+    """
 
     mailer: str
+    channel: Channel
     composes: bool
+    columns: dict[str, Any]
     priority: int = 0
     send_at: datetime | None = None
-    expires_at: datetime | None = None
-    tags: tuple[str, ...] = ()
-    about: str = ""
 
 
 def read_options(
@@ -49,29 +62,40 @@ def read_options(
     if words or label:
         check_text([*words, label], "tags or about")
     plain = plain_options(default_alias() if mailer is None else mailer)
-    return replace(
-        plain, priority=checked.priority(priority), send_at=start, expires_at=end, tags=words, about=label
-    )
+    priority = checked.priority(priority)
+    given: dict[str, Any] = {
+        "priority": priority,
+        "send_at": start,
+        "expires_at": end,
+        "tags": [*words],
+        "related_object": label,
+    }
+    columns = plain.columns | {name: value for name, value in given.items() if value}
+    return replace(plain, columns=columns, priority=priority, send_at=start)
 
 
 def plain_options(mailer: str) -> Options:
-    """Return the options of emails of which nothing is told but the mailer. Raise ``InvalidSettings``."""
-    mailer = alias_of(check_delivering(mailer))
-    return Options(mailer, composes=may_be_composed(mailer))
+    """Return the options of emails of which nothing is told but the mailer: prepared once for each state of the
+    settings. Raise ``InvalidSettings``."""
+    mailers = configured()
+    state = (
+        email_backend() if mailers is None else mailers,
+        settings.mailers,
+        settings.deliver_with,
+        current(),
+    )
+    prepared = _prepared.get(mailer) if isinstance(mailer, str) else None
+    if prepared is not None and prepared[0] == state:
+        return prepared[1]
+    alias = alias_of(check_delivering(mailer))
+    columns = {name: value for name, value in (("mailer", alias), ("namespace", current())) if value}
+    options = Options(alias, Channel(channel_of(alias)), may_be_composed(alias), columns)
+    _prepared[mailer] = state, options
+    return options
 
 
-def columns_of(options: Options) -> dict[str, Any]:
-    """Return the columns that the records of one call have in common, as far as the database's defaults differ."""
-    columns = {
-        "mailer": options.mailer,
-        "priority": options.priority,
-        "send_at": options.send_at,
-        "expires_at": options.expires_at,
-        "tags": [*options.tags],
-        "related_object": options.about,
-        "namespace": current(),
-    }
-    return {name: value for name, value in columns.items() if value}
+_prepared: dict[str, tuple[tuple[object, ...], Options]] = {}
+"""By the mailer that is named: the state of the settings, and the options of its plain emails. Each send asks."""
 
 
 def _moment(name: str, value: datetime | timedelta | float | None) -> datetime | None:

@@ -111,7 +111,8 @@ def dump(
         content["attachments"] = [
             _dump_attachment(entry, f"attachments[{n}]", files) for n, entry in enumerate(message.attachments)
         ]
-    if attributes := dump_attributes(message, _elsewhere):
+    has_more = not _elsewhere.issuperset(vars(message)) or hasattr(kind, "mailrail_attributes")  # hardly ever
+    if has_more and (attributes := dump_attributes(message, _elsewhere)):
         content["attributes"] = attributes
     if isinstance(message, EmailMultiAlternatives):
         content["alternatives"] = [
@@ -187,7 +188,9 @@ def _dump_fields(message: EmailMessage) -> dict[str, Any]:
         default = _LEFT_OUT.get(name, _NEVER)
         if type(value) is type(default) and value == default:
             continue
-        if not (value is None or (type(value) is str and "\0" not in value)):
+        if type(value) is list and _TEXT.issuperset(map(type, value)):
+            value = [*value]
+        elif not (value is None or (type(value) is str and "\0" not in value)):
             value = pack_text(value, name)
         if value != default:
             fields[name] = value

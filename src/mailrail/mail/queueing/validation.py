@@ -68,20 +68,6 @@ def check_size(size: int) -> None:
         )
 
 
-def check_composed(data: bytes) -> None:
-    """Raise ``EmailTooLarge``, or ``CannotQueue``."""
-    check_size(len(data))
-    if b"\0" in data:
-        raise CannotQueue(
-            "An address, an attached message or a header that is no text has a NUL character, which SMTP cannot carry. "
-            "Remove it."
-        )
-    try:
-        check_lines(data)
-    except HeaderTooLong as error:
-        raise CannotQueue(str(error)) from error
-
-
 def check_text(value: Any, where: str) -> str:
     """Return a value as JSON. Raise ``CannotQueue`` for what no database stores: NUL, and halves of surrogate pairs.
 
@@ -137,19 +123,29 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
     """Compose it, and return its bytes. Raise what Django raises for headers and addresses, else ``CannotQueue``, which
     names the header, the alternative or the attachment. Raise what the class itself raises, where it writes its own
     message."""
+    is_written_as_djangos = writes_as_django(message)
     try:
-        composed = compose(message, message_id=message_id, date=date, smtputf8=True)
+        data = compose(message, message_id=message_id, date=date, smtputf8=True).data
     except InvalidDomain as error:  # of no recipient: of a Reply-To, or of another header
         raise CannotQueue(str(error)) from error
     except Exception as error:
-        if writes_as_django(message):
+        if is_written_as_djangos:
             _tell_what_stands_against(message, error)
         raise
-    if not writes_as_django(message):
-        _check_domains(composed.data, message)
-        _check_sender(composed.data)
-    check_composed(composed.data)
-    return len(composed.data)
+    if not is_written_as_djangos:
+        _check_domains(data, message)
+        _check_sender(data)
+    check_size(len(data))
+    if b"\0" in data:
+        raise CannotQueue(
+            "An address, an attached message or a header that is no text has a NUL character, which SMTP cannot carry. "
+            "Remove it."
+        )
+    try:
+        check_lines(data)
+    except HeaderTooLong as error:
+        raise CannotQueue(str(error)) from error
+    return len(data)
 
 
 def _check_domains(data: bytes, message: EmailMessage) -> None:

@@ -154,8 +154,6 @@ def dump_attributes(
     kind = type(message)
     present = {name: value for name, value in vars(message).items() if name not in without}
     named = getattr(kind, "mailrail_attributes", ())
-    if not present and not named:
-        return {}  # nearly always
     _check_named(kind, named)
     for name in set(named).difference(present, without):
         if hasattr(message, name):  # the class has it, or it is a property
