@@ -315,7 +315,7 @@ def _is_writable(value: Any) -> bool:
 def decode(content: object, headers: object, v: object) -> tuple[Content, Content, str | None]:
     """Decode a stored message: return content, headers, and the defect that makes it unreadable, or ``None``."""
     try:
-        parts = _json_object("content", content), _json_object("headers", headers)
+        parts = _json_object("content", content), {} if headers == "{}" else _json_object("headers", headers)
     except ValueError as error:
         return {}, {}, str(error)
     if v != FORMAT_VERSION:

@@ -141,6 +141,12 @@ class Plan:
         """Tell whether each message takes a thread: not on the event loop, nor together with others of a batch."""
         return not self.is_async and not self.batch
 
+    @cached_property
+    def sole_route(self) -> Route | None:
+        """Return the route that takes every message of the channel, if there is one: then nothing is matched."""
+        takes_all = len(self.routes) == 1 and not self.routes[0].filters and self.limit_per_value is None
+        return self.routes[0] if takes_all else None
+
     def isolated(self) -> Plan:
         """Return the plan with ``isolate`` for all routes, but for those of batches."""
         return replace(self, routes=tuple(route.isolated() for route in self.routes))

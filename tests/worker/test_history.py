@@ -233,7 +233,7 @@ class TestCounters:
 
         def note() -> None:
             for _ in range(5000):
-                counters.note("work", 0, 0.1, 0.1, 60.0)
+                counters.note([("work", 0, 0.1, 0.1, 60.0)])
 
         threads = [threading.Thread(target=note) for _ in range(4)]
         for thread in threads:
@@ -261,10 +261,10 @@ class Failing(InMemoryChannelLayer):
 def test_what_may_have_been_stored_is_not_stored_again(may_have_run: bool) -> None:
     counters, error = Counters(), LayerUnavailable("away")
     error.may_have_run = may_have_run
-    counters.note("work", 0, 0.0, None, None)
+    counters.note([("work", 0, 0.0, None, None)])
     with pytest.raises(LayerUnavailable):
         flush(Failing(error), counters)
-    counters.note("work", 0, 0.0, None, None)
+    counters.note([("work", 0, 0.0, None, None)])
     layer = InMemoryChannelLayer()
     flush(layer, counters)
     assert sum(row.done for row in rows_of(layer)) == (1 if may_have_run else 2)
@@ -277,7 +277,7 @@ def test_rows_and_troubles_are_given_back_each_for_itself(
 ) -> None:
     counters, error = Counters(), LayerUnavailable("away")
     error.may_have_run = may_have_run
-    counters.note("work", 0, 0.0, None, None)
+    counters.note([("work", 0, 0.0, None, None)])
     counters.note_trouble("channel", "work", "KeyError", 1, 0)
     with pytest.raises(LayerUnavailable):
         flush(Failing(error, fails), counters)
@@ -293,7 +293,7 @@ def test_a_history_that_fails_keeps_no_neighbour_from_being_looked_after(
 ) -> None:
     layer = Failing(LayerUnavailable("no table for it"))
     counters = Counters()
-    counters.note("work", 0, 0.0, None, None)
+    counters.note([("work", 0, 0.0, None, None)])
     keeper = LeaseKeeper(layer, dict, Heartbeat("w", dict, list, counters))
     layer.heartbeat("neighbour", {"presence": f"{_here()}/x"})
     keeper._beat()
@@ -307,9 +307,9 @@ def test_whoever_locks_the_history_keeps_leases_waiting_for_a_moment_only(
     on_postgres: DurableLayer, what: str
 ) -> None:
     counters = Counters()
-    counters.note("work", 0, 0.0, None, 60.0)
+    counters.note([("work", 0, 0.0, None, 60.0)])
     flush(on_postgres, counters)
-    counters.note("work", 0, 0.0, None, 60.0)
+    counters.note([("work", 0, 0.0, None, 60.0)])
     other = connections["postgres"].copy()
     try:
         with other.cursor() as cursor:

@@ -1,6 +1,6 @@
 """Count what happens on channels and mailers in this process, until a worker hands it to its layer's history.
 
-One note costs about a microsecond, as workers take one of each message.
+Workers note the end of each claim, so that costs a fraction of a microsecond.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeAlias
 
 from ..layers.history import (
     ALL,
@@ -36,6 +37,10 @@ MOST_ROWS = 10_000
 """Rows that are kept while they cannot be stored."""
 OTHERS = ""
 """What troubles are called that are too many to be told apart."""
+EndOfClaim: TypeAlias = tuple[str, int, float, float | None, float | None]
+"""Channel, ``DONE`` or another one, seconds from due to claim, and seconds of the run, if its consumer has begun.
+
+At last when the message was sent, if this was its first run."""
 _BITS = 64
 """Buckets while counting: as many as the milliseconds of any time have bits."""
 _DIGITS = re.compile(r"\d+")
@@ -59,19 +64,16 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._noted: deque[tuple[str, int, float, float | None, float | None]] = deque()
+        self._noted: deque[EndOfClaim] = deque()
         self._channels: dict[str, _Tally] = {}
         self._mailers: dict[str, _Tally] = {}
         self._troubles: dict[tuple[str, str, str], list[int]] = {}
         self._groups: dict[tuple[str, str], int] = {}
         self._given_back: tuple[list[HistoryRow], list[TroubleRow]] = ([], [])
 
-    def note(self, channel: str, what: int, waited: float, run: float | None, sent_at: float | None) -> None:
-        """Count the end of a claim: ``DONE`` or another one, seconds from due to claim, and seconds of its run, if any.
-
-        ``sent_at``: if this was the first run of the message. It is only kept here, and counted together with others.
-        """
-        self._noted.append((channel, what, waited, run, sent_at))
+    def note(self, ends: Iterable[EndOfClaim]) -> None:
+        """Count ends of claims. They are only kept here, and counted together with others."""
+        self._noted.extend(ends)
         if len(self._noted) >= MOST_NOTED:
             with self._lock:
                 self._count()

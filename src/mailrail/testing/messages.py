@@ -19,7 +19,8 @@ from ..routing import Routing
 from ..selection import Selection, expand
 from ..worker.consume import ConsumerRun, precheck, run_in_thread, run_on_loop
 from ..worker.incoming import IncomingMessage, advanced_by
-from ..worker.outcomes import EFFECTS, Outcome, OutcomeKind, log_lost, log_outcome
+from ..worker.outcomes import EFFECTS, Outcome, OutcomeKind
+from ..worker.settle import log_lost, log_outcome
 
 LEASE_S = 3600.0
 MAX_LISTED = 1_000_000

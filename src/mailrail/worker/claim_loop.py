@@ -31,7 +31,7 @@ from .isolated import OUTCOMES, IsolatedRuns, RunEnd
 from .leases import LeaseKeeper
 from .lifecycle import ENDING, Event, Lifecycle, State, WorkerLifecycle
 from .log import logger
-from .outcomes import Outcome, OutcomeKind, log_outcome
+from .outcomes import Outcome, OutcomeKind
 from .pools import EventLoop
 from .settle import Settler
 
@@ -44,7 +44,6 @@ DRAIN_WAIT_S = 0.05
 LONGEST_PAUSE_S = 0.005
 """Seconds a busy loop waits at most for more consumers to end before it talks to the layer again."""
 
-EXPIRED = Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run")
 NOT_BEGUN = Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer began")
 NOT_STARTED = Outcome(OutcomeKind.RELEASED, "a fault of the worker kept its consumer from beginning", 1.0)
 NOT_DONE = Outcome(OutcomeKind.RELEASED, "the worker stopped before its consumer was done")
@@ -211,8 +210,8 @@ class ClaimLoop:
         """Report what expired, and give back what its channel's rate, or the threads, do not allow."""
         if claimed.claims:
             self._worker.worked_at = time.monotonic()
-        for message in claimed.expired:
-            log_outcome(IncomingMessage(message), EXPIRED, self._shared.counters)
+        if claimed.expired:
+            self._settler.expire(claimed.expired)
         if not (self.share.limiters or self._shared.capacity.is_shared):
             return claimed.claims
         claims, refusals = self.share.admit(claimed.claims)

@@ -279,11 +279,13 @@ def runs_of(
     unprepared: list[ConsumerRun] = []
     for claim in claims:
         plan = plans[claim.channel]
-        checked = precheck(claim, plan, plan.lease)
-        if isinstance(checked, Outcome):
+        if plan.sole_route is not None and not (claim.defect or claim.losses):
+            route, arguments = plan.sole_route, dict[str, str]()
+        elif isinstance(checked := precheck(claim, plan, plan.lease), Outcome):
             reject(claim, checked)
             continue
-        route, arguments = checked
+        else:
+            route, arguments = checked
         message = IncomingMessage(claim, route, None if plan.batch is None else on_outcome, stopping)
         is_suspect = claim.losses > 0 and plan.is_suspect(claim)
         if plan.batch is not None and not (claim.alone or is_suspect):

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from ..layers import DurableLayer
 from ..layers.history import HistoryRow, TroubleRow
-from ..messages import Message
-from ..monitoring.counters import BURIED, EXPIRED, RETRIED, Counters, trouble_of
+from ..monitoring.counters import Counters
 from ..transient import Remedy, is_lock_timeout, remedy_for
-
-
-def note(counters: Counters, claim: Message, what: int, run: float | None, error: str) -> None:
-    """Count the end of a claim. The first run of a message also tells when that was sent.
-
-    ``run``: seconds, if its consumer has begun. ``error``: why it has failed.
-    """
-    is_first = claim.attempt == (0 if what == EXPIRED else 1)
-    counters.note(claim.channel, what, claim.waited, run, claim.sent_at if is_first else None)
-    if error and what in (RETRIED, BURIED):
-        counters.note_trouble("channel", claim.channel, trouble_of(error), 1, int(what == BURIED))
 
 
 def flush(layer: DurableLayer, counters: Counters) -> None:

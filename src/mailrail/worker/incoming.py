@@ -45,7 +45,9 @@ class IncomingMessage:
         "_on_outcome",
         "_route",
         "_stopping",
+        "channel",
         "claim",
+        "content",
         "ending",
         "is_short",
         "may_end_later",
@@ -64,6 +66,8 @@ class IncomingMessage:
         stopping: threading.Event | None = None,
     ) -> None:
         self.claim = claim  # for layers
+        self.channel = claim.channel
+        self.content: Content = claim.content  # what was sent
         self._stopping = stopping  # of its worker
         self._route = route
         self._on_outcome = on_outcome  # told at once; None: its run tells when the run is over
@@ -87,16 +91,6 @@ class IncomingMessage:
     def id(self) -> UUID:
         """The id that ``send`` returned."""
         return self.claim.id
-
-    @property
-    def channel(self) -> str:
-        """The channel's name."""
-        return self.claim.channel
-
-    @property
-    def content(self) -> Content:
-        """What was sent."""
-        return self.claim.content
 
     @property
     def headers(self) -> Content:

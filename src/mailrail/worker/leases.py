@@ -6,8 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from uuid import UUID
+from typing import TypeAlias
 
 from ..backoff import Backoff
 from ..errors import LayerUnavailable
@@ -31,11 +30,8 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
-@dataclass(slots=True)
-class _Kept:
-    claim: Message
-    lease: float
-    renewed_at: float  # by clock()
+Kept: TypeAlias = tuple[Message, float, float]
+"""A claim, the seconds of its lease, and when that began at the earliest, by ``clock``."""
 
 
 class LeaseKeeper:
@@ -56,7 +52,7 @@ class LeaseKeeper:
         self._heartbeat = heartbeat
         self.late_at = float("inf")
         """The earliest moment, by ``clock``, when ``catch_up`` may have something to do."""
-        self._kept: dict[UUID, _Kept] = {}
+        self._kept: dict[int, Kept] = {}  # by the number of the message's id: a UUID takes long to look up
         self._lock = threading.Lock()
         self._is_over = False
         self._woken = threading.Event()
@@ -84,24 +80,26 @@ class LeaseKeeper:
         with self._lock:
             for claim in claims:
                 lease = leases[claim.channel]
-                self._kept[claim.id] = _Kept(claim, lease, since)
-                self.late_at = min(self.late_at, since + lease * 2 / 3)
+                self._kept[claim.id.int] = claim, lease, since
+                if since + lease * 2 / 3 < self.late_at:
+                    self.late_at = since + lease * 2 / 3
 
     def safe_until(self, claim: Message) -> float:
         """Until then, by ``clock``, nobody else can have claimed this message."""
         with self._lock:
-            kept = self._kept.get(claim.id)
-            if kept is None or kept.claim.token != claim.token:
+            kept = self._kept.get(claim.id.int)
+            if kept is None or kept[0].token != claim.token:
                 return 0.0
-            return kept.renewed_at + kept.lease
+            _, lease, renewed_at = kept
+            return renewed_at + lease
 
     def forget(self, claims: Iterable[Message]) -> None:
         """Settled, or about to be. Newer claims of the same messages stay."""
         with self._lock:
             for claim in claims:
-                kept = self._kept.get(claim.id)
-                if kept is not None and kept.claim.token == claim.token:
-                    del self._kept[claim.id]
+                kept = self._kept.get(claim.id.int)
+                if kept is not None and kept[0].token == claim.token:
+                    del self._kept[claim.id.int]
 
     def catch_up(self, limits: dict[str, int]) -> dict[str, int]:
         """Renew before anybody here claims, if this process stood still for so long that its own claims may lapse.
@@ -123,10 +121,9 @@ class LeaseKeeper:
     def _late(self) -> set[str]:
         """Return the channels of claims whose lease is two thirds over."""
         with self._lock:
-            late_at = {k.claim.id: k.renewed_at + k.lease * 2 / 3 for k in self._kept.values()}
-            self.late_at = min(late_at.values(), default=float("inf"))
-            now = clock()
-            return {k.claim.channel for k in self._kept.values() if now >= late_at[k.claim.id]}
+            late_at = [(at + lease * 2 / 3, claim.channel) for claim, lease, at in self._kept.values()]
+        self.late_at, now = min((at for at, _ in late_at), default=float("inf")), clock()
+        return {channel for at, channel in late_at if now >= at}
 
     def _run(self) -> None:
         with own_connection(self._layer):
@@ -160,7 +157,7 @@ class LeaseKeeper:
         """Renew what is due. Where all at once fails, renew channel by channel: on a cluster, slots move one by one."""
         now = clock()
         with self._lock:
-            due = [k for k in self._kept.values() if now - k.renewed_at >= k.lease / 3]
+            due = [claim for claim, lease, at in self._kept.values() if now - at >= lease / 3]
         if not due:
             return
         try:
@@ -169,11 +166,11 @@ class LeaseKeeper:
             if not self._renew_apart(due, now):
                 raise
 
-    def _renew_apart(self, due: Iterable[_Kept], now: float) -> bool:
+    def _renew_apart(self, due: Iterable[Message], now: float) -> bool:
         """Tell whether that has worked for all of several channels."""
-        by_channel: dict[str, list[_Kept]] = {}
-        for kept in due:
-            by_channel.setdefault(kept.claim.channel, []).append(kept)
+        by_channel: dict[str, list[Message]] = {}
+        for claim in due:
+            by_channel.setdefault(claim.channel, []).append(claim)
         are_renewed = len(by_channel) > 1
         for group in by_channel.values() if are_renewed else ():
             if clock() - now > RENEWAL_TIMEOUT_S:
@@ -184,10 +181,13 @@ class LeaseKeeper:
                 are_renewed = False
         return are_renewed
 
-    def _renew_together(self, due: list[_Kept], now: float) -> None:
-        lost = self._layer.renew([kept.claim for kept in due], self._leases())
-        for kept in due:
-            kept.renewed_at = now
+    def _renew_together(self, due: list[Message], now: float) -> None:
+        lost = self._layer.renew(due, self._leases())
+        with self._lock:
+            for claim in due:
+                kept = self._kept.get(claim.id.int)
+                if kept is not None and kept[0] is claim:
+                    self._kept[claim.id.int] = claim, kept[1], now
         self.forget(lost)
 
     def _beat(self) -> None:

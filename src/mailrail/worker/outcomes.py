@@ -1,32 +1,19 @@
-"""What can become of a claim, and what follows: the verb of the layer, one line of the log, the signals.
-
-This is the one place that publishes what became of a message.
-"""
+"""What can become of a claim, and what follows from it: the verb of the layer, the level of the log, the signal."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..layers import DurableLayer
 from ..messages import Message
-from ..monitoring.counters import BURIED, DONE, EXPIRED, RETRIED, Counters
+from ..monitoring.counters import BURIED, DONE, EXPIRED, RETRIED
 from ..options import LaneWithPlaces
-from ..signals import ChannelSignal, message_buried, message_discarded, message_finished, message_retried
-from ..terminal import Escaped, escape_control_characters
-from ..tracebacks import first_line
-from .history import note
+from ..signals import ChannelSignal, message_buried, message_discarded, message_retried
 from .log import logger
-
-if TYPE_CHECKING:
-    from .incoming import IncomingMessage
-
-LONGEST_REASON = 300
-"""Characters of a reason in a line of the log. The record's ``error`` has the whole text, and so has the message."""
 
 
 class OutcomeKind(StrEnum):
@@ -104,54 +91,6 @@ EFFECTS = {
 }
 TOGETHER = {OutcomeKind.FINISHED, OutcomeKind.DISCARDED, OutcomeKind.RELEASED, OutcomeKind.PLACED}
 """Outcomes of which one call of the layer settles many claims. The verbs of the others take one."""
-
-
-def log_outcome(message: IncomingMessage, outcome: Outcome, counters: Counters | None = None) -> None:
-    """Log what became of a claim, once, after it was settled, count it for the history, and send the signals."""
-    duration = 0.0 if message.started_at is None else time.monotonic() - message.started_at
-    effect, claim = EFFECTS[outcome.kind], message.claim
-    if counters is not None and effect.counted is not None:
-        run = None if message.started_at is None else duration
-        note(counters, claim, effect.counted, run, outcome.error)
-    level = logging.DEBUG if outcome.is_logged else effect.level
-    if level is not None and logger.isEnabledFor(level):
-        fields = {  # for log formatters that write JSON
-            "outcome": outcome.kind.value,
-            "channel": claim.channel,
-            "message_id": str(claim.id),
-            "attempt": claim.attempt,
-            "losses": claim.losses,
-            "duration": duration,
-            "error": outcome.error,
-        }
-        logger.log(level, "%s", Escaped(_line_of(claim, outcome, duration)), extra=fields)
-    if effect.signal is not None and effect.signal.receivers:
-        details: dict[str, Any] = {"error": outcome.error}
-        if outcome.kind == OutcomeKind.RETRIED:
-            details |= {"delay": outcome.delay, "timed_out": outcome.timed_out}
-        send_signal(effect.signal, claim.channel, message=message, **details)
-    if message_finished.receivers:
-        facts = {"message": message, "outcome": outcome.kind.value, "duration": duration}
-        send_signal(message_finished, claim.channel, **facts)
-
-
-def log_lost(message: IncomingMessage) -> None:
-    """Log that the claim was another worker's by the time this one settled it."""
-    error_text = "another worker claimed it meanwhile, so nothing was settled here"
-    log_outcome(message, Outcome(OutcomeKind.LOST, error_text))
-
-
-def _line_of(claim: Message, outcome: Outcome, duration: float) -> str:
-    line = f"{outcome.kind} {claim.channel} {claim.id} attempt={claim.attempt} seconds={duration:.3f}"
-    if claim.losses:
-        line += f" losses={claim.losses}"
-    if outcome.kind == OutcomeKind.RETRIED or outcome.delay:
-        line += f" again_in={outcome.delay:.1f}"
-    if not outcome.error:
-        return line
-    if outcome.kind == OutcomeKind.BURIED or logger.isEnabledFor(logging.DEBUG):
-        return f"{line}\n{escape_control_characters(outcome.error.rstrip())}"
-    return f"{line} because={first_line(outcome.error)[:LONGEST_REASON]!r}"
 
 
 def send_signal(signal: ChannelSignal, channel: str, **facts: Any) -> None:

@@ -146,12 +146,14 @@ class ChannelLimiter:
         asked, self._asked = self._asked, []
         for limiter in asked:
             try:
-                refused = {message.id for message in limiter.claimed(left)}
+                refused = limiter.claimed(left)
             except Exception as error:
                 self._fail(limiter, error)
-                refused = {message.id for message in left}
-            over += [claim for claim in left if claim.id in refused]
-            left = [claim for claim in left if claim.id not in refused]
+                refused = left
+            if refused:
+                ids = {message.id for message in refused}
+                over += [claim for claim in left if claim.id in ids]
+                left = [claim for claim in left if claim.id not in ids]
         return over
 
     def _fail(self, limiter: Limiter, error: Exception) -> None:

@@ -1,18 +1,31 @@
-"""Telling the layer what became of each claim, and then the world."""
+"""Telling the layer what became of each claim, and then the history, the log and the signals.
+
+This is the one place that publishes what became of a message.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..layers import DurableLayer
 from ..messages import Message
-from ..monitoring.counters import Counters
+from ..monitoring.counters import BURIED, EXPIRED, RETRIED, Counters, EndOfClaim, trouble_of
+from ..signals import message_finished
+from ..terminal import Escaped, escape_control_characters
+from ..tracebacks import first_line
 from ..transient import is_outage
-from .incoming import IncomingMessage
+from .incoming import IncomingMessage, decide_all
 from .leases import LeaseKeeper, clock
 from .log import logger
-from .outcomes import EFFECTS, TOGETHER, Outcome, OutcomeKind, log_lost, log_outcome
+from .outcomes import EFFECTS, TOGETHER, Outcome, OutcomeKind, send_signal
 
+DROPPED = Outcome(OutcomeKind.EXPIRED, "its time was over while it waited for a run")
+
+LONGEST_REASON = 300
+"""Characters of a reason in a line of the log. The record's ``error`` has the whole text, and so has the message."""
 SETTLE_TIMEOUT_S = 5.0
 """Seconds that one look spends on outcomes of channels that cannot be reached."""
 
@@ -55,6 +68,12 @@ class Settler:
         message = IncomingMessage(claim)
         message.decide(outcome)
         self.add([message])
+
+    def expire(self, dropped: Iterable[Message]) -> None:
+        """Publish what the layer has dropped, as its time was over."""
+        messages = [IncomingMessage(message) for message in dropped]
+        decide_all(messages, DROPPED)
+        publish(messages, self._counters)
 
     def settle(self) -> None:
         """Settle all but the finished. What cannot be settled now stays for the next time; ``error`` says why.
@@ -119,16 +138,21 @@ class Settler:
 
     def close(self, messages: Sequence[IncomingMessage], lost: Sequence[Message] = ()) -> None:
         """Take in that the layer has settled these, but for the lost ones, and publish it."""
-        names = {(claim.id, claim.token) for claim in lost}
         self._keeper.forget([message.claim for message in messages])
+        publish(self._without(lost, messages) if lost else messages, self._counters)
+
+    def _without(
+        self, lost: Sequence[Message], messages: Sequence[IncomingMessage]
+    ) -> Sequence[IncomingMessage]:
+        """Return those that are not among the lost, which are logged as such."""
+        names, settled = {(claim.id, claim.token) for claim in lost}, list[IncomingMessage]()
         for message in messages:
-            claim, outcome = message.claim, message.outcome
-            if outcome is None or EFFECTS[outcome.kind].level is None:
-                continue  # its own process has logged the outcome, or died
-            if names and (claim.id, claim.token) in names and clock() >= message.unanswered_until:
+            name, outcome = (message.claim.id, message.claim.token), message.outcome
+            if name not in names or clock() < message.unanswered_until:
+                settled.append(message)
+            elif outcome is not None and EFFECTS[outcome.kind].level is not None:
                 log_lost(message)
-            else:
-                log_outcome(message, outcome, self._counters)
+        return settled
 
 
 def _alike(messages: Iterable[IncomingMessage]) -> Iterable[list[IncomingMessage]]:
@@ -148,3 +172,74 @@ def _parted(group: Sequence[IncomingMessage], by_channel: bool) -> list[list[Inc
     for message in group:
         parts.setdefault(message.claim.channel if by_channel else message.claim.id, []).append(message)
     return list(parts.values())
+
+
+# -- the history, the log and the signals -----------------------------------------------------------------------------
+
+
+def publish(messages: Sequence[IncomingMessage], counters: Counters | None = None) -> None:
+    """Count what became of claims for the history, log it, and send the signals: once, after they were settled."""
+    ends, now = list[EndOfClaim](), time.monotonic()
+    tells_all = bool(message_finished.receivers) or logger.isEnabledFor(logging.DEBUG)
+    for message in messages:
+        claim, outcome = message.claim, message.outcome
+        if outcome is None or (effect := EFFECTS[outcome.kind]).level is None:
+            continue  # its own process has logged the outcome, or died
+        if effect.counted is not None:
+            # The first run of a message also tells when that was sent.
+            is_first = claim.attempt == (0 if effect.counted == EXPIRED else 1)
+            run = None if message.started_at is None else now - message.started_at
+            sent_at = claim.sent_at if is_first else None
+            ends.append((claim.channel, effect.counted, claim.waited, run, sent_at))
+            if counters is not None and outcome.error and effect.counted in (RETRIED, BURIED):
+                is_buried = int(effect.counted == BURIED)
+                counters.note_trouble("channel", claim.channel, trouble_of(outcome.error), 1, is_buried)
+        if tells_all or effect.signal is not None or not outcome.is_logged:
+            log_outcome(message, outcome)
+    if counters is not None and ends:
+        counters.note(ends)
+
+
+def log_outcome(message: IncomingMessage, outcome: Outcome) -> None:
+    """Log what became of a claim, once, after it was settled, and send the signals."""
+    duration = 0.0 if message.started_at is None else time.monotonic() - message.started_at
+    effect, claim = EFFECTS[outcome.kind], message.claim
+    level = logging.DEBUG if outcome.is_logged else effect.level
+    if level is not None and logger.isEnabledFor(level):
+        fields = {  # for log formatters that write JSON
+            "outcome": outcome.kind.value,
+            "channel": claim.channel,
+            "message_id": str(claim.id),
+            "attempt": claim.attempt,
+            "losses": claim.losses,
+            "duration": duration,
+            "error": outcome.error,
+        }
+        logger.log(level, "%s", Escaped(_line_of(claim, outcome, duration)), extra=fields)
+    if effect.signal is not None and effect.signal.receivers:
+        details: dict[str, Any] = {"error": outcome.error}
+        if outcome.kind == OutcomeKind.RETRIED:
+            details |= {"delay": outcome.delay, "timed_out": outcome.timed_out}
+        send_signal(effect.signal, claim.channel, message=message, **details)
+    if message_finished.receivers:
+        facts = {"message": message, "outcome": outcome.kind.value, "duration": duration}
+        send_signal(message_finished, claim.channel, **facts)
+
+
+def log_lost(message: IncomingMessage) -> None:
+    """Log that the claim was another worker's by the time this one settled it."""
+    error_text = "another worker claimed it meanwhile, so nothing was settled here"
+    log_outcome(message, Outcome(OutcomeKind.LOST, error_text))
+
+
+def _line_of(claim: Message, outcome: Outcome, duration: float) -> str:
+    line = f"{outcome.kind} {claim.channel} {claim.id} attempt={claim.attempt} seconds={duration:.3f}"
+    if claim.losses:
+        line += f" losses={claim.losses}"
+    if outcome.kind == OutcomeKind.RETRIED or outcome.delay:
+        line += f" again_in={outcome.delay:.1f}"
+    if not outcome.error:
+        return line
+    if outcome.kind == OutcomeKind.BURIED or logger.isEnabledFor(logging.DEBUG):
+        return f"{line}\n{escape_control_characters(outcome.error.rstrip())}"
+    return f"{line} because={first_line(outcome.error)[:LONGEST_REASON]!r}"
