@@ -1,4 +1,4 @@
-"""New records into the database: one as an INSERT that goes with its message, many by COPY, or by Django on SQLite."""
+"""New records into the database: one as an INSERT that goes with its message, many by COPY, or as INSERTs on SQLite."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from ..models import Email, email_of
 from .files import Files
 from .validation import encode
 
-ROWS_PER_STATEMENT = 1000
-"""Emails that one statement stores where there is no COPY."""
 LINES_PER_WRITE = 100
 """Emails that are handed to the driver together."""
 
@@ -43,48 +41,55 @@ class NewEmail(NamedTuple):
 class NewEmails:
     """Hold many emails of one transaction, with what else is stored with them.
 
-    On PostgreSQL an email is turned into a line of COPY at once. Nothing else of it stays in memory then, so that
-    Python's garbage collector has little to look through.
+    An email is turned at once into what the driver takes: on PostgreSQL into a line of COPY. Nothing else of it stays
+    in memory then, so that Python's garbage collector has little to look through.
     """
 
     def __init__(self, new: Iterable[NewEmail], using: str) -> None:
         self.ids: list[UUID] = []
         self.large: dict[UUID, Files] = {}
         self._using = using
-        self._lines: dict[tuple[str, ...], list[str]] = {}  # by the names of their columns
-        self._emails: list[Email] = []
-        copies = connections[using].vendor == "postgresql"
+        self._rows: dict[tuple[str, ...], list[Any]] = {}  # by the names of their columns
+        connection = connections[using]
+        self._copies = connection.vendor == "postgresql"
         for email in new:
             id = email.columns["id"]
             self.ids.append(id)
             if email.large:
                 self.large[id] = email.large
-            if copies:
-                self._lines.setdefault(tuple(email.columns), []).append(_line(email))
-            else:
-                self._emails.append(email.email(using))
+            row = _line(email) if self._copies else _values(email, connection)
+            self._rows.setdefault(tuple(email.columns), []).append(row)
 
     def insert(self) -> None:
         """Store the records, in the transaction that is open."""
-        if self._emails:
-            Email.objects.using(self._using).bulk_create(self._emails, batch_size=ROWS_PER_STATEMENT)
-        for names, lines in self._lines.items():
-            _copy(names, lines, self._using)
+        for names, rows in self._rows.items():
+            if self._copies:
+                _copy(names, rows, self._using)
+                continue
+            with connections[self._using].cursor() as cursor:
+                cursor.executemany(_insertion(names, ["%s"] * len(names)), rows)
 
 
 def insertion_of(new: NewEmail, using: str) -> tuple[str, Columns]:
     """Return the INSERT of one record, for ``Channel.send_with_record``. Django's takes SQLite four times as long."""
     connection = connections[using]
-    values: Sequence[Any]
-    if connection.vendor == "postgresql":
-        values = _texts(new)
-    else:
-        field: Any = Email._meta.get_field
-        values = [field(name).get_db_prep_save(value, connection) for name, value in new.columns.items()]
+    values = _texts(new) if connection.vendor == "postgresql" else _values(new, connection)
     names = [f"email_{name}" for name in new.columns]
-    columns, holes = ", ".join(new.columns), ", ".join([f"%({name})s" for name in names])
-    statement = f"INSERT INTO mailrail_mail_email ({columns}) VALUES ({holes})"
-    return statement, dict(zip(names, values, strict=True))
+    holes = [f"%({name})s" for name in names]
+    return _insertion(new.columns, holes), dict(zip(names, values, strict=True))
+
+
+def _insertion(names: Iterable[str], holes: Iterable[str]) -> str:
+    return f"INSERT INTO mailrail_mail_email ({', '.join(names)}) VALUES ({', '.join(holes)})"
+
+
+def _values(new: NewEmail, connection: Any) -> list[Any]:
+    """Return the values as Django hands them to the driver."""
+    field: Any = Email._meta.get_field
+    return [
+        new.content if name == "content" else field(name).get_db_prep_save(value, connection)
+        for name, value in new.columns.items()
+    ]
 
 
 def _texts(new: NewEmail) -> list[str]:
@@ -97,7 +102,7 @@ def _texts(new: NewEmail) -> list[str]:
             texts.append(value)
         elif kind is datetime:
             if value is not now:  # most are the same
-                now, now_text = value, aware(value).isoformat()
+                now, now_text = value, (value if value.tzinfo else aware(value)).isoformat()
             texts.append(now_text)
         elif name == "content":
             texts.append(new.content)
