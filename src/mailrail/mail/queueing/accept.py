@@ -46,6 +46,7 @@ from .serialize import dump
 from .validation import (
     addresses_in,
     check_address_of,
+    check_finished,
     check_message_id,
     check_text,
     message_id_in,
@@ -180,7 +181,9 @@ def _record(message: EmailMessage, options: Options, now: datetime) -> NewEmail:
     files = dict(packed_files)
     size = size or size_of_fields(message, content, files)
     if content["kind"] == "finished":
-        message_id = message_id_in(files[content["data"]]) or message_id
+        data = files[content["data"]]
+        check_finished(data, message)
+        message_id = message_id_in(data) or message_id
     large = put_inline(content, files) if files else {}
     text = check_text(content, "The email")
     check_message_id(message_id)

@@ -8,7 +8,6 @@ texts, which Django cannot write.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from email.errors import MessageError
@@ -30,12 +29,11 @@ from ..compose.common import writes_as_django
 from ..compose.headers import HeaderTooLong, check_lines
 from ..errors import CannotQueue, EmailTooLarge
 from ..smtp import check_address
-from ..smtp.as_django import utf8_address_of
+from ..smtp.as_django import COMMON_ADDRESS, utf8_address_of
 from ..smtp.errors import InvalidAddress
 
 ANYBODY = "anybody@example.com"
 MAX_MESSAGE_ID_LENGTH = 255
-_COMMON_ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
 encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 """Encode what a column of JSON stores."""
@@ -43,7 +41,7 @@ encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 def check_address_of(message: EmailMessage, address: str, where: str = "") -> None:
     """Raise ``CannotQueue``, which says ``where``, for what can be told to no server."""
-    if len(address) <= 254 and _COMMON_ADDRESS.fullmatch(address):
+    if len(address) <= 254 and COMMON_ADDRESS.fullmatch(address):
         return
     try:
         check_address(utf8_address_of(_djangos(), address, message.encoding))
@@ -123,18 +121,14 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
     """Compose it, and return its bytes. Raise what Django raises for headers and addresses, else ``CannotQueue``, which
     names the header, the alternative or the attachment. Raise what the class itself raises, where it writes its own
     message."""
-    is_written_as_djangos = writes_as_django(message)
     try:
         data = compose(message, message_id=message_id, date=date, smtputf8=True).data
     except InvalidDomain as error:  # of no recipient: of a Reply-To, or of another header
         raise CannotQueue(str(error)) from error
     except Exception as error:
-        if is_written_as_djangos:
+        if writes_as_django(message):
             _tell_what_stands_against(message, error)
         raise
-    if not is_written_as_djangos:
-        _check_domains(data, message)
-        _check_sender(data)
     check_size(len(data))
     if b"\0" in data:
         raise CannotQueue(
@@ -146,6 +140,12 @@ def size_composed(message: EmailMessage, message_id: str, date: datetime) -> int
     except HeaderTooLong as error:
         raise CannotQueue(str(error)) from error
     return len(data)
+
+
+def check_finished(data: bytes, message: EmailMessage) -> None:
+    """Raise ``CannotQueue`` for what only the email's class can mend, as it has written the message itself."""
+    _check_domains(data, message)
+    _check_sender(data)
 
 
 def _check_domains(data: bytes, message: EmailMessage) -> None:

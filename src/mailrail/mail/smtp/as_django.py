@@ -31,7 +31,7 @@ from .replies import Reply, Stage
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ATOMS = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*"
 _ADDRESS = rf"{_ATOMS}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
-_COMMON = re.compile(rf"{_ADDRESS}|(?:[A-Za-z0-9]+ ){{1,8}}<(?P<named>{_ADDRESS})>")
+COMMON_ADDRESS = re.compile(rf"{_ADDRESS}|(?:[A-Za-z0-9]+ ){{1,8}}<(?P<named>{_ADDRESS})>")
 """Where Django's parser, which takes a third of a millisecond, finds what is plain to see."""
 
 
@@ -41,7 +41,7 @@ def address_of(backend: Any, address: str, encoding: Any) -> str:
     ``encoding``: that of the message.
     """
     kind: type = type(backend)
-    if type(address) is str and (common := _COMMON.fullmatch(address)) and _is_djangos(kind):
+    if type(address) is str and (common := COMMON_ADDRESS.fullmatch(address)) and _is_djangos(kind):
         return common["named"] or address
     address = with_ascii_domains(str(address))  # Django would take IDNA 2003 for it
     if hasattr(backend, "prep_address"):
@@ -68,7 +68,7 @@ def addresses_for(backend: Any) -> Callable[[str, Any], str]:
         return partial(utf8_address_of, backend)
 
     def address(given: str, encoding: Any) -> str:
-        if type(given) is str and (common := _COMMON.fullmatch(given)):
+        if type(given) is str and (common := COMMON_ADDRESS.fullmatch(given)):
             return common["named"] or given
         return utf8_address_of(backend, given, encoding)
 
