@@ -90,6 +90,8 @@ class ClaimLoop:
         self._is_woken = False  # since it last looked at what has ended
         self._has_begun = False  # something, in the last round
         self._claimed: Sequence[Message] = ()  # by the last claim
+        self._has_all = False  # that was due: the last claim had room for more
+        self._seen = 0  # wakes before the last claim
         self._pace = 0.0  # seconds the last claim took
 
     def serve(self, plans: Mapping[str, Plan], *, has_all: bool) -> None:
@@ -121,7 +123,7 @@ class ClaimLoop:
 
     @property
     def _has_work(self) -> bool:
-        is_settled = not (self._ended or self._early or self._settler.finished or self._settler.others)
+        is_settled = not (self._ended or self._early or self._settler.has_some)
         return bool(self.running or self._preclaimed or self._held) or not is_settled
 
     # -- claim, consume, settle ---------------------------------------------------------------------------------
@@ -139,8 +141,13 @@ class ClaimLoop:
 
     def _round(self) -> None:
         """Settle what has ended, claim for what is free, consume that, and sleep where there was nothing to do."""
-        seen = self.layer.wakes
+        seen, running = self.layer.wakes, len(self.running)
         self._collect()
+        is_unchanged = (seen, running) == (self._seen, len(self.running)) and not self._settler.has_some
+        has_all, self._has_all, self._seen = self._has_all, False, seen
+        if has_all and is_unchanged:  # a claim would get nothing, and slow down what has just begun
+            self._wait(seen)
+            return
         try:
             claims = self._claim()
             self._has_begun = bool(claims)
@@ -201,6 +208,7 @@ class ClaimLoop:
             self._settler.settle_apart(finished)
             raise
         self._claimed = claimed.claims
+        self._has_all = 0 < len(claimed.claims) < total
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.close(finished, claimed.lost)

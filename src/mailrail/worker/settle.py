@@ -49,6 +49,11 @@ class Settler:
         self.error: Exception | None = None
         """What has kept the last ``settle`` from settling all."""
 
+    @property
+    def has_some(self) -> bool:
+        """Tell whether something is to be settled."""
+        return bool(self.finished or self.others)
+
     def add(self, messages: Iterable[IncomingMessage]) -> None:
         """Take in messages with their outcomes; a second time (a batch's early ones) changes nothing."""
         for message in messages:

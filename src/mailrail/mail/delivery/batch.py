@@ -17,7 +17,7 @@ from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
 
-from ..mailers import circuit, failover, waiting
+from ..mailers import circuit, failover, refused_senders, waiting
 from ..mailers.channels import channel_of, mailer_of
 from ..mailers.limiter import collect
 from ..mailers.waiting import RELEASE_DELAY_S
@@ -46,6 +46,7 @@ class Delivery:
         self._reserved = collect(message.id for message in messages)
         self._sending = Sending(self._messages, self._writer, self._reserved, self._using)
         self._emails: dict[UUID, Email] = {}  # as they were read last, and what was written since
+        self._obstacles = reading.Obstacles()
 
     def run(self) -> None:
         try:
@@ -99,7 +100,8 @@ class Delivery:
             self._messages.settle_by_itself(id, error)
 
     def _run(self, ids: Sequence[UUID]) -> None:
-        self._emails = emails = reading.emails(ids, self._using)
+        emails, self._obstacles = reading.emails_and_obstacles(ids, self._using)
+        self._emails = emails
         known = []
         for id in ids:
             if (email := emails.get(id)) is not None:
@@ -107,7 +109,9 @@ class Delivery:
             else:
                 self._messages.finish(id)  # its record was deleted
         by_mailer: dict[str, list[Email]] = defaultdict(list)
-        for email in self._on_their_channel(triage(known, self._messages, self._writer, self._using)):
+        has_suppressions = self._obstacles.suppressions
+        ready = triage(known, self._messages, self._writer, self._using, has_suppressions)
+        for email in self._on_their_channel(ready):
             by_mailer[failover.mailer_of(email)].append(email)
         if not by_mailer and (own := mailer_of(self._channel)) is not None:
             waiting.reopen(own)  # its limiter may wait for this batch to probe the mailer
@@ -136,7 +140,12 @@ class Delivery:
         for candidate, stands_in in zip(candidates, [*candidates[1:], ""], strict=True):
             if not emails:
                 return
-            permission = circuit.permission_of(candidate, self._using)
+            permission = circuit.permission_of(candidate, self._using, self._obstacles.mailer_states)
+            if not self._obstacles.refused_senders:
+                refused_senders.note_none(candidate, self._using)
+            self._obstacles = (
+                reading.Obstacles()
+            )  # what was read before an attempt says nothing of the next one
             if candidate == mailer and permission.is_paused:
                 circuit.keep_paused(mailer, self._using)
                 self._messages.release_all(emails, RELEASE_DELAY_S, f"mailer {mailer!r} is paused")

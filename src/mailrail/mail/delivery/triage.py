@@ -26,7 +26,11 @@ OTHER_WORKER_GRACE_S = 60.0
 
 
 def triage(
-    emails: Iterable[Email], messages: ClaimedMessages, writer: OutcomeWriter, using: str
+    emails: Iterable[Email],
+    messages: ClaimedMessages,
+    writer: OutcomeWriter,
+    using: str,
+    has_suppressions: bool = True,
 ) -> list[Email]:
     """Return the emails to send now. The others are settled."""
     now = timezone.now()
@@ -44,7 +48,7 @@ def triage(
             messages.release(email.id, wait, "another worker may be sending it")
         else:
             sound.append(email)
-    suppressed = _suppressed(sound, using)
+    suppressed = _suppressed(sound, using) if has_suppressions else {}
     ready = []
     for email in sound:
         if (result := _ended(email, now, suppressed)) is None:

@@ -46,8 +46,13 @@ for it, and none deliver by other mailers. If the worker dies, another one probe
 OUTAGE, PERSON = "outage", "person"
 
 
-def permission_of(mailer: str, using: str) -> Permission:
-    """Tell whether this worker may use a mailer. In an outage, one caller becomes the probe once its time has come."""
+def permission_of(mailer: str, using: str, has_states: bool = True) -> Permission:
+    """Tell whether this worker may use a mailer. In an outage, one caller becomes the probe once its time has come.
+
+    ``has_states``: as the caller has just read, some mailer is out or paused.
+    """
+    if not has_states and mailer not in _logged:
+        return NOW
     states, asked_at = MailerState.objects.using(using).filter(pk=mailer), time.monotonic()
     state = states.first()
     if state is None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from django.core.mail.backends import smtp as djangos
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
@@ -51,10 +51,13 @@ class Login:
     def __init__(self, mailer: str, backend: BaseEmailBackend, using: str) -> None:
         self._mailer = mailer
         self.key = key_of(backend)
-        self._rows = MailerLogin.objects.using(using).filter(pk=mailer)
         self._using = using
         self.is_first = False
         """Does this batch try for all?"""
+
+    @property
+    def _rows(self) -> QuerySet[MailerLogin]:
+        return MailerLogin.objects.using(self._using).filter(pk=self._mailer)
 
     def may_begin(self) -> bool:
         """Tell whether this batch may log in: the login is proven, or this batch is the one that tries."""

@@ -48,6 +48,11 @@ def known(mailer: str, using: str) -> list[RefusedSender]:
     return rows
 
 
+def note_none(mailer: str, using: str) -> None:
+    """Take in that no mailer has refused senders, as somebody has just read."""
+    _known[mailer, using] = time.monotonic(), []
+
+
 class RefusedSenders:
     """Those of one mailer, as one batch knows them. ``save`` writes down what it has learnt."""
 

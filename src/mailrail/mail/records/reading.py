@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connections, models
@@ -29,15 +29,30 @@ DEFERRED_COLUMNS = frozenset(
 _read = json.JSONDecoder().raw_decode
 
 
+class Obstacles(NamedTuple):
+    """Tell which lists may keep email from leaving: those that are empty need no query of their own."""
+
+    suppressions: bool = True
+    mailer_states: bool = True
+    refused_senders: bool = True
+
+
 def emails(ids: Collection[UUID], using: str) -> dict[UUID, Email]:
     """Return the emails that exist, by their ids."""
+    return emails_and_obstacles(ids, using)[0]
+
+
+def emails_and_obstacles(ids: Collection[UUID], using: str) -> tuple[dict[UUID, Email], Obstacles]:
+    """Return the emails that exist, by their ids, and what is known of obstacles by the same round trip."""
     if connections[using].vendor != "postgresql":
-        return Email.objects.using(using).defer(*DEFERRED_COLUMNS).in_bulk(list(ids))
+        return Email.objects.using(using).defer(*DEFERRED_COLUMNS).in_bulk(list(ids)), Obstacles()
     with connections[using].cursor() as cursor:
         cursor.execute(_statement(), ["{" + ",".join([id.hex for id in ids]) + "}"])
         rows = cursor.fetchall()
     own = {id: id for id in ids}  # a dictionary compares no more where it finds the same object
-    return {(email := _email(row, own, using)).id: email for row in rows}
+    names = _names()
+    found = {(email := _email(row, names, own, using)).id: email for row in rows}
+    return found, Obstacles(*rows[0][len(names) :]) if rows else Obstacles()
 
 
 def suppressions(names: Collection[str], using: str) -> list[tuple[str, str, str]]:
@@ -63,8 +78,8 @@ WHERE address IN (SELECT value FROM json_each(%s))
 """
 
 
-def _email(row: tuple[Any, ...], own: Mapping[UUID, UUID], using: str) -> Email:
-    values = dict(zip(_names(), row, strict=True))
+def _email(row: tuple[Any, ...], names: Sequence[str], own: Mapping[UUID, UUID], using: str) -> Email:
+    values = dict(zip(names, row, strict=False))  # behind its columns are the obstacles
     for name in _json():
         text = values[name]
         values[name] = [] if text == "[]" else _read(text)[0]
@@ -90,4 +105,10 @@ def _json() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _statement() -> str:
-    return f"SELECT {', '.join(_names())} FROM mailrail_mail_email WHERE id = ANY (%s::uuid[])"
+    return f"""
+SELECT {", ".join(_names())},
+    EXISTS (SELECT FROM mailrail_mail_suppression),
+    EXISTS (SELECT FROM mailrail_mail_mailerstate),
+    EXISTS (SELECT FROM mailrail_mail_refusedsender)
+FROM mailrail_mail_email WHERE id = ANY (%s::uuid[])
+"""
