@@ -90,8 +90,8 @@ class ClaimLoop:
         self._is_woken = False  # since it last looked at what has ended
         self._has_begun = False  # something, in the last round
         self._claimed: Sequence[Message] = ()  # by the last claim
-        self._has_all = False  # that was due: the last claim had room for more
-        self._seen = 0  # wakes before the last claim
+        self._has_room = False  # it could have got more
+        self._all_begun: tuple[int, int] | None = None  # wakes and runs, when all that was due had begun
         self._pace = 0.0  # seconds the last claim took
 
     def serve(self, plans: Mapping[str, Plan], *, has_all: bool) -> None:
@@ -141,17 +141,14 @@ class ClaimLoop:
 
     def _round(self) -> None:
         """Settle what has ended, claim for what is free, consume that, and sleep where there was nothing to do."""
-        seen, running = self.layer.wakes, len(self.running)
+        seen = self.layer.wakes
         self._collect()
-        is_unchanged = (seen, running) == (self._seen, len(self.running)) and not self._settler.has_some
-        has_all, self._has_all, self._seen = self._has_all, False, seen
-        if has_all and is_unchanged:  # a claim would get nothing, and slow down what has just begun
-            self._wait(seen)
-            return
         try:
-            claims = self._claim()
+            is_vain = self._all_begun == (seen, len(self.running)) and not self._settler.has_some
+            claims = [] if is_vain else self._claim()  # it would only slow down what has just begun
             self._has_begun = bool(claims)
             self._consume(claims)
+            self._all_begun = (seen, len(self.running)) if claims and self._has_room else None
         except Exception:
             self._release_unstarted()
             raise
@@ -189,7 +186,7 @@ class ClaimLoop:
             self._claimed, self._preclaimed = self._preclaimed, []
             self._keeper.keep(self._claimed)
             return self._claimed
-        self._claimed = ()
+        self._claimed, self._has_room = (), False
         if self._lifecycle.state in ENDING:
             self.share.reconcile_unclaimed()
             limits, total = dict[str, int](), 0
@@ -208,7 +205,7 @@ class ClaimLoop:
             self._settler.settle_apart(finished)
             raise
         self._claimed = claimed.claims
-        self._has_all = 0 < len(claimed.claims) < total
+        self._has_room = len(claimed.claims) < total
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.close(finished, claimed.lost)
