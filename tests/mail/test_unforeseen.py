@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import answers, events, outcomes, retries, sending, smtp_transport, source, triage
+from mailrail.mail.delivery import events, load, outcomes, retries, sending, smtp_transport, source, triage
 from mailrail.mail.mailers import failover, throttle
 
 from ..listed import dead_on, get_one, waiting_on
@@ -121,7 +121,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, answers, "accept")
+        break_for_the_bad(broken, source, "accept")
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
@@ -163,14 +163,7 @@ def test_where_not_even_the_record_can_be_written_the_message_counts(
 def test_an_email_that_cannot_be_composed_fails_with_a_traceback_in_the_log(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usual = source.EmailSource._envelope
-
-    def broken(bag: Any, loaded: Any, eight_bit: bool) -> Any:
-        if is_bad(loaded):
-            raise KeyError("nobody foresaw this")
-        return usual(bag, loaded, eight_bit)
-
-    monkeypatch.setattr(source.EmailSource, "_envelope", broken)
+    break_for_the_bad(monkeypatch, load.Loaded, "compose")
     queue()
     work()
     assert len(server.mails) == 4

@@ -54,18 +54,19 @@ def apply_outcome(
 
 def accept(email: Email, reply: Reply, now: datetime, mailer: str, senders: RefusedSenders) -> Result:
     """Note the reply to a final dot that accepts the email for all who wait: what ``apply_outcome`` comes to then."""
-    at, facts = aware(now).isoformat(), facts_of(reply)
+    at, facts, status = aware(now).isoformat(), facts_of(reply), Status.SENT
     for recipient in email.recipients:
         recipient.pop(UNDER_WAY, None)
         if recipient["status"] not in FINAL_FOR_RECIPIENT:
             recipient.update(status="sent", at=at, **facts)
+        elif recipient["status"] == "failed":
+            status = Status.PARTIAL
+    event = {"at": at, "what": "accepted", "mailer": storable(mailer), "stage": "final dot", **facts}
+    append(email, {name: value for name, value in event.items() if value})
     senders.let_through(email.sender)
     email.attempts += 1
-    of_it = {"mailer": storable(mailer), "stage": "final dot", **facts}
-    append(email, {"at": at, "what": "accepted", **{name: value for name, value in of_it.items() if value}})
-    result = end(email, now)
-    result.is_answer = True
-    return result
+    email.status, email.changed_at, email.sent_at, email.next_try_at = status, now, now, None
+    return Result(email, status, is_answer=True)
 
 
 def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:

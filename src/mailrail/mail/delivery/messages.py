@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from uuid import UUID
 
 from mailrail import MailrailError
 from mailrail.backoff import chance
 from mailrail.log import logger_of
-from mailrail.worker import IncomingMessage
+from mailrail.worker import IncomingMessage, finish_all
 
 from ..models import Email
+from .outcomes import Result
 from .retries import MAX_UNFORESEEN_ATTEMPTS, delay_after
 
 logger = logger_of("mailrail.mail")
@@ -68,19 +68,20 @@ class ClaimedMessages:
     def finish(self, id: UUID) -> None:
         _say(self._of[id], self._of[id].finish)
 
-    def finish_soon(self, id: UUID) -> None:
-        """Finish the message of an email that is final, together with others, and log it."""
-        self._final.append(self._of[id])
-
-    def finish_final(self) -> None:
-        for message in self._final:
-            _say(message, partial(message.finish, is_logged=True))
-        self._final.clear()
-        self._finished_at = time.monotonic()
-
-    def finish_if_due(self) -> None:
+    def settle(self, results: Iterable[Result]) -> None:
+        """Settle the messages of results that are committed and logged: those of final emails together, when due."""
+        for result in results:
+            if result.again is None:
+                self._final.append(self._of[result.email.id])
+            else:
+                self.release(result.email.id, result.again, "it is sent later")
         if time.monotonic() - self._finished_at >= FINISH_INTERVAL_S:
             self.finish_final()
+
+    def finish_final(self) -> None:
+        finish_all(self._final, is_logged=True)
+        self._final.clear()
+        self._finished_at = time.monotonic()
 
     def release(self, id: UUID, delay: float, reason: str) -> None:
         _release(self._of[id], delay, reason)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from django.utils import timezone
 
@@ -23,8 +22,8 @@ from ..smtp import DeliveryOutcome, Envelope, Fate, SmtpServer
 from ..smtp.errors import EightBitNotOffered, NotCommitted
 from ..smtp.replies import Stage
 from ..smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
-from . import answers, outcomes
-from .answers import apply_outcome
+from . import outcomes
+from .answers import accept, apply_outcome
 from .attempt import Attempt
 from .load import Loaded
 from .outcomes import Result
@@ -78,8 +77,8 @@ class EmailSource:
         self._server = server
         self._address_of = address_of
         self._results: list[Result] = []
-        self._parts: dict[UUID, Result] = {}
-        """Those of the results whose emails have recipients to follow."""
+        self.outcomes: tuple[OutcomeWriter, list[Result], Note] = attempt.writer, self._results, attempt.learn
+        """What is not written yet, for ``write_together``, which empties the list."""
         self._under_way = 0
         self.accepted = 0
         self.mailer_out = ""
@@ -98,36 +97,48 @@ class EmailSource:
         return [item[0].email for item in self._waiting if not isinstance(item, Envelope)]
 
     def next(self) -> Envelope | None:
-        while len(self):
+        while self._waiting and not self.mailer_out:
             taken = self._waiting.popleft()
-            envelope = taken if isinstance(taken, Envelope) else self._begin(*taken)
-            if envelope is not None and (part := self._part(envelope)) is not None:
+            envelope = taken if isinstance(taken, Envelope) else self._envelope(*taken)
+            if envelope is not None and (len(envelope.recipients) > 1 or envelope.ref.is_split):
+                envelope = self._part(envelope)
+            if envelope is not None:
                 self._under_way += 1
-                return part
+                return envelope
         return None
 
-    def _begin(self, loaded: Loaded, eight_bit: bool) -> Envelope | None:
+    def _envelope(self, loaded: Loaded, eight_bit: bool) -> Envelope | None:
         """Return the envelope with all its recipients, unless the email cannot leave."""
-        email = loaded.email
+        email, address_of = loaded.email, self._address_of
         if email.mailer == self._mailer and (reason := self._senders.reason_to_hold(email)):
             self._results.append(
                 outcomes.hold_for_its_sender(email, timezone.now(), self._mailer, why=reason)
             )
             return None
         try:
-            return self._envelope(loaded, eight_bit)
+            composed, encoding = loaded.compose(eight_bit=eight_bit), loaded.encoding
+            wire = {address: address_of(address, encoding) for address in waiting(email)}
+            ref = _EmailRef(self, loaded, wire, eight_bit)
+            if len(wire) > 1:  # with one recipient it cannot leave in parts
+                ref = ref._replace(paid=self._admission.domains(wire))
+            return Envelope(
+                address_of(email.sender, encoding),
+                list(dict.fromkeys(wire.values())),
+                composed.data,
+                composed.eight_bit,
+                composed.smtputf8,
+                ref,
+            )
         except Exception as error:  # of this email alone, whatever it is
             logger.error("email %s cannot be written", email.pk, exc_info=error)
             reason = f"it cannot be written: {type(error).__name__}: {error}"
             email.attempts += 1
             self._results.append(outcomes.fail(email, timezone.now(), reason, self._mailer))
-        return None
+            return None
 
     def _part(self, envelope: Envelope) -> Envelope | None:
         """Return as much of it as leaves in one transaction, unless that has to wait for a rate."""
         ref: _EmailRef = envelope.ref
-        if len(envelope.recipients) == 1 and not ref.is_split:
-            return envelope
         recipients, rest = divide(envelope.recipients, ref.most, most_recipients(self._server))
         if not rest and not ref.is_split:
             return envelope
@@ -143,20 +154,6 @@ class EmailSource:
             return None
         ref = ref._replace(rest=tuple(rest), is_split=True, paid=ref.paid - domains)
         return replace(envelope, recipients=recipients, ref=ref)
-
-    def _envelope(self, loaded: Loaded, eight_bit: bool) -> Envelope:
-        email = loaded.email
-        composed = loaded.compose(eight_bit=eight_bit)
-        encoding, address_of = loaded.encoding, self._address_of
-        wire = {address: address_of(address, encoding) for address in waiting(email)}
-        return Envelope(
-            address_of(email.sender, encoding),
-            list(dict.fromkeys(wire.values())),
-            composed.data,
-            composed.eight_bit,
-            composed.smtputf8,
-            ref=_EmailRef(self, loaded, wire, eight_bit, paid=self._admission.domains(wire)),
-        )
 
     def before_data_end(self, envelopes: Sequence[Envelope]) -> list[bool]:
         """Return ``False`` for each that was cancelled, held or taken by another worker since it was loaded.
@@ -175,13 +172,13 @@ class EmailSource:
             if envelope.ref.is_split:
                 self._mark(envelope)
         intents = [envelope.ref.loaded.email for envelope in envelopes]
-        if not self._parts:
+        if not (parts := [result.email for result in self._results if result.is_part]):
             return intents
         on_the_way, now = {email.id for email in intents}, timezone.now()
-        for id, part in self._parts.items():
-            part.email.status = Status.SENDING if id in on_the_way else Status.QUEUED
-            part.email.changed_at, part.email.next_try_at = now, None
-        return [email for email in intents if email.id not in self._parts]
+        for email in parts:
+            email.status = Status.SENDING if email.id in on_the_way else Status.QUEUED
+            email.changed_at, email.next_try_at = now, None
+        return [email for email in intents if email not in parts]
 
     def take_back(self, envelopes: Sequence[Envelope]) -> None:
         """Take back what ``prepare`` has noted, as it was not written."""
@@ -189,30 +186,29 @@ class EmailSource:
             if envelope.ref.is_split:
                 mark_under_way(envelope.ref.loaded.email, ())
 
-    def committed(self) -> None:
-        """Note that all outcomes are written."""
-        self._parts.clear()
-
-    @property
-    def outcomes(self) -> tuple[OutcomeWriter, list[Result], Note]:
-        """Return the outcomes that are not written yet, for ``write_together``."""
-        return self._attempt.writer, self._results, self._attempt.learn
-
     def _mark(self, envelope: Envelope) -> None:
         """Mark in the record who is under way, as the others are not."""
         email = envelope.ref.loaded.email
         mark_under_way(email, set(_given(envelope.ref.wire, envelope.recipients)))
-        if email.id not in self._parts:
+        if self._part_of(email) is None:
             self._add(Result(email, Status.QUEUED, is_part=True))
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
         self._under_way -= 1
-        if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
+        if outcome.fate is Fate.ACCEPTED:
+            self.accepted += 1
+            if outcome.reply is not None and not outcome.refused and not ref.is_split:  # as nearly all are
+                email = ref.loaded.email
+                result = accept(email, outcome.reply, timezone.now(), self._mailer, self._senders)
+                self._results.append(result)
+            else:
+                self._apply_outcome(envelope, outcome)
+        elif isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.loaded, False))
         elif isinstance(outcome.error, NotCommitted):
             self._attempt.writer.changed([ref.loaded.email])
-        elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
+        elif most := smaller(envelope, outcome):
             whole = [*envelope.recipients, *ref.rest]
             ref = ref._replace(rest=(), is_split=True, most=most)
             self._waiting.appendleft(replace(envelope, recipients=whole, ref=ref))
@@ -221,15 +217,7 @@ class EmailSource:
 
     def _apply_outcome(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _EmailRef = envelope.ref
-        is_accepted = outcome.fate is Fate.ACCEPTED
-        self.accepted += is_accepted
-        if is_accepted and not outcome.refused and not ref.is_split and outcome.reply is not None:
-            email = ref.loaded.email
-            self._results.append(
-                answers.accept(email, outcome.reply, timezone.now(), self._mailer, self._senders)
-            )
-            return
-        if is_accepted and ref.most:
+        if outcome.fate is Fate.ACCEPTED and ref.most:
             learn(self._server, ref.most)
         over, most = overflow(envelope.recipients, outcome) if outcome.fate is not Fate.AMBIGUOUS else ([], 0)
         rest = [*over, *ref.rest]
@@ -264,13 +252,14 @@ class EmailSource:
     def _add(self, result: Result) -> None:
         """Add a result, one for each email, as each is written once: that of a transaction goes into that of the
         next."""
-        before = self._parts.pop(result.email.id, None)
-        if before is not None:
-            self._results = [other for other in self._results if other is not before]
+        if (before := self._part_of(result.email)) is not None:
+            self._results[:] = [other for other in self._results if other is not before]
             result.take_over(before)
-        if result.is_part:
-            self._parts[result.email.id] = result
         self._results.append(result)
+
+    def _part_of(self, email: Email) -> Result | None:
+        """Return the unwritten result of an email that has recipients to follow."""
+        return next((it for it in self._results if it.is_part and it.email.id == email.id), None)
 
     def put_off_rest(self) -> None:
         """Let the rest of those wait that have begun to leave: no connection is left for it."""
@@ -300,8 +289,6 @@ def commit_together(sources: Collection[EmailSource], envelopes: Sequence[Envelo
         for source, own in by_source.items():
             source.take_back(own)
         raise
-    for source in by_source:
-        source.committed()
     return [not lost or envelope.ref.loaded.email.id not in lost for envelope in envelopes]
 
 

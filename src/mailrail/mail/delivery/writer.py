@@ -1,4 +1,4 @@
-"""The one place that writes outcomes and intents, and then tells the messages and the log."""
+"""The one place that writes outcomes and intents, and then tells the log, the history and the messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mailrail.log import logger_of
 from mailrail.transient import is_transient
 
 from ..models import Email
-from . import outcome_history, outcome_log
+from . import outcome_log
 from .messages import ClaimedMessages
 from .outcomes import Result
 from .store import store_outcomes
@@ -74,7 +74,11 @@ class OutcomeWriter:
         if lost:
             self.changed(result.email for result in known if result.email.id in lost)
             known = [result for result in known if result.email.id not in lost]
-        self._settle(known)
+        # What a mailer that is out has turned away waits for another one, and a part for the rest of its email.
+        ended = [result for result in known if not result.mailer_out and not result.is_part]
+        outcome_log.log(ended)
+        outcome_log.count(ended)
+        self._messages.settle(ended)
         if note is not None:
             note(known)
 
@@ -108,16 +112,3 @@ class OutcomeWriter:
         for email in emails:
             logger.info("email %s was changed while it was about to be sent", email.pk)
             self._messages.release(email.pk, chance.uniform(0, 1), "it was changed meanwhile")
-
-    def _settle(self, results: Sequence[Result]) -> None:
-        """Settle the messages of results that are committed. What a mailer that is out has turned away waits for
-        another one, and a part for the rest of its email."""
-        ended = [result for result in results if not result.mailer_out and not result.is_part]
-        for result in ended:
-            if result.again is None:
-                self._messages.finish_soon(result.email.id)
-            else:
-                self._messages.release(result.email.id, result.again, "it is sent later")
-        outcome_log.log(ended)
-        outcome_history.note(ended)
-        self._messages.finish_if_due()
