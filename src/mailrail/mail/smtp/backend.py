@@ -212,8 +212,8 @@ def server_of(backend: smtp.EmailBackend, **more: Any) -> SmtpServer:
         tls=tls,
         username=backend.username or "",
         password=backend.password or "",
-        certfile=_path(backend.ssl_certfile),
-        keyfile=_path(backend.ssl_keyfile),
+        certfile=os.fsdecode(backend.ssl_certfile) if backend.ssl_certfile else None,
+        keyfile=os.fsdecode(backend.ssl_keyfile) if backend.ssl_keyfile else None,
         timeouts=_timeouts(backend.timeout),
         **{"local_hostname": DNS_NAME.get_fqdn(), **more},
     )
@@ -227,10 +227,6 @@ def _timeouts(seconds: float | None) -> Timeouts:
     return Timeouts().capped(seconds)
 
 
-def _path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str | None:
-    return os.fsdecode(path) if path else None
-
-
 class _MessageRef(NamedTuple):
     """What an envelope was made of. ``rest``: who follows in other transactions; ``most``: in one, as the server says.
 
@@ -242,6 +238,10 @@ class _MessageRef(NamedTuple):
     rest: tuple[str, ...] = ()
     most: int | None = None
     begun: bool = False
+
+    @property
+    def is_divided(self) -> bool:
+        return self.begun or bool(self.rest or self.most)
 
 
 class _Batch:
@@ -268,7 +268,7 @@ class _Batch:
         return 0 if self.failure or self._is_stopped else len(self._waiting)
 
     def next(self) -> Envelope | None:
-        if not len(self):
+        if self.failure is not None or self._is_stopped or not self._waiting:
             return None
         taken = self._waiting.pop()
         try:
@@ -279,6 +279,8 @@ class _Batch:
 
     def _part(self, envelope: Envelope) -> Envelope:
         """Return as much of it as leaves in one transaction."""
+        if len(envelope.recipients) == 1:
+            return envelope
         first, rest = divide(envelope.recipients, envelope.ref.most, most_recipients(self._server))
         if not rest:
             return envelope
@@ -292,7 +294,9 @@ class _Batch:
 
     def ended(self, envelope: Envelope, outcome: DeliveryOutcome) -> None:
         ref: _MessageRef = envelope.ref
-        if isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
+        if outcome.fate is Fate.ACCEPTED and len(envelope.recipients) == 1 and not ref.is_divided:
+            self.sent += 1
+        elif isinstance(outcome.error, EightBitNotOffered) and ref.eight_bit:
             self._waiting.append((ref.message, False))
         elif outcome.fate is not Fate.ACCEPTED and (most := smaller(envelope, outcome)):
             self._go_on(envelope, [*envelope.recipients, *ref.rest], ref._replace(most=most))

@@ -96,12 +96,17 @@ MAX_IDLE_POOLS = 32
 
 _pools: dict[SmtpServer, Pool] = {}
 _keeping: dict[Pool, None] = {}  # those that may have idle connections; the one used last is the last
+_last_kept: Pool | None = None  # the last of those, so that most emails need no lock
 _lock = threading.Lock()
 
 
 def _keep(pool: Pool) -> None:
     """Note that a pool has idle connections. Those of the pool that was unused for longest may have to close."""
+    global _last_kept
+    if pool is _last_kept:
+        return
     with _lock:
+        _last_kept = pool
         _keeping.pop(pool, None)
         _keeping[pool] = None
         unused = list(_keeping)[:-MAX_IDLE_POOLS]
@@ -113,10 +118,10 @@ def _keep(pool: Pool) -> None:
 
 def pool_of(server: SmtpServer) -> Pool:
     """Return the pool that all users of an equal ``server`` share in this process."""
-    with _lock:
-        if (pool := _pools.get(server)) is None:
-            pool = _pools[server] = Pool(server)
+    if (pool := _pools.get(server)) is not None:
         return pool
+    with _lock:
+        return _pools.setdefault(server, Pool(server))
 
 
 def close_all(connections: Sequence[Connection]) -> None:
@@ -133,8 +138,8 @@ def close_pools() -> None:
 
 
 def _forget_all() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _last_kept
+    _lock, _last_kept = threading.Lock(), None
     _keeping.clear()
     for pool in _pools.values():
         pool.forget()
