@@ -18,10 +18,9 @@ from django.db.models.expressions import DatabaseDefault
 from django.utils import timezone
 
 from mailrail import mail, uuid7
+from mailrail.mail.delivery.load import NOT_LOADED, load_records
 from mailrail.mail.models import Email, Status, Suppression
 from mailrail.mail.queueing.insert import NewEmail, NewEmails, copy_lines, insertion_of
-from mailrail.mail.records import reading
-from mailrail.mail.records.reading import DEFERRED_COLUMNS
 from mailrail.mail.records.suppressions import hash_address, listed
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
@@ -106,9 +105,12 @@ def test_one_is_stored_with_its_message_as_many_are(using: str) -> None:
 def test_records_are_read_as_they_are_stored(using: str) -> None:
     emails = odd_ones()
     insert(emails, using)
-    read = reading.emails([*(email.pk for email in emails), uuid7()], using)
+    ids = [*(email.pk for email in reversed(emails)), uuid7()]
+    records, _ = load_records(ids, using)
+    assert [email.id for email in records] == ids[:-1]
+    read = {email.id: email for email in records}
     for id, stored in Email.objects.using(using).in_bulk().items():
-        assert not DEFERRED_COLUMNS & vars(read[id]).keys() and not read[id]._state.adding
+        assert not NOT_LOADED & vars(read[id]).keys() and not read[id]._state.adding
         for name in NAMES:  # also those that are fetched when they are asked for
             assert getattr(read[id], name) == getattr(stored, name), name
         read[id].attempts += 1

@@ -25,11 +25,13 @@ from django.utils import timezone
 from mailrail import reconciliation
 from mailrail.layers import get_layer
 from mailrail.mail import consumers, health, queue, queue_many
+from mailrail.mail.delivery.load import load_records
 from mailrail.mail.delivery.outcomes import Result, fail
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import failover
 from mailrail.mail.models import Email, Status
-from mailrail.mail.records import control, flow, moving, overview, reading
+from mailrail.mail.records import control, flow, moving, overview
+from mailrail.mail.records.suppressions import listed
 from mailrail.reconciliation import reconcilers
 from mailrail.routing import Routing
 
@@ -163,7 +165,7 @@ def deliver(emails: list[Email]) -> None:
 
 
 def test_intents_and_outcomes(emails: list[Email]) -> None:
-    loaded = [*reading.emails([email.pk for email in emails], "postgres").values()]
+    loaded = load_records([email.pk for email in emails], "postgres")[0]
     check(lambda: deliver(loaded), QUEUED, 55)
     assert (
         Email.objects.using("postgres").filter(pk__in=[email.pk for email in loaded], status="sent").count()
@@ -185,8 +187,8 @@ def test_claiming_and_loading(emails: list[Email]) -> None:
     check(claim, 200, 40)
     ids = [UUID(each.content["id"]) for each in claimed]
     assert len(ids) == 200
-    check(lambda: reading.emails(ids, "postgres"), len(ids), 8)
-    check(lambda: list(reading.suppressions(["guest1@example.com"], "postgres")), 1, 10)
+    check(lambda: load_records(ids, "postgres"), len(ids), 8)
+    check(lambda: listed(["guest1@example.com"], "postgres"), 1, 10)
     check(lambda: get_layer().finish(claimed), len(ids), 10)
 
 
@@ -233,7 +235,7 @@ def test_how_fast_mail_left_as_the_page_on_costs_asks(
     emails: list[Email], request: pytest.FixtureRequest
 ) -> None:
     """Without statistics, as after ``pg_upgrade``, it may read the table."""
-    deliver([*reading.emails([email.pk for email in emails], "postgres").values()])
+    deliver(load_records([email.pk for email in emails], "postgres")[0])
     page = (ROOT / "docs" / "explanation" / "costs.md").read_text()
     [statement] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     most, most_rows = (FINISHED, FINISHED) if "absent" in request.node.name else (8, 4)

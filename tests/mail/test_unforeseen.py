@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import events, load, outcomes, retries, sending, smtp_transport, source, triage
+from mailrail.mail.delivery import batch, events, load, outcomes, retries, sending, smtp_transport, source
 from mailrail.mail.mailers import failover, throttle
 
 from ..listed import dead_on, get_one, waiting_on
@@ -84,9 +84,8 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (failover, "mailer_of"),
-        (triage, "defect_of"),
-        (outcomes, "suppress"),
+        (batch, "defect_of"),
+        (batch, "_ended"),
         (throttle, "admit"),
         (failover, "move"),
         (sending, "load_messages"),
@@ -134,7 +133,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
 
 def test_what_is_mended_leaves_then(server: ScriptedServer) -> None:
     with pytest.MonkeyPatch.context() as broken:
-        break_for_the_bad(broken, failover, "mailer_of")
+        break_for_the_bad(broken, batch, "defect_of")
         queue()
         go_on()
     assert bad().status == Status.HELD
@@ -146,7 +145,7 @@ def test_what_is_mended_leaves_then(server: ScriptedServer) -> None:
 def test_where_not_even_the_record_can_be_written_the_message_counts(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_for_the_bad(monkeypatch, failover, "mailer_of")
+    break_for_the_bad(monkeypatch, batch, "defect_of")
     break_for_the_bad(monkeypatch, outcomes, "fail_unforeseen")
     queue()
     work()
@@ -196,7 +195,7 @@ def test_an_error_of_all_counts_for_all(server: ScriptedServer, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(triage, "listed", broken)
+    monkeypatch.setattr(batch, "listed", broken)
     queue()
     work()
     assert server.mails == []

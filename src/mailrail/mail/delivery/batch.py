@@ -5,14 +5,16 @@ No transaction is open while anybody talks to a server.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from django.db import router
 from django.utils import timezone
 
+from mailrail.addresses import bare
 from mailrail.log import logger_of
+from mailrail.moments import seconds_between
 from mailrail.terminal import counted
 from mailrail.transient import is_transient
 from mailrail.worker import IncomingMessage
@@ -21,18 +23,24 @@ from ..mailers import circuit, failover, refused_senders, waiting
 from ..mailers.channels import channel_of, mailer_of
 from ..mailers.limiter import collect
 from ..mailers.waiting import RELEASE_DELAY_S
-from ..models import Email, Status
+from ..models import FINAL, Email, Status
 from ..queueing.accept import announce
-from ..records import reading
+from ..records.suppressions import listed
 from . import outcomes
-from .messages import ClaimedMessages
+from .load import Obstacles, defect_of, load_records
+from .messages import ClaimedMessages, dispatch_of
+from .outcomes import Result
 from .recipient_states import is_ambiguous
 from .retries import RETRY_SOON_S
 from .sending import Sending
-from .triage import FINAL_OR_HELD, triage
 from .writer import OutcomeWriter
 
 logger = logger_of("mailrail.mail")
+
+FINAL_OR_HELD = {*map(Status, FINAL), Status.HELD}
+"""Final, or held: releasing it sends a message of its own, whose number (``Email.dispatch``) voids those before it."""
+OTHER_WORKER_GRACE_S = 60.0
+"""Seconds that an email is left to another worker which may be alive."""
 
 
 class Delivery:
@@ -42,11 +50,10 @@ class Delivery:
         self._using = router.db_for_write(Email)
         self._messages = ClaimedMessages(messages)
         self._writer = OutcomeWriter(self._messages, self._using)
-        self._channel = messages[0].channel
+        self._channels = {message.channel for message in messages}
         self._reserved = collect(message.id for message in messages)
         self._sending = Sending(self._messages, self._writer, self._reserved, self._using)
-        self._emails: dict[UUID, Email] = {}  # as they were read last, and what was written since
-        self._obstacles = reading.Obstacles()
+        self._emails: list[Email] = []  # as they were read last, and what was written since
 
     def run(self) -> None:
         try:
@@ -76,9 +83,10 @@ class Delivery:
                 return
             emails = counted(len(ids), "email")
             logger.warning("an error in the delivery of %s, tried one by one now: %s", emails, error)
-            known, self._sending.is_alone = self._emails, True
+            under_way = {email.id for email in self._emails if email.status == Status.SENDING}  # by us
+            self._sending.is_alone = True
             for id in self._messages.undecided(ids):
-                if id in known and known[id].status == Status.SENDING:  # by us: it was under way
+                if id in under_way:
                     self._fail_unforeseen(id, error)
                 else:
                     self._run_or_part([id])
@@ -89,7 +97,7 @@ class Delivery:
         if self._messages[id].outcome is not None:
             return
         try:
-            email = reading.emails([id], self._using)[id]
+            [email], _ = load_records([id], self._using)
             if email.status not in FINAL_OR_HELD:
                 mailer = failover.last_mailer(email)
                 self._writer.write([outcomes.fail_unforeseen(email, timezone.now(), error, mailer)])
@@ -100,32 +108,68 @@ class Delivery:
             self._messages.settle_by_itself(id, error)
 
     def _run(self, ids: Sequence[UUID]) -> None:
-        emails, self._obstacles = reading.emails_and_obstacles(ids, self._using)
+        emails, obstacles = load_records(ids, self._using)
         self._emails = emails
-        known = []
-        for id in ids:
-            if (email := emails.get(id)) is not None:
-                known.append(email)
-            else:
+        if len(emails) < len(ids):
+            for id in {*ids}.difference([email.id for email in emails]):
                 self._messages.finish(id)  # its record was deleted
-        by_mailer: dict[str, list[Email]] = defaultdict(list)
-        has_suppressions = self._obstacles.suppressions
-        ready = triage(known, self._messages, self._writer, self._using, has_suppressions)
-        for email in self._on_their_channel(ready):
-            by_mailer[failover.mailer_of(email)].append(email)
-        if not by_mailer and (own := mailer_of(self._channel)) is not None:
-            waiting.reopen(own)  # its limiter may wait for this batch to probe the mailer
+        by_mailer: dict[str, list[Email]] = {}
+        for email in self._on_their_channel(self._triage(emails, obstacles)):
+            by_mailer.setdefault(failover.mailer_of(email) if email.via else email.mailer, []).append(email)
+        if not by_mailer:
+            for channel in self._channels:
+                if (own := mailer_of(channel)) is not None:
+                    waiting.reopen(own)  # its limiter may wait for this batch to probe the mailer
         for mailer in self._working_ones_first(by_mailer):
-            self._deliver(mailer, by_mailer[mailer])
+            self._deliver(mailer, by_mailer[mailer], obstacles)
+            obstacles = Obstacles()  # what was read before an attempt says nothing of the next one
 
-    def _on_their_channel(self, emails: Iterable[Email]) -> Iterator[Email]:
-        """Yield those that came on the channel of their mailer. Others get a message there: it was changed."""
+    def _triage(self, emails: Iterable[Email], obstacles: Obstacles) -> list[Email]:
+        """Return the emails to send now. The others are settled."""
+        now, messages = timezone.now(), self._messages
+        results: list[Result] = []
+        sound: list[Email] = []
         for email in emails:
-            if self._messages[email.id].channel == channel_of(email.mailer):
-                yield email
+            message = messages[email.id]
+            is_void = email.dispatch and dispatch_of(message.content) < email.dispatch
+            if is_void or email.status in FINAL_OR_HELD:
+                messages.finish(email.id)
+            elif defect := defect_of(email):
+                results.append(outcomes.fail_unsound(email, now, defect))
+            elif email.send_at is not None and (left := _seconds_until_due(email, now)) > 0:
+                messages.release(email.id, left, "its time has not come")
+            elif (
+                email.status == Status.SENDING and (wait := _wait_for_another(email, message.losses, now)) > 0
+            ):
+                messages.release(email.id, wait, "another worker may be sending it")
+            else:
+                sound.append(email)
+        suppressed, ready = self._suppressed(sound) if obstacles.suppressions else {}, []
+        for email in sound:
+            if (result := _ended(email, now, suppressed)) is None:
+                ready.append(email)
+            else:
+                results.append(result)
+        self._writer.write(results)
+        return ready
+
+    def _suppressed(self, emails: Iterable[Email]) -> dict[str, str]:
+        addresses = {bare(recipient["address"]) for email in emails for recipient in email.recipients}
+        return listed(addresses, self._using)
+
+    def _on_their_channel(self, emails: list[Email]) -> list[Email]:
+        """Return those that came on the channel of their mailer. Others get a message there: it was changed."""
+        channels = {mailer: channel_of(mailer) for mailer in {email.mailer for email in emails}}
+        if len(self._channels) == 1 and self._channels == {*channels.values()}:
+            return emails
+        here = []
+        for email in emails:
+            if self._messages[email.id].channel == channels[email.mailer]:
+                here.append(email)
                 continue
             announce(email.mailer, [email.pk], self._using, email.priority, email.send_at, email.dispatch)
             self._messages.finish(email.pk)
+        return here
 
     def _working_ones_first(self, mailers: Collection[str]) -> Iterable[str]:
         """Sort the mailers that are out to the end: whoever tries one may have to wait for minutes."""
@@ -134,18 +178,16 @@ class Delivery:
         out = circuit.tripped(self._using)
         return sorted(mailers, key=lambda mailer: mailer in out)
 
-    def _deliver(self, mailer: str, emails: list[Email]) -> None:
+    def _deliver(self, mailer: str, emails: list[Email], obstacles: Obstacles) -> None:
         """Deliver by the mailer, or by the first that can stand in for it while it is out."""
         candidates, reason = failover.candidates(mailer), ""
         for candidate, stands_in in zip(candidates, [*candidates[1:], ""], strict=True):
             if not emails:
                 return
-            permission = circuit.permission_of(candidate, self._using, self._obstacles.mailer_states)
-            if not self._obstacles.refused_senders:
+            permission = circuit.permission_of(candidate, self._using, obstacles.mailer_states)
+            if not obstacles.refused_senders:
                 refused_senders.note_none(candidate, self._using)
-            self._obstacles = (
-                reading.Obstacles()
-            )  # what was read before an attempt says nothing of the next one
+            obstacles = Obstacles()
             if candidate == mailer and permission.is_paused:
                 circuit.keep_paused(mailer, self._using)
                 self._messages.release_all(emails, RELEASE_DELAY_S, f"mailer {mailer!r} is paused")
@@ -158,3 +200,29 @@ class Delivery:
             self._messages.release_all(bound, RELEASE_DELAY_S, reason)
             emails = [email for email in emails if not is_ambiguous(email)]
         self._messages.release_all(emails, RELEASE_DELAY_S, reason)
+
+
+def _ended(email: Email, now: datetime, suppressed: dict[str, str]) -> Result | None:
+    """Return what became of an email that is not sent now; ``None``, if it is."""
+    is_waiting = email.recipients[0]["status"] == Status.QUEUED
+    if is_waiting and not suppressed and email.status == Status.QUEUED and email.expires_at is None:
+        return None  # nearly all
+    if email.status == Status.SENDING:
+        mailer = failover.last_mailer(email)
+        return outcomes.keep_ambiguous(email, now, "the worker that sent it died", mailer)
+    if email.expires_at is not None and seconds_between(email.expires_at, now) >= 0:
+        return outcomes.expire(email, now)
+    return outcomes.suppress(email, now, suppressed)
+
+
+def _seconds_until_due(email: Email, now: datetime) -> float:
+    if email.send_at is None or email.status != Status.QUEUED:
+        return 0.0
+    return seconds_between(now, email.send_at)
+
+
+def _wait_for_another(email: Email, losses: int, now: datetime) -> float:
+    """Return the seconds to wait for another message that has this email, which is being sent. A message without a
+    loss did not leave it so, so another message did. That happens when the layer was wiped and reconciliation has sent
+    the messages again."""
+    return 0.0 if losses else seconds_between(now, email.changed_at) + OTHER_WORKER_GRACE_S

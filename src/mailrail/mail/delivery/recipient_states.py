@@ -34,11 +34,10 @@ def waiting(email: Email) -> list[str]:
 
 def is_ambiguous(email: Email) -> bool:
     """Tell whether a recipient who waits for it may have it already. Then no other mailer may send it."""
-    return any(
-        recipient.get("ambiguous")
-        for recipient in email.recipients
-        if recipient["status"] not in FINAL_FOR_RECIPIENT
-    )
+    for recipient in email.recipients:
+        if recipient.get("ambiguous") and recipient["status"] not in FINAL_FOR_RECIPIENT:
+            return True
+    return False
 
 
 def status_by_recipients(recipients: Any) -> Status:

@@ -82,6 +82,8 @@ class Sending:
 
     def _welcome(self, attempt: Attempt, emails: list[Email]) -> tuple[list[Email], list[Email]]:
         """Hold those whose sender the server refuses. Returns the others, and those that wait for their own mailer."""
+        if attempt.senders.is_empty:
+            return emails, []
         refused = {email.pk: reason for email in emails if (reason := attempt.senders.reason_to_hold(email))}
         if not refused:
             return emails, []

@@ -31,7 +31,7 @@ def last_mailer(email: Email) -> str:
 
 def mailer_of(email: Email) -> str:
     """Return the mailer of an email: its own, or the one that may have sent it."""
-    return last_mailer(email) if is_ambiguous(email) else email.mailer
+    return last_mailer(email) if email.via and is_ambiguous(email) else email.mailer
 
 
 def candidates(mailer: str) -> list[str]:
@@ -42,7 +42,8 @@ def candidates(mailer: str) -> list[str]:
 
 def move(emails: Iterable[Email], mailer: str, using: str) -> list[Email]:
     """Write down by which mailer these leave, where that changes. Returns those that somebody else has changed."""
-    moving = [email for email in emails if last_mailer(email) != mailer]
+    moving = [email for email in emails if email.via or email.mailer != mailer]
+    moving = [email for email in moving if last_mailer(email) != mailer]
     by_via: dict[str, list[Email]] = {}
     for email in moving:
         by_via.setdefault("" if mailer == email.mailer else mailer or "default", []).append(email)

@@ -66,6 +66,11 @@ class RefusedSenders:
         self._works: set[str] = set()
         self._row_ended = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no sender is refused."""
+        return not self._rows
+
     def reason_to_hold(self, email: Email) -> str:
         """Return why this email is not even tried; nothing, if it is.
 
