@@ -195,7 +195,7 @@ def test_an_error_of_all_counts_for_all(server: ScriptedServer, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(batch, "listed", broken)
+    monkeypatch.setattr(batch, "_ended", broken)
     queue()
     work()
     assert server.mails == []

@@ -29,7 +29,7 @@ class ClaimedMessages:
 
     def __init__(self, messages: Sequence[IncomingMessage]) -> None:
         self._all = messages
-        self._of: dict[UUID, IncomingMessage] = {}
+        self._of: dict[int, IncomingMessage] = {}  # by the number of an id: to hash a UUID is Python
         self._final: list[IncomingMessage] = []  # to be finished
         self._not_before: dict[UUID, float] = {}  # seconds
         self._finished_at = time.monotonic()
@@ -38,23 +38,26 @@ class ClaimedMessages:
         return len(self._all)
 
     def __getitem__(self, id: UUID) -> IncomingMessage:
-        return self._of[id]
+        return self._of[id.int]
 
     def deduplicate(self) -> list[UUID]:
         """Return the ids of the emails, each once. Messages that name none, or are void, are finished."""
+        ids = []
         for message in self._all:
             id = id_of(message.content)
             if id is None:
                 logger.warning("%r names no email: %r", message, message.content)
                 _say(message, message.finish)
                 continue
-            twin = self._of.setdefault(id, message)
-            if twin is not message:  # the later one's record is committed, and makes the other one void
-                older, self._of[id] = sorted(
+            twin = self._of.setdefault(id.int, message)
+            if twin is message:
+                ids.append(id)
+            else:  # the later one's record is committed, and makes the other one void
+                older, self._of[id.int] = sorted(
                     (twin, message), key=lambda claimed: dispatch_of(claimed.content)
                 )
                 _say(older, older.finish)
-        return [*self._of]
+        return ids
 
     def undecided(self, ids: Iterable[UUID]) -> list[UUID]:
         """Return those whose message is neither settled nor about to be finished."""
@@ -62,17 +65,17 @@ class ClaimedMessages:
         return [
             email_id
             for email_id in ids
-            if self._of[email_id].outcome is None and id(self._of[email_id]) not in final
+            if self._of[email_id.int].outcome is None and id(self._of[email_id.int]) not in final
         ]
 
     def finish(self, id: UUID) -> None:
-        _say(self._of[id], self._of[id].finish)
+        _say(self[id], self[id].finish)
 
     def settle(self, results: Iterable[Result]) -> None:
         """Settle the messages of results that are committed and logged: those of final emails together, when due."""
         for result in results:
             if result.again is None:
-                self._final.append(self._of[result.email.id])
+                self._final.append(self._of[result.email.id.int])
             else:
                 self.release(result.email.id, result.again, "it is sent later")
         if time.monotonic() - self._finished_at >= FINISH_INTERVAL_S:
@@ -84,7 +87,7 @@ class ClaimedMessages:
         self._finished_at = time.monotonic()
 
     def release(self, id: UUID, delay: float, reason: str) -> None:
-        _release(self._of[id], delay, reason)
+        _release(self[id], delay, reason)
 
     def release_all(self, emails: Iterable[Email], delay: float, reason: str) -> None:
         """Release the messages of these together, and none before its own time."""
@@ -98,7 +101,7 @@ class ClaimedMessages:
 
     def settle_by_itself(self, id: UUID, error: Exception) -> None:
         """Retry or bury a message by its own attempts, where the record cannot be used. A dead one's record is held."""
-        message, error_text = self._of[id], "".join(traceback.format_exception(error))
+        message, error_text = self[id], "".join(traceback.format_exception(error))
         if message.attempt < MAX_UNFORESEEN_ATTEMPTS:
             _say(message, lambda: message.retry(delay_after(message.attempt), error_text))
         else:
