@@ -5,15 +5,25 @@ from __future__ import annotations
 import select
 import socket
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.mail.smtp import Connection, DeliveryOutcome, Envelope, Fate, SmtpServer, Timeouts, send_all
+from mailrail.mail.smtp import (
+    Connection,
+    DeliveryOutcome,
+    Envelope,
+    Fate,
+    SmtpServer,
+    Timeouts,
+    send_all,
+    session,
+)
 from mailrail.mail.smtp.driver import drive
 from mailrail.mail.smtp.errors import (
     BareNewline,
@@ -24,7 +34,7 @@ from mailrail.mail.smtp.errors import (
     TooLarge,
     Utf8NotOffered,
 )
-from mailrail.mail.smtp.link import Link, Read, Step, Write
+from mailrail.mail.smtp.link import Link, Work
 from mailrail.mail.smtp.replies import Kind, Stage, Verdict
 from tests.processes import until
 from tests.smtp_server import Fault, ScriptedServer
@@ -242,6 +252,17 @@ def test_a_refusal_too_many_is_not_the_next_emails(pipelining: bool) -> None:
         check_account(server, bag, envelopes)
     assert bag.outcome_of("mail 2").fate is Fate.UNSENT
     assert Counter(bag.fates.values()) == {Fate.UNSENT: 1, Fate.ACCEPTED: 3}
+
+
+@PIPELINING
+def test_replies_before_garbage_count(pipelining: bool) -> None:
+    """They come in one segment."""
+    bag = Bag(envelopes := batch())
+    with ScriptedServer([Fault("DOT", "250 2.0.0 Ok\r\nwhat", 1)], pipelining=pipelining) as server:
+        assert deliver(server, bag) == []
+        check_account(server, bag, envelopes)
+    assert [*bag.fates.values()] == [Fate.ACCEPTED, Fate.ACCEPTED, Fate.UNSENT, Fate.ACCEPTED]
+    assert "The server sent 'what'" in str(bag.outcome_of("mail 2").error)
 
 
 def test_a_server_that_left_before_the_dot_leaves_no_doubt() -> None:
@@ -533,10 +554,13 @@ def test_a_server_that_wants_its_replies_read_first_does_not_stop_us() -> None:
         theirs.sendall(replies)
         return sum(iter(lambda: len(theirs.recv(65536)), 0))
 
-    def talk() -> Generator[Step, Any, None]:
-        yield Write(link, [content], Stage.RCPT, 30)
+    def talk() -> Work[None]:
+        yield from link.write([content], Stage.RCPT, 30)
         for _ in range(50_000):
-            yield Read(link, Stage.RCPT, 30)
+            if link.replies:
+                link.replies.popleft()
+            else:
+                yield from link.hear(Stage.RCPT, 30)
 
     with ThreadPoolExecutor(1) as executor:
         received = executor.submit(serve)
@@ -625,8 +649,7 @@ def test_what_is_not_committed_is_not_sent(pipelining: bool) -> None:
     assert outcome.fate is Fate.UNSENT and isinstance(outcome.error, NotCommitted)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_commit_point_that_raises_brings_the_others_to_an_end_first(elsewhere: bool) -> None:
+def test_a_commit_point_that_raises_brings_the_others_to_an_end_first() -> None:
     envelopes = batch(40)
 
     class Failing(Bag):
@@ -636,19 +659,16 @@ def test_a_commit_point_that_raises_brings_the_others_to_an_end_first(elsewhere:
             return super().before_data_end(asked)
 
     bag = Failing(envelopes)
-    executor = ThreadPoolExecutor(1) if elsewhere else None
     with ScriptedServer() as server:
         used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS)) for _ in range(4)]
         with pytest.raises(RuntimeError, match="the database is gone"):
-            send_all(used, bag, executor)
+            send_all(used, bag)
         check_account(server, bag, envelopes)
         assert len(server.mails) == len(bag.committed) == Counter(bag.fates.values())[Fate.ACCEPTED]
         assert Fate.AMBIGUOUS not in bag.fates.values()
         assert len(bag._waiting) >= 20  # nobody took more out of the bag
         for connection in used:
             connection.close()
-    if executor is not None:
-        executor.shutdown()
 
 
 def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> None:
@@ -688,12 +708,12 @@ def test_what_nobody_foresaw_on_one_connection_is_no_doubt_on_the_others() -> No
         assert len(bag._waiting) == bag.left  # nobody took more out of it
 
 
-def test_connections_commit_in_groups_elsewhere() -> None:
+def test_connections_commit_in_groups() -> None:
     envelopes = batch(200)
     bag = Bag(envelopes)
-    with ScriptedServer() as server, ThreadPoolExecutor(1) as executor:
+    with ScriptedServer() as server:
         used = [Connection(SmtpServer("127.0.0.1", server.port, timeouts=TIMEOUTS)) for _ in range(8)]
-        assert send_all(used, bag, executor) == []
+        assert send_all(used, bag) == []
         check_account(server, bag, envelopes)
         for connection in used:
             connection.close()
@@ -766,33 +786,34 @@ def test_a_server_that_only_knows_helo() -> None:
         connection.close()
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the calls of the methods of all links' sockets, and as "in vain" those that receive nothing."""
-    calls: Counter[str] = Counter()
+class CountedSocket(socket.socket):
+    """Count what is called of all such sockets, and as "in vain" where nothing is received."""
 
-    class Counted:
-        def __init__(self, used: socket.socket) -> None:
-            self._used = used
+    calls: ClassVar[Counter[str]] = Counter()
 
-        def __getattr__(self, name: str) -> Any:
-            calls[name] += 1
-            return getattr(self._used, name)
+    def send(self, *args: Any) -> int:
+        self.calls["send"] += 1
+        return super().send(*args)
 
-        def recv(self, size: int) -> bytes:
-            calls["recv"] += 1
-            try:
-                return self._used.recv(size)
-            except BlockingIOError:
-                calls["in vain"] += 1
-                raise
-
-    monkeypatch.setattr(Link, "live", property(lambda link: Counted(link.socket)))
-    return calls
+    def recv(self, *args: Any) -> bytes:
+        self.calls["recv"] += 1
+        try:
+            return super().recv(*args)
+        except BlockingIOError:
+            self.calls["in vain"] += 1
+            raise
 
 
-def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the calls of the methods of all links' sockets."""
+    CountedSocket.calls.clear()
+    monkeypatch.setattr(session, "socket", SimpleNamespace(**vars(socket) | {"socket": CountedSocket}))
+    return CountedSocket.calls
+
+
+def test_an_email_takes_one_send_and_one_receive(calls: Counter[str]) -> None:
     """Beside those of the session, and of its first email's commands."""
-    calls = count_calls(monkeypatch)
     with ScriptedServer() as server:
         deliver(server, Bag(batch(1)))
         session = calls.copy()
@@ -803,18 +824,21 @@ def test_an_email_takes_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch
     assert calls["in vain"] <= 1  # before the first dot: has the server spoken?
 
 
-def test_no_look_is_in_vain_when_replies_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = count_calls(monkeypatch)
+def test_no_look_is_in_vain_when_replies_come_in_pieces(calls: Counter[str]) -> None:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
     link = Link()
-    link.socket = ours
+    link.socket = CountedSocket(fileno=ours.detach())
+    link.socket.setblocking(False)
+    pieces, replies = [b"250-2.1.0", b" Ok\r\n", b"250 Ok\r\n", b"250 2.1.5 Ok\r\n"], []
+
+    def listen() -> Work[None]:
+        replies.append((yield from link.hear(Stage.RCPT, 30)))
+        replies.append((yield from link.hear(Stage.RCPT, 30)))
+
     with theirs:
-        pieces = [b"250-2.1.0", b" Ok\r\n", b"250 Ok\r\n", b"250 2.1.5 Ok\r\n"]
-        for wanted in ("250 2.1.0 Ok\nOk", "250 2.1.5 Ok"):
-            read = Read(link, Stage.RCPT, 30)
-            while read.attempt() == select.POLLIN:
-                theirs.sendall(pieces.pop(0))
-            assert str(read.result) == wanted
+        for step in listen():
+            assert step is link and link.events == select.POLLIN
+            theirs.sendall(pieces.pop(0))
     link.close()
+    assert [*map(str, replies)] == ["250 2.1.0 Ok\nOk", "250 2.1.5 Ok"]
     assert pieces == [] and (calls["recv"], calls["in vain"]) == (4, 0)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 from ..mailers.logins import Login
 from ..smtp import Connection, DeliveryOutcome, Envelope, SmtpError, SmtpServer, close_all, drive, pool_of
 from ..smtp.driver import Driver
 from ..smtp.errors import PoolExhausted
-from ..smtp.link import Step
 from .source import EmailSource, commit_together
 
 
@@ -118,7 +117,8 @@ class BatchGroup:
             self._idle.append(connection)
         if self._may_log_in(login):
             starting, self._idle = self._idle[: len(self)], self._idle[len(self) :]
-            self._driver.start([self._work(connection) for connection in starting])
+            for connection in starting:
+                self._driver.start(connection.work(self), partial(self._rest, connection))
 
     def _may_log_in(self, login: Login | None) -> bool:
         """Log in over one connection before the others are opened, and tell whether that worked."""
@@ -132,8 +132,8 @@ class BatchGroup:
         login.accepted()
         return True
 
-    def _work(self, connection: Connection) -> Generator[Step, Any, None]:
-        error = yield from connection.work(self)
+    def _rest(self, connection: Connection, error: SmtpError | None) -> None:
+        """Let a connection wait for the next batch. ``error``: why it gave up."""
         if error is not None:
             self._note(error)
         self._idle.append(connection)

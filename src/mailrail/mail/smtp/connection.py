@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
-from typing import Any
 
 from mailrail.log import logger_of
 
 from .dialogue import Dialogue
 from .envelope import DeliveryOutcome, Envelope, EnvelopeSource, Fate
 from .errors import ConnectionLost, NotCommitted, PipeliningRefused, SmtpError
-from .link import Link, Read, Step, Write
+from .link import Link, Work
 from .replies import Stage
 from .server import SmtpServer
 from .session import Extensions, command, open_session
@@ -53,7 +51,7 @@ class Connection:
         """Close it at once, without QUIT."""
         self._link.close()
 
-    def open(self) -> Generator[Step, Any, bool]:
+    def open(self) -> Work[bool]:
         """Make it ready for email. Returns whether that took a new link. Raises ``SmtpError``."""
         if self.is_open and (yield from self._is_alive()):
             return False
@@ -65,18 +63,16 @@ class Connection:
         self._carried = 0
         return True
 
-    def quit(self) -> Generator[Step, Any, None]:
+    def quit(self) -> Work[None]:
         """Say goodbye, wait a moment for the answer, close."""
-        timeout = self.server.timeouts.quit
         try:
-            yield Write(self._link, [b"QUIT\r\n"], Stage.QUIT, timeout)
-            yield Read(self._link, Stage.QUIT, timeout)
+            yield from command(self._link, b"QUIT", Stage.QUIT, self.server.timeouts.quit)
         except SmtpError:
             pass  # gone already
         finally:
             self.close()
 
-    def work(self, source: EnvelopeSource) -> Generator[Step, Any, SmtpError | None]:
+    def work(self, source: EnvelopeSource) -> Work[SmtpError | None]:
         """Deliver until no envelope waits. Returns why it gave up before, if it did."""
         again: deque[Envelope] = deque()
         breaks = 0
@@ -142,7 +138,7 @@ class Connection:
         again.clear()
         return error
 
-    def _is_alive(self) -> Generator[Step, Any, bool]:
+    def _is_alive(self) -> Work[bool]:
         """Tell whether it can be used: nothing said out of turn, not too old, and NOOP answered after a long
         silence."""
         if self.is_worn:

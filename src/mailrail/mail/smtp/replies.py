@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -70,16 +71,21 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
 class ReplyReader:
-    """Take in bytes as they come, split or merged in any way, and return replies."""
+    """Take in bytes as they come, split or merged in any way, and make ``replies`` of them.
+
+    ``garbled``: why nothing behind these replies can be read.
+    """
 
     def __init__(self) -> None:
-        self._received = b""
-        self._read = 0  # octets of it that have become replies
-        self._lines: list[tuple[int, str]] = []
+        self.replies: deque[Reply] = deque()
+        self.garbled: Garbled | None = None
+        self._octets = 0  # that have come since the last one was used
+        self._rest = b""  # the beginning of a line
+        self._lines: list[tuple[int, str]] = []  # of a reply whose last line has not come
 
     def __bool__(self) -> bool:
         """Tell whether anything is there, be it half a line."""
-        return self._read < len(self._received) or bool(self._lines)
+        return bool(self.replies or self._rest or self._lines or self.garbled)
 
     @property
     def unfinished(self) -> str:
@@ -87,26 +93,26 @@ class ReplyReader:
         return " / ".join(f"{code}-{text}" for code, text in self._lines)[:MAX_TEXT_LENGTH]
 
     def feed(self, received: bytes) -> None:
-        self._received = self._received[self._read :] + received
-        self._read = 0
-        if len(self._received) > MAX_UNREAD_BYTES:
+        """Take in what has come. Raises ``Garbled`` if that is too much."""
+        if not self.replies and self.garbled is None:
+            self._octets = 0
+        self._octets += len(received)
+        if self._octets > MAX_UNREAD_BYTES:
             raise Garbled(f"more than {MAX_UNREAD_BYTES} octets that nobody asked for")
+        if self.garbled is not None:
+            return
+        *lines, self._rest = (self._rest + received).split(b"\n")
+        try:
+            for line in lines:
+                if self._lines or line[3:4] == b"-":
+                    self._take(line)
+                else:
+                    self.replies.append(_whole(line))
+            _check_length(self._rest)
+        except Garbled as error:
+            self.garbled = error
 
-    def next(self) -> Reply | None:
-        """Take off the next whole reply, if it is there. Raises ``Garbled``."""
-        received = self._received
-        while (end := received.find(b"\n", self._read, self._read + MAX_LINE_OCTETS)) >= 0:
-            line = received[self._read : end].rstrip(b"\r")
-            self._read = end + 1
-            if not self._lines and line[3:4] != b"-":
-                return _whole(line)
-            if (reply := self._take(line)) is not None:
-                return reply
-        if len(received) - self._read >= MAX_LINE_OCTETS:
-            raise Garbled(f"a line of more than {MAX_LINE_OCTETS} octets")
-        return None
-
-    def _take(self, line: bytes) -> Reply | None:
+    def _take(self, line: bytes) -> None:
         """Take one line of a reply of several."""
         code, more, text = _parts(line)
         if self._lines and self._lines[0][0] != code:
@@ -115,12 +121,16 @@ class ReplyReader:
                 f"a reply that begins with {self._lines[0][0]} and goes on with {code}: {continued}"
             )
         self._lines.append((code, text))
-        if more:
-            if len(self._lines) >= MAX_LINES:
-                raise Garbled(f"a reply of more than {MAX_LINES} lines")
-            return None
-        lines, self._lines = self._lines, []
-        return _reply(code, [text for _, text in lines])
+        if not more:
+            self.replies.append(_reply(code, [text for _, text in self._lines]))
+            self._lines = []
+        elif len(self._lines) >= MAX_LINES:
+            raise Garbled(f"a reply of more than {MAX_LINES} lines")
+
+
+def _check_length(line: bytes) -> None:
+    if len(line) >= MAX_LINE_OCTETS:
+        raise Garbled(f"a line of more than {MAX_LINE_OCTETS} octets")
 
 
 @lru_cache(maxsize=256)
@@ -132,6 +142,8 @@ def _whole(line: bytes) -> Reply:
 
 def _parts(line: bytes) -> tuple[int, bool, str]:
     """Return the code, whether more lines follow, and the text."""
+    _check_length(line)
+    line = line.rstrip(b"\r")
     match = _LINE.fullmatch(line)
     if match is None or not (match[2] or not match[3]):
         raise Garbled(repr(line[:100].decode("utf-8", "replace")))
