@@ -22,7 +22,7 @@ from django.test import RequestFactory
 from django.utils.translation import override
 
 from mailrail.mail.admin.translations import EVENTS
-from mailrail.mail.delivery import events
+from mailrail.mail.delivery import record
 from scripts.catalogues import CHINESE, TEMPLATES, forms_of, problems, update
 from scripts.compile_catalogues import DEMO, PACKAGE, ROOT, compile_all, compiled, read, sources
 
@@ -154,7 +154,7 @@ def test_every_event_that_records_tell_is_known() -> None:
     told: set[str] = set()
     for path in (PACKAGE / "mail").rglob("*.py"):
         tree = ast.parse(path.read_text())
-        constants = {**vars(events), **_constants(tree)}
+        constants = {**vars(record), **_constants(tree)}
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             if getattr(call.func, "id", "") in ("add_event", "hold", "_set_status"):
                 told |= set(_literals(call.args[2], constants))

@@ -18,7 +18,7 @@ from django.core.management import call_command
 from mailrail import mail
 from mailrail.errors import InvalidSettings
 from mailrail.mail import CannotQueue, Email, Status
-from mailrail.mail.delivery.recipient_states import domain_of
+from mailrail.mail.delivery.record import domain_of
 from mailrail.mail.mailers.config import build
 from mailrail.mail.models import Suppression
 from mailrail.mail.records.suppressions import hash_address

@@ -13,8 +13,8 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from mailrail.mail.delivery.events import add_event
 from mailrail.mail.delivery.outcomes import Result, fail
+from mailrail.mail.delivery.record import add_event
 from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import failover
 from mailrail.mail.models import Email, Status, Suppression

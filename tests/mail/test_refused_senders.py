@@ -18,7 +18,7 @@ from django.test import Client
 
 from mailrail import mail
 from mailrail.mail import Email, Status, queue, queue_many
-from mailrail.mail.delivery.events import SENDER_REFUSED
+from mailrail.mail.delivery.record import SENDER_REFUSED
 from mailrail.mail.mailers.config import alias_of
 from mailrail.mail.models import MailerState, RefusedSender
 from mailrail.mail.smtp import close_pools

@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import batch, events, load, outcomes, retries, sending, smtp_transport, source
+from mailrail.mail.delivery import batch, load, outcomes, record, retries, sending, smtp_transport, source
 from mailrail.mail.mailers import failover, throttle
 
 from ..listed import dead_on, get_one, waiting_on
@@ -124,7 +124,7 @@ def test_one_that_may_have_left_by_then_is_ambiguous(
         queue()
         work()
     assert bad().attempts == 1 and tracebacks(caplog)
-    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == events.AMBIGUOUS
+    assert "KeyError" in bad().events[-1]["why"] and bad().events[-1]["what"] == record.AMBIGUOUS
     assert set(Email.objects.exclude(pk=bad().pk).values_list("status")) == {(Status.SENT,)}
     get_layer().advance_time(60)
     work()

@@ -22,8 +22,8 @@ from mailrail.signals import channel_paused, channel_resumed, message_buried, wo
 from mailrail.worker import IncomingMessage
 
 from .delivery.batch import Delivery
-from .delivery.events import add_event
 from .delivery.messages import dispatch_of, id_of
+from .delivery.record import add_event
 from .mailers import circuit
 from .mailers.channels import PATTERN, all_channels, channel_of, is_mail, known_channels, mailer_of
 from .mailers.limiter import BATCH_SIZE, MailerLimiter

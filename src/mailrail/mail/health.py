@@ -13,7 +13,7 @@ from django.utils import timezone
 from mailrail.health import Problem, register, register_outages
 from mailrail.moments import aware, from_now, seconds_between
 
-from .delivery.recipient_states import domain_of
+from .delivery.record import domain_of
 from .mailers.circuit import OUTAGE
 from .mailers.config import alias_of
 from .mailers.throttle import limits_in_use

@@ -17,10 +17,22 @@ from mailrail.storable import storable
 from ..mailers.config import policy_of
 from ..models import Email, Status
 from ..smtp import DeliveryOutcome, Fate
-from ..smtp.replies import Kind, Reply, Stage, Verdict, classify
-from .events import GIVEN_UP, TAKEN_IN_PART, add_event, append, facts_of, facts_of_outcome
+from ..smtp.replies import Kind, Reply, Stage, Verdict, classify, is_too_many
 from .outcomes import Result, defer, end, fail, hold_for_its_sender, keep_ambiguous, set_status, try_again
-from .recipient_states import FINAL_FOR_RECIPIENT, UNDER_WAY, domain_of, mark_under_way, under_way, waiting
+from .record import (
+    FINAL_FOR_RECIPIENT,
+    GIVEN_UP,
+    TAKEN_IN_PART,
+    UNDER_WAY,
+    add_event,
+    append,
+    domain_of,
+    facts_of,
+    facts_of_outcome,
+    mark_under_way,
+    under_way,
+    waiting,
+)
 from .retries import delay_after, is_too_old
 
 if TYPE_CHECKING:
@@ -66,12 +78,26 @@ def accept(email: Email, reply: Reply, now: datetime, mailer: str, senders: Refu
     senders.let_through(email.sender)
     email.attempts += 1
     email.status, email.changed_at, email.sent_at, email.next_try_at = status, now, now, None
-    return Result(email, status, is_answer=True)
+    return Result(email, status, is_answer=True, at=at)
 
 
 def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:
     """Tell whether the server of the mailer wants less mail per minute."""
     return reply is not None and classify(reply, stage, rules=policy_of(mailer).replies).slow_down
+
+
+def may_go_on(outcome: DeliveryOutcome, mailer: str) -> bool:
+    """Tell whether the rest of the recipients may be offered at once, in another transaction.
+
+    Not behind a reply that asks to come later, or is about the whole email, nor where there was no room for anybody.
+    """
+    if outcome.fate is not Fate.REFUSED:
+        return outcome.fate is Fate.ACCEPTED
+    if outcome.reply is None:
+        return not any(map(is_too_many, outcome.refused.values()))
+    about_all = outcome.stage not in (Stage.DATA, Stage.DOT)
+    verdict = classify(outcome.reply, outcome.stage, rules=policy_of(mailer).replies)
+    return not about_all and verdict.kind is Kind.PERMANENT
 
 
 # -- a connection that broke ------------------------------------------------------------------------------------------

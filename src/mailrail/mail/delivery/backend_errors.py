@@ -31,7 +31,7 @@ from ..models import Email
 from ..smtp import DeliveryOutcome, Fate
 from ..smtp.errors import ConnectionLost, Unsendable
 from ..smtp.replies import Reply, Stage, reply_of
-from .recipient_states import waiting
+from .record import waiting
 
 logger = logger_of("mailrail.mail")
 

@@ -30,7 +30,7 @@ from . import outcomes
 from .load import Obstacles, defect_of, load_records
 from .messages import ClaimedMessages, dispatch_of
 from .outcomes import Result
-from .recipient_states import is_ambiguous
+from .record import is_ambiguous
 from .retries import RETRY_SOON_S
 from .sending import Sending
 from .writer import OutcomeWriter

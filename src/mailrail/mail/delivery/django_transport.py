@@ -34,7 +34,7 @@ from ..smtp.backend import IS_QUEUED, REFUSED
 from ..smtp.errors import Unsendable
 from ..smtp.replies import Reply, Stage
 from ..smtp.transactions import overflow, without
-from .answers import apply_outcome
+from .answers import apply_outcome, may_go_on
 from .attempt import Attempt
 from .backend_errors import (
     UNDEFINED_STATUS,
@@ -47,7 +47,7 @@ from .backend_errors import (
 )
 from .load import Loaded
 from .outcomes import Result, hold_for_its_sender
-from .recipient_states import may_go_on, waiting
+from .record import waiting
 
 logger = logger_of("mailrail.mail")
 

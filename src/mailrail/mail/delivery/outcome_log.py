@@ -19,8 +19,8 @@ from ..mailers.config import alias_of, shown_alias
 from ..models import Email, Status
 from ..records.overview import reason_of
 from ..smtp.log_recipients import masked, named, without_details
-from .events import AMBIGUOUS, HELD_AMBIGUOUS
 from .outcomes import Result
+from .record import AMBIGUOUS, HELD_AMBIGUOUS
 
 logger = logger_of("mailrail.mail")
 

@@ -17,18 +17,22 @@ from mailrail.moments import after, aware
 from mailrail.storable import storable
 
 from ..models import Email, Status, addresses_with
-from .events import (
+from .record import (
     AMBIGUOUS,
+    FINAL_FOR_RECIPIENT,
     HELD_AMBIGUOUS,
     HELD_FOR_UNFORESEEN,
     NOT_SENT,
     SENDER_REFUSED,
+    UNDER_WAY,
     UNFORESEEN,
     add_event,
+    is_ambiguous,
+    status_by_recipients,
     times,
     times_unsent,
+    waiting,
 )
-from .recipient_states import FINAL_FOR_RECIPIENT, UNDER_WAY, is_ambiguous, status_by_recipients, waiting
 from .retries import MAX_UNFORESEEN_ATTEMPTS, RETRY_SOON_S, delay_after, delay_unsent, is_too_old
 
 EXPIRED_FOR_THE_OTHERS = "expired before these recipients got it"
@@ -40,7 +44,8 @@ class Result:
 
     ``is_part``: others of its recipients follow at once. ``is_answer``: the server has decided over the email.
     ``broke``: the connection had broken before, and how. ``mailer_out``: the reply that says that no email can leave by
-    this mailer. ``refused_sender``: the one that says so of this sender's mail.
+    this mailer. ``refused_sender``: the one that says so of this sender's mail. ``at``: the moment of the change as
+    JSON has it, where somebody has written it already.
     """
 
     email: Email
@@ -55,6 +60,7 @@ class Result:
     broke: str = ""
     mailer_out: str = ""
     refused_sender: str = ""
+    at: str = field(default="", compare=False)
 
     def take_over(self, before: Result) -> None:
         """Take over what the transaction before has found."""

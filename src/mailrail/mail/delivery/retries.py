@@ -9,7 +9,7 @@ from mailrail.moments import seconds_between
 
 from ..mailers.config import lifetime_of
 from ..models import Email
-from .events import times_unsent
+from .record import times_unsent
 
 MIN_RETRY_S = 60.0
 """Seconds to the second attempt, doubled for each later one. RFC 5321 4.5.4.1 has 30 minutes in mind; greylisting needs

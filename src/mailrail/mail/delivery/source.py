@@ -23,11 +23,11 @@ from ..smtp.errors import EightBitNotOffered, NotCommitted
 from ..smtp.replies import Stage
 from ..smtp.transactions import divide, learn, most_recipients, overflow, smaller, without
 from . import outcomes
-from .answers import accept, apply_outcome
+from .answers import accept, apply_outcome, may_go_on
 from .attempt import Attempt
 from .load import Loaded
 from .outcomes import Result
-from .recipient_states import mark_under_way, may_go_on, waiting
+from .record import mark_under_way, waiting
 from .retries import RETRY_SOON_S
 from .writer import Note, OutcomeWriter, write_together
 

@@ -65,12 +65,12 @@ def store_outcomes(results: Sequence[Result], intents: Collection[Email], using:
     emails = [result.email for result in results]
     if connections[using].vendor != "postgresql":
         lost = _store_one_by_one(results, emails, intents, using)
-    elif any(result.suppress for result in results):
+    elif suppressing := [result for result in results if result.suppress]:
         with transaction.atomic(using):
-            lost = _store_together(emails, intents, using)
-            _suppress(results, lost, using)
+            lost = _store_together(results, intents, using)
+            _suppress(suppressing, lost, using)
     else:
-        lost = _store_together(emails, intents, using)
+        lost = _store_together(results, intents, using)
     for email in emails:
         if not lost or email.id not in lost:
             email.version += 1
@@ -81,10 +81,10 @@ def store_outcomes(results: Sequence[Result], intents: Collection[Email], using:
     return lost
 
 
-def _store_together(emails: Sequence[Email], intents: Collection[Email], using: str) -> set[UUID]:
+def _store_together(results: Sequence[Result], intents: Collection[Email], using: str) -> set[UUID]:
     values: dict[str, Any] = {
-        "results": _encode([_row(email) for email in emails]),
-        "many_results": len(emails),
+        "results": _encode([_row(result) for result in results]),
+        "many_results": len(results),
         "intents": f"{{{','.join([email.id.hex for email in intents])}}}",
         "versions": f"{{{','.join([str(email.version) for email in intents])}}}",
         "many_intents": len(intents),
@@ -92,17 +92,19 @@ def _store_together(emails: Sequence[Email], intents: Collection[Email], using: 
     }
     [(saved, claimed)] = execute_prepared(connections[using], _STORE, values, PLAN_CACHE_S)
     lost: set[UUID] = set()
+    emails = [result.email for result in results]
     for wanted, written in ((emails, saved), (intents, claimed)):
         if written is not None:
             lost.update({email.id for email in wanted}.difference(written))
     return lost
 
 
-def _row(email: Email) -> dict[str, Any]:
+def _row(result: Result) -> dict[str, Any]:
     """Return a row. Times keep all their digits, which Django's encoder cuts to milliseconds. A missing column becomes
     NULL."""
+    email = result.email
     changed_at, sent_at = email.changed_at, email.sent_at
-    changed = aware(changed_at).isoformat()
+    changed = result.at or aware(changed_at).isoformat()  # to write it anew takes half as long as the row
     row = {
         "id": email.id.hex,
         "version": email.version,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from django.db import connections, transaction
 
-from ..delivery.recipient_states import is_ambiguous
+from ..delivery.record import is_ambiguous
 from ..models import Email
 from .config import alias_of, policy_of
 

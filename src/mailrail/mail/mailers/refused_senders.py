@@ -22,7 +22,7 @@ from mailrail.moments import seconds_between
 from mailrail.write_transactions import write_transaction
 
 from ..compose.addresses import sender_of
-from ..delivery.events import SENDER_REFUSED
+from ..delivery.record import SENDER_REFUSED
 from ..models import Email, RefusedSender, Status
 from ..records import control
 from .config import alias_of

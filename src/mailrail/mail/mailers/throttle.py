@@ -26,7 +26,7 @@ from mailrail.log import logger_of
 from mailrail.moments import after, seconds_between
 from mailrail.routing import Rate
 
-from ..delivery.recipient_states import domain_of, waiting
+from ..delivery.record import domain_of, waiting
 from ..models import Email, MailerThrottle
 from ..smtp.log_recipients import masked
 from .channels import channel_of

@@ -17,9 +17,8 @@ from mailrail import uuid7
 from mailrail.moments import seconds_between
 from mailrail.write_transactions import write_transaction
 
-from ..delivery.events import add_event
 from ..delivery.load import defect_of
-from ..delivery.recipient_states import is_ambiguous
+from ..delivery.record import add_event, is_ambiguous
 from ..models import FINAL, Email, EmailFile, Status
 from ..queueing.accept import announce
 from ..queueing.files import store_large

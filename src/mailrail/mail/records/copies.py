@@ -12,7 +12,7 @@ from typing import Any
 from django.utils import timezone
 
 from ..compose.common import new_message_id
-from ..delivery.events import add_event
+from ..delivery.record import add_event
 from ..models import Email
 from ..queueing.files import Files, inline_files, load_files, put_inline
 from ..queueing.serialize import digest_of_file

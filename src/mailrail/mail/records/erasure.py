@@ -25,8 +25,7 @@ from django.utils import timezone
 from mailrail.addresses import bare, spellings
 from mailrail.write_transactions import write_transaction
 
-from ..delivery.events import add_event
-from ..delivery.recipient_states import FINAL_FOR_RECIPIENT, status_by_recipients
+from ..delivery.record import FINAL_FOR_RECIPIENT, add_event, status_by_recipients
 from ..models import FINAL, Email, RefusedSender, Status
 from ..queueing.files import drop_unneeded
 from . import suppressions

@@ -12,8 +12,7 @@ from django.utils import timezone
 
 from mailrail.write_transactions import write_transaction
 
-from ..delivery.events import add_event
-from ..delivery.recipient_states import is_ambiguous
+from ..delivery.record import add_event, is_ambiguous
 from ..mailers import circuit
 from ..mailers.config import alias_of, check_delivering, delivering
 from ..models import Email, MailerThrottle, RefusedSender, Status
