@@ -37,7 +37,8 @@ def _escape(record: logging.LogRecord) -> bool:
     So no foreign text looks like a line of the log. The template stays unchanged, because tools group lines by it.
     """
     if isinstance(record.args, tuple):
-        _shorten_errors(record)
+        if any(isinstance(argument, BaseException) for argument in record.args):
+            _shorten_errors(record)
         record.args = tuple(map(_safe, record.args))
     if record.exc_info and not record.exc_text:
         text = _formatter.formatException(record.exc_info)
@@ -71,8 +72,6 @@ def _shorten_errors(record: logging.LogRecord) -> None:
     """
     args = record.args if isinstance(record.args, tuple) else ()
     texts = {n: _told(argument) for n, argument in enumerate(args) if isinstance(argument, BaseException)}
-    if not texts:
-        return
     if not hasattr(record, "error"):
         record.error = "\n".join(texts.values())
     is_whole = logging.getLogger(record.name).isEnabledFor(logging.DEBUG)

@@ -329,10 +329,10 @@ def check_routed(channel: str, alias: str | None = None) -> None:
 
 
 def routing_with_limits(alias: str | None) -> Routing | None:
-    """Return a layer's routing for senders: if a route limits how many run at once for a value, and if this process has
-    looked for consumers before.
+    """Return a layer's routing, for senders, if a route limits how many run at once for a value.
 
-    To look for them here would import the code of all consumers into each process that sends.
+    Only if this process has looked for consumers before. To look for them here would import the code of all consumers
+    into each process that sends.
     """
     routing = _built.get(alias or settings.layer)
     return routing if routing is not None and routing.has_limits else None

@@ -19,6 +19,7 @@ from mailrail.worker.claim_loop import ClaimLoop, Shared
 from mailrail.worker.consume import ConsumerRun
 from mailrail.worker.leases import LeaseKeeper
 from mailrail.worker.lifecycle import Event, State, WorkerLifecycle
+from mailrail.worker.outcomes import Outcome
 from mailrail.worker.recycling import RecyclingLimits
 from mailrail.worker.threads import Threads
 
@@ -172,8 +173,9 @@ def test_a_rate_that_cannot_be_asked_keeps_its_own_channel_waiting_and_no_other(
     assert share.room()[0] == {"work": 1, "other": 4}
     claims = layer.claim("w", {"work": 2}, 15.0).claims
     monkeypatch.setattr(layer, "take", be_away)
-    admitted, refusals = share.admit(claims)
-    assert list(admitted) == [] and {claim.id for claim, _ in refusals} == {claim.id for claim in claims}
+    refusals = list[tuple[Message, Outcome]]()
+    assert list(share.admit(claims, lambda *refusal: refusals.append(refusal))) == []
+    assert {claim.id for claim, _ in refusals} == {claim.id for claim in claims}
     assert {(outcome.kind, outcome.delay) for _, outcome in refusals} == {("released", 0.0)}
     assert share.room()[0] == {"other": 4} and share.awaited()[0] == ["other"]
 
@@ -203,7 +205,7 @@ def test_a_loop_sleeps_no_longer_than_the_limit_of_what_has_not_begun_yet() -> N
     loop._wait(loop.layer.wakes)
     assert 0.3 < time.monotonic() - begun < 3.0 and run.overdue_at == float("inf")
     run.begin()
-    assert run.check_at == run.overdue_at < float("inf")
+    assert worker.capacity.threads.next_look([run]) == run.overdue_at < float("inf")
 
 
 def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -> None:
@@ -213,7 +215,8 @@ def test_a_loop_sleeps_no_longer_than_a_limit_that_a_function_has_just_named() -
     loop.share._capacity.threads.submit = lambda run, on_end: run.ask_limit()  # type: ignore[method-assign]
     seen = loop.layer.wakes
     loop._start(run)
-    assert loop.layer.wakes > seen and run.limit == 0.01 and run.check_at < time.monotonic() + 1
+    assert loop.layer.wakes > seen and run.limit == 0.01
+    assert loop.share._capacity.threads.next_look([run]) < time.monotonic() + 1
 
 
 def test_a_consumer_that_no_thread_can_run_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +235,7 @@ def test_a_consumer_that_no_thread_can_run_is_given_back(monkeypatch: pytest.Mon
         assert loop.share.room()[1] > 0  # no slot is lost
 
 
-@pytest.mark.parametrize("where", ["_admit", "_consume"])
+@pytest.mark.parametrize("where", ["close", "_consume"])
 def test_claims_that_a_fault_keeps_from_being_started_are_given_back(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +244,7 @@ def test_claims_that_a_fault_keeps_from_being_started_are_given_back(
 
     loop = ClaimLoop(shared(threads=2), layer := due(2))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, where, fail)
+        patch.setattr(loop if where == "_consume" else loop._settler, where, fail)
         loop._try_round()
     loop._collect()
     assert not loop._keeper._kept

@@ -77,8 +77,7 @@ def run_atomic(run: ConsumerRun, layer: DurableLayer) -> None:
     """
     [message] = run.messages
     with suppress(RollBack), finishing(message, layer):
-        run.begin()
-        await_stray(run, run.call())
+        await_stray(run, run.begin())
         if message.outcome is not None and message.outcome.kind != OutcomeKind.FINISHED:
             raise RollBack
 

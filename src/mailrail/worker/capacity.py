@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import LayerUnavailable
 from ..layers import DurableLayer
@@ -237,7 +237,12 @@ class Share:
         """Take up to this many threads for a claim, until ``done``. Returns how many there were."""
         capacity = self._capacity
         with capacity.lock:
-            self.reserved = min(threads, capacity.free_for(self))
+            free = (
+                capacity.free_for(self)
+                if capacity.is_shared
+                else capacity.threads.size - capacity.threads.busy
+            )
+            self.reserved = min(threads, max(0, free))
             self.reserved_at, self._waits_until = time.monotonic(), 0.0
             if is_claim and self.reserved:
                 self.claimed_at = self.reserved_at
@@ -249,31 +254,34 @@ class Share:
         if self._capacity.is_shared:
             self._capacity.wake_others(self)
 
-    def admit(self, claims: Sequence[Message]) -> tuple[Sequence[Message], Sequence[Refusal]]:
-        """Return the claims that may start, and those that their channel's rate, or the threads, do not allow."""
+    def admit(
+        self, claims: Sequence[Message], refuse: Callable[[Message, Outcome], None]
+    ) -> Sequence[Message]:
+        """Return the claims that may start; refuse those that their channel's rate, or the threads, do not allow."""
         refusals: list[Refusal] = []
         for limiter in self.limiters.values():
-            refusals += self._over_limit(limiter, claims)
+            own = [claim for claim in claims if claim.channel == limiter.channel]
+            try:
+                over = limiter.reconcile(own)
+            except OUTAGES:  # others may know what its rate allows
+                limiter.close()
+                over, reason, delay = own, "its channel's rate cannot be asked just now", 0.0
+            else:
+                reason = "its channel's rate or limiter allows no more"
+                delay = CLOSED_FOR  # the channel is closed, and may be opened before
+            if over:
+                delay = min(delay, max(0.0, limiter.open_at - time.monotonic()))
+                refusals += [(claim, Outcome(OutcomeKind.RELEASED, reason, delay)) for claim in over]
         self._has_asked = False
         if self._capacity.is_shared:
             refused = {claim.id for claim, _ in refusals}
             refusals += self._too_late([claim for claim in claims if claim.id not in refused])
-        if refusals:
-            refused = {claim.id for claim, _ in refusals}
-            claims = [claim for claim in claims if claim.id not in refused]
-        return claims, refusals
-
-    def _over_limit(self, limiter: ChannelLimiter, claims: Sequence[Message]) -> list[Refusal]:
-        over = [claim for claim in claims if claim.channel == limiter.channel]
-        try:
-            over = limiter.reconcile(over)
-        except OUTAGES:  # others may know what its rate allows
-            limiter.close()
-            outcome = Outcome(OutcomeKind.RELEASED, "its channel's rate cannot be asked just now")
-        else:
-            delay = min(limiter.wait, CLOSED_FOR)  # the channel is closed, and may be opened before
-            outcome = Outcome(OutcomeKind.RELEASED, "its channel's rate or limiter allows no more", delay)
-        return [(claim, outcome) for claim in over]
+        if not refusals:
+            return claims
+        for claim, outcome in refusals:
+            refuse(claim, outcome)
+        refused = {claim.id for claim, _ in refusals}
+        return [claim for claim in claims if claim.id not in refused]
 
     def _too_late(self, claims: Sequence[Message]) -> list[Refusal]:
         """Return the claims for which other loops have taken the place.
@@ -314,11 +322,12 @@ class Share:
         """Return the channels that could be claimed from, were something there, and until when (time.monotonic())."""
         with self._capacity.lock:
             free = self._capacity.free_for(self)
-        moments = [limiter.open_at for limiter in self.limiters.values() if limiter.wait]
+        now = time.monotonic()
+        moments = [at for limiter in self.limiters.values() if (at := limiter.open_at) > now]
         if self._capacity.is_shared and not free:
             if self._wait_for_thread():
                 # Nobody tells when a reservation has lapsed.
-                moments.append(time.monotonic() + RESERVED_FOR_S)
+                moments.append(now + RESERVED_FOR_S)
             else:
                 free = self.held < self._capacity.fair  # one is left to it once something is due
         channels = [
@@ -341,7 +350,7 @@ class Share:
 
     def _is_open(self, channel: str) -> bool:
         limiter = self.limiters.get(channel)
-        return self._capacity.slots[channel] > 0 and not (limiter and limiter.wait)
+        return self._capacity.slots[channel] > 0 and not (limiter and limiter.open_at > time.monotonic())
 
 
 def _concurrency(plan: Plan, layer: DurableLayer, threads: Threads) -> int:

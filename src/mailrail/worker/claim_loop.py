@@ -17,7 +17,7 @@ from typing import Any
 from ..backoff import chance
 from ..conf import settings
 from ..layers import DurableLayer
-from ..messages import Claimed, Message
+from ..messages import Message
 from ..monitoring.counters import Counters
 from ..routes import Plan
 from ..transient import is_outage
@@ -175,7 +175,8 @@ class ClaimLoop:
             self._settler.add(self._early.popleft())
         while self._ended:
             self._end(self._ended.popleft())
-        self._start_held()
+        if self._held:
+            self._start_held()
         self._settler.error = None
         if self._settler.others:
             self._settler.settle()
@@ -186,10 +187,9 @@ class ClaimLoop:
             self._claimed, self._preclaimed = self._preclaimed, []
             self._keeper.keep(self._claimed)
             return self._claimed
-        self._claimed, self._has_room = (), False
+        self._claimed, self._has_room, limits, total = (), False, dict[str, int](), 0
         if self._lifecycle.state in ENDING:
             self.share.reconcile_unclaimed()
-            limits, total = dict[str, int](), 0
         else:
             limits, total = self.share.room()
         finished, self._settler.finished = self._settler.finished, []
@@ -199,8 +199,8 @@ class ClaimLoop:
             since, begun = leases.clock(), time.monotonic()
             if limits and since >= self._keeper.late_at:
                 limits, since = self._keeper.catch_up(limits), leases.clock()
-            done = [message.claim for message in finished]
-            claimed = self.layer.claim(self._shared.worker, limits, self._shared.capacity.leases, done, total)
+            done, seconds = [message.claim for message in finished], self._shared.capacity.leases
+            claimed = self.layer.claim(self._shared.worker, limits, seconds, done, total)
         except Exception:
             self._settler.settle_apart(finished)
             raise
@@ -209,20 +209,13 @@ class ClaimLoop:
         self._pace = time.monotonic() - begun
         self._keeper.keep(claimed.claims, since)  # first: receivers of signals may take their time
         self._settler.close(finished, claimed.lost)
-        return self._admit(claimed)
-
-    def _admit(self, claimed: Claimed) -> Sequence[Message]:
-        """Report what expired, and give back what its channel's rate, or the threads, do not allow."""
         if claimed.claims:
             self._worker.worked_at = time.monotonic()
         if claimed.expired:
             self._settler.expire(claimed.expired)
         if not (self.share.limiters or self._shared.capacity.is_shared):
             return claimed.claims
-        claims, refusals = self.share.admit(claimed.claims)
-        for claim, outcome in refusals:
-            self._settler.decide(claim, outcome)
-        return claims
+        return self.share.admit(claimed.claims, self._settler.decide)
 
     def _consume(self, claims: Sequence[Message]) -> None:
         """Hand each claim, or each batch of them, to its consumer."""
@@ -232,7 +225,8 @@ class ClaimLoop:
                 self._held.append(run)
             else:
                 self._start(run)
-        self._start_held()
+        if self._held:
+            self._start_held()
 
     def _release_unstarted(self) -> None:
         """Give back what the last claim got and a fault has kept from being started: else its lease never ended."""

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -162,28 +163,16 @@ class ConsumerRun:
         elif self.limit is not None:
             self.overdue_at = time.monotonic() + self.limit + grace
 
-    def begin(self) -> None:
+    def begin(self) -> Any:
+        """Call the consumer, and return what it returns. The time of its limit begins."""
         now = time.monotonic()
         # Async ones end by themselves at the limit, unless they hold the loop.
         self._bound(CANCELLATION_GRACE if self.route.is_async else 0.0)
-        self.started_at = now  # last: another thread asks for ``check_at``
+        self.started_at = now  # last: another thread asks when it may be overdue
         for message in self.messages:
             message.started_at = now
-
-    @property
-    def check_at(self) -> float:
-        """Return when (time.monotonic()) it may be overdue at the earliest. Nobody tells when it begins."""
-        if self.started_at is None and self.limit is not None:
-            return time.monotonic() + self.limit
-        return self.overdue_at
-
-    def call(self) -> Any:
         subject = list(self.messages) if self.message is None else self.message
         return self.route.consume(subject, **self.arguments)
-
-    def succeed(self) -> None:
-        """Returning finishes what the consumer has not settled itself."""
-        decide_all(self.messages, FINISHED)
 
     def fail(self, error: BaseException, *, timed_out: bool = False) -> None:
         """Raising settles the rest: retried, buried after the last attempt, discarded, or due again later."""
@@ -275,8 +264,7 @@ def runs_of(
 
     ``on_outcome`` is told what becomes of messages of batches; ``reject``, what becomes of claims that are not to run.
     """
-    batches: dict[Route, list[IncomingMessage]] = {}
-    unprepared: list[ConsumerRun] = []
+    batches, unprepared = defaultdict[Route, list[IncomingMessage]](list), list[ConsumerRun]()
     for claim in claims:
         plan = plans[claim.channel]
         if plan.sole_route is not None and not (claim.defect or claim.losses):
@@ -289,7 +277,7 @@ def runs_of(
         message = IncomingMessage(claim, route, None if plan.batch is None else on_outcome, stopping)
         is_suspect = claim.losses > 0 and plan.is_suspect(claim)
         if plan.batch is not None and not (claim.alone or is_suspect):
-            batches.setdefault(route, []).append(message)
+            batches[route].append(message)
             continue
         run = ConsumerRun(route, [message], arguments)
         run.is_suspect = is_suspect
@@ -302,14 +290,9 @@ def runs_of(
         _prepare_messages(unprepared)
         yield from unprepared
     for route, messages in batches.items():
-        yield from _split(route, messages)
-
-
-def _split(route: Route, messages: Sequence[IncomingMessage]) -> Iterator[ConsumerRun]:
-    """Yield runs of as many messages as the route takes at once."""
-    size = route.policy.batch or 1
-    for begin in range(0, len(messages), size):
-        yield ConsumerRun(route, messages[begin : begin + size], {})
+        size = route.policy.batch or 1
+        for begin in range(0, len(messages), size):
+            yield ConsumerRun(route, messages[begin : begin + size], {})
 
 
 def _prepare_messages(runs: Sequence[ConsumerRun]) -> None:
@@ -338,11 +321,10 @@ def run_in_thread(run: ConsumerRun, layer: DurableLayer) -> None:
         if run.route.policy.atomic:
             run_atomic(run, layer)
         else:
-            run.begin()
-            if (result := run.call()) is not None:
+            if (result := run.begin()) is not None:
                 await_stray(run, result)
         if run.message is None or run.message.ending is None:
-            run.succeed()
+            decide_all(run.messages, FINISHED)  # but for what the consumer has settled itself
     except BaseException as error:  # SystemExit and the like are failures of this message, not of the worker
         if run.route.policy.atomic and run.is_committed:
             logger.exception("%s was finished, and then one of its on_commit hooks raised", run.messages[0])
@@ -359,15 +341,14 @@ async def run_on_loop(run: ConsumerRun) -> None:
         if message_started.receivers or run.asks_limit:
             await sync_to_async(_prepare_aside)(run)
         current_message.set(run.message)
-        run.begin()
         async with scope:
             # The limit counts from here on: the time of receivers is no part of the run.
             if run.limit is not None and run.report_limit is None:
                 scope.reschedule(asyncio.get_running_loop().time() + run.limit)
-            result = run.call()
+            result = run.begin()
             if inspect.isawaitable(result):
                 await result
-        run.succeed()
+        decide_all(run.messages, FINISHED)
     except TimeoutError as error:
         if scope.expired():
             run.give_up()

@@ -90,12 +90,7 @@ class ChannelLimiter:
     @property
     def open_at(self) -> float:
         """When (time.monotonic()) messages may start again."""
-        return max(limiter.open_at for limiter in self._limiters)
-
-    @property
-    def wait(self) -> float:
-        """Seconds until then."""
-        return max(0.0, self.open_at - time.monotonic())
+        return max([limiter.open_at for limiter in self._limiters])
 
     @property
     def defers(self) -> bool:
@@ -108,7 +103,7 @@ class ChannelLimiter:
     def allow(self, capacity: int) -> int:
         """How many may be claimed now, of ``capacity`` wanted. Call ``reconcile`` then, whatever comes of the claim."""
         self._asked = []
-        if self.wait:
+        if self.open_at > time.monotonic():
             return 0
         for limiter in self._limiters:
             if capacity > 0:

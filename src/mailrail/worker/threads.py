@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -14,8 +15,9 @@ from typing import TypeVar
 from ..layers import DurableLayer
 from .connections import close_connections, tidy_after, tidy_before
 from .consume import ConsumerRun, run_in_thread
-from .incoming import IncomingMessage, current_message
+from .incoming import IncomingMessage, current_message, decide_all
 from .log import logger
+from .outcomes import FINISHED
 from .pools import OnEnd
 
 SHORT_RUN_S = 0.02
@@ -27,46 +29,36 @@ Submitted = tuple[ConsumerRun, OnEnd]
 Item = TypeVar("Item")
 
 
+@dataclass(slots=True, eq=False)
 class _Returned:
     """Runs whose consumers have returned on one thread, which is to end them. Another thread may take them over."""
 
-    __slots__ = ("_ends", "_runs", "is_writing", "since")
-
-    def __init__(self) -> None:
-        self.since = 0.0  # time.monotonic() from which on something waits here
-        self.is_writing = False  # for several runs at once
-        self._runs: deque[Submitted] = deque()
-        self._ends: deque[tuple[Submitted, Callable[[], object]]] = deque()  # what is left for each run alone
-
-    def __bool__(self) -> bool:
-        return bool(self._runs or self._ends)
-
-    @property
-    def is_full(self) -> bool:
-        """Tell whether the first run has waited for so long that no further one is to come first."""
-        return bool(self._runs) and self.since < time.monotonic() - SHORT_RUN_S / 2
+    since: float = 0.0  # time.monotonic() from which on something waits here
+    is_writing: bool = False  # for several runs at once
+    runs: deque[Submitted] = field(default_factory=deque)
+    ends: deque[tuple[Submitted, Callable[[], object]]] = field(default_factory=deque)  # each for itself
 
     def add(self, submitted: Submitted) -> None:
-        if not self._runs:
+        if not self.runs:
             self.since = submitted[0].started_at or time.monotonic()
-        self._runs.append(submitted)
+        self.runs.append(submitted)
 
     def hand_over(self, other: _Returned) -> None:
         other.since = time.monotonic()
-        other._runs.extend(_popped(self._runs))
-        other._ends.extend(_popped(self._ends))
+        other.runs.extend(_popped(self.runs))
+        other.ends.extend(_popped(self.ends))
 
     def end(self) -> None:
         """End the runs: those that are ended alike, together, and then each alone. Raises nothing."""
-        self.is_writing = bool(self._runs)
+        self.is_writing = bool(self.runs)
         tidy_before()
-        for runs in _alike(_popped(self._runs)):
+        for runs in _alike(_popped(self.runs)):
             for end in _end_together(runs):
-                if not self._ends:
+                if not self.ends:
                     self.since = time.monotonic()
-                self._ends.append(end)
+                self.ends.append(end)
         self.is_writing = False
-        for submitted, what_is_left in _popped(self._ends):
+        for submitted, what_is_left in _popped(self.ends):
             _end_alone(*submitted, what_is_left)
 
 
@@ -110,7 +102,7 @@ class Threads:
         """Let other threads go on with what waits behind a run, or an end, that was expected to be short."""
         before = time.monotonic() - SHORT_RUN_S
         for returned in tuple(self._returned):
-            if returned and returned.since <= before:
+            if (returned.runs or returned.ends) and returned.since <= before:
                 # All threads of the pool may be busy, and the runs are over but for this.
                 with suppress(RuntimeError):  # no thread just now: the next look tries again
                     threading.Thread(target=self._end_aside, args=(returned,), daemon=True).start()
@@ -125,10 +117,15 @@ class Threads:
         now = time.monotonic()
         short = [run for run in runs if run.message is not None and run.message.is_short]
         moments = [(run.started_at or now) + SHORT_RUN_S for run in short]
-        if short and any(returned or returned.is_writing for returned in tuple(self._returned)):
+        if short and any(r.runs or r.ends or r.is_writing for r in tuple(self._returned)):
             moments.append(now + SHORT_RUN_S)
-        later = (each for each in moments if each > now)
-        return min([*later, *(run.check_at for run in runs)], default=float("inf"))
+        later = [each for each in moments if each > now]
+        # Nobody tells when a run begins whose limit is known.
+        limits = [
+            run.overdue_at if run.started_at is not None or run.limit is None else now + run.limit
+            for run in runs
+        ]
+        return min([*later, *limits], default=float("inf"))
 
     def replace_one(self) -> None:
         """A thread hangs in a consumer past its time limit: another one takes its place."""
@@ -160,7 +157,7 @@ class Threads:
         while self._wakes.get():
             # Before the look at `_waiting`: whoever adds to it after that look has to wake somebody else.
             self._is_waking = False
-            while (submitted := self._next(returned)) or returned:
+            while (submitted := self._next(returned)) or returned.runs or returned.ends:
                 if submitted is None:
                     returned.end()
                 else:
@@ -169,7 +166,7 @@ class Threads:
 
     def _next(self, returned: _Returned) -> Submitted | None:
         """Take the next run; none if this thread has something to end first, as the next may take its time."""
-        if returned.is_full:
+        if returned.runs and returned.since < time.monotonic() - SHORT_RUN_S / 2:  # long enough
             if self._waiting:
                 self._wake()
             return None
@@ -178,7 +175,7 @@ class Threads:
         except IndexError:  # or another thread was quicker
             return None
         self._moved_at = time.monotonic()
-        if returned and not _is_short(submitted):
+        if (returned.runs or returned.ends) and not _is_short(submitted):
             self._waiting.appendleft(submitted)
             self._wake()
             return None
@@ -262,7 +259,7 @@ def _end_alone(run: ConsumerRun, on_end: OnEnd, what_is_left: Callable[[], objec
     before = current_message.set(run.message)
     try:
         what_is_left()
-        run.succeed()
+        decide_all(run.messages, FINISHED)
     except BaseException as error:
         run.fail(error)
     finally:

@@ -40,10 +40,6 @@ class SqliteSession:
         self.using = using
         self._of_thread = threading.local()
 
-    @property
-    def connection(self) -> Any:
-        return connections[self.using]
-
     def run(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run one statement that is safe to repeat, for each of these rows of values: all or none.
 
@@ -99,7 +95,7 @@ class SqliteSession:
 
         A missing file is waited for.
         """
-        connection, seen, now = self.connection, self._of_thread, time.monotonic()
+        connection, seen, now = connections[self.using], self._of_thread, time.monotonic()
         connection.ensure_connection()
         file = str(connection.settings_dict["NAME"])
         if getattr(seen, "raw", None) is not connection.connection:
@@ -112,7 +108,7 @@ class SqliteSession:
 
     def transaction_aborter(self) -> Callable[[], None]:
         """Return what rolls back and closes: the database gets nothing that the abandoned code does from then on."""
-        connection = self.connection
+        connection = connections[self.using]
         raw = connection.connection
 
         def interrupt() -> None:

@@ -93,8 +93,9 @@ class SqliteStore(DatabaseStore):
             return Leased([], [])
         with self._session.write() as cursor:
             lost = _finish(cursor, call.finished) if call.finished else []
-            if call.limits:
-                _drop_expired(cursor, channels, call)
+            if not call.limits:
+                return Leased([], lost)
+            _drop_expired(cursor, channels, call)
             return Leased(_lease(cursor, _choose(cursor, channels, call), call), lost)
 
     def settle(
@@ -237,34 +238,26 @@ class SqliteStore(DatabaseStore):
 
 def _choose(cursor: Any, channels: str, call: ClaimCall) -> dict[str, float]:
     """Return the ids to claim, best first, and for how many seconds each has been due."""
-    if not call.limits:
-        return {}
     values = {
         "channels": channels,
         "now": time.time(),
         "most": min(max(call.limits.values()), call.total),
         "besides": json.dumps([claim.id.hex for claim in call.finished]),
     }
-    room = dict(call.limits)
-    chosen: dict[str, float] = {}
-    for id, channel, row, unplaced, waited in _claimable(cursor, values):
+    for _ in range(MOST_ROUNDS):
+        rows = rows_of(cursor, STATEMENTS["claimable"], values)
+        lanes = {(channel, lane) for _, channel, _, lane, _ in rows if lane is not None}
+        if not lanes:
+            break
+        _give_places(cursor, lanes)  # what waits for one in its lane gets one, or is put out of the way
+    room, chosen = dict(call.limits), dict[str, float]()
+    for id, channel, row, unplaced, waited in rows:
         if len(chosen) == call.total:
             break
         if room[channel] > 0 and unplaced is None:
             room[channel] -= 1
             chosen[id if _id.fullmatch(str(id)) else _rename(cursor, row)] = waited
     return chosen
-
-
-def _claimable(cursor: Any, values: Mapping[str, Any]) -> list[Any]:
-    """Return what may be claimed, once what waits for a place in its lane has one, or is out of the way."""
-    for _ in range(MOST_ROUNDS):
-        rows = rows_of(cursor, STATEMENTS["claimable"], values)
-        lanes = {(channel, lane) for _, channel, _, lane, _ in rows if lane is not None}
-        if not lanes:
-            break
-        _give_places(cursor, lanes)
-    return rows
 
 
 def _rename(cursor: Any, row: int) -> str:

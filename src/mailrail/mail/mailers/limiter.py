@@ -99,7 +99,7 @@ class MailerLimiter(Limiter):
 
     def allow(self, wanted: int) -> Allowance:
         """Return how many emails may leave now, by the first mailer that works."""
-        if (grant := take_back(self)) is not None:  # of a claim that failed
+        if _grants and (grant := take_back(self)) is not None:  # of a claim that failed
             grant.give_back(grant.tokens)
         self._by, self._is_probe = None, False
         wanted = self._size.limit(wanted, time.monotonic())
@@ -257,6 +257,8 @@ class Reserved:
 
     def give_back(self) -> None:
         """Return what was not used."""
+        if not (self.tokens or self.connections):
+            return
         with _giving_back() as calls:
             for limit, count in self.tokens.items():
                 if count > 0:
