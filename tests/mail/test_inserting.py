@@ -1,5 +1,4 @@
-"""What is queued is stored in full, and read so, on each database: by statements of our own on PostgreSQL, by Django
-elsewhere."""
+"""What is queued is stored in full, and read so, on each database: by COPY on PostgreSQL, by INSERT elsewhere."""
 
 from __future__ import annotations
 

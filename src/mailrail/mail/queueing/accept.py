@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 from uuid import UUID
 
@@ -38,7 +38,7 @@ from ..compose.common import new_message_id
 from ..errors import CannotQueue, KeyConflict
 from ..mailers.channels import channel_of
 from ..models import Email, Status
-from .files import put_inline, store_large
+from .files import Files, put_inline, store_large
 from .insert import Columns, NewEmail, NewEmails, insertion_of
 from .options import Options, plain_options, read_options
 from .sensitive import decide
@@ -172,21 +172,9 @@ def _record(message: EmailMessage, options: Options, now: datetime) -> NewEmail:
     sender = _sender(message, options)
     for address in recipients:
         check_address_of(message, address)
-    message_id = _message_id(message)
-    size = size_composed(message, message_id, now) if options.composes else 0
-    try:
-        content, packed_files = dump(message, composes=options.composes)
-    except CannotBeStored as error:
-        raise CannotQueue(str(error)) from error
-    files = dict(packed_files)
-    size = size or size_of_fields(message, content, files)
-    if content["kind"] == "finished":
-        data = files[content["data"]]
-        check_finished(data, message)
-        message_id = message_id_in(data) or message_id
+    content, files, message_id, size = _written(message, options, now)
     large = put_inline(content, files) if files else {}
     text = check_text(content, "The email")
-    check_message_id(message_id)
     columns = {
         "id": uuid7(),
         "sender": sender,
@@ -205,6 +193,25 @@ def _record(message: EmailMessage, options: Options, now: datetime) -> NewEmail:
     if about := getattr(message, ABOUT, None):
         columns["related_object"] = checked.related_object(ABOUT, about)
     return NewEmail(columns, text, large)
+
+
+def _written(
+    message: EmailMessage, options: Options, now: datetime
+) -> tuple[dict[str, Any], Files, str, int]:
+    """Return what is stored of a message and its files, its Message-ID, and its bytes as it would be sent."""
+    message_id = _message_id(message)
+    size = size_composed(message, message_id, now) if options.composes else 0
+    try:
+        content, packed_files = dump(message, composes=options.composes)
+    except CannotBeStored as error:
+        raise CannotQueue(str(error)) from error
+    files = dict(packed_files)
+    if content["kind"] == "finished":
+        data = files[content["data"]]
+        check_finished(data, message)
+        message_id = message_id_in(data) or message_id
+    check_message_id(message_id)
+    return content, files, message_id, size or size_of_fields(message, content, files)
 
 
 def _sender(message: EmailMessage, options: Options) -> str:
@@ -255,10 +262,11 @@ def _store(new: Iterable[NewEmail], options: Options) -> None:
     """Store one or more records, their files and their messages, all or none. Nothing is stored before all are made."""
     using = router.db_for_write(Email)
     coming = iter(new)
-    first, second = next(coming), next(coming, None)
-    if second is not None or first.large:
-        _store_many(chain([first], () if second is None else [second], coming), options, using)
+    begin = [*islice(coming, 2)]
+    if len(begin) > 1 or begin[0].large:
+        _store_many(chain(begin, coming), options, using)
         return
+    [first] = begin
     with tables_said_missing():
         # The record and its message, in one round trip on PostgreSQL: the caller waits for this.
         options.channel.send_with_record(
