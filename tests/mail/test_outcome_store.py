@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 from uuid import UUID
@@ -187,3 +187,22 @@ def pages_of(emails: list[Email]) -> dict[UUID, int]:
             [[email.pk for email in emails]],
         )
         return dict(cursor.fetchall())
+
+
+def test_moments_are_stored_with_all_their_digits(using: str) -> None:
+    email = new_email(using)
+    changed, sent, next_try = (
+        datetime(2026, 11, 30, 21, 52, 9, n, tzinfo=UTC) for n in (999_999, 416_421, 1)
+    )
+    email.changed_at, email.sent_at, email.next_try_at = changed, sent, next_try
+    assert store_outcomes([Result(email, Status.QUEUED)], [], using) == set()
+    stored = Email.objects.using(using).get(pk=email.pk)
+    assert (stored.changed_at, stored.sent_at, stored.next_try_at) == (changed, sent, next_try)
+
+
+@pytest.mark.parametrize("table", ["mailrail_mail_email", "mailrail_message"])
+def test_versions_of_a_row_are_not_merged_in_the_index_of_its_key(table: str) -> None:
+    """It would take PostgreSQL more time than removing them does."""
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT reloptions FROM pg_class WHERE oid = %s::regclass", [f"{table}_pkey"])
+        assert cursor.fetchone() == (["deduplicate_items=off"],)

@@ -78,7 +78,7 @@ def accept(email: Email, reply: Reply, now: datetime, mailer: str, senders: Refu
     senders.let_through(email.sender)
     email.attempts += 1
     email.status, email.changed_at, email.sent_at, email.next_try_at = status, now, now, None
-    return Result(email, status, is_answer=True, at=at)
+    return Result(email, status, is_answer=True)
 
 
 def asks_for_less(reply: Reply | None, stage: Stage, mailer: str) -> bool:

@@ -44,8 +44,7 @@ class Result:
 
     ``is_part``: others of its recipients follow at once. ``is_answer``: the server has decided over the email.
     ``broke``: the connection had broken before, and how. ``mailer_out``: the reply that says that no email can leave by
-    this mailer. ``refused_sender``: the one that says so of this sender's mail. ``at``: the moment of the change as
-    JSON has it, where somebody has written it already.
+    this mailer. ``refused_sender``: the one that says so of this sender's mail.
     """
 
     email: Email
@@ -60,7 +59,6 @@ class Result:
     broke: str = ""
     mailer_out: str = ""
     refused_sender: str = ""
-    at: str = field(default="", compare=False)
 
     def take_over(self, before: Result) -> None:
         """Take over what the transaction before has found."""
