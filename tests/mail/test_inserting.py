@@ -79,6 +79,21 @@ def test_more_than_one_statement_holds_are_all_stored(using: str) -> None:
     assert Email.objects.using(using).count() == 2001
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_json_on_sqlite_is_ascii_as_erasing_and_the_admin_look_for_it(
+    queueing: Callable[..., None], count: int
+) -> None:
+    queueing(25)
+    messages = [
+        EmailMessage("Größe", "Für Jörg.", "me@example.com", ["jörg@example.com"]) for _ in range(count)
+    ]
+    mail.queue_many(messages)
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT content || recipients FROM mailrail_mail_email")
+        rows = cursor.fetchall()
+    assert len(rows) == count and all(text.isascii() and "F\\u00fcr J\\u00f6rg" in text for (text,) in rows)
+
+
 def test_what_is_queued_has_a_value_for_every_column(queueing: Callable[..., None]) -> None:
     """It is made without ``Email.__init__``, so one that is forgotten would be asked of the database."""
     queueing(25)

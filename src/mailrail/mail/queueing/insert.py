@@ -84,12 +84,9 @@ def _insertion(names: Iterable[str], holes: Iterable[str]) -> str:
 
 
 def _values(new: NewEmail, connection: Any) -> list[Any]:
-    """Return the values as Django hands them to the driver."""
+    """Return the values as Django hands them to the driver. Its JSON is ASCII, as those who look for a text expect."""
     field: Any = Email._meta.get_field
-    return [
-        new.content if name == "content" else field(name).get_db_prep_save(value, connection)
-        for name, value in new.columns.items()
-    ]
+    return [field(name).get_db_prep_save(value, connection) for name, value in new.columns.items()]
 
 
 def _texts(new: NewEmail) -> list[str]:
