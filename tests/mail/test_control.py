@@ -167,7 +167,7 @@ def test_what_is_open_cannot_be_sent_again(queueing: Queueing) -> None:
 def test_an_email_cancelled_between_its_loading_and_its_dot_does_not_leave(
     queueing: Queueing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mailrail.mail.delivery import sending
+    from mailrail.mail.delivery import batch
     from mailrail.mail.delivery.load import load_messages
 
     load = load_messages
@@ -181,7 +181,7 @@ def test_an_email_cancelled_between_its_loading_and_its_dot_does_not_leave(
     with ScriptedServer() as server:
         queueing(server.port)
         emails = mail.queue_many([message("One"), message("Two"), message("Three")])
-        monkeypatch.setattr(sending, "load_messages", load_and_cancel)
+        monkeypatch.setattr(batch, "load_messages", load_and_cancel)
         messages = [IncomingMessage(each) for each in sent("mailrail.mail")]
         Delivery(messages).run()
         assert [b"Subject: Three" in each.content for each in server.mails] == [True]

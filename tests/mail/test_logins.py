@@ -48,7 +48,7 @@ def another_process() -> None:
 
 
 def its_login() -> Login:
-    return Login(alias_of(MAILER), open_backend(alias_of(MAILER)), "default")
+    return Login(alias_of(MAILER), key_of(open_backend(alias_of(MAILER))), "default")
 
 
 @pytest.mark.parametrize("backend", [SMTP, "mailrail.mail.smtp.EmailBackend"])

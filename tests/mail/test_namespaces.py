@@ -111,7 +111,7 @@ def note_all(on: str, of: str) -> None:
     mail.pause(MAILER, reason=f"of {of}")
     throttle.slow_down(ALIAS, "example.com", 5.0, of, on)
     RefusedSender.objects.using(on).create(mailer=ALIAS, sender="me@example.com", reason=of)
-    login = Login(ALIAS, None, on)  # type: ignore[arg-type]  # nobody logs in
+    login = Login(ALIAS, "", on)  # nobody logs in
     login.key = of or "none"
     assert login.may_begin() and login.is_first
     Suppression.objects.using(on).create(address="You@Example.com", note=of)

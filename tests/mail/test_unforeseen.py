@@ -13,7 +13,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from mailrail import mail
 from mailrail.layers import get_layer
 from mailrail.mail import Email, Status
-from mailrail.mail.delivery import batch, load, outcomes, record, retries, sending, smtp_transport, source
+from mailrail.mail.delivery import batch, load, outcomes, record, retries, smtp_transport, source
 from mailrail.mail.mailers import failover, throttle
 
 from ..listed import dead_on, get_one, waiting_on
@@ -88,7 +88,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
         (batch, "_ended"),
         (throttle, "admit"),
         (failover, "move"),
-        (sending, "load_messages"),
+        (batch, "load_messages"),
     ],
     ids=lambda it: getattr(it, "__name__", it).rpartition(".")[2],
 )

@@ -13,13 +13,12 @@ from django.core.mail import EmailMessage
 
 from mailrail.conf import settings
 
-from . import common, dialect
+from . import common
 from .by_django import write_by_django
-from .common import new_message_id
-from .dialect import style
+from .common import Style, in_its_zone, new_message_id, style
 from .headers import Uncommon
 
-__all__ = ["Composed", "compose", "compose_fields", "style"]
+__all__ = ["Composed", "Style", "compose", "compose_fields", "style"]
 
 
 class Composed(NamedTuple):
@@ -52,19 +51,19 @@ def compose(
     if message_id is None and settings.mail_message_id_domain:
         message_id = new_message_id()
     if date is not None:
-        date = dialect.in_its_zone(date, dialect.style().zone)
+        date = in_its_zone(date, style().zone)
     try:
         data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     except Uncommon:
         data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
-    return _with_demands(data)
+    return Composed(data, False, False) if data.isascii() else _with_demands(data)
 
 
 def compose_fields(
     fields: common.Fields,
     message_id: str,
     date: datetime,
-    style: dialect.Style,
+    style: Style,
     *,
     eight_bit: bool,
     smtputf8: bool,
@@ -73,18 +72,15 @@ def compose_fields(
     if not style.is_utf8:
         return None
     if style.zone is not None or date.tzinfo is None:
-        date = dialect.in_its_zone(date, style.zone)
+        date = in_its_zone(date, style.zone)
     try:
-        return _with_demands(
-            common.write_fields(fields, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
-        )
+        data = common.write_fields(fields, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     except Uncommon:
         return None
+    return Composed(data, False, False) if data.isascii() else _with_demands(data)
 
 
 def _with_demands(data: bytes) -> Composed:
-    """Return written data with what it asks of a server."""
-    if data.isascii():
-        return Composed(data, eight_bit=False, smtputf8=False)
+    """Return data that is not all ASCII, with what it asks of a server."""
     head, _, body = data.partition(b"\r\n\r\n")
     return Composed(data, not body.isascii(), not head.isascii())

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from email.utils import format_datetime, formatdate
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
+from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.utils import DNS_NAME
+from django.utils.timezone import get_current_timezone
 
 from mailrail import uuid7
 from mailrail.conf import settings as ours
+from mailrail.moments import aware
 
 from . import bodies, dialect
 from .addresses import addresses, mailbox, repeated_mailbox
@@ -62,6 +66,21 @@ class Fields(TypedDict):
     attachments: Sequence[Any]
 
 
+class Style(NamedTuple):
+    """What the settings of a project say of all its messages. ``zone``: of dates; ``None``: the one of each date."""
+
+    is_utf8: bool
+    zone: tzinfo | None
+
+
+def style() -> Style:
+    """Return the style of this project. To ask settings takes long, so ask once for many messages."""
+    return Style(
+        settings.DEFAULT_CHARSET == "utf-8",
+        get_current_timezone() if settings.EMAIL_USE_LOCALTIME else None,
+    )
+
+
 def write(
     message: EmailMessage,
     message_id: str | None,
@@ -71,7 +90,7 @@ def write(
     smtputf8: bool = False,
 ) -> bytes:
     """Write a message, or raise ``Uncommon`` if Django has to write it."""
-    if not dialect.style().is_utf8:
+    if not style().is_utf8:
         raise Uncommon("a project whose charset is not utf-8")
     if not writes_as_django(message):
         raise Uncommon("a class that writes in its own way")
@@ -176,7 +195,7 @@ def _headers(fields: Fields, message_id: str | None, date: datetime | None, smtp
             lines.append(addresses(name, [write_one(str(entry), smtputf8) for entry in entries]))
     names = {name.lower() for name in extra}
     if "date" not in names:
-        lines.append("Date: " + (dialect.written(date) if date else dialect.now()))
+        lines.append("Date: " + (written(date) if date else now()))
     if "message-id" not in names:
         lines.append(_identification(message_id or new_message_id()))
     return lines + [
@@ -220,6 +239,37 @@ def _string(value: object) -> str:
     if not isinstance(value, str):
         raise Uncommon("a header that is no string")
     return value
+
+
+# -- dates ----------------------------------------------------------------------------------------------------------
+
+
+def in_its_zone(date: datetime, zone: tzinfo | None) -> datetime:
+    """Return an aware date, in the zone of the style."""
+    if date.tzinfo is None:
+        date = aware(date).astimezone(UTC)
+    return date if zone is None else date.astimezone(zone)
+
+
+def now() -> str:
+    """Return the Date header of a message that has none."""
+    if not dialect.IS_MODERN:
+        return formatdate(localtime=settings.EMAIL_USE_LOCALTIME)
+    return written(datetime.now(get_current_timezone() if settings.EMAIL_USE_LOCALTIME else UTC))
+
+
+def written(date: datetime) -> str:
+    """Return a moment as a Date header has it."""
+    return _written(date.replace(microsecond=0), date.utcoffset())
+
+
+@lru_cache(maxsize=256)
+def _written(date: datetime, offset: timedelta | None) -> str:
+    """Write a Date header, cached: it takes as long as the rest of a short email, and many have the same second.
+
+    ``offset``: of its zone, as the same moment in two zones is equal and not the same text.
+    """
+    return format_datetime(date)
 
 
 # -- Message-IDs of emails that have none of their own (RFC 5322 3.6.4) ------------------------------------------------

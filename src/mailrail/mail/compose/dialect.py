@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
 from email import quoprimime
 from email.message import Message
-from email.utils import format_datetime, formatdate
-from functools import lru_cache
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import django
-from django.conf import settings
 from django.core.mail import EmailMessage
-from django.utils.timezone import get_current_timezone
-
-from mailrail.moments import aware
 
 from . import generator
 
@@ -65,49 +58,6 @@ def _are_short_when_quoted(lines: Sequence[bytes]) -> bool:
     quoted = length + 2 * (len(text.translate(None, _LITERAL)) + len(lines))
     quoted += 3 * (quoted // 73 + 1)
     return quoted * 10 < -(-length // 3) * 4 * 9
-
-
-def now() -> str:
-    """Return the Date header of a message that has none."""
-    if not IS_MODERN:
-        return formatdate(localtime=settings.EMAIL_USE_LOCALTIME)
-    return written(datetime.now(get_current_timezone() if settings.EMAIL_USE_LOCALTIME else UTC))
-
-
-def written(date: datetime) -> str:
-    """Return a moment as a Date header has it."""
-    return _written(date.replace(microsecond=0), date.utcoffset())
-
-
-@lru_cache(maxsize=256)
-def _written(date: datetime, offset: timedelta | None) -> str:
-    """Write a Date header, cached: it takes as long as the rest of a short email, and many have the same second.
-
-    ``offset``: of its zone, as the same moment in two zones is equal and not the same text.
-    """
-    return format_datetime(date)
-
-
-class Style(NamedTuple):
-    """What the settings of a project say of all its messages. ``zone``: of dates; ``None``: the one of each date."""
-
-    is_utf8: bool
-    zone: tzinfo | None
-
-
-def style() -> Style:
-    """Return the style of this project. To ask settings takes long, so ask once for many messages."""
-    return Style(
-        settings.DEFAULT_CHARSET == "utf-8",
-        get_current_timezone() if settings.EMAIL_USE_LOCALTIME else None,
-    )
-
-
-def in_its_zone(date: datetime, zone: tzinfo | None) -> datetime:
-    """Return an aware date, in the zone of the style."""
-    if date.tzinfo is None:
-        date = aware(date).astimezone(UTC)
-    return date if zone is None else date.astimezone(zone)
 
 
 def flatten(message: EmailMessage, *, smtputf8: bool) -> bytes:

@@ -77,23 +77,29 @@ class Attempt:
             if asks_for_less(error.reply, error.stage, self.mailer):
                 self._slow_down[""] = str(error.reply)
 
-    def slow_down(self) -> None:
-        """Slow down as the server asks, unless it took nothing: then it is out, which is more than slow.
+    def end(self, left: Sequence[Email], outage: str, stands_in: str) -> str:
+        """Write down what the attempt has shown. Return why the mailer is out, if it is.
 
-        A few emails say little of the pace that it bears, so the pace has a minimum.
+        ``left``: the emails that were not sent. ``stands_in``: as ``circuit.trip`` takes it.
         """
-        if not (self._slow_down and self._ended):
-            return
-        pace = max(MIN_PACE_PER_S, self._ended / max(time.monotonic() - self._begun_at, 0.001))
-        for domain, reply in self._slow_down.items():
-            throttle.slow_down(self.mailer, domain, pace, reply, self.using)
-
-    def end(self, outage: str, stands_in: str) -> None:
-        """Tell the circuit breaker what the attempt has shown."""
+        self.senders.save()
+        if self._slow_down and self._ended:  # a server that took nothing is out, which is more than slow
+            self._slow_down_mailer()
+        if left:
+            self.admission.give_back(left)
+        if self.is_probe and self.broke and not self.answered:
+            outage = outage or self.broke
         if outage:
             circuit.trip(self.mailer, outage, self.using, stands_in)
         elif self.is_probe:
             (circuit.reset if self.answered else circuit.half_open)(self.mailer, self.using)
+        return outage
+
+    def _slow_down_mailer(self) -> None:
+        """Slow down as the server asks. A few emails say little of the pace that it bears: the pace has a minimum."""
+        pace = max(MIN_PACE_PER_S, self._ended / max(time.monotonic() - self._begun_at, 0.001))
+        for domain, reply in self._slow_down.items():
+            throttle.slow_down(self.mailer, domain, pace, reply, self.using)
 
     def give_login_back(self) -> None:
         """Give the login back, last of all: whoever tries it next has to see that the mailer is out, if it is."""

@@ -23,7 +23,7 @@ from mailrail.log import logger_of
 from mailrail.storable import storable
 
 from ..compose.addresses import mailboxes, missing_sender, with_ascii_domains
-from ..compose.dialect import in_its_zone, style
+from ..compose.common import in_its_zone, style
 from ..mailers.config import composes
 from ..mailers.logins import Login
 from ..mailers.refused_senders import RefusedSenders

@@ -18,8 +18,7 @@ from django.db.models.base import ModelState
 from mailrail.addresses import bare
 from mailrail.moments import from_timestamp
 
-from ..compose import Composed, compose, compose_fields, style
-from ..compose.dialect import Style
+from ..compose import Composed, Style, compose, compose_fields, style
 from ..models import Email, Status
 from ..queueing.files import inline_files, load_files
 from ..queueing.serialize import common_fields, load
@@ -172,7 +171,8 @@ def in_portions(emails: Sequence[Email]) -> Iterator[list[Email]]:
 def load_messages(emails: Sequence[Email], using: str) -> EmailBatch:
     """Return the emails with their messages, and why others have none."""
     batch, as_written = EmailBatch(), style()
-    large, errors = load_files([email for email in emails if email.content.get("large")], using)
+    with_large = [email for email in emails if email.content.get("large")]
+    large, errors = load_files(with_large, using) if with_large else ({}, {})
     for email in emails:
         if errors and (failed := [errors[name] for name in email.content.get("large", ()) if name in errors]):
             is_missing = all(isinstance(error, FileNotFoundError) for error in failed)

@@ -46,11 +46,11 @@ def key_of(backend: BaseEmailBackend) -> str:
 
 
 class Login:
-    """The login of one mailer, as one batch sees it. Where nobody logs in, all of it does nothing."""
+    """The login of one mailer, as one batch sees it. ``key``: of ``key_of``. Without one, all of it does nothing."""
 
-    def __init__(self, mailer: str, backend: BaseEmailBackend, using: str) -> None:
+    def __init__(self, mailer: str, key: str, using: str) -> None:
         self._mailer = mailer
-        self.key = key_of(backend)
+        self.key = key
         self._using = using
         self.is_first = False
         """Does this batch try for all?"""

@@ -185,8 +185,10 @@ class Admission:
 
 def admit(mailer: str, emails: Sequence[Email], using: str, take: Take = take_tokens) -> Admission:
     """Take tokens for these emails, by ``take``. Raise ``LayerUnavailable``, or what the layer's database raises."""
-    limits = _limits(mailer, _rates_of(mailer), slowed(mailer, using))
-    admission = Admission(list(emails), take=take)
+    admission, policy, paces = Admission(list(emails), take=take), policy_of(mailer), slowed(mailer, using)
+    if not (policy.rate or policy.rates or paces):
+        return admission
+    limits = _limits(mailer, _rates_of(mailer), paces)
     for domain in sorted(limits, reverse=True):  # ALL last: it is asked for those that the others let through
         concerned = admission.ready
         if domain != ALL:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from email import policy as policies
 from email.message import Message, MIMEPart
 from email.mime.base import MIMEBase
-from typing import Any, cast
+from typing import Any
 
 from django.core.mail import EmailAttachment, EmailMessage, EmailMultiAlternatives
 
@@ -154,7 +154,7 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
         or (attributes and not are_unrelated(attributes))
     ):
         return None
-    fields = {**_LEFT_OUT, **content["fields"]}
+    fields: Any = {**_LEFT_OUT, **content["fields"]}
     to, cc, reply_to, headers = fields["to"], fields["cc"], fields["reply_to"], fields["extra_headers"]
     if not (type(to) is type(cc) is type(reply_to) is list and type(headers) is dict):
         return None
@@ -168,7 +168,8 @@ def common_fields(content: Mapping[str, Any], files: Mapping[str, bytes]) -> Fie
         return None
     fields["alternatives"] = [(stored["value"], kind) for stored, kind in alternatives or ()]
     fields["attachments"] = [_load_attachment(packed, files) for packed in attachments or ()]
-    return cast(Fields, fields)
+    plain: Fields = fields
+    return plain
 
 
 def _is_text(stored: Mapping[str, Any]) -> bool:
