@@ -61,9 +61,10 @@ class BatchGroup:
             errors = self._errors[batch] = []
             self._members[batch] = connections
             self._has_news = True
-            self._driver.wake()
             if self._leader is None:
                 self._leader = batch
+            else:
+                self._driver.wake()
             self._changed.wait_for(lambda: self._leader is batch or batch not in self._members)
         if batch in self._members:
             self._lead(batch, login)
@@ -147,15 +148,24 @@ class BatchGroup:
 
         A connection may already have the next email of another batch: its dot waits for these outcomes. Where there is
         no other batch, the thread of each writes its outcomes if that fails here: it has more patience.
+        No connection is used again then: after a crash, two emails of it would be ambiguous.
         """
         if not over:
             return
-        error = self._write(over)
+        error: Exception | None = None
+        try:
+            commit_together(over)
+        except Exception as failure:
+            error = failure
         with self._changed:
             if error is not None and len(over) < len(self._members):
                 self._driver.fail(error)
-            else:
-                self._remove(over, error)
+                return
+            for batch in over:
+                del self._members[batch], self._errors[batch]
+            self._is_closed = self._is_closed or not self._members
+            self._is_written = self._is_written and error is None
+            self._changed.notify_all()
 
     def _end_if_idle(self) -> None:
         """End the group, unless a batch has joined since the last look."""
@@ -169,29 +179,8 @@ class BatchGroup:
             members = [*self._members]
             self._failure = failure
             self._broken = members if failure is not None else []
-            self._remove(members, self._write(members))
-
-    def _write(self, batches: Sequence[EmailSource]) -> Exception | None:
-        """Write down what has ended. Return the error if that fails."""
-        try:
-            if batches:
-                commit_together(batches)
-        except Exception as error:
-            return error
-        return None
-
-    def _remove(self, batches: Sequence[EmailSource], unwritten: Exception | None) -> None:
-        """Let the threads of batches go. With the last one, the group ends.
-
-        ``unwritten``: why their outcomes are not written yet. No connection is used again then: after a crash, two
-        emails of it would be ambiguous.
-        """
-        with self._changed:
-            for batch in batches:
-                del self._members[batch], self._errors[batch]
-            self._is_closed = self._is_closed or not self._members
-            self._is_written = self._is_written and unwritten is None
-            self._changed.notify_all()
+            self._is_closed = True
+            self._finish(members)
 
     # -- what the driver asks for -----------------------------------------------------------------------------------
 

@@ -81,7 +81,15 @@ class Connection:
                 fresh = yield from self.open()
             except SmtpError as error:
                 return self._give_up(source, again, error)
-            dialogue = self._dialogue(source, again)
+            dialogue = Dialogue(
+                self._link,
+                self.extensions,
+                self.server.timeouts,
+                source,
+                again,
+                most=self.server.max_messages - self._carried,
+                behind_dot=self.server not in _strict,
+            )
             try:
                 yield from dialogue.deliver()
             except SmtpError as error:
@@ -104,13 +112,6 @@ class Connection:
                 elif not dialogue.taken:
                     break  # somebody else was quicker
         return None
-
-    def _dialogue(self, source: EnvelopeSource, again: deque[Envelope]) -> Dialogue:
-        left = self.server.max_messages - self._carried
-        behind_dot = self.server not in _strict
-        return Dialogue(
-            self._link, self.extensions, self.server.timeouts, source, again, left, behind_dot=behind_dot
-        )
 
     @staticmethod
     def _put_back(

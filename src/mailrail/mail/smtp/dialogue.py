@@ -45,10 +45,10 @@ class Transaction:
     __slots__ = (
         "behind_dot",
         "commands",
-        "dot_at",
         "envelope",
         "full",
         "is_hopeless",
+        "is_written",
         "refused",
         "reply",
         "stage",
@@ -63,7 +63,7 @@ class Transaction:
         self.refused: dict[str, Reply] = {}
         self.is_hopeless = False  # nobody is left to send it to
         self.full: Reply | None = None  # by which the server said that it takes no more recipients
-        self.dot_at: int | None = None  # octets of what is written, to the end of the final dot
+        self.is_written = False  # the content has begun to leave, and no reply says that it was refused
 
     @property
     def lines(self) -> bytes:
@@ -135,8 +135,9 @@ class Dialogue:
                 else:
                     if not transaction.is_hopeless and not (yield transaction.envelope):
                         raise NotCommitted("The final dot was withheld", Stage.BODY)
-                    chunks = self._content(transaction)
-                    yield from link.write(chunks, Stage.BODY, timeouts.block, transaction.dot_at)
+                    chunks, dot_at = self._content(transaction)
+                    transaction.is_written = True
+                    yield from link.write(chunks, Stage.BODY, timeouts.block, dot_at)
                     reply = yield from link.hear(Stage.DOT, timeouts.dot)
                     self._apply_reply(transaction, reply)
                 self._current, self._following = self._following, None
@@ -245,10 +246,11 @@ class Dialogue:
 
     # -- the content and the reply to its dot -------------------------------------------------------------------------
 
-    def _content(self, transaction: Transaction) -> list[bytes]:
+    def _content(self, transaction: Transaction) -> tuple[list[bytes], int]:
         """Return the content with dots stuffed (RFC 5321 4.5.2), the final dot, and the next one's commands.
 
-        With DATA accepted for no recipient at all, the dot alone (RFC 2920 3.1), whatever the reply to it.
+        And how many octets in, the dot is complete. With DATA accepted for no recipient at all, the dot alone (RFC 2920
+        3.1), whatever the reply to it.
         """
         content = b"" if transaction.is_hopeless else transaction.envelope.content
         if content.startswith(b"."):
@@ -260,18 +262,18 @@ class Dialogue:
         if self._behind_dot:
             self._following = self._take(behind_dot=True)
         behind = self._following.lines if self._following is not None else b""
-        transaction.dot_at = len(content) + len(dot)
-        if transaction.dot_at <= MAX_JOINED_BYTES:
-            return [content + dot + behind]
-        return [content, dot + behind]
+        dot_at = len(content) + len(dot)
+        if dot_at <= MAX_JOINED_BYTES:
+            return [content + dot + behind], dot_at
+        return [content, dot + behind], dot_at
 
     def _apply_reply(self, transaction: Transaction, reply: Reply) -> None:
         """Apply what the reply to the dot means."""
-        is_hasty = self._link.is_early or not self._is_dot_sent(transaction)
+        is_hasty = self._link.is_early or not self._link.is_dot_sent
         if transaction.is_hopeless:
             self._end(transaction, transaction.refusal())
         elif reply.code == 421:
-            transaction.dot_at = None  # it answers the dot, so nothing is ambiguous
+            transaction.is_written = False  # it answers the dot, so nothing is ambiguous
         elif reply.refusal:
             transaction.refuse(Stage.DOT, reply)
             self._end(transaction, transaction.refusal())
@@ -283,10 +285,6 @@ class Dialogue:
             raise ConnectionLost("The server closes the connection", Stage.DOT, reply)
         if is_hasty:
             raise ConnectionLost("The server answered before all was sent", Stage.BODY, reply)
-
-    def _is_dot_sent(self, transaction: Transaction) -> bool:
-        """Tell whether the server may have the final dot."""
-        return transaction.dot_at is not None and self._link.sent >= transaction.dot_at
 
     def _end(self, transaction: Transaction, outcome: DeliveryOutcome) -> None:
         self.decided += 1
@@ -305,7 +303,7 @@ class Dialogue:
             return
         if transaction.is_hopeless and not isinstance(error, ProtocolError):
             self._end(transaction, transaction.refusal())
-        elif self._is_dot_sent(transaction) and not transaction.is_hopeless:
+        elif transaction.is_written and self._link.is_dot_sent and not transaction.is_hopeless:
             self._source.ended(
                 transaction.envelope,
                 DeliveryOutcome(Fate.AMBIGUOUS, Stage.DOT, None, transaction.refused, error),

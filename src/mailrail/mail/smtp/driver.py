@@ -140,23 +140,19 @@ class Driver:
             if transfer.events != step.events or transfer.fd != step.socket.fileno():
                 self._register(transfer, step.socket.fileno(), step.events)
 
-    def _register(self, transfer: Transfer, fd: int, events: int) -> None:
-        """Let the poll wait for these events. That stays so until the transfer waits for others, or ends."""
-        if fd != transfer.fd:
-            self._unregister(transfer)
-        transfer.fd, transfer.events = fd, events
-        self._polled[fd] = transfer
-        self._poll.register(fd, events)
-
-    def _unregister(self, transfer: Transfer) -> None:
-        """Let the poll forget a transfer, which may have closed its socket already."""
-        if self._polled.get(transfer.fd) is transfer:
+    def _register(self, transfer: Transfer, fd: int = -1, events: int = 0) -> None:
+        """Let the poll wait for these events until the transfer waits for others; for nothing more, if it has ended."""
+        if fd != transfer.fd and self._polled.get(transfer.fd) is transfer:  # its socket may be closed by now
             del self._polled[transfer.fd]
             self._poll.unregister(transfer.fd)
+        transfer.fd, transfer.events = fd, events
+        if fd >= 0:
+            self._polled[fd] = transfer
+            self._poll.register(fd, events)
 
     def _remove(self, transfer: Transfer) -> None:
         self._running.discard(transfer)
-        self._unregister(transfer)
+        self._register(transfer)
 
     def _end_overdue(self) -> None:
         now = time.monotonic()

@@ -13,6 +13,8 @@ from .replies import Reply, Stage, Verdict, classify
 
 _ADDRESS = re.compile(r'[^\x00-\x20\x7f<>]+|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*"@[^\x00-\x20\x7f<>"]+')
 """A quoted local part may hold what would else end its command (RFC 5321 4.1.2, Quoted-string)."""
+_COMMON = re.compile(r"[!#-;=?-~]{1,254}")
+"""An address of that length in ASCII, without quotes and angle brackets, as nearly all are."""
 MAX_ADDRESS_LENGTH = 254
 """Octets (RFC 5321 4.5.3.1.3: 256 with its angle brackets)."""
 
@@ -24,8 +26,6 @@ def check_address(address: str) -> None:
             f"{address!r} is no address for SMTP: control characters cannot be in one, spaces, < and > only in quotes "
             "before the @. Give the bare address, without a name."
         )
-    if len(address) <= MAX_ADDRESS_LENGTH and address.isascii():
-        return  # as nearly all are
     try:
         length = len(address.encode())
     except UnicodeEncodeError:
@@ -57,12 +57,11 @@ class Envelope:
 
     def __post_init__(self) -> None:
         content, recipients = self.content, self.recipients
-        if self.mail_from:
-            check_address(self.mail_from)
         if isinstance(recipients, str) or not recipients:
             raise InvalidAddress("recipients must be a list of at least one address.")
-        for address in recipients:
-            check_address(address)
+        for address in (self.mail_from, *recipients) if self.mail_from else recipients:
+            if not _COMMON.fullmatch(address):
+                check_address(address)
         if len(recipients) > 1 and len(set(recipients)) < len(recipients):
             self.recipients = tuple(dict.fromkeys(recipients))
         lines = content.count(b"\r\n")

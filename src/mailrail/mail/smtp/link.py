@@ -34,10 +34,10 @@ class Link:
         """Has the server closed its side?"""
         self.is_quiet = False
         """Has a poll just said that nothing has come? It spares ``check_quiet`` a call."""
-        self.sent = 0
-        """Octets of the last ``write`` that have left."""
+        self.is_dot_sent = False
+        """May the server have the final dot of what was written last?"""
         self.is_early = False
-        """Did the server answer that before its final dot had left?"""
+        """Did it answer before that?"""
         self.events = 0
         self.stage = Stage.CONNECT
         self.timeout = self.deadline = float("inf")
@@ -121,40 +121,41 @@ class Link:
         ``dot_at``: how many octets in, the final dot is complete. It ends before that if the server has answered and
         gone: the answer is to be read.
         """
-        self.sent, self.is_early = 0, False
-        waited_at = -1
+        self.is_dot_sent = self.is_early = False
+        sent, waited_at = 0, -1
         for chunk in chunks:
             left: bytes | memoryview = chunk
             while left:
-                if dot_at is not None and not self.sent:
+                if dot_at is not None and not sent:
                     self.check_quiet(stage)
                 assert self.socket is not None
                 try:
-                    sent = self.socket.send(left)
+                    taken = self.socket.send(left)
                 except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    if self._is_gone(stage, dot_at):
+                    if self._is_gone(stage):
                         return
-                    if self.sent != waited_at:  # else nothing has moved, and the time goes on
+                    if sent != waited_at:  # else nothing has moved, and the time goes on
                         self.awaiting(IN | OUT, stage, timeout)
-                        waited_at = self.sent
+                        waited_at = sent
                     yield self
                 except OSError as error:
-                    self._is_gone(stage, dot_at, error)
+                    self._is_gone(stage, error)
                     return
                 else:
-                    self.sent += sent
-                    if sent == len(left):
+                    sent += taken
+                    self.is_dot_sent = dot_at is not None and sent >= dot_at
+                    if taken == len(left):
                         break
-                    left = memoryview(left)[sent:]
+                    left = memoryview(left)[taken:]
 
-    def _is_gone(self, stage: Stage, dot_at: int | None, broken: OSError | None = None) -> bool:
+    def _is_gone(self, stage: Stage, broken: OSError | None = None) -> bool:
         """Take in what comes. True: the server has answered, and gone; that answer is to be read."""
         lost = None
         if broken is not None:
             lost = ConnectionLost(f"The connection broke ({stage}): {broken}", stage)
         try:
             while not self.at_end and not self.receive(stage):
-                self.is_early = self.is_early or dot_at is None or self.sent < dot_at
+                self.is_early = self.is_early or not self.is_dot_sent
         except ConnectionLost as error:
             lost = lost or error
         if self.at_end:

@@ -23,18 +23,15 @@ def named(addresses: Sequence[str]) -> str:
     """Return these addresses as the log may name them, on one line: without names, which anybody may choose."""
     if settings.mail_log_recipients == "none":
         return counted(len(addresses), "recipient")
-    shown = list(dict.fromkeys(_field(masked(_bare(address))) for address in addresses[:MAX_NAMED]))
+    shown = dict[str, None]()
+    for address in addresses[:MAX_NAMED]:
+        bare = address if _PLAIN.fullmatch(address) else parseaddr(address)[1] or address
+        name = masked(bare)
+        shown[repr(name) if _SEPARATOR.search(name) else name] = (
+            None  # in quotes what would be read as several
+        )
     more = len(addresses) - MAX_NAMED
     return single_line(",".join(shown)) + (f",and {more} more" if more > 0 else "")
-
-
-def _bare(recipient: str) -> str:
-    return recipient if _PLAIN.fullmatch(recipient) else parseaddr(recipient)[1] or recipient
-
-
-def _field(address: str) -> str:
-    """Return an address in quotes where it would be read as more than one."""
-    return repr(address) if _SEPARATOR.search(address) else address
 
 
 def masked(text: str) -> str:

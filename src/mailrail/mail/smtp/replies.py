@@ -66,6 +66,7 @@ class Garbled(ValueError):
     """Report that the server said something that is no SMTP reply."""
 
 
+_TOO_LONG = f"a line of more than {MAX_LINE_OCTETS} octets"
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)(.*)", re.DOTALL)
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
@@ -108,7 +109,8 @@ class ReplyReader:
                     self._take(line)
                 else:
                     self.replies.append(_whole(line))
-            _check_length(self._rest)
+            if len(self._rest) >= MAX_LINE_OCTETS:
+                raise Garbled(_TOO_LONG)
         except Garbled as error:
             self.garbled = error
 
@@ -128,11 +130,6 @@ class ReplyReader:
             raise Garbled(f"a reply of more than {MAX_LINES} lines")
 
 
-def _check_length(line: bytes) -> None:
-    if len(line) >= MAX_LINE_OCTETS:
-        raise Garbled(f"a line of more than {MAX_LINE_OCTETS} octets")
-
-
 @lru_cache(maxsize=256)
 def _whole(line: bytes) -> Reply:
     """Return a reply of one line, cached: most have one line, and most servers repeat the same ones."""
@@ -142,7 +139,8 @@ def _whole(line: bytes) -> Reply:
 
 def _parts(line: bytes) -> tuple[int, bool, str]:
     """Return the code, whether more lines follow, and the text."""
-    _check_length(line)
+    if len(line) >= MAX_LINE_OCTETS:
+        raise Garbled(_TOO_LONG)
     line = line.rstrip(b"\r")
     match = _LINE.fullmatch(line)
     if match is None or not (match[2] or not match[3]):
