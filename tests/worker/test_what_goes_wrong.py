@@ -100,6 +100,7 @@ class TestConnections:
             connection.ensure_connection()
             if not broken:
                 broken.append(connections["default"])
+                broken[0].errors_occurred = True  # so it is looked at
                 broken[0].close_if_unusable_or_obsolete = fail
 
         send(layer, n=5)

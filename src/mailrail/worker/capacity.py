@@ -141,10 +141,6 @@ class Share:
 
     # -- what runs ----------------------------------------------------------------------------------------------
 
-    def is_full(self, channel: str) -> bool:
-        """Do as many consumers of this channel run as may?"""
-        return self._capacity.slots[channel] <= 0
-
     def occupy(self, run: ConsumerRun) -> None:
         """A consumer starts."""
         capacity = self._capacity
@@ -202,9 +198,12 @@ class Share:
             plan = self._capacity.plans[channel]
             slots = capacity.slots[channel] if plan.is_async else min(capacity.slots[channel], free)
             room = slots * (plan.batch or 1)
-            if room > 0 and channel in self.limiters:
-                room, failure = self._allowed(channel, room)
-                error = error or failure
+            if room > 0 and (limiter := self.limiters.get(channel)) is not None:
+                try:
+                    room = limiter.allow(room)
+                except LayerUnavailable as failure:  # its bucket's channel waits, and no other
+                    limiter.close()
+                    room, error = 0, error or failure
             if room > 0:
                 limits[channel] = room
                 singles += room if plan.takes_thread else 0
@@ -223,15 +222,6 @@ class Share:
             self._has_asked = False
             for limiter in self.limiters.values():
                 limiter.reconcile(())
-
-    def _allowed(self, channel: str, room: int) -> tuple[int, LayerUnavailable | None]:
-        """A bucket that cannot be asked keeps its own channel waiting, and no other."""
-        limiter = self.limiters[channel]
-        try:
-            return limiter.allow(room), None
-        except LayerUnavailable as error:
-            limiter.close()
-            return 0, error
 
     def _reserve(self, threads: int, is_claim: bool = False) -> int:
         """Take up to this many threads for a claim, until ``done``. Returns how many there were."""

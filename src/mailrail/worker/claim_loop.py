@@ -242,7 +242,7 @@ class ClaimLoop:
         """Start what has a slot. Messages of one batch may have to run apart, and there are no slots for so many."""
         for _ in range(len(self._held)):
             run = self._held.popleft()
-            if self.share.is_full(run.channel):
+            if self._shared.capacity.slots[run.channel] <= 0:
                 self._held.append(run)
             else:
                 self._start(run)

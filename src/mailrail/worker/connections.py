@@ -35,6 +35,8 @@ _outages = 0
 
 
 def _note_connection(*, connection: Any, **kwargs: Any) -> None:
+    if hasattr(_of_thread, "outages") and connection.settings_dict["CONN_MAX_AGE"] == 0:
+        connection.close_at = None  # see ``tidy_after``
     opened = vars(_of_thread).setdefault("opened", [])
     if connection not in opened:
         opened.append(connection)
@@ -151,8 +153,6 @@ def _tidy(connection: Any) -> None:
     elif connection.settings_dict["OPTIONS"].get("pool"):
         connection.close()
     else:
-        if connection.settings_dict["CONN_MAX_AGE"] == 0:
-            connection.close_at = None
         connection.close_if_unusable_or_obsolete()
 
 

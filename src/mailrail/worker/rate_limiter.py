@@ -105,35 +105,29 @@ class ChannelLimiter:
         self._asked = []
         if self.open_at > time.monotonic():
             return 0
-        for limiter in self._limiters:
-            if capacity > 0:
+        for n, limiter in enumerate(self._limiters):
+            if capacity <= 0:
+                break
+            try:
+                if isinstance(limiter, UnmadeLimiter):
+                    limiter = self._limiters[n] = limiter.make()
                 self._asked.append(limiter)
-                capacity = min(capacity, self._ask(limiter, capacity))
+                before = limiter.times_reopened
+                count, wait = limiter.allow(capacity)
+                if count <= 0:
+                    limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
+                    # Compared after the write, so that no ``reopen`` is lost.
+                    if limiter.times_reopened != before:
+                        limiter.open_at = 0.0
+                if not isinstance(limiter, RateLimiter):
+                    self._is_told = False
+                capacity = min(capacity, int(count))
+            except Exception as error:
+                self._fail(limiter, error)
+                capacity = 0
         if capacity <= 0:
             self.reconcile(())
         return capacity
-
-    def _ask(self, limiter: Limiter, capacity: int) -> int:
-        try:
-            if isinstance(limiter, UnmadeLimiter):
-                limiter = self._made(limiter)
-            before = limiter.times_reopened
-            count, wait = limiter.allow(capacity)
-            if count <= 0:
-                limiter.open_at = time.monotonic() + max(SHORTEST_CLOSED, wait)
-                # Compared after the write, so that no ``reopen`` is lost.
-                if limiter.times_reopened != before:
-                    limiter.open_at = 0.0
-            if not isinstance(limiter, RateLimiter):
-                self._is_told = False
-            return int(count)
-        except Exception as error:
-            self._fail(limiter, error)
-            return 0
-
-    def _made(self, unmade: UnmadeLimiter) -> Limiter:
-        limiter = self._asked[-1] = self._limiters[self._limiters.index(unmade)] = unmade.make()
-        return limiter
 
     def reconcile(self, claims: Sequence[Message]) -> list[Message]:
         """Tell the limiters that were asked what was claimed. Returns the claims that must be released again."""
