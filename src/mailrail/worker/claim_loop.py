@@ -158,7 +158,10 @@ class ClaimLoop:
         if not (claims or self._ended or self._early):
             if self._settler.error is not None:
                 raise self._settler.error
-            self._wait(seen)
+            if is_vain:  # it may end as quickly: then what is due next need not be asked
+                self.layer.wait((), LONGEST_PAUSE_S, seen)
+            if self.layer.wakes == seen:
+                self._wait(seen)
 
     def _collect(self) -> None:
         """Settle what consumers have ended since the last look, and what ran too long."""

@@ -192,6 +192,8 @@ class Delivery:
             permission = circuit.permission_of(candidate, self._using, obstacles.mailer_states)
             if not obstacles.refused_senders:
                 refused_senders.note_none(candidate, self._using)
+            if not obstacles.throttles:
+                throttle.note_none(candidate, self._using)
             obstacles = Obstacles()
             if candidate == mailer and permission.is_paused:
                 circuit.keep_paused(mailer, self._using)

@@ -60,6 +60,7 @@ class Obstacles(NamedTuple):
     suppressions: bool = True
     mailer_states: bool = True
     refused_senders: bool = True
+    throttles: bool = True
 
 
 def load_records(ids: Sequence[UUID], using: str) -> tuple[list[Email], Obstacles]:
@@ -104,7 +105,8 @@ def _statement() -> str:
 SELECT {", ".join(columns)},
     EXISTS (SELECT FROM mailrail_mail_suppression),
     EXISTS (SELECT FROM mailrail_mail_mailerstate),
-    EXISTS (SELECT FROM mailrail_mail_refusedsender)
+    EXISTS (SELECT FROM mailrail_mail_refusedsender),
+    EXISTS (SELECT FROM mailrail_mail_mailerthrottle WHERE share < 1)
 FROM mailrail_mail_email WHERE id = ANY (%s::uuid[])
 """
 

@@ -248,6 +248,11 @@ def slowed(mailer: str, using: str, *, rereads_none: bool = True) -> Mapping[str
     return paces
 
 
+def note_none(mailer: str, using: str) -> None:
+    """Take in that no mailer is slowed down, as somebody has just read."""
+    _known[mailer, using] = time.monotonic(), {}
+
+
 def pace_of(row: MailerThrottle) -> float:
     """Return the emails a second of a mailer and domain that were slowed down."""
     return max(MIN_PACE_PER_S, row.pace * row.share)
