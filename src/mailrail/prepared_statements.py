@@ -49,7 +49,8 @@ def execute_prepared(
         driver = connection.connection
         if plans_last < float("inf"):
             _forget_plans(driver, plans_last)
-        usual, driver.prepare_threshold = driver.prepare_threshold, 5
+        # At once: to plan a statement may take longer than to execute it.
+        usual, driver.prepare_threshold = driver.prepare_threshold, 0
         try:
             with Cursor(driver) as cursor:
                 return cursor.execute(statement, values).fetchall()

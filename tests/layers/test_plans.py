@@ -16,6 +16,7 @@ from django.db import connections, transaction
 from mailrail.layers import DatabaseChannelLayer
 from mailrail.layers.postgresql.statements import STATEMENTS
 from mailrail.messages import new_token
+from mailrail.prepared_statements import execute_prepared
 
 from .. import plans
 from ..plans import rows
@@ -254,3 +255,27 @@ def test_counting_touches_few_buffers_for_each_message_counted(name: str, most: 
 def plan_of(statement: str, **values: Any) -> list[dict[str, Any]]:
     with connections["postgres"].cursor() as cursor:
         return plans.plan_of(cursor, statement, VALUES | values)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_of_one_channel_is_planned_once(name: str) -> None:
+    """To plan it takes longer than to carry it out."""
+    values = {
+        name: f"{{{','.join(map(str, value))}}}" for name, value in VALUES.items() if isinstance(value, list)
+    }
+    values |= {
+        "channels": "{c1}",
+        "rooms": "{8}",
+        "leases": "{15}",
+        "besides": "{}",
+        "ids": "{}",
+        "tokens": "{}",
+    }
+    for _ in range(10):
+        execute_prepared(connections["postgres"], STATEMENTS[name], VALUES | values, plans_last=60)
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%leased%' "
+            "ORDER BY prepare_time DESC LIMIT 1"
+        )
+        assert cursor.fetchone() == (5, 5)

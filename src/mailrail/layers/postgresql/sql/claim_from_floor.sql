@@ -26,7 +26,7 @@ WITH
     -- The priorities in use, and where their messages begin, as known from the claim before.
     level (channel, priority, min_due) AS (
         SELECT * FROM unnest(:'known_channels'::text[], :'known_priorities'::smallint[], :'min_dues'::float8[])),
-    share (channel, priority, min_due, n) AS (
+    share (channel, priority, min_due, n) AS MATERIALIZED (
         SELECT channel, priority, min_due, room FROM level JOIN open USING (channel)),
     -- The token alone decides. Those of lanes are left to finish_in_lanes.sql. Each token is looked up by the place of
     -- its id. A join with the claims, of which the planner expects a row or ten, would compare each with each, and a
@@ -45,7 +45,10 @@ WITH
                 WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq > 0
             ), first.lane_seq IS NULL) AS blocked
         -- Which messages may be claimed, oldest first. Expired ones are left to drop_expired.sql.
-        FROM share CROSS JOIN LATERAL (
+        -- No channel has more priorities. But of a limit that it does not know the planner expects a tenth, one row. Else
+        -- a plan for all values would seem dearer than one for these, and be made anew for each claim, which takes longer
+        -- than to carry it out.
+        FROM (SELECT * FROM share LIMIT 65536 * cardinality(:'channels'::text[])) AS share CROSS JOIN LATERAL (
             SELECT id, lane, lane_seq, priority, due FROM mailrail_message m
             WHERE m.channel = share.channel AND m.priority = share.priority AND m.held = 0
                 AND m.due <= (SELECT now FROM clock) AND m.due >= share.min_due
