@@ -50,9 +50,12 @@ def compose(
     """
     if message_id is None and settings.mail_message_id_domain:
         message_id = new_message_id()
-    if date is not None:
-        date = in_its_zone(date, style().zone)
+    project = style()
+    if date is not None and (project.zone is not None or date.tzinfo is None):
+        date = in_its_zone(date, project.zone)
     try:
+        if not project.is_utf8:
+            raise Uncommon("a project whose charset is not utf-8")
         data = common.write(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)
     except Uncommon:
         data = write_by_django(message, message_id, date, eight_bit=eight_bit, smtputf8=smtputf8)

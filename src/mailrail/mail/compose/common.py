@@ -89,9 +89,7 @@ def write(
     eight_bit: bool = True,
     smtputf8: bool = False,
 ) -> bytes:
-    """Write a message, or raise ``Uncommon`` if Django has to write it."""
-    if not style().is_utf8:
-        raise Uncommon("a project whose charset is not utf-8")
+    """Write a message, or raise ``Uncommon`` if Django has to write it. For a project as ``write_fields`` needs it."""
     if not writes_as_django(message):
         raise Uncommon("a class that writes in its own way")
     # A Charset equals its name, but says how to encode as well.
