@@ -195,12 +195,12 @@ class Delivery:
             if not obstacles.throttles:
                 throttle.note_none(candidate, self._using)
             obstacles = Obstacles()
-            if candidate == mailer and permission.is_paused:
+            if permission.limit:
+                emails, reason = self._attempt(candidate, emails, permission, stands_in)
+            elif candidate == mailer and permission.is_paused:
                 circuit.keep_paused(mailer, self._using)
                 self._messages.release_all(emails, RELEASE_DELAY_S, f"mailer {mailer!r} is paused")
                 return
-            if permission.limit:
-                emails, reason = self._attempt(candidate, emails, permission, stands_in)
             else:
                 reason = reason or permission.reason
             bound = [email for email in emails if is_ambiguous(email)]
