@@ -136,9 +136,9 @@ def test_without_a_listener_no_line_is_written(
     made: list[Any] = []
     real = outcome_log._log
 
-    def counted(level: int, result: Any) -> None:
-        made.append(result)
-        real(level, result)
+    def counted(*arguments: Any) -> None:
+        made.append(arguments)
+        real(*arguments)
 
     monkeypatch.setattr(outcome_log, "_log", counted)
     with ScriptedServer(refused={"to1@example.com": "550 5.1.1 no"}) as server:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from django.core import mail as djangos
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mailrail import mail
 from mailrail.mail import Email, Status
@@ -25,6 +28,7 @@ from mailrail.mail.mailers.refused_senders import RefusedSenders
 from mailrail.mail.models import MailerState, Suppression
 from mailrail.mail.smtp import DeliveryOutcome, Fate
 from mailrail.mail.smtp.replies import Reply, Stage
+from mailrail.storable import storable
 from mailrail.testing import advance, drain, sent
 
 from ..smtp_server import EXTENSIONS, USER, Fault, ScriptedServer
@@ -416,28 +420,34 @@ def test_the_storage_of_outcomes_is_exact_about_times(queueing: Queueing) -> Non
         assert before < only().sent_at < timezone.now()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("mailer", ["", "out"])
-@pytest.mark.parametrize("reply", [Reply(250, "OK", "2.0.0"), Reply(250, "queued as 1\n2"), Reply(299, "")])
-def test_an_email_that_all_its_recipients_have_comes_to_the_same_without_a_look_at_each_rule(
-    reply: Reply, mailer: str
+RECIPIENTS = st.lists(
+    st.fixed_dictionaries(
+        {"status": st.sampled_from(["queued", "sent", "failed", "suppressed"])},
+        optional={"under_way": st.just(True), "ambiguous": st.just(True), "text": st.just("from before")},
+    ),
+    max_size=3,
+)
+ACCEPTING = st.builds(
+    Reply, st.integers(200, 299), st.text(max_size=600).map(storable), st.sampled_from(["", "2.0.0", "2.1.5"])
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RECIPIENTS, ACCEPTING, st.integers(0, 30), st.sampled_from(["", "out", "a\0b"]))
+def test_the_short_way_of_an_accepted_email_comes_to_the_same_as_the_usual_one(
+    others: list[dict[str, Any]], reply: Reply, count: int, mailer: str
 ) -> None:
-    """``accept`` is the short way of what ``apply_outcome`` does in the most common case."""
+    """``accept`` is what ``apply_outcome`` does in the most common case: somebody waits for the email, and all who do
+    get it."""
     now = timezone.now()
     recipients = [
-        {"address": f"{n}@example.com", "status": status} for n, status in enumerate(["queued", "failed"])
+        {"address": f"{n}@example.com", **it} for n, it in enumerate([*others, {"status": "queued"}])
     ]
-    emails = [
-        Email(
-            recipients=[{**it, "under_way": True} for it in recipients],
-            events=[{"what": n} for n in range(30)],
-        )
-        for _ in range(2)
-    ]
-    outcome = DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply)
-    senders = RefusedSenders(mailer, "default")
-    usual = apply_outcome(emails[0], outcome, now, mailer, senders)
+    events = [{"what": str(n)} for n in range(count)]
+    emails = [Email(recipients=deepcopy(recipients), events=[*events], attempts=count) for _ in range(2)]
+    senders = RefusedSenders("out", "default")
+    usual = apply_outcome(emails[0], DeliveryOutcome(Fate.ACCEPTED, Stage.DOT, reply), now, mailer, senders)
     short = accept(emails[1], reply, now, mailer, senders)
-    assert emails[1].status == Status.PARTIAL
     for name in ("status", "recipients", "events", "attempts", "sent_at", "changed_at", "next_try_at"):
         assert getattr(emails[0], name) == getattr(emails[1], name)
     usual.email = short.email

@@ -42,21 +42,18 @@ def log(results: Sequence[Result]) -> None:
         return
     all_of_them = logger.isEnabledFor(logging.INFO)
     for result in results:
-        is_well = result.status in WELL or _waits_well(result)
+        event = (
+            result.email.events[-1] if result.email.events else {}
+        )  # none if all recipients are suppressed
+        is_well = result.status in WELL
+        if result.status in (Status.QUEUED, Status.HELD):  # what was certainly not sent is not lost
+            is_well = _of(event, "what") not in (AMBIGUOUS, HELD_AMBIGUOUS)
         if all_of_them or not is_well:
-            _log(logging.INFO if is_well else logging.WARNING, result)
+            _log(logging.INFO if is_well else logging.WARNING, result, event)
 
 
-def _waits_well(result: Result) -> bool:
-    """Tell whether an email waits, and was certainly not sent. Mail that is held for its sender is not lost, and a line
-    of its own warns of that sender."""
-    if result.status not in (Status.QUEUED, Status.HELD):
-        return False
-    return _of(_last_event(result.email), "what") not in (AMBIGUOUS, HELD_AMBIGUOUS)
-
-
-def _log(level: int, result: Result) -> None:
-    email, event = result.email, _last_event(result.email)
+def _log(level: int, result: Result, event: Mapping[str, Any]) -> None:
+    email = result.email
     outcome = "deferred" if result.status is Status.QUEUED else str(result.status)
     reply = event if result.status is Status.SENT else _reply(result, event)
     mailer = _of(event, "mailer") or email.mailer or "default"
@@ -88,12 +85,6 @@ def _reply(result: Result, event: Mapping[str, Any]) -> Mapping[str, Any]:
             if _of(recipient, "status") == "failed":
                 return dict(recipient)
     return event
-
-
-def _last_event(email: Email) -> Mapping[str, Any]:
-    """Return the event of this outcome; recipients that are all suppressed leave none."""
-    event = email.events[-1] if isinstance(email.events, list) and email.events else None
-    return event if isinstance(event, dict) else {}
 
 
 def _of(value: Any, name: str) -> str:

@@ -68,10 +68,10 @@ def store_outcomes(results: Sequence[Result], intents: Collection[Email], using:
 
     Return the ids of those that somebody else has changed meanwhile: nothing is written for them.
     """
-    emails = [result.email for result in results]
+    emails, suppressing = [result.email for result in results], [it for it in results if it.suppress]
     if connections[using].vendor != "postgresql":
-        lost = _store_one_by_one(results, emails, intents, using)
-    elif suppressing := [result for result in results if result.suppress]:
+        lost = _store_one_by_one(emails, suppressing, intents, using)
+    elif suppressing:
         with transaction.atomic(using):
             lost = _store_together(emails, intents, using)
             _suppress(suppressing, lost, using)
@@ -141,7 +141,7 @@ WHERE id = %s AND version = %s AND status IN ('queued', 'sending')
 
 
 def _store_one_by_one(
-    results: Sequence[Result], emails: Sequence[Email], intents: Collection[Email], using: str
+    emails: Sequence[Email], suppressing: Sequence[Result], intents: Collection[Email], using: str
 ) -> set[UUID]:
     connection = connections[using]
     fields = [Email._meta.get_field(name) for name in WRITTEN_COLUMNS]
@@ -152,7 +152,8 @@ def _store_one_by_one(
             values = _prepared(fields, [getattr(email, name) for name in WRITTEN_COLUMNS], connection)
             if not cursor.execute(_SAVE, [*values, email.id.hex, email.version]).rowcount:
                 lost.add(email.id)
-        _suppress(results, lost, using)
+        if suppressing:
+            _suppress(suppressing, lost, using)
         for email in intents:
             if not cursor.execute(_CLAIM, [now, email.id.hex, email.version]).rowcount:
                 lost.add(email.id)
