@@ -57,9 +57,7 @@ class Message:
     v: int = FORMAT_VERSION
     lane: str | None = None
     lane_seq: int | None = None  # place in the lane, given by the layer; 0: one of several places
-    places: int | None = (
-        None  # how many of its lane run at once, in any order; None: one, in order. Before sending
-    )
+    places: int | None = None  # before sending: how many of its lane run at once; None: one, in order
     attempt: int = 0  # runs that were settled, and the present one
     losses: int = 0  # runs that ended without being settled, as their process died
     alone: bool = False  # True: never in a batch with others

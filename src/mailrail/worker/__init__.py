@@ -9,8 +9,8 @@ Where to look, in the order in which a message meets them:
   event loop of ``pools``.
 - ``incoming`` is what a consumer gets. After an error, its ``failed`` decides: retry, or bury, which makes it dead.
 - ``leases`` renews the leases of running claims.
-- ``settle`` tells the layer; ``outcomes`` has the one table of outcomes, and logs each in one line. (Those of emails:
-  ``mail.delivery.outcome_log``.)
+- ``settle`` tells the layer, and logs each outcome in one line; ``outcomes`` has the one table of them. (Those of
+  emails: ``mail.delivery.outcome_log``.)
 - ``lifecycle`` has the states. ``claim_loop`` catches what a layer's server that is down raises; then the loop is
   ``RECOVERING``: it waits, and tries again. (SMTP servers that are down: ``mail.mailers.circuit``.)
 - ``supervisor`` starts worker processes. ``isolated`` asks it for one where a route says ``isolate``, and where a

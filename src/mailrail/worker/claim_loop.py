@@ -306,10 +306,9 @@ class ClaimLoop:
         if answer is RunEnd.LATE:
             run.limit = detail
             run.give_up()
-        elif answer is RunEnd.KILLED:
-            run.messages[0].decide(Outcome(OutcomeKind.DISCARDED, detail))
         else:
-            run.messages[0].decide(OUTCOMES[answer])
+            is_killed = answer is RunEnd.KILLED
+            run.messages[0].decide(Outcome(OutcomeKind.DISCARDED, detail) if is_killed else OUTCOMES[answer])
         self._hand_over(run)
 
     # -- waiting ------------------------------------------------------------------------------------------------
