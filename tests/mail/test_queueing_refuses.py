@@ -204,6 +204,7 @@ POISON: dict[str, dict[str, Any]] = {
     "files are nonsense": {"content": {"v": 1, "files": {"a": "!"}, "large": 7}},
     "recipients are text": {"recipients": "you@example.com"},
     "recipients are nothing": {"recipients": []},
+    "recipients are a number": {"recipients": 7},
     "a recipient has no address": {"recipients": [{"status": "queued"}]},
     "a recipient is injected": {"recipients": [{"address": "a@example.com>\r\nDATA", "status": "queued"}]},
     "events are numbers": {"events": [1]},
@@ -221,7 +222,7 @@ POISON: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", POISON)
 def test_a_record_that_cannot_be_read_fails_with_its_reason_and_holds_up_nothing(
-    queueing: Queueing, case: str
+    queueing: Queueing, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ScriptedServer() as server:
         queueing(server.port)
@@ -233,6 +234,8 @@ def test_a_record_that_cannot_be_read_fails_with_its_reason_and_holds_up_nothing
     assert email.status == Status.FAILED and email.events[-1]["why"]
     assert {Email.objects.get(pk=each.pk).status for each in others} == {Status.SENT}
     assert sent("mailrail.mail") == []
+    assert f"failed email={poisoned.pk} " in caplog.text
+    assert "an error in the delivery" not in caplog.text
 
 
 def test_an_email_whose_file_is_gone_fails(queueing: Queueing) -> None:

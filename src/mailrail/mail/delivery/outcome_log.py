@@ -58,7 +58,8 @@ def _log(level: int, result: Result, event: Mapping[str, Any]) -> None:
     reply = event if result.status is Status.SENT else _reply(result, event)
     mailer = _of(event, "mailer") or email.mailer or "default"
     code, enhanced = _of(reply, "code"), _of(reply, "enhanced")
-    to = named([_of(recipient, "address") for recipient in email.recipients])
+    recipients = email.recipients if isinstance(email.recipients, list) else []
+    to = named([_of(recipient, "address") for recipient in recipients])
     whole = masked(_of(reply, "text") or _of(reply, "why"))
     text = (whole if code else first_line(whole))[:MAX_TEXT_LENGTH]
     line = f"{outcome} email={email.pk} to={to} mailer={single_line(mailer)}"
@@ -81,7 +82,8 @@ def _log(level: int, result: Result, event: Mapping[str, Any]) -> None:
 def _reply(result: Result, event: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the reply, or the reason, that decided. Where some recipients have the email: why the others have not."""
     if result.status is Status.PARTIAL or not (_of(event, "text") or _of(event, "why")):
-        for recipient in reversed(result.email.recipients):
+        recipients = result.email.recipients if isinstance(result.email.recipients, list) else []
+        for recipient in reversed(recipients):
             if _of(recipient, "status") == "failed":
                 return dict(recipient)
     return event
