@@ -19,6 +19,7 @@ from mailrail.mail.delivery.store import store_outcomes
 from mailrail.mail.mailers import failover
 from mailrail.mail.models import Email, Status, Suppression
 from mailrail.mail.records import control, erasure, moving
+from mailrail.moments import aware
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
 
@@ -197,7 +198,7 @@ def test_moments_are_stored_with_all_their_digits(using: str) -> None:
     email.changed_at, email.sent_at, email.next_try_at = changed, sent, next_try
     assert store_outcomes([Result(email, Status.QUEUED)], [], using) == set()
     stored = Email.objects.using(using).get(pk=email.pk)
-    assert (stored.changed_at, stored.sent_at, stored.next_try_at) == (changed, sent, next_try)
+    assert [*map(aware, (stored.changed_at, stored.sent_at, stored.next_try_at))] == [changed, sent, next_try]
 
 
 @pytest.mark.parametrize("table", ["mailrail_mail_email", "mailrail_message"])
