@@ -53,10 +53,10 @@ WITH RECURSIVE
                 WHERE ahead.channel = share.channel AND ahead.lane = first.lane AND ahead.lane_seq > 0
             ), first.lane_seq IS NULL) AS blocked
         -- Which messages may be claimed, oldest first. Expired ones are left to drop_expired.sql.
-        -- No channel has more priorities. But of a limit that it does not know the planner expects a tenth, one row. Else
-        -- a plan for all values would seem dearer than one for these, and be made anew for each claim, which takes longer
-        -- than to carry it out.
-        FROM (SELECT * FROM share LIMIT 65536 * cardinality(:'channels'::text[])) AS share CROSS JOIN LATERAL (
+        -- No channel has more priorities. But of a limit that it does not know the planner expects a tenth, one row.
+        -- Else a plan for all values would seem dearer than one for these, and be made anew for each claim, which takes
+        -- longer than to carry it out.
+        FROM (TABLE share LIMIT 65536 * cardinality(:'channels'::text[])) AS share CROSS JOIN LATERAL (
             SELECT id, lane, lane_seq, priority, due FROM mailrail_message m
             WHERE m.channel = share.channel AND m.priority = share.priority AND m.held = 0
                 AND m.due <= (SELECT now FROM clock) AND m.due >= share.min_due
