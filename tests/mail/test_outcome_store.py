@@ -198,7 +198,8 @@ def test_moments_are_stored_with_all_their_digits(using: str) -> None:
     email.changed_at, email.sent_at, email.next_try_at = changed, sent, next_try
     assert store_outcomes([Result(email, Status.QUEUED)], [], using) == set()
     stored = Email.objects.using(using).get(pk=email.pk)
-    assert [*map(aware, (stored.changed_at, stored.sent_at, stored.next_try_at))] == [changed, sent, next_try]
+    moments = (stored.changed_at, stored.sent_at, stored.next_try_at)
+    assert [at and aware(at) for at in moments] == [changed, sent, next_try]
 
 
 @pytest.mark.parametrize("table", ["mailrail_mail_email", "mailrail_message"])

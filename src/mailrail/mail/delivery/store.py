@@ -18,8 +18,6 @@ from ..models import Email, Status, Suppression
 from .outcomes import Result
 
 WRITTEN_COLUMNS = ("status", "recipients", "attempts", "events", "changed_at", "sent_at", "next_try_at")
-MAY_LEAVE = (Status.QUEUED.value, Status.SENDING.value)
-"""What may be sent: cancelled, held and final ones may not, whoever made them so."""
 
 PLAN_CACHE_S = 5.0
 """Seconds. To plan the statement below takes a third as long as to execute it."""
